@@ -1,0 +1,127 @@
+"""Checks of arguments on the host: each error names the argument, its value and what is allowed."""
+
+import difflib
+import math
+from collections.abc import Iterable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dualebm.measures import Samples
+from dualebm.spaces import Space, Sphere
+
+ON_SPACE = 1e-3
+"""How far data may lie from their space (float32 data read from a text file are within 1e-6)."""
+
+
+def choice(name: str, value, allowed: Iterable) -> None:
+    """Raises ValueError naming the nearest allowed word.
+
+    >>> choice("signs", "rndom", ("random", "half"))
+    Traceback (most recent call last):
+    ...
+    ValueError: signs is 'rndom'; did you mean 'random'? Allowed: 'random', 'half'
+    """
+    allowed = list(allowed)
+    if value not in allowed:
+        near = difflib.get_close_matches(str(value), [str(a) for a in allowed], 1, cutoff=0.4)
+        hint = f" did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"{name} is {value!r};{hint} Allowed: {', '.join(map(repr, allowed))}")
+
+
+def count(name: str, value, smallest: int = 1) -> None:
+    """Raises ValueError unless `value` is an integer of at least `smallest`.
+
+    >>> count("neurons", 0)
+    Traceback (most recent call last):
+    ...
+    ValueError: neurons is 0; it must be an integer of at least 1
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < smallest:
+        raise ValueError(f"{name} is {value!r}; it must be an integer of at least {smallest}")
+
+
+def number(name: str, value, *, positive: bool = False, largest: float = math.inf) -> None:
+    """Raises ValueError unless `value` is one finite real number >= 0 (> 0 where `positive`) and at most `largest`.
+
+    >>> number("restart_probability", 1.5, largest=1)
+    Traceback (most recent call last):
+    ...
+    ValueError: restart_probability is 1.5; it must be a finite number, at least 0 and at most 1
+    """
+    try:
+        allowed = np.ndim(value) == 0 and math.isfinite(value) and (value > 0 if positive else value >= 0) and value <= largest
+    except TypeError:
+        allowed = False
+    if not allowed:
+        bound = "greater than 0" if positive else "at least 0"
+        limit = f" and at most {largest:g}" if math.isfinite(largest) else ""
+        raise ValueError(f"{name} is {value}; it must be a finite number, {bound}{limit}")
+
+
+def points(name: str, x, space: Space) -> None:
+    """Raises ValueError unless `x` holds at least one point, finite and real floating, of the space.
+
+    >>> points("data", np.ones((4, 3), np.float32), Sphere(3))
+    Traceback (most recent call last):
+    ...
+    ValueError: data has rows off the unit sphere (row 0 has norm 1.73205); normalise them: x / np.linalg.norm(x, axis=1, keepdims=True)
+    """
+    if np.ndim(x) != 2:
+        raise ValueError(f"{name} has shape {np.shape(x)}; it must be (count, {space.dimension})")
+    if x.dtype not in (np.float32, np.float64):
+        raise ValueError(f"{name} has dtype {x.dtype}; it must be float32 or float64")
+    if x.dtype == np.float64 and not jax.config.jax_enable_x64:
+        raise ValueError(f'{name} has dtype float64 and JAX would round it to float32: set JAX_ENABLE_X64=1, or pass astype("float32")')
+    if x.shape[0] < 1:
+        raise ValueError(f"{name} is empty, shape {x.shape}; it must hold at least one point")
+    if x.shape[1] != space.dimension:
+        raise ValueError(f"{name} has {x.shape[1]} components; it must have {space.dimension}, as {space}")
+    finite = np.isfinite(np.asarray(x)).all(axis=1)
+    if not finite.all():
+        row = int(np.argmin(finite))
+        raise ValueError(f"{name} has NaN or infinite values (row {row} is {np.asarray(x)[row]}); they must be finite")
+    distance = np.asarray(space.distance_from(jnp.asarray(x)))
+    if distance.max() > ON_SPACE:
+        row = int(np.argmax(distance > ON_SPACE))
+        if isinstance(space, Sphere):
+            norm = np.linalg.norm(np.asarray(x)[row])
+            raise ValueError(
+                f"{name} has rows off the unit sphere (row {row} has norm {norm:.6g}); "
+                "normalise them: x / np.linalg.norm(x, axis=1, keepdims=True)"
+            )
+        raise ValueError(f"{name} has rows outside {space} (row {row} is {np.asarray(x)[row]}); wrap them into it")
+
+
+def samples(name: str, data: Samples, space: Space) -> None:
+    """`points`, and log weights of shape (n,) that are not NaN or +inf and not all -inf.
+
+    >>> samples("data", Samples(np.ones((1, 1), np.float32), np.zeros(2, np.float32)), Sphere(2))
+    Traceback (most recent call last):
+    ...
+    ValueError: data.points has 1 components; it must have 2, as Sphere(dimension=2)
+    """
+    if not isinstance(data, Samples):
+        raise ValueError(f"{name} is a {type(data).__name__}; it must be Samples(points)")
+    points(f"{name}.points", data.points, space)
+    if data.log_weights is not None:
+        weights = np.asarray(data.log_weights)
+        if weights.shape != data.points.shape[:1]:
+            raise ValueError(f"{name}.log_weights has shape {weights.shape}; it must be {data.points.shape[:1]}")
+        if np.isnan(weights).any() or np.isposinf(weights).any() or np.isneginf(weights).all():
+            raise ValueError(f"{name}.log_weights has NaN or +inf or no finite value; they must be finite or -inf")
+
+
+def key(value) -> None:
+    """Raises ValueError unless `value` is one threefry key; an `rbg` key gives other numbers under vmap.
+
+    >>> key(0)
+    Traceback (most recent call last):
+    ...
+    ValueError: key is 0; it must be a typed threefry key, jax.random.key(seed)
+    """
+    typed = isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jax.dtypes.prng_key)
+    if not typed or value.shape != () or str(jax.random.key_impl(value)) != "fry" and "threefry" not in str(jax.random.key_impl(value)):
+        shown = f"{value.dtype} of shape {value.shape}" if isinstance(value, jax.Array) else repr(value)
+        raise ValueError(f"key is {shown}; it must be a typed threefry key, jax.random.key(seed)")

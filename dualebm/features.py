@@ -1,0 +1,163 @@
+"""Feature maps phi(x, theta): frozen dataclasses of static settings, called on batches of points and of parameters.
+
+A feature is called as `feature(x, theta)` with x `(N, d)` and theta `(m, p)` and returns the matrix `(N, m)`. The energies
+and the witness differentiate that one batched product, so nothing else has to be written for a new feature.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from dualebm.spaces import Space, Sphere, Torus
+
+Inputs = Float[Array, "N d"]
+Parameters = Float[Array, "m p"]
+Matrix = Float[Array, "N m"]
+
+
+def _inner(x, theta, bias):
+    """<theta, x>, or <theta, (x, 1)> with a bias: a product in full float32 precision."""
+    if theta.shape[1] != x.shape[1] + bias:
+        raise ValueError(f"theta has {theta.shape[1]} components and x has {x.shape[1]}; allowed: {x.shape[1] + bias} for theta")
+    product = jnp.matmul(x, theta[:, : x.shape[1]].T, precision=jax.lax.Precision.HIGHEST)
+    return product + theta[:, -1] if bias else product
+
+
+def _on_circles(x, period):
+    """(cos, sin) of the angles of points on the torus."""
+    angle = (2 * math.pi / period) * x
+    return jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], axis=1)
+
+
+def _check_positive(name, value):
+    if not (math.isfinite(value) and value > 0):
+        raise ValueError(f"{name} is {value!r}; it must be a positive number")
+
+
+@dataclasses.dataclass(frozen=True)
+class ReLU:
+    """phi(x, theta) = max(<theta, x>, 0)^power, with `bias` <theta, (x, 1)>; theta on the unit sphere.
+
+    The case of every experiment in arXiv 2107.05134 (Section 5) is `ReLU()`. Homogeneous of degree `power` in theta. Without bias it
+    spans only even plus linear functions on the sphere; with bias theta lives on the sphere of R^{d+1}.
+
+    >>> ReLU()(jnp.array([[1.0, 2.0]]), jnp.array([[0.0, 1.0], [-1.0, 0.0]])).tolist()
+    [[2.0, 0.0]]
+    """
+
+    power: int = 1
+    bias: bool = False
+
+    def __post_init__(self):
+        if isinstance(self.power, bool) or not isinstance(self.power, int) or self.power < 1:
+            raise ValueError(f"power is {self.power!r}; it must be an integer of at least 1")
+
+    @property
+    def homogeneity(self) -> int:
+        """k with theta . grad_theta phi = k phi, so that one product gives the witness and its gradient."""
+        return self.power
+
+    def parameter_space(self, space: Space) -> Sphere:
+        """The unit sphere of R^d, or of R^{d+1} with a bias."""
+        return Sphere(space.dimension + self.bias)
+
+    def __call__(self, x: Inputs, theta: Parameters) -> Matrix:
+        """The matrix phi(x_i, theta_j), (N, m)."""
+        return jax.nn.relu(_inner(x, theta, self.bias)) ** self.power
+
+
+@dataclasses.dataclass(frozen=True)
+class Softplus:
+    """phi(x, theta) = log(1 + exp(sharpness <theta, x>)) / sharpness, a smooth ReLU; theta on the unit sphere.
+
+    >>> round(float(Softplus()(jnp.zeros((1, 2)), jnp.eye(2))[0, 0]), 4)
+    0.6931
+    """
+
+    sharpness: float = 1.0
+    bias: bool = False
+
+    def __post_init__(self):
+        _check_positive("sharpness", self.sharpness)
+
+    homogeneity = None
+
+    def parameter_space(self, space: Space) -> Sphere:
+        """The unit sphere of R^d, or of R^{d+1} with a bias."""
+        return Sphere(space.dimension + self.bias)
+
+    def __call__(self, x: Inputs, theta: Parameters) -> Matrix:
+        """The matrix phi(x_i, theta_j), (N, m)."""
+        return jax.nn.softplus(self.sharpness * _inner(x, theta, self.bias)) / self.sharpness
+
+
+@dataclasses.dataclass(frozen=True)
+class Bump:
+    """A smooth bump around theta, 1 at x = theta, which lives in the space of x itself.
+
+    On the torus exp(a sum_k (cos(2 pi (x_k - theta_k) / period) - 1)) (in one dimension the toy of the authors' programs), on the
+    sphere exp(a (<theta, x> - 1)), on Euclidean space exp(-a |x - theta|^2 / 2), with a = `concentration`.
+
+    >>> from dualebm.spaces import Torus
+    >>> Bump(Torus(1), concentration=10.0)(jnp.array([[0.25]]), jnp.array([[0.25]])).tolist()
+    [[1.0]]
+    """
+
+    space: Space
+    concentration: float = 10.0
+
+    def __post_init__(self):
+        _check_positive("concentration", self.concentration)
+
+    homogeneity = None
+
+    def parameter_space(self, space: Space) -> Space:
+        """The space of the points."""
+        if space != self.space:
+            raise ValueError(f"space is {space}; this feature was built for {self.space}")
+        return space
+
+    def __call__(self, x: Inputs, theta: Parameters) -> Matrix:
+        """The matrix phi(x_i, theta_j), (N, m)."""
+        if isinstance(self.space, Torus):
+            circles = [_on_circles(z, self.space.period) for z in (x, theta)]
+            exponent = _inner(*circles, False) - self.space.dimension
+        elif isinstance(self.space, Sphere):
+            exponent = _inner(x, theta, False) - 1
+        else:
+            exponent = -0.5 * jnp.sum((x[:, None, :] - theta) ** 2, axis=-1)
+        return jnp.exp(self.concentration * exponent)
+
+
+@dataclasses.dataclass(frozen=True)
+class Custom:
+    """Any feature: `function(x, theta)` of one point `(d,)` and one parameter `(p,)`, a scalar, differentiated by JAX.
+
+    `parameters` is the space of theta. The function is vmapped over points and parameters; the mean over atoms stays a product.
+
+    >>> from dualebm.spaces import Euclidean
+    >>> cosine = Custom(lambda x, theta: jnp.cos(jnp.dot(x, theta)), Euclidean(2))
+    >>> cosine(jnp.zeros((3, 2)), jnp.ones((4, 2))).shape
+    (3, 4)
+    """
+
+    function: Callable[[Float[Array, " d"], Float[Array, " p"]], Float[Array, ""]]
+    parameters: Space
+
+    homogeneity = None
+
+    def parameter_space(self, space: Space) -> Space:
+        """The space given."""
+        del space
+        return self.parameters
+
+    def __call__(self, x: Inputs, theta: Parameters) -> Matrix:
+        """The matrix phi(x_i, theta_j), (N, m)."""
+        return jax.vmap(jax.vmap(self.function, (None, 0)), (0, None))(x, theta)
+
+
+Feature = ReLU | Softplus | Bump | Custom

@@ -1,0 +1,1 @@
+"""The two flows: Langevin for particles, Wasserstein-Fisher-Rao for atoms."""

@@ -1,0 +1,11 @@
+"""The training methods, one file each, all with one contract: see `dualebm.methods.dual.Dual`.
+
+A method is a frozen dataclass of what is static; it holds no arrays. It has
+
+    rates                                its default rates, a NamedTuple of scalars; a sweep varies these
+    check(rates, data)                   raises ValueError on bad input; on the host, before anything compiles
+    init(key, rates, data) -> state      a NamedTuple of arrays with the fields `step` and `acceptance`
+    step(key, state, rates, data)        one iteration, deterministic in its arguments
+    energy(state, rates, data) -> U      the model is exp(-U) times the base measure
+    diverged(state) -> code              0, or the index of a cause in `dualebm.simulate.DIVERGENCE`
+"""

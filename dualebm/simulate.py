@@ -1,0 +1,117 @@
+"""One run of any method: a pure `lax.scan` that records metrics and knows nothing of what it runs or measures."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from dualebm import checks
+from dualebm.measures import Samples
+
+DIVERGENCE = (
+    "",
+    "the state is not finite",
+    "fewer than 1% of the particles' moves were accepted",
+    "the total variation is 0",
+    "one atom holds all the weight",
+)
+"""What the codes of `records["diverged"]` mean; 0 is a healthy run."""
+
+REMEDY = ("", "lower the steps", "lower particle_step", "lower reaction_step", "lower reaction_step")
+"""What to change for each cause in `DIVERGENCE`."""
+
+LOWEST_ACCEPTANCE = 0.01
+
+
+def _divergence(method, state):
+    """The code of the first cause that holds; a log weight of -inf is a dead atom, not a fault."""
+    leaves = [x for x in jax.tree.leaves(state) if jnp.issubdtype(x.dtype, jnp.floating)]
+    broken = jnp.any(jnp.array([jnp.any(jnp.isnan(x) | jnp.isposinf(x)) for x in leaves]))
+    rejected = state.acceptance < LOWEST_ACCEPTANCE
+    return jnp.where(broken, 1, jnp.where(rejected, 2, method.diverged(state))).astype(jnp.int32)
+
+
+def interval(key, method, state, rates, data, every, schedule):
+    """`every` steps; the new state, with its acceptance averaged over them, and the code of its divergence.
+
+    A diverged interval leaves the state as it was: the run stays at its last good record, and says so in every later one.
+    """
+
+    def body(state, _):
+        current = rates if schedule is None else schedule(state.step, rates)
+        state = method.step(jax.random.fold_in(key, state.step), state, current, data)
+        return state, state.acceptance
+
+    moved, acceptance = jax.lax.scan(body, state, length=every)
+    moved = moved._replace(acceptance=jnp.mean(acceptance))
+    code = _divergence(method, moved)
+    return jax.tree.map(partial(jnp.where, code == 0), moved, state), code
+
+
+def simulate(
+    key,
+    method,
+    state,
+    rates,
+    data: Samples,
+    *,
+    steps: int,
+    every: int,
+    metrics: dict[str, Callable],
+    schedule: Callable[[Any, Any], Any] | None = None,
+):
+    """`steps` iterations of a method from `state`, with each metric recorded every `every` steps.
+
+    Args:
+        key: the run's key, the same in every segment of the run; the noise of a step is keyed by the step count in the state.
+        method, rates, data: see `dualebm.methods`; a state comes from `method.init`.
+        steps: a multiple of `every`. every: at least 2 (a scan of length 1 compiles to other bits).
+        metrics: name -> `metric(key, method, state, rates, data)`, an array; equinox modules where they hold arrays.
+        schedule: static `(step, rates) -> rates`, applied before each step; step is the number of iterations done.
+
+    Returns (state, records): each metric's values stacked along a leading axis of steps / every, with `records["step"]` (iterations done)
+    and `records["diverged"]` (0, or the index of a cause in `DIVERGENCE`). A diverged run keeps its last good state and records NaN.
+    Raises ValueError for counts that are not allowed. Pure: jit and vmap it over keys, states and rates.
+
+    >>> from dualebm.methods.dual import Dual; from dualebm.spaces import Sphere
+    >>> method = Dual(Sphere(3), neurons=8)
+    >>> data = Samples(Sphere(3).sample_base(jax.random.key(0), 100, jnp.float32))
+    >>> state = method.init(jax.random.key(1), method.rates, data)
+    >>> metrics = {"acceptance": lambda key, method, state, rates, data: state.acceptance}
+    >>> state, records = simulate(jax.random.key(2), method, state, method.rates, data, steps=6, every=2, metrics=metrics)
+    >>> records["step"].tolist(), records["acceptance"].shape
+    ([2, 4, 6], (3,))
+    """
+    checks.count("every", every, 2)
+    checks.count("steps", steps)
+    if steps % every:
+        raise ValueError(f"steps is {steps}; it must be a multiple of every, which is {every}")
+    return intervals(key, method, state, rates, data, jnp.ones(steps // every, bool), every, metrics, schedule)
+
+
+def intervals(key, method, state, rates, data, active, every, metrics, schedule):
+    """`simulate` with a mask: an interval that is not active leaves the state alone and records NaN.
+
+    A run's last, shorter segment runs the program of the others with its surplus intervals masked.
+    """
+
+    def measure(state, code):
+        metric_key = jax.random.fold_in(jax.random.fold_in(key, state.step), 1)
+        values = {name: jnp.asarray(metric(metric_key, method, state, rates, data)) for name, metric in metrics.items()}
+        return {name: jnp.where(code == 0, value, jnp.nan) for name, value in values.items()}
+
+    def body(state, active):
+        start = state.step
+        moved, code = interval(key, method, state, rates, data, every, schedule)
+        state = jax.tree.map(partial(jnp.where, active), moved, state)
+        records = measure(state, jnp.where(active, code, -1))
+        return state, {**records, "step": start + every, "diverged": code}
+
+    return jax.lax.scan(body, state, active)
+
+
+run_intervals = eqx.filter_jit(intervals)
+"""`intervals`, compiled: arrays (also those of metrics) are arguments, the rest is static."""
