@@ -24,7 +24,7 @@ def _inner(x, theta, bias):
     if theta.shape[1] != x.shape[1] + bias:
         raise ValueError(f"theta has {theta.shape[1]} components and x has {x.shape[1]}; allowed: {x.shape[1] + bias} for theta")
     product = jnp.matmul(x, theta[:, : x.shape[1]].T, precision=jax.lax.Precision.HIGHEST)
-    return product + theta[:, -1] if bias else product
+    return product + theta[None, :, -1] if bias else product
 
 
 def _on_circles(x, period):
@@ -129,7 +129,7 @@ class Bump:
         elif isinstance(self.space, Sphere):
             exponent = _inner(x, theta, False) - 1
         else:
-            exponent = -0.5 * jnp.sum((x[:, None, :] - theta) ** 2, axis=-1)
+            exponent = -0.5 * jnp.sum((x[:, None] - theta[None]) ** 2, axis=-1)
         return jnp.exp(self.concentration * exponent)
 
 

@@ -25,6 +25,9 @@ REMEDY = ("", "lower the steps", "lower particle_step", "lower reaction_step", "
 
 LOWEST_ACCEPTANCE = 0.01
 
+ASIDE = 2**32 - 1
+"""Folded into a key for what is drawn beside the steps (`split(key)[i]` is `fold_in(key, i)`, and no step has this number)."""
+
 
 def _divergence(method, state):
     """The code of the first cause that holds; a log weight of -inf is a dead atom, not a fault."""
@@ -92,23 +95,27 @@ def simulate(
     return intervals(key, method, state, rates, data, jnp.ones(steps // every, bool), every, metrics, schedule)
 
 
-def intervals(key, method, state, rates, data, active, every, metrics, schedule):
-    """`simulate` with a mask: an interval that is not active leaves the state alone and records NaN.
+def measure(key, method, state, rates, data, metrics, healthy=True):
+    """Each metric at a state, NaN where it is not `healthy`; its key belongs to the step of the state and to no draw of the method."""
+    metric_key = jax.random.fold_in(jax.random.fold_in(key, state.step), ASIDE)
+    values = {name: metric(metric_key, method, state, rates, data) for name, metric in metrics.items()}
+    return {name: jnp.where(healthy, value, jnp.nan) for name, value in values.items()}
 
-    A run's last, shorter segment runs the program of the others with its surplus intervals masked.
+
+def intervals(key, method, state, rates, data, active, every, metrics, schedule):
+    """`simulate` with a mask: an interval that is not active costs nothing and records the metrics at the state as it stands.
+
+    Every segment of a run is this one program: the first begins with an inactive interval, which is the record of the initial state, and
+    the surplus intervals of a shorter last one are inactive.
     """
 
-    def measure(state, code):
-        metric_key = jax.random.fold_in(jax.random.fold_in(key, state.step), 1)
-        values = {name: jnp.asarray(metric(metric_key, method, state, rates, data)) for name, metric in metrics.items()}
-        return {name: jnp.where(code == 0, value, jnp.nan) for name, value in values.items()}
+    def advance(state):
+        return interval(key, method, state, rates, data, every, schedule)
 
     def body(state, active):
-        start = state.step
-        moved, code = interval(key, method, state, rates, data, every, schedule)
-        state = jax.tree.map(partial(jnp.where, active), moved, state)
-        records = measure(state, jnp.where(active, code, -1))
-        return state, {**records, "step": start + every, "diverged": code}
+        step = state.step + jnp.where(active, every, 0)
+        state, code = jax.lax.cond(active, advance, lambda state: (state, jnp.int32(0)), state)
+        return state, {**measure(key, method, state, rates, data, metrics, code == 0), "step": step, "diverged": code}
 
     return jax.lax.scan(body, state, active)
 

@@ -163,7 +163,7 @@ def dual_step(particles, positions, weights, signs, data, noise, *, particle_ste
     1 rows of `restart_to` (N, d) without NaN replace the particles; 2 they move in the energy of the OLD atoms;
     3 theta <- normalise(theta + transport_step sign P_theta grad F); 4 w <- w exp(reaction_step sign F)
     ("multiplicative") or max(w + reaction_step sign F, 0) ("additive", the authors' program for the primal figures:
-    w may leave 0 again; `clipped` counts the negative ones); 5 w <- w radius / max(mean w, radius) if `budget`.
+    a weight of 0 stays 0; `clipped` counts those that reach it); 5 w <- w radius / max(mean w, radius) if `budget`.
     F and grad F are taken at the OLD positions, and over the particles after step 2 ("moved", the authors' program)
     or as they came in, before step 1 ("current"). -> dict(particles, positions, weights, accepted, clipped).
     """
@@ -192,7 +192,8 @@ def dual_step(particles, positions, weights, signs, data, noise, *, particle_ste
         new_weights, clipped = weights * np.exp(reaction_step * signs * f), 0
     elif weight_update == "additive":
         raw = weights + reaction_step * signs * f
-        new_weights, clipped = np.maximum(raw, 0.0), int(np.sum(raw < 0))
+        alive = weights > 0
+        new_weights, clipped = np.where(alive, np.maximum(raw, 0.0), 0.0), int(np.sum(alive & (raw <= 0)))
     else:
         raise ValueError(f"weight_update = {weight_update!r}; allowed: 'multiplicative', 'additive'")
     if budget:

@@ -1,6 +1,6 @@
 """dX = (-grad U + grad log tau) dt + sqrt(2) dW: the particles' flow at temperature 1 (arXiv 2107.05134, eq. 8).
 
-A transition `(space, noise, x, energy, step) -> (x, Info)` is deterministic in its noise; `move` draws the noise and calls it.
+A transition `(space, noise, x, energy, step) -> (x, Info)` is deterministic in its noise, which `draw_noise` draws.
 """
 
 from collections.abc import Callable
@@ -126,8 +126,8 @@ def _draw_by_blocks(key, count, draw):
     """Rows 0 .. count-1 of pairs (i, i + ceil(count/2)); `draw(block_key)` is `(halves, ..., NOISE_PAIRS)`, `halves` 1 or 2."""
     pairs = (count + 1) // 2
     keys = jax.vmap(lambda block: jax.random.fold_in(key, block))(jnp.arange(-(-pairs // NOISE_PAIRS)))
-    drawn = jax.vmap(draw, out_axes=1)(keys)  # (halves, blocks, ..., NOISE_PAIRS)
-    drawn = jnp.moveaxis(drawn, -1, 2)
+    # Mapped, not vmapped: XLA would fuse the generator into the transposition, where it is not vectorised, and draw it twice.
+    drawn = jnp.moveaxis(jax.lax.map(draw, keys, batch_size=32), (1, -1), (0, 2))  # (halves, blocks, NOISE_PAIRS, ...)
     return drawn.reshape(drawn.shape[0], -1, *drawn.shape[3:])[:, :pairs]
 
 
@@ -150,23 +150,17 @@ def draw_noise(key: Key[Array, ""], count: int, dimension: int, dtype, antitheti
 
 
 def move(
-    key: Key[Array, ""],
-    integrator: str,
-    space: Space,
-    x: Float[Array, "N d"],
-    energy: Energy,
-    step: Step,
-    antithetic: bool = False,
+    integrator: str, space: Space, noise: Noise, x: Float[Array, "N d"], energy: Energy, step: Step
 ) -> tuple[Float[Array, "N d"], Float[Array, ""]]:
-    """One random step of every particle and the fraction that accepted.
+    """One transition of every particle, streamed by blocks, and the fraction that accepted.
 
     >>> from dualebm.energy import Shallow; from dualebm.features import ReLU; from dualebm.spaces import Sphere
     >>> energy = Shallow(ReLU(), jnp.eye(2), jnp.zeros(2))
-    >>> x, acceptance = move(jax.random.key(0), "mala", Sphere(2), jnp.eye(2), energy, 0.01)
+    >>> noise = draw_noise(jax.random.key(0), 2, 2, jnp.float32, False)
+    >>> x, acceptance = move("mala", Sphere(2), noise, jnp.eye(2), energy, 0.01)
     >>> float(acceptance)
     1.0
     """
-    noise = draw_noise(key, *x.shape, x.dtype, antithetic)
 
     def block(noise, x):
         y, info = TRANSITIONS[integrator](space, noise, x, energy, step)
@@ -248,7 +242,8 @@ def sample(
     x = space.sample_base(start_key, count, dtype)
 
     def body(x, i):
-        return move(jax.random.fold_in(chain_key, i), "mala", space, x, energy, step)
+        noise = draw_noise(jax.random.fold_in(chain_key, i), *x.shape, x.dtype, False)
+        return move("mala", space, noise, x, energy, step)
 
     x, acceptance = jax.lax.scan(body, x, jnp.arange(steps))
     return x, jnp.mean(acceptance)

@@ -163,17 +163,22 @@ class Dual:
 
     def step(self, key: Key[Array, ""], state: DualState, rates: DualRates, data: Samples) -> DualState:
         """One iteration of Algorithm 1; the key belongs to this step alone."""
-        restart_key, move_key = jax.random.split(key)
+        restart_key, noise_key = jax.random.split(key)
         x = langevin.restart(restart_key, state.particles, data, rates.restart_probability)
+        noise = langevin.draw_noise(noise_key, *x.shape, x.dtype, self.antithetic)
+        return self.advance(noise, x, state, rates, data)
+
+    def advance(
+        self, noise: langevin.Noise, x: Float[Array, "N d"], state: DualState, rates: DualRates, data: Samples
+    ) -> DualState:
+        """The deterministic rest of a step, given its noise and the particles `x` after their random restarts."""
         if self.restart_every is not None:
             due = (state.step + 1) % self.restart_every == 0
             if self.restart_until is not None:
                 due = due & (state.step + 1 <= self.restart_until)
             x = jnp.where(due, langevin.copies(data, x.shape[0]), x)
         energy = from_atoms(self.feature, state.atoms)
-        x, acceptance = langevin.move(
-            move_key, self.integrator, self.space, x, energy, rates.particle_step, self.antithetic
-        )
+        x, acceptance = langevin.move(self.integrator, self.space, noise, x, energy, rates.particle_step)
         seen = x if self.witness_particles == "moved" else state.particles
         atoms, died = self.update_atoms(state.atoms, seen, rates, data)
         return DualState(x, atoms, state.step + 1, acceptance, state.clipped + died)

@@ -1,0 +1,178 @@
+"""What is recorded along a run: each metric is called as `metric(key, method, state, rates, data)` and returns an array.
+
+A metric that holds arrays (test points) is an equinox module, so that they are arguments of the compiled program. `long_name` and
+`units` label results and figures.
+"""
+
+from typing import ClassVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax.scipy.special import logsumexp
+from jaxtyping import Array, Float
+
+from dualebm import measures, partition
+from dualebm.energy import Energy
+from dualebm.measures import Samples
+from dualebm.spaces import Space
+
+
+def relative_entropy(
+    energy: Energy, reference: Float[Array, " n"], samples: Samples
+) -> Float[Array, ""]:
+    """KL(p* || p) = log E* exp(U* - U) + E* (U - U*), in nats; E* over `samples` of p* ~ exp(-U*) tau (arXiv 2107.05134, Section 5).
+
+    `reference` is U* at the points, `(n,)`. With the weights of a quadrature of p* the value is exact.
+
+    >>> from dualebm.energy import Shallow; from dualebm.features import ReLU
+    >>> energy, x = Shallow(ReLU(), jnp.eye(2), jnp.ones(2)), jnp.array([[1.0, 0.0], [0.0, -1.0]])
+    >>> round(abs(float(relative_entropy(energy, energy(x) + 3, Samples(x)))), 6)
+    0.0
+    """
+    difference = energy(samples.points) - reference
+    difference = difference - measures.mean(difference, samples.log_weights)  # so that small values keep their digits
+    if samples.log_weights is None:
+        weights = jnp.full(difference.shape, 1 / difference.size, difference.dtype)
+    else:
+        weights = jax.nn.softmax(samples.log_weights)
+    return logsumexp(-difference, b=weights) + jnp.sum(weights * difference)
+
+
+class KLDivergence(eqx.Module):
+    """KL(teacher || student) on test points of the teacher: see `relative_entropy`.
+
+    `samples` are draws of the teacher that chose nothing, or `exact_samples`, which make it exact. Raises nothing; NaN where the energy is.
+
+    >>> from dualebm import targets
+    >>> teacher = targets.teacher("s2_bimodal")
+    >>> points, _ = targets.sample(jax.random.key(0), teacher, 1000)
+    >>> KLDivergence(teacher.energy, points).units
+    'nat'
+    """
+
+    samples: Samples
+    reference: Float[Array, " n"]
+    long_name: ClassVar[str] = "KL(teacher || student)"
+    units: ClassVar[str] = "nat"
+
+    def __init__(self, teacher: Energy, samples: Samples):
+        self.samples = samples
+        self.reference = teacher(samples.points)
+
+    def __call__(self, key, method, state, rates, data):
+        """The divergence, a scalar."""
+        del key
+        return relative_entropy(method.energy(state, rates, data), self.reference, self.samples)
+
+
+class ScoreError(eqx.Module):
+    """E* |grad U - grad U*|^2, tangential gradients, over samples of the teacher (arXiv 2107.05134, Section 5).
+
+    >>> from dualebm import targets
+    >>> teacher = targets.teacher("s2_bimodal")
+    >>> points, _ = targets.sample(jax.random.key(0), teacher, 1000)
+    >>> ScoreError(teacher.space, teacher.energy, points).long_name
+    'mean squared score error'
+    """
+
+    space: Space = eqx.field(static=True)
+    samples: Samples
+    gradient: Float[Array, "n d"]
+    long_name: ClassVar[str] = "mean squared score error"
+    units: ClassVar[str] = "1"
+
+    def __init__(self, space: Space, teacher: Energy, samples: Samples):
+        self.space = space
+        self.samples = samples
+        self.gradient = teacher.gradient(samples.points)
+
+    def __call__(self, key, method, state, rates, data):
+        """The mean squared error, a scalar."""
+        del key
+        x = self.samples.points
+        error = self.space.tangent(x, method.energy(state, rates, data).gradient(x) - self.gradient)
+        return measures.mean(jnp.sum(error**2, axis=1), self.samples.log_weights)
+
+
+class EffectiveTemperature(eqx.Module):
+    """T such that the exact mean of U under exp(-U/T) tau equals the particles' mean of U, with U the current energy.
+
+    1 for unbiased particles in equilibrium; below or above 1 measures the bias of an integrator. `quadrature` must be exact for U:
+    any energy on S^1 and S^2, and functions of a plane elsewhere (`dualebm.partition`). NaN where no temperature fits.
+
+    >>> from dualebm.spaces import Sphere
+    >>> EffectiveTemperature(partition.sphere_quadrature(Sphere(3), 32)).units
+    '1'
+    """
+
+    quadrature: Samples
+    long_name: ClassVar[str] = "effective temperature"
+    units: ClassVar[str] = "1"
+
+    def __call__(self, key, method, state, rates, data):
+        """The temperature, a scalar."""
+        del key
+        energy = method.energy(state, rates, data)
+        return partition.effective_temperature(energy, self.quadrature, jnp.mean(energy(state.particles)))
+
+
+class TotalVariation(eqx.Module):
+    """|gamma|_TV = (1/m) sum_j w_j of the atoms, in units of temperature.
+
+    >>> TotalVariation().long_name
+    'total variation'
+    """
+
+    long_name: ClassVar[str] = "total variation"
+    units: ClassVar[str] = "1"
+
+    def __call__(self, key, method, state, rates, data):
+        """The total variation, a scalar."""
+        del key, method, rates, data
+        return measures.total_variation(state.atoms)
+
+
+class Acceptance(eqx.Module):
+    """The fraction of the particles' moves that were accepted since the last record.
+
+    >>> Acceptance().long_name
+    'acceptance rate'
+    """
+
+    long_name: ClassVar[str] = "acceptance rate"
+    units: ClassVar[str] = "1"
+
+    def __call__(self, key, method, state, rates, data):
+        """The rate, a scalar."""
+        del key, method, rates, data
+        return state.acceptance
+
+
+def exact_samples(teacher: Energy, quadrature: Samples) -> Samples:
+    """A quadrature of the teacher's own measure exp(-U*) tau / Z, from one of tau: metrics over it are exact.
+
+    >>> from dualebm import targets
+    >>> teacher = targets.teacher("s2_bimodal")
+    >>> nodes = exact_samples(teacher.energy, teacher.quadrature())
+    >>> nodes.points.shape[1]
+    3
+    """
+    return Samples(quadrature.points, quadrature.log_weights - teacher(quadrature.points))
+
+
+def standard(space: Space, teacher: Energy, samples: Samples) -> dict:
+    """The monitors of the paper: `kl`, `score`, `total_variation`, and the `acceptance` rate.
+
+    >>> from dualebm import targets
+    >>> teacher = targets.teacher("s2_bimodal")
+    >>> points, _ = targets.sample(jax.random.key(0), teacher, 100)
+    >>> sorted(standard(teacher.space, teacher.energy, points))
+    ['acceptance', 'kl', 'score', 'total_variation']
+    """
+    return {
+        "kl": KLDivergence(teacher, samples),
+        "score": ScoreError(space, teacher, samples),
+        "total_variation": TotalVariation(),
+        "acceptance": Acceptance(),
+    }

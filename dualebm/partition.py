@@ -1,0 +1,304 @@
+"""Exact quadrature: log Z, mean energies and temperatures of any energy, without Monte-Carlo error.
+
+A quadrature of the base measure tau is `Samples(points, log_weights)`: E_tau g = sum_q p_q g(x_q) with
+p = exp(log_weights). Nodes are made on the host in NumPy float64 and cast at the end; what uses them is pure JAX.
+"""
+
+import itertools
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.scipy.special import logsumexp
+from jaxtyping import Array, Float
+
+from dualebm import checks
+from dualebm.energy import Energy
+from dualebm.measures import Samples, mean
+from dualebm.spaces import Euclidean, Space, Sphere, Torus
+
+LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE = 1e-3, 1e3
+"""The range in which `effective_temperature` looks."""
+
+BISECTIONS = 60
+"""Halvings of the range in log T: more than float64 can resolve."""
+
+Scalar = Float[Array, ""] | float
+Nodes = tuple[Float[np.ndarray, "Q d"], Float[np.ndarray, " Q"]]
+
+
+def precision(dtype) -> np.dtype:
+    """`dtype` as NumPy's; raises ValueError unless it is float32, or float64 with x64 on.
+
+    >>> precision(jnp.float32).name
+    'float32'
+    """
+    try:
+        result = np.dtype(dtype)
+    except TypeError:
+        result = None
+    if result is None or result not in (np.float32, np.float64):
+        raise ValueError(f"dtype is {dtype!r}; it must be float32 or float64")
+    if result == np.float64 and not jax.config.jax_enable_x64:
+        raise ValueError("dtype is float64 and JAX would round it to float32: set JAX_ENABLE_X64=1, or pass float32")
+    return result
+
+
+def _samples(nodes: Nodes, dtype) -> Samples:
+    points, log_weights = nodes
+    return Samples(jnp.asarray(points.astype(dtype)), jnp.asarray(log_weights.astype(dtype)))
+
+
+def _gauss_legendre(start: float, end: float, count: int):
+    """Nodes and weights of the `count`-point rule on [start, end]."""
+    nodes, weights = np.polynomial.legendre.leggauss(count)
+    return 0.5 * (end - start) * nodes + 0.5 * (end + start), 0.5 * (end - start) * weights
+
+
+def _normalised(log_weights: np.ndarray) -> np.ndarray:
+    top = log_weights.max()
+    return log_weights - top - np.log(np.sum(np.exp(log_weights - top)))
+
+
+# ---- nodes of the whole sphere, the circle and the line ------------------------------------------------
+
+
+def sphere_nodes(space: Space, nodes: int) -> Nodes:
+    """`sphere_quadrature` in NumPy float64: points (Q, d) and normalised log weights (Q,).
+
+    >>> sphere_nodes(Sphere(2), 4)[0].round(6).tolist()
+    [[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [-0.0, -1.0]]
+    """
+    if not isinstance(space, Sphere) or space.dimension not in (2, 3):
+        raise ValueError(f"space is {space}; allowed: Sphere(2), Sphere(3) (elsewhere see plane_quadrature)")
+    checks.count("nodes", nodes)
+    count = nodes if space.dimension == 2 else 2 * nodes
+    angle = 2 * np.pi * np.arange(count) / count
+    circle = np.stack([np.cos(angle), np.sin(angle)], axis=1)
+    if space.dimension == 2:
+        return circle, np.full(count, -math.log(count))
+    height, weights = _gauss_legendre(-1.0, 1.0, nodes)
+    across = np.sqrt((1 - height) * (1 + height))[:, None, None] * circle
+    points = np.concatenate([across, np.broadcast_to(height[:, None, None], (nodes, count, 1))], axis=2)
+    return points.reshape(-1, 3), _normalised(np.repeat(np.log(weights), count))
+
+
+def sphere_quadrature(space: Space, nodes: int, dtype=jnp.float32) -> Samples:
+    """Quadrature of the uniform measure of S^1 or S^2, for functions of every point.
+
+    `Sphere(2)`: `nodes` equispaced points (the trapezoid rule). `Sphere(3)`: `nodes` Gauss-Legendre heights z times
+    2 `nodes` equispaced azimuths, exact for polynomials of degree below 2 `nodes`. Energies of ReLUs have kinks: their
+    error is O(nodes^-2) on both. Raises ValueError for other spaces, fewer than one node, or another dtype than float32
+    and float64.
+
+    >>> cloud = sphere_quadrature(Sphere(3), 8)
+    >>> cloud.points.shape, round(float(mean(cloud.points[:, 0] ** 2, cloud.log_weights)), 6)
+    ((128, 3), 0.333333)
+    """
+    return _samples(sphere_nodes(space, nodes), precision(dtype))
+
+
+def line_quadrature(space: Space, nodes: int, dtype=jnp.float32) -> Samples:
+    """Quadrature of the base measure in one dimension: equispaced on `Torus(1)`, Gauss-Hermite on `Euclidean(1)`.
+
+    Raises ValueError for other spaces (also the flat measure), fewer than one node, or another dtype than float32 and
+    float64.
+
+    >>> cloud = line_quadrature(Euclidean(1, scale=2.0), 8)
+    >>> round(float(mean(cloud.points[:, 0] ** 2, cloud.log_weights)), 4)
+    4.0
+    """
+    dtype = precision(dtype)
+    checks.count("nodes", nodes)
+    if isinstance(space, Torus) and space.dimension == 1:
+        return _samples((space.period * np.arange(nodes)[:, None] / nodes, np.full(nodes, -math.log(nodes))), dtype)
+    if isinstance(space, Euclidean) and space.dimension == 1 and space.scale is not None:
+        from scipy.special import roots_hermitenorm
+
+        points, weights = roots_hermitenorm(nodes)
+        with np.errstate(divide="ignore"):  # the outermost weights of many nodes underflow to 0: log weight -inf
+            return _samples((space.scale * points[:, None], _normalised(np.log(weights))), dtype)
+    raise ValueError(f"space is {space}; allowed: Torus(1), and Euclidean(1) with a scale")
+
+
+# ---- nodes for functions of a projection on a plane ------------------------------------------------------
+
+
+class Plane(NamedTuple):
+    """A plane through the origin that holds the given directions: an orthonormal `basis` and their `coordinates` in it.
+
+    `basis` has a third row, orthogonal to the plane, where d > 2.
+    """
+
+    basis: Float[np.ndarray, "rows d"]
+    coordinates: Float[np.ndarray, "k 2"]
+
+
+def _span(directions):
+    """The directions in float64, and an orthonormal basis of their span, up to the rounding of their own dtype."""
+    directions = np.asarray(directions)
+    if not np.issubdtype(directions.dtype, np.floating):
+        directions = directions.astype(np.float64)
+    if directions.ndim != 2 or directions.shape[0] < 1 or directions.shape[1] < 2:
+        raise ValueError(f"directions has shape {directions.shape}; it must be (at least 1, at least 2)")
+    tolerance = 10 * math.sqrt(len(directions)) * np.finfo(directions.dtype).eps
+    directions = directions.astype(np.float64)
+    norms = np.linalg.norm(directions, axis=1)
+    if not (np.isfinite(norms) & (norms > 0)).all():
+        row = int(np.argmin(np.isfinite(norms) & (norms > 0)))
+        raise ValueError(f"directions has the row {row} of norm {norms[row]}; rows must be finite and not zero")
+    _, singular, rows = np.linalg.svd(directions / norms[:, None], full_matrices=False)
+    return directions, rows[singular > tolerance]
+
+
+def rank(directions) -> int:
+    """The dimension of the span of directions (k, d), up to the rounding of their own dtype.
+
+    >>> rank(jnp.array([[0.0, 3.0, 0.0], [0.0, -1.0, 0.0]]))
+    1
+    """
+    return len(_span(directions)[1])
+
+
+def plane(directions) -> Plane:
+    """The plane of directions (k, d) that span one, or a line; raises ValueError where they span more.
+
+    >>> plane(np.array([[0.0, 3.0, 0.0], [0.0, 0.0, 1.0], [0.0, 1.0, 1.0]])).basis.shape
+    (3, 3)
+    """
+    directions, basis = _span(directions)
+    if len(basis) > 2:
+        raise ValueError(f"directions spans {len(basis)} dimensions; a plane quadrature allows at most 2")
+    while len(basis) < min(3, directions.shape[1]):  # complete with what is left of the axis farthest from the span
+        rest = np.eye(1, directions.shape[1], int(np.argmin(np.sum(basis**2, axis=0))))[0]
+        for _ in range(2):  # the second pass takes away the rounding of the first
+            rest = rest - basis.T @ (basis @ rest)
+            rest /= np.linalg.norm(rest)
+        basis = np.concatenate([basis, rest[None]])
+    return Plane(basis, directions @ basis[:2].T)
+
+
+def kinks(coordinates: Float[np.ndarray, "k 2"]) -> Float[np.ndarray, " twice_k"]:
+    """The sorted angles in [0, 2 pi) at which some relu(<coordinate, (cos p, sin p)>) bends.
+
+    >>> (kinks(np.array([[1.0, 0.0]])) / np.pi).tolist()
+    [0.5, 1.5]
+    """
+    angles = np.arctan2(coordinates[:, 1], coordinates[:, 0])
+    return np.sort(np.concatenate([angles - np.pi / 2, angles + np.pi / 2]) % (2 * np.pi))
+
+
+def plane_nodes(directions, radial_nodes: int, arc_nodes: int) -> Nodes:
+    """`plane_quadrature` in NumPy float64: points (Q, d) and normalised log weights (Q,).
+
+    >>> plane_nodes(np.eye(2), 5, 3)[0].shape
+    (12, 2)
+    """
+    checks.count("radial_nodes", radial_nodes)
+    checks.count("arc_nodes", arc_nodes)
+    basis, coordinates = plane(directions)
+    dimension = basis.shape[1]
+    bends = kinks(coordinates)
+    ends = np.append(bends, bends[0] + 2 * np.pi)
+    arcs = [_gauss_legendre(a, b, arc_nodes) for a, b in itertools.pairwise(ends) if b - a > 1e-12]
+    angle, arc_weight = (np.concatenate(part) for part in zip(*arcs, strict=True))
+    circle = np.cos(angle)[:, None] * basis[0] + np.sin(angle)[:, None] * basis[1]
+    if dimension == 2:
+        return circle, _normalised(np.log(arc_weight))
+    # r = sin t has density (d - 2) sin t cos^{d-3} t; t = (pi / 2) y^2 has nodes near 0, the mass of high d
+    y, weight = _gauss_legendre(0.0, 1.0, radial_nodes)
+    t = 0.5 * np.pi * y**2
+    log_radial = np.log(weight * y * np.sin(t)) + (dimension - 3) * np.log(np.cos(t))
+    points = np.sin(t)[:, None, None] * circle + np.cos(t)[:, None, None] * basis[2]
+    return points.reshape(-1, dimension), _normalised((log_radial[:, None] + np.log(arc_weight)).ravel())
+
+
+def plane_quadrature(directions, radial_nodes: int = 96, arc_nodes: int = 32, dtype=jnp.float32) -> Samples:
+    """Quadrature of the uniform measure of S^{d-1}, d >= 2, for functions of the projection of x on span(directions).
+
+    directions (k, d), any lengths but zero, that span a plane or a line. The projection (r cos p, r sin p) has density
+    proportional to r (1 - r^2)^{(d-4)/2} (r = 1 on the circle): Gauss-Legendre in r, and on arcs between the kinks of
+    every relu(<direction, x>), so that the error falls exponentially in the nodes. The points lie on the sphere, in the
+    span of the plane and one more direction: an energy with neurons OUTSIDE the plane gets a wrong answer.
+    Raises ValueError where directions span more than a plane.
+
+    >>> from dualebm.energy import Shallow; from dualebm.features import ReLU
+    >>> neurons = jnp.eye(1, 15)
+    >>> cloud = plane_quadrature(neurons)
+    >>> energy = Shallow(ReLU(), neurons, jnp.array([-10.0]))
+    >>> round(float(log_partition(energy, cloud)), 4)
+    2.8942
+    """
+    dtype = precision(dtype)
+    return _samples(plane_nodes(directions, radial_nodes, arc_nodes), dtype)
+
+
+# ---- what a quadrature gives -------------------------------------------------------------------------------
+
+
+def log_partition(energy: Energy, quadrature: Samples, temperature: Scalar = 1.0) -> Float[Array, ""]:
+    """log Z = log E_tau exp(-U / T), by quadrature (or any weighted sample of tau); a scalar, in nats.
+
+    >>> from dualebm.energy import Shallow; from dualebm.features import ReLU
+    >>> energy = Shallow(ReLU(), jnp.eye(3), jnp.zeros(3))
+    >>> abs(float(log_partition(energy, sphere_quadrature(Sphere(3), 8)))) < 1e-6
+    True
+    """
+    log_weights = quadrature.log_weights
+    value = -energy(quadrature.points) / temperature
+    if log_weights is None:
+        return logsumexp(value) - jnp.log(jnp.asarray(value.size, value.dtype))
+    return logsumexp(log_weights + value) - logsumexp(log_weights)
+
+
+def _mean_at(values, log_weights, temperature):
+    """E of `values`, energies less their minimum, under their own Gibbs measure."""
+    logits = -values / temperature
+    return mean(values, logits if log_weights is None else log_weights + logits)
+
+
+def mean_energy(energy: Energy, quadrature: Samples, temperature: Scalar = 1.0) -> Float[Array, ""]:
+    """E U under exp(-U / T) tau / Z, by quadrature: increasing in T. A scalar, in units of temperature.
+
+    >>> from dualebm.energy import Shallow; from dualebm.features import ReLU
+    >>> energy = Shallow(ReLU(), jnp.eye(3), jnp.array([-9.0, -6.0, 3.0]))
+    >>> cloud = sphere_quadrature(Sphere(3), 16)
+    >>> bool(mean_energy(energy, cloud, 0.5) < mean_energy(energy, cloud))
+    True
+    """
+    values = energy(quadrature.points)
+    lowest = jnp.min(values)
+    return lowest + _mean_at(values - lowest, quadrature.log_weights, temperature)
+
+
+def effective_temperature(energy: Energy, quadrature: Samples, particle_mean: Scalar) -> Float[Array, ""]:
+    """The temperature T at which `mean_energy` equals the particles' mean of U: 1 for unbiased samples of exp(-U) tau.
+
+    Bisection in log T between 1e-3 and 1e3, as the mean energy increases with T (its slope is Var_T(U) / T^2, which
+    turns an error of the mean into one of T); NaN where the mean lies outside that range, and where U is constant.
+    Pure and jittable; U is evaluated once.
+
+    >>> from dualebm.energy import Shallow; from dualebm.features import ReLU
+    >>> energy = Shallow(ReLU(), jnp.eye(3), jnp.array([-9.0, -6.0, 3.0]))
+    >>> cloud = sphere_quadrature(Sphere(3), 16)
+    >>> round(float(effective_temperature(energy, cloud, mean_energy(energy, cloud, 0.75))), 4)
+    0.75
+    """
+    values = energy(quadrature.points)
+    lowest = jnp.min(values)
+    values, target = values - lowest, particle_mean - lowest
+    low, high = (jnp.asarray(math.log(t), values.dtype) for t in (LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE))
+
+    def mean_at(log_temperature):
+        return _mean_at(values, quadrature.log_weights, jnp.exp(log_temperature))
+
+    def halve(_, bracket):
+        middle = 0.5 * (bracket[0] + bracket[1])
+        above = mean_at(middle) > target
+        return jnp.where(above, bracket[0], middle), jnp.where(above, middle, bracket[1])
+
+    inside = (mean_at(low) < target) & (target < mean_at(high))
+    bracket = jax.lax.fori_loop(0, BISECTIONS, halve, (low, high))
+    return jnp.where(inside, jnp.exp(0.5 * (bracket[0] + bracket[1])), jnp.nan)

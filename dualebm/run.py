@@ -1,0 +1,321 @@
+"""The host loop: one run as segments of one compiled program, with progress, checkpoints, resume, early stop, signals."""
+
+import contextlib
+import math
+import signal
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tqdm
+import xarray
+
+from dualebm import checks, simulate, store
+from dualebm.measures import Samples
+
+SEGMENTS, LONGEST = 20, 100
+"""A run has about this many segments, each of at most this many records, where `segment` is None."""
+
+RESERVED = ("step", "lane", "diverged")
+
+
+class Diverged(RuntimeError):
+    """A run that diverged: `step`, at the end of the interval in which it did; `code`, the cause, an index of
+    `simulate.DIVERGENCE`; `state`, the last good one; `results`, the records made."""
+
+    step: int
+    code: int
+    state: Any
+    results: xarray.Dataset
+
+
+@eqx.filter_jit
+def initial_state(key, method, rates, data: Samples):
+    """`method.init` under the key that a run with `key` gives it, which is that of no step.
+
+    >>> from dualebm.methods.dual import Dual; from dualebm.spaces import Sphere
+    >>> method = Dual(Sphere(3), neurons=8)
+    >>> data = Samples(Sphere(3).sample_base(jax.random.key(0), 100, jnp.float32))
+    >>> int(initial_state(jax.random.key(1), method, method.rates, data).step)
+    0
+    """
+    return method.init(jax.random.fold_in(key, simulate.ASIDE), rates, data)
+
+
+def run(
+    key,
+    method,
+    rates,
+    data: Samples,
+    *,
+    steps: int,
+    every: int,
+    metrics: dict[str, Callable],
+    schedule: Callable[[Any, Any], Any] | None = None,
+    state: Any = None,
+    folder: store.PathLike | None = None,
+    segment: int | None = None,
+    progress: bool = True,
+    stop: Callable[[xarray.Dataset], bool] | None = None,
+) -> tuple[Any, xarray.Dataset]:
+    """One run of a method, with its records, and its files where it has a folder.
+
+    The same call with the same folder continues a run that was interrupted or killed, and then equals an uninterrupted
+    one bit for bit; a finished run returns its results at once. A kill costs at most one segment.
+
+    Args:
+        key: of the run, one typed threefry key.
+        method, rates, data: see `dualebm.methods`. New values of rates, key and data of one shape compile nothing new.
+        steps: iterations to do, a multiple of `every`. every: iterations between records, at least 2.
+        metrics: name -> `metric(key, method, state, rates, data)`, an array; attributes `units` and `long_name`, where
+            it has them, go to the results. Functions that are made anew for each run compile anew.
+        schedule: static `(step, rates) -> rates`, applied before each step; step is the number of iterations done.
+        state: to start from; None for `initial_state(key, method, rates, data)`.
+        folder: for results, checkpoint and manifest (see `dualebm.store`); None writes nothing.
+        segment: records of a segment, at least 2: the unit of checkpoints, progress and early stop; None for a twentieth
+            of the run and at most 100.
+        progress: a bar on standard error, with the rate, the time that remains and the last value of the first metric.
+        stop: `stop(records so far) -> bool`, asked after each segment; True ends the run. Not one of the settings of a
+            run: without it, or when it says False, the run that it ended continues.
+
+    Returns (state, results): results hold each metric along `step`, iterations done, of which the first is the initial
+    state's; `diverged` is 0.
+    Raises ValueError for arguments that are not allowed and for a folder that holds something else, naming what differs;
+    OSError for one that cannot be written; `Diverged`, naming the step and the likely cause; KeyboardInterrupt on SIGINT
+    or SIGTERM, when the segment at hand is done and saved (a second signal interrupts at once).
+
+    >>> from dualebm.methods.dual import Dual; from dualebm.spaces import Sphere
+    >>> method = Dual(Sphere(3), neurons=8)
+    >>> data = Samples(Sphere(3).sample_base(jax.random.key(0), 100, jnp.float32))
+    >>> metrics = {"acceptance": lambda key, method, state, rates, data: state.acceptance}
+    >>> state, results = run(
+    ...     jax.random.key(1), method, method.rates, data, steps=6, every=2, metrics=metrics, progress=False
+    ... )
+    >>> results.step.values.tolist(), results.acceptance.shape
+    ([0, 2, 4, 6], (4,))
+    """
+    plan = _plan(key, method, rates, data, steps, every, metrics, schedule, state, segment)
+    data = jax.tree.map(jnp.asarray, data)
+    rates = _traced(rates, data)
+    like = state
+    if state is None:
+        like = eqx.filter_eval_shape(initial_state, key, method, rates, data)
+    variables = _variables(key, method, like, rates, data, metrics)
+    total = len(plan.step)
+    records = {name: np.full((total, *v.shape), v.fill, v.dtype) for name, v in variables.items()}
+    done = 0
+
+    def results():
+        made = {name: values[:done] for name, values in records.items()}
+        return store.dataset(made, plan.step[:done], variables, plan.attributes)
+
+    with contextlib.ExitStack() as stack:
+        if folder is not None:
+            stack.enter_context(store.hold(folder))
+            done = _begin(Path(folder), plan, variables, records)
+        if done:
+            state = store.load_state(_checkpoint(folder, done), like, plan.settings)
+        elif state is None:
+            state = initial_state(key, method, rates, data)
+        # A weakly typed leaf would compile the first segment apart from the others.
+        state = jax.tree.map(lambda x: x if store.is_key(x) else jnp.asarray(x, x.dtype), state)
+        _raise_if_diverged(plan, records, done, state, results)
+
+        with _deferred_signals() as signals, _bar(steps, every, done, progress) as bar:
+            while done < total and not signals:
+                if stop is not None and done and stop(results()):
+                    if folder is not None:
+                        _write_manifest(Path(folder), plan, done, "stopped")
+                    break
+                index = done + np.arange(plan.segment)
+                active = jnp.asarray((index > 0) & (index < total))
+                state, new = simulate.run_intervals(key, method, state, rates, data, active, every, metrics, schedule)
+                _wait(new)
+                first, done = done, min(done + plan.segment, total)
+                for name, values in records.items():
+                    values[first:done] = np.asarray(new[name])[: done - first]
+                if folder is not None:
+                    _commit(Path(folder), plan, records, first, done, state)
+                _show(bar, every, done, records)
+                _raise_if_diverged(plan, records, done, state, results)
+        if signals:
+            saved = "nothing is saved, as folder is None"
+            if folder is not None:
+                saved = f"all of it is saved: the same call continues in {folder}"
+            where = f"step {plan.step[done - 1]} of {plan.step[-1]}" if done else "the start"
+            raise KeyboardInterrupt(f"{signals[0].name} at {where}; {saved}")
+    return state, results()
+
+
+class _Plan(NamedTuple):
+    """What a run is: `settings`, compared when it continues; `attributes`, all that is told of it; `step`, of each record."""
+
+    settings: dict
+    attributes: dict
+    step: np.ndarray
+    segment: int
+
+
+def _plan(key, method, rates, data, steps, every, metrics, schedule, state, segment) -> _Plan:
+    """Raises the errors of arguments, before anything is compiled or written."""
+    checks.key(key)
+    checks.count("every", every, 2)
+    checks.count("steps", steps)
+    if steps % every:
+        raise ValueError(f"steps is {steps}; it must be a multiple of every, which is {every}")
+    total = steps // every + 1
+    if segment is None:
+        segment = min(max(2, math.ceil(total / SEGMENTS)), LONGEST)
+    checks.count("segment", segment, 2)
+    for name, metric in metrics.items():
+        if not (isinstance(name, str) and name.isidentifier() and name not in RESERVED and callable(metric)):
+            raise ValueError(f"metrics has {name!r}: {metric!r}; it must map names, not {RESERVED}, to functions")
+    if type(rates) is not type(method.rates):
+        raise ValueError(f"rates is {rates!r}; it must be a {type(method.rates).__name__}, such as {method.rates}")
+    method.check(rates, data)
+    provenance = store.provenance()
+    settings = {
+        "method": store.describe(method),
+        "rates": store.describe(_traced(rates, data)),
+        "data": store.describe(data),
+        "key": jax.random.key_data(key).tolist(),
+        "state": store.describe(state),
+        "steps": int(steps),
+        "every": int(every),
+        "segment": int(segment),
+        "metrics": store.describe(metrics),
+        "schedule": store.describe(schedule),
+        "backend": provenance["backend"],
+        "device_count": provenance["device_count"],
+    }
+    step = np.arange(total) * int(every) + (0 if state is None else int(state.step))
+    return _Plan(settings, {**settings, **provenance}, step, int(segment))
+
+
+def _traced(rates, data):
+    """Rates as arrays, in the precision of the data: traced, so that new values compile nothing new."""
+    return jax.tree.map(lambda rate: jnp.asarray(rate, data.points.dtype), rates)
+
+
+def _variables(key, method, state, rates, data, metrics) -> dict[str, store.Variable]:
+    """What is recorded, found without computing anything."""
+    shapes = eqx.filter_eval_shape(simulate.measure, key, method, state, rates, data, metrics)
+    attributes = {
+        name: {a: getattr(metric, a) for a in ("units", "long_name") if hasattr(metric, a)}
+        for name, metric in metrics.items()
+    }
+    causes = ", ".join(f"{code} {cause}" for code, cause in enumerate(simulate.DIVERGENCE) if code)
+    return {
+        **{name: store.Variable(shape.shape, shape.dtype, attributes[name]) for name, shape in shapes.items()},
+        "diverged": store.Variable(
+            (), np.dtype(np.int32), {"long_name": f"divergence: 0 none, {causes}", "units": "1"}
+        ),
+    }
+
+
+def _checkpoint(folder, done: int) -> Path:
+    return Path(folder) / f"checkpoint-{done}.npz"
+
+
+def _write_manifest(folder: Path, plan: _Plan, done: int, status: str) -> None:
+    said = {name: plan.attributes[name] for name in ("versions", "git_revision")}
+    store.write_manifest(
+        folder,
+        {
+            "status": status,
+            "records": done,
+            "of": len(plan.step),
+            "step": int(plan.step[max(done - 1, 0)]),
+            "checkpoint": _checkpoint(folder, done).name if done else None,
+            "settings": plan.settings,
+            **said,
+        },
+    )
+
+
+def _begin(folder: Path, plan: _Plan, variables, records) -> int:
+    """The number of records that the folder holds of this run, read into `records`; an empty folder is prepared."""
+    manifest = store.read_manifest(folder)
+    if manifest is None or not manifest["records"]:  # a run without a record has nothing to lose
+        _write_manifest(folder, plan, 0, "running")
+        store.create_results(folder, plan.step, variables, chunk=(1, plan.segment), attributes=plan.attributes)
+        return 0
+    store.check_settings(f"folder {folder}", manifest["settings"], plan.settings)
+    if changed := store.differences(manifest["versions"], plan.attributes["versions"]):
+        warnings.warn(f"folder {folder}: {'; '.join(changed)}; the rest may differ in its last bits", stacklevel=3)
+    done = manifest["records"]
+    with store.open_results(folder) as found:
+        for name, values in records.items():
+            values[:done] = found[name].isel(lane=0, step=slice(0, done)).values
+    return done
+
+
+def _commit(folder: Path, plan: _Plan, records, first: int, done: int, state) -> None:
+    """Results, checkpoint, manifest, in this order: the manifest names only what is there."""
+    store.write_results(folder, {name: values[None, first:done] for name, values in records.items()}, record=first)
+    store.save_state(_checkpoint(folder, done), state, plan.settings)
+    status = "diverged" if records["diverged"][:done].any() else "done" if done == len(plan.step) else "running"
+    _write_manifest(folder, plan, done, status)
+
+
+def _raise_if_diverged(plan: _Plan, records, done: int, state, results) -> None:
+    codes = records["diverged"][:done]
+    if codes.any():
+        at = int(np.argmax(codes != 0))
+        code = int(codes[at])
+        rates = ", ".join(f"{name}={value}" for name, value in plan.settings["rates"].items() if name != "type")
+        error = Diverged(
+            f"the run diverged between steps {plan.step[at - 1]} and {plan.step[at]}: {simulate.DIVERGENCE[code]}; "
+            f"{simulate.REMEDY[code]} (rates: {rates})"
+        )
+        error.step, error.code, error.state, error.results = int(plan.step[at]), code, state, results()
+        raise error
+
+
+@contextlib.contextmanager
+def _deferred_signals() -> Iterator[list[signal.Signals]]:
+    """The list of signals received, for the loop to look at between segments; a second one interrupts at once."""
+    received = []
+
+    def receive(number, frame):
+        del frame
+        received.append(signal.Signals(number))
+        if len(received) > 1:
+            raise KeyboardInterrupt(f"{received[-1].name}, the second signal; what the last segment saved stands")
+
+    numbers = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
+    before = {n: signal.signal(n, receive) for n in numbers if signal.getsignal(n) not in (signal.SIG_IGN, None)}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _wait(arrays) -> None:
+    """Waits where Python can still receive signals, which it cannot inside JAX."""
+    pause = 1e-4
+    while not all(array.is_ready() for array in jax.tree.leaves(arrays)):
+        time.sleep(pause)
+        pause = min(2 * pause, 0.05)
+
+
+def _bar(steps: int, every: int, done: int, progress: bool) -> tqdm.tqdm:
+    initial = max(done - 1, 0) * every
+    return tqdm.tqdm(total=steps, initial=initial, unit="it", file=sys.stderr, disable=not progress)
+
+
+def _show(bar: tqdm.tqdm, every: int, done: int, records) -> None:
+    """Moves the bar, with the last value of the first metric that is a scalar."""
+    bar.set_postfix(
+        {n: f"{v[done - 1]:.4g}" for n, v in records.items() if v.ndim == 1 and n != "diverged"}, refresh=False
+    )
+    bar.update((done - 1) * every - bar.n)

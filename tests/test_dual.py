@@ -1,0 +1,375 @@
+"""Algorithm 1 against the authors' traces and against NumPy loops."""
+
+import dataclasses
+from pathlib import Path
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import oracles
+import pytest
+
+from dualebm.energy import Shallow
+from dualebm.features import ReLU
+from dualebm.flows.langevin import Noise
+from dualebm.measures import Atoms, Samples, total_variation
+from dualebm.metrics import KLDivergence, ScoreError
+from dualebm.methods import dual
+from dualebm.methods.dual import Dual, DualRates, DualState, rates_from_paper, rates_from_program
+from dualebm.simulate import run_intervals, simulate
+from dualebm.spaces import Euclidean, Sphere
+
+TRACES = np.load(Path(__file__).with_name("reference_traces.npz"))
+
+
+def sphere_points(seed, *shape):
+    x = np.random.default_rng(seed).normal(size=shape)
+    return x / np.linalg.norm(x, axis=-1, keepdims=True)
+
+
+def state_of(particles, positions, weights, signs):
+    atoms = Atoms(jnp.array(positions), jnp.log(jnp.array(weights)), jnp.array(signs))
+    return DualState(jnp.array(particles), atoms, jnp.int32(0), jnp.ones(()), jnp.int32(0))
+
+
+@pytest.mark.parametrize("name", ["default", "alpha20", "restart1", "restart1_authors_alph"])
+def test_authors_traces(x64, name):
+    trace = {key.removeprefix(name + "/"): TRACES[key] for key in TRACES.files if key.startswith(name + "/")}
+    method = dual.program(Sphere(5), neurons=8, restart_every=int(trace["restart_every"]))
+    rates = rates_from_program(*(float(trace[k]) for k in ("particle_step", "transport_step", "reaction_step", "budget")))
+    data, test = Samples(jnp.array(trace["data"])), Samples(jnp.array(trace["test"]))
+    teacher = Shallow(ReLU(), jnp.array(trace["teacher_positions"]), jnp.array(trace["teacher_weights"]))
+    kl, score = KLDivergence(teacher, test), ScoreError(Sphere(5), teacher, test)
+    state = state_of(trace["particles_0"], trace["positions_0"], trace["weights_0"], trace["signs"])
+    for i, half in enumerate(trace["noise_half"]):
+        noise = Noise(jnp.concatenate([half, -half]), jnp.zeros(100))
+        state = method.advance(noise, state.particles, state, rates, data)
+        for name_, value in {
+            "particles": state.particles,
+            "positions": state.atoms.positions,
+            "weights": jnp.exp(state.atoms.log_weights),
+            "kl": kl(None, method, state, rates, data),
+            "score": score(None, method, state, rates, data),
+            "total_variation": total_variation(state.atoms),
+        }.items():
+            np.testing.assert_allclose(value, trace[name_][i], rtol=1e-12, atol=1e-12, err_msg=f"{name_}, step {i + 1}")
+
+
+@pytest.mark.parametrize("weight_update", ["multiplicative", "additive"])
+@pytest.mark.parametrize("witness_particles", ["moved", "current"])
+@pytest.mark.parametrize("integrator", ["projected", "geodesic", "mala"])
+@pytest.mark.parametrize("feature", [ReLU(), ReLU(power=2, bias=True)])
+def test_steps_with_moving_atoms_equal_the_numpy_loop(x64, integrator, witness_particles, weight_update, feature):
+    """Two steps, so that a gradient kept from the old atoms would show; the budget and the restart act in the second."""
+    d, m, n = 5, 6, 20
+    rng = np.random.default_rng(1)
+    data, positions = sphere_points(2, n, d), sphere_points(3, m, d + feature.bias)
+    particles = np.concatenate([data, data])
+    weights, signs = rng.uniform(0.5, 4, m), rng.choice([-1.0, 1.0], m)
+    weights[0] = 1e-3
+    settings = dict(particle_step=0.2, transport_step=0.5, reaction_step=0.7, radius=2.0)
+    method = Dual(
+        Sphere(d), feature, m, integrator=integrator, witness_particles=witness_particles,
+        weight_update=weight_update, restart_every=2,
+    )  # fmt: skip
+    rates = DualRates(**settings, restart_probability=0.0)
+    state = state_of(particles, positions, weights, signs)
+    now, rejected = (particles, positions, weights), 0
+    for i in range(2):
+        noise, uniforms = rng.normal(size=(2 * n, d)), rng.uniform(size=2 * n)
+        state = method.advance(Noise(jnp.array(noise), jnp.array(uniforms)), state.particles, state, rates, Samples(jnp.array(data)))
+        expected = oracles.dual_step(
+            *now, signs, data, noise, **settings, integrator=integrator, witness_particles=witness_particles,
+            weight_update=weight_update, uniforms=uniforms, restart_to=np.concatenate([data, data]) if i == 1 else None,
+            power=feature.power, bias=feature.bias,
+        )  # fmt: skip
+        now = expected["particles"], expected["positions"], expected["weights"]
+        rejected += np.sum(~expected["accepted"])
+        np.testing.assert_allclose(state.particles, now[0], atol=1e-12)
+        np.testing.assert_allclose(state.atoms.positions, now[1], atol=1e-12)
+        np.testing.assert_allclose(jnp.exp(state.atoms.log_weights), now[2], atol=1e-12)
+        np.testing.assert_allclose(state.acceptance, np.mean(expected["accepted"]), atol=1e-12)
+    assert (rejected > 0) == (integrator == "mala")
+    assert total_variation(state.atoms) <= 2 + 1e-12
+    assert int(state.step) == 2
+
+
+def test_production_size_equals_numpy(x64):
+    """20001 particles and 1500 data: whole blocks, a remainder and one block; compared on sampled rows and all atoms."""
+    d, m, n, N = 15, 64, 1500, 20001
+    data, particles, positions = sphere_points(4, n, d), sphere_points(5, N, d), sphere_points(6, m, d)
+    signs = np.where(np.arange(m) < 20, -1.0, 1.0)
+    weights = np.linspace(0.1, 5, m)
+    method = Dual(Sphere(d), particles=N, antithetic=False, integrator="mala")
+    noise = np.random.default_rng(7).normal(size=(N, d))
+    uniforms = np.random.default_rng(8).uniform(size=N)
+    rates = DualRates(0.05, 0.3, 0.4, 0.0, 10.0)
+    step = jax.jit(lambda noise, state, data: method.advance(noise, state.particles, state, rates, data))
+    state = step(Noise(jnp.array(noise), jnp.array(uniforms)), state_of(particles, positions, weights, signs), Samples(jnp.array(data)))
+    rows = np.r_[0:50, 16380:16390, N - 50 : N]
+    moved, accepted = oracles.move(
+        particles[rows], noise[rows], 0.05, "mala",
+        lambda x: oracles.energy_gradient(x, positions, signs * weights),
+        lambda x: oracles.energy(x, positions, signs * weights), uniforms[rows],
+    )  # fmt: skip
+    assert 0 < accepted.sum() < accepted.size
+    np.testing.assert_allclose(state.particles[rows], moved, atol=1e-12)
+    x = np.asarray(state.particles)
+    F = np.maximum(x @ positions.T, 0).mean(0) - np.maximum(data @ positions.T, 0).mean(0)
+    slope = ((x @ positions.T > 0).T @ x) / N - ((data @ positions.T > 0).T @ data) / n
+    slope -= np.sum(slope * positions, 1, keepdims=True) * positions
+    expected = positions + 0.3 * signs[:, None] * slope
+    np.testing.assert_allclose(state.atoms.positions, expected / np.linalg.norm(expected, axis=1, keepdims=True), atol=1e-12)
+    np.testing.assert_allclose(state.atoms.log_weights, np.log(weights) + 0.4 * signs * F, atol=1e-12)
+
+
+def test_text_and_program_conventions_give_one_trajectory(x64):
+    """MATH: unit ball at inverse temperature beta with step s, against radius beta at temperature 1 (the text's Algorithm 1 in loops)."""
+    beta, s, ratio, d, m, n = 10.0, 0.2, 1.0, 5, 6, 12
+    rates = rates_from_paper(s, ratio, beta)
+    assert rates == rates_from_program(0.02, 0.2, 0.2, 10.0)
+    data, theta = sphere_points(1, n, d), sphere_points(2, m, d)
+    rng = np.random.default_rng(3)
+    w, signs, x = np.ones(m), rng.choice([-1.0, 1.0], m), np.concatenate([data, data])
+    method = dual.text(Sphere(d), neurons=m, weights="one")
+    state = state_of(x, theta, np.exp(method_weights(method, rates, data)), signs)
+    for _ in range(3):
+        noise = rng.normal(size=x.shape)
+        state = method.advance(Noise(jnp.array(noise), jnp.zeros(2 * n)), state.particles, state, rates, Samples(jnp.array(data)))
+        x = x - s * oracles.energy_gradient(x, theta, signs * w) + np.sqrt(2 * s / beta) * noise
+        x /= np.linalg.norm(x, axis=1, keepdims=True)
+        F, slope = oracles.witness(theta, x, data), oracles.witness_gradient(theta, x, data)
+        theta = theta + s * ratio * signs[:, None] * oracles.tangent(theta, slope)
+        theta /= np.linalg.norm(theta, axis=1, keepdims=True)
+        w = w * np.exp(s * ratio * signs * F)
+        w = w / max(w.mean(), 1)
+        np.testing.assert_allclose(state.particles, x, atol=1e-12)
+        np.testing.assert_allclose(state.atoms.positions, theta, atol=1e-12)
+        np.testing.assert_allclose(jnp.exp(state.atoms.log_weights), beta * w, rtol=1e-12)
+
+
+def method_weights(method, rates, data):
+    return method.init(jax.random.key(0), rates, Samples(jnp.array(data))).atoms.log_weights
+
+
+def test_fast_scale_of_the_paper():
+    assert rates_from_paper(0.02, 20, 1, scale="fast")[:2] == (0.001, 0.02)
+    assert rates_from_paper(0.02, 0.05, 1, scale="fast")[:2] == (0.02, 0.001)
+    assert rates_from_paper(0.02, 20, 1, scale="particle")[:2] == (0.02, 0.4)
+
+
+def test_initial_state_of_each_choice():
+    data = Samples(jnp.array(sphere_points(0, 30, 4), jnp.float32))
+    rates = DualRates(radius=jnp.float32(7))
+    init = lambda **changes: Dual(Sphere(4), **changes).init(jax.random.key(0), rates, data)  # noqa: E731
+    state = init()
+    np.testing.assert_array_equal(state.particles, jnp.concatenate([data.points, data.points]))
+    assert state.atoms.signs.sum() == 0 and (state.atoms.log_weights == 0).all()
+    np.testing.assert_allclose(jnp.linalg.norm(state.atoms.positions, axis=1), 1, rtol=1e-6)
+    assert (init(signs="all_negative").atoms.signs == -1).all()
+    assert 0 < (init(signs="random", neurons=256).atoms.signs == 1).mean() < 1
+    uniform = jnp.exp(init(weights="uniform", neurons=4096).atoms.log_weights)
+    assert abs(uniform.mean() - 0.5) < 5 * 12**-0.5 / 64 and uniform.max() < 1
+    np.testing.assert_allclose(jnp.exp(init(weight_unit="radius").atoms.log_weights), 7, rtol=1e-6)
+    drawn = init(particles=1000).particles
+    assert drawn.shape == (1000, 4)
+    counts = (drawn[:, None] == data.points[None]).all(-1).sum(0)
+    assert counts.sum() == 1000 and abs(counts - 1000 / 30).max() < 5 * (1000 / 30) ** 0.5
+
+
+def test_weighted_data_are_drawn_and_seen_with_their_weights(x64):
+    x = sphere_points(0, 4, 3)
+    p = np.array([0.5, 0.0, 0.3, 0.2])
+    with np.errstate(divide="ignore"):
+        data = Samples(jnp.array(x), jnp.array(np.log(p)))
+    method = Dual(Sphere(3), particles=4000, neurons=5)
+    method.check(DualRates(), data)
+    state = method.init(jax.random.key(0), DualRates(), data)
+    frequency = np.array([(np.asarray(state.particles) == row).all(1).mean() for row in x])
+    assert (np.abs(frequency - p) <= 5 * np.sqrt(p * (1 - p) / 4000)).all()
+    repeated = Samples(jnp.array(np.repeat(x, [5, 0, 3, 2], axis=0)))
+    moved = [method.update_atoms(state.atoms, state.particles, DualRates(), d)[0] for d in (data, repeated)]
+    np.testing.assert_allclose(moved[0].positions, moved[1].positions, atol=1e-12)
+
+
+def test_restart_until_switches_restarts_off(x64):
+    data = Samples(jnp.array(sphere_points(0, 10, 3)))
+    method = dual.program(Sphere(3), neurons=4, restart_every=2, restart_until=2)
+    states = [method.init(jax.random.key(0), DualRates(), data)]
+    still = Noise(jnp.zeros((20, 3)), jnp.zeros(20))
+    for i in range(4):
+        away = states[-1]._replace(particles=jnp.array(sphere_points(i + 1, 20, 3)))
+        states.append(method.advance(still, away.particles, away, DualRates(particle_step=1e-9), data))
+    back = [float(abs(s.particles[:10] - data.points).max()) < 1e-6 for s in states[1:]]
+    assert back == [False, True, False, False]
+
+
+def test_bernoulli_restart_rate_and_schedule(x64):
+    """p_R = 1 at first, then 0, by an optax schedule: particles are at the data plus one step, then wander off."""
+    schedule = optax.piecewise_constant_schedule(1.0, {3: 0.0})
+    method = Dual(Sphere(3), neurons=4, particles=600, integrator="projected")
+    data = Samples(jnp.array(sphere_points(0, 2, 3)))
+    rates = DualRates(particle_step=1e-4, transport_step=0.0, reaction_step=0.0)
+    state = method.init(jax.random.key(0), rates, data)
+    def distance(key, method, state, rates, data):
+        return jnp.mean(jnp.min(jnp.linalg.norm(state.particles[:, None] - data.points[None], axis=-1), axis=1))
+    _, records = simulate(
+        jax.random.key(1), method, state, rates, data, steps=20, every=2, metrics={"distance": distance},
+        schedule=lambda step, rates: rates._replace(restart_probability=schedule(step)),
+    )  # fmt: skip
+    one_step = (np.pi * 1e-4) ** 0.5  # mean length of a two-dimensional Gaussian step of variance 2h per component
+    assert abs(records["distance"][0] / one_step - 1) < 0.15
+    assert records["distance"][-1] > 3 * one_step
+    away = state._replace(particles=jnp.array(sphere_points(9, 600, 3)))
+    moved = jax.jit(method.step)(jax.random.key(3), away, DualRates(1e-30, 0.0, 0.0, 0.25, 10.0), data).particles
+    restarted = jnp.linalg.norm(moved - away.particles, axis=1) > 1e-9
+    assert abs(restarted.mean() - 0.25) < 5 * (0.25 * 0.75 / 600) ** 0.5
+
+
+def test_no_recompilation_when_rates_key_or_data_change():
+    method = Dual(Sphere(3), neurons=4)
+    data = [Samples(jnp.array(sphere_points(i, 10, 3), jnp.float32)) for i in range(2)]
+
+    @chex.assert_max_traces(1)
+    def traced(key, state, rates, data):
+        return simulate(key, method, state, rates, data, steps=4, every=2, metrics={})
+
+    run = jax.jit(traced)
+    state = method.init(jax.random.key(0), method.rates, data[0])
+    for seed, rates, x in [(0, DualRates(), data[0]), (1, DualRates(0.01, 0.1, 0.2, 0.5, 3.0), data[1])]:
+        run(jax.random.key(seed), state, jax.tree.map(jnp.float32, rates), x)
+    assert Dual(Sphere(3), neurons=4) == method and hash(Dual(Sphere(3), neurons=4)) == hash(method)
+
+
+def test_vmapped_lanes_equal_single_runs(x64):
+    """Seeds and rates vmapped through the whole of Algorithm 1, at a size with several noise blocks."""
+    method = Dual(Sphere(15), neurons=16, particles=1202)
+    data = Samples(jnp.array(sphere_points(0, 700, 15)))
+    steps, keys = jnp.array([0.01, 0.05, 0.2]), jax.random.split(jax.random.key(0), 3)
+
+    def run(key, step):
+        rates = DualRates(step, 10 * step, 5 * step, 0.1, 10.0)
+        return simulate(key, method, method.init(key, rates, data), rates, data, steps=4, every=2, metrics={})[0]
+
+    lanes = jax.jit(jax.vmap(run))(keys, steps)
+    for i in range(3):
+        alone = jax.jit(run)(keys[i], steps[i])
+        jax.tree.map(lambda a, b, i=i: np.testing.assert_allclose(a[i], b, atol=1e-9), lanes, alone)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_both_precisions(dtype):
+    with jax.enable_x64(dtype == "float64"):
+        data = Samples(jnp.array(sphere_points(0, 20, 3), dtype))
+        method = Dual(Sphere(3), neurons=4)
+        rates = jax.tree.map(lambda r: jnp.asarray(r, dtype), method.rates)
+        state = jax.jit(method.step)(jax.random.key(0), method.init(jax.random.key(1), rates, data), rates, data)
+        floats = [x.dtype for x in jax.tree.leaves(state) if jnp.issubdtype(x.dtype, jnp.floating)]
+        assert set(map(str, floats)) == {dtype}
+
+
+def test_dead_atoms_stay_dead_and_are_counted(x64):
+    data = Samples(jnp.array([[0.0, 0.0, 1.0]]))
+    method = Dual(Sphere(3), neurons=2, weight_update="additive", signs="all_negative")
+    state = state_of([[1.0, 0, 0], [1.0, 0, 0]], [[1.0, 0, 0], [0, 0, 1.0]], [0.1, 1.0], [-1.0, -1.0])
+    rates = DualRates(1e-12, 0.0, 1.0, 0.0, 10.0)
+    still = Noise(jnp.zeros((2, 3)), jnp.zeros(2))
+    for _ in range(2):
+        state = method.advance(still, state.particles, state, rates, data)
+    assert jnp.exp(state.atoms.log_weights).tolist() == pytest.approx([0, 3], abs=1e-6)
+    assert int(state.clipped) == 1
+
+
+BAD_RATES = [
+    ("particle_step", 0.0), ("particle_step", -1.0), ("particle_step", np.nan), ("particle_step", 0.33), ("transport_step", -0.1),
+    ("transport_step", np.inf), ("reaction_step", -1.0), ("restart_probability", 1.01), ("restart_probability", -0.1),
+    ("radius", 0.0), ("radius", -3.0),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "value"), BAD_RATES)
+def test_bad_rates(name, value):
+    data = Samples(jnp.array(sphere_points(0, 4, 15), jnp.float32))
+    with pytest.raises(ValueError, match=f"{name} is {value}"):
+        Dual(Sphere(15)).check(DualRates()._replace(**{name: value}), data)
+    Dual(Sphere(15)).check(DualRates(particle_step=0.32), data)
+
+
+@pytest.mark.parametrize(
+    ("builder", "arguments", "message"),
+    [
+        (rates_from_paper, (0.0, 1.0, 1.0), "step_size is 0.0"),
+        (rates_from_paper, (0.1, -1.0, 1.0), "ratio is -1.0"),
+        (rates_from_paper, (0.1, float("inf"), 1.0), "ratio is inf"),
+        (rates_from_paper, (0.1, 1.0, 0.0), "beta is 0.0"),
+        (rates_from_paper, (0.1, 1.0, 1.0, 2.0), "restart_probability is 2.0"),
+        (rates_from_paper, (0.1, 1.0, 1.0, 0.0, "fats"), "did you mean 'fast'"),
+        (rates_from_program, (0.0, 1.0, 1.0, 1.0), "hx is 0.0"),
+        (rates_from_program, (1.0, -1.0, 1.0, 1.0), "hz is -1.0"),
+        (rates_from_program, (1.0, 1.0, 1.0, 0.0), "budget is 0.0"),
+    ],
+)
+def test_bad_builders(builder, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        builder(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (dict(neurons=0), "neurons is 0"),
+        (dict(particles=0), "particles is 0"),
+        (dict(particles=3), "particles is 3; it must be even"),
+        (dict(integrator="maal"), "did you mean 'mala'"),
+        (dict(witness_particles="move"), "did you mean 'moved'"),
+        (dict(signs="negative"), "Allowed: 'half', 'random', 'all_negative'"),
+        (dict(weight_update="add"), "weight_update is 'add'"),
+        (dict(restart_every=0), "restart_every is 0"),
+    ],
+)
+def test_bad_settings(changes, message):
+    with pytest.raises(ValueError, match=message):
+        Dual(Sphere(3), **changes)
+
+
+def bad_data():
+    x = sphere_points(0, 5, 3).astype("float32")
+    nan = x.copy()
+    nan[2, 1] = np.nan
+    return [
+        (x[:0], "empty"), (nan, "row 2"), (x * np.float32(2), "normalise"), (x[:, :2], "2 components; it must have 3"),
+        (x[0], "shape"), (np.ones((3, 3), int), "int64"), (x.astype(complex), "complex128"), (x.astype(float), "JAX_ENABLE_X64"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("points", "message"), bad_data())
+def test_bad_data(points, message):
+    with pytest.raises(ValueError, match=message):
+        Dual(Sphere(3)).check(DualRates(), Samples(points))
+
+
+def test_weighted_data_refuse_copies():
+    data = Samples(jnp.array(sphere_points(0, 5, 3), jnp.float32), jnp.zeros(5))
+    with pytest.raises(ValueError, match=r"data\.log_weights is given"):
+        Dual(Sphere(3)).check(DualRates(), data)
+
+
+def test_other_spaces_train():
+    """Ten steps on R^2 and with a bias on S^2 stay finite and move everything."""
+    for space, feature in [(Euclidean(2), ReLU(bias=True)), (Sphere(3), ReLU(bias=True))]:
+        points = space.sample_base(jax.random.key(0), 50, jnp.float32)
+        method = Dual(space, feature, neurons=6)
+        data = Samples(points)
+        method.check(method.rates, data)
+        state = method.init(jax.random.key(1), method.rates, data)
+        after, records = run_intervals(jax.random.key(2), method, state, method.rates, data, jnp.ones(5, bool), 2, {}, None)
+        assert (records["diverged"] == 0).all()
+        assert (after.particles != state.particles).any(1).mean() > 0.5
+        assert (after.atoms.positions != state.atoms.positions).any(1).sum() >= 3  # a neuron that sees no point stays
+
+
+def test_settings_are_static_and_hold_no_arrays():
+    for field in dataclasses.fields(Dual):
+        hash(getattr(Dual(Sphere(3)), field.name))
