@@ -9,7 +9,7 @@ import os
 import textwrap
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -17,12 +17,13 @@ import matplotlib
 import numpy as np
 import xarray
 from jaxtyping import Array, Float
-from matplotlib.animation import FFMpegWriter, PillowWriter
+from matplotlib.animation import FFMpegWriter
 from matplotlib.colors import LinearSegmentedColormap, Normalize, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.patches import Ellipse
+from matplotlib.ticker import LogLocator
 
 from dualebm import checks
 from dualebm.energy import Shallow
@@ -31,7 +32,7 @@ from dualebm.measures import Atoms, coefficients
 WIDTHS = {"single": 3.4, "double": 7.0}
 """The widths of a figure in one and in two columns of a journal, in inches."""
 
-STYLE = {
+STYLE: dict[Any, Any] = {
     "figure.dpi": 200,
     "font.size": 8,
     "axes.titlesize": 8,
@@ -41,6 +42,7 @@ STYLE = {
     "legend.fontsize": 7,
     "legend.frameon": False,
     "axes.linewidth": 0.6,
+    "hatch.linewidth": 0.3,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "lines.linewidth": 1.2,
@@ -64,11 +66,11 @@ NEURONS = (  # sign, label, marker, colour
     (-1, "negative neurons", "o", "#D55E00"),
     (1, "positive neurons", "^", "#F0E442"),
 )
-NEURON_EDGES = dict(edgecolors="black", linewidths=0.4)
+NEURON_EDGES: dict[str, Any] = dict(edgecolors="black", linewidths=0.4)
 LARGEST_MARKER = 70.0  # points^2, of the neuron of largest weight
 PARTICLES_DRAWN = 1500
 
-Points3 = Float[Array | np.ndarray, "N 3"]
+Points = Float[Array | np.ndarray, "N d"]
 EnergyFunction = Callable[..., Array]
 
 
@@ -121,7 +123,8 @@ def curves(
             _draw_curves(panel, variable, settings, published)
             if width == "double" or variable == variables[-1]:
                 panel.set_xlabel("iteration")
-        handles = sorted(figure.axes[0].get_lines(), key=lambda line: line.get_gid())  # a reference beside its setting
+        # a reference below its setting: legends fill by columns
+        handles = sorted(figure.axes[0].get_lines(), key=lambda line: str(line.get_gid()))
         per_row = 2 if width == "single" else 4
         columns = len(handles) if len(handles) <= per_row else min(-(-len(handles) // 2), per_row)
         figure.legend(handles=handles, loc="outside upper center", ncols=columns)
@@ -138,8 +141,8 @@ def _draw_curves(panel, variable, settings, published):
         colours[setting] = COLOURS[i % len(COLOURS)]
         step, mean, low, high, runs, lost = _over_runs(dataset, variable, setting)
         count = f"{runs} run{'s'[: runs != 1]}" + (f", {lost} diverged" if lost else "")
-        form = dict(color=colours[setting], marker=MARKERS[i % len(MARKERS)], markevery=(0.05 + 0.03 * i, 0.18))
-        panel.plot(step, mean, label=f"{setting} ({count})", zorder=3, gid=f"{i:03}", **form)
+        form: dict[str, Any] = dict(marker=MARKERS[i % len(MARKERS)], markevery=(0.05 + 0.03 * i, 0.18), gid=f"{i:03}")
+        panel.plot(step, mean, color=colours[setting], label=f"{setting} ({count})", zorder=3, **form)
         if runs > 1:
             panel.fill_between(step, low, high, color=colours[setting], alpha=0.25, linewidth=0)
         drawn += [mean, low, high]
@@ -150,11 +153,10 @@ def _draw_curves(panel, variable, settings, published):
         darker = tuple(0.55 * np.array(to_rgb(colours[setting]))) if setting in colours else None
         colour = darker or OTHER_COLOURS[i % len(OTHER_COLOURS)]
         text = f"{setting}, authors" if setting in settings else setting
-        form = dict(color=colour, linestyle=DASHES[i % len(DASHES)], gid=order.get(setting, f"{i:03} rest"))
-        panel.plot(step, mean, label=text, zorder=3.5, **form)
+        form = dict(linestyle=DASHES[i % len(DASHES)], gid=order.get(setting, "rest"))  # by gid the legend is ordered
+        panel.plot(step, mean, color=colour, label=text, zorder=3.5, **form)
         if not np.array_equal(low, high, equal_nan=True):
-            band = panel.fill_between(step, low, high, facecolor=colour, alpha=0.2, linewidth=0)
-            band.set(hatch="/////", hatch_linewidth=0.3)
+            panel.fill_between(step, low, high, facecolor=colour, alpha=0.2, linewidth=0, hatch="/////")
         drawn += [mean, low, high]
     label = label if unit in ("", "1") else f"{label} ({unit})"
     panel.set(xscale="log", yscale=scale, ylabel=textwrap.fill(label, 24))
@@ -164,6 +166,8 @@ def _draw_curves(panel, variable, settings, published):
         panel.set_ylim(values.min() / 1.3, values.max() * 1.3)
     elif scale == "linear":
         panel.set_ylim(0, 1.05 * values.max() or 1)
+    panel.xaxis.set_major_locator(LogLocator(numticks=12))  # every decade
+    panel.xaxis.set_minor_locator(LogLocator(subs=range(2, 10), numticks=12))
     panel.grid(which="major", color="0.9", linewidth=0.5)
     panel.set_axisbelow(True)
 
@@ -192,7 +196,7 @@ class Frame(NamedTuple):
 
     step: int
     energy: EnergyFunction
-    particles: Points3 | None = None
+    particles: Points | None = None
     atoms: Atoms | None = None
     kl: float | None = None
 
@@ -234,7 +238,7 @@ def map_points(rows: int, view: np.ndarray | None = None) -> tuple[np.ndarray, n
     return points @ _rotation(view), inside
 
 
-def map_position(x: Points3, view: np.ndarray | None = None) -> np.ndarray:
+def map_position(x: Points, view: np.ndarray | None = None) -> np.ndarray:
     """Where points of S^2 lie on the map of `map_points`, (N, 2): the ellipse |horizontal| <= 2, |vertical| <= 1.
 
     >>> map_position(np.eye(3)).round(3).tolist()
@@ -256,7 +260,7 @@ def _rotation(view):
     return view
 
 
-def view_of(directions: Points3) -> np.ndarray:
+def view_of(directions: Points) -> np.ndarray:
     """The view with the mean of `directions` in the centre of the map and their spread along its equator.
 
     >>> map_position(np.eye(3)[:2], view_of(np.eye(3)[:2])).round(6)[:, 1].tolist()
@@ -302,7 +306,7 @@ def density_map(energy: EnergyFunction, rows: int = 200, view: np.ndarray | None
 def sphere_density(
     energy: EnergyFunction,
     atoms: Atoms | None = None,
-    particles: Points3 | None = None,
+    particles: Points | None = None,
     *,
     teacher: EnergyFunction | None = None,
     view: np.ndarray | None = None,
@@ -360,7 +364,7 @@ class _Map:
     def __init__(self, panel, title, norm, largest_weight):
         self.largest_weight = largest_weight
         edge = Ellipse((0, 0), 4, 2, facecolor="none", edgecolor="0.3", linewidth=0.8, zorder=3, clip_on=False)
-        form = dict(origin="lower", extent=(-2, 2, -1, 1), interpolation="bilinear")
+        form: dict[str, Any] = dict(origin="lower", extent=(-2, 2, -1, 1), interpolation="bilinear")
         self.image = panel.imshow(np.zeros((2, 4)), norm=norm, cmap=DENSITY_COLOURS, **form)
         panel.add_patch(edge)
         self.image.set_clip_path(edge)
@@ -376,7 +380,7 @@ class _Map:
     @staticmethod
     def _draw_graticule(panel):
         """Parallels every 30 degrees and meridians every 60."""
-        form = dict(color="0.55", linewidth=0.3, zorder=1.5)
+        form: dict[str, Any] = dict(color="0.55", linewidth=0.3, zorder=1.5)
         latitude = np.linspace(-np.pi / 2, np.pi / 2, 91)
         for longitude in np.radians([-120, -60, 0, 60, 120]):
             circle = np.cos(latitude) * np.cos(longitude), np.cos(latitude) * np.sin(longitude), np.sin(latitude)
@@ -421,7 +425,7 @@ def _maps(densities, neurons, width, largest_density, with_particles, caption=No
         bar = figure.colorbar(image, ax=figure.axes, location="right", shrink=0.9, aspect=15 * rows, pad=0.02)
         bar.set_label("density (uniform = 1)")
         bar.outline.set_linewidth(0.5)
-        form = dict(linestyle="", markersize=5, markeredgecolor="black", markeredgewidth=0.4)
+        form: dict[str, Any] = dict(linestyle="", markersize=5, markeredgecolor="black", markeredgewidth=0.4)
         handles = [
             Line2D([], [], marker=marker, markerfacecolor=colour, label=f"{label}, area: weight", **form)
             for sign, label, marker, colour in NEURONS
@@ -440,17 +444,17 @@ def film(
     *,
     teacher: EnergyFunction | None = None,
     view: np.ndarray | None = None,
-    fps: float = 12.0,
+    fps: int = 12,
     rows: int = 120,
 ) -> Path:
     """A film of a run on S^2: the model's density, neurons and particles, the iteration and KL, beside the teacher.
 
     Args:
-        path: the file, .mp4 (H.264, by the ffmpeg of imageio-ffmpeg) or .gif; it appears whole or not at all.
+        path: the file, .mp4 (H.264) or .gif, by the ffmpeg of imageio-ffmpeg; it appears whole or not at all.
         frames: one or more, see `Frame` and `snapshot`; colour and marker scales are those of all frames together.
         teacher, view: as in `sphere_density`. fps: frames per second. rows: pixels of the maps from south to north.
 
-    Returns the path. Raises ValueError for another suffix, a folder that does not exist, no frames, fps <= 0.
+    Returns the path. Raises ValueError for another suffix, a folder that does not exist, no frames, fps < 1.
 
     >>> import tempfile
     >>> frames = [Frame(step, lambda x, step=step: step * x[:, 0]) for step in (0, 10)]
@@ -458,9 +462,11 @@ def film(
     ...     film(Path(folder) / "run.gif", frames).name
     'run.gif'
     """
+    import imageio_ffmpeg
+
     path, frames = Path(path), list(frames)
     checks.choice("the suffix of path", path.suffix, (".mp4", ".gif"))
-    checks.number("fps", fps, positive=True)
+    checks.count("fps", fps)
     if not path.parent.is_dir():
         raise ValueError(f"path is {str(path)!r}; its folder must exist")
     if not frames:
@@ -479,17 +485,16 @@ def film(
     figure, maps = _maps(named, neurons_of, "double", largest, with_particles, _caption(frames[0]))
     if teacher is not None:
         maps["teacher"].show(first["teacher"], taught["teacher"], None, view)
-    with matplotlib.rc_context({**STYLE, "animation.ffmpeg_path": _ffmpeg(path.suffix)}):
-        writer, dpi = (FFMpegWriter(fps=fps), 160) if path.suffix == ".mp4" else (PillowWriter(fps=fps), 100)
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")  # the layout of the first frame serves all
+    with matplotlib.rc_context({**STYLE, "animation.ffmpeg_path": imageio_ffmpeg.get_ffmpeg_exe()}):
+        writer, dpi = FFMpegWriter(fps=fps), 160 if path.suffix == ".mp4" else 100
         partial = path.with_name(f".{path.stem}.partial{path.suffix}")
         try:
             with writer.saving(figure, str(partial), dpi=dpi):
                 for frame, density, atoms in zip(frames, densities, neurons, strict=True):
                     maps["student"].show(density, atoms, frame.particles, view)
                     figure.suptitle(_caption(frame), fontsize=9)
-                    if figure.get_layout_engine() is not None:
-                        figure.canvas.draw()
-                        figure.set_layout_engine("none")  # the layout of the first frame serves all
                     writer.grab_frame()
             partial.replace(path)
         finally:
@@ -499,12 +504,3 @@ def film(
 
 def _caption(frame):
     return f"iteration {frame.step}" + ("" if frame.kl is None else f", KL = {frame.kl:.2g} nats")
-
-
-def _ffmpeg(suffix):
-    """The ffmpeg that imageio-ffmpeg brings along; not looked for where no video is written."""
-    if suffix != ".mp4":
-        return "ffmpeg"
-    import imageio_ffmpeg
-
-    return imageio_ffmpeg.get_ffmpeg_exe()

@@ -1,4 +1,4 @@
-"""The host loop: one run as segments of one compiled program, with progress, checkpoints, resume, early stop, signals."""
+"""The host loop: a run as segments of one compiled program, with progress, checkpoints, resume, early stop, signals."""
 
 import contextlib
 import math
@@ -80,17 +80,17 @@ def run(
         schedule: static `(step, rates) -> rates`, applied before each step; step is the number of iterations done.
         state: to start from; None for `initial_state(key, method, rates, data)`.
         folder: for results, checkpoint and manifest (see `dualebm.store`); None writes nothing.
-        segment: records of a segment, at least 2: the unit of checkpoints, progress and early stop; None for a twentieth
-            of the run and at most 100.
+        segment: records of a segment, at least 2: the unit of checkpoints, progress and early stop; None for a
+            twentieth of the run, at most 100.
         progress: a bar on standard error, with the rate, the time that remains and the last value of the first metric.
         stop: `stop(records so far) -> bool`, asked after each segment; True ends the run. Not one of the settings of a
             run: without it, or when it says False, the run that it ended continues.
 
     Returns (state, results): results hold each metric along `step`, iterations done, of which the first is the initial
     state's; `diverged` is 0.
-    Raises ValueError for arguments that are not allowed and for a folder that holds something else, naming what differs;
-    OSError for one that cannot be written; `Diverged`, naming the step and the likely cause; KeyboardInterrupt on SIGINT
-    or SIGTERM, when the segment at hand is done and saved (a second signal interrupts at once).
+    Raises ValueError for arguments that are not allowed and for a folder that holds something else, naming what
+    differs; OSError for one that cannot be written; `Diverged`, naming the step and the likely cause; KeyboardInterrupt
+    on SIGINT or SIGTERM, when the segment at hand is done and saved (a second signal interrupts at once).
 
     >>> from dualebm.methods.dual import Dual; from dualebm.spaces import Sphere
     >>> method = Dual(Sphere(3), neurons=8)
@@ -156,7 +156,7 @@ def run(
 
 
 class _Plan(NamedTuple):
-    """What a run is: `settings`, compared when it continues; `attributes`, all that is told of it; `step`, of each record."""
+    """`settings`, compared when a run continues; `attributes`, all that is told of it; `step`, of each record."""
 
     settings: dict
     attributes: dict
@@ -175,9 +175,11 @@ def _plan(key, method, rates, data, steps, every, metrics, schedule, state, segm
     if segment is None:
         segment = min(max(2, math.ceil(total / SEGMENTS)), LONGEST)
     checks.count("segment", segment, 2)
-    for name, metric in metrics.items():
-        if not (isinstance(name, str) and name.isidentifier() and name not in RESERVED and callable(metric)):
-            raise ValueError(f"metrics has {name!r}: {metric!r}; it must map names, not {RESERVED}, to functions")
+    for name in metrics:
+        if not name.isidentifier() or name in RESERVED:
+            raise ValueError(
+                f"metrics has the name {name!r}; it must be an identifier other than {', '.join(RESERVED)}"
+            )
     if type(rates) is not type(method.rates):
         raise ValueError(f"rates is {rates!r}; it must be a {type(method.rates).__name__}, such as {method.rates}")
     method.check(rates, data)

@@ -13,6 +13,7 @@ written again. No file holds code, and none is unpickled.
 
 import contextlib
 import dataclasses
+import fcntl
 import functools
 import hashlib
 import importlib.metadata
@@ -66,7 +67,7 @@ def describe(value: Any, depth: int = 8) -> Any:
         array = np.asarray(_plain(value))
         if array.ndim == 0:
             return float(str(array)) if array.dtype.kind == "f" else array.item()
-        digest = hashlib.sha256(np.ascontiguousarray(array)).hexdigest()
+        digest = hashlib.sha256(array.tobytes()).hexdigest()
         return {"dtype": str(array.dtype), "shape": list(array.shape), "sha256": digest}
     if depth == 0:
         return type(value).__name__
@@ -188,13 +189,10 @@ def hold(folder: PathLike) -> Iterator[None]:
             raise PermissionError(13, "Permission denied")
         descriptor = os.open(folder, os.O_RDONLY)
     try:
-        with contextlib.suppress(ImportError):  # there is no fcntl on Windows
-            import fcntl
-
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise BlockingIOError(error.errno, f"folder {folder} is in use: another run writes to it") from error
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise BlockingIOError(error.errno, f"folder {folder} is in use: another run writes to it") from error
         yield
     finally:
         os.close(descriptor)
@@ -339,7 +337,7 @@ def write_results(folder: PathLike, records: dict[str, np.ndarray], *, lane: int
     with _writing(path):
         root = zarr.open_group(str(path), mode="r+")
         for name, values in records.items():
-            array = root[name]
+            array: Any = root[name]
             blocks = []
             for axis, start in enumerate((lane, record)):
                 size, stop = array.chunks[axis], start + values.shape[axis]
@@ -367,8 +365,8 @@ def open_results(folder: PathLike) -> xarray.Dataset:
     return found.set_coords([name for name, v in found.data_vars.items() if v.dims == ("lane",)])
 
 
-def to_netcdf(folder: PathLike, path: PathLike) -> None:
-    """Exports the results to one netCDF 4 file; attributes that netCDF cannot hold become JSON text.
+def to_netcdf(results: xarray.Dataset | PathLike, path: PathLike) -> None:
+    """Exports results, or those of a folder, to one netCDF 4 file; attributes that netCDF cannot hold become JSON text.
 
     >>> import tempfile
     >>> folder = Path(tempfile.mkdtemp())
@@ -378,7 +376,7 @@ def to_netcdf(folder: PathLike, path: PathLike) -> None:
     >>> xarray.load_dataset(folder / "results.nc").attrs["key"]
     '[0, 1]'
     """
-    found = open_results(folder).load()
+    found = (results.copy() if isinstance(results, xarray.Dataset) else open_results(results)).load()
     found.attrs = {name: value if isinstance(value, str) else json.dumps(value) for name, value in found.attrs.items()}
     _commit(Path(path), lambda temporary: found.to_netcdf(temporary, engine="h5netcdf"))
 
@@ -408,7 +406,7 @@ def _save(path: PathLike, kind: str, tree: Any, header: dict) -> None:
     leaves = _leaves(tree)
     keys = {name: str(jax.random.key_impl(leaf)) for name, leaf in leaves.items() if is_key(leaf)}
     text = json.dumps({"kind": kind, "format": FORMAT, "keys": keys, **header}, default=lambda value: value.item())
-    arrays = {name: np.asarray(_plain(leaf)) for name, leaf in leaves.items()}
+    arrays: dict[str, Any] = {name: np.asarray(_plain(leaf)) for name, leaf in leaves.items()}
 
     def write(temporary):
         with temporary.open("wb") as file:
@@ -439,8 +437,8 @@ def _fill(path: PathLike, like: Any, header: dict, arrays: dict[str, np.ndarray]
         return "missing" if leaf is None else f"{getattr(leaf, 'dtype', type(leaf).__name__)} of shape {np.shape(leaf)}"
 
     wanted, found = _leaves(like), dict(arrays)
-    for name, impl in header["keys"].items():
-        found[name] = jax.random.wrap_key_data(jnp.asarray(arrays[name]), impl=impl)
+    for name in header["keys"].keys() & arrays.keys():
+        found[name] = jax.random.wrap_key_data(jnp.asarray(arrays[name]), impl=header["keys"][name])
     for name in {**wanted, **found}:
         a, b = found.get(name), wanted.get(name)
         if a is None or b is None or a.shape != np.shape(b) or a.dtype != getattr(b, "dtype", a.dtype):
@@ -542,9 +540,8 @@ def load_energy(path: PathLike, feature: Feature | None = None, *, like: Energy 
         raise ValueError(
             f"feature is None; it must be the {spelt['name']} that {path} was saved with: code is not stored"
         )
-    else:
-        feature = _build(spelt)
+    built = _build(spelt) if feature is None else feature
     missing = {"leaf.positions", "leaf.coefficients"} - set(arrays)
     if missing:
         raise ValueError(f"{path} is corrupt: it lacks {', '.join(sorted(missing))}")
-    return Shallow(feature, jnp.asarray(arrays["leaf.positions"]), jnp.asarray(arrays["leaf.coefficients"]))
+    return Shallow(built, jnp.asarray(arrays["leaf.positions"]), jnp.asarray(arrays["leaf.coefficients"]))

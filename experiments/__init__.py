@@ -1,0 +1,1 @@
+"""One script per figure or claim; `python -m experiments.NAME --help`."""

@@ -1,0 +1,309 @@
+"""The planted-teacher experiment of arXiv 2107.05134 (Section 5, Figure 1): an energy learnt by the coupled flow.
+
+    python -m experiments.two_teachers --preset quick
+    python -m experiments.two_teachers --preset paper --teacher s14_bimodal
+    python -m experiments.two_teachers --preset paper --method program --restart-every 40
+
+Trains one run a seed, prints a table, and writes under `--out` one folder a seed (Zarr results, checkpoint, manifest), `results.nc`,
+`summary.json` and `curves.png`, with the authors' curve drawn beside. The same command continues a run that was interrupted.
+"""
+
+import dataclasses
+import json
+import sys
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+import xarray
+
+from dualebm import checks, metrics, plot, store, targets
+from dualebm.methods import dual
+from dualebm.run import initial_state, run
+from dualebm.simulate import simulate
+from dualebm.spaces import Sphere
+from experiments import reference
+
+PRESETS = ("quick", "paper")
+FIRST_COMPARED = 50
+"""Iteration from which the authors' curves are compared with."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Settings of the experiment; None takes the value of the preset and the method."""
+
+    preset: str = "quick"
+    """quick (n = 1e4, minutes) or paper (the paper's n = 1e5; n = 1e4 for the authors' program; n = 1e3 on S^2)."""
+    teacher: str = "s14_monomodal"
+    """s14_monomodal, s14_bimodal, s2_monomodal or s2_bimodal."""
+    method: str = "default"
+    """default (ours), program (the authors' program) or text (the paper's Algorithm 1)."""
+    n: int | None = None
+    """Data points; there are 2n particles."""
+    neurons: int = 64
+    """Neurons m."""
+    signs: str | None = None
+    """Signs of the neurons: half, random or all_negative (which knows the teachers)."""
+    integrator: str | None = None
+    """Of the particles: mala, geodesic or projected."""
+    particle_step: float | None = None
+    """h_x, at temperature 1."""
+    neuron_step: float | None = None
+    """h_theta = h_w; for the program before its factor 1 + 0.1 / (k h_x)."""
+    restart_every: int | None = None
+    """All particles to the data every k iterations (the program's p_R = 1/k)."""
+    restart_probability: float = 0.0
+    """Each particle to a random data point with this probability (the text's p_R)."""
+    budget: bool = True
+    """Keep the total variation within 10."""
+    steps: int | None = None
+    """Iterations."""
+    every: int = 10
+    """Iterations between records."""
+    seeds: int | None = None
+    """Runs, each with its own data, test points, neurons and noise."""
+    test_points: int = 100_000
+    """Fresh draws of the teacher for KL and score."""
+    precision: int = 32
+    """32 or 64 bits."""
+    film: bool = False
+    """On S^2, write film.mp4 of one more run of the first seed, recorded in 60 frames."""
+    out: Path = Path("results/two_teachers")
+    """Where a folder named after the settings is written."""
+
+
+class Problem(NamedTuple):
+    """What the settings say: the target, the method, its rates, and the counts."""
+
+    target: targets.Target
+    method: dual.Dual
+    rates: dual.DualRates
+    n: int
+    steps: int
+    seeds: int
+
+
+def problem(settings: Settings) -> Problem:
+    """The problem of the settings; raises ValueError with the nearest valid name.
+
+    >>> problem(Settings(method="program")).rates.particle_step
+    0.02
+    """
+    checks.choice("preset", settings.preset, PRESETS)
+    checks.choice("teacher", settings.teacher, targets.TEACHERS)
+    checks.choice("method", settings.method, dual.PRESETS)
+    checks.choice("precision", settings.precision, (32, 64))
+    for name in ("n", "steps", "seeds", "test_points"):
+        if getattr(settings, name) is not None:
+            checks.count(name, getattr(settings, name))
+    target = targets.teacher(settings.teacher, jnp.float32 if settings.precision == 32 else jnp.float64)
+    on_s2, paper, ours = target.space == Sphere(3), settings.preset == "paper", settings.method == "default"
+    n = settings.n or (1_000 if on_s2 else 100_000 if paper and ours else 10_000)
+    steps = settings.steps or (600 if ours else 4_000)
+    seeds = settings.seeds or (8 if paper and not ours else 4)
+    changes = dict(neurons=settings.neurons, restart_every=settings.restart_every, budget=settings.budget)
+    changes |= {k: getattr(settings, k) for k in ("signs", "integrator") if getattr(settings, k) is not None}
+    if settings.method == "text":
+        changes["particles"] = 2 * n
+    method = dual.PRESETS[settings.method](target.space, **changes)
+    if settings.method == "program":
+        rates = dual.program_rates(
+            settings.restart_every, settings.neuron_step or (0.04 if on_s2 else 0.2), settings.particle_step or 0.02
+        )
+    else:
+        rates = method.rates if ours else dual.rates_from_paper(0.2, 1.0, 10.0)
+        if settings.particle_step is not None:
+            rates = rates._replace(particle_step=settings.particle_step)
+        if settings.neuron_step is not None:
+            rates = rates._replace(transport_step=settings.neuron_step, reaction_step=settings.neuron_step)
+    return Problem(target, method, rates._replace(restart_probability=settings.restart_probability), n, steps, seeds)
+
+
+def name_of(settings: Settings, n: int) -> str:
+    """The folder's name: teacher, method, n, and what differs from the defaults."""
+    plain = {f.name: f.default for f in dataclasses.fields(Settings)}
+    skip = ("preset", "teacher", "method", "n", "out", "film", "seeds")
+    changed = [f"{k}={v}" for k, v in dataclasses.asdict(settings).items() if k not in skip and v != plain[k]]
+    return "_".join([settings.teacher, settings.method, f"n={n}", *changed])
+
+
+def authors_curve(settings: Settings) -> dict | None:
+    """The archived curve to draw beside, or None where there is none."""
+    restarts = {None: "0", 1: "1", 40: "1/40", 60: "1/60"}.get(settings.restart_every)
+    if settings.teacher == "s14_monomodal":
+        return reference.author_runs(f"d15_mono_n1e4_p_R={restarts if restarts in ('0', '1', '1/40') else '0'}")
+    if settings.teacher == "s2_bimodal":
+        return reference.author_runs(f"d3_bimodal_n1000_p_R={restarts if restarts in ('0', '1', '1/60') else '0'}")
+    return reference.author_primal() if settings.teacher == "s14_bimodal" else None
+
+
+def train(settings: Settings, task: Problem, folder: Path) -> tuple[xarray.Dataset, list]:
+    """One run a seed, each resumed where its folder holds one; results along `lane`, and the last states."""
+    runs, states = [], []
+    for seed in range(task.seeds):
+        run_key, data_key, test_key = jax.random.split(jax.random.key(seed), 3)
+        data, _ = targets.sample(data_key, task.target, task.n)
+        test, _ = targets.sample(test_key, task.target, settings.test_points)
+        monitors = metrics.standard(task.target.space, task.target.energy, test)
+        state, results = run(
+            run_key, task.method, task.rates, data, steps=task.steps, every=settings.every, metrics=monitors,
+            folder=folder / f"seed_{seed}", progress=sys.stderr.isatty(),
+        )  # fmt: skip
+        runs.append(results)
+        states.append(state)
+    return xarray.concat(runs, "lane", combine_attrs="drop_conflicts"), states
+
+
+def widened(low, high):
+    """A band widened on each side by its own width."""
+    return low - (high - low), high + (high - low)
+
+
+def compare(results: xarray.Dataset, authors: dict) -> dict:
+    """Quantity -> how many of the authors' iterations from 50 on agree, of how many, and the iterations that do not.
+
+    Where the authors have several seeds our mean must lie in their widened band; where they have one, their curve in ours.
+    """
+    agreement = {}
+    steps = [i for i in authors["iterations"] if i >= FIRST_COMPARED and i in results.step.values]
+    if not steps:
+        return agreement
+    at = np.searchsorted(authors["iterations"], steps)
+    for quantity, variable in {"KL": "kl", "SM": "score", "TV": "total_variation"}.items():
+        ours = results[variable].sel(step=steps).transpose("lane", "step").values
+        theirs = {kind: authors[quantity][kind][at] for kind in ("mean", "min", "max")}
+        if (theirs["min"] < theirs["max"]).any():
+            low, high = widened(theirs["min"], theirs["max"])
+            inside = (low <= ours.mean(0)) & (ours.mean(0) <= high)
+        else:
+            low, high = widened(ours.min(0), ours.max(0))
+            inside = (low <= theirs["mean"]) & (theirs["mean"] <= high)
+        outside = [int(s) for s, good in zip(steps, inside, strict=True) if not good]
+        agreement[quantity] = {"agree": int(inside.sum()), "of": len(steps), "outside": outside}
+    return agreement
+
+
+def summarise(results: xarray.Dataset, task: Problem, authors: dict | None, seconds: float) -> dict:
+    """The figures that go to `summary.json`."""
+    mean = results.kl.mean("lane").values[1:]
+    steps = results.step.values[1:]
+    marks = sorted({*(s for s in (20, 50, 100, 200, 300, 400, 600, 1000, 2000, 4000) if s in steps), int(steps[-1])})
+    rows = {
+        int(s): {
+            "kl": float(mean[steps == s][0]),
+            "kl_min": float(results.kl.sel(step=s).min()),
+            "kl_max": float(results.kl.sel(step=s).max()),
+            "largest_later_kl": float(mean[steps >= s].max()),
+            "score": float(results.score.sel(step=s).mean()),
+            "total_variation": float(results.total_variation.sel(step=s).mean()),
+            "acceptance": float(results.acceptance.sel(step=s).mean()),
+        }
+        for s in marks
+    }
+    summary = {
+        "kl_to_uniform": task.target.kl_to_uniform,
+        "n": task.n,
+        "seeds": task.seeds,
+        "rates": task.rates._asdict(),
+        "method": repr(task.method),
+        "seconds": round(seconds, 1),
+        "at": rows,
+    }
+    if authors is not None:
+        theirs = float(authors["KL"]["mean"][-1])
+        above = steps[mean > theirs]
+        below_from = steps[0] if not above.size else steps[steps > above[-1]][0] if above[-1] < steps[-1] else None
+        summary["authors"] = {
+            "runs": authors["meta"],
+            "last_iteration": int(authors["iterations"][-1]),
+            "last_kl": theirs,
+            "our_kl_stays_below_it_from": None if below_from is None else int(below_from),
+            "agreement": compare(results, authors) if task.method.integrator == "projected" else {},
+        }
+    return summary
+
+
+def show(summary: dict) -> None:
+    """The table on standard output."""
+    print(f"{summary['method']}\nrates {summary['rates']}, n = {summary['n']}, {summary['seeds']} seeds, {summary['seconds']} s")
+    print(f"{'iteration':>9} {'KL (nat)':>10} {'min':>9} {'max':>9} {'later max':>10} {'score':>8} {'TV':>6} {'accepted':>8}")
+    print(f"{0:9d} {summary['kl_to_uniform']:10.5f}   (the uniform measure, exact)")
+    for step, row in summary["at"].items():
+        print(
+            f"{step:9d} {row['kl']:10.5f} {row['kl_min']:9.5f} {row['kl_max']:9.5f} {row['largest_later_kl']:10.5f} "
+            f"{row['score']:8.4f} {row['total_variation']:6.3f} {row['acceptance']:8.3f}"
+        )
+    if "authors" in summary:
+        theirs = summary["authors"]
+        print(f"authors: KL {theirs['last_kl']:.5f} at iteration {theirs['last_iteration']} ({theirs['runs']})")
+        print(f"ours is below that from iteration {theirs['our_kl_stays_below_it_from']} on")
+        for quantity, found in theirs["agreement"].items():
+            print(f"  {quantity}: {found['agree']} of {found['of']} iterations from {FIRST_COMPARED} on within the widened band"
+                  f"{', outside at ' + str(found['outside']) if found['outside'] else ''}")  # fmt: skip
+
+
+def film(task: Problem, settings: Settings, path: Path) -> None:
+    """A film of the first seed on S^2 in 60 frames, the teacher's view."""
+    run_key, data_key, _ = jax.random.split(jax.random.key(0), 3)
+    data, _ = targets.sample(data_key, task.target, task.n)
+    exact = metrics.exact_samples(task.target.energy, task.target.quadrature(data.points.dtype))
+    divergence = metrics.KLDivergence(task.target.energy, exact)
+    rates = jax.tree.map(lambda r: jnp.asarray(r, data.points.dtype), task.rates)
+    state = initial_state(run_key, task.method, rates, data)
+    every = max(task.steps // 60, 2)
+    advance = jax.jit(lambda state: simulate(run_key, task.method, state, rates, data, steps=every, every=every, metrics={})[0])
+
+    def frames():
+        current = state
+        for _ in range(60):
+            kl = float(divergence(run_key, task.method, current, rates, data))
+            yield plot.snapshot(task.method, current, rates, data, kl)
+            current = advance(current)
+
+    view = plot.view_of(np.asarray(task.target.energy.positions))
+    plot.film(path, frames(), teacher=task.target.energy, view=view)
+
+
+def main(settings: Settings) -> dict:
+    """Trains, prints, writes; returns the summary."""
+    if settings.precision == 64:
+        jax.config.update("jax_enable_x64", True)
+    task = problem(settings)
+    if settings.film and task.target.space != Sphere(3):
+        raise ValueError(f"film is True and the teacher {settings.teacher!r} lives on {task.target.space}; allowed on S^2: s2_*")
+    folder = settings.out / name_of(settings, task.n)
+    start = time.perf_counter()
+    results, states = train(settings, task, folder)
+    authors = authors_curve(settings)
+    summary = summarise(results, task, authors, time.perf_counter() - start)
+    store.to_netcdf(results, folder / "results.nc")
+    (folder / "summary.json").write_text(json.dumps(summary, indent=1))
+    label = f"dualebm, {settings.method}, n={task.n}"
+    figure = plot.curves({label: results}, None if authors is None else {"authors": authors})
+    figure.savefig(folder / "curves.png", dpi=200)
+    if task.target.space == Sphere(3):
+        energy = task.method.energy(states[0], task.rates, None)
+        view = plot.view_of(np.asarray(task.target.energy.positions))
+        density = plot.sphere_density(
+            energy, states[0].atoms, states[0].particles, teacher=task.target.energy, view=view
+        )
+        density.savefig(folder / "density.png", dpi=200)
+        if settings.film:
+            film(task, settings, folder / "film.mp4")
+    show(summary)
+    print(f"written to {folder}")
+    return summary
+
+
+if __name__ == "__main__":
+    try:
+        main(tyro.cli(Settings, description=__doc__))
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt as interrupt:
+        sys.exit(str(interrupt))

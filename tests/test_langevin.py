@@ -1,0 +1,243 @@
+"""The integrators: weak order on a law in closed form, invariance, noise, restarts."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracles
+import pytest
+
+from dualebm import partition, targets
+from dualebm.energy import Energy, Shallow
+from dualebm.features import ReLU
+from dualebm.flows import langevin
+from dualebm.flows.langevin import Noise, copies, draw_indices, draw_noise, geodesic, mala, move, projected, restart, sample
+from dualebm.measures import Samples
+from dualebm.spaces import Euclidean, Sphere, Torus
+
+
+class Linear(Energy):
+    """U(x) = -concentration * x_1: the von Mises-Fisher law on a sphere."""
+
+    concentration: float
+
+    def __call__(self, x):
+        return -self.concentration * x[:, 0]
+
+
+class Waves(Energy):
+    """U(x) = -concentration * sum_k cos(2 pi x_k): von Mises laws on the torus."""
+
+    concentration: float
+
+    def __call__(self, x):
+        return -self.concentration * jnp.sum(jnp.cos(2 * jnp.pi * x), axis=1)
+
+
+class Spring(Energy):
+    """U(x) = stiffness |x|^2 / 2."""
+
+    stiffness: float
+
+    def __call__(self, x):
+        return 0.5 * self.stiffness * jnp.sum(x**2, axis=1)
+
+
+FLAT = Linear(0.0)
+
+
+def one_step_mean(integrator, step, count=400_000):
+    """E x_1 after time 0.4 of Brownian motion on S^2 from the pole e_1 in steps of `step`, with its standard error."""
+    x = jnp.tile(jnp.array([[1.0, 0.0, 0.0]]), (count, 1))
+
+    def body(x, i):
+        noise = draw_noise(jax.random.fold_in(jax.random.key(3), i), *x.shape, x.dtype, True)
+        return langevin.TRANSITIONS[integrator](Sphere(3), noise, x, FLAT, step)[0], None
+
+    x = jax.jit(lambda x: jax.lax.scan(body, x, jnp.arange(round(0.4 / step)))[0])(x)
+    return float(x[:, 0].mean()), float(x[:, 0].std() / count**0.5)
+
+
+@pytest.mark.parametrize("integrator", ["projected", "geodesic"])
+def test_weak_order_one_on_the_sphere(x64, integrator):
+    """Brownian motion with generator Delta on S^{d-1}: E x_1(t) = exp(-(d-1) t); the error halves with the step."""
+    exact = np.exp(-2 * 0.4)
+    error = {}
+    for step in (0.1, 0.05):
+        mean, standard_error = one_step_mean(integrator, step)
+        error[step] = mean - exact
+        assert abs(error[step]) > 20 * standard_error  # the bias is resolved
+    assert error[0.1] / error[0.05] == pytest.approx(2, rel=0.2)
+
+
+def test_geodesic_brownian_step_in_closed_form(x64):
+    """On S^1 the geodesic step is a Gaussian angle: E cos = exp(-h), exact for Brownian motion at any step."""
+    count = 200_000
+    x = jnp.tile(jnp.array([[1.0, 0.0]]), (count, 1))
+    noise = draw_noise(jax.random.key(0), count, 2, x.dtype, False)
+    y, _ = geodesic(Sphere(2), noise, x, FLAT, 0.3)
+    assert abs(y[:, 0].mean() - np.exp(-0.3)) < 5 * float(y[:, 0].std()) / count**0.5
+
+
+def test_weak_order_one_of_euler_maruyama_on_euclidean_space(x64):
+    """Ornstein-Uhlenbeck: the stationary variance of Euler-Maruyama is 1 / (k (1 - h k / 2)), by iterating its one-step map."""
+    k, variances = 2.0, []
+    for h in (0.2, 0.1):
+        x = jnp.array([[1.0], [0.0]])
+        still = Noise(jnp.zeros((2, 1)), jnp.zeros(2))
+        push = Noise(jnp.array([[0.0], [1.0]]), jnp.zeros(2))
+        for transition in (projected, geodesic):  # the base N(0, 1) adds 1 to the stiffness
+            factor = transition(Euclidean(1), still, x, Spring(k - 1), h)[0][0, 0]
+            spread = transition(Euclidean(1), push, x, Spring(k - 1), h)[0][1, 0]
+            assert float(factor) == pytest.approx(1 - h * k) and float(spread) == pytest.approx((2 * h) ** 0.5)
+        variances.append(float(spread**2 / (1 - factor**2)))
+        assert variances[-1] == pytest.approx(1 / (k * (1 - h * k / 2)))
+    assert (variances[0] - 1 / k) / (variances[1] - 1 / k) == pytest.approx(2, rel=0.15)
+
+
+def chain(space, energy, x, step, steps, integrator="mala", antithetic=False):
+    def body(x, i):
+        noise = draw_noise(jax.random.fold_in(jax.random.key(7), i), *x.shape, x.dtype, antithetic)
+        return move(integrator, space, noise, x, energy, step)
+
+    return jax.jit(lambda x: jax.lax.scan(body, x, jnp.arange(steps)))(x)
+
+
+@pytest.mark.parametrize("antithetic", [False, True])
+@pytest.mark.parametrize("name", ["s2_bimodal", "s14_monomodal", "s14_bimodal"])
+def test_mala_leaves_the_exact_law_invariant(name, antithetic):
+    """From exact draws of a teacher, 10 large steps: mean energy, and positions along both neurons, at 5 sigma of quadrature."""
+    target = targets.teacher(name)
+    start, _ = targets.sample(jax.random.key(0), target, 40_000)
+    points = jnp.concatenate([start.points[:20_000]] * 2) if antithetic else start.points
+    x, acceptance = chain(target.space, target.energy, points, 0.1, 10, antithetic=antithetic)
+    assert 0.3 < float(acceptance[-1]) < 0.95
+    nodes = target.quadrature()
+    law = jax.nn.softmax(nodes.log_weights - target.energy(nodes.points))
+    independent = 20_000 if antithetic else 40_000
+    for observable in (target.energy, lambda x: x @ target.energy.positions[0], lambda x: (x @ target.energy.positions[1]) ** 2):
+        exact, values = float(jnp.sum(law * observable(nodes.points))), observable(x)
+        assert abs(float(values.mean()) - exact) < 5 * float(values.std()) / independent**0.5
+
+
+def test_the_projected_step_is_biased_and_mala_is_not():
+    """MATH D.1: at h = 0.02 on S^14 the projected chain runs at an effective temperature of about 0.87, MALA at 1."""
+    target = targets.teacher("s14_monomodal")
+    start, _ = targets.sample(jax.random.key(0), target, 20_000)
+    temperature = {}
+    for integrator in ("projected", "geodesic", "mala"):
+        x, _ = chain(target.space, target.energy, start.points, 0.02, 200, integrator)
+        mean = jnp.mean(target.energy(x))
+        temperature[integrator] = float(partition.effective_temperature(target.energy, target.quadrature(), mean))
+    assert 0.8 < temperature["projected"] < 0.93
+    assert abs(temperature["geodesic"] - 1) > 0.02
+    assert abs(temperature["mala"] - 1) < 0.02
+
+
+def test_mala_on_euclidean_space_and_torus(x64):
+    """Gaussian base times a quadratic energy is a Gaussian; von Mises on the circle by Bessel functions."""
+    from scipy.special import i0, i1
+
+    x, acceptance = chain(Euclidean(3, scale=2.0), Spring(3.0), Euclidean(3).sample_base(jax.random.key(0), 20_000), 0.15, 30)
+    variance = 1 / (3 + 1 / 4)
+    assert 0.5 < acceptance[-1] < 0.97
+    assert abs(x.var() - variance) < 5 * variance * (2 / x.size) ** 0.5
+    assert abs(x.mean()) < 5 * (variance / x.size) ** 0.5
+    y, acceptance = chain(Torus(2), Waves(2.0), Torus(2).sample_base(jax.random.key(1), 20_000), 0.02, 60)
+    assert 0.5 < acceptance[-1] < 0.97
+    cosine = jnp.cos(2 * jnp.pi * y)
+    assert abs(cosine.mean() - i1(2) / i0(2)) < 5 * float(cosine.std()) / cosine.size**0.5
+
+
+@pytest.mark.parametrize(("transition", "name"), [(projected, "projected"), (geodesic, "geodesic"), (mala, "mala")])
+def test_one_step_equals_the_numpy_loop(x64, transition, name):
+    rng = np.random.default_rng(0)
+    positions, coefficients = rng.normal(size=(6, 5)), 5 * rng.normal(size=6)
+    x = rng.normal(size=(40, 5))
+    x /= np.linalg.norm(x, axis=1, keepdims=True)
+    noise, uniforms = rng.normal(size=(40, 5)), rng.uniform(size=40)
+    energy = Shallow(ReLU(), jnp.array(positions), jnp.array(coefficients))
+    y, info = transition(Sphere(5), Noise(jnp.array(noise), jnp.array(uniforms)), jnp.array(x), energy, 0.3)
+    expected, accepted = oracles.move(
+        x, noise, 0.3, name, lambda x: oracles.energy_gradient(x, positions, coefficients),
+        lambda x: oracles.energy(x, positions, coefficients), uniforms,
+    )  # fmt: skip
+    np.testing.assert_allclose(y, expected, atol=1e-12)
+    np.testing.assert_array_equal(info.accepted, accepted)
+    if name == "mala":
+        assert 0 < accepted.sum() < 40
+
+
+def test_proposal_densities_of_the_unadjusted_step(x64):
+    """Forward and backward densities give the Metropolis ratio of the flat proposal, written out with scipy."""
+    from scipy.stats import norm
+
+    space, energy, h = Euclidean(2, scale=1.5), Spring(2.0), 0.3
+    x = np.array([[0.4, -1.0], [2.0, 0.1]])
+    noise = Noise(jnp.array([[0.3, -0.2], [1.0, 2.0]]), jnp.zeros(2))
+    y, info = geodesic(space, noise, jnp.array(x), energy, h)
+    assert info.accepted.all()
+    y, pull = np.asarray(y), 2.0 + 1 / 1.5**2
+    forward = norm.logpdf(y, x - h * pull * x, (2 * h) ** 0.5).sum(1)
+    backward = norm.logpdf(x, y - h * pull * y, (2 * h) ** 0.5).sum(1)
+    np.testing.assert_allclose(info.log_backward - info.log_forward, backward - forward, rtol=1e-12)
+    _, on_sphere = projected(Sphere(2), noise, jnp.array([[1.0, 0.0], [0.0, 1.0]]), energy, h)
+    assert jnp.isnan(on_sphere.log_forward).all()
+    _, reversible = mala(space, noise, jnp.array(x), energy, h)
+    assert (reversible.log_forward == 0).all() and (reversible.log_backward == 0).all()
+
+
+def test_noise_is_keyed_by_block_of_pairs():
+    """A longer population begins with the same noise; pairs share theirs; halves of i.i.d. noise do not."""
+    key = jax.random.key(0)
+    for antithetic in (True, False):
+        short, long = (draw_noise(key, count, 3, jnp.float32, antithetic) for count in (1024, 2048))
+        for a, b in zip(short, long, strict=True):
+            np.testing.assert_array_equal(a[:512], b[:512])
+            np.testing.assert_array_equal(a[512:], b[1024 : 1024 + 512])
+    noise = draw_noise(key, 100_000, 3, jnp.float32, True)
+    np.testing.assert_array_equal(noise.normal[:50_000], -noise.normal[50_000:])
+    iid = draw_noise(key, 99_999, 3, jnp.float32, False)
+    first, second = iid.normal[:49_999], iid.normal[50_000:]
+    assert abs(jnp.mean(first * second)) < 5 / first.size**0.5
+    for normal in (noise.normal[:50_000], iid.normal):
+        assert abs(normal.mean()) < 5 / normal.size**0.5 and abs(normal.var() - 1) < 5 * (2 / normal.size) ** 0.5
+        assert len(np.unique(np.asarray(normal)[:, 0])) > 0.99 * len(normal)
+    uniform = iid.uniform
+    assert abs(uniform.mean() - 0.5) < 5 * (1 / 12 / uniform.size) ** 0.5 and 0 <= uniform.min() and uniform.max() < 1
+
+
+def test_restart_draws_data_independently(x64):
+    """Rate, uniformity over the data, and independence of neighbours, at 5 sigma; probability 0 and 1 exactly."""
+    count, p = 20_001, 0.3
+    data = Samples(jnp.arange(7.0)[:, None] + 1)
+    x = jnp.zeros((count, 1))
+    y = jax.jit(restart)(jax.random.key(0), x, data, p)[:, 0]
+    chosen = y > 0
+    assert abs(chosen.mean() - p) < 5 * (p * (1 - p) / count) ** 0.5
+    both = (chosen[1:] & chosen[:-1]).mean()
+    assert abs(both - p**2) < 5 * (p**2 / count) ** 0.5
+    for value in range(1, 8):
+        assert abs((y == value).mean() - p / 7) < 5 * (p / 7 / count) ** 0.5
+    assert (restart(jax.random.key(0), x, data, 0.0) == x).all()
+    assert (restart(jax.random.key(0), x, data, 1.0) > 0).all()
+
+
+def test_copies_and_weighted_indices(x64):
+    data = Samples(jnp.arange(3.0)[:, None])
+    assert copies(data, 6)[:, 0].tolist() == [0, 1, 2, 0, 1, 2]
+    assert copies(data, 4)[:, 0].tolist() == [0, 1, 0, 1]
+    assert copies(data, 10)[:, 0].tolist() == [0, 1, 2, 0, 1] * 2
+    weighted = data._replace(log_weights=jnp.log(jnp.array([0.2, 0.0, 0.8])))
+    index = draw_indices(jax.random.key(0), weighted, (10_000,))
+    assert abs((index == 2).mean() - 0.8) < 5 * (0.16 / 10_000) ** 0.5 and not (index == 1).any()
+
+
+def test_sample_of_a_trained_model():
+    target = targets.teacher("s2_bimodal")
+    x, acceptance = jax.jit(lambda key: sample(key, target.energy, Sphere(3), 20_000, steps=300, step=0.1))(jax.random.key(0))
+    exact = float(partition.mean_energy(target.energy, target.quadrature()))
+    values = target.energy(x)
+    assert abs(float(values.mean()) - exact) < 5 * float(values.std()) / 20_000**0.5
+    assert 0.5 < float(acceptance) < 1
+    with pytest.raises(ValueError, match="flat"):
+        sample(jax.random.key(0), target.energy, Euclidean(3, scale=None), 10)
