@@ -51,7 +51,8 @@ def number(name: str, value, *, positive: bool = False, largest: float = math.in
     ValueError: restart_probability is 1.5; it must be a finite number, at least 0 and at most 1
     """
     try:
-        allowed = np.ndim(value) == 0 and math.isfinite(value) and (value > 0 if positive else value >= 0) and value <= largest
+        finite = np.ndim(value) == 0 and math.isfinite(value)
+        allowed = finite and (value > 0 if positive else value >= 0) and value <= largest
     except TypeError:
         allowed = False
     if not allowed:
@@ -60,20 +61,50 @@ def number(name: str, value, *, positive: bool = False, largest: float = math.in
         raise ValueError(f"{name} is {value}; it must be a finite number, {bound}{limit}")
 
 
+def x64_enabled() -> bool:
+    """Whether JAX keeps float64 as it is: `JAX_ENABLE_X64=1`, or within `jax.enable_x64(True)`.
+
+    >>> with jax.enable_x64(True):
+    ...     x64_enabled()
+    True
+    """
+    return jax.config.jax_enable_x64  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def precision(dtype) -> np.dtype:
+    """`dtype` as NumPy's; raises ValueError unless it is float32, or float64 with x64 on.
+
+    >>> precision(jnp.float32).name
+    'float32'
+    """
+    try:
+        result = np.dtype(dtype)
+    except TypeError:
+        result = None
+    if result is None or result not in (np.float32, np.float64):
+        raise ValueError(f"dtype is {dtype!r}; it must be float32 or float64")
+    if result == np.float64 and not x64_enabled():
+        raise ValueError("dtype is float64 and JAX would round it to float32: set JAX_ENABLE_X64=1, or pass float32")
+    return result
+
+
 def points(name: str, x, space: Space) -> None:
     """Raises ValueError unless `x` holds at least one point, finite and real floating, of the space.
 
-    >>> points("data", np.ones((4, 3), np.float32), Sphere(3))
+    >>> points("data", np.ones((4, 3), np.float32), Sphere(3))  # doctest: +ELLIPSIS
     Traceback (most recent call last):
     ...
-    ValueError: data has rows off the unit sphere (row 0 has norm 1.73205); normalise them: x / np.linalg.norm(x, axis=1, keepdims=True)
+    ValueError: data has rows off the unit sphere (row 0 has norm 1.73205); normalise them: x / np.linalg.norm(x, ...
     """
     if np.ndim(x) != 2:
         raise ValueError(f"{name} has shape {np.shape(x)}; it must be (count, {space.dimension})")
     if x.dtype not in (np.float32, np.float64):
         raise ValueError(f"{name} has dtype {x.dtype}; it must be float32 or float64")
-    if x.dtype == np.float64 and not jax.config.jax_enable_x64:
-        raise ValueError(f'{name} has dtype float64 and JAX would round it to float32: set JAX_ENABLE_X64=1, or pass astype("float32")')
+    if x.dtype == np.float64 and not x64_enabled():
+        raise ValueError(
+            f"{name} has dtype float64 and JAX would round it to float32: "
+            'set JAX_ENABLE_X64=1, or pass astype("float32")'
+        )
     if x.shape[0] < 1:
         raise ValueError(f"{name} is empty, shape {x.shape}; it must hold at least one point")
     if x.shape[1] != space.dimension:
@@ -122,6 +153,7 @@ def key(value) -> None:
     ValueError: key is 0; it must be a typed threefry key, jax.random.key(seed)
     """
     typed = isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jax.dtypes.prng_key)
-    if not typed or value.shape != () or str(jax.random.key_impl(value)) != "fry" and "threefry" not in str(jax.random.key_impl(value)):
+    implementation = str(jax.random.key_impl(value)) if typed else ""
+    if not typed or value.shape != () or (implementation != "fry" and "threefry" not in implementation):
         shown = f"{value.dtype} of shape {value.shape}" if isinstance(value, jax.Array) else repr(value)
         raise ValueError(f"key is {shown}; it must be a typed threefry key, jax.random.key(seed)")

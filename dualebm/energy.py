@@ -1,7 +1,8 @@
 """Energies, their gradients, and the witness: every N x m product of the package, streamed by blocks of rows.
 
-The model of an energy U is the probability measure exp(-U) tau / Z, with tau the base measure of the space (temperature 1). No
-array of N x m is ever whole: its blocks stay in cache, so memory does not grow with N m and the step runs at the speed of arithmetic.
+The model of an energy U is the probability measure exp(-U) tau / Z, with tau the base measure of the space (temperature
+1). No array of N x m is ever whole: its blocks stay in cache, so memory does not grow with N m and the step runs at the
+speed of arithmetic.
 """
 
 import abc
@@ -12,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from dualebm.features import Feature, ReLU
+from dualebm.features import Feature
 from dualebm.measures import Atoms, Samples, coefficients
 
 BLOCK_ELEMENTS = 2**20
@@ -68,7 +69,8 @@ def sum_blocks(function: Callable, arrays: tuple, rows: int):
 class Energy(eqx.Module):
     """An energy U. Subclass it and write `__call__`, x `(N, d)` -> U(x) `(N,)`; the gradient comes from JAX.
 
-    `__call__` must treat rows independently, and take its means over atoms as products (jaxlib 0.10.2 miscompiles a vmapped mean).
+    `__call__` must treat rows independently, and take its means over atoms as products (jaxlib 0.10.2 miscompiles a
+    vmapped mean).
 
     >>> class Quadratic(Energy):
     ...     stiffness: float
@@ -104,8 +106,10 @@ class Energy(eqx.Module):
 class Shallow(Energy):
     """U(x) = (1/m) sum_j c_j phi(x, theta_j), real coefficients c (arXiv 2107.05134, Section 3).
 
-    positions (m, p), coefficients (m,); no atoms (m = 0) is an error. For the coefficients of signed atoms see `from_atoms`.
+    positions (m, p), coefficients (m,); no atoms (m = 0) is an error. For the coefficients of signed atoms see
+    `from_atoms`.
 
+    >>> from dualebm.features import ReLU
     >>> energy = Shallow(ReLU(), jnp.eye(2), jnp.array([-4.0, 2.0]))
     >>> energy(jnp.array([[1.0, 0.0], [0.5, 0.75]])).tolist()
     [-2.0, -0.25]
@@ -133,6 +137,7 @@ class Shallow(Energy):
 def from_atoms(feature: Feature, atoms: Atoms) -> Shallow:
     """The energy f_gamma of a signed measure of atoms: `Shallow` with c_j = sigma_j w_j.
 
+    >>> from dualebm.features import ReLU
     >>> atoms = Atoms(jnp.eye(2), jnp.zeros(2), jnp.array([1.0, -1.0]))
     >>> from_atoms(ReLU(), atoms).coefficients.tolist()
     [1.0, -1.0]
@@ -147,6 +152,7 @@ def feature_mean(
 
     Homogeneous features need one product for both: theta . grad G = k G for degree k.
 
+    >>> from dualebm.features import ReLU
     >>> values, gradient = feature_mean(ReLU(), jnp.eye(2), Samples(jnp.array([[0.5, 0.75], [0.75, -0.5]])))
     >>> values.tolist()
     [0.625, 0.375]
@@ -176,6 +182,7 @@ def witness(
 ) -> tuple[Float[Array, " m"], Float[Array, "m p"]]:
     """F(theta_j) = E_particles phi - E_data phi (arXiv 2107.05134, eq. 9) and its ambient gradient: `(m,)`, `(m, p)`.
 
+    >>> from dualebm.features import ReLU
     >>> cloud = Samples(jnp.array([[0.6, 0.8]]))
     >>> witness(ReLU(), jnp.eye(2), cloud, cloud)[0].tolist()
     [0.0, 0.0]
@@ -188,6 +195,7 @@ def witness(
 def log_density(energy: Energy, x: Float[Array, "N d"]) -> Float[Array, " N"]:
     """log dnu/dtau(x) + log Z = -U(x): the log density of the model in its base measure, up to log Z.
 
+    >>> from dualebm.features import ReLU
     >>> log_density(Shallow(ReLU(), jnp.eye(2), jnp.ones(2)), jnp.array([[1.0, 0.0]])).tolist()
     [-0.5]
     """

@@ -1,7 +1,7 @@
 """Feature maps phi(x, theta): frozen dataclasses of static settings, called on batches of points and of parameters.
 
-A feature is called as `feature(x, theta)` with x `(N, d)` and theta `(m, p)` and returns the matrix `(N, m)`. The energies
-and the witness differentiate that one batched product, so nothing else has to be written for a new feature.
+A feature is called as `feature(x, theta)` with x `(N, d)` and theta `(m, p)` and returns the matrix `(N, m)`. The
+energies and the witness differentiate that one batched product, so nothing else has to be written for a new feature.
 """
 
 import dataclasses
@@ -22,7 +22,8 @@ Matrix = Float[Array, "N m"]
 def _inner(x, theta, bias):
     """<theta, x>, or <theta, (x, 1)> with a bias: a product in full float32 precision."""
     if theta.shape[1] != x.shape[1] + bias:
-        raise ValueError(f"theta has {theta.shape[1]} components and x has {x.shape[1]}; allowed: {x.shape[1] + bias} for theta")
+        allowed = x.shape[1] + bias
+        raise ValueError(f"theta has {theta.shape[1]} components and x has {x.shape[1]}; allowed: {allowed} for theta")
     product = jnp.matmul(x, theta[:, : x.shape[1]].T, precision=jax.lax.Precision.HIGHEST)
     return product + theta[None, :, -1] if bias else product
 
@@ -42,8 +43,8 @@ def _check_positive(name, value):
 class ReLU:
     """phi(x, theta) = max(<theta, x>, 0)^power, with `bias` <theta, (x, 1)>; theta on the unit sphere.
 
-    The case of every experiment in arXiv 2107.05134 (Section 5) is `ReLU()`. Homogeneous of degree `power` in theta. Without bias it
-    spans only even plus linear functions on the sphere; with bias theta lives on the sphere of R^{d+1}.
+    The case of every experiment in arXiv 2107.05134 (Section 5) is `ReLU()`. Homogeneous of degree `power` in theta.
+    Without bias it spans only even plus linear functions on the sphere; with bias theta lives on the sphere of R^{d+1}.
 
     >>> ReLU()(jnp.array([[1.0, 2.0]]), jnp.array([[0.0, 1.0], [-1.0, 0.0]])).tolist()
     [[2.0, 0.0]]
@@ -99,8 +100,9 @@ class Softplus:
 class Bump:
     """A smooth bump around theta, 1 at x = theta, which lives in the space of x itself.
 
-    On the torus exp(a sum_k (cos(2 pi (x_k - theta_k) / period) - 1)) (in one dimension the toy of the authors' programs), on the
-    sphere exp(a (<theta, x> - 1)), on Euclidean space exp(-a |x - theta|^2 / 2), with a = `concentration`.
+    On the torus exp(a sum_k (cos(2 pi (x_k - theta_k) / period) - 1)) (in one dimension the toy of the authors'
+    programs), on the sphere exp(a (<theta, x> - 1)), on Euclidean space exp(-a |x - theta|^2 / 2), with a =
+    `concentration`.
 
     >>> from dualebm.spaces import Torus
     >>> Bump(Torus(1), concentration=10.0)(jnp.array([[0.25]]), jnp.array([[0.25]])).tolist()
@@ -125,7 +127,7 @@ class Bump:
         """The matrix phi(x_i, theta_j), (N, m)."""
         if isinstance(self.space, Torus):
             circles = [_on_circles(z, self.space.period) for z in (x, theta)]
-            exponent = _inner(*circles, False) - self.space.dimension
+            exponent = _inner(*circles, bias=False) - self.space.dimension
         elif isinstance(self.space, Sphere):
             exponent = _inner(x, theta, False) - 1
         else:
@@ -137,7 +139,8 @@ class Bump:
 class Custom:
     """Any feature: `function(x, theta)` of one point `(d,)` and one parameter `(p,)`, a scalar, differentiated by JAX.
 
-    `parameters` is the space of theta. The function is vmapped over points and parameters; the mean over atoms stays a product.
+    `parameters` is the space of theta. The function is vmapped over points and parameters; the mean over atoms stays a
+    product.
 
     >>> from dualebm.spaces import Euclidean
     >>> cosine = Custom(lambda x, theta: jnp.cos(jnp.dot(x, theta)), Euclidean(2))

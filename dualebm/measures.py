@@ -57,7 +57,8 @@ def mean(values: Float[Array, "n *k"], log_weights: Float[Array, " n"] | None) -
     """
     if log_weights is None:
         return jnp.mean(values, axis=0)
-    return jnp.tensordot(jax.nn.softmax(log_weights), values, axes=1, precision=jax.lax.Precision.HIGHEST)
+    weights = jax.nn.softmax(log_weights).reshape(-1, *[1] * (values.ndim - 1))
+    return jnp.sum(weights * values, axis=0)  # pairwise summation: a dot product of many terms loses two digits more
 
 
 def effective_sample_size(log_weights: Float[Array, " n"]) -> Float[Array, ""]:

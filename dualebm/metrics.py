@@ -1,7 +1,7 @@
-"""What is recorded along a run: each metric is called as `metric(key, method, state, rates, data)` and returns an array.
+"""What is recorded along a run: each metric is called as `metric(key, method, state, rates, data)`, and is an array.
 
-A metric that holds arrays (test points) is an equinox module, so that they are arguments of the compiled program. `long_name` and
-`units` label results and figures.
+A metric that holds arrays (test points) is an equinox module, so that they are arguments of the compiled program.
+`long_name` and `units` label results and figures.
 """
 
 from typing import ClassVar
@@ -21,9 +21,10 @@ from dualebm.spaces import Space
 def relative_entropy(
     energy: Energy, reference: Float[Array, " n"], samples: Samples
 ) -> Float[Array, ""]:
-    """KL(p* || p) = log E* exp(U* - U) + E* (U - U*), in nats; E* over `samples` of p* ~ exp(-U*) tau (arXiv 2107.05134, Section 5).
+    """KL(p* || p) = log E* exp(U* - U) + E* (U - U*), in nats (arXiv 2107.05134, Section 5).
 
-    `reference` is U* at the points, `(n,)`. With the weights of a quadrature of p* the value is exact.
+    E* is over `samples` of p* ~ exp(-U*) tau; `reference` is U* at the points, `(n,)`. With the weights of a quadrature
+    of p* the value is exact.
 
     >>> from dualebm.energy import Shallow; from dualebm.features import ReLU
     >>> energy, x = Shallow(ReLU(), jnp.eye(2), jnp.ones(2)), jnp.array([[1.0, 0.0], [0.0, -1.0]])
@@ -42,7 +43,8 @@ def relative_entropy(
 class KLDivergence(eqx.Module):
     """KL(teacher || student) on test points of the teacher: see `relative_entropy`.
 
-    `samples` are draws of the teacher that chose nothing, or `exact_samples`, which make it exact. Raises nothing; NaN where the energy is.
+    `samples` are draws of the teacher that chose nothing, or `exact_samples`, which make it exact. Raises nothing; NaN
+    where the energy is.
 
     >>> from dualebm import targets
     >>> teacher = targets.teacher("s2_bimodal")
@@ -98,8 +100,9 @@ class ScoreError(eqx.Module):
 class EffectiveTemperature(eqx.Module):
     """T such that the exact mean of U under exp(-U/T) tau equals the particles' mean of U, with U the current energy.
 
-    1 for unbiased particles in equilibrium; below or above 1 measures the bias of an integrator. `quadrature` must be exact for U:
-    any energy on S^1 and S^2, and functions of a plane elsewhere (`dualebm.partition`). NaN where no temperature fits.
+    1 for unbiased particles in equilibrium; below or above 1 measures the bias of an integrator. `quadrature` must be
+    exact for U: any energy on S^1 and S^2, and functions of a plane elsewhere (`dualebm.partition`). NaN where no
+    temperature fits.
 
     >>> from dualebm.spaces import Sphere
     >>> EffectiveTemperature(partition.sphere_quadrature(Sphere(3), 32)).units
@@ -158,7 +161,10 @@ def exact_samples(teacher: Energy, quadrature: Samples) -> Samples:
     >>> nodes.points.shape[1]
     3
     """
-    return Samples(quadrature.points, quadrature.log_weights - teacher(quadrature.points))
+    log_weights = -teacher(quadrature.points)
+    if quadrature.log_weights is not None:
+        log_weights = quadrature.log_weights + log_weights
+    return Samples(quadrature.points, log_weights)
 
 
 def standard(space: Space, teacher: Energy, samples: Samples) -> dict:

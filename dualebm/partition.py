@@ -29,23 +29,6 @@ Scalar = Float[Array, ""] | float
 Nodes = tuple[Float[np.ndarray, "Q d"], Float[np.ndarray, " Q"]]
 
 
-def precision(dtype) -> np.dtype:
-    """`dtype` as NumPy's; raises ValueError unless it is float32, or float64 with x64 on.
-
-    >>> precision(jnp.float32).name
-    'float32'
-    """
-    try:
-        result = np.dtype(dtype)
-    except TypeError:
-        result = None
-    if result is None or result not in (np.float32, np.float64):
-        raise ValueError(f"dtype is {dtype!r}; it must be float32 or float64")
-    if result == np.float64 and not jax.config.jax_enable_x64:
-        raise ValueError("dtype is float64 and JAX would round it to float32: set JAX_ENABLE_X64=1, or pass float32")
-    return result
-
-
 def _samples(nodes: Nodes, dtype) -> Samples:
     points, log_weights = nodes
     return Samples(jnp.asarray(points.astype(dtype)), jnp.asarray(log_weights.astype(dtype)))
@@ -98,7 +81,7 @@ def sphere_quadrature(space: Space, nodes: int, dtype=jnp.float32) -> Samples:
     >>> cloud.points.shape, round(float(jnp.sum(jnp.exp(cloud.log_weights) * cloud.points[:, 0] ** 2)), 5)
     ((128, 3), 0.33333)
     """
-    return _samples(sphere_nodes(space, nodes), precision(dtype))
+    return _samples(sphere_nodes(space, nodes), checks.precision(dtype))
 
 
 def line_quadrature(space: Space, nodes: int, dtype=jnp.float32) -> Samples:
@@ -111,7 +94,7 @@ def line_quadrature(space: Space, nodes: int, dtype=jnp.float32) -> Samples:
     >>> round(float(jnp.sum(jnp.exp(cloud.log_weights) * cloud.points[:, 0] ** 2)), 4)
     4.0
     """
-    dtype = precision(dtype)
+    dtype = checks.precision(dtype)
     checks.count("nodes", nodes)
     if isinstance(space, Torus) and space.dimension == 1:
         return _samples((space.period * np.arange(nodes)[:, None] / nodes, np.full(nodes, -math.log(nodes))), dtype)
@@ -232,7 +215,7 @@ def plane_quadrature(directions, radial_nodes: int = 64, arc_nodes: int = 24, dt
     >>> round(float(log_partition(energy, cloud)), 4)
     2.8942
     """
-    dtype = precision(dtype)
+    dtype = checks.precision(dtype)
     return _samples(plane_nodes(directions, radial_nodes, arc_nodes), dtype)
 
 

@@ -18,8 +18,9 @@ import numpy as np
 import tqdm
 import xarray
 
-from dualebm import checks, simulate, store
+from dualebm import checks, saved, simulate, store
 from dualebm.measures import Samples
+from dualebm.settings import check_settings, describe, differences, provenance
 
 SEGMENTS, LONGEST = 20, 100
 """A run has about this many segments, each of at most this many records, where `segment` is None."""
@@ -61,7 +62,7 @@ def run(
     metrics: dict[str, Callable],
     schedule: Callable[[Any, Any], Any] | None = None,
     state: Any = None,
-    folder: store.PathLike | None = None,
+    folder: saved.PathLike | None = None,
     segment: int | None = None,
     progress: bool = True,
     stop: Callable[[xarray.Dataset], bool] | None = None,
@@ -122,11 +123,11 @@ def run(
             stack.enter_context(store.hold(folder))
             done = _begin(Path(folder), plan, variables, records)
         if done:
-            state = store.load_state(_checkpoint(folder, done), like, plan.settings)
+            state = saved.load_state(_checkpoint(folder, done), like, plan.settings)
         elif state is None:
             state = initial_state(key, method, rates, data)
         # A weakly typed leaf would compile the first segment apart from the others.
-        state = jax.tree.map(lambda x: x if store.is_key(x) else jnp.asarray(x, x.dtype), state)
+        state = jax.tree.map(lambda x: x if saved.is_key(x) else jnp.asarray(x, x.dtype), state)
         _raise_if_diverged(plan, records, done, state, results)
 
         with _deferred_signals() as signals, _bar(steps, every, done, progress) as bar:
@@ -147,11 +148,11 @@ def run(
                 _show(bar, every, done, records)
                 _raise_if_diverged(plan, records, done, state, results)
         if signals:
-            saved = "nothing is saved, as folder is None"
+            kept = "nothing is saved, as folder is None"
             if folder is not None:
-                saved = f"all of it is saved: the same call continues in {folder}"
+                kept = f"all of it is saved: the same call continues in {folder}"
             where = f"step {plan.step[done - 1]} of {plan.step[-1]}" if done else "the start"
-            raise KeyboardInterrupt(f"{signals[0].name} at {where}; {saved}")
+            raise KeyboardInterrupt(f"{signals[0].name} at {where}; {kept}")
     return state, results()
 
 
@@ -183,23 +184,23 @@ def _plan(key, method, rates, data, steps, every, metrics, schedule, state, segm
     if type(rates) is not type(method.rates):
         raise ValueError(f"rates is {rates!r}; it must be a {type(method.rates).__name__}, such as {method.rates}")
     method.check(rates, data)
-    provenance = store.provenance()
+    source = provenance()
     settings = {
-        "method": store.describe(method),
-        "rates": store.describe(_traced(rates, data)),
-        "data": store.describe(data),
+        "method": describe(method),
+        "rates": describe(_traced(rates, data)),
+        "data": describe(data),
         "key": jax.random.key_data(key).tolist(),
-        "state": store.describe(state),
+        "state": describe(state),
         "steps": int(steps),
         "every": int(every),
         "segment": int(segment),
-        "metrics": store.describe(metrics),
-        "schedule": store.describe(schedule),
-        "backend": provenance["backend"],
-        "device_count": provenance["device_count"],
+        "metrics": describe(metrics),
+        "schedule": describe(schedule),
+        "backend": source["backend"],
+        "device_count": source["device_count"],
     }
     step = np.arange(total) * int(every) + (0 if state is None else int(state.step))
-    return _Plan(settings, {**settings, **provenance}, step, int(segment))
+    return _Plan(settings, {**settings, **source}, step, int(segment))
 
 
 def _traced(rates, data):
@@ -250,8 +251,8 @@ def _begin(folder: Path, plan: _Plan, variables, records) -> int:
         _write_manifest(folder, plan, 0, "running")
         store.create_results(folder, plan.step, variables, chunk=(1, plan.segment), attributes=plan.attributes)
         return 0
-    store.check_settings(f"folder {folder}", manifest["settings"], plan.settings)
-    if changed := store.differences(manifest["versions"], plan.attributes["versions"]):
+    check_settings(f"folder {folder}", manifest["settings"], plan.settings)
+    if changed := differences(manifest["versions"], plan.attributes["versions"]):
         warnings.warn(f"folder {folder}: {'; '.join(changed)}; the rest may differ in its last bits", stacklevel=3)
     done = manifest["records"]
     with store.open_results(folder) as found:
@@ -263,7 +264,7 @@ def _begin(folder: Path, plan: _Plan, variables, records) -> int:
 def _commit(folder: Path, plan: _Plan, records, first: int, done: int, state) -> None:
     """Results, checkpoint, manifest, in this order: the manifest names only what is there."""
     store.write_results(folder, {name: values[None, first:done] for name, values in records.items()}, record=first)
-    store.save_state(_checkpoint(folder, done), state, plan.settings)
+    saved.save_state(_checkpoint(folder, done), state, plan.settings)
     status = "diverged" if records["diverged"][:done].any() else "done" if done == len(plan.step) else "running"
     _write_manifest(folder, plan, done, status)
 

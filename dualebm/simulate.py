@@ -26,7 +26,7 @@ REMEDY = ("", "lower the steps", "lower particle_step", "lower reaction_step", "
 LOWEST_ACCEPTANCE = 0.01
 
 ASIDE = 2**32 - 1
-"""Folded into a key for what is drawn beside the steps (`split(key)[i]` is `fold_in(key, i)`, and no step has this number)."""
+"""Folded into a key for what is drawn beside the steps; no step has this number (`split(key)[i]` is that of step i)."""
 
 
 def _divergence(method, state):
@@ -40,7 +40,7 @@ def _divergence(method, state):
 def interval(key, method, state, rates, data, every, schedule):
     """`every` steps; the new state, with its acceptance averaged over them, and the code of its divergence.
 
-    A diverged interval leaves the state as it was: the run stays at its last good record, and says so in every later one.
+    A diverged interval leaves the state as it was: the run stays at its last good record and says so in the later ones.
     """
 
     def body(state, _):
@@ -69,22 +69,24 @@ def simulate(
     """`steps` iterations of a method from `state`, with each metric recorded every `every` steps.
 
     Args:
-        key: the run's key, the same in every segment of the run; the noise of a step is keyed by the step count in the state.
+        key: the run's, the same in every segment of it; the noise of a step is keyed by the step count in the state.
         method, rates, data: see `dualebm.methods`; a state comes from `method.init`.
         steps: a multiple of `every`. every: at least 2 (a scan of length 1 compiles to other bits).
         metrics: name -> `metric(key, method, state, rates, data)`, an array; equinox modules where they hold arrays.
         schedule: static `(step, rates) -> rates`, applied before each step; step is the number of iterations done.
 
-    Returns (state, records): each metric's values stacked along a leading axis of steps / every, with `records["step"]` (iterations done)
-    and `records["diverged"]` (0, or the index of a cause in `DIVERGENCE`). A diverged run keeps its last good state and records NaN.
-    Raises ValueError for counts that are not allowed. Pure: jit and vmap it over keys, states and rates.
+    Returns (state, records): each metric's values stacked along a leading axis of steps / every, with `records["step"]`
+    (iterations done) and `records["diverged"]` (0, or the index of a cause in `DIVERGENCE`). A diverged run keeps its
+    last good state and records NaN. Raises ValueError for counts that are not allowed. Pure: jit and vmap it over keys,
+    states and rates.
 
     >>> from dualebm.methods.dual import Dual; from dualebm.spaces import Sphere
     >>> method = Dual(Sphere(3), neurons=8)
     >>> data = Samples(Sphere(3).sample_base(jax.random.key(0), 100, jnp.float32))
     >>> state = method.init(jax.random.key(1), method.rates, data)
     >>> metrics = {"acceptance": lambda key, method, state, rates, data: state.acceptance}
-    >>> state, records = simulate(jax.random.key(2), method, state, method.rates, data, steps=6, every=2, metrics=metrics)
+    >>> key = jax.random.key(2)
+    >>> state, records = simulate(key, method, state, method.rates, data, steps=6, every=2, metrics=metrics)
     >>> records["step"].tolist(), records["acceptance"].shape
     ([2, 4, 6], (3,))
     """
@@ -96,17 +98,17 @@ def simulate(
 
 
 def measure(key, method, state, rates, data, metrics, healthy=True):
-    """Each metric at a state, NaN where it is not `healthy`; its key belongs to the step of the state and to no draw of the method."""
+    """Each metric at a state, NaN where it is not `healthy`; its key is of the step of the state and of no draw."""
     metric_key = jax.random.fold_in(jax.random.fold_in(key, state.step), ASIDE)
     values = {name: metric(metric_key, method, state, rates, data) for name, metric in metrics.items()}
     return {name: jnp.where(healthy, value, jnp.nan) for name, value in values.items()}
 
 
 def intervals(key, method, state, rates, data, active, every, metrics, schedule):
-    """`simulate` with a mask: an interval that is not active costs nothing and records the metrics at the state as it stands.
+    """`simulate` with a mask: an interval that is not active costs nothing and records the metrics at the state.
 
-    Every segment of a run is this one program: the first begins with an inactive interval, which is the record of the initial state, and
-    the surplus intervals of a shorter last one are inactive.
+    Every segment of a run is this one program: the first begins with an inactive interval, which is the record of the
+    initial state, and the surplus intervals of a shorter last one are inactive.
     """
 
     def advance(state):

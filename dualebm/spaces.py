@@ -6,6 +6,7 @@ axis, `(..., dimension)`. `dimension` is the AMBIENT dimension everywhere: the s
 
 import dataclasses
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -77,7 +78,7 @@ class Sphere:
         y = x + v
         return y / _norm(y)
 
-    def sample_base(self, key: Key[Array, ""], count: int, dtype=float) -> Float[Array, "count dimension"]:
+    def sample_base(self, key: Key[Array, ""], count: int, dtype: Any = float) -> Float[Array, "count dimension"]:
         """`count` independent points, uniform on the sphere."""
         x = jax.random.normal(key, (self.dimension, count), dtype).T
         return x / _norm(x)
@@ -136,7 +137,7 @@ class Euclidean:
         """x + v."""
         return x + v
 
-    def sample_base(self, key: Key[Array, ""], count: int, dtype=float) -> Float[Array, "count dimension"]:
+    def sample_base(self, key: Key[Array, ""], count: int, dtype: Any = float) -> Float[Array, "count dimension"]:
         """`count` independent draws of N(0, scale^2 I); raises ValueError for the flat measure."""
         if self.scale is None:
             raise ValueError("scale is None: the flat measure on R^d cannot be sampled; give a positive scale")
@@ -199,7 +200,7 @@ class Torus:
         """x + v modulo the period."""
         return self.exp(x, v)
 
-    def sample_base(self, key: Key[Array, ""], count: int, dtype=float) -> Float[Array, "count dimension"]:
+    def sample_base(self, key: Key[Array, ""], count: int, dtype: Any = float) -> Float[Array, "count dimension"]:
         """`count` independent points, uniform on the torus."""
         return self.period * jax.random.uniform(key, (self.dimension, count), dtype).T
 

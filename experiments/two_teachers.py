@@ -4,14 +4,16 @@
     python -m experiments.two_teachers --preset paper --teacher s14_bimodal
     python -m experiments.two_teachers --preset paper --method program --restart-every 40
 
-Trains one run a seed, prints a table, and writes under `--out` one folder a seed (Zarr results, checkpoint, manifest), `results.nc`,
-`summary.json` and `curves.png`, with the authors' curve drawn beside. The same command continues a run that was interrupted.
+Trains one run a seed, prints a table, and writes under `--out` one folder a seed (Zarr results, checkpoint, manifest),
+`results.nc`, `summary.json` and `curves.png`, with the authors' curve drawn beside. The same command continues a run
+that was interrupted.
 """
 
 import dataclasses
 import json
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,7 +23,9 @@ import numpy as np
 import tyro
 import xarray
 
-from dualebm import checks, metrics, plot, store, targets
+from dualebm import checks, metrics, partition, plot, sphere_plot, store, targets
+from dualebm.energy import from_atoms
+from dualebm.measures import Samples
 from dualebm.methods import dual
 from dualebm.run import initial_state, run
 from dualebm.simulate import simulate
@@ -78,11 +82,12 @@ class Settings:
 
 
 class Problem(NamedTuple):
-    """What the settings say: the target, the method, its rates, and the counts."""
+    """What the settings say: the target, the method, its rates and their schedule, and the counts."""
 
     target: targets.Target
     method: dual.Dual
     rates: dual.DualRates
+    schedule: Callable | None
     n: int
     steps: int
     seeds: int
@@ -104,7 +109,7 @@ def problem(settings: Settings) -> Problem:
     target = targets.teacher(settings.teacher, jnp.float32 if settings.precision == 32 else jnp.float64)
     on_s2, paper, ours = target.space == Sphere(3), settings.preset == "paper", settings.method == "default"
     n = settings.n or (1_000 if on_s2 else 100_000 if paper and ours else 10_000)
-    steps = settings.steps or (600 if ours else 4_000)
+    steps = settings.steps or (600 if ours and not on_s2 else 4_000)
     seeds = settings.seeds or (8 if paper and not ours else 4)
     changes = dict(neurons=settings.neurons, restart_every=settings.restart_every, budget=settings.budget)
     changes |= {k: getattr(settings, k) for k in ("signs", "integrator") if getattr(settings, k) is not None}
@@ -112,16 +117,23 @@ def problem(settings: Settings) -> Problem:
         changes["particles"] = 2 * n
     method = dual.PRESETS[settings.method](target.space, **changes)
     if settings.method == "program":
-        rates = dual.program_rates(
-            settings.restart_every, settings.neuron_step or (0.04 if on_s2 else 0.2), settings.particle_step or 0.02
-        )
+        neuron_step = settings.neuron_step if settings.neuron_step is not None else 0.04 if on_s2 else 0.2
+        particle_step = 0.02 if settings.particle_step is None else settings.particle_step
+        rates = dual.program_rates(settings.restart_every, neuron_step, particle_step)
     else:
         rates = method.rates if ours else dual.rates_from_paper(0.2, 1.0, 10.0)
         if settings.particle_step is not None:
             rates = rates._replace(particle_step=settings.particle_step)
         if settings.neuron_step is not None:
             rates = rates._replace(transport_step=settings.neuron_step, reaction_step=settings.neuron_step)
-    return Problem(target, method, rates._replace(restart_probability=settings.restart_probability), n, steps, seeds)
+    rates = rates._replace(restart_probability=settings.restart_probability)
+    method.check(rates, Samples(target.energy.positions))  # the rates, before any data are drawn
+    checks.count("every", settings.every, 2)
+    if steps % settings.every:
+        raise ValueError(f"steps is {steps}; it must be a multiple of every, which is {settings.every}")
+    if settings.film and not on_s2:
+        raise ValueError(f"film is True and {settings.teacher} lives on {target.space}; allowed on S^2: s2_*")
+    return Problem(target, method, rates, dual.annealing(400 if on_s2 else 80) if ours else None, n, steps, seeds)
 
 
 def name_of(settings: Settings, n: int) -> str:
@@ -144,15 +156,19 @@ def authors_curve(settings: Settings) -> dict | None:
 
 def train(settings: Settings, task: Problem, folder: Path) -> tuple[xarray.Dataset, list]:
     """One run a seed, each resumed where its folder holds one; results along `lane`, and the last states."""
-    runs, states = [], []
+    runs: list[xarray.Dataset] = []
+    states = []
     for seed in range(task.seeds):
         run_key, data_key, test_key = jax.random.split(jax.random.key(seed), 3)
         data, _ = targets.sample(data_key, task.target, task.n)
         test, _ = targets.sample(test_key, task.target, settings.test_points)
         monitors = metrics.standard(task.target.space, task.target.energy, test)
+        if task.target.space == Sphere(3):
+            nodes = partition.sphere_quadrature(task.target.space, 50, data.points.dtype)
+            monitors["effective_temperature"] = metrics.EffectiveTemperature(nodes)
         state, results = run(
             run_key, task.method, task.rates, data, steps=task.steps, every=settings.every, metrics=monitors,
-            folder=folder / f"seed_{seed}", progress=sys.stderr.isatty(),
+            schedule=task.schedule, folder=folder / f"seed_{seed}", progress=sys.stderr.isatty(),
         )  # fmt: skip
         runs.append(results)
         states.append(state)
@@ -167,7 +183,7 @@ def widened(low, high):
 def compare(results: xarray.Dataset, authors: dict) -> dict:
     """Quantity -> how many of the authors' iterations from 50 on agree, of how many, and the iterations that do not.
 
-    Where the authors have several seeds our mean must lie in their widened band; where they have one, their curve in ours.
+    Where the authors have several seeds our mean must lie in their widened band; where one, their curve in ours.
     """
     agreement = {}
     steps = [i for i in authors["iterations"] if i >= FIRST_COMPARED and i in results.step.values]
@@ -211,6 +227,7 @@ def summarise(results: xarray.Dataset, task: Problem, authors: dict | None, seco
         "seeds": task.seeds,
         "rates": task.rates._asdict(),
         "method": repr(task.method),
+        "annealed": task.schedule is not None,
         "seconds": round(seconds, 1),
         "at": rows,
     }
@@ -230,8 +247,12 @@ def summarise(results: xarray.Dataset, task: Problem, authors: dict | None, seco
 
 def show(summary: dict) -> None:
     """The table on standard output."""
-    print(f"{summary['method']}\nrates {summary['rates']}, n = {summary['n']}, {summary['seeds']} seeds, {summary['seconds']} s")
-    print(f"{'iteration':>9} {'KL (nat)':>10} {'min':>9} {'max':>9} {'later max':>10} {'score':>8} {'TV':>6} {'accepted':>8}")
+    print(summary["method"])
+    print(f"rates {summary['rates']}, n = {summary['n']}, {summary['seeds']} seeds, {summary['seconds']} s")
+    print(
+        f"{'iteration':>9} {'KL (nat)':>10} {'min':>9} {'max':>9} {'later max':>10} {'score':>8} "
+        f"{'TV':>6} {'accepted':>8}"
+    )
     print(f"{0:9d} {summary['kl_to_uniform']:10.5f}   (the uniform measure, exact)")
     for step, row in summary["at"].items():
         print(
@@ -243,8 +264,9 @@ def show(summary: dict) -> None:
         print(f"authors: KL {theirs['last_kl']:.5f} at iteration {theirs['last_iteration']} ({theirs['runs']})")
         print(f"ours is below that from iteration {theirs['our_kl_stays_below_it_from']} on")
         for quantity, found in theirs["agreement"].items():
-            print(f"  {quantity}: {found['agree']} of {found['of']} iterations from {FIRST_COMPARED} on within the widened band"
-                  f"{', outside at ' + str(found['outside']) if found['outside'] else ''}")  # fmt: skip
+            outside = f", outside at {found['outside']}" if found["outside"] else ""
+            agree = f"{found['agree']} of {found['of']} iterations from {FIRST_COMPARED} on"
+            print(f"  {quantity}: {agree} within the widened band{outside}")
 
 
 def film(task: Problem, settings: Settings, path: Path) -> None:
@@ -256,17 +278,21 @@ def film(task: Problem, settings: Settings, path: Path) -> None:
     rates = jax.tree.map(lambda r: jnp.asarray(r, data.points.dtype), task.rates)
     state = initial_state(run_key, task.method, rates, data)
     every = max(task.steps // 60, 2)
-    advance = jax.jit(lambda state: simulate(run_key, task.method, state, rates, data, steps=every, every=every, metrics={})[0])
+
+    @jax.jit
+    def advance(state):
+        counts = dict(steps=every, every=every)
+        return simulate(run_key, task.method, state, rates, data, **counts, metrics={}, schedule=task.schedule)[0]
 
     def frames():
         current = state
         for _ in range(60):
             kl = float(divergence(run_key, task.method, current, rates, data))
-            yield plot.snapshot(task.method, current, rates, data, kl)
+            yield sphere_plot.snapshot(task.method, current, rates, data, kl)
             current = advance(current)
 
-    view = plot.view_of(np.asarray(task.target.energy.positions))
-    plot.film(path, frames(), teacher=task.target.energy, view=view)
+    view = sphere_plot.view_of(np.asarray(task.target.energy.positions))
+    sphere_plot.film(path, frames(), teacher=task.target.energy, view=view)
 
 
 def main(settings: Settings) -> dict:
@@ -274,8 +300,6 @@ def main(settings: Settings) -> dict:
     if settings.precision == 64:
         jax.config.update("jax_enable_x64", True)
     task = problem(settings)
-    if settings.film and task.target.space != Sphere(3):
-        raise ValueError(f"film is True and the teacher {settings.teacher!r} lives on {task.target.space}; allowed on S^2: s2_*")
     folder = settings.out / name_of(settings, task.n)
     start = time.perf_counter()
     results, states = train(settings, task, folder)
@@ -287,9 +311,9 @@ def main(settings: Settings) -> dict:
     figure = plot.curves({label: results}, None if authors is None else {"authors": authors})
     figure.savefig(folder / "curves.png", dpi=200)
     if task.target.space == Sphere(3):
-        energy = task.method.energy(states[0], task.rates, None)
-        view = plot.view_of(np.asarray(task.target.energy.positions))
-        density = plot.sphere_density(
+        energy = from_atoms(task.method.feature, states[0].atoms)
+        view = sphere_plot.view_of(np.asarray(task.target.energy.positions))
+        density = sphere_plot.sphere_density(
             energy, states[0].atoms, states[0].particles, teacher=task.target.energy, view=view
         )
         density.savefig(folder / "density.png", dpi=200)

@@ -1,4 +1,4 @@
-"""Strictness for every test: shapes of annotations are checked at run time, warnings are errors, rank promotion raises."""
+"""Strictness for every test: annotated shapes are checked at run time, warnings are errors, rank promotion raises."""
 
 import os
 
@@ -10,7 +10,7 @@ from jaxtyping import install_import_hook
 
 install_import_hook("dualebm", "strict.typecheck")
 
-import jax
+import jax  # noqa: E402, after the hook
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 

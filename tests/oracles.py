@@ -4,8 +4,9 @@ Core convention: temperature 1, so the model is exp(-U) times the uniform measur
 Nothing here imports the package. [1] is Domingo-Enrich, Bietti, Gabrie, Bruna, Vanden-Eijnden, arXiv 2107.05134.
 """
 
-import numpy as np
+import itertools
 
+import numpy as np
 
 # ---- features and energies -------------------------------------------------------------------------
 
@@ -33,7 +34,7 @@ def energy(x, positions, coefficients, power=1, bias=False):
     """
     out = np.zeros(len(x))
     for i, point in enumerate(lift(x, bias)):
-        for theta, c in zip(positions, coefficients):
+        for theta, c in zip(positions, coefficients, strict=True):
             out[i] += c * relu_power(theta @ point, power) / len(positions)
     return out
 
@@ -43,7 +44,7 @@ def energy_gradient(x, positions, coefficients, power=1, bias=False):
     d = np.shape(x)[1]
     out = np.zeros((len(x), d))
     for i, point in enumerate(lift(x, bias)):
-        for theta, c in zip(positions, coefficients):
+        for theta, c in zip(positions, coefficients, strict=True):
             out[i] += c * relu_power_slope(theta @ point, power) * theta[:d] / len(positions)
     return out
 
@@ -252,8 +253,8 @@ def two_neuron_quadrature(angle, weights, dimension, radial_nodes=200, arc_nodes
 
     kinks = np.sort(np.concatenate([centres - np.pi / 2, centres + np.pi / 2]) % (2 * np.pi))
     ends = np.append(kinks, kinks[0] + 2 * np.pi)
-    arcs = [gauss_legendre(a, b, arc_nodes) for a, b in zip(ends[:-1], ends[1:])]
-    p, p_weight = (np.concatenate(part) for part in zip(*arcs))
+    arcs = [gauss_legendre(a, b, arc_nodes) for a, b in itertools.pairwise(ends)]
+    p, p_weight = (np.concatenate(part) for part in zip(*arcs, strict=True))
     p_weight = p_weight / (2 * np.pi)
     if dimension == 2:
         r, r_weight = np.ones(1), np.ones(1)

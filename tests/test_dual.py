@@ -15,12 +15,13 @@ from dualebm.energy import Shallow
 from dualebm.features import ReLU
 from dualebm.flows.langevin import Noise
 from dualebm.measures import Atoms, Samples, total_variation
-from dualebm.metrics import KLDivergence, ScoreError
 from dualebm.methods import dual
 from dualebm.methods.dual import Dual, DualRates, DualState, rates_from_paper, rates_from_program
+from dualebm.metrics import KLDivergence, ScoreError
 from dualebm.simulate import run_intervals, simulate
 from dualebm.spaces import Euclidean, Sphere
 
+RATES = DualRates(0.04, 4.0, 4.0)
 TRACES = np.load(Path(__file__).with_name("reference_traces.npz"))
 
 
@@ -38,7 +39,9 @@ def state_of(particles, positions, weights, signs):
 def test_authors_traces(x64, name):
     trace = {key.removeprefix(name + "/"): TRACES[key] for key in TRACES.files if key.startswith(name + "/")}
     method = dual.program(Sphere(5), neurons=8, restart_every=int(trace["restart_every"]))
-    rates = rates_from_program(*(float(trace[k]) for k in ("particle_step", "transport_step", "reaction_step", "budget")))
+    rates = rates_from_program(
+        *(float(trace[k]) for k in ("particle_step", "transport_step", "reaction_step", "budget"))
+    )
     data, test = Samples(jnp.array(trace["data"])), Samples(jnp.array(trace["test"]))
     teacher = Shallow(ReLU(), jnp.array(trace["teacher_positions"]), jnp.array(trace["teacher_weights"]))
     kl, score = KLDivergence(teacher, test), ScoreError(Sphere(5), teacher, test)
@@ -79,7 +82,9 @@ def test_steps_with_moving_atoms_equal_the_numpy_loop(x64, integrator, witness_p
     now, rejected = (particles, positions, weights), 0
     for i in range(2):
         noise, uniforms = rng.normal(size=(2 * n, d)), rng.uniform(size=2 * n)
-        state = method.advance(Noise(jnp.array(noise), jnp.array(uniforms)), state.particles, state, rates, Samples(jnp.array(data)))
+        state = method.advance(
+            Noise(jnp.array(noise), jnp.array(uniforms)), state.particles, state, rates, Samples(jnp.array(data))
+        )
         expected = oracles.dual_step(
             *now, signs, data, noise, **settings, integrator=integrator, witness_particles=witness_particles,
             weight_update=weight_update, uniforms=uniforms, restart_to=np.concatenate([data, data]) if i == 1 else None,
@@ -107,7 +112,11 @@ def test_production_size_equals_numpy(x64):
     uniforms = np.random.default_rng(8).uniform(size=N)
     rates = DualRates(0.05, 0.3, 0.4, 0.0, 10.0)
     step = jax.jit(lambda noise, state, data: method.advance(noise, state.particles, state, rates, data))
-    state = step(Noise(jnp.array(noise), jnp.array(uniforms)), state_of(particles, positions, weights, signs), Samples(jnp.array(data)))
+    state = step(
+        Noise(jnp.array(noise), jnp.array(uniforms)),
+        state_of(particles, positions, weights, signs),
+        Samples(jnp.array(data)),
+    )
     rows = np.r_[0:50, 16380:16390, N - 50 : N]
     moved, accepted = oracles.move(
         particles[rows], noise[rows], 0.05, "mala",
@@ -121,7 +130,9 @@ def test_production_size_equals_numpy(x64):
     slope = ((x @ positions.T > 0).T @ x) / N - ((data @ positions.T > 0).T @ data) / n
     slope -= np.sum(slope * positions, 1, keepdims=True) * positions
     expected = positions + 0.3 * signs[:, None] * slope
-    np.testing.assert_allclose(state.atoms.positions, expected / np.linalg.norm(expected, axis=1, keepdims=True), atol=1e-12)
+    np.testing.assert_allclose(
+        state.atoms.positions, expected / np.linalg.norm(expected, axis=1, keepdims=True), atol=1e-12
+    )
     np.testing.assert_allclose(state.atoms.log_weights, np.log(weights) + 0.4 * signs * F, atol=1e-12)
 
 
@@ -137,7 +148,9 @@ def test_text_and_program_conventions_give_one_trajectory(x64):
     state = state_of(x, theta, np.exp(method_weights(method, rates, data)), signs)
     for _ in range(3):
         noise = rng.normal(size=x.shape)
-        state = method.advance(Noise(jnp.array(noise), jnp.zeros(2 * n)), state.particles, state, rates, Samples(jnp.array(data)))
+        state = method.advance(
+            Noise(jnp.array(noise), jnp.zeros(2 * n)), state.particles, state, rates, Samples(jnp.array(data))
+        )
         x = x - s * oracles.energy_gradient(x, theta, signs * w) + np.sqrt(2 * s / beta) * noise
         x /= np.linalg.norm(x, axis=1, keepdims=True)
         F, slope = oracles.witness(theta, x, data), oracles.witness_gradient(theta, x, data)
@@ -162,7 +175,7 @@ def test_fast_scale_of_the_paper():
 
 def test_initial_state_of_each_choice():
     data = Samples(jnp.array(sphere_points(0, 30, 4), jnp.float32))
-    rates = DualRates(radius=jnp.float32(7))
+    rates = RATES._replace(radius=jnp.float32(7))
     init = lambda **changes: Dual(Sphere(4), **changes).init(jax.random.key(0), rates, data)  # noqa: E731
     state = init()
     np.testing.assert_array_equal(state.particles, jnp.concatenate([data.points, data.points]))
@@ -185,23 +198,23 @@ def test_weighted_data_are_drawn_and_seen_with_their_weights(x64):
     with np.errstate(divide="ignore"):
         data = Samples(jnp.array(x), jnp.array(np.log(p)))
     method = Dual(Sphere(3), particles=4000, neurons=5)
-    method.check(DualRates(), data)
-    state = method.init(jax.random.key(0), DualRates(), data)
+    method.check(RATES, data)
+    state = method.init(jax.random.key(0), RATES, data)
     frequency = np.array([(np.asarray(state.particles) == row).all(1).mean() for row in x])
     assert (np.abs(frequency - p) <= 5 * np.sqrt(p * (1 - p) / 4000)).all()
     repeated = Samples(jnp.array(np.repeat(x, [5, 0, 3, 2], axis=0)))
-    moved = [method.update_atoms(state.atoms, state.particles, DualRates(), d)[0] for d in (data, repeated)]
+    moved = [method.update_atoms(state.atoms, state.particles, RATES, d)[0] for d in (data, repeated)]
     np.testing.assert_allclose(moved[0].positions, moved[1].positions, atol=1e-12)
 
 
 def test_restart_until_switches_restarts_off(x64):
     data = Samples(jnp.array(sphere_points(0, 10, 3)))
     method = dual.program(Sphere(3), neurons=4, restart_every=2, restart_until=2)
-    states = [method.init(jax.random.key(0), DualRates(), data)]
+    states = [method.init(jax.random.key(0), RATES, data)]
     still = Noise(jnp.zeros((20, 3)), jnp.zeros(20))
     for i in range(4):
         away = states[-1]._replace(particles=jnp.array(sphere_points(i + 1, 20, 3)))
-        states.append(method.advance(still, away.particles, away, DualRates(particle_step=1e-9), data))
+        states.append(method.advance(still, away.particles, away, RATES._replace(particle_step=1e-9), data))
     back = [float(abs(s.particles[:10] - data.points).max()) < 1e-6 for s in states[1:]]
     assert back == [False, True, False, False]
 
@@ -211,10 +224,12 @@ def test_bernoulli_restart_rate_and_schedule(x64):
     schedule = optax.piecewise_constant_schedule(1.0, {3: 0.0})
     method = Dual(Sphere(3), neurons=4, particles=600, integrator="projected")
     data = Samples(jnp.array(sphere_points(0, 2, 3)))
-    rates = DualRates(particle_step=1e-4, transport_step=0.0, reaction_step=0.0)
+    rates = DualRates(1e-4, 0.0, 0.0)
     state = method.init(jax.random.key(0), rates, data)
+
     def distance(key, method, state, rates, data):
         return jnp.mean(jnp.min(jnp.linalg.norm(state.particles[:, None] - data.points[None], axis=-1), axis=1))
+
     _, records = simulate(
         jax.random.key(1), method, state, rates, data, steps=20, every=2, metrics={"distance": distance},
         schedule=lambda step, rates: rates._replace(restart_probability=schedule(step)),
@@ -238,7 +253,7 @@ def test_no_recompilation_when_rates_key_or_data_change():
 
     run = jax.jit(traced)
     state = method.init(jax.random.key(0), method.rates, data[0])
-    for seed, rates, x in [(0, DualRates(), data[0]), (1, DualRates(0.01, 0.1, 0.2, 0.5, 3.0), data[1])]:
+    for seed, rates, x in [(0, RATES, data[0]), (1, DualRates(0.01, 0.1, 0.2, 0.5, 3.0), data[1])]:
         run(jax.random.key(seed), state, jax.tree.map(jnp.float32, rates), x)
     assert Dual(Sphere(3), neurons=4) == method and hash(Dual(Sphere(3), neurons=4)) == hash(method)
 
@@ -293,8 +308,8 @@ BAD_RATES = [
 def test_bad_rates(name, value):
     data = Samples(jnp.array(sphere_points(0, 4, 15), jnp.float32))
     with pytest.raises(ValueError, match=f"{name} is {value}"):
-        Dual(Sphere(15)).check(DualRates()._replace(**{name: value}), data)
-    Dual(Sphere(15)).check(DualRates(particle_step=0.32), data)
+        Dual(Sphere(15)).check(RATES._replace(**{name: value}), data)
+    Dual(Sphere(15)).check(RATES._replace(particle_step=0.32), data)
 
 
 @pytest.mark.parametrize(
@@ -327,6 +342,7 @@ def test_bad_builders(builder, arguments, message):
         (dict(signs="negative"), "Allowed: 'half', 'random', 'all_negative'"),
         (dict(weight_update="add"), "weight_update is 'add'"),
         (dict(restart_every=0), "restart_every is 0"),
+        (dict(restart_until=5), "restart_until is 5 and restart_every is None"),
     ],
 )
 def test_bad_settings(changes, message):
@@ -347,13 +363,13 @@ def bad_data():
 @pytest.mark.parametrize(("points", "message"), bad_data())
 def test_bad_data(points, message):
     with pytest.raises(ValueError, match=message):
-        Dual(Sphere(3)).check(DualRates(), Samples(points))
+        Dual(Sphere(3)).check(RATES, Samples(points))
 
 
 def test_weighted_data_refuse_copies():
     data = Samples(jnp.array(sphere_points(0, 5, 3), jnp.float32), jnp.zeros(5))
     with pytest.raises(ValueError, match=r"data\.log_weights is given"):
-        Dual(Sphere(3)).check(DualRates(), data)
+        Dual(Sphere(3)).check(RATES, data)
 
 
 def test_other_spaces_train():
@@ -364,7 +380,9 @@ def test_other_spaces_train():
         data = Samples(points)
         method.check(method.rates, data)
         state = method.init(jax.random.key(1), method.rates, data)
-        after, records = run_intervals(jax.random.key(2), method, state, method.rates, data, jnp.ones(5, bool), 2, {}, None)
+        after, records = run_intervals(
+            jax.random.key(2), method, state, method.rates, data, jnp.ones(5, bool), 2, {}, None
+        )
         assert (records["diverged"] == 0).all()
         assert (after.particles != state.particles).any(1).mean() > 0.5
         assert (after.atoms.positions != state.atoms.positions).any(1).sum() >= 3  # a neuron that sees no point stays

@@ -73,7 +73,7 @@ def test_feature_equals_the_loop(name, dtype):
     x, theta = draw(space, 6, 0), draw(parameters, 5, 1)
     assert feature.parameter_space(space) == parameters
     with jax.enable_x64(dtype == "float64"):
-        value = feature(jnp.array(x, dtype), jnp.array(theta, dtype))
+        value = jax.jit(feature.__call__)(jnp.asarray(x.astype(dtype)), jnp.asarray(theta.astype(dtype)))
         assert value.shape == (6, 5) and value.dtype == dtype
     eps = np.finfo(dtype).eps
     np.testing.assert_allclose(value, matrix(phi, x, theta), rtol=50 * eps, atol=5 * eps)
@@ -95,12 +95,15 @@ def test_gradients_equal_central_differences_of_the_loop(name, x64):
             out[index] = (f(at + step) - f(at - step)).sum() / (2 * h)  # rows are independent: the others cancel
         return out
 
-    value, gradient = Shallow(feature, jnp.array(theta), jnp.array(c)).value_and_gradient(jnp.array(x))
+    samples = Samples(jnp.array(x), jnp.array(np.log(p) + 3))
+    energy = Shallow(feature, jnp.array(theta), jnp.array(c))
+    (value, gradient), (mean, mean_gradient) = jax.jit(
+        lambda: (energy.value_and_gradient(samples.points), feature_mean(feature, energy.positions, samples))
+    )()
     np.testing.assert_allclose(value, matrix(phi, x, theta) @ c / 3, rtol=1e-13)
     np.testing.assert_allclose(gradient, slope(lambda x: matrix(phi, x, theta) @ c / 3, x), atol=2e-8)
-    value, gradient = feature_mean(feature, jnp.array(theta), Samples(jnp.array(x), jnp.log(jnp.array(p)) + 3))
-    np.testing.assert_allclose(value, p @ matrix(phi, x, theta), rtol=1e-13)
-    np.testing.assert_allclose(gradient, slope(lambda theta: p @ matrix(phi, x, theta), theta), atol=2e-8)
+    np.testing.assert_allclose(mean, p @ matrix(phi, x, theta), rtol=1e-13)
+    np.testing.assert_allclose(mean_gradient, slope(lambda theta: p @ matrix(phi, x, theta), theta), atol=2e-8)
 
 
 @every_feature
@@ -108,12 +111,14 @@ def test_homogeneity(name, x64):
     """phi(x, s theta) = s^k phi(x, theta), hence theta . grad F = k F, for features that claim it and for no other."""
     feature, space, parameters, _, degree = CASES[name]
     assert feature.homogeneity == degree
-    x, theta = jnp.array(draw(space, 6, 4)), jnp.array(draw(parameters, 5, 5))
-    ratio = np.asarray(feature(x, 2 * theta)) - 2.0 ** (degree or 1) * np.asarray(feature(x, theta))
-    assert (np.abs(ratio).max() < 1e-12) == (degree is not None)
-    values, gradient = feature_mean(feature, theta, Samples(x))
-    euler = np.sum(np.asarray(theta * gradient), axis=1) - (degree or 1) * np.asarray(values)
-    assert (np.abs(euler).max() < 1e-12) == (degree is not None)
+    x, theta = draw(space, 6, 4), draw(parameters, 5, 5)
+    phi, doubled, (mean, gradient) = jax.device_get(
+        jax.jit(lambda x, t: (feature(x, t), feature(x, 2 * t), feature_mean(feature, t, Samples(x))))(x, theta)
+    )
+    excess = np.abs(doubled - 2.0 ** (degree or 1) * phi).max()
+    assert (excess < 1e-12) == (degree is not None)
+    euler = np.abs(np.sum(theta * gradient, axis=1) - (degree or 1) * mean).max()
+    assert (euler < 1e-12) == (degree is not None)
 
 
 @pytest.mark.parametrize("feature", [ReLU(), ReLU(power=2), Softplus(sharpness=2.0)])

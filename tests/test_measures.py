@@ -45,11 +45,11 @@ def log(weights, dtype):
 def test_signed_measure_of_atoms(weights, dtype):
     signs = np.array([1.0, -1.0, -1.0, 1.0])
     atoms = Atoms(jnp.zeros((4, 2), dtype), log(weights, dtype), jnp.array(signs, dtype))
-    rtol = 20 * np.finfo(dtype).eps
-    np.testing.assert_allclose(coefficients(atoms), [s * w for s, w in zip(signs, weights, strict=True)], rtol=rtol)
-    np.testing.assert_allclose(total_variation(atoms), math.fsum(weights) / 4, rtol=rtol)
-    np.testing.assert_allclose(log_total_variation(atoms), math.log(math.fsum(weights) / 4), rtol=rtol, atol=rtol)
-    assert coefficients(atoms).dtype == total_variation(atoms).dtype == log_total_variation(atoms).dtype == dtype
+    results = jax.jit(lambda atoms: (coefficients(atoms), total_variation(atoms), log_total_variation(atoms)))(atoms)
+    total = math.fsum(weights) / 4
+    for result, right in zip(results, (signs * weights, total, math.log(total)), strict=True):
+        np.testing.assert_allclose(result, right, rtol=20 * np.finfo(dtype).eps, atol=20 * np.finfo(dtype).eps)
+        assert result.dtype == dtype
 
 
 def test_total_variation_of_no_living_atom_and_of_weights_beyond_the_exponential():
@@ -63,24 +63,27 @@ def test_total_variation_of_no_living_atom_and_of_weights_beyond_the_exponential
 @pytest.mark.parametrize("constant", [0.0, 500.0, -500.0])
 def test_weighted_means_do_not_see_the_constant(weights, constant, dtype):
     rng = np.random.default_rng(0)
-    for values in (rng.normal(size=4), rng.normal(size=(4, 3)), rng.normal(size=(4, 2, 3))):
+    for values in (rng.normal(size=4), rng.normal(size=(4, 2, 3))):
         expected = sum(w * v for w, v in zip(weights, values, strict=True)) / math.fsum(weights)
-        result = mean(jnp.array(values, dtype), log(weights, dtype) + jnp.asarray(constant, dtype))
+        result = jax.jit(mean)(jnp.array(values, dtype), log(weights, dtype) + jnp.asarray(constant, dtype))
         eps = np.finfo(dtype).eps
         np.testing.assert_allclose(result, expected, atol=1e4 * eps if constant else 20 * eps)
-        np.testing.assert_allclose(mean(jnp.array(values, dtype), None), sum(values) / 4, atol=20 * eps)
+        np.testing.assert_allclose(jax.jit(mean)(jnp.array(values, dtype), None), sum(values) / 4, atol=20 * eps)
         assert result.dtype == dtype and result.shape == values.shape[1:]
 
 
 def test_effective_sample_size_is_kishs(weights, dtype):
     expected = math.fsum(weights) ** 2 / math.fsum(weights**2)
     for constant in (0.0, 300.0):  # exp(2 * 300) overflows
-        size = effective_sample_size(log(weights, dtype) + jnp.asarray(constant, dtype))
+        size = jax.jit(effective_sample_size)(log(weights, dtype) + jnp.asarray(constant, dtype))
         np.testing.assert_allclose(size, expected, rtol=2e3 * np.finfo(dtype).eps)
     assert 1 - 1e-5 <= expected <= 4 and size.dtype == dtype
 
 
-@pytest.mark.parametrize("count", [1, 7, 1000])
+systematic = jax.jit(resample, static_argnames="count")
+
+
+@pytest.mark.parametrize("count", [7, 1000])
 def test_resampling_is_systematic_and_unbiased(count, x64):
     """Over 4000 keys: every count within one of count * p, means within 5 sigma of it, the dead never drawn."""
     weights = np.random.default_rng(0).exponential(size=30) ** 3
@@ -100,20 +103,24 @@ def test_resampling_is_systematic_and_unbiased(count, x64):
 
 def test_resampling_in_float32():
     weights = np.random.default_rng(1).exponential(size=50)
-    counts = np.bincount(resample(jax.random.key(0), log(weights, "float32"), 500), minlength=50)
+    counts = np.bincount(systematic(jax.random.key(0), log(weights, "float32"), 500), minlength=50)
     assert (np.abs(counts - 500 * weights / weights.sum()) < 1 + 1e-3).all() and counts.sum() == 500
 
 
-@pytest.mark.xfail(strict=True, reason="(count - 1 + u) / count rounds to 1 in float32: the clip takes the last index")
-def test_resampling_of_many_in_float32_never_draws_the_dead():
-    """With this key u is so near 1 that the last tooth of the comb would round to 1."""
-    key = jax.random.split(jax.random.key(0), 2000)[249]
-    drawn = resample(key, jnp.where(jnp.arange(1000) < 999, 0.0, -jnp.inf), 100_000)
-    assert drawn.max() == 998
+LAST_TOOTH = pytest.mark.xfail(strict=True, reason="(count - 1 + u) / count rounds to 1: the clip takes the last index")
 
 
-def test_equal_weights_resample_to_a_permutation(dtype):
-    assert sorted(resample(jax.random.key(3), jnp.zeros(64, dtype), 64).tolist()) == list(range(64))
+@pytest.mark.parametrize("uniform", [0.0, pytest.param(1 - 2**-23, marks=LAST_TOOTH)])
+def test_the_ends_of_the_comb_never_draw_the_dead(uniform, monkeypatch):
+    """The least and the largest draw of a float32: the first tooth is at 0, the last of 100000 would round to 1."""
+    monkeypatch.setattr(jax.random, "uniform", lambda key, shape=(), dtype=float: jnp.full(shape, uniform, dtype))
+    weights = jnp.where((jnp.arange(1000) < 999) & (jnp.arange(1000) > 0), 0.0, -jnp.inf)
+    drawn = resample(jax.random.key(0), weights, 100_000)
+    assert drawn.min() == 1 and drawn.max() == 998
+
+
+def test_equal_weights_resample_to_a_permutation():
+    assert sorted(systematic(jax.random.key(3), jnp.zeros(64), 64).tolist()) == list(range(64))
 
 
 def test_samples_have_equal_weights_unless_they_are_given():

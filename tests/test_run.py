@@ -18,9 +18,9 @@ import optax
 import pytest
 import xarray
 
-from dualebm import simulate, store
+from dualebm import saved, simulate, store
 from dualebm.measures import Samples
-from dualebm.methods.dual import Dual, DualRates
+from dualebm.methods.dual import Dual
 from dualebm.run import Diverged, initial_state, run
 from dualebm.spaces import Sphere
 
@@ -114,7 +114,8 @@ def test_a_folder_holds_what_the_call_returns(tmp_path, whole):
     assert_same((state, results), whole)
     xarray.testing.assert_identical(stored(tmp_path / "a" / "b"), results)
     assert results.acceptance.attrs == {"units": "1", "long_name": "accepted moves"}
-    assert results.attrs["rates"]["particle_step"] == 0.04 and results.attrs["method"]["neurons"] == 8
+    assert results.attrs["rates"]["particle_step"] == pytest.approx(METHOD.rates.particle_step, rel=1e-6)
+    assert results.attrs["method"]["neurons"] == 8
     assert {"versions", "git_revision", "backend", "device_count", "key"} <= set(results.attrs)
     assert sorted(p.name for p in (tmp_path / "a" / "b").iterdir()) == [
         "checkpoint-12.npz",
@@ -150,7 +151,7 @@ class Crash(BaseException):
 
 def test_a_crash_at_any_write_costs_at_most_a_segment(tmp_path, whole, monkeypatch):
     """Dies at the n-th flush, which lies before and after each rename, for every n; and leaves its temporary files."""
-    sync, unlink, run_intervals = store._sync, Path.unlink, simulate.run_intervals
+    flush, unlink, run_intervals = saved.flush, Path.unlink, simulate.run_intervals
 
     def leave(path, missing_ok=False):
         if not path.name.endswith(".tmp"):
@@ -168,14 +169,14 @@ def test_a_crash_at_any_write_costs_at_most_a_segment(tmp_path, whole, monkeypat
         folder, flushes = tmp_path / str(fatal), []
 
         def dying(path, flushes=flushes, fatal=fatal):
-            sync(path)
+            flush(path)
             flushes.append(path)
             if len(flushes) > fatal:
                 raise Crash
 
         segments.clear()
         with monkeypatch.context() as patch:
-            patch.setattr(store, "_sync", dying)
+            patch.setattr(saved, "flush", dying)
             patch.setattr(Path, "unlink", leave)
             try:
                 go(folder)
@@ -324,10 +325,11 @@ def test_new_values_compile_nothing_new(tmp_path):
     state, _ = again()
     once = len(TRACES)
     assert once > 0
-    state, _ = again(tmp_path, key=jax.random.key(2), seed=3, rates=DualRates(particle_step=0.03, radius=np.float32(5)))
+    rates = METHOD.rates._replace(particle_step=0.03, radius=np.float32(5))
+    state, _ = again(tmp_path, key=jax.random.key(2), seed=3, rates=rates)
     state = state._replace(acceptance=jnp.asarray(1.0))
     assert state.acceptance.weak_type
-    again(state=state, rates=DualRates(radius=jnp.float32(4)), steps=40)
+    again(state=state, rates=METHOD.rates._replace(radius=jnp.float32(4)), steps=40)
     again(data=Samples(np.asarray(points(5).points)))
     assert len(TRACES) == once
 

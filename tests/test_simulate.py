@@ -39,14 +39,16 @@ def test_equals_a_loop_of_steps():
 
 
 def test_segments_equal_the_whole_bit_for_bit():
-    run = jax.jit(lambda state, active: intervals(jax.random.key(2), METHOD, state, RATES, DATA, active, 2, METRICS, None))
+    key = jax.random.key(2)
+    run = jax.jit(lambda state, active: intervals(key, METHOD, state, RATES, DATA, active, 2, METRICS, None))
     whole, records = run(start(), jnp.ones(6, bool))
     middle, first = run(start(), jnp.arange(6) < 4)
     last, second = run(middle, jnp.arange(6) < 2)
     equal(last, whole)
     equal({k: jnp.concatenate([first[k][:4], second[k][:2]]) for k in records}, records)
     assert int(middle.step) == 8 and first["step"].tolist() == [2, 4, 6, 8, 8, 8]
-    assert (first["total_variation"][4:] == first["total_variation"][3]).all()  # an inactive interval records the state as it is
+    # an inactive interval records the state as it is
+    assert (first["total_variation"][4:] == first["total_variation"][3]).all()
 
 
 @pytest.mark.parametrize(
@@ -63,10 +65,14 @@ def test_bad_counts(arguments, message):
 
 
 def test_a_diverged_lane_freezes_and_the_others_go_on():
-    """Lane 0 is healthy; in lane 1 one atom takes all the weight; in lane 2 every move is too long; the rates of lane 3 are NaN."""
+    """Lane 0 is healthy; in lane 1 an atom takes all the weight; in lane 2 moves are too long; lane 3 has NaN rates."""
     method = Dual(Sphere(3), neurons=4, integrator="mala")
     rates = DualRates(
-        jnp.array([0.04, 0.04, 1e6, 0.04]), jnp.zeros(4), jnp.array([0.1, 1e4, 0.0, jnp.nan]), jnp.zeros(4), jnp.full(4, 10.0)
+        jnp.array([0.04, 0.04, 1e6, 0.04]),
+        jnp.zeros(4),
+        jnp.array([0.1, 1e4, 0.0, jnp.nan]),
+        jnp.zeros(4),
+        jnp.full(4, 10.0),
     )
     start_of = jax.vmap(lambda rates: method.init(jax.random.key(1), rates, DATA))(rates)
 

@@ -15,7 +15,7 @@ from dualebm.measures import Samples
 from dualebm.spaces import Space, Sphere, too_long
 
 NOISE_PAIRS = 256
-"""Pairs of particles whose noise shares a key: part of the definition of the results, unlike the size of the streamed block."""
+"""Pairs of particles whose noise shares a key: part of the definition of the results, unlike the streamed block."""
 
 Step = Float[Array, ""] | float
 
@@ -28,10 +28,10 @@ class Noise(NamedTuple):
 
 
 class Info(NamedTuple):
-    """Whether each particle accepted, and the log densities (up to a common constant) of its proposal and of the way back.
+    """Whether each particle accepted, and the log densities (up to one constant) of its proposal and of the way back.
 
-    The unadjusted transitions fill the densities, which Jarzynski weights need; NaN where they have no closed form (the projected
-    transition on the sphere). A reversible transition needs none and returns zeros.
+    The unadjusted transitions fill the densities, which Jarzynski weights need; NaN where they have no closed form (the
+    projected transition on the sphere). A reversible transition needs none and returns zeros.
     """
 
     accepted: Bool[Array, " N"]
@@ -55,8 +55,8 @@ def projected(
 ) -> tuple[Float[Array, "N d"], Info]:
     """Euler-Maruyama with the ambient gradient and ambient noise, then retraction (Algorithm 1, step 2).
 
-    X <- retract(X, h (-grad U + grad log tau) + sqrt(2 h) xi); on the sphere (X + ...)/|X + ...|. The authors' choice; its bias on the
-    sphere is O(h). On Euclidean space and the torus it is the usual Euler-Maruyama step.
+    X <- retract(X, h (-grad U + grad log tau) + sqrt(2 h) xi); on the sphere (X + ...)/|X + ...|. The authors' choice;
+    its bias on the sphere is O(h). On Euclidean space and the torus it is the usual Euler-Maruyama step.
 
     >>> from dualebm.energy import Shallow; from dualebm.features import ReLU; from dualebm.spaces import Sphere
     >>> x, still = jnp.array([[1.0, 0.0]]), Noise(jnp.zeros((1, 2)), jnp.zeros(1))
@@ -100,11 +100,11 @@ def geodesic(
 def mala(
     space: Space, noise: Noise, x: Float[Array, "N d"], energy: Energy, step: Step
 ) -> tuple[Float[Array, "N d"], Info]:
-    """Metropolis-adjusted Langevin: the `geodesic` proposal, accepted so that p = exp(-U) tau is invariant (Roberts, Tweedie 1996).
+    """Metropolis-adjusted Langevin (Roberts, Tweedie 1996): `geodesic`, accepted so that p = exp(-U) tau is invariant.
 
-    Accept y = Exp_x(v) when log u < log p(y) - log p(x) + (|v - h s(x)|^2 - |u_back - h s(y)|^2) / 4h, with s = grad log p and
-    u_back = Log_y(x); the Jacobian of the exponential map is symmetric in x and y and cancels. A proposal that reaches to the
-    injectivity radius is rejected: the logarithm would return another velocity.
+    Accept y = Exp_x(v) when log u < log p(y) - log p(x) + (|v - h s(x)|^2 - |u_back - h s(y)|^2) / 4h, with s = grad
+    log p and u_back = Log_y(x); the Jacobian of the exponential map is symmetric in x and y and cancels. A proposal
+    that reaches to the injectivity radius is rejected: the logarithm would return another velocity.
 
     >>> from dualebm.energy import Shallow; from dualebm.features import ReLU; from dualebm.spaces import Sphere
     >>> x, far = jnp.array([[1.0, 0.0]]), Noise(jnp.array([[0.0, 4.0]]), jnp.zeros(1))
@@ -123,16 +123,17 @@ TRANSITIONS: dict[str, Callable] = {"projected": projected, "geodesic": geodesic
 
 
 def _draw_by_blocks(key, count, draw):
-    """Rows 0 .. count-1 of pairs (i, i + ceil(count/2)); `draw(block_key)` is `(halves, ..., NOISE_PAIRS)`, `halves` 1 or 2."""
+    """Rows 0 .. count-1 of pairs (i, i + ceil(count/2)); `draw(block_key)` is `(halves, ..., NOISE_PAIRS)`."""
     pairs = (count + 1) // 2
     keys = jax.vmap(lambda block: jax.random.fold_in(key, block))(jnp.arange(-(-pairs // NOISE_PAIRS)))
-    # Mapped, not vmapped: XLA would fuse the generator into the transposition, where it is not vectorised, and draw it twice.
+    # Mapped, not vmapped: XLA would fuse the generator into the transposition, where it is not vectorised, and draw
+    # it twice.
     drawn = jnp.moveaxis(jax.lax.map(draw, keys, batch_size=32), (1, -1), (0, 2))  # (halves, blocks, NOISE_PAIRS, ...)
     return drawn.reshape(drawn.shape[0], -1, *drawn.shape[3:])[:, :pairs]
 
 
 def draw_noise(key: Key[Array, ""], count: int, dimension: int, dtype, antithetic: bool) -> Noise:
-    """The noise of one step, keyed by block of particle pairs; antithetic particles i and i + count/2 share a vector, with opposite signs.
+    """The noise of one step, keyed by block of pairs; antithetic particles i and i + count/2 have opposite vectors.
 
     >>> noise = draw_noise(jax.random.key(0), 4, 2, jnp.float32, True)
     >>> bool((noise.normal[:2] == -noise.normal[2:]).all())
@@ -228,8 +229,8 @@ def sample(
 ) -> tuple[Float[Array, "count d"], Float[Array, ""]]:
     """`count` approximate samples of the model exp(-U) tau / Z, and the mean acceptance rate.
 
-    Each is the end of its own `mala` chain of `steps` steps of size `step`, started at the base measure. Raises ValueError where the
-    base measure cannot be sampled (flat Euclidean space).
+    Each is the end of its own `mala` chain of `steps` steps of size `step`, started at the base measure. Raises
+    ValueError where the base measure cannot be sampled (flat Euclidean space).
 
     >>> from dualebm.energy import Shallow; from dualebm.features import ReLU; from dualebm.spaces import Sphere
     >>> energy = Shallow(ReLU(), jnp.eye(2), jnp.array([-5.0, 0.0]))
@@ -242,7 +243,7 @@ def sample(
     x = space.sample_base(start_key, count, dtype)
 
     def body(x, i):
-        noise = draw_noise(jax.random.fold_in(chain_key, i), *x.shape, x.dtype, False)
+        noise = draw_noise(jax.random.fold_in(chain_key, i), *x.shape, dtype=x.dtype, antithetic=False)
         return move("mala", space, noise, x, energy, step)
 
     x, acceptance = jax.lax.scan(body, x, jnp.arange(steps))

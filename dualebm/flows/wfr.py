@@ -1,4 +1,4 @@
-"""The Wasserstein-Fisher-Rao flow of the atoms along a witness F (arXiv 2107.05134, eqs. 6 and 8; Algorithm 1, steps 3 to 5)."""
+"""The Wasserstein-Fisher-Rao flow of the atoms along a witness F (arXiv 2107.05134, eqs. 6 and 8; Algorithm 1)."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
@@ -10,7 +10,7 @@ Rate = Float[Array, ""] | float
 
 
 def transport(atoms: Atoms, witness_gradient: Float[Array, "m p"], step: Rate, space: Space) -> Atoms:
-    """theta_j <- retract(theta_j, s sigma_j P grad F(theta_j)) (Algorithm 1, step 3); no 1/m and no weight in the velocity.
+    """theta_j <- retract(theta_j, s sigma_j P grad F(theta_j)) (Algorithm 1, step 3), without a 1/m or a weight.
 
     >>> from dualebm.spaces import Euclidean
     >>> atoms = Atoms(jnp.zeros((2, 1)), jnp.zeros(2), jnp.array([1.0, -1.0]))
@@ -48,7 +48,7 @@ def react_additively(atoms: Atoms, witness: Float[Array, " m"], step: Rate) -> t
 
 
 def keep_budget(atoms: Atoms, radius: Rate) -> Atoms:
-    """w <- w radius / max(mean w, radius): the total variation stays within the ball of the radius (Algorithm 1, step 5).
+    """w <- w radius / max(mean w, radius): the total variation stays within the radius (Algorithm 1, step 5).
 
     >>> from dualebm.measures import total_variation
     >>> atoms = Atoms(jnp.zeros((2, 1)), jnp.log(jnp.array([10.0, 30.0])), jnp.ones(2))

@@ -11,6 +11,7 @@ with f = (1/m) sum_j sigma_j w_j phi(., theta_j) and F = E_particles phi - E_dat
 
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -22,7 +23,7 @@ from dualebm.energy import Shallow, from_atoms, witness
 from dualebm.features import Feature, ReLU
 from dualebm.flows import langevin, wfr
 from dualebm.measures import Atoms, Samples, log_total_variation
-from dualebm.spaces import Space, Sphere
+from dualebm.spaces import Space, Sphere, Torus
 
 Scalar = Float[Array, ""] | float
 
@@ -31,12 +32,12 @@ class DualRates(NamedTuple):
     """The scalars of Algorithm 1 in the core convention: temperature 1, total variation at most `radius`.
 
     particle_step h_x > 0; transport_step h_theta >= 0 (0: lazy features); reaction_step h_w >= 0; restart_probability p_R in [0, 1];
-    radius > 0, the radius of the ball times the inverse temperature. The defaults are those of `Dual`.
+    radius > 0, the radius of the ball times the inverse temperature. For the steps that fit a space see `Dual.rates`.
     """
 
-    particle_step: Scalar = 0.04
-    transport_step: Scalar = 4.0
-    reaction_step: Scalar = 4.0
+    particle_step: Scalar
+    transport_step: Scalar
+    reaction_step: Scalar
     restart_probability: Scalar = 0.0
     radius: Scalar = 10.0
 
@@ -116,13 +117,23 @@ class Dual:
         for name in ("particles", "restart_every", "restart_until"):
             if getattr(self, name) is not None:
                 checks.count(name, getattr(self, name))
+        if self.restart_until is not None and self.restart_every is None:
+            raise ValueError(f"restart_until is {self.restart_until} and restart_every is None; give both or neither")
         if self.antithetic and self.particles is not None and self.particles % 2:
-            raise ValueError(f"particles is {self.particles}; it must be even with antithetic noise (or antithetic=False)")
+            raise ValueError(
+                f"particles is {self.particles}; it must be even with antithetic noise (or antithetic=False)"
+            )
 
     @property
     def rates(self) -> DualRates:
-        """The default rates: geodesic MALA with the neuron step near the edge of its stability."""
-        return DualRates()
+        """The default rates, to be used with `annealing`: neuron steps near the edge of their stability, in units of the space.
+
+        In d dimensions a move of the particles is accepted while h_x d is of order 1, and E (<theta, x>)_+^2 = 1 / 2d on the sphere
+        bounds h_theta / d: particle_step 0.6 / d and neuron steps 0.4 d, 0.04 and 6 on S^14. A torus is a circle of its period.
+        """
+        scale = (self.space.period / (2 * math.pi)) ** 2 if isinstance(self.space, Torus) else 1.0
+        d = self.space.dimension
+        return DualRates(0.6 / d * scale, 0.4 * d * scale, 0.4 * d)
 
     def check(self, rates: DualRates, data: Samples) -> None:
         """Raises ValueError naming the argument, its value and what is allowed."""
@@ -140,7 +151,9 @@ class Dual:
                 "sqrt(2 h d) reaches pi, half way round the sphere"
             )
         if data.log_weights is not None and (self.particles is None or self.restart_every is not None):
-            raise ValueError("data.log_weights is given; copies of the data (particles=None, restart_every) need equal weights: None")
+            raise ValueError(
+                "data.log_weights is given; copies of the data (particles=None, restart_every) need equal weights: None"
+            )
 
     def init(self, key: Key[Array, ""], rates: DualRates, data: Samples) -> DualState:
         """Particles at the data; positions uniform; signs and weights as chosen."""
@@ -165,7 +178,8 @@ class Dual:
         """One iteration of Algorithm 1; the key belongs to this step alone."""
         restart_key, noise_key = jax.random.split(key)
         x = langevin.restart(restart_key, state.particles, data, rates.restart_probability)
-        noise = langevin.draw_noise(noise_key, *x.shape, x.dtype, self.antithetic)
+        count, dimension = x.shape
+        noise = langevin.draw_noise(noise_key, count, dimension, x.dtype, self.antithetic)
         return self.advance(noise, x, state, rates, data)
 
     def advance(
@@ -230,6 +244,32 @@ def program(space: Space, **changes) -> Dual:
     'projected'
     """
     return Dual(space, **{**dict(integrator="projected", signs="all_negative"), **changes})
+
+
+def annealing(warmup: int = 80, start: float = 0.5) -> Callable[[Scalar, DualRates], DualRates]:
+    """The schedule that goes with the default rates: the budget grows to the radius, then the neuron steps fall.
+
+    In iteration t the radius is times min(1, start + (1 - start) t / warmup) and the neuron steps are divided by
+    1 + 4 max(t / warmup - 1, 0). While the budget is short of the teacher's, neurons gather where the witness is largest, as in a
+    path of the lasso; the falling steps then stop them from spreading into the sampling noise of the data.
+    The warm-up must be long enough for the neurons to part: 80 on S^14, longer where d is small.
+    Raises ValueError unless 0 < start <= 1 and warmup >= 1.
+
+    >>> rates = annealing()(100, Dual(Sphere(15)).rates)
+    >>> round(float(rates.radius), 6), round(float(rates.transport_step), 6)
+    (10.0, 3.0)
+    """
+    checks.number("start", start, positive=True, largest=1)
+    checks.count("warmup", warmup)
+
+    def schedule(step, rates):
+        radius = rates.radius * jnp.minimum(1, start + (1 - start) * step / warmup)
+        slower = 1 + 4 * jnp.maximum(step / warmup - 1, 0)
+        return rates._replace(
+            radius=radius, transport_step=rates.transport_step / slower, reaction_step=rates.reaction_step / slower
+        )
+
+    return schedule
 
 
 PRESETS = {"text": text, "program": program, "default": Dual}
