@@ -53,7 +53,7 @@ def number(name: str, value, *, positive: bool = False, largest: float = math.in
     try:
         finite = np.ndim(value) == 0 and math.isfinite(value)
         allowed = finite and (value > 0 if positive else value >= 0) and value <= largest
-    except TypeError:
+    except (TypeError, OverflowError):
         allowed = False
     if not allowed:
         bound = "greater than 0" if positive else "at least 0"
@@ -96,6 +96,8 @@ def points(name: str, x, space: Space) -> None:
     ...
     ValueError: data has rows off the unit sphere (row 0 has norm 1.73205); normalise them: x / np.linalg.norm(x, ...
     """
+    if not isinstance(x, (np.ndarray, jax.Array)):
+        raise ValueError(f"{name} is a {type(x).__name__}; it must be an array, np.asarray(x, 'float32')")
     if np.ndim(x) != 2:
         raise ValueError(f"{name} has shape {np.shape(x)}; it must be (count, {space.dimension})")
     if x.dtype not in (np.float32, np.float64):
@@ -138,6 +140,8 @@ def samples(name: str, data: Samples, space: Space) -> None:
     points(f"{name}.points", data.points, space)
     if data.log_weights is not None:
         weights = np.asarray(data.log_weights)
+        if weights.dtype != data.points.dtype:
+            raise ValueError(f"{name}.log_weights has dtype {weights.dtype}; it must be that of the points, {data.points.dtype}")
         if weights.shape != data.points.shape[:1]:
             raise ValueError(f"{name}.log_weights has shape {weights.shape}; it must be {data.points.shape[:1]}")
         if np.isnan(weights).any() or np.isposinf(weights).any() or np.isneginf(weights).all():

@@ -125,6 +125,9 @@ class Bump:
 
     def __call__(self, x: Inputs, theta: Parameters) -> Matrix:
         """The matrix phi(x_i, theta_j), (N, m)."""
+        for name, points in (("x", x), ("theta", theta)):
+            if points.shape[1] != self.space.dimension:
+                raise ValueError(f"{name} has {points.shape[1]} components; it must have {self.space.dimension}, as {self.space}")
         if isinstance(self.space, Torus):
             circles = [_on_circles(z, self.space.period) for z in (x, theta)]
             exponent = _inner(*circles, bias=False) - self.space.dimension

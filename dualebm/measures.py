@@ -78,4 +78,5 @@ def resample(key: Key[Array, ""], log_weights: Float[Array, " n"], count: int) -
     """
     cumulative = jnp.cumsum(jax.nn.softmax(log_weights))
     comb = (jnp.arange(count) + jax.random.uniform(key, dtype=log_weights.dtype)) / count
-    return jnp.searchsorted(cumulative / cumulative[-1], comb, side="right").clip(0, log_weights.size - 1)
+    comb = jnp.minimum(comb, 1 - jnp.finfo(comb.dtype).epsneg)  # the last tooth may round to 1, past the last living index
+    return jnp.searchsorted(cumulative / cumulative[-1], comb, side="right")

@@ -37,7 +37,12 @@ def relative_entropy(
         weights = jnp.full(difference.shape, 1 / difference.size, difference.dtype)
     else:
         weights = jax.nn.softmax(samples.log_weights)
-    return logsumexp(-difference, b=weights) + jnp.sum(weights * difference)
+    # Centred, so that log E* exp(-r) = log(1 + E* (exp(-r) - 1 + r)): a sum of positive terms keeps the digits of small values.
+    series = difference**2 * (1 / 2 - difference / 6 + difference**2 / 24 - difference**3 / 120 + difference**4 / 720)
+    bounded = jnp.maximum(difference, -50)
+    excess = jnp.where(jnp.abs(difference) < 0.1, series, jnp.expm1(-bounded) + bounded)
+    small = jnp.log1p(jnp.sum(weights * excess))
+    return jnp.where(jnp.min(difference) > -50, small, logsumexp(-difference, b=weights))
 
 
 class KLDivergence(eqx.Module):
