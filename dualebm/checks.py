@@ -53,7 +53,7 @@ def number(name: str, value, *, positive: bool = False, largest: float = math.in
     try:
         finite = np.ndim(value) == 0 and math.isfinite(value)
         allowed = finite and (value > 0 if positive else value >= 0) and value <= largest
-    except (TypeError, OverflowError):
+    except (TypeError, ValueError, OverflowError):
         allowed = False
     if not allowed:
         bound = "greater than 0" if positive else "at least 0"

@@ -21,12 +21,12 @@ BLOCK_ELEMENTS = 2**20
 
 
 def block_rows(columns: int) -> int:
-    """Rows of a block of the (N, columns) product, a multiple of 256.
+    """Rows of a block of the (N, columns) product, a multiple of 256, at most 2^14 so that float32 sums keep their digits.
 
     >>> block_rows(64)
     16384
     """
-    return max(BLOCK_ELEMENTS // (256 * columns), 1) * 256
+    return min(max(BLOCK_ELEMENTS // (256 * columns), 1) * 256, 2**14)
 
 
 def map_blocks(function: Callable, arrays: tuple, rows: int):

@@ -56,6 +56,8 @@ class ReLU:
     def __post_init__(self):
         if isinstance(self.power, bool) or not isinstance(self.power, int) or self.power < 1:
             raise ValueError(f"power is {self.power!r}; it must be an integer of at least 1")
+        if not isinstance(self.bias, bool):
+            raise ValueError(f"bias is {self.bias!r}; it must be True or False")
 
     @property
     def homogeneity(self) -> int:

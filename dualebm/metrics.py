@@ -38,7 +38,10 @@ def relative_entropy(
     else:
         weights = jax.nn.softmax(samples.log_weights)
     # Centred, so that log E* exp(-r) = log(1 + E* (exp(-r) - 1 + r)): a sum of positive terms keeps the digits of small values.
-    series = difference**2 * (1 / 2 - difference / 6 + difference**2 / 24 - difference**3 / 120 + difference**4 / 720)
+    series = term = difference**2 / 2
+    for k in range(3, 10):  # to the ninth power: 1e-14 of the sum at 0.1
+        term = -term * difference / k
+        series = series + term
     bounded = jnp.maximum(difference, -50)
     excess = jnp.where(jnp.abs(difference) < 0.1, series, jnp.expm1(-bounded) + bounded)
     small = jnp.log1p(jnp.sum(weights * excess))

@@ -26,7 +26,7 @@ from dualebm.features import ReLU, Softplus
 from dualebm.measures import Atoms, Samples
 
 TOLERANCE = {"float32": 3e-6, "float64": 1e-12}
-LONG_SUM = {"float32": 3e-5, "float64": 1e-12}
+LONG_SUM = {"float32": 5e-6, "float64": 1e-12}
 """Of means over particles for few atoms: XLA's product of a long vector and a few columns is a plain loop on CPUs."""
 
 
@@ -185,7 +185,7 @@ def test_block_rows_keeps_blocks_within_bounds():
     for columns in (1, 2, 3, 7, 64, 65, 1000, 4096, 10**6):
         rows = block_rows(columns)
         assert rows % 256 == 0 and rows >= 256 and (rows * columns <= 2**20 or rows == 256)
-        assert (rows + 256) * columns > 2**20
+        assert (rows + 256) * columns > 2**20 or rows == 2**14
     assert Shallow(ReLU(), jnp.ones((8, 2)), jnp.ones(8)).rows == block_rows(8)
 
 

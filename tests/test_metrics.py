@@ -1,5 +1,6 @@
 """Metrics against the NumPy oracle, grids of their own, and exact samples at 5 sigma."""
 
+import decimal
 from types import SimpleNamespace
 
 import equinox as eqx
@@ -186,6 +187,18 @@ def test_divergences_of_large_energies_do_not_overflow():
     np.testing.assert_allclose(kl, 2000 + np.log(1 / 4) + 2000 * 0.5, rtol=1e-6)
     broken = Constant(jnp.float32(jnp.nan), jnp.float32(0))
     assert jnp.isnan(relative_entropy(broken, jnp.zeros(4), Samples(x)))
+
+
+@pytest.mark.parametrize("size", [1e-3, 0.09, 0.11, 1.0, 30.0, 70.0])
+def test_divergences_on_both_sides_of_each_formula_in_float64(size, x64):
+    """Energy differences of `size` and smaller ones back: log mean exp and mean, in decimals of 50 digits."""
+    x = size * np.array([1.0, -0.25, -0.3, -0.45])
+    points = jnp.array(np.stack([x, 0 * x], axis=1))
+    result = relative_entropy(Constant(jnp.float64(1), jnp.float64(0)), jnp.zeros(4), Samples(points))
+    with decimal.localcontext(prec=50):
+        exact = [decimal.Decimal(float(t)) for t in x]
+        expected = float((sum((-t).exp() for t in exact) / 4).ln() + sum(exact) / 4)
+    np.testing.assert_allclose(result, expected, rtol=1e-12)
 
 
 @pytest.mark.parametrize(("name", "temperature"), [("s2_monomodal", 1.0), ("s14_bimodal", 1.0), ("s14_bimodal", 0.7)])
