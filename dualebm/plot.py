@@ -103,7 +103,8 @@ def curves(
                 panel.set_xlabel("iteration")
         # a reference below its setting: legends fill by columns
         handles = sorted(figure.axes[0].get_lines(), key=lambda line: str(line.get_gid()))
-        per_row = 2 if width == "single" else 4
+        longest = max(len(str(handle.get_label())) for handle in handles)
+        per_row = max(min(int(18 * WIDTHS[width] / (longest + 8)), 4), 1)  # about 18 letters an inch
         columns = len(handles) if len(handles) <= per_row else min(-(-len(handles) // 2), per_row)
         figure.legend(handles=handles, loc="outside upper center", ncols=columns)
     return figure
