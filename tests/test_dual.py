@@ -137,7 +137,7 @@ def test_production_size_equals_numpy(x64):
 
 
 def test_text_and_program_conventions_give_one_trajectory(x64):
-    """MATH: unit ball at inverse temperature beta with step s, against radius beta at temperature 1 (the text's Algorithm 1 in loops)."""
+    """Unit ball at inverse temperature beta with step s, against radius beta at temperature 1 (the text's Algorithm 1 in loops)."""
     beta, s, ratio, d, m, n = 10.0, 0.2, 1.0, 5, 6, 12
     rates = rates_from_paper(s, ratio, beta)
     assert rates == rates_from_program(0.02, 0.2, 0.2, 10.0)

@@ -146,7 +146,7 @@ def test_mala_leaves_the_exact_law_invariant(name, antithetic):
 
 
 def test_the_projected_step_is_biased_and_mala_is_not():
-    """MATH D.1: at h = 0.02 on S^14 the projected chain runs at an effective temperature of about 0.87, MALA at 1."""
+    """At h = 0.02 on S^14 the projected chain runs at an effective temperature of about 0.87, MALA at 1."""
     target = targets.teacher("s14_monomodal")
     start, _ = targets.sample(jax.random.key(0), target, 8_000)
     temperature = {}

@@ -19,7 +19,7 @@ from dualebm.partition import sphere_quadrature
 from dualebm.spaces import Euclidean, Sphere
 
 METHOD = SimpleNamespace(energy=lambda state, rates, data: state)  # the state is the energy
-PAPER = {  # KL(teacher || uniform), E* |grad f*|^2 of MATH.md
+PAPER = {  # KL(teacher || uniform), E* |grad f*|^2, by quadrature
     "s2_bimodal": (0.63253, 7.311), "s2_monomodal": (1.31603, 10.194),
     "s14_bimodal": (0.38129, 20.370), "s14_monomodal": (1.12933, 38.095),
 }  # fmt: skip

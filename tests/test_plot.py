@@ -124,7 +124,7 @@ def test_curves_that_cannot_be_drawn(change, message):
 
 
 def test_the_authors_curves_are_the_published_numbers():
-    """The archived values of MATH.md A.9's table, and the figure of S^2 against the archive of the same run."""
+    """The archived values of the authors' runs, and the figure of S^2 against the archive of the same run."""
     mono = author_runs("d15_mono_n1e4_p_R=1/40")
     assert mono["KL"]["mean"][-1] == pytest.approx(0.0194, abs=1e-4)
     assert np.all(mono["SM"]["min"] <= mono["SM"]["mean"]) and np.all(mono["SM"]["mean"] <= mono["SM"]["max"])

@@ -17,7 +17,7 @@ from dualebm.features import ReLU
 from dualebm.spaces import Sphere
 from dualebm.targets import Target, planted, sample, teacher
 
-# MATH.md A.9: log Z, KL(teacher || uniform), E |grad_S f*|^2, min f*, the angle between the neurons
+# The planted teachers: log Z, KL(teacher || uniform), E |grad_S f*|^2, min f*, the angle between the neurons
 CONSTANTS = {
     "s14_monomodal": (np.log(7.1342), 1.12933, 38.0931, -7.74649, 1.36927),
     "s14_bimodal": (np.log(3.99589), 0.38129, 20.370, -5.0, 2.86499),
@@ -264,7 +264,7 @@ def test_steep_targets_and_many_dimensions_are_sampled_too(dimension, weight):
 
 @pytest.mark.parametrize("name,weights", [("s14_monomodal", [-10, -10]), ("s2_bimodal", [-12, 8])])
 def test_the_projection_has_its_law_bin_by_bin(name, weights):
-    """A chi-square test of (r, p) in 12 x 16 bins against a midpoint sum of the density of MATH.md D.3."""
+    """A chi-square test of (r, p) in 12 x 16 bins against a midpoint sum of the density."""
     positions, count, dimension = teacher(name).energy.positions, 100_000, teacher(name).space.dimension
     target = planted(positions, weights)
     plane = partition.plane(positions)

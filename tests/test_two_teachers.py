@@ -123,7 +123,7 @@ def test_first_hundred_iterations_of_the_authors():
 
 
 def test_our_default_reaches_its_target():
-    """Signs half and half, n = 2e4: KL <= 0.0025 from iteration 150 on (the issue asks for 300)."""
+    """Signs half and half, n = 2e4: KL <= 0.0025 from iteration 150 on."""
     target = targets.teacher("s14_monomodal")
     method = dual.Dual(target.space)
     results = train("s14_monomodal", method, method.rates, 20_000, 200, 0, dual.annealing())
