@@ -77,6 +77,8 @@ class Settings:
     """Iterations between records."""
     seeds: int | None = None
     """Runs, each with its own data, test points, neurons and noise."""
+    first_seed: int = 0
+    """The seeds are first_seed, first_seed + 1, ..."""
     test_points: int = 100_000
     """Fresh draws of the teacher for KL and score."""
     precision: int = 32
@@ -135,6 +137,7 @@ def problem(settings: Settings) -> Problem:
     rates = rates._replace(restart_probability=settings.restart_probability)
     method.check(rates, Samples(target.energy.positions))  # the rates, before any data are drawn
     checks.count("every", settings.every, 2)
+    checks.count("first_seed", settings.first_seed, 0)
     if steps % settings.every:
         raise ValueError(f"steps is {steps}; it must be a multiple of every, which is {settings.every}")
     if settings.film and not on_s2:
@@ -164,7 +167,7 @@ def train(settings: Settings, task: Problem, folder: Path) -> tuple[xarray.Datas
     """One run a seed, each resumed where its folder holds one; results along `lane`, and the last states."""
     runs: list[xarray.Dataset] = []
     states = []
-    for seed in range(task.seeds):
+    for seed in range(settings.first_seed, settings.first_seed + task.seeds):
         run_key, data_key, test_key = jax.random.split(jax.random.key(seed), 3)
         data, _ = targets.sample(data_key, task.target, task.n)
         test, _ = targets.sample(test_key, task.target, settings.test_points)
@@ -279,7 +282,7 @@ def show(summary: dict) -> None:
 
 def film(task: Problem, settings: Settings, path: Path) -> None:
     """A film of the first seed on S^2 in 60 frames, the teacher's view."""
-    run_key, data_key, _ = jax.random.split(jax.random.key(0), 3)
+    run_key, data_key, _ = jax.random.split(jax.random.key(settings.first_seed), 3)
     data, _ = targets.sample(data_key, task.target, task.n)
     exact = metrics.exact_samples(task.target.energy, task.target.quadrature(data.points.dtype))
     divergence = metrics.KLDivergence(task.target.energy, exact)
