@@ -251,7 +251,7 @@ def annealing(warmup: int = 80, start: float = 0.5) -> Callable[[Scalar, DualRat
 
     In iteration t the radius is times min(1, start + (1 - start) t / warmup) and the neuron steps are divided by
     1 + 4 max(t / warmup - 1, 0). While the budget is short of the teacher's, neurons gather where the witness is largest, as in a
-    path of the lasso; the falling steps then stop them from spreading into the sampling noise of the data.
+    path of the lasso; the falling steps are meant to stop them from spreading into the sampling noise of the data.
     The warm-up must be long enough for the neurons to part: 80 on S^14, longer where d is small.
     Raises ValueError unless 0 < start <= 1 and warmup >= 1.
 
