@@ -1,0 +1,323 @@
+"""What runs in a process of its own: `python -m benchmarks.worker '{"job": "limit", ...}'` prints one JSON line.
+
+Every job is a function of this file, called with the rest of the object and answering with numbers.
+"""
+
+import functools
+import json
+import resource
+import sys
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks import ports
+from dualebm import metrics, targets
+from dualebm.flows import langevin
+from dualebm.measures import Samples, total_variation
+from dualebm.methods import dual
+from dualebm.simulate import simulate
+from dualebm.spaces import Sphere
+
+TEACHER = "s14_monomodal"
+
+
+def peak_bytes():
+    """The largest resident memory of this process so far."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        # ru_maxrss would also hold the parent's peak: Linux carries it over the exec that starts a process.
+        peak = [line.split()[1] for line in status.read_text().splitlines() if line.startswith("VmHWM")]
+        if peak:
+            return 1024 * int(peak[0])
+    largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return largest if sys.platform == "darwin" else 1024 * largest
+
+
+def seconds_of(function):
+    """The seconds a call takes until its arrays are there, and what it returns."""
+    begin = time.perf_counter()
+    result = jax.block_until_ready(function())
+    return time.perf_counter() - begin, result
+
+
+def float_rates(rates):
+    """Rates as float32 arrays, arguments of the compiled program as they are in a run."""
+    return jax.tree.map(jnp.float32, rates)
+
+
+# ---- one step, in every implementation ---------------------------------------------------------------------------
+
+
+def prepare(file, n, neurons, tests):
+    """Writes the start that all implementations share: data, the neurons' positions, and test points with their f*."""
+    target = targets.teacher(TEACHER)
+    data, _ = targets.sample(jax.random.key(0), target, n)
+    test, _ = targets.sample(jax.random.key(1), target, tests)
+    state = dual.program(target.space, neurons=neurons).init(jax.random.key(2), dual.program_rates(), data)
+    arrays = dict(
+        data=data.points, positions=state.atoms.positions, test=test.points, reference=target.energy(test.points)
+    )
+    np.savez(file, **{name: np.asarray(value) for name, value in arrays.items()})
+    return dict(n=n, neurons=neurons, tests=tests)
+
+
+def eager_program(step, normal, start, count):
+    """`count` steps of an eager port; one step is run first, so that the libraries' threads are there."""
+    step(*start[:3], start[3], normal())
+
+    def program():
+        particles, positions, weights, data = start
+        for _ in range(count):
+            particles, positions, weights = step(particles, positions, weights, data, normal())
+        return particles, positions, weights
+
+    return program
+
+
+def compiled(function, *arguments):
+    """A function compiled for its arguments; the seconds to lower and to compile it, and the temporaries XLA plans."""
+    lowering, lowered = seconds_of(lambda: jax.jit(function).lower(*arguments))
+    compiling, program = seconds_of(lowered.compile)
+    temporary = program.memory_analysis().temp_size_in_bytes
+    return program, dict(lower_seconds=lowering, compile_seconds=compiling, temporary_bytes=temporary)
+
+
+def compile_and_warm(function, *arguments):
+    """`compiled`, run once and bound to its arguments; and what it cost to make it."""
+    program, cost = compiled(function, *arguments)
+    jax.block_until_ready(program(*arguments))
+    return functools.partial(program, *arguments), cost
+
+
+def numpy_program(data, positions, count, dtype):
+    """The port in NumPy: whole arrays, BLAS products."""
+    generator = np.random.default_rng(3)
+    data, positions = data.astype(dtype), positions.astype(dtype)
+    start = (np.concatenate([data, data]), positions, np.ones(len(positions), dtype), data)
+    step = functools.partial(ports.array_step, np)
+    return eager_program(step, lambda: generator.standard_normal(data.shape, dtype), start, count), {}
+
+
+def torch_program(data, positions, count, inductor):
+    """The port in PyTorch, eager or compiled; compiling is the first call."""
+    import torch  # an optional peer
+
+    torch.manual_seed(3)
+    torch.set_grad_enabled(False)
+    data, positions = torch.from_numpy(data), torch.from_numpy(positions)
+    start = (torch.cat([data, data]), positions, torch.ones(len(positions)), data)
+    begin = time.perf_counter()
+    step = torch.compile(ports.torch_step) if inductor else ports.torch_step
+    program = eager_program(step, lambda: torch.randn(data.shape), start, count)
+    return program, dict(compile_seconds=time.perf_counter() - begin) if inductor else {}
+
+
+def plain_program(data, positions, count):
+    """The port in JAX on whole (N, d) and (N, m) arrays: one jit of a scan, noise drawn as (N/2, d) and mirrored."""
+    data, positions = jnp.asarray(data), jnp.asarray(positions)
+    start = (jnp.concatenate([data, data]), positions, jnp.ones(len(positions), data.dtype))
+
+    def run(key, start, data):
+        def step(state, key):
+            return ports.array_step(jnp, *state, data, jax.random.normal(key, data.shape, data.dtype)), None
+
+        return jax.lax.scan(step, start, jax.random.split(key, count))[0]
+
+    return compile_and_warm(run, jax.random.key(3), start, data)
+
+
+def own_program(data, positions, count, integrator):
+    """`dualebm`: the program's preset and rates, a scan of `method.step`; its own start is the shared one."""
+    method = dual.program(Sphere(data.shape[1]), neurons=len(positions), integrator=integrator)
+    rates, data = float_rates(dual.program_rates()), Samples(jnp.asarray(data))
+    state = method.init(jax.random.key(2), rates, data)
+    program, cost = compile_and_warm(scan_of_steps(method, count), jax.random.key(3), state, rates, data)
+
+    def positions_and_weights():
+        end = program()
+        return end.particles, end.atoms.positions, jnp.exp(end.atoms.log_weights)
+
+    return positions_and_weights, cost
+
+
+def scan_of_steps(method, count):
+    """`count` steps of a method, those of a run: the key of step i is fold_in(key, i)."""
+
+    def run(key, state, rates, data):
+        def step(state, i):
+            return method.step(jax.random.fold_in(key, i), state, rates, data), None
+
+        return jax.lax.scan(step, state, jnp.arange(count))[0]
+
+    return run
+
+
+PROGRAMS = {
+    "numpy float64": functools.partial(numpy_program, dtype=np.float64),
+    "numpy float32": functools.partial(numpy_program, dtype=np.float32),
+    "torch eager": functools.partial(torch_program, inductor=False),
+    "torch.compile": functools.partial(torch_program, inductor=True),
+    "plain jax": plain_program,
+    "dualebm projected": functools.partial(own_program, integrator="projected"),
+    "dualebm MALA": functools.partial(own_program, integrator="mala"),
+}
+"""Implementations of the step by name: `(data, positions, count) -> (program, what it cost to make it)`."""
+
+
+def steps(implementation, file, count):
+    """Seconds of `count` steps of an implementation, its compile time, its peak memory and its answer."""
+    start = np.load(file)
+    data, positions = start["data"], start["positions"]
+    bytes_each = 8 if implementation == "numpy float64" else 4
+    arguments = bytes_each * (3 * data.size + positions.size + len(positions))  # data, particles, positions, weights
+    program, cost = PROGRAMS[implementation](data, positions, count)
+    del data
+    seconds, end = seconds_of(program)
+    peak = peak_bytes()  # before the answer is worked out
+    particles, positions, weights = (np.asarray(a, np.float64) for a in end)
+    answer = dict(
+        kl=ports.divergence(start["test"], start["reference"], positions, weights),
+        total_variation=float(weights.mean()),
+        particle_mean=float(np.linalg.norm(particles.mean(0))),
+    )
+    return dict(seconds=seconds / count, peak_bytes=peak, argument_bytes=arguments, answer=answer, **cost)
+
+
+# ---- the limit ---------------------------------------------------------------------------------------------------
+
+
+def normal_generators(pairs, dimension):
+    """Ways to draw (d, N/2) threefry normals, components first, by name; another generator is one more entry."""
+
+    def by_blocks(block, key):
+        keys = jax.random.split(key, -(-pairs // block))
+        return jax.lax.map(lambda k: jax.random.normal(k, (dimension, block), jnp.float32), keys)
+
+    def whole(key):
+        return jax.random.normal(key, (dimension, pairs), jnp.float32)
+
+    def own(key):
+        return langevin.draw_noise(key, 2 * pairs, dimension, jnp.float32, True).normal[:pairs]
+
+    blocks = [block for block in (256, 1024, 4096, 16384, 65536) if block < pairs]
+    return {f"blocks of {b}": functools.partial(by_blocks, b) for b in blocks} | {"whole": whole, "dualebm": own}
+
+
+def limit(n, neurons, dimension, repetitions):
+    """The best float32 matrix rate (4096^3), and the best time to draw the normals of a step, alone.
+
+    The products of a step: at each of N = 2n particles two for the energy's gradient and two for the witness, two at
+    each data point, each of 2 m d operations.
+    """
+    size = 4096
+    matrix = jax.random.normal(jax.random.key(0), (size, size), jnp.float32)
+    product, _ = compile_and_warm(lambda a: a @ a, matrix)
+    rate = 2 * size**3 / min(seconds_of(product)[0] for _ in range(repetitions))
+    draws = {}
+    for name, generator in normal_generators(n, dimension).items():
+        draw, _ = compile_and_warm(generator, jax.random.key(1))
+        draws[name] = min(seconds_of(draw)[0] for _ in range(5 * repetitions))
+    operations = 2 * neurons * dimension * (4 * 2 * n + 2 * n)
+    seconds = operations / rate + min(draws.values())
+    return dict(operations=operations, operations_per_second=rate, normals_seconds=draws, seconds=seconds)
+
+
+# ---- growth, sweeps, time to a divergence ------------------------------------------------------------------------
+
+
+def grown_steps(n, neurons, dimension, runs, count):
+    """Seconds a step of the default method, `runs` of it vmapped, on data uniform on the sphere."""
+    space = Sphere(dimension)
+    method = dual.Dual(space, neurons=neurons)
+    rates = float_rates(method.rates)
+    run = scan_of_steps(method, count)
+    keys = jax.random.split(jax.random.key(0), runs)
+    data = Samples(space.sample_base(jax.random.key(1), n * runs, jnp.float32).reshape(runs, n, dimension))
+    if runs == 1:
+        keys, data = keys[0], Samples(data.points[0])
+        state = method.init(keys, rates, data)
+    else:
+        state = jax.vmap(method.init, (0, None, 0))(keys, rates, data)
+        run = jax.vmap(run, (0, 0, None, 0))
+    program, cost = compile_and_warm(run, keys, state, rates, data)
+    return dict(seconds=seconds_of(program)[0] / count, peak_bytes=peak_bytes(), **cost)
+
+
+def sweep(file, runs, n, first, count, every, batch):
+    """`runs` runs of the default method with their KL every `every` steps, on data and test points of their own.
+
+    All in one program: `batch` of them vmapped at a time, one batch after the other; 1 is a loop without vmap. Run k,
+    from `first` on, takes rows k n to (k + 1) n of the file's data and test points.
+    """
+    start = np.load(file)
+    target = targets.teacher(TEACHER)
+    method = dual.Dual(target.space, neurons=len(start["positions"]))
+    rates = float_rates(method.rates)
+
+    def one(key, points, test):
+        data = Samples(points)
+        init_key, run_key = jax.random.split(key)
+        state = method.init(init_key, rates, data)
+        kl = metrics.KLDivergence(target.energy, Samples(test))
+        counts = dict(steps=count, every=every)
+        schedule = dual.annealing()
+        state, records = simulate(run_key, method, state, rates, data, **counts, metrics={"kl": kl}, schedule=schedule)
+        return records["kl"][-1], total_variation(state.atoms)
+
+    def all_of_them(keys, points, tests):
+        if batch == runs > 1:
+            return jax.vmap(one)(keys, points, tests)
+        size = None if batch == 1 else batch
+        return jax.lax.map(lambda run: one(*run), (keys, points, tests), batch_size=size)
+
+    rows = slice(first * n, (first + runs) * n)
+    points, tests = (jnp.asarray(start[name][rows].reshape(runs, n, -1)) for name in ("data", "test"))
+    keys = jax.random.split(jax.random.key(0), first + runs)[first:]
+    program, cost = compiled(all_of_them, keys, points, tests)
+    seconds, (kl, variation) = seconds_of(lambda: program(keys, points, tests))
+    answer = dict(kl=float(kl.mean()), total_variation=float(variation.mean()))
+    return dict(seconds=seconds, answer=answer, peak_bytes=peak_bytes(), **cost)
+
+
+def time_to_kl(file, seed, goal, every, longest):
+    """Seconds of steps until KL <= goal, seen every `every` steps of our default with all signs -1; and of it all."""
+    begin = time.perf_counter()
+    start = np.load(file)
+    target = targets.teacher(TEACHER)
+    data, test = Samples(jnp.asarray(start["data"])), Samples(jnp.asarray(start["test"]))
+    method = dual.Dual(target.space, neurons=len(start["positions"]), signs="all_negative")
+    init_key, key = jax.random.split(jax.random.key(seed))
+    rates = float_rates(method.rates)
+    state = method.init(init_key, rates, data)
+    monitor = metrics.KLDivergence(target.energy, test)
+
+    def advance(state, data):
+        counts = dict(steps=every, every=every)
+        return simulate(key, method, state, rates, data, **counts, metrics={}, schedule=dual.annealing())[0]
+
+    def measure(state, data, monitor):
+        return monitor(key, method, state, rates, data)
+
+    advance, _ = compiled(advance, state, data)
+    measure, _ = compiled(measure, state, data, monitor)
+    jax.block_until_ready((advance(state, data), measure(state, data, monitor)))
+    stepping, kl, iterations = 0.0, [], 0
+    while iterations < longest and not (kl and kl[-1] <= goal):
+        seconds, state = seconds_of(functools.partial(advance, state, data))
+        stepping, iterations = stepping + seconds, iterations + every
+        kl.append(float(measure(state, data, monitor)))
+    whole = time.perf_counter() - begin
+    return dict(seconds=stepping, whole_seconds=whole, iterations=iterations, reached=kl[-1] <= goal, kl=kl)
+
+
+JOBS = {job.__name__: job for job in (prepare, steps, limit, grown_steps, sweep, time_to_kl)}
+"""What a process can be asked for."""
+
+
+if __name__ == "__main__":
+    task = json.loads(sys.argv[1])
+    print(json.dumps(JOBS[task.pop("job")](**task)))
