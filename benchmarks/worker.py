@@ -25,16 +25,16 @@ from dualebm.spaces import Sphere
 TEACHER = "s14_monomodal"
 
 
-def peak_bytes():
-    """The largest resident memory of this process so far."""
+def memory_bytes():
+    """The largest resident memory of this process so far, and the present one (that alone where the system tells)."""
     status = Path("/proc/self/status")
     if status.exists():
         # ru_maxrss would also hold the parent's peak: Linux carries it over the exec that starts a process.
-        peak = [line.split()[1] for line in status.read_text().splitlines() if line.startswith("VmHWM")]
-        if peak:
-            return 1024 * int(peak[0])
+        lines = dict(line.split(":") for line in status.read_text().splitlines())
+        if "VmHWM" in lines:
+            return tuple(1024 * int(lines[name].split()[0]) for name in ("VmHWM", "VmRSS"))
     largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return largest if sys.platform == "darwin" else 1024 * largest
+    return (largest if sys.platform == "darwin" else 1024 * largest), None
 
 
 def seconds_of(function):
@@ -89,8 +89,9 @@ def compiled(function, *arguments):
 def compile_and_warm(function, *arguments):
     """`compiled`, run once and bound to its arguments; and what it cost to make it."""
     program, cost = compiled(function, *arguments)
+    _, resident = memory_bytes()
     jax.block_until_ready(program(*arguments))
-    return functools.partial(program, *arguments), cost
+    return functools.partial(program, *arguments), dict(resident_before_run_bytes=resident, **cost)
 
 
 def numpy_program(data, positions, count, dtype):
@@ -177,7 +178,7 @@ def steps(implementation, file, count):
     program, cost = PROGRAMS[implementation](data, positions, count)
     del data
     seconds, end = seconds_of(program)
-    peak = peak_bytes()  # before the answer is worked out
+    peak, _ = memory_bytes()  # before the answer is worked out
     particles, positions, weights = (np.asarray(a, np.float64) for a in end)
     answer = dict(
         kl=ports.divergence(start["test"], start["reference"], positions, weights),
@@ -203,7 +204,9 @@ def normal_generators(pairs, dimension):
     def own(key):
         return langevin.draw_noise(key, 2 * pairs, dimension, jnp.float32, True).normal[:pairs]
 
-    blocks = [block for block in (256, 1024, 4096, 16384, 65536) if block < pairs]
+    blocks = [
+        -(-pairs // count) for count in (400, 100, 25, 10, 4, 2) if count <= pairs
+    ]  # so that few are drawn in vain
     return {f"blocks of {b}": functools.partial(by_blocks, b) for b in blocks} | {"whole": whole, "dualebm": own}
 
 
@@ -244,7 +247,7 @@ def grown_steps(n, neurons, dimension, runs, count):
         state = jax.vmap(method.init, (0, None, 0))(keys, rates, data)
         run = jax.vmap(run, (0, 0, None, 0))
     program, cost = compile_and_warm(run, keys, state, rates, data)
-    return dict(seconds=seconds_of(program)[0] / count, peak_bytes=peak_bytes(), **cost)
+    return dict(seconds=seconds_of(program)[0] / count, peak_bytes=memory_bytes()[0], **cost)
 
 
 def sweep(file, runs, n, first, count, every, batch):
@@ -280,7 +283,7 @@ def sweep(file, runs, n, first, count, every, batch):
     program, cost = compiled(all_of_them, keys, points, tests)
     seconds, (kl, variation) = seconds_of(lambda: program(keys, points, tests))
     answer = dict(kl=float(kl.mean()), total_variation=float(variation.mean()))
-    return dict(seconds=seconds, answer=answer, peak_bytes=peak_bytes(), **cost)
+    return dict(seconds=seconds, answer=answer, peak_bytes=memory_bytes()[0], **cost)
 
 
 def time_to_kl(file, seed, goal, every, longest):
