@@ -15,8 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import ports
-from dualebm import metrics, targets
-from dualebm.flows import langevin
+from dualebm import columns, metrics, targets
 from dualebm.measures import Samples, total_variation
 from dualebm.methods import dual
 from dualebm.simulate import simulate
@@ -202,7 +201,11 @@ def normal_generators(pairs, dimension):
         return jax.random.normal(key, (dimension, pairs), jnp.float32)
 
     def own(key):
-        return langevin.draw_noise(key, 2 * pairs, dimension, jnp.float32, True).normal[:pairs]
+        blocks, width, rest = columns.split(pairs, columns.block_columns(64))
+        grains, last = width // columns.GRAIN, -(-rest // columns.GRAIN)
+        draw = lambda first, count: columns.draw("normal", key, first, count, dimension, jnp.float32)  # noqa: E731
+        whole = jax.lax.map(lambda i: draw(i * grains, max(grains, 1)), jnp.arange(blocks))
+        return (whole, draw(blocks * grains, last)) if rest else whole
 
     blocks = [
         -(-pairs // count) for count in (400, 100, 25, 10, 4, 2) if count <= pairs

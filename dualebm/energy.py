@@ -1,69 +1,36 @@
-"""Energies, their gradients, and the witness: every N x m product of the package, streamed by blocks of rows.
+"""Energies, their gradients, and the witness: every N x m product of the package, streamed by blocks of points.
 
 The model of an energy U is the probability measure exp(-U) tau / Z, with tau the base measure of the space (temperature
-1). No array of N x m is ever whole: its blocks stay in cache, so memory does not grow with N m and the step runs at the
-speed of arithmetic.
+1). Points come and go as rows, (N, d); inside they are the columns of blocks (see `dualebm.columns`).
 """
 
 import abc
-from collections.abc import Callable
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from dualebm.features import Feature
+from dualebm.columns import block_columns, map_blocks, once, sum_blocks
+from dualebm.features import Feature, ReLU, Ridge
 from dualebm.measures import Atoms, Samples, coefficients
 
-BLOCK_ELEMENTS = 2**20
-"""Elements of the block of pre-activations that is alive at a time: a few MB, which stay in the cache of a CPU."""
+
+def _product(a, b):
+    return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
 
 
-def block_rows(columns: int) -> int:
-    """Rows of a block of the (N, columns) product, a multiple of 256, at most 2^14 so that float32 sums keep their digits.
+class Located(NamedTuple):
+    """Points (columns), with U, its ambient gradient, and the products <theta, x> that a ridge energy made of them (else None).
 
-    >>> block_rows(64)
-    16384
+    What is not used is not computed; a move that keeps some points and replaces others keeps all of this with them.
     """
-    return min(max(BLOCK_ELEMENTS // (256 * columns), 1) * 256, 2**14)
 
-
-def map_blocks(function: Callable, arrays: tuple, rows: int):
-    """`function(*arrays)` for a function that treats the leading axis row by row, evaluated `rows` rows at a time.
-
-    >>> map_blocks(lambda x: 2 * x, (jnp.arange(5),), rows=2).tolist()
-    [0, 2, 4, 6, 8]
-    """
-    count = jax.tree.leaves(arrays)[0].shape[0]
-    if count <= rows:
-        return function(*arrays)
-    whole = count - count % rows
-    head = jax.tree.map(lambda a: a[:whole].reshape(whole // rows, rows, *a.shape[1:]), arrays)
-    result = jax.lax.map(lambda block: function(*block), head)
-    result = jax.tree.map(lambda a: a.reshape(whole, *a.shape[2:]), result)
-    if whole == count:
-        return result
-    tail = function(*jax.tree.map(lambda a: a[whole:], arrays))
-    return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), result, tail)
-
-
-def sum_blocks(function: Callable, arrays: tuple, rows: int):
-    """Sum over blocks of `function(*arrays)`, a function that itself sums over the leading axis; added in block order.
-
-    >>> int(sum_blocks(jnp.sum, (jnp.arange(5),), rows=2))
-    10
-    """
-    count = jax.tree.leaves(arrays)[0].shape[0]
-    if count <= rows:
-        return function(*arrays)
-    whole = count - count % rows
-    first = function(*jax.tree.map(lambda a: a[:rows], arrays))
-    rest = jax.tree.map(lambda a: a[rows:whole].reshape(whole // rows - 1, rows, *a.shape[1:]), arrays)
-    total, _ = jax.lax.scan(lambda total, block: (jax.tree.map(jnp.add, total, function(*block)), None), first, rest)
-    if whole == count:
-        return total
-    return jax.tree.map(jnp.add, total, function(*jax.tree.map(lambda a: a[whole:], arrays)))
+    points: Float[Array, "d B"]
+    energy: Float[Array, " B"]
+    gradient: Float[Array, "d B"]
+    products: Float[Array, "m B"] | None
 
 
 class Energy(eqx.Module):
@@ -85,18 +52,25 @@ class Energy(eqx.Module):
         """U(x), in units of temperature."""
 
     @property
-    def rows(self) -> int:
-        """Rows that are evaluated at a time."""
-        return block_rows(64)
+    def width(self) -> int:
+        """Points that are evaluated at a time."""
+        return block_columns(64)
+
+    def locate(self, x: Float[Array, "d B"]) -> Located:
+        """U and its gradient at points that are columns, all at once."""
+        x = once(x)
+        value, pull_back = jax.vjp(lambda x: self(x.T), x)
+        return Located(x, value, pull_back(jnp.ones_like(value))[0], None)
 
     def value_and_gradient(self, x: Float[Array, "N d"]) -> tuple[Float[Array, " N"], Float[Array, "N d"]]:
         """U(x) and the ambient gradient of U at every row of x."""
 
         def block(x):
-            value, pull_back = jax.vjp(self.__call__, x)
-            return value, pull_back(jnp.ones_like(value))[0]
+            located = self.locate(x)
+            return located.energy, located.gradient
 
-        return map_blocks(block, (x,), self.rows)
+        value, gradient = map_blocks(block, x.T, self.width)
+        return value, gradient.T
 
     def gradient(self, x: Float[Array, "N d"]) -> Float[Array, "N d"]:
         """The ambient gradient of U at every row of x."""
@@ -120,18 +94,29 @@ class Shallow(Energy):
     coefficients: Float[Array, " m"]
 
     @property
-    def rows(self) -> int:
-        """Rows that are evaluated at a time."""
-        return block_rows(self.coefficients.shape[0])
+    def width(self) -> int:
+        """Points that are evaluated at a time."""
+        return block_columns(self.coefficients.shape[0])
 
     def __call__(self, x: Float[Array, "N d"]) -> Float[Array, " N"]:
         """U(x), in units of temperature."""
         scaled = self.coefficients / self.coefficients.shape[0]
+        return map_blocks(lambda x: _product(self.feature(x.T, self.positions), scaled), x.T, self.width)
 
-        def block(x):
-            return jnp.matmul(self.feature(x, self.positions), scaled, precision=jax.lax.Precision.HIGHEST)
-
-        return map_blocks(block, (x,), self.rows)
+    def locate(self, x: Float[Array, "d B"]) -> Located:
+        """U and its gradient at points that are columns: for ridge features grad U = (1/m) sum_j c_j slope(<theta_j, x>) theta_j."""
+        if not isinstance(self.feature, Ridge):
+            return super().locate(x)
+        x = once(x)
+        scaled = self.coefficients / self.coefficients.shape[0]
+        products = _products(self.feature, self.positions, x)
+        pull = once((scaled[:, None] * self.positions[:, : x.shape[0]]).T)
+        gradient = _product(pull, self.feature.slope(products))
+        if isinstance(self.feature, ReLU) and not self.feature.bias:  # homogeneous in x: x . grad U = k U
+            value = jnp.sum(x * gradient, axis=0) / self.feature.power
+        else:
+            value = _product(scaled, self.feature.profile(products))
+        return Located(x, value, gradient, products)
 
 
 def from_atoms(feature: Feature, atoms: Atoms) -> Shallow:
@@ -145,41 +130,67 @@ def from_atoms(feature: Feature, atoms: Atoms) -> Shallow:
     return Shallow(feature, atoms.positions, coefficients(atoms))
 
 
-def feature_mean(
-    feature: Feature, theta: Float[Array, "m p"], samples: Samples
-) -> tuple[Float[Array, " m"], Float[Array, "m p"]]:
-    """G(theta_j) = E_samples phi(x, theta_j) and its ambient gradient in theta_j: `(m,)`, `(m, p)`.
+def _products(feature, theta, x):
+    """<theta_j, x_i>, (m, B), or <theta_j, (x_i, 1)>."""
+    if theta.shape[1] != x.shape[0] + feature.bias:
+        allowed = x.shape[0] + feature.bias
+        raise ValueError(f"theta has {theta.shape[1]} components and x has {x.shape[0]}; allowed: {allowed} for theta")
+    product = _product(theta[:, : x.shape[0]], x)
+    return product + theta[:, -1:] if feature.bias else product
 
-    Homogeneous features need one product for both: theta . grad G = k G for degree k.
+
+Sums = tuple[Float[Array, " m"], Float[Array, "m p"]]
+"""Of values and of gradients."""
+
+
+def feature_sums(
+    feature: Feature,
+    theta: Float[Array, "m p"],
+    x: Float[Array, "d B"],
+    weights: Float[Array, " B"] | None = None,
+    products: Float[Array, "m B"] | None = None,
+) -> Sums:
+    """sum_i weights_i phi(x_i, theta_j) and its ambient gradient in theta_j over points that are columns, all at once.
+
+    `products` of a ridge feature, where they are known, spare their product. Homogeneous features of degree k need one
+    product for both sums: theta . grad phi = k phi.
+
+    >>> from dualebm.features import ReLU
+    >>> feature_sums(ReLU(), jnp.eye(2), jnp.array([[0.5, 0.75], [0.75, -0.5]]))[0].tolist()
+    [1.25, 0.75]
+    """
+    if not isinstance(feature, Ridge):
+        ones = jnp.ones(x.shape[1], x.dtype) if weights is None else weights
+        value, pull_back = jax.vjp(lambda theta: _product(ones, feature(x.T, theta)), theta)
+        return value, pull_back(jnp.ones_like(value))[0]
+    products = _products(feature, theta, x) if products is None else products
+    weighted = lambda a: a if weights is None else a * weights[None]  # noqa: E731
+    slopes = weighted(feature.slope(products))
+    gradient = _product(slopes, x.T)
+    if feature.bias:
+        gradient = jnp.concatenate([gradient, jnp.sum(slopes, axis=1, keepdims=True)], axis=1)
+    if feature.homogeneity:
+        return jnp.sum(theta * gradient, axis=1) / feature.homogeneity, gradient
+    return jnp.sum(weighted(feature.profile(products)), axis=1), gradient
+
+
+def feature_mean(feature: Feature, theta: Float[Array, "m p"], samples: Samples) -> Sums:
+    """G(theta_j) = E_samples phi(x, theta_j) and its ambient gradient in theta_j: `(m,)`, `(m, p)`.
 
     >>> from dualebm.features import ReLU
     >>> values, gradient = feature_mean(ReLU(), jnp.eye(2), Samples(jnp.array([[0.5, 0.75], [0.75, -0.5]])))
     >>> values.tolist()
     [0.625, 0.375]
     """
-    points = samples.points
-    if samples.log_weights is None:
-        weights = jnp.full(points.shape[0], 1 / points.shape[0], points.dtype)
-    else:
+    columns, width = once(samples.points.T), block_columns(theta.shape[0])  # once in a whole run: it does not change
+    if samples.log_weights is not None:
         weights = jax.nn.softmax(samples.log_weights)
-
-    def block(x, weights):
-        def weighted(theta):
-            return jnp.matmul(weights, feature(x, theta), precision=jax.lax.Precision.HIGHEST)
-
-        value, pull_back = jax.vjp(weighted, theta)
-        (gradient,) = pull_back(jnp.ones_like(value))
-        return gradient if feature.homogeneity else (value, gradient)
-
-    total = sum_blocks(block, (points, weights), block_rows(theta.shape[0]))
-    if feature.homogeneity:
-        return jnp.sum(theta * total, axis=1) / feature.homogeneity, total
-    return total
+        return sum_blocks(lambda x, w: feature_sums(feature, theta, x, w), (columns, weights), width)
+    sums = sum_blocks(lambda x: feature_sums(feature, theta, x), (columns,), width)
+    return jax.tree.map(lambda total: total / columns.shape[1], sums)
 
 
-def witness(
-    feature: Feature, theta: Float[Array, "m p"], particles: Samples, data: Samples
-) -> tuple[Float[Array, " m"], Float[Array, "m p"]]:
+def witness(feature: Feature, theta: Float[Array, "m p"], particles: Samples, data: Samples) -> Sums:
     """F(theta_j) = E_particles phi - E_data phi (arXiv 2107.05134, eq. 9) and its ambient gradient: `(m,)`, `(m, p)`.
 
     >>> from dualebm.features import ReLU
@@ -187,9 +198,8 @@ def witness(
     >>> witness(ReLU(), jnp.eye(2), cloud, cloud)[0].tolist()
     [0.0, 0.0]
     """
-    model, gradient = feature_mean(feature, theta, particles)
-    observed, observed_gradient = feature_mean(feature, theta, data)
-    return model - observed, gradient - observed_gradient
+    model, observed = feature_mean(feature, theta, particles), feature_mean(feature, theta, data)
+    return jax.tree.map(jnp.subtract, model, observed)
 
 
 def log_density(energy: Energy, x: Float[Array, "N d"]) -> Float[Array, " N"]:

@@ -2,6 +2,9 @@
 
 A feature is called as `feature(x, theta)` with x `(N, d)` and theta `(m, p)` and returns the matrix `(N, m)`. The
 energies and the witness differentiate that one batched product, so nothing else has to be written for a new feature.
+
+A `Ridge` feature is a function of one product, phi(x, theta) = profile(<theta, x>), or of <theta, (x, 1)> with a bias: its
+energies and witnesses need no differentiation, only `profile`, its derivative `slope`, and that product.
 """
 
 import dataclasses
@@ -39,8 +42,30 @@ def _check_positive(name, value):
         raise ValueError(f"{name} is {value!r}; it must be a positive number")
 
 
+class Ridge:
+    """What features of one product have in common; a subclass has `bias`, `profile` and `slope`."""
+
+    bias: bool
+
+    def profile(self, product: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+        """phi as a function of the product."""
+        raise NotImplementedError
+
+    def slope(self, product: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+        """The derivative of `profile`."""
+        raise NotImplementedError
+
+    def parameter_space(self, space: Space) -> Sphere:
+        """The unit sphere of R^d, or of R^{d+1} with a bias."""
+        return Sphere(space.dimension + self.bias)
+
+    def __call__(self, x: Inputs, theta: Parameters) -> Matrix:
+        """The matrix phi(x_i, theta_j), (N, m)."""
+        return self.profile(_inner(x, theta, self.bias))
+
+
 @dataclasses.dataclass(frozen=True)
-class ReLU:
+class ReLU(Ridge):
     """phi(x, theta) = max(<theta, x>, 0)^power, with `bias` <theta, (x, 1)>; theta on the unit sphere.
 
     The case of every experiment in arXiv 2107.05134 (Section 5) is `ReLU()`. Homogeneous of degree `power` in theta.
@@ -64,17 +89,18 @@ class ReLU:
         """k with theta . grad_theta phi = k phi, so that one product gives the witness and its gradient."""
         return self.power
 
-    def parameter_space(self, space: Space) -> Sphere:
-        """The unit sphere of R^d, or of R^{d+1} with a bias."""
-        return Sphere(space.dimension + self.bias)
+    def profile(self, product: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+        """max(t, 0)^power."""
+        return jnp.maximum(product, 0) ** self.power
 
-    def __call__(self, x: Inputs, theta: Parameters) -> Matrix:
-        """The matrix phi(x_i, theta_j), (N, m)."""
-        return jax.nn.relu(_inner(x, theta, self.bias)) ** self.power
+    def slope(self, product: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+        """power max(t, 0)^(power - 1), and 0 where t <= 0."""
+        on = (product > 0).astype(product.dtype)
+        return on if self.power == 1 else self.power * jnp.maximum(product, 0) ** (self.power - 1)
 
 
 @dataclasses.dataclass(frozen=True)
-class Softplus:
+class Softplus(Ridge):
     """phi(x, theta) = log(1 + exp(sharpness <theta, x>)) / sharpness, a smooth ReLU; theta on the unit sphere.
 
     >>> round(float(Softplus()(jnp.zeros((1, 2)), jnp.eye(2))[0, 0]), 4)
@@ -89,13 +115,13 @@ class Softplus:
 
     homogeneity = None
 
-    def parameter_space(self, space: Space) -> Sphere:
-        """The unit sphere of R^d, or of R^{d+1} with a bias."""
-        return Sphere(space.dimension + self.bias)
+    def profile(self, product: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+        """log(1 + exp(sharpness t)) / sharpness."""
+        return jax.nn.softplus(self.sharpness * product) / self.sharpness
 
-    def __call__(self, x: Inputs, theta: Parameters) -> Matrix:
-        """The matrix phi(x_i, theta_j), (N, m)."""
-        return jax.nn.softplus(self.sharpness * _inner(x, theta, self.bias)) / self.sharpness
+    def slope(self, product: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+        """1 / (1 + exp(-sharpness t))."""
+        return jax.nn.sigmoid(self.sharpness * product)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,7 +13,7 @@ import pytest
 
 from dualebm.energy import Shallow
 from dualebm.features import ReLU
-from dualebm.flows.langevin import Noise
+from dualebm.flows.langevin import given
 from dualebm.measures import Atoms, Samples, total_variation
 from dualebm.methods import dual
 from dualebm.methods.dual import Dual, DualRates, DualState, rates_from_paper, rates_from_program
@@ -32,7 +32,7 @@ def sphere_points(seed, *shape):
 
 def state_of(particles, positions, weights, signs):
     atoms = Atoms(jnp.array(positions), jnp.log(jnp.array(weights)), jnp.array(signs))
-    return DualState(jnp.array(particles), atoms, jnp.int32(0), jnp.ones(()), jnp.int32(0))
+    return DualState(jnp.array(particles).T, atoms, jnp.int32(0), jnp.ones(()), jnp.int32(0))
 
 
 @pytest.mark.parametrize("name", ["default", "alpha20", "restart1", "restart1_authors_alph"])
@@ -47,8 +47,8 @@ def test_authors_traces(x64, name):
     kl, score = KLDivergence(teacher, test), ScoreError(Sphere(5), teacher, test)
     state = state_of(trace["particles_0"], trace["positions_0"], trace["weights_0"], trace["signs"])
     for i, half in enumerate(trace["noise_half"]):
-        noise = Noise(jnp.concatenate([half, -half]), jnp.zeros(100))
-        state = method.advance(noise, state.particles, state, rates, data)
+        noise = given(jnp.concatenate([half, -half]))
+        state = method.advance(noise, state.columns, state, rates, data)
         for name_, value in {
             "particles": state.particles,
             "positions": state.atoms.positions,
@@ -83,7 +83,7 @@ def test_steps_with_moving_atoms_equal_the_numpy_loop(x64, integrator, witness_p
     for i in range(2):
         noise, uniforms = rng.normal(size=(2 * n, d)), rng.uniform(size=2 * n)
         state = method.advance(
-            Noise(jnp.array(noise), jnp.array(uniforms)), state.particles, state, rates, Samples(jnp.array(data))
+            given(jnp.array(noise), jnp.array(uniforms)), state.columns, state, rates, Samples(jnp.array(data))
         )
         expected = oracles.dual_step(
             *now, signs, data, noise, **settings, integrator=integrator, witness_particles=witness_particles,
@@ -107,13 +107,13 @@ def test_production_size_equals_numpy(x64):
     data, particles, positions = sphere_points(4, n, d), sphere_points(5, N, d), sphere_points(6, m, d)
     signs = np.where(np.arange(m) < 20, -1.0, 1.0)
     weights = np.linspace(0.1, 5, m)
-    method = Dual(Sphere(d), particles=N, antithetic=False, integrator="mala")
+    method = Dual(Sphere(d), particles=N, noise="independent", integrator="mala")
     noise = np.random.default_rng(7).normal(size=(N, d))
     uniforms = np.random.default_rng(8).uniform(size=N)
     rates = DualRates(0.05, 0.3, 0.4, 0.0, 10.0)
-    step = jax.jit(lambda noise, state, data: method.advance(noise, state.particles, state, rates, data))
+    step = jax.jit(lambda noise, state, data: method.advance(given(*noise), state.columns, state, rates, data))
     state = step(
-        Noise(jnp.array(noise), jnp.array(uniforms)),
+        (jnp.array(noise), jnp.array(uniforms)),
         state_of(particles, positions, weights, signs),
         Samples(jnp.array(data)),
     )
@@ -136,6 +136,90 @@ def test_production_size_equals_numpy(x64):
     np.testing.assert_allclose(state.atoms.log_weights, np.log(weights) + 0.4 * signs * F, atol=1e-12)
 
 
+@pytest.mark.parametrize("witness_particles", ["moved", "current"])
+@pytest.mark.parametrize("p_restart", [0.0, 0.5])
+def test_current_sees_the_particles_before_their_restart_and_moved_after_their_move(x64, witness_particles, p_restart):
+    """The sums that the moves leave behind are those of the right particles, with and without a random restart."""
+    d, n = 3, 300
+    data, method = Samples(jnp.array(sphere_points(1, n, d))), Dual(Sphere(d), neurons=5, witness_particles=witness_particles)
+    rates = DualRates(0.1, 0.3, 0.4, p_restart, 10.0)
+    state = method.init(jax.random.key(0), rates, data)._replace(columns=jnp.array(sphere_points(2, 2 * n, d)).T)
+    after = jax.jit(method.step)(jax.random.key(3), state, jax.tree.map(jnp.float64, rates), data)
+    seen = after.particles if witness_particles == "moved" else state.particles
+    F = oracles.witness(np.array(state.atoms.positions), np.array(seen), np.array(data.points))
+    np.testing.assert_allclose(after.atoms.log_weights, 0.4 * state.atoms.signs * F, atol=1e-12)
+    start = np.linalg.norm(np.array(after.particles)[:, None] - np.array(data.points)[None], axis=-1).min(1)
+    assert (np.median(start) < 0.25) or not p_restart
+
+
+def test_several_moves_of_particles_and_of_neurons_equal_the_loops(x64):
+    """3 Langevin moves under the old atoms, then 2 updates of the atoms, the second with F at the new ones."""
+    d, m, n = 4, 5, 15
+    data, theta = sphere_points(1, n, d), sphere_points(2, m, d)
+    x, w, signs = np.concatenate([data, data]), np.linspace(0.5, 2, m), np.array([-1.0, 1, -1, 1, -1])
+    method = Dual(Sphere(d), neurons=m, particle_moves=3, neuron_moves=2, integrator="projected")
+    rates = DualRates(0.1, 0.5, 0.7, 0.0, 2.0)
+    noise = np.random.default_rng(3).normal(size=(3, 2 * n, d))
+
+    def draw(k, start, pairs):
+        first, second = given(jnp.array(noise)[k])(None, start, pairs)
+        return first, second
+
+    state = method.advance(draw, jnp.array(x).T, state_of(x, theta, w, signs), rates, Samples(jnp.array(data)))
+    for k in range(3):
+        x = oracles.move(x, noise[k], 0.1, "projected", lambda x: oracles.energy_gradient(x, theta, signs * w), None)[0]
+    for _ in range(2):
+        F, slope = oracles.witness(theta, x, data), oracles.witness_gradient(theta, x, data)
+        theta = theta + 0.5 * signs[:, None] * oracles.tangent(theta, slope)
+        theta, w = theta / np.linalg.norm(theta, axis=1, keepdims=True), w * np.exp(0.7 * signs * F)
+        w = w * 2.0 / max(w.mean(), 2.0)
+    np.testing.assert_allclose(state.particles, x, atol=1e-12)
+    np.testing.assert_allclose(state.atoms.positions, theta, atol=1e-12)
+    np.testing.assert_allclose(jnp.exp(state.atoms.log_weights), w, atol=1e-12)
+
+
+def test_data_batches_are_a_control_variate(x64):
+    """Exact where the atoms have not moved since the snapshot; otherwise unbiased, and closer than the batch alone."""
+    d, n = 4, 2000
+    data = Samples(jnp.array(sphere_points(1, n, d)))
+    full = Dual(Sphere(d), neurons=8)
+    method = dataclasses.replace(full, data_batch=100, data_refresh=3)
+    rates = DualRates(0.1, 0.05, 0.05, 0.0, 10.0)
+    state, exact = (jax.jit(m.init)(jax.random.key(0), rates, data) for m in (method, full))
+    step = lambda method: jax.jit(method.step)  # noqa: E731
+    key = lambda i: jax.random.fold_in(jax.random.key(5), i)  # noqa: E731
+    first, right = step(method)(key(0), state, rates, data), step(full)(key(0), exact, rates, data)
+    np.testing.assert_allclose(first.atoms.positions, right.atoms.positions, atol=1e-12)
+    np.testing.assert_array_equal(first.snapshot.positions, state.atoms.positions)
+
+    moved = first._replace(atoms=first.atoms._replace(positions=jnp.array(sphere_points(7, 8, d)) * 0.05 + first.atoms.positions))
+    truth = method._data_mean(moved.atoms.positions, data, None, None)[1]
+    batches = jax.random.choice(jax.random.key(1), data.points, (400, 100))
+    estimates = jax.vmap(lambda b: method._data_mean(moved.atoms.positions, data, first.snapshot, Samples(b))[1])(batches)
+    plain = jax.vmap(lambda b: method._data_mean(moved.atoms.positions, Samples(b), None, None)[1])(batches)
+    error = jnp.abs(estimates.mean(0) - truth) / (estimates.std(0) / 20)
+    assert float(error.max()) < 5 and float(estimates.std(0).mean()) < 0.5 * float(plain.std(0).mean())
+
+    later = first
+    for i in range(1, 4):
+        later = step(method)(key(i), later, rates, data)
+        assert np.array_equal(later.snapshot.positions, first.snapshot.positions) == (i < 3)
+
+
+def test_orthogonal_noise_has_the_same_law(x64):
+    """Weak agreement at 5 sigma: mean energy after 5 moves from the same start, orthogonal against antithetic noise."""
+    data = Samples(jnp.array(sphere_points(1, 4000, 4)))
+    ends = {}
+    for noise in ("antithetic", "orthogonal"):
+        method = Dual(Sphere(4), neurons=6, noise=noise)
+        rates = DualRates(0.1, 0.0, 0.0, 0.0, 10.0)
+        state = method.init(jax.random.key(0), rates, data)
+        state, _ = simulate(jax.random.key(2), method, state, rates, data, steps=6, every=2, metrics={})
+        ends[noise] = np.array(method.energy(state, rates, data)(state.particles))
+    gap = ends["antithetic"].mean() - ends["orthogonal"].mean()
+    assert abs(gap) < 5 * (ends["antithetic"].var() * 2 / 4000) ** 0.5 and gap != 0
+
+
 def test_text_and_program_conventions_give_one_trajectory(x64):
     """Unit ball at inverse temperature beta with step s, against radius beta at temperature 1 (the text's Algorithm 1 in loops)."""
     beta, s, ratio, d, m, n = 10.0, 0.2, 1.0, 5, 6, 12
@@ -149,7 +233,7 @@ def test_text_and_program_conventions_give_one_trajectory(x64):
     for _ in range(3):
         noise = rng.normal(size=x.shape)
         state = method.advance(
-            Noise(jnp.array(noise), jnp.zeros(2 * n)), state.particles, state, rates, Samples(jnp.array(data))
+            given(jnp.array(noise)), state.columns, state, rates, Samples(jnp.array(data))
         )
         x = x - s * oracles.energy_gradient(x, theta, signs * w) + np.sqrt(2 * s / beta) * noise
         x /= np.linalg.norm(x, axis=1, keepdims=True)
@@ -203,7 +287,8 @@ def test_weighted_data_are_drawn_and_seen_with_their_weights(x64):
     frequency = np.array([(np.asarray(state.particles) == row).all(1).mean() for row in x])
     assert (np.abs(frequency - p) <= 5 * np.sqrt(p * (1 - p) / 4000)).all()
     repeated = Samples(jnp.array(np.repeat(x, [5, 0, 3, 2], axis=0)))
-    moved = [method.update_atoms(state.atoms, state.particles, RATES, d)[0] for d in (data, repeated)]
+    still = given(jnp.zeros((4000, 3)), jnp.zeros(4000))
+    moved = [method.advance(still, state.columns, state, RATES, d).atoms for d in (data, repeated)]
     np.testing.assert_allclose(moved[0].positions, moved[1].positions, atol=1e-12)
 
 
@@ -211,10 +296,10 @@ def test_restart_until_switches_restarts_off(x64):
     data = Samples(jnp.array(sphere_points(0, 10, 3)))
     method = dual.program(Sphere(3), neurons=4, restart_every=2, restart_until=2)
     states = [method.init(jax.random.key(0), RATES, data)]
-    still = Noise(jnp.zeros((20, 3)), jnp.zeros(20))
+    still = given(jnp.zeros((20, 3)), jnp.zeros(20))
     for i in range(4):
-        away = states[-1]._replace(particles=jnp.array(sphere_points(i + 1, 20, 3)))
-        states.append(method.advance(still, away.particles, away, RATES._replace(particle_step=1e-9), data))
+        away = states[-1]._replace(columns=jnp.array(sphere_points(i + 1, 20, 3)).T)
+        states.append(method.advance(still, away.columns, away, RATES._replace(particle_step=1e-9), data))
     back = [float(abs(s.particles[:10] - data.points).max()) < 1e-6 for s in states[1:]]
     assert back == [False, True, False, False]
 
@@ -237,7 +322,7 @@ def test_bernoulli_restart_rate_and_schedule(x64):
     one_step = (np.pi * 1e-4) ** 0.5  # mean length of a two-dimensional Gaussian step of variance 2h per component
     assert abs(records["distance"][0] / one_step - 1) < 0.15
     assert records["distance"][-1] > 3 * one_step
-    away = state._replace(particles=jnp.array(sphere_points(9, 600, 3)))
+    away = state._replace(columns=jnp.array(sphere_points(9, 600, 3)).T)
     moved = jax.jit(method.step)(jax.random.key(3), away, DualRates(1e-30, 0.0, 0.0, 0.25, 10.0), data).particles
     restarted = jnp.linalg.norm(moved - away.particles, axis=1) > 1e-9
     assert abs(restarted.mean() - 0.25) < 5 * (0.25 * 0.75 / 600) ** 0.5
@@ -290,9 +375,9 @@ def test_dead_atoms_stay_dead_and_are_counted(x64):
     method = Dual(Sphere(3), neurons=2, weight_update="additive", signs="all_negative")
     state = state_of([[1.0, 0, 0], [1.0, 0, 0]], [[1.0, 0, 0], [0, 0, 1.0]], [0.1, 1.0], [-1.0, -1.0])
     rates = DualRates(1e-12, 0.0, 1.0, 0.0, 10.0)
-    still = Noise(jnp.zeros((2, 3)), jnp.zeros(2))
+    still = given(jnp.zeros((2, 3)), jnp.zeros(2))
     for _ in range(2):
-        state = method.advance(still, state.particles, state, rates, data)
+        state = method.advance(still, state.columns, state, rates, data)
     assert jnp.exp(state.atoms.log_weights).tolist() == pytest.approx([0, 3], abs=1e-6)
     assert int(state.clipped) == 1
 
@@ -337,6 +422,12 @@ def test_bad_builders(builder, arguments, message):
         (dict(neurons=0), "neurons is 0"),
         (dict(particles=0), "particles is 0"),
         (dict(particles=3), "particles is 3; it must be even"),
+        (dict(noise="antithetc"), "did you mean 'antithetic'"),
+        (dict(particle_moves=0), "particle_moves is 0"),
+        (dict(neuron_moves=0), "neuron_moves is 0"),
+        (dict(data_batch=0), "data_batch is 0"),
+        (dict(data_refresh=0), "data_refresh is 0"),
+        (dict(block=100), "block is 100; it must be a multiple of 256"),
         (dict(integrator="maal"), "did you mean 'mala'"),
         (dict(witness_particles="move"), "did you mean 'moved'"),
         (dict(signs="negative"), "Allowed: 'half', 'random', 'all_negative'"),

@@ -11,17 +11,8 @@ import numpy as np
 import oracles
 import pytest
 
-from dualebm.energy import (
-    Energy,
-    Shallow,
-    block_rows,
-    feature_mean,
-    from_atoms,
-    log_density,
-    map_blocks,
-    sum_blocks,
-    witness,
-)
+from dualebm.columns import block_columns
+from dualebm.energy import Energy, Shallow, feature_mean, from_atoms, log_density, witness
 from dualebm.features import ReLU, Softplus
 from dualebm.measures import Atoms, Samples
 
@@ -120,7 +111,7 @@ def assert_equal_to_numpy(results, expected, dtype):
 
 
 SIZES = [(m, d, count) for m, d in [(2, 3), (64, 15)] for count in (1, 2, 20_000, 32_769, 100_000)]
-SIZES += [(m, d, block_rows(m) + more) for m, d in [(2, 3), (64, 15)] for more in (-1, 0, 1)]
+SIZES += [(m, d, block_columns(m) + more) for m, d in [(2, 3), (64, 15)] for more in (-1, 0, 1)]
 SIZES += [(2, 15, 32_769), (64, 3, 20_000)]
 
 
@@ -147,59 +138,17 @@ def test_lanes_equal_numpy(m, d):
             assert_equal_to_numpy([r[i] for r in results], expected[i], dtype)
 
 
-# ---- blocks ----------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("count", [1, 3, 4, 5, 6, 7, 8, 12, 13])
-def test_blocks_of_four_rows_for_every_remainder(count):
-    rng = np.random.default_rng(count)
-    a, b = rng.normal(size=(count, 3)).astype("float32"), rng.integers(0, 9, count)
-    seen = []
-
-    def rowwise(tree, b):
-        seen.append(b.shape[0])
-        return {"square": tree["a"] ** 2, "both": tree["a"] + b[:, None]}, -b
-
-    def summed(tree, b):
-        seen.append(b.shape[0])
-        return {"a": jnp.sum(tree["a"], axis=0)}, jnp.sum(b)
-
-    tree = {"a": jnp.array(a)}
-    arrays = (tree, jnp.array(b))
-    mapped, total = jax.jit(lambda: (map_blocks(rowwise, arrays, 4), sum_blocks(summed, arrays, 4)))()
-    np.testing.assert_array_equal(mapped[0]["square"], a**2)
-    np.testing.assert_array_equal(mapped[0]["both"], a + b[:, None].astype("float32"))
-    np.testing.assert_array_equal(mapped[1], -b)
-    np.testing.assert_allclose(total[0]["a"], a.sum(0), rtol=1e-5, atol=1e-6)
-    assert total[1] == b.sum()
-    assert max(seen) <= 4
-
-
-def test_blocks_are_added_in_their_order():
-    """1e8 swallows the ones that are added after it, and not the block of ones before it."""
-    x = jnp.array([32.0] * 4 + [1e8] + [0.0] * 3 + [3.0] * 4 + [3.0])
-    assert sum_blocks(jnp.sum, (x,), 4) == np.float32(np.float32(np.float32(128 + np.float32(1e8)) + 12) + 3)
-
-
-def test_block_rows_keeps_blocks_within_bounds():
-    for columns in (1, 2, 3, 7, 64, 65, 1000, 4096, 10**6):
-        rows = block_rows(columns)
-        assert rows % 256 == 0 and rows >= 256 and (rows * columns <= 2**20 or rows == 256)
-        assert (rows + 256) * columns > 2**20 or rows == 2**14
-    assert Shallow(ReLU(), jnp.ones((8, 2)), jnp.ones(8)).rows == block_rows(8)
-
-
 # ---- energies of users -----------------------------------------------------------------------------------
 
 
 class DoubleWell(Energy):
-    """U(x) = height (x_1^2 - 1)^2 + |x|^2 / 2 in blocks of `block` rows."""
+    """U(x) = height (x_1^2 - 1)^2 + |x|^2 / 2 in blocks of `block` points."""
 
     height: jax.Array
     block: int = eqx.field(static=True)
 
     @property
-    def rows(self):
+    def width(self):
         return self.block
 
     def __call__(self, x):
@@ -224,7 +173,7 @@ def test_an_energy_without_a_value_cannot_be_made():
 
     with pytest.raises(TypeError, match="abstract"):
         Nothing()
-    assert DoubleWell.rows is not Energy.rows and Energy.rows.fget(None) == block_rows(64)
+    assert DoubleWell.width is not Energy.width and Energy.width.fget(None) == block_columns(64)
 
 
 # ---- memory ----------------------------------------------------------------------------------------------
@@ -241,7 +190,7 @@ def largest_array(jaxpr):
     return max(sizes)
 
 
-N, M, D = 100_000, 64, 15
+N, M, D = 400_000, 64, 15
 WHOLE = {
     "value_and_gradient": lambda x, theta, c: Shallow(ReLU(), theta, c).value_and_gradient(x),
     "value": lambda x, theta, c: Shallow(ReLU(), theta, c)(x),
@@ -259,6 +208,6 @@ def test_no_array_of_particles_times_atoms_is_ever_whole(name):
     if name == "a whole product":  # what is looked for is found
         assert largest == N * M
     else:
-        assert largest <= max(N * D, block_rows(M) * M)
+        assert largest <= max(N * D, block_columns(M) * M)
         memory = jax.jit(WHOLE[name]).lower(*shapes).compile().memory_analysis()
         assert 0 < memory.temp_size_in_bytes < 4 * N * M

@@ -9,7 +9,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "dualebm"
 ORDER = [
-    "spaces", "measures", "checks", "features", "energy",
+    "columns", "spaces", "measures", "checks", "features", "energy",
     "flows.langevin", "flows.wfr", "partition", "targets", "datasets",
     "methods.dual", "metrics", "simulate", "settings", "saved", "store", "run", "plot", "sphere_plot",
 ]  # fmt: skip

@@ -9,20 +9,34 @@ import pytest
 from dualebm import partition, targets
 from dualebm.energy import Energy, Shallow
 from dualebm.features import ReLU
+from dualebm.flows import langevin
 from dualebm.flows.langevin import (
+    NOISE_PAIRS,
+    NOISES,
     Noise,
     copies,
     draw_indices,
-    draw_noise,
-    geodesic,
-    mala,
+    drawn,
+    given,
     move,
-    projected,
     restart,
     sample,
 )
 from dualebm.measures import Samples
 from dualebm.spaces import Euclidean, Sphere, Torus
+
+
+def by_rows(transition):
+    """The transition of points, noise and results that are rows."""
+
+    def step(space, noise, x, energy, step):
+        there, info = transition(space, Noise(noise.normal.T, noise.uniform), energy.locate(x.T), energy, step)
+        return there.points.T, info
+
+    return step
+
+
+projected, geodesic, mala = map(by_rows, langevin.TRANSITIONS.values())
 
 
 class Linear(Energy):
@@ -118,10 +132,12 @@ def test_weak_order_one_of_euler_maruyama_on_euclidean_space(x64):
 
 def chain(space, energy, x, step, steps, integrator="mala", antithetic=False):
     def body(x, i):
-        noise = draw_noise(jax.random.fold_in(jax.random.key(7), i), *x.shape, x.dtype, antithetic)
-        return move(integrator, space, noise, x, energy, step)
+        key = jax.random.fold_in(jax.random.key(7), i)
+        draw = drawn(key, space.dimension, x.dtype, "antithetic" if antithetic else "independent")
+        return move(integrator, space, draw, x, energy, step)[:2]
 
-    return jax.jit(lambda x: jax.lax.scan(body, x, jnp.arange(steps)))(x)
+    x, acceptance = jax.jit(lambda x: jax.lax.scan(body, x, jnp.arange(steps)))(x.T)
+    return x.T, acceptance
 
 
 @pytest.mark.parametrize("antithetic", [False, True])
@@ -214,33 +230,91 @@ def test_proposal_densities_of_the_unadjusted_step(x64):
     assert (reversible.log_forward == 0).all() and (reversible.log_backward == 0).all()
 
 
-def test_noise_is_keyed_by_block_of_pairs():
-    """A longer population begins with the same noise; pairs share theirs; halves of i.i.d. noise do not."""
-    key = jax.random.key(0)
-    for antithetic in (True, False):
-        short, long = (draw_noise(key, count, 3, jnp.float32, antithetic) for count in (1024, 2048))
-        for a, b in zip(short, long, strict=True):
-            np.testing.assert_array_equal(a[:512], b[:512])
-            np.testing.assert_array_equal(a[512:], b[1024 : 1024 + 512])
-    noise = draw_noise(key, 100_000, 3, jnp.float32, True)
-    np.testing.assert_array_equal(noise.normal[:50_000], -noise.normal[50_000:])
-    iid = draw_noise(key, 99_999, 3, jnp.float32, False)
-    first, second = iid.normal[:49_999], iid.normal[50_000:]
-    assert abs(jnp.mean(first * second)) < 5 / first.size**0.5
-    for normal in (noise.normal[:50_000], iid.normal):
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_noise_is_that_of_jax_random_by_block_of_pairs(dtype):
+    """Block b of a step's key k: jax.random.normal(fold_in(split(k)[0], b)), uniform of split(k)[1]; halves have opposite signs."""
+    with jax.enable_x64(dtype == "float64"):
+        key, start, pairs = jax.random.key(5), 3 * NOISE_PAIRS, 2 * NOISE_PAIRS + 7
+        keys = jax.random.split(key)
+        blocks = [[jax.random.fold_in(k, 3 + b) for b in range(3)] for k in keys]
+        draws = {noise: jax.jit(lambda s, noise=noise: drawn(key, 3, dtype, noise)(None, s, pairs))(start) for noise in NOISES}
+        uniform = jnp.concatenate([jax.random.uniform(k, (2, NOISE_PAIRS), dtype) for k in blocks[1]], 1)[:, :pairs]
+        for first, second in draws.values():
+            np.testing.assert_array_equal(jnp.stack([first.uniform, second.uniform]), uniform)
+        normal = jnp.concatenate([jax.random.normal(k, (3, NOISE_PAIRS), dtype) for k in blocks[0]], 1)[:, :pairs]
+        np.testing.assert_array_equal(draws["antithetic"][0].normal, normal)
+        np.testing.assert_array_equal(draws["antithetic"][1].normal, -normal)
+        both = jnp.concatenate([jax.random.normal(k, (6, NOISE_PAIRS), dtype) for k in blocks[0]], 1)[:, :pairs]
+        np.testing.assert_array_equal(jnp.concatenate([half.normal for half in draws["independent"]]), both)
+        half = [jax.random.normal(k, (3, NOISE_PAIRS // 2), dtype) for k in blocks[0]]
+        x, y = (a.normal for a in draws["orthogonal"])
+        np.testing.assert_array_equal(x, -y)
+        np.testing.assert_array_equal(x[:, : NOISE_PAIRS // 2], half[0])
+        np.testing.assert_array_equal(x[:, NOISE_PAIRS // 2 : NOISE_PAIRS], jnp.stack([-half[0][1], half[0][0], -half[0][2]]))
+        assert x.dtype == uniform.dtype == dtype
+
+
+def test_noise_of_the_moves_of_a_step():
+    """Standard normal and uniform at 5 sigma, and the moves of one step and their pairs do not share any."""
+    draw = drawn(jax.random.key(0), 3, jnp.float32, "independent")
+    draws = [draw(k, 0, 50_000) for k in (None, jnp.int32(0), jnp.int32(1))]
+    normals = [half.normal for noise in draws for half in noise]
+    for i, normal in enumerate(normals):
         assert abs(normal.mean()) < 5 / normal.size**0.5 and abs(normal.var() - 1) < 5 * (2 / normal.size) ** 0.5
-        assert len(np.unique(np.asarray(normal)[:, 0])) > 0.99 * len(normal)
-    uniform = iid.uniform
-    assert abs(uniform.mean() - 0.5) < 5 * (1 / 12 / uniform.size) ** 0.5
-    assert uniform.min() >= 0 and uniform.max() < 1
+        assert len(np.unique(np.asarray(normal)[0])) > 0.99 * 50_000
+        for other in normals[:i]:
+            assert abs(jnp.mean(normal * other)) < 5 / normal.size**0.5
+    for uniform in (half.uniform for noise in draws for half in noise):
+        assert abs(uniform.mean() - 0.5) < 5 * (1 / 12 / uniform.size) ** 0.5
+        assert uniform.min() >= 0 and uniform.max() < 1
+
+
+@pytest.mark.parametrize("count", [1, 2, 511, 512, 513, 1024, 1535, 1536, 1537, 2047])
+@pytest.mark.parametrize("integrator", langevin.TRANSITIONS)
+def test_the_streamed_block_changes_nothing(x64, count, integrator):
+    """Every remainder, in blocks of 256 pairs and whole: particles, acceptance and what is observed."""
+    rng = np.random.default_rng(count)
+    x = rng.normal(size=(count, 3))
+    x /= np.linalg.norm(x, axis=1, keepdims=True)
+    energy = Shallow(ReLU(), jnp.array(rng.normal(size=(4, 3))), jnp.array(3 * rng.normal(size=4)))
+    known = given(jnp.array(rng.normal(size=(count, 3))), jnp.array(rng.uniform(size=count)))
+    for draw in (drawn(jax.random.key(0), 3, jnp.float64, "independent"), known):
+        results = [
+            jax.jit(
+                lambda x, width=width, draw=draw: move(
+                    integrator, Sphere(3), draw, x, energy, 0.2, width=width, observe=lambda here: jnp.sum(here.points, axis=1)
+                )
+            )(jnp.array(x).T)
+            for width in (256, 1024, None)
+        ]
+        for result in results[1:]:
+            jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-11), result, results[0])
+        np.testing.assert_allclose(results[0][2], results[0][0].sum(1), atol=1e-11)
+
+
+def test_several_moves_under_one_energy_are_moves_in_a_row(x64):
+    """What is kept of a point from move to move is what would be computed there; `before` sees the points before the first."""
+    energy = Shallow(ReLU(2, True), jnp.array(np.random.default_rng(0).normal(size=(4, 4))), jnp.arange(4.0))
+    x = Sphere(3).sample_base(jax.random.key(1), 700).T
+    draw, seen = drawn(jax.random.key(2), 3, jnp.float64), dict(observe=lambda here: jnp.sum(here.products, axis=1))
+    together, acceptance, total = move("mala", Sphere(3), draw, x, energy, 0.3, steps=3, **seen)
+    one, rates = x, []
+    for k in range(3):
+        one, rate, now = move("mala", Sphere(3), lambda _, start, pairs, k=k: draw(k, start, pairs), one, energy, 0.3, **seen)
+        rates.append(float(rate))
+    np.testing.assert_allclose(together, one, atol=1e-13)
+    np.testing.assert_allclose(total, now, atol=1e-11)
+    assert float(acceptance) == pytest.approx(np.mean(rates)) and 0.2 < acceptance < 0.99
+    first = move("mala", Sphere(3), draw, x, energy, 0.3, steps=3, before=True, **seen)[2]
+    np.testing.assert_allclose(first, energy.locate(x).products.sum(1), atol=1e-11)
 
 
 def test_restart_draws_data_independently(x64):
     """Rate, uniformity over the data, and independence of neighbours, at 5 sigma; probability 0 and 1 exactly."""
     count, p = 20_001, 0.3
     data = Samples(jnp.arange(7.0)[:, None] + 1)
-    x = jnp.zeros((count, 1))
-    y = jax.jit(restart)(jax.random.key(0), x, data, p)[:, 0]
+    x = jnp.zeros((1, count))
+    y = jax.jit(restart)(jax.random.key(0), x, data, p)[0]
     chosen = y > 0
     assert abs(chosen.mean() - p) < 5 * (p * (1 - p) / count) ** 0.5
     both = (chosen[1:] & chosen[:-1]).mean()
@@ -253,9 +327,9 @@ def test_restart_draws_data_independently(x64):
 
 def test_copies_and_weighted_indices(x64):
     data = Samples(jnp.arange(3.0)[:, None])
-    assert copies(data, 6)[:, 0].tolist() == [0, 1, 2, 0, 1, 2]
-    assert copies(data, 4)[:, 0].tolist() == [0, 1, 0, 1]
-    assert copies(data, 10)[:, 0].tolist() == [0, 1, 2, 0, 1] * 2
+    assert copies(data, 6)[0].tolist() == [0, 1, 2, 0, 1, 2]
+    assert copies(data, 4)[0].tolist() == [0, 1, 0, 1]
+    assert copies(data, 10)[0].tolist() == [0, 1, 2, 0, 1] * 2
     weighted = data._replace(log_weights=jnp.log(jnp.array([0.2, 0.0, 0.8])))
     index = draw_indices(jax.random.key(0), weighted, (10_000,))
     assert abs((index == 2).mean() - 0.8) < 5 * (0.16 / 10_000) ** 0.5 and not (index == 1).any()

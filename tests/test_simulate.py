@@ -98,7 +98,7 @@ def test_total_variation_zero_is_divergence():
     away = Samples(jnp.array([[0.0, 0.0, 1.0]]))
     state = method.init(jax.random.key(1), RATES, away)
     positions = jnp.tile(jnp.array([[1.0, 0.0, 0.0]]), (4, 1))
-    state = state._replace(particles=positions[:2], atoms=state.atoms._replace(positions=positions))
+    state = state._replace(columns=positions[:2].T, atoms=state.atoms._replace(positions=positions))
     rates = DualRates(1e-6, 0.0, 5.0, 0.0, 10.0)
     _, records = simulate(jax.random.key(0), method, state, rates, away, steps=2, every=2, metrics={})
     assert records["diverged"].tolist() == [DIVERGENCE.index("the total variation is 0")]

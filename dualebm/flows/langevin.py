@@ -1,30 +1,43 @@
 """dX = (-grad U + grad log tau) dt + sqrt(2) dW: the particles' flow at temperature 1 (arXiv 2107.05134, eq. 8).
 
-A transition `(space, noise, x, energy, step) -> (x, Info)` is deterministic in its noise, which `draw_noise` draws.
+A transition `(space, noise, here, energy, step) -> (there, Info)` is deterministic in its noise; it takes and returns points
+`Located` in the energy, the columns of a block (see `dualebm.columns`). `move` streams it over all particles.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from dualebm.energy import Energy, map_blocks
+from dualebm import columns
+from dualebm.energy import Energy, Located
 from dualebm.measures import Samples
 from dualebm.spaces import Space, Sphere, too_long
 
-NOISE_PAIRS = 256
+NOISE_PAIRS = columns.GRAIN
 """Pairs of particles whose noise shares a key: part of the definition of the results, unlike the streamed block."""
+
+NOISES = ("independent", "antithetic", "orthogonal")
+"""Kinds of Gaussian noise by name; see `drawn`."""
 
 Step = Float[Array, ""] | float
 
 
 class Noise(NamedTuple):
-    """What a transition draws: a standard normal vector and a uniform number in [0, 1) per particle."""
+    """What a transition draws: a standard normal vector and a uniform number in [0, 1) per particle, which are columns."""
 
-    normal: Float[Array, "N d"]
-    uniform: Float[Array, " N"]
+    normal: Float[Array, "d B"]
+    uniform: Float[Array, " B"]
+
+
+Draw = Callable[[Any, Any, int], tuple[Noise, Noise]]
+"""`draw(k, start, pairs)`: noise for pairs start, start + 1, ...: of their first and of their second particles; k is None for one move,
+or which of several it is.
+
+Particles i and i + ceil(N/2) are a pair; start is a multiple of `NOISE_PAIRS`.
+"""
 
 
 class Info(NamedTuple):
@@ -34,150 +47,239 @@ class Info(NamedTuple):
     projected transition on the sphere). A reversible transition needs none and returns zeros.
     """
 
-    accepted: Bool[Array, " N"]
-    log_forward: Float[Array, " N"]
-    log_backward: Float[Array, " N"]
+    accepted: Bool[Array, " B"]
+    log_forward: Float[Array, " B"]
+    log_backward: Float[Array, " B"]
 
 
-def _log_target_and_score(space, x, energy):
-    """log density exp(-U) tau, up to a constant, and its Riemannian gradient."""
-    value, gradient = energy.value_and_gradient(x)
-    return space.log_base(x) - value, space.tangent(x, space.grad_log_base(x) - gradient)
-
-
-def _log_proposal(velocity, score, step):
-    """log N(velocity; step * score, 2 step) up to a constant."""
-    return -jnp.sum((velocity - step * score) ** 2, axis=-1) / (4 * step)
-
-
-def projected(
-    space: Space, noise: Noise, x: Float[Array, "N d"], energy: Energy, step: Step
-) -> tuple[Float[Array, "N d"], Info]:
+def projected(space: Space, noise: Noise, here: Located, energy: Energy, step: Step) -> tuple[Located, Info]:
     """Euler-Maruyama with the ambient gradient and ambient noise, then retraction (Algorithm 1, step 2).
 
     X <- retract(X, h (-grad U + grad log tau) + sqrt(2 h) xi); on the sphere (X + ...)/|X + ...|. The authors' choice;
     its bias on the sphere is O(h). On Euclidean space and the torus it is the usual Euler-Maruyama step.
 
     >>> from dualebm.energy import Shallow; from dualebm.features import ReLU; from dualebm.spaces import Sphere
-    >>> x, still = jnp.array([[1.0, 0.0]]), Noise(jnp.zeros((1, 2)), jnp.zeros(1))
-    >>> projected(Sphere(2), still, x, Shallow(ReLU(), jnp.eye(2), jnp.ones(2)), 0.1)[0].tolist()
-    [[1.0, 0.0]]
+    >>> energy, still = Shallow(ReLU(), jnp.eye(2), jnp.ones(2)), Noise(jnp.zeros((2, 1)), jnp.zeros(1))
+    >>> here = energy.locate(jnp.array([[1.0], [0.0]]))
+    >>> projected(Sphere(2), still, here, energy, 0.1)[0].points.tolist()
+    [[1.0], [0.0]]
     """
     if not isinstance(space, Sphere):
-        return geodesic(space, noise, x, energy, step)
-    drift = space.grad_log_base(x) - energy.gradient(x)
-    y = space.retract(x, step * drift + jnp.sqrt(2 * step) * noise.normal)
-    unknown = jnp.full(x.shape[0], jnp.nan, x.dtype)
-    return y, Info(jnp.ones(x.shape[0], bool), unknown, unknown)
+        return geodesic(space, noise, here, energy, step)
+    x = here.points
+    drift = space.grad_log_base(x) - here.gradient
+    y = space.retract(x, step * drift + jnp.sqrt(2 * step) * noise.normal, axis=0)
+    unknown = jnp.full(x.shape[1], jnp.nan, x.dtype)
+    return energy.locate(y), Info(jnp.ones(x.shape[1], bool), unknown, unknown)
 
 
-def _propose(space, noise, x, energy, step):
-    log_target, score = _log_target_and_score(space, x, energy)
-    velocity = step * score + jnp.sqrt(2 * step) * space.tangent(x, noise.normal)
-    y = space.exp(x, velocity)
-    log_target_y, score_y = _log_target_and_score(space, y, energy)
-    log_forward = _log_proposal(velocity, score, step)
-    log_backward = _log_proposal(space.log(y, x), score_y, step)
-    return y, velocity, log_target_y - log_target, log_forward, log_backward
+def _square(v):
+    return jnp.sum(v * v, axis=0)
 
 
-def geodesic(
-    space: Space, noise: Noise, x: Float[Array, "N d"], energy: Energy, step: Step
-) -> tuple[Float[Array, "N d"], Info]:
+def _score(space, located):
+    """Riemannian gradient of log p = log tau - U."""
+    x = located.points
+    return space.tangent(x, space.grad_log_base(x) - located.gradient, axis=0)
+
+
+def _propose(space, noise, here, energy, step):
+    """y = Exp_x(v), v = h s(x) + sqrt(2h) P xi, with v and the log densities of v and of the velocity that leads back."""
+    x = here.points
+    kick = jnp.sqrt(2 * step) * space.tangent(x, noise.normal, axis=0)
+    velocity = step * _score(space, here) + kick
+    y, back = space.exp_and_back(x, velocity, axis=0)
+    there = energy.locate(y)
+    log_backward = -_square(back - step * _score(space, there)) / (4 * step)
+    return there, velocity, -_square(kick) / (4 * step), log_backward
+
+
+def geodesic(space: Space, noise: Noise, here: Located, energy: Energy, step: Step) -> tuple[Located, Info]:
     """Euler-Maruyama in the tangent space, then the exponential map; weak order 1 on every space.
 
     X <- Exp_X(v), v = h grad log p(X) + sqrt(2 h) P xi, with p = exp(-U) tau and Riemannian gradients.
 
     >>> from dualebm.energy import Shallow; from dualebm.features import ReLU; from dualebm.spaces import Sphere
-    >>> x, push = jnp.array([[1.0, 0.0]]), Noise(jnp.array([[5.0, jnp.pi / 2]]), jnp.zeros(1))
-    >>> geodesic(Sphere(2), push, x, Shallow(ReLU(), jnp.eye(2), jnp.zeros(2)), 0.5)[0].round(3).tolist()
-    [[-0.0, 1.0]]
+    >>> energy, push = Shallow(ReLU(), jnp.eye(2), jnp.zeros(2)), Noise(jnp.array([[5.0], [jnp.pi / 2]]), jnp.zeros(1))
+    >>> here = energy.locate(jnp.array([[1.0], [0.0]]))
+    >>> geodesic(Sphere(2), push, here, energy, 0.5)[0].points.round(3).tolist()
+    [[-0.0], [1.0]]
     """
-    y, _, _, log_forward, log_backward = _propose(space, noise, x, energy, step)
-    return y, Info(jnp.ones(x.shape[0], bool), log_forward, log_backward)
+    there, _, log_forward, log_backward = _propose(space, noise, here, energy, step)
+    return there, Info(jnp.ones(log_forward.shape, bool), log_forward, log_backward)
 
 
-def mala(
-    space: Space, noise: Noise, x: Float[Array, "N d"], energy: Energy, step: Step
-) -> tuple[Float[Array, "N d"], Info]:
+def mala(space: Space, noise: Noise, here: Located, energy: Energy, step: Step) -> tuple[Located, Info]:
     """Metropolis-adjusted Langevin (Roberts, Tweedie 1996): `geodesic`, accepted so that p = exp(-U) tau is invariant.
 
     Accept y = Exp_x(v) when log u < log p(y) - log p(x) + (|v - h s(x)|^2 - |u_back - h s(y)|^2) / 4h, with s = grad
-    log p and u_back = Log_y(x); the Jacobian of the exponential map is symmetric in x and y and cancels. A proposal
-    that reaches to the injectivity radius is rejected: the logarithm would return another velocity.
+    log p and u_back the velocity from y to x; the Jacobian of the exponential map is symmetric in x and y and cancels. A
+    proposal that reaches to the injectivity radius is rejected: two velocities would lead there.
 
     >>> from dualebm.energy import Shallow; from dualebm.features import ReLU; from dualebm.spaces import Sphere
-    >>> x, far = jnp.array([[1.0, 0.0]]), Noise(jnp.array([[0.0, 4.0]]), jnp.zeros(1))
-    >>> mala(Sphere(2), far, x, Shallow(ReLU(), jnp.eye(2), jnp.zeros(2)), 0.5)[1].accepted.tolist()
+    >>> energy, far = Shallow(ReLU(), jnp.eye(2), jnp.zeros(2)), Noise(jnp.array([[0.0], [4.0]]), jnp.zeros(1))
+    >>> mala(Sphere(2), far, energy.locate(jnp.array([[1.0], [0.0]])), energy, 0.5)[1].accepted.tolist()
     [False]
     """
-    y, velocity, log_ratio, log_forward, log_backward = _propose(space, noise, x, energy, step)
-    log_acceptance = log_ratio + log_backward - log_forward
-    accepted = (jnp.log(noise.uniform) < log_acceptance) & ~too_long(space, velocity)
-    none = jnp.zeros(x.shape[0], x.dtype)
-    return jnp.where(accepted[:, None], y, x), Info(accepted, none, none)
+    there, velocity, log_forward, log_backward = _propose(space, noise, here, energy, step)
+    log_target = lambda located: space.log_base(located.points, axis=0) - located.energy  # noqa: E731
+    log_acceptance = log_target(there) - log_target(here) + log_backward - log_forward
+    accepted = (jnp.log(noise.uniform) < log_acceptance) & ~too_long(space, velocity, axis=0)
+    accepted = columns.once(accepted.astype(velocity.dtype)) > 0
+    chosen = jax.tree.map(lambda new, old: jnp.where(accepted if new.ndim == 1 else accepted[None], new, old), there, here)
+    none = jnp.zeros_like(log_forward)
+    return chosen, Info(accepted, none, none)
 
 
 TRANSITIONS: dict[str, Callable] = {"projected": projected, "geodesic": geodesic, "mala": mala}
 """The integrators by name."""
 
 
-def _draw_by_blocks(key, count, draw):
-    """Rows 0 .. count-1 of pairs (i, i + ceil(count/2)); `draw(block_key)` is `(halves, ..., NOISE_PAIRS)`."""
-    pairs = (count + 1) // 2
-    keys = jax.vmap(lambda block: jax.random.fold_in(key, block))(jnp.arange(-(-pairs // NOISE_PAIRS)))
-    # Mapped, not vmapped: XLA would fuse the generator into the transposition, where it is not vectorised, and draw
-    # it twice.
-    drawn = jnp.moveaxis(jax.lax.map(draw, keys, batch_size=32), (1, -1), (0, 2))  # (halves, blocks, NOISE_PAIRS, ...)
-    return drawn.reshape(drawn.shape[0], -1, *drawn.shape[3:])[:, :pairs]
+def drawn(key: Key[Array, ""], dimension: int, dtype, noise: str = "antithetic") -> Draw:
+    """The noise of one step, keyed by block of pairs, drawn where it is used.
 
+    noise: "independent"; "antithetic", the particles of a pair have opposite vectors; or "orthogonal", moreover pairs i and i + 128 of a
+    block have vectors a quarter turn apart, (x, y) -> (-y, x) in halves of the components (an odd last one changes sign).
 
-def draw_noise(key: Key[Array, ""], count: int, dimension: int, dtype, antithetic: bool) -> Noise:
-    """The noise of one step, keyed by block of pairs; antithetic particles i and i + count/2 have opposite vectors.
-
-    >>> noise = draw_noise(jax.random.key(0), 4, 2, jnp.float32, True)
-    >>> bool((noise.normal[:2] == -noise.normal[2:]).all())
-    True
+    >>> first, second = drawn(jax.random.key(0), 2, jnp.float32)(None, 0, 3)
+    >>> first.normal.shape, bool((first.normal == -second.normal).all()), first.uniform.shape
+    ((2, 3), True, (3,))
     """
-    normal_key, uniform_key = jax.random.split(key)
-    halves = 1 if antithetic else 2
-    # Components before particles: a minor axis of length d would not be vectorised.
-    normal = _draw_by_blocks(
-        normal_key, count, lambda k: jax.random.normal(k, (halves, dimension, NOISE_PAIRS), dtype)
-    )
-    normal = jnp.concatenate([normal[0], -normal[0] if antithetic else normal[1]])[:count]
-    uniform = _draw_by_blocks(uniform_key, count, lambda k: jax.random.uniform(k, (2, NOISE_PAIRS), dtype))
-    return Noise(normal, jnp.concatenate([uniform[0], uniform[1]])[:count])
+
+    def draw(k, start, pairs):
+        # The keys of several moves are none of those that one move has, which are split(key).
+        normal_key, uniform_key = jax.random.split(key if k is None else jax.random.fold_in(key, k + 2))
+        block, blocks = start // NOISE_PAIRS, -(-pairs // NOISE_PAIRS)
+        rows = 2 * dimension if noise == "independent" else dimension
+        grain = NOISE_PAIRS // 2 if noise == "orthogonal" else NOISE_PAIRS
+        normal = columns.draw("normal", normal_key, block, blocks, rows, dtype, grain)
+        if noise == "orthogonal":
+            normal = normal.reshape(dimension, blocks, grain)
+            quarter = dimension // 2
+            turned = jnp.concatenate([-normal[quarter : 2 * quarter], normal[:quarter], -normal[2 * quarter :]])
+            normal = jnp.concatenate([normal, turned], axis=2).reshape(dimension, blocks * NOISE_PAIRS)
+        normal = normal[:, :pairs]
+        uniform = columns.draw("uniform", uniform_key, block, blocks, 2, dtype)[:, :pairs]
+        second = normal[dimension:] if noise == "independent" else -normal
+        return Noise(normal[:dimension], uniform[0]), Noise(second, uniform[1])
+
+    return draw
+
+
+def given(normal: Float[Array, "N d"], uniform: Float[Array, " N"] | None = None) -> Draw:
+    """Noise that is known, for one move: a vector per particle and, where the transition asks for it, a uniform number.
+
+    >>> first, second = given(jnp.arange(6.0).reshape(3, 2))(None, 0, 2)
+    >>> first.normal.T.tolist(), second.normal.T.tolist()
+    ([[0.0, 1.0], [2.0, 3.0]], [[4.0, 5.0], [0.0, 0.0]])
+    """
+    half = -(-normal.shape[0] // 2)
+    fill = jnp.zeros(normal.shape[0], normal.dtype) if uniform is None else uniform
+    halves = [Noise(normal.T[:, :half], fill[:half]), Noise(normal.T[:, half:], fill[half:])]
+    halves[1] = jax.tree.map(lambda a: jnp.pad(a, [(0, 0)] * (a.ndim - 1) + [(0, half - a.shape[-1])]), halves[1])
+
+    def draw(k, start, pairs):
+        del k
+        return tuple(jax.tree.map(lambda a: columns.take(a, start, pairs), noise) for noise in halves)
+
+    return draw
 
 
 def move(
-    integrator: str, space: Space, noise: Noise, x: Float[Array, "N d"], energy: Energy, step: Step
-) -> tuple[Float[Array, "N d"], Float[Array, ""]]:
-    """One transition of every particle, streamed by blocks, and the fraction that accepted.
+    integrator: str,
+    space: Space,
+    draw: Draw,
+    x: Float[Array, "d N"],
+    energy: Energy,
+    step: Step,
+    *,
+    steps: int = 1,
+    observe: Callable[[Located], Any] | None = None,
+    before: bool = False,
+    width: int | None = None,
+) -> tuple[Float[Array, "d N"], Float[Array, ""], Any]:
+    """`steps` transitions of every particle under one energy, streamed by blocks of pairs.
+
+    x: particles, the columns. observe: sums over the particles of a block, which are added in the order of the blocks: of
+    where the particles end, or where they are `before` they move.
+    width: pairs that are moved at a time, a multiple of `NOISE_PAIRS`; None for what fits the machine. It changes nothing but rounding.
+
+    Returns the particles, the fraction of moves that were accepted, and the total of `observe` (None without).
 
     >>> from dualebm.energy import Shallow; from dualebm.features import ReLU; from dualebm.spaces import Sphere
     >>> energy = Shallow(ReLU(), jnp.eye(2), jnp.zeros(2))
-    >>> noise = draw_noise(jax.random.key(0), 2, 2, jnp.float32, False)
-    >>> x, acceptance = move("mala", Sphere(2), noise, jnp.eye(2), energy, 0.01)
-    >>> float(acceptance)
-    1.0
+    >>> x, acceptance, total = move(
+    ...     "mala", Sphere(2), drawn(jax.random.key(0), 2, jnp.float32), jnp.eye(2), energy, 0.01,
+    ...     observe=lambda located: located.points.shape[1] * jnp.ones(1),
+    ... )
+    >>> float(acceptance), total.tolist()
+    (1.0, [2.0])
     """
+    count = x.shape[1]
+    pairs = -(-count // 2)
+    blocks, width, rest = columns.split(pairs, energy.width if width is None else width)
+    if count % 2 and blocks > 1 and not rest:  # the last block lacks the second particle of its last pair
+        blocks, rest = blocks - 1, width
 
-    def block(noise, x):
-        y, info = TRANSITIONS[integrator](space, noise, x, energy, step)
-        return y, info.accepted
+    def moved(start, size, second_size):
+        """Pairs from `start` on: their first particles, their second ones, and the sums over them."""
+        halves = [columns.take(x, start, size)]
+        if second_size:
+            halves.append(columns.take(x, pairs + start, second_size))
 
-    y, accepted = map_blocks(block, (noise, x), energy.rows)
-    return y, jnp.mean(accepted, dtype=x.dtype)
+        def transitions(k, heres):
+            results = []
+            for noise, here in zip(draw(k, start, size), heres, strict=False):
+                noise = jax.tree.map(lambda a, here=here: a[..., : here.points.shape[1]], noise)
+                results.append(TRANSITIONS[integrator](space, noise, here, energy, step))
+            return tuple(there for there, _ in results), sum(jnp.sum(info.accepted, dtype=jnp.int32) for _, info in results)
+
+        def again(k, carry):
+            there, accepted = transitions(k, carry[0])
+            return there, carry[1] + accepted
+
+        here = tuple(energy.locate(half) for half in halves)
+        there, accepted = transitions(None, here) if steps == 1 else jax.lax.fori_loop(0, steps, again, (here, jnp.int32(0)))
+        seen = None if observe is None else columns.total([observe(half) for half in (here if before else there)])
+        return [half.points for half in there], (accepted, seen)
+
+    def place(start, halves, into):
+        into = columns.put(into, halves[0], start)
+        return columns.put(into, halves[1], pairs + start) if len(halves) == 2 else into
+
+    def block(i, carry):
+        halves, sums = moved(i * width, width, width)
+        return place(i * width, halves, carry[0]), columns.total([carry[1], sums])
+
+    if blocks == 1 and not rest:
+        halves, sums = moved(0, pairs, count - pairs)
+        y = jnp.concatenate(halves, axis=1)
+    else:
+        zero = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(lambda: moved(0, width, width)[1]))
+        # Into another array: moved in place, XLA copies all of x for each block.
+        y, sums = jax.lax.fori_loop(0, blocks, block, (jnp.zeros_like(x), zero))
+        if rest:
+            halves, last = moved(pairs - rest, rest, count - 2 * pairs + rest)
+            y, sums = place(pairs - rest, halves, y), columns.total([sums, last])
+    accepted, seen = sums
+    return y, jnp.asarray(accepted, x.dtype) / (count * steps), seen
+
+
+def _draw_by_blocks(key, count, draw):
+    """Rows 0 .. count-1 of pairs (i, i + ceil(count/2)); `draw(block_key)` is `(halves, ..., NOISE_PAIRS)`."""
+    pairs = -(-count // 2)
+    keys = jax.vmap(lambda block: jax.random.fold_in(key, block))(jnp.arange(-(-pairs // NOISE_PAIRS)))
+    drawn = jnp.moveaxis(jax.vmap(draw)(keys), (1, -1), (0, 2))  # (halves, blocks, NOISE_PAIRS, ...)
+    return drawn.reshape(drawn.shape[0], -1, *drawn.shape[3:])[:, :pairs]
 
 
 def restart(
-    key: Key[Array, ""], x: Float[Array, "N d"], data: Samples, probability: Step
-) -> Float[Array, "N d"]:
-    """Each particle, independently with `probability`, at a data point drawn at random (Algorithm 1, step 1).
+    key: Key[Array, ""], x: Float[Array, "d N"], data: Samples, probability: Step
+) -> Float[Array, "d N"]:
+    """Each particle, a column, independently with `probability`, at a data point drawn at random (Algorithm 1, step 1).
 
-    >>> restart(jax.random.key(0), jnp.zeros((3, 2)), Samples(jnp.ones((5, 2))), 1.0).tolist()
-    [[1.0, 1.0], [1.0, 1.0], [1.0, 1.0]]
+    >>> restart(jax.random.key(0), jnp.zeros((2, 3)), Samples(jnp.ones((5, 2))), 1.0).tolist()
+    [[1.0, 1.0, 1.0], [1.0, 1.0, 1.0]]
     """
 
     def draw(key):
@@ -186,9 +288,9 @@ def restart(
         return jnp.stack([chosen, draw_indices(index_key, data, (2, NOISE_PAIRS))], axis=1)
 
     def restarted():
-        drawn = _draw_by_blocks(key, x.shape[0], draw)
-        chosen, index = jnp.moveaxis(jnp.concatenate([drawn[0], drawn[1]])[: x.shape[0]], -1, 0)
-        return jnp.where(chosen[:, None] == 1, data.points[index], x)
+        drawn = _draw_by_blocks(key, x.shape[1], draw)
+        chosen, index = jnp.moveaxis(jnp.concatenate([drawn[0], drawn[1]])[: x.shape[1]], -1, 0)
+        return jnp.where(chosen[None] == 1, data.points[index].T, x)
 
     return jax.lax.cond(probability > 0, restarted, lambda: x)
 
@@ -206,16 +308,16 @@ def draw_indices(key: Key[Array, ""], data: Samples, shape: tuple[int, ...]) -> 
     return jnp.searchsorted(cumulative, uniform, side="right").clip(0, data.points.shape[0] - 1)
 
 
-def copies(data: Samples, count: int) -> Float[Array, "count d"]:
-    """All particles at the data in order, both particles of a pair (i, i + count/2) at the same point.
+def copies(data: Samples, count: int) -> Float[Array, "d count"]:
+    """All particles, the columns, at the data in order, both particles of a pair (i, i + count/2) at the same point.
 
     With count = 2n it is the program's [data, data].
 
-    >>> copies(Samples(jnp.array([[1.0], [2.0]])), 4)[:, 0].tolist()
-    [1.0, 2.0, 1.0, 2.0]
+    >>> copies(Samples(jnp.array([[1.0], [2.0]])), 4).tolist()
+    [[1.0, 2.0, 1.0, 2.0]]
     """
     pair = jnp.arange(count) % ((count + 1) // 2)
-    return data.points[pair % data.points.shape[0]]
+    return data.points.T[:, pair % data.points.shape[0]]
 
 
 def sample(
@@ -240,11 +342,12 @@ def sample(
     """
     start_key, chain_key = jax.random.split(key)
     dtype = jnp.result_type(*jax.tree.leaves(energy))
-    x = space.sample_base(start_key, count, dtype)
+    x = space.sample_base(start_key, count, dtype).T
 
     def body(x, i):
-        noise = draw_noise(jax.random.fold_in(chain_key, i), *x.shape, dtype=x.dtype, antithetic=False)
-        return move("mala", space, noise, x, energy, step)
+        draw = drawn(jax.random.fold_in(chain_key, i), space.dimension, dtype, "independent")
+        x, acceptance, _ = move("mala", space, draw, x, energy, step)
+        return x, acceptance
 
     x, acceptance = jax.lax.scan(body, x, jnp.arange(steps))
-    return x, jnp.mean(acceptance)
+    return x.T, jnp.mean(acceptance)

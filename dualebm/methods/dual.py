@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
 from dualebm import checks
-from dualebm.energy import Shallow, from_atoms, witness
+from dualebm.energy import Located, Shallow, Sums, feature_mean, feature_sums, from_atoms
 from dualebm.features import Feature, ReLU
 from dualebm.flows import langevin, wfr
 from dualebm.measures import Atoms, Samples, log_total_variation
@@ -42,19 +42,33 @@ class DualRates(NamedTuple):
     radius: Scalar = 10.0
 
 
-class DualState(NamedTuple):
-    """particles (N, d); atoms (m); step, the iterations done; acceptance of the particles' last move; clipped, the weights that an
-    additive update has cut to zero so far."""
+class Snapshot(NamedTuple):
+    """Positions at which the mean of the feature over all data is known, and that mean: see `Dual.data_batch`."""
 
-    particles: Float[Array, "N d"]
+    positions: Float[Array, "m p"]
+    mean: Sums
+
+
+class DualState(NamedTuple):
+    """columns (d, N), the particles as the columns of an array; atoms (m); step, the iterations done; acceptance of the particles' last
+    move; clipped, the weights that an additive update has cut to zero so far; snapshot, where the data come in batches (else None)."""
+
+    columns: Float[Array, "d N"]
     atoms: Atoms
     step: Int[Array, ""]
     acceptance: Float[Array, ""]
     clipped: Int[Array, ""]
+    snapshot: Snapshot | None = None
+
+    @property
+    def particles(self) -> Float[Array, "N d"]:
+        """The particles, as rows."""
+        return self.columns.T
 
 
 CHOICES = {
     "integrator": tuple(langevin.TRANSITIONS),
+    "noise": langevin.NOISES,
     "witness_particles": ("moved", "current"),
     "signs": ("half", "random", "all_negative"),
     "weights": ("one", "uniform"),
@@ -73,7 +87,8 @@ class Dual:
         neurons: m.
         particles: N drawn from the data at the start; None for two copies of the data, [data, data].
         integrator: of the particles: "mala", "geodesic" or "projected".
-        antithetic: particles i and i + N/2 share their noise, with opposite signs (N even).
+        noise: "independent"; "antithetic", particles i and i + N/2 have noise of opposite signs; or "orthogonal", moreover a quarter turn
+            apart within the first half (`flows.langevin.drawn`). N must be even for the last two.
         witness_particles: F is built from the particles after their "moved", or as they were "current" when the step began, before its
             restart.
         signs: sigma "half" and half, "random", or "all_negative" (which knows that the teacher is negative).
@@ -83,6 +98,11 @@ class Dual:
         budget: keep the total variation within the radius (step 5).
         restart_every: all particles to the data in iterations that are multiples of this (the program); None for never.
         restart_until: no such restart after this iteration; None for no end.
+        particle_moves: moves of the particles in an iteration, under the same atoms.
+        neuron_moves: updates of the atoms in an iteration, with the same particles.
+        data_batch: data points that are drawn in each iteration for the data term of F, as a control variate: their mean of phi at the
+            atoms less that at a snapshot of the atoms, plus the exact mean there, taken every `data_refresh` iterations; None for all data.
+        block: pairs of particles that are moved at a time, a multiple of 256; None for what fits the machine. It changes only rounding.
 
     Raises ValueError for a choice that does not exist, with the nearest that does.
 
@@ -100,7 +120,7 @@ class Dual:
     neurons: int = 64
     particles: int | None = None
     integrator: str = "mala"
-    antithetic: bool = True
+    noise: str = "antithetic"
     witness_particles: str = "moved"
     signs: str = "half"
     weights: str = "one"
@@ -109,20 +129,28 @@ class Dual:
     budget: bool = True
     restart_every: int | None = None
     restart_until: int | None = None
+    particle_moves: int = 1
+    neuron_moves: int = 1
+    data_batch: int | None = None
+    data_refresh: int = 20
+    block: int | None = None
 
     def __post_init__(self):
         for name, allowed in CHOICES.items():
             checks.choice(name, getattr(self, name), allowed)
-        checks.count("neurons", self.neurons)
-        for name in ("particles", "restart_every", "restart_until"):
+        for name in ("neurons", "particle_moves", "neuron_moves", "data_refresh"):
+            checks.count(name, getattr(self, name))
+        for name in ("particles", "restart_every", "restart_until", "data_batch", "block"):
             if getattr(self, name) is not None:
                 checks.count(name, getattr(self, name))
         if self.restart_until is not None and self.restart_every is None:
             raise ValueError(f"restart_until is {self.restart_until} and restart_every is None; give both or neither")
-        if self.antithetic and self.particles is not None and self.particles % 2:
+        if self.noise != "independent" and self.particles is not None and self.particles % 2:
             raise ValueError(
-                f"particles is {self.particles}; it must be even with antithetic noise (or antithetic=False)"
+                f"particles is {self.particles}; it must be even with {self.noise} noise (or noise='independent')"
             )
+        if self.block is not None and self.block % langevin.NOISE_PAIRS:
+            raise ValueError(f"block is {self.block}; it must be a multiple of {langevin.NOISE_PAIRS}, or None")
 
     @property
     def rates(self) -> DualRates:
@@ -169,39 +197,89 @@ class Dual:
         unit = 1 if self.weight_unit == "one" else rates.radius
         atoms = Atoms(positions, jnp.log(weights) + jnp.log(jnp.asarray(unit, dtype)), signs)
         if self.particles is None:
-            particles = langevin.copies(data, 2 * points.shape[0])
+            columns = langevin.copies(data, 2 * points.shape[0])
         else:
-            particles = points[langevin.draw_indices(particle_key, data, (self.particles,))]
-        return DualState(particles, atoms, jnp.int32(0), jnp.ones((), dtype), jnp.int32(0))
+            columns = points[langevin.draw_indices(particle_key, data, (self.particles,))].T
+        snapshot = None
+        if self.data_batch is not None:  # filled in the first step
+            value = jnp.zeros(m, dtype)
+            snapshot = Snapshot(jnp.zeros_like(positions), (value, jnp.zeros_like(positions)))
+        return DualState(columns, atoms, jnp.int32(0), jnp.ones((), dtype), jnp.int32(0), snapshot)
 
     def step(self, key: Key[Array, ""], state: DualState, rates: DualRates, data: Samples) -> DualState:
         """One iteration of Algorithm 1; the key belongs to this step alone."""
         restart_key, noise_key = jax.random.split(key)
-        x = langevin.restart(restart_key, state.particles, data, rates.restart_probability)
-        count, dimension = x.shape
-        noise = langevin.draw_noise(noise_key, count, dimension, x.dtype, self.antithetic)
-        return self.advance(noise, x, state, rates, data)
+        x = langevin.restart(restart_key, state.columns, data, rates.restart_probability)
+        draw = langevin.drawn(noise_key, x.shape[0], x.dtype, self.noise)
+        batch = None
+        if self.data_batch is not None:
+            index = langevin.draw_indices(jax.random.fold_in(key, 2), data, (self.data_batch,))  # split(key) is 0 and 1
+            batch = Samples(data.points[index])
+        return self.advance(draw, x, state, rates, data, batch)
 
     def advance(
-        self, noise: langevin.Noise, x: Float[Array, "N d"], state: DualState, rates: DualRates, data: Samples
+        self,
+        draw: langevin.Draw,
+        x: Float[Array, "d N"],
+        state: DualState,
+        rates: DualRates,
+        data: Samples,
+        batch: Samples | None = None,
     ) -> DualState:
-        """The deterministic rest of a step, given its noise and the particles `x` after their random restarts."""
+        """The deterministic rest of a step, given its noise, the particles `x` after their random restarts, and its batch of data."""
+        restarted = rates.restart_probability > 0
         if self.restart_every is not None:
             due = (state.step + 1) % self.restart_every == 0
             if self.restart_until is not None:
                 due = due & (state.step + 1 <= self.restart_until)
-            x = jnp.where(due, langevin.copies(data, x.shape[0]), x)
-        energy = from_atoms(self.feature, state.atoms)
-        x, acceptance = langevin.move(self.integrator, self.space, noise, x, energy, rates.particle_step)
-        seen = x if self.witness_particles == "moved" else state.particles
-        atoms, died = self.update_atoms(state.atoms, seen, rates, data)
-        return DualState(x, atoms, state.step + 1, acceptance, state.clipped + died)
+            x = jnp.where(due, langevin.copies(data, x.shape[1]), x)
+            restarted = restarted | due
+        atoms, snapshot = state.atoms, state.snapshot
+        if snapshot is not None:
+            snapshot = jax.lax.cond(
+                state.step % self.data_refresh == 0,
+                lambda: Snapshot(atoms.positions, feature_mean(self.feature, atoms.positions, data)),
+                lambda: snapshot,
+            )
+        energy = from_atoms(self.feature, atoms)
+        moved, acceptance, model = self._move(draw, x, state.columns, restarted, energy, rates)
+        died = jnp.int32(0)
+        for i in range(self.neuron_moves):
+            if i:
+                seen = moved if self.witness_particles == "moved" else state.columns
+                model = feature_mean(self.feature, atoms.positions, Samples(seen.T))
+            observed = self._data_mean(atoms.positions, data, snapshot, batch)
+            atoms, cut = self.update_atoms(atoms, jax.tree.map(jnp.subtract, model, observed), rates)
+            died = died + cut
+        return DualState(moved, atoms, state.step + 1, acceptance, state.clipped + died, snapshot)
 
-    def update_atoms(
-        self, atoms: Atoms, particles: Float[Array, "N d"], rates: DualRates, data: Samples
-    ) -> tuple[Atoms, Int[Array, ""]]:
+    def _move(self, draw, x, stored, restarted, energy, rates):
+        """Step 2, and the mean of the feature over the particles that the neurons see, from the products that the moves have made."""
+
+        def sums(located: Located):
+            return feature_sums(self.feature, energy.positions, located.points, products=located.products)
+
+        before = self.witness_particles == "current"
+        x, acceptance, seen = langevin.move(
+            self.integrator, self.space, draw, x, energy, rates.particle_step,
+            steps=self.particle_moves, observe=sums, before=before, width=self.block,
+        )  # fmt: skip
+        mean = jax.tree.map(lambda total: total / x.shape[1], seen)
+        if before:  # x has been seen as it was after its restart: right where there was none
+            other = lambda: feature_mean(self.feature, energy.positions, Samples(stored.T))  # noqa: E731
+            mean = jax.lax.cond(restarted, other, lambda: mean)
+        return x, acceptance, mean
+
+    def _data_mean(self, positions, data, snapshot, batch) -> Sums:
+        """E_data phi at the positions, with a batch by the control variate."""
+        if snapshot is None:
+            return feature_mean(self.feature, positions, data)
+        here, there = (feature_mean(self.feature, at, batch) for at in (positions, snapshot.positions))
+        return jax.tree.map(lambda known, new, old: known + (new - old), snapshot.mean, here, there)
+
+    def update_atoms(self, atoms: Atoms, witness: Sums, rates: DualRates) -> tuple[Atoms, Int[Array, ""]]:
         """Steps 3 to 5: transport, reaction with F at the old positions, budget; and how many weights were clipped."""
-        values, gradient = witness(self.feature, atoms.positions, Samples(particles), data)
+        values, gradient = witness
         parameter_space = self.feature.parameter_space(self.space)
         moved = wfr.transport(atoms, gradient, rates.transport_step, parameter_space)
         if self.weight_update == "multiplicative":
@@ -228,10 +306,10 @@ def text(space: Space, **changes) -> Dual:
 
     N = 2n particles need `particles=2 * n`; the default is two copies of the data. `changes` replace fields of `Dual`.
 
-    >>> text(Sphere(15), particles=200_000).antithetic
-    False
+    >>> text(Sphere(15), particles=200_000).noise
+    'independent'
     """
-    preset = dict(integrator="projected", antithetic=False, signs="random", weights="uniform", weight_unit="radius")
+    preset = dict(integrator="projected", noise="independent", signs="random", weights="uniform", weight_unit="radius")
     return Dual(space, **{**preset, **changes})
 
 

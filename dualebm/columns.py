@@ -1,0 +1,199 @@
+"""How the package computes with many points at once: components first, in blocks of columns that stay in cache.
+
+Inside, N points in d dimensions are the columns of an array (d, N): a minor axis of length d is not vectorised on CPUs. No
+array of N m elements is ever whole, so memory does not grow with N m and the step runs at the speed of arithmetic.
+"""
+
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, Key, Shaped, UInt32
+
+BLOCK_ELEMENTS = {"cpu": 3 * 2**18}
+"""Elements of the (m, columns) block that is alive at a time: 3 MB of float32 on a CPU, which stay in its cache."""
+
+BLOCK_ELEMENTS_ELSEWHERE = 2**26
+"""The same on accelerators: large enough to fill them."""
+
+GRAIN = 256
+"""Blocks are multiples of this many columns."""
+
+CHAINS = 4
+"""Blocks that a sum handles side by side: XLA runs their products concurrently, but the parts of a product one after another."""
+
+
+def block_columns(rows: int) -> int:
+    """Columns of a block of an array (rows, N) on the default backend: a multiple of 256.
+
+    >>> block_columns(64) % 256
+    0
+    """
+    elements = BLOCK_ELEMENTS.get(jax.default_backend(), BLOCK_ELEMENTS_ELSEWHERE)
+    return max(elements // (GRAIN * rows), 1) * GRAIN
+
+
+def split(count: int, columns: int) -> tuple[int, int, int]:
+    """(blocks, width, rest): `count` columns as blocks of one width, at most `columns`, and a rest that is not longer.
+
+    The width is a multiple of 256 where `columns` is and there is more than one block; the rest is nearly a block.
+
+    >>> split(100_000, 12_288)
+    (8, 11264, 9888)
+    """
+    if count <= columns:
+        return 1, count, 0
+    grain = 1 if columns % GRAIN else GRAIN
+    width = -(-count // (-(-count // columns) * grain)) * grain
+    return count // width, width, count % width
+
+
+def take(x: Shaped[Array, "*rows N"], start: Int[Array, ""] | int, width: int) -> Shaped[Array, "*rows width"]:
+    """Columns start .. start + width - 1.
+
+    >>> take(jnp.arange(6), 2, 3).tolist()
+    [2, 3, 4]
+    """
+    return jax.lax.dynamic_slice_in_dim(x, start, width, axis=-1)
+
+
+def put(x: Shaped[Array, "*rows N"], block: Shaped[Array, "*rows width"], start: Int[Array, ""] | int):
+    """x with the columns from `start` on replaced by a block.
+
+    >>> put(jnp.zeros(4), jnp.ones(2), 1).tolist()
+    [0.0, 1.0, 1.0, 0.0]
+    """
+    return jax.lax.dynamic_update_slice_in_dim(x, block, start, axis=-1)
+
+
+def map_blocks(function: Callable, x: Shaped[Array, "*rows N"], columns: int):
+    """`function(x)` for a function that treats columns one by one, at most `columns` at a time.
+
+    >>> map_blocks(lambda x: 2 * x, jnp.arange(5), 2).tolist()
+    [0, 2, 4, 6, 8]
+    """
+    count = x.shape[-1]
+    if count <= columns:
+        return function(x)
+    blocks, width, rest = split(count, columns)
+    kinds = jax.eval_shape(lambda: function(take(x, 0, width)))
+    result = jax.tree.map(lambda a: jnp.zeros((*a.shape[:-1], count), a.dtype), kinds)
+
+    def body(i, result):
+        return jax.tree.map(lambda a, b: put(a, b, i * width), result, function(take(x, i * width, width)))
+
+    result = jax.lax.fori_loop(0, blocks, body, result)
+    if rest:
+        tail = function(take(x, count - rest, rest))
+        result = jax.tree.map(lambda a, b: put(a, b, count - rest), result, tail)
+    return result
+
+
+def sum_blocks(function: Callable, arrays: tuple, columns: int):
+    """Sum over blocks of `function(*arrays)`, a function that itself sums over the last axis; added in block order.
+
+    >>> int(sum_blocks(jnp.sum, (jnp.arange(5),), 2))
+    10
+    """
+    count = jax.tree.leaves(arrays)[0].shape[-1]
+    if count <= columns:
+        return function(*arrays)
+    blocks, width, rest = split(count, columns)
+    at = lambda start, width: function(*jax.tree.map(lambda a: take(a, start, width), arrays))  # noqa: E731
+
+    def several(before, first, chains):
+        return total([before, *(at((first + i) * width, width) for i in range(chains))])
+
+    zero = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(lambda: at(0, width)))
+    whole = jax.lax.fori_loop(0, blocks // CHAINS, lambda i, before: several(before, i * CHAINS, CHAINS), zero)
+    whole = several(whole, blocks - blocks % CHAINS, blocks % CHAINS)
+    return total([whole, at(count - rest, rest)]) if rest else whole
+
+
+def total(values: list):
+    """Sum of pytrees, in their order.
+
+    >>> [int(x) for x in total([(jnp.int32(1), jnp.int32(2)), (jnp.int32(3), jnp.int32(4))])]
+    [4, 6]
+    """
+    first, *others = values
+    for other in others:
+        first = jax.tree.map(jnp.add, first, other)
+    return first
+
+
+def once(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """x, computed once. XLA on CPUs recomputes what a loop reads, such as the cosine of an angle for each of d components.
+
+    Only the result of a product is surely kept, so on a CPU it is the product of the identity and x, which is exact.
+
+    >>> once(jnp.arange(3.0)).tolist()
+    [0.0, 1.0, 2.0]
+    """
+
+    def kept(x):
+        rows = x if x.ndim == 2 and x.shape[0] > 1 else jnp.broadcast_to(x.reshape(1, -1), (2, x.size))
+        product = jnp.matmul(jnp.eye(rows.shape[0], dtype=x.dtype), rows, precision=jax.lax.Precision.HIGHEST)
+        return product if rows is x else product[0].reshape(x.shape)
+
+    return jax.lax.platform_dependent(x, cpu=kept, default=lambda x: x)
+
+
+def threefry(
+    keys: tuple[UInt32[Array, "*#shape"], UInt32[Array, "*#shape"]], counter: UInt32[Array, "*shape"]
+) -> tuple[UInt32[Array, "*shape"], UInt32[Array, "*shape"]]:
+    """Threefry-2x32 with 20 rounds (Salmon et al. 2011) of the counters (0, counter): the words behind `jax.random`.
+
+    JAX compiles the rounds to a loop on CPUs, each turn of which passes through memory; here they are one expression.
+
+    >>> words = threefry(tuple(jax.random.key_data(jax.random.key(0))), jnp.arange(4, dtype=jnp.uint32))
+    >>> bool(((words[0] ^ words[1]) == jax.random.bits(jax.random.key(0), 4)).all())
+    True
+    """
+    rotations = ((13, 15, 26, 6), (17, 29, 16, 24))
+    schedule = (*keys, keys[0] ^ keys[1] ^ np.uint32(0x1BD11BDA))
+    x, y = jnp.broadcast_to(schedule[0], counter.shape), counter + schedule[1]
+    for i in range(5):
+        for distance in rotations[i % 2]:
+            x = x + y
+            y = x ^ ((y << np.uint32(distance)) | (y >> np.uint32(32 - distance)))
+        x, y = x + schedule[(i + 1) % 3], y + schedule[(i + 2) % 3] + np.uint32(i + 1)
+    return x, y
+
+
+def _unit(words, dtype):
+    """Uniform in [0, 1) as `jax.random.uniform` makes it of the same words: the mantissa of a number in [1, 2)."""
+    if dtype == jnp.float32:
+        bits = ((words[0] ^ words[1]) >> np.uint32(9)) | np.uint32(0x3F800000)
+    else:
+        bits = (words[0].astype(jnp.uint64) << 32) | words[1].astype(jnp.uint64)
+        bits = (bits >> np.uint64(12)) | np.uint64(0x3FF0000000000000)
+    return jax.lax.bitcast_convert_type(bits, dtype) - 1
+
+
+def draw(
+    kind: str, key: Key[Array, ""], block: Int[Array, ""] | int, blocks: int, rows: int, dtype, grain: int = GRAIN
+) -> Float[Array, "rows columns"]:
+    """Columns of `blocks` noise blocks of `grain` from `block` on: block b is `jax.random.<kind>(fold_in(key, b), (rows, grain))`.
+
+    kind is "normal" or "uniform". The columns of a block depend on its number alone, however many are drawn at a time.
+
+    >>> x = draw("normal", jax.random.key(0), 3, 2, 5, jnp.float32)
+    >>> bool((x[:, 256:] == jax.random.normal(jax.random.fold_in(jax.random.key(0), 4), (5, 256))).all())
+    True
+    """
+    dtype = jnp.dtype(dtype)
+    # By JAX, whose loop keeps the keys; by `threefry` XLA would make them anew for each number that is drawn with them.
+    keys = jax.vmap(lambda i: jax.random.key_data(jax.random.fold_in(key, block + i)))(jnp.arange(blocks))
+    shape = (rows, blocks * grain)
+    first, second = (jnp.broadcast_to(word[:, None], (blocks, grain)).reshape(1, -1) for word in keys.T)
+    iota = lambda axis: jax.lax.broadcasted_iota(jnp.uint32, shape, axis)  # noqa: E731
+    counter = iota(0) * np.uint32(grain) + iota(1) % np.uint32(grain)
+    unit = _unit(threefry((first, second), counter), dtype)
+    if kind == "uniform":
+        return once(unit)
+    least = np.nextafter(np.array(-1, dtype), np.array(0, dtype))
+    between = jnp.maximum(least, unit * (1 - least) + least)
+    return once(jnp.asarray(math.sqrt(2), dtype) * jax.lax.erf_inv(between))
