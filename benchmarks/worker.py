@@ -202,9 +202,9 @@ def normal_generators(pairs, dimension):
 
     def own(key):
         blocks, width, rest = columns.split(pairs, columns.block_columns(64))
-        grains, last = width // columns.GRAIN, -(-rest // columns.GRAIN)
+        grains, last = -(-width // columns.GRAIN), -(-rest // columns.GRAIN)
         draw = lambda first, count: columns.draw("normal", key, first, count, dimension, jnp.float32)  # noqa: E731
-        whole = jax.lax.map(lambda i: draw(i * grains, max(grains, 1)), jnp.arange(blocks))
+        whole = jax.lax.map(lambda i: draw(i * grains, grains), jnp.arange(blocks))
         return (whole, draw(blocks * grains, last)) if rest else whole
 
     blocks = [

@@ -1,0 +1,198 @@
+"""Less work for the same answer: KL against wall time of the default method and of each option that changes what a step costs.
+
+    python -m experiments.less_work --preset quick
+    python -m experiments.less_work --preset paper
+
+Options of `Dual`: data batches with a control variate, several moves of the particles or of the neurons in an iteration,
+independent and orthogonal noise. All have the default rates and annealing, the same data and keys. A step is timed without
+metrics, the options in turn, and the median is taken; the KL is recorded along runs of their own. Writes `results.nc`,
+`summary.json` and `less_work.png` under `--out`.
+"""
+
+import dataclasses
+import json
+import sys
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+import xarray
+from matplotlib.figure import Figure
+
+from dualebm import checks, metrics, plot, store, targets
+from dualebm.methods import dual
+from dualebm.run import run
+
+PRESETS = {"quick": dict(n=5_000, seeds=2, steps=160), "paper": dict(n=100_000, seeds=2, steps=200)}
+TEACHERS = ("s14_monomodal", "s14_bimodal")
+TIMED = 10
+"""Steps of one timing."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Settings of the experiment; None takes the value of the preset."""
+
+    preset: str = "quick"
+    """quick (n = 5e3) or paper (n = 1e5)."""
+    n: int | None = None
+    """Data points; there are 2n particles."""
+    seeds: int | None = None
+    """Runs of each option."""
+    first_seed: int = 0
+    """The seeds are this and those that follow."""
+    steps: int | None = None
+    """Iterations of each run."""
+    every: int = 10
+    """Iterations between records."""
+    repetitions: int = 7
+    """Timings of each option."""
+    test_points: int = 100_000
+    """Exact draws from the teacher, for the KL."""
+    out: Path = Path("results/less_work")
+    """Folder of the results."""
+
+
+def options(n: int) -> dict[str, dict]:
+    """Label -> what changes in `Dual`.
+
+    >>> list(options(100))[0]
+    'default'
+    """
+    return {
+        "default": {},
+        "data batch n/10": dict(data_batch=max(n // 10, 1)),
+        "2 moves of particles": dict(particle_moves=2),
+        "4 moves of particles": dict(particle_moves=4),
+        "2 moves of neurons": dict(neuron_moves=2),
+        "4 moves of neurons": dict(neuron_moves=4),
+        "independent noise": dict(noise="independent"),
+        "orthogonal noise": dict(noise="orthogonal"),
+    }
+
+
+def checked(settings: Settings) -> Settings:
+    """The settings with the values of the preset; raises ValueError naming what is not allowed.
+
+    >>> checked(Settings()).n
+    5000
+    """
+    checks.choice("preset", settings.preset, PRESETS)
+    given = {k: v for k, v in dataclasses.asdict(settings).items() if v is not None}
+    settings = Settings(**{**PRESETS[settings.preset], **given})
+    for name in ("n", "seeds", "steps", "repetitions", "test_points"):
+        checks.count(name, getattr(settings, name))
+    checks.count("every", settings.every, 2)
+    checks.count("first_seed", settings.first_seed, 0)
+    if settings.steps % settings.every:  # type: ignore[operator]
+        raise ValueError(f"steps is {settings.steps}; it must be a multiple of every, which is {settings.every}")
+    if settings.n % 2:  # type: ignore[operator]
+        raise ValueError(f"n is {settings.n}; it must be even, so that orthogonal noise comes in quarters")
+    return settings
+
+
+def seconds_a_step(methods: dict[str, dual.Dual], data, repetitions: int) -> dict[str, float]:
+    """The median over repetitions, the methods in turn, of `TIMED` steps after the annealing's rates have begun to fall."""
+
+    def steps_of(method):
+        def steps(key, state, rates, data):
+            body = lambda i, state: method.step(jax.random.fold_in(key, i), state, rates, data)  # noqa: E731
+            return jax.lax.fori_loop(0, TIMED, body, state)
+
+        return jax.jit(steps)
+
+    programs = {}
+    for label, method in methods.items():
+        rates = jax.tree.map(jnp.float32, method.rates)
+        start = jax.jit(method.init)(jax.random.key(0), rates, data)
+        programs[label] = (steps_of(method), (jax.random.key(1), start, rates, data))
+    taken = {label: [] for label in programs}
+    for _ in range(repetitions + 1):
+        for label, (program, arguments) in programs.items():
+            begin = time.perf_counter()
+            jax.block_until_ready(program(*arguments))
+            taken[label].append(time.perf_counter() - begin)
+    return {label: float(np.median(times[1:])) / TIMED for label, times in taken.items()}  # the first has compiled
+
+
+def measure(settings: Settings, teacher: str) -> tuple[xarray.DataArray, dict[str, float]]:
+    """KL along (option, seed, step), and the seconds of a step of each option."""
+    target = targets.teacher(teacher)
+    methods = {label: dual.Dual(target.space, **changes) for label, changes in options(settings.n).items()}  # type: ignore[arg-type]
+    curves, seconds = [], {}
+    for seed in range(settings.first_seed, settings.first_seed + settings.seeds):  # type: ignore[operator]
+        run_key, data_key, test_key = jax.random.split(jax.random.key(seed), 3)
+        data, _ = targets.sample(data_key, target, settings.n)  # type: ignore[arg-type]
+        test, _ = targets.sample(test_key, target, settings.test_points)
+        if not seconds:
+            seconds = seconds_a_step(methods, data, settings.repetitions)
+        for label, method in methods.items():
+            print(f"{teacher}, seed {seed}, {label}", file=sys.stderr)
+            _, results = run(
+                run_key, method, method.rates, data, steps=settings.steps, every=settings.every,  # type: ignore[arg-type]
+                metrics={"kl": metrics.KLDivergence(target.energy, test)}, schedule=dual.annealing(), progress=False,
+            )  # fmt: skip
+            curves.append(results.kl.isel(lane=0, drop=True, missing_dims="ignore").expand_dims(option=[label], seed=[seed]))
+    return xarray.combine_by_coords([c.to_dataset(name="kl") for c in curves]).kl, seconds
+
+
+def figure_of(kl: xarray.DataArray, seconds: xarray.DataArray) -> Figure:
+    """KL against seconds, a panel a teacher: the mean over seeds, with a band from the least to the greatest."""
+    with plot.matplotlib.rc_context(plot.STYLE):
+        figure = Figure(figsize=(plot.WIDTHS["double"], 3.4), layout="constrained")
+        panels = figure.subplots(1, kl.sizes["teacher"], sharey=True, squeeze=False)[0]
+        for panel, teacher in zip(panels, kl.teacher.values, strict=True):
+            for i, label in enumerate(seconds.option.values):
+                curve = kl.sel(teacher=teacher, option=label)
+                elapsed = curve.step * float(seconds.sel(teacher=teacher, option=label))
+                colour = "black" if label == "default" else plot.COLOURS[i % len(plot.COLOURS)]
+                mark = plot.MARKERS[i % len(plot.MARKERS)]
+                panel.plot(elapsed[1:], curve.mean("seed")[1:], color=colour, marker=mark, markevery=3, label=label)
+                panel.fill_between(elapsed[1:], curve.min("seed")[1:], curve.max("seed")[1:], color=colour, alpha=0.15, lw=0)
+            panel.set(title=str(teacher), xlabel="seconds of steps", yscale="log", xscale="log")
+        panels[0].set_ylabel("KL(teacher ‖ student) [nat]")
+        panels[-1].legend(title="mean; band: all seeds")
+    return figure
+
+
+def main(settings: Settings) -> dict:
+    """Measures, prints, writes; returns seconds to each KL by teacher and option."""
+    settings = checked(settings)
+    measured = {teacher: measure(settings, teacher) for teacher in TEACHERS}
+    names = list(measured)
+    kl = xarray.concat([measured[t][0] for t in names], xarray.DataArray(names, dims="teacher", name="teacher"))
+    order = list(measured[names[0]][1])
+    seconds = xarray.DataArray(
+        [[measured[t][1][label] for label in order] for t in names],
+        coords={"teacher": names, "option": order}, attrs={"units": "s", "long_name": "seconds of a step"},
+    )  # fmt: skip
+    summary = {}
+    for teacher in names:
+        goals = [0.0184, 0.005, 0.001]
+        print(f"{teacher}, n = {settings.n}, {settings.seeds} seeds: seconds to KL (mean over seeds)")
+        print(f"{'option':24s} {'ms a step':>9s} " + " ".join(f"{g:>8g}" for g in goals) + "   KL at the end, of equal seconds")
+        budget = settings.steps * float(seconds.sel(teacher=teacher, option="default"))  # type: ignore[operator]
+        for label in order:
+            mean, each = kl.sel(teacher=teacher, option=label).mean("seed"), float(seconds.sel(teacher=teacher, option=label))
+            reached = [next((int(s) for s, v in zip(mean.step, mean, strict=True) if v <= goal), None) for goal in goals]
+            last = float(mean.sel(step=mean.step[mean.step * each <= budget * 1.001]).values[-1])
+            times = [None if s is None else s * each for s in reached]
+            summary[f"{teacher}, {label}"] = dict(seconds_a_step=each, seconds_to=dict(zip(map(str, goals), times, strict=True)), kl=last)
+            shown = " ".join("       -" if t is None else f"{t:8.2f}" for t in times)
+            print(f"{label:24s} {1e3 * each:9.2f} {shown}   {last:.5f}")
+    settings.out.mkdir(parents=True, exist_ok=True)
+    store.to_netcdf(xarray.Dataset({"kl": kl, "seconds": seconds}), settings.out / "results.nc")
+    (settings.out / "summary.json").write_text(json.dumps(summary, indent=1))
+    figure_of(kl, seconds).savefig(settings.out / "less_work.png", dpi=200)
+    print(f"written to {settings.out}")
+    return summary
+
+
+if __name__ == "__main__":
+    try:
+        main(tyro.cli(Settings, description=__doc__))
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
