@@ -7,11 +7,13 @@ from dualebm.energy import Energy, Shallow, log_density
 from dualebm.features import Bump, Custom, ReLU, Softplus
 from dualebm.flows.langevin import sample
 from dualebm.measures import Atoms, Samples, total_variation
+from dualebm.methods.adaptive import Adaptive
 from dualebm.methods.dual import Dual, DualRates, annealing, rates_from_paper, rates_from_program
 from dualebm.saved import load_energy, save_energy
 from dualebm.spaces import Euclidean, Sphere, Torus
 
 __all__ = [
+    "Adaptive",
     "Atoms",
     "Bump",
     "Custom",

@@ -1,0 +1,279 @@
+"""Algorithm 1 with steps that find themselves in a warm-up and are then frozen.
+
+Particles: log h_x <- log h_x + g_t (acceptance - target), g_t = 2 (t + 1)^-0.6, the stochastic approximation of Andrieu and Thoms
+(2008, Statistics and Computing 18, Section 4) with the mean over all particles as the acceptance.
+
+Neurons: near equilibrium, a change of the atoms by (dlog w_j, dtheta_j) changes the energy by
+
+    df = (1/m) sum_j sigma_j w_j (phi_j dlog w_j + <grad phi_j, dtheta_j>)
+
+and, once particles have relaxed to the new Gibbs measure, F by -Cov(phi, df). One iteration adds h_w sigma_j F(theta_j) to log w_j and
+h_theta sigma_j grad F(theta_j) to theta_j: it multiplies the change by I - M, where M = K* K is symmetric positive in the coordinates
+dlog w_j / sqrt(h_w w_j / m), dtheta_j / sqrt(h_theta w_j / m), and K maps these to df, centred, in L2 of the particles. Were particles to
+relax within an iteration, it would be stable while lambda = lambda_max(M) < 2, the quasi-static edge. They do not: let them forget a
+fraction rho of g, the top function of M, in a step, x <- (1 - rho) x - rho lambda u, u <- u + x. This is the heavy ball of momentum
+1 - rho: its determinant is 1 - rho, its trace 2 - rho - rho lambda, and it is stable while
+
+    lambda < 4 / rho - 2 = 2 (2 - rho) / rho,    rho = E (g(X') - g(X))^2 / (2 Var g),
+
+at least 2: the particles' memory leaves room. One iteration of the power method a step finds lambda and g, one move of the particles rho,
+and h_theta and h_w are scaled, together, to lambda = min(2, safety (4 / rho - 2)). Beyond the quasi-static edge sampling noise grows, like
+lambda / rho, and large oscillations sustain themselves where small ones would decay.
+"""
+
+import dataclasses
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Key
+
+from dualebm import checks
+from dualebm.energy import Shallow
+from dualebm.features import Feature
+from dualebm.measures import Atoms, Samples, total_variation
+from dualebm.methods.dual import Dual, DualRates, DualState
+from dualebm.spaces import Sphere
+
+START, WAIT = 20, 5
+"""Iterations of the power method before the first step; steps that it then has before neuron steps follow it."""
+
+Direction = tuple[Float[Array, " m"], Float[Array, "m p"]]
+
+
+class AdaptiveState(NamedTuple):
+    """The state of the method within, and what adapts beside it.
+
+    inner, a `DualState`; acceptance of the particles' last move; start, the rates that `init` was given; log_particle and log_neuron, the
+    logarithms of the factors on the particle step and on both neuron steps; direction, the power method's unit vector (weights (m),
+    positions (m, p)); eigenvalue, lambda at the rates `start`; relaxation, rho.
+    """
+
+    inner: DualState
+    acceptance: Float[Array, ""]
+    start: DualRates
+    log_particle: Float[Array, ""]
+    log_neuron: Float[Array, ""]
+    direction: Direction
+    eigenvalue: Float[Array, ""]
+    relaxation: Float[Array, ""]
+
+    @property
+    def particles(self) -> Float[Array, "N d"]:
+        """The particles, (N, d)."""
+        return self.inner.particles
+
+    @property
+    def atoms(self) -> Atoms:
+        """The atoms."""
+        return self.inner.atoms
+
+    @property
+    def step(self) -> Int[Array, ""]:
+        """The iterations done."""
+        return self.inner.step
+
+
+def roots(atoms: Atoms, rates: DualRates, additive: bool = False) -> tuple[Float[Array, " m"], Float[Array, " m"]]:
+    """sqrt(h_w w_j / m) and sqrt(h_theta w_j / m), the coordinates in which M is symmetric; h_w / m where weights are `additive`.
+
+    >>> atoms = Atoms(jnp.eye(2), jnp.log(jnp.array([2.0, 8.0])), jnp.ones(2))
+    >>> [root.round(3).tolist() for root in roots(atoms, DualRates(0.1, 1.0, 4.0))]
+    [[2.0, 4.0], [1.0, 2.0]]
+    """
+    mass = jnp.exp(atoms.log_weights) / atoms.log_weights.size
+    p = jnp.full_like(mass, 1 / mass.size) if additive else mass
+    return jnp.sqrt(rates.reaction_step * p), jnp.sqrt(rates.transport_step * mass)
+
+
+def power_iteration(
+    feature: Feature,
+    atoms: Atoms,
+    scales: tuple[Float[Array, " m"], Float[Array, " m"]],
+    before: Float[Array, "S d"],
+    x: Float[Array, "S d"],
+    direction: Direction,
+    space,
+) -> tuple[Direction, Float[Array, ""], Float[Array, ""]]:
+    """One iteration of the power method for M = K* K over particles `x`: the next unit direction, lambda and rho.
+
+    K (a, b) = sum_j sigma_j (p_j a_j phi(., theta_j) + q_j <grad phi(., theta_j), b_j>), centred, with (p, q) = `scales`; lambda =
+    |K (a, b)|^2 is Rayleigh's quotient, from below, and rho = E (g(x) - g(before))^2 / (2 Var g) (centred) for the particles `before`
+    their move. `space` is that of the atoms. Raises nothing; zeros where M is zero.
+
+    >>> from dualebm.features import ReLU
+    >>> atoms, x = Atoms(jnp.eye(2), jnp.zeros(2), jnp.ones(2)), jnp.array([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
+    >>> one, none = jnp.ones(2), jnp.zeros(2)
+    >>> _, eigenvalue, _ = power_iteration(ReLU(), atoms, (one, none), x, x, (jnp.array([1.0, 0.0]), jnp.eye(2)), Sphere(2))
+    >>> float(eigenvalue)  # the variance of one positive part
+    0.1875
+    """
+
+    def image(x, direction):
+        a, b = direction
+
+        def combined(coefficients, theta):
+            return jnp.matmul(feature(x, theta), coefficients, precision=jax.lax.Precision.HIGHEST)
+
+        tangents = (atoms.signs * scales[0] * a, scales[1][:, None] * b)
+        g = jax.jvp(combined, (atoms.signs, atoms.positions), tangents)[1]
+        return g - jnp.mean(g)
+
+    g, pull_back = jax.vjp(lambda direction: image(x, direction), direction)
+    eigenvalue = jnp.mean(g**2)
+    relaxation = jnp.mean((g - image(before, direction)) ** 2) / jnp.where(eigenvalue > 0, 2 * eigenvalue, 1)
+    ((a, b),) = pull_back(g)
+    return _unit((a, space.tangent(atoms.positions, b))), eigenvalue, relaxation
+
+
+def _unit(direction):
+    a, b = direction
+    largest = jnp.maximum(jnp.max(jnp.abs(a)), jnp.max(jnp.abs(b)))  # so that squares do not underflow
+    largest = jnp.where(largest > 0, largest, 1)
+    a, b = a / largest, b / largest
+    norm = jnp.sqrt(jnp.sum(a**2) + jnp.sum(b**2))
+    norm = jnp.where(norm > 0, norm, 1)
+    return a / norm, b / norm
+
+
+@dataclasses.dataclass(frozen=True)
+class Adaptive:
+    """`Dual` with its steps adapted in the first `warmup` iterations: no step need be guessed. A method, as `dualebm.methods` says.
+
+    Its rates are those of the method within: particle_step is where the particles begin; of the neuron steps only the ratio counts. A
+    schedule acts as ever: what it does to the rates is multiplied by the factors found (`adapted`), so that `annealing(warmup)` goes with
+    it. After the warm-up the factors are frozen, and the particles' chain for given atoms is exactly reversible again.
+
+    Args:
+        method: a `Dual`.
+        warmup: iterations in which steps adapt.
+        acceptance: of the particles' moves, to be reached, in (0, 1) (integrator "mala"); None leaves particle_step. A step on a sphere
+            stays within the bound of `Dual.check`, pi^2 / 2d, whatever the acceptance.
+        safety: in (0, 1]: the neuron steps go to lambda = min(2, safety (4 / rho - 2)); None leaves them.
+        sample: at most so many particles tell lambda and rho.
+
+    Raises ValueError naming the argument, its value and what is allowed.
+
+    >>> method = Adaptive(Dual(Sphere(3), neurons=8), warmup=4)
+    >>> data = Samples(Sphere(3).sample_base(jax.random.key(0), 100, jnp.float32))
+    >>> method.check(method.rates, data)
+    >>> state = method.init(jax.random.key(1), method.rates, data)
+    >>> state = method.step(jax.random.key(2), state, method.rates, data)
+    >>> bool(method.adapted(state, method.rates).particle_step > method.rates.particle_step)  # all moves were accepted
+    True
+    """
+
+    method: Dual
+    warmup: int = 80
+    acceptance: float | None = 0.8
+    safety: float | None = 0.6
+    sample: int = 2048
+
+    def __post_init__(self):
+        checks.count("warmup", self.warmup)
+        checks.count("sample", self.sample, 2)
+        if self.acceptance is not None:
+            checks.number("acceptance", self.acceptance, positive=True, largest=1)
+            if self.method.integrator != "mala":
+                allowed = "'mala' has an acceptance to adapt; give acceptance=None"
+                raise ValueError(f"method.integrator is {self.method.integrator!r}; only {allowed}")
+        if self.safety is not None:
+            checks.number("safety", self.safety, positive=True, largest=1)
+
+    @property
+    def rates(self) -> DualRates:
+        """The default rates of the method within, from which the steps begin."""
+        return self.method.rates
+
+    def check(self, rates: DualRates, data: Samples) -> None:
+        """Raises ValueError naming the argument, its value and what is allowed."""
+        self.method.check(rates, data)
+
+    def init(self, key: Key[Array, ""], rates: DualRates, data: Samples) -> AdaptiveState:
+        """The initial state of the method within, for the same key; neuron steps at half the quasi-static edge of full weights.
+
+        At the start particles are data and weights may be far below the budget, which they reach within a few steps: lambda, linear
+        in them, is taken as if the total variation were the radius.
+        """
+        inner = self.method.init(key, rates, data)
+        dtype = data.points.dtype
+        zero = jnp.zeros((), dtype)
+        start = jax.tree.map(lambda rate: jnp.asarray(rate, dtype), rates)
+        a_key, b_key = jax.random.split(jax.random.fold_in(key, 1))
+        a = jax.random.normal(a_key, inner.atoms.log_weights.shape, dtype)
+        b = jax.random.normal(b_key, inner.atoms.positions.shape, dtype)
+        direction = _unit((a, self._parameters().tangent(inner.atoms.positions, b)))
+        state = AdaptiveState(inner, inner.acceptance, start, zero, zero, direction, zero, zero)
+        if self.safety is None:
+            return state
+        x = self._few(inner)
+
+        def iterate(_, found):
+            return self._iterate(inner.atoms, start, x, x, found[0])[:2]
+
+        direction, eigenvalue = jax.lax.fori_loop(0, START, iterate, (direction, zero))
+        full = eigenvalue * jnp.maximum(start.radius / total_variation(inner.atoms), 1)
+        factor = 1 / jnp.where(full > 0, full, 1)
+        return state._replace(direction=direction, eigenvalue=eigenvalue, log_neuron=jnp.log(factor))
+
+    def step(self, key: Key[Array, ""], state: AdaptiveState, rates: DualRates, data: Samples) -> AdaptiveState:
+        """One iteration of the method within at the adapted rates; in the warm-up the factors then adapt."""
+        inner = self.method.step(key, state.inner, self.adapted(state, rates), data)
+
+        def adapt():
+            gain = (state.step.astype(inner.acceptance.dtype) + 1) ** -0.6
+            adapting = state
+            if self.acceptance is not None:
+                log_particle = state.log_particle + 2 * gain * (inner.acceptance - self.acceptance)
+                log_longest = math.log(self._longest()) - jnp.log(state.start.particle_step)
+                adapting = adapting._replace(log_particle=jnp.minimum(log_particle, log_longest))
+            if self.safety is not None:
+                direction, eigenvalue, relaxation = self._iterate(
+                    inner.atoms, state.start, self._few(state.inner), self._few(inner), state.direction
+                )
+                stable = self.safety * (4 / jnp.clip(relaxation, 0.01, 1) - 2)
+                known = (eigenvalue > 0) & (state.step >= WAIT)
+                aim = jnp.log(jnp.minimum(2, stable) / jnp.where(known, eigenvalue, 1))
+                log_neuron = jnp.where(known, state.log_neuron + gain * (aim - state.log_neuron), state.log_neuron)
+                adapting = adapting._replace(
+                    direction=direction, eigenvalue=eigenvalue, relaxation=relaxation, log_neuron=log_neuron
+                )
+            return adapting
+
+        state = jax.lax.cond(state.step < self.warmup, adapt, lambda: state)
+        return state._replace(inner=inner, acceptance=inner.acceptance)
+
+    def adapted(self, state: AdaptiveState, rates: DualRates) -> DualRates:
+        """The rates of the next step: particle_step and both neuron steps times the factors found so far; the others as they are."""
+        particle = jnp.minimum(rates.particle_step * jnp.exp(state.log_particle), self._longest())
+        factor = jnp.exp(state.log_neuron)
+        return rates._replace(
+            particle_step=particle if self.acceptance is not None else rates.particle_step,
+            transport_step=rates.transport_step * factor,
+            reaction_step=rates.reaction_step * factor,
+        )
+
+    def energy(self, state: AdaptiveState, rates: DualRates, data: Samples) -> Shallow:
+        """f = (1/m) sum_j sigma_j w_j phi(., theta_j)."""
+        return self.method.energy(state.inner, rates, data)
+
+    def diverged(self, state: AdaptiveState) -> Int[Array, ""]:
+        """That of the method within."""
+        return self.method.diverged(state.inner)
+
+    def _parameters(self):
+        return self.method.feature.parameter_space(self.method.space)
+
+    def _longest(self) -> float:
+        """The largest particle step: on a sphere that of `Dual.check`, a little less so that rounding stays within it."""
+        space = self.method.space
+        return (1 - 1e-6) * math.pi**2 / (2 * space.dimension) if isinstance(space, Sphere) else math.inf
+
+    def _few(self, inner):
+        """Every k-th particle, at most `sample` of them: one block, whatever N."""
+        return inner.particles[:: -(-inner.particles.shape[0] // self.sample)]
+
+    def _iterate(self, atoms, start, before, x, direction):
+        scales = roots(atoms, start, self.method.weight_update == "additive")
+        return power_iteration(self.method.feature, atoms, scales, before, x, direction, self._parameters())

@@ -1,0 +1,278 @@
+"""Steps that find themselves, against a grid of steps: `dualebm.methods.adaptive`.
+
+    python -m experiments.adaptive --preset quick
+    python -m experiments.adaptive --preset paper --teachers s14_bimodal --signs half
+
+For each teacher, every cell of a grid (particle step x neuron step, each over a factor of 25 or more) and the adaptive default, all under
+the same `annealing`, are trained on the same data, test points, initial states and noise. Told is the iteration from which KL stays within
+a multiple of the floor, the least median KL at the end of any cell: its median over seeds, the best cell's and the ratio. The cost of an
+iteration while steps adapt, relative to one of the grid, is timed; seconds are iterations at that cost.
+"""
+
+import dataclasses
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+import xarray
+from matplotlib.figure import Figure
+
+from dualebm import checks, metrics, store, targets
+from dualebm.methods.adaptive import Adaptive
+from dualebm.methods.dual import Dual, annealing
+from dualebm.run import initial_state
+from dualebm.simulate import simulate
+
+PRESETS = {"quick": dict(n=4_000, seeds=3), "paper": dict(n=10_000, seeds=8)}
+TEACHERS = (*targets.TEACHERS, "s9_trimodal")
+PARTICLE_STEPS = (0.09, 0.45, 2.25)
+"""h_x d of the grid's cells: 0.006, 0.03 and 0.15 on S^14."""
+NEURON_STEPS = (0.03, 0.1, 0.2, 0.4, 0.8)
+"""h_theta / d = h_w / d of the grid's cells: 0.45, 1.5, 3, 6 and 12 on S^14."""
+MULTIPLES = (1.5, 2.0, 4.0)
+"""Multiples of the floor that are to be reached."""
+ASKED = 1.3
+"""The ratio to the best cell, at twice the floor, that the adaptive default should keep."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Settings of the experiment; None takes the value of the preset."""
+
+    preset: str = "quick"
+    """quick (n = 4000, 3 seeds) or paper (n = 10,000, 8 seeds)."""
+    teachers: tuple[str, ...] = ("s14_monomodal", "s14_bimodal", "s2_bimodal", "s9_trimodal")
+    """Names of `targets.TEACHERS`, and s9_trimodal: three neurons of weights -12, -8, -6 in 10 dimensions."""
+    signs: tuple[str, ...] = ("all_negative", "half")
+    """Signs of the neurons: half, random or all_negative."""
+    n: int | None = None
+    """Data points; there are 2n particles."""
+    neurons: int = 64
+    """Neurons m."""
+    steps: int = 200
+    """Iterations on S^14 and S^9; twice as many on S^2."""
+    every: int = 4
+    """Iterations between records."""
+    warmup: int = 80
+    """Of the annealing and of the adaptation."""
+    anneal: bool = True
+    """The annealing of the default, in every cell and in the adaptive method; else constant steps and radius."""
+    seeds: int | None = None
+    """Runs of each cell, each with its own data, test points, neurons and noise."""
+    first_seed: int = 100
+    """The seeds are first_seed, first_seed + 1, ...; those below 100 chose the method's constants."""
+    test_points: int = 10_000
+    """Fresh draws of the teacher for KL."""
+    out: Path = Path("results/adaptive")
+    """Where results.nc, summary.json and figure.png of each teacher and signs are written."""
+
+
+def teacher_of(name: str) -> targets.Target:
+    """A teacher by name; raises ValueError with the nearest that exists.
+
+    >>> teacher_of("s9_trimodal").space
+    Sphere(dimension=10)
+    """
+    checks.choice("teachers", name, TEACHERS)
+    if name in targets.TEACHERS:
+        return targets.teacher(name)
+    positions = np.random.default_rng(9).normal(size=(3, 10))
+    return targets.planted(positions, [-12.0, -8.0, -6.0], name=name)
+
+
+@eqx.filter_jit
+def train(key, method, rates, data, divergence, steps: int, every: int, schedule: Callable | None):
+    """KL after every `every` steps."""
+    state = initial_state(key, method, rates, data)
+    monitors = {"kl": divergence}
+    state, records = simulate(
+        key, method, state, rates, data, steps=steps, every=every, metrics=monitors, schedule=schedule
+    )
+    return state, records["kl"]
+
+
+def reached(kl: np.ndarray, threshold: float, every: int) -> np.ndarray:
+    """The iteration of the first record of the last axis from which KL stays within the threshold; that after the last where it never does.
+
+    >>> reached(np.array([[3.0, 1.0, 2.0, 1.0], [3.0, 3.0, np.nan, np.nan]]), 1.5, every=10).tolist()
+    [40, 50]
+    """
+    outside = ~(kl <= threshold)
+    last = np.where(outside.any(-1), kl.shape[-1] - np.argmax(outside[..., ::-1], axis=-1), 0)
+    return every * (last + 1)
+
+
+def compare(results: xarray.Dataset, every: int) -> dict:
+    """Multiple of the floor -> iterations of the adaptive method and of the best cell, medians over seeds, and their ratio."""
+    kl = results.kl.transpose("seed", "particle_step", "neuron_step", "step").values
+    floor = float(np.nanmin(np.median(np.median(kl[..., -kl.shape[-1] // 4 :], axis=-1), axis=0)))
+    rows = {}
+    for multiple in MULTIPLES:
+        cells = np.median(reached(kl, multiple * floor, every), axis=0)
+        adapted = float(np.median(reached(results.adapted.values, multiple * floor, every)))
+        i, j = np.unravel_index(np.argmin(cells), cells.shape)
+        rows[str(multiple)] = {
+            "kl": multiple * floor,
+            "adapted": adapted,
+            "best": float(cells[i, j]),
+            "ratio": adapted / float(cells[i, j]),
+            "best_steps": [float(results.particle_step[i]), float(results.neuron_step[j])],
+            "cells": cells.tolist(),
+        }
+    return rows
+
+
+def cost_of_adapting(method: Dual, adaptive: Adaptive, data, warmup: int) -> float:
+    """Seconds of an iteration while steps adapt, relative to one of `method`: the median of five alternating timings."""
+    steps = max(warmup - warmup % 2, 2)
+    rates = jax.tree.map(jnp.float32, method.rates)
+    runs, ratios = [], []
+    for each in (method, adaptive):
+        state = initial_state(jax.random.key(0), each, rates, data)
+
+        def whole(state, each=each):
+            return simulate(jax.random.key(0), each, state, rates, data, steps=steps, every=steps, metrics={})[0]
+
+        compiled = jax.jit(whole)
+        jax.block_until_ready(compiled(state))
+        runs.append((compiled, state))
+    for _ in range(5):
+        times = []
+        for compiled, state in runs:
+            start = time.perf_counter()
+            jax.block_until_ready(compiled(state))
+            times.append(time.perf_counter() - start)
+        ratios.append(times[1] / times[0])
+    return float(np.median(ratios))
+
+
+def contest(settings: Settings, target: targets.Target, signs: str) -> tuple[xarray.Dataset, dict]:
+    """All cells and the adaptive method on one teacher."""
+    preset = PRESETS[settings.preset]
+    n, seeds = settings.n or preset["n"], settings.seeds or preset["seeds"]
+    d = target.space.dimension
+    steps = settings.steps * (2 if d == 3 else 1)
+    method = Dual(target.space, neurons=settings.neurons, signs=signs)
+    adaptive = Adaptive(method, warmup=settings.warmup)
+    schedule = annealing(settings.warmup) if settings.anneal else None
+    particle_steps, neuron_steps = [h / d for h in PARTICLE_STEPS], [h * d for h in NEURON_STEPS]
+    kl = np.full((seeds, len(particle_steps), len(neuron_steps), steps // settings.every), np.nan)
+    adapted, found = np.full((seeds, steps // settings.every), np.nan), []
+    cost = 1.0
+    for seed in range(seeds):
+        key, data_key, test_key = jax.random.split(jax.random.key(settings.first_seed + seed), 3)
+        data, _ = targets.sample(data_key, target, n)
+        test, _ = targets.sample(test_key, target, settings.test_points)
+        rest = data, metrics.KLDivergence(target.energy, test), steps, settings.every, schedule
+        for i, particle_step in enumerate(particle_steps):
+            for j, neuron_step in enumerate(neuron_steps):
+                rates = method.rates._replace(
+                    particle_step=particle_step, transport_step=neuron_step, reaction_step=neuron_step
+                )
+                kl[seed, i, j] = train(key, method, jax.tree.map(jnp.float32, rates), *rest)[1]
+        rates = jax.tree.map(jnp.float32, adaptive.rates)
+        state, adapted[seed] = train(key, adaptive, rates, *rest)
+        found.append([float(h) for h in adaptive.adapted(state, rates)[:2]])
+        cost = cost_of_adapting(method, adaptive, data, settings.warmup) if seed == 0 else cost
+    results = xarray.Dataset(
+        {"kl": (("seed", "particle_step", "neuron_step", "step"), kl), "adapted": (("seed", "step"), adapted)},
+        {
+            "seed": settings.first_seed + np.arange(seeds),
+            "particle_step": particle_steps,
+            "neuron_step": neuron_steps,
+            "step": settings.every * (1 + np.arange(steps // settings.every)),
+        },
+    )
+    rows = compare(results, settings.every)
+    for row in rows.values():  # at equal cost of an iteration, but for those in which steps adapt
+        extra = (cost - 1) * min(row["adapted"], settings.warmup)
+        row["ratio_of_seconds"] = (row["adapted"] + extra) / row["best"]
+    summary = dict(n=n, seeds=seeds, steps=steps, found=np.median(found, axis=0).tolist(), cost_of_adapting=cost)
+    return results, {**summary, "anneal": settings.anneal, "at": rows}
+
+
+def draw(results: xarray.Dataset, summary: dict, title: str) -> Figure:
+    """Left, iterations to twice the floor in each cell and the steps that the adaptive method found; right, KL of all."""
+    figure = Figure(figsize=(11, 4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    row = summary["at"]["2.0"]
+    cells = np.array(row["cells"])
+    x, y = np.log10(results.neuron_step.values), np.log10(results.particle_step.values)
+    mesh = left.pcolormesh(x, y, cells, shading="nearest", cmap="viridis_r")
+    figure.colorbar(mesh, ax=left, label=f"iterations to KL {row['kl']:.2g}")
+    for i, j in np.ndindex(*cells.shape):
+        never = cells[i, j] > results.step.values[-1]
+        left.text(x[j], y[i], "never" if never else f"{cells[i, j]:.0f}", ha="center", va="center", color="white")
+    particle_step, neuron_step = summary["found"]
+    label = f"adapted, {row['adapted']:.0f}"
+    left.plot(np.log10(neuron_step), np.log10(particle_step), "*", color="red", markersize=14, label=label)
+    left.legend(loc="lower right")
+    left.set(xlabel="log10 neuron step", ylabel="log10 particle step", title=title)
+    for i, j in np.ndindex(*cells.shape):
+        right.semilogy(
+            results.step, results.kl.isel(particle_step=i, neuron_step=j).median("seed"), color="0.75", lw=0.8
+        )
+    right.semilogy(results.step, results.adapted.median("seed"), color="red", label="adapted")
+    right.axhline(row["kl"], color="black", lw=0.8, ls=":", label="twice the floor")
+    right.set(xlabel="iteration", ylabel="KL(teacher || student), nat", title="median over seeds; grey: the cells")
+    right.legend()
+    return figure
+
+
+def show(name: str, signs: str, summary: dict) -> None:
+    """The rows of one teacher on standard output."""
+    steps = "particle step {:.3g}, neuron step {:.3g}".format(*summary["found"])
+    cost = f"adapting costs {summary['cost_of_adapting']:.2f} of an iteration"
+    print(f"{name}, {signs}, n = {summary['n']}, {summary['seeds']} seeds: {steps}; {cost}")
+    for multiple, row in summary["at"].items():
+        print(
+            f"  {multiple} floors, KL {row['kl']:.5f}: adapted {row['adapted']:.0f}, best cell {row['best']:.0f} at "
+            f"({row['best_steps'][0]:.3g}, {row['best_steps'][1]:.3g}), ratio {row['ratio']:.2f}, of seconds {row['ratio_of_seconds']:.2f}",
+            flush=True,
+        )
+
+
+def main(settings: Settings) -> dict:
+    """Trains, prints, writes; returns the summaries by teacher and signs."""
+    checks.choice("preset", settings.preset, PRESETS)
+    for name in ("neurons", "steps", "warmup", "test_points"):
+        checks.count(name, getattr(settings, name))
+    for name in ("n", "seeds"):
+        if getattr(settings, name) is not None:
+            checks.count(name, getattr(settings, name))
+    checks.count("every", settings.every, 2)
+    checks.count("first_seed", settings.first_seed, 0)
+    if settings.steps % settings.every:
+        raise ValueError(f"steps is {settings.steps}; it must be a multiple of every, which is {settings.every}")
+    tasks = [(teacher_of(name), signs) for name in settings.teachers for signs in settings.signs]
+    for target, signs in tasks:
+        Dual(target.space, signs=signs)  # raises before any run
+    summaries = {}
+    for target, signs in tasks:
+        results, summary = contest(settings, target, signs)
+        name = f"{target.name}_{signs}_n={summary['n']}{'' if settings.anneal else '_constant'}"
+        folder = settings.out / name
+        folder.mkdir(parents=True, exist_ok=True)
+        store.to_netcdf(results, folder / "results.nc")
+        (folder / "summary.json").write_text(json.dumps(summary, indent=1))
+        draw(results, summary, f"{target.name}, {signs}").savefig(folder / "figure.png", dpi=150)
+        show(target.name, signs, summary)
+        summaries[name] = summary
+    ratios = {name: summary["at"]["2.0"]["ratio"] for name, summary in summaries.items()}
+    kept = sum(ratio <= ASKED for ratio in ratios.values())
+    print(f"within {ASKED} of the best cell at twice the floor: {kept} of {len(ratios)}; written to {settings.out}")
+    return summaries
+
+
+if __name__ == "__main__":
+    try:
+        main(tyro.cli(Settings, description=__doc__))
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
