@@ -134,20 +134,25 @@ def test_the_edge_is_that_of_the_exact_dynamics(x64, rho):
     assert (np.sign(above[-6:-1, strongest]) == -np.sign(above[-5:, strongest])).all()
 
 
-def test_factors_follow_the_recursions():
+@pytest.mark.parametrize(("particle_step", "safety", "bound"), [(0.4, 1.0, 0), (0.4, 0.1, 1), (0.0002, 1.0, 2)])
+def test_factors_follow_the_recursions(particle_step, safety, bound):
     """Both in NumPy, from the recorded acceptance, eigenvalue and relaxation; neurons wait five steps; all stop after the warm-up."""
-    method, data = small(warmup=12, acceptance=0.9, safety=0.3)
-    states = trajectory(method, RATES, data, 16)
+    method, data = small(warmup=12, acceptance=0.6 if bound < 2 else None, safety=safety)
+    states = trajectory(method, RATES._replace(particle_step=particle_step), data, 16)
+    binding = set()
     particle, neuron = 0.0, float(states[0].log_neuron)
     for t, state in enumerate(states[1:13]):
         gain = (t + 1.0) ** -0.6
-        particle = min(particle + 2 * gain * (float(state.acceptance) - 0.9), np.log(np.pi**2 / 6 / 0.02))
+        if bound < 2:
+            particle = min(particle + 2 * gain * (float(state.acceptance) - 0.6), np.log(np.pi**2 / 6 / particle_step))
         if t >= 5:
-            aim = np.log(min(2, 0.3 * (4 / np.clip(float(state.relaxation), 0.01, 1) - 2)) / float(state.eigenvalue))
-            neuron += gain * (aim - neuron)
+            rho = np.clip(float(state.relaxation), 0.01, 1)
+            bounds = (2, safety * (4 / rho - 2), 8 * rho)
+            binding.add(int(np.argmin(bounds)))
+            neuron += gain * (np.log(min(bounds) / float(state.eigenvalue)) - neuron)
         np.testing.assert_allclose(state.log_particle, particle, atol=1e-5)
         np.testing.assert_allclose(state.log_neuron, neuron, atol=1e-5)
-    assert particle != 0 and neuron != float(states[0].log_neuron)
+    assert bound in binding and neuron != float(states[0].log_neuron)
     for state in states[13:]:
         for name in ("log_particle", "log_neuron", "direction", "eigenvalue", "relaxation", "start"):
             jax.tree.map(np.testing.assert_array_equal, getattr(state, name), getattr(states[12], name))

@@ -16,9 +16,13 @@ fraction rho of g, the top function of M, in a step, x <- (1 - rho) x - rho lamb
 
     lambda < 4 / rho - 2 = 2 (2 - rho) / rho,    rho = E (g(X') - g(X))^2 / (2 Var g),
 
-at least 2: the particles' memory leaves room. One iteration of the power method a step finds lambda and g, one move of the particles rho,
-and h_theta and h_w are scaled, together, to lambda = min(2, safety (4 / rho - 2)). Beyond the quasi-static edge sampling noise grows, like
-lambda / rho, and large oscillations sustain themselves where small ones would decay.
+at least 2: the particles' memory leaves room. It also keeps their sampling noise: where rho is small, u = (theta, log w) settles to a
+variance of lambda / rho times that of a mean of independent particles. One iteration of the power method a step finds lambda and g, one
+move of the particles rho, and h_theta and h_w are scaled, together, to
+
+    lambda = min(2, safety (4 / rho - 2), 8 rho).
+
+Beyond the quasi-static edge large oscillations were seen to sustain themselves where small ones decay; 8 was chosen on S^2 and S^14.
 """
 
 import dataclasses
@@ -38,6 +42,9 @@ from dualebm.spaces import Sphere
 
 START, WAIT = 20, 5
 """Iterations of the power method before the first step; steps that it then has before neuron steps follow it."""
+
+NOISE = 8.0
+"""The largest lambda / rho: the atoms' noise in the direction of g, as a multiple of the variance of a mean over independent particles."""
 
 Direction = tuple[Float[Array, " m"], Float[Array, "m p"]]
 
@@ -150,7 +157,7 @@ class Adaptive:
         warmup: iterations in which steps adapt.
         acceptance: of the particles' moves, to be reached, in (0, 1) (integrator "mala"); None leaves particle_step. A step on a sphere
             stays within the bound of `Dual.check`, pi^2 / 2d, whatever the acceptance.
-        safety: in (0, 1]: the neuron steps go to lambda = min(2, safety (4 / rho - 2)); None leaves them.
+        safety: in (0, 1]: the neuron steps go to lambda = min(2, safety (4 / rho - 2), 8 rho); None leaves them.
         sample: at most so many particles tell lambda and rho.
 
     Raises ValueError naming the argument, its value and what is allowed.
@@ -232,9 +239,10 @@ class Adaptive:
                 direction, eigenvalue, relaxation = self._iterate(
                     inner.atoms, state.start, self._few(state.inner), self._few(inner), state.direction
                 )
-                stable = self.safety * (4 / jnp.clip(relaxation, 0.01, 1) - 2)
+                rho = jnp.clip(relaxation, 0.01, 1)
+                most = jnp.minimum(jnp.minimum(2, NOISE * rho), self.safety * (4 / rho - 2))
                 known = (eigenvalue > 0) & (state.step >= WAIT)
-                aim = jnp.log(jnp.minimum(2, stable) / jnp.where(known, eigenvalue, 1))
+                aim = jnp.log(most / jnp.where(known, eigenvalue, 1))
                 log_neuron = jnp.where(known, state.log_neuron + gain * (aim - state.log_neuron), state.log_neuron)
                 adapting = adapting._replace(
                     direction=direction, eigenvalue=eigenvalue, relaxation=relaxation, log_neuron=log_neuron
