@@ -162,7 +162,7 @@ def contest(settings: Settings, target: targets.Target, signs: str) -> tuple[xar
     steps = settings.steps * (2 if d == 3 else 1)
     method = Dual(target.space, neurons=settings.neurons, signs=signs)
     adaptive = Adaptive(method, warmup=settings.warmup)
-    schedule = annealing(settings.warmup) if settings.anneal else None
+    schedule = annealing(settings.warmup, 0.5) if settings.anneal else None
     particle_steps, neuron_steps = [h / d for h in PARTICLE_STEPS], [h * d for h in NEURON_STEPS]
     kl = np.full((seeds, len(particle_steps), len(neuron_steps), steps // settings.every), np.nan)
     adapted, found = np.full((seeds, steps // settings.every), np.nan), []

@@ -216,20 +216,19 @@ def move(
     (1.0, [2.0])
     """
     count = x.shape[1]
-    pairs = -(-count // 2)
+    pairs, lone = -(-count // 2), count % 2
     blocks, width, rest = columns.split(pairs, energy.width if width is None else width)
-    if count % 2 and blocks > 1 and not rest:  # the last block lacks the second particle of its last pair
+    if not rest and (blocks == 1 or lone):  # what is handled apart: all in one, or the block whose last pair has one particle
         blocks, rest = blocks - 1, width
 
-    def moved(start, size, second_size):
-        """Pairs from `start` on: their first particles, their second ones, and the sums over them."""
-        halves = [columns.take(x, start, size)]
-        if second_size:
-            halves.append(columns.take(x, pairs + start, second_size))
+    def moved(x, start, size, lone=0):
+        """x (d, 2, pairs) with `size` pairs from `start` on moved; the count of moves accepted, and the sums over the particles."""
+        block = columns.take(x, start, size)
+        halves = (block[:, 0], block[:, 1, : size - lone])
 
         def transitions(k, heres):
             results = []
-            for noise, here in zip(draw(k, start, size), heres, strict=False):
+            for noise, here in zip(draw(k, start, size), heres, strict=True):
                 noise = jax.tree.map(lambda a, here=here: a[..., : here.points.shape[1]], noise)
                 results.append(TRANSITIONS[integrator](space, noise, here, energy, step))
             return tuple(there for there, _ in results), sum(jnp.sum(info.accepted, dtype=jnp.int32) for _, info in results)
@@ -241,28 +240,26 @@ def move(
         here = tuple(energy.locate(half) for half in halves)
         there, accepted = transitions(None, here) if steps == 1 else jax.lax.fori_loop(0, steps, again, (here, jnp.int32(0)))
         seen = None if observe is None else columns.total([observe(half) for half in (here if before else there)])
-        return [half.points for half in there], (accepted, seen)
+        first, second = (half.points for half in there)
+        block = jnp.stack([first, jnp.pad(second, ((0, 0), (0, lone)))], axis=1)
+        return columns.put(x, block, start), (accepted, seen)
 
-    def place(start, halves, into):
-        into = columns.put(into, halves[0], start)
-        return columns.put(into, halves[1], pairs + start) if len(halves) == 2 else into
+    def body(i, carry):
+        x, sums = moved(carry[0], i * width, width)
+        return x, columns.total([carry[1], sums])
 
-    def block(i, carry):
-        halves, sums = moved(i * width, width, width)
-        return place(i * width, halves, carry[0]), columns.total([carry[1], sums])
-
-    if blocks == 1 and not rest:
-        halves, sums = moved(0, pairs, count - pairs)
-        y = jnp.concatenate(halves, axis=1)
-    else:
-        zero = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(lambda: moved(0, width, width)[1]))
-        # Into another array: moved in place, XLA copies all of x for each block.
-        y, sums = jax.lax.fori_loop(0, blocks, block, (jnp.zeros_like(x), zero))
-        if rest:
-            halves, last = moved(pairs - rest, rest, count - 2 * pairs + rest)
-            y, sums = place(pairs - rest, halves, y), columns.total([sums, last])
-    accepted, seen = sums
-    return y, jnp.asarray(accepted, x.dtype) / (count * steps), seen
+    # Both particles of a pair in one block, read and then written at once, or XLA would copy all of x to write in place.
+    y = jnp.pad(x, ((0, 0), (0, lone))).reshape(x.shape[0], 2, pairs)
+    sums = []
+    if rest:
+        y, last = moved(y, pairs - rest, rest, lone)
+        sums.append(last)
+    if blocks:
+        zero = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(lambda: moved(y, 0, width)[1]))
+        y, first = jax.lax.fori_loop(0, blocks, body, (y, zero))
+        sums.insert(0, first)
+    accepted, seen = columns.total(sums)
+    return y.reshape(x.shape[0], -1)[:, :count], jnp.asarray(accepted, x.dtype) / (count * steps), seen
 
 
 def _draw_by_blocks(key, count, draw):

@@ -324,18 +324,18 @@ def program(space: Space, **changes) -> Dual:
     return Dual(space, **{**dict(integrator="projected", signs="all_negative"), **changes})
 
 
-def annealing(warmup: int = 80, start: float = 0.5) -> Callable[[Scalar, DualRates], DualRates]:
+def annealing(warmup: int = 60, start: float = 0.7) -> Callable[[Scalar, DualRates], DualRates]:
     """The schedule that goes with the default rates: the budget grows to the radius, then the neuron steps fall.
 
     In iteration t the radius is times min(1, start + (1 - start) t / warmup) and the neuron steps are divided by
     1 + 4 max(t / warmup - 1, 0). While the budget is short of the teacher's, neurons gather where the witness is largest, as in a
     path of the lasso; the falling steps are meant to stop them from spreading into the sampling noise of the data.
-    The warm-up must be long enough for the neurons to part: 80 on S^14, longer where d is small.
+    The warm-up must be long enough for the neurons to part: 60 on S^14, longer where d is small.
     Raises ValueError unless 0 < start <= 1 and warmup >= 1.
 
     >>> rates = annealing()(100, Dual(Sphere(15)).rates)
     >>> round(float(rates.radius), 6), round(float(rates.transport_step), 6)
-    (10.0, 3.0)
+    (10.0, 1.636364)
     """
     checks.number("start", start, positive=True, largest=1)
     checks.count("warmup", warmup)
