@@ -105,11 +105,11 @@ def run(
     """
     plan = _plan(key, method, rates, data, steps, every, metrics, schedule, state, segment)
     data = jax.tree.map(jnp.asarray, data)
-    rates = _traced(rates, data)
+    rates = traced(rates, data)
     like = state
     if state is None:
         like = eqx.filter_eval_shape(initial_state, key, method, rates, data)
-    variables = _variables(key, method, like, rates, data, metrics)
+    variables = recorded(key, method, like, rates, data, metrics)
     total = len(plan.step)
     records = {name: np.full((total, *v.shape), v.fill, v.dtype) for name, v in variables.items()}
     done = 0
@@ -130,7 +130,7 @@ def run(
         state = jax.tree.map(lambda x: x if saved.is_key(x) else jnp.asarray(x, x.dtype), state)
         _raise_if_diverged(plan, records, done, state, results)
 
-        with _deferred_signals() as signals, _bar(steps, every, done, progress) as bar:
+        with deferred_signals() as signals, _bar(steps, every, done, progress) as bar:
             while done < total and not signals:
                 if stop is not None and done and stop(results()):
                     if folder is not None:
@@ -139,7 +139,7 @@ def run(
                 index = done + np.arange(plan.segment)
                 active = jnp.asarray((index > 0) & (index < total))
                 state, new = simulate.run_intervals(key, method, state, rates, data, active, every, metrics, schedule)
-                _wait(new)
+                wait(new)
                 first, done = done, min(done + plan.segment, total)
                 for name, values in records.items():
                     values[first:done] = np.asarray(new[name])[: done - first]
@@ -176,18 +176,14 @@ def _plan(key, method, rates, data, steps, every, metrics, schedule, state, segm
     if segment is None:
         segment = min(max(2, math.ceil(total / SEGMENTS)), LONGEST)
     checks.count("segment", segment, 2)
-    for name in metrics:
-        if not name.isidentifier() or name in RESERVED:
-            raise ValueError(
-                f"metrics has the name {name!r}; it must be an identifier other than {', '.join(RESERVED)}"
-            )
+    check_names(metrics)
     if type(rates) is not type(method.rates):
         raise ValueError(f"rates is {rates!r}; it must be a {type(method.rates).__name__}, such as {method.rates}")
     method.check(rates, data)
     source = provenance()
     settings = {
         "method": describe(method),
-        "rates": describe(_traced(rates, data)),
+        "rates": describe(traced(rates, data)),
         "data": describe(data),
         "key": jax.random.key_data(key).tolist(),
         "state": describe(state),
@@ -203,12 +199,26 @@ def _plan(key, method, rates, data, steps, every, metrics, schedule, state, segm
     return _Plan(settings, {**settings, **source}, step, int(segment))
 
 
-def _traced(rates, data):
-    """Rates as arrays, in the precision of the data: traced, so that new values compile nothing new."""
+def check_names(metrics: dict) -> None:
+    """Raises ValueError for a metric whose name is no identifier, or reserved.
+
+    >>> check_names({"kl": None})
+    """
+    for name in metrics:
+        if not name.isidentifier() or name in RESERVED:
+            raise ValueError(f"metrics has the name {name!r}; it must be an identifier other than {', '.join(RESERVED)}")
+
+
+def traced(rates, data: Samples):
+    """Rates as arrays, in the precision of the data: traced, so that new values compile nothing new.
+
+    >>> traced((0.1,), Samples(jnp.zeros((1, 2))))[0].dtype
+    dtype('float32')
+    """
     return jax.tree.map(lambda rate: jnp.asarray(rate, data.points.dtype), rates)
 
 
-def _variables(key, method, state, rates, data, metrics) -> dict[str, store.Variable]:
+def recorded(key, method, state, rates, data, metrics) -> dict[str, store.Variable]:
     """What is recorded, found without computing anything."""
     shapes = eqx.filter_eval_shape(simulate.measure, key, method, state, rates, data, metrics)
     attributes = {
@@ -284,7 +294,7 @@ def _raise_if_diverged(plan: _Plan, records, done: int, state, results) -> None:
 
 
 @contextlib.contextmanager
-def _deferred_signals() -> Iterator[list[signal.Signals]]:
+def deferred_signals() -> Iterator[list[signal.Signals]]:
     """The list of signals received, for the loop to look at between segments; a second one interrupts at once."""
     received = []
 
@@ -303,7 +313,7 @@ def _deferred_signals() -> Iterator[list[signal.Signals]]:
             signal.signal(number, handler)
 
 
-def _wait(arrays) -> None:
+def wait(arrays) -> None:
     """Waits where Python can still receive signals, which it cannot inside JAX."""
     pause = 1e-4
     while not all(array.is_ready() for array in jax.tree.leaves(arrays)):

@@ -124,3 +124,34 @@ def intervals(key, method, state, rates, data, active, every, metrics, schedule)
 
 run_intervals = eqx.filter_jit(intervals)
 """`intervals`, compiled: arrays (also those of metrics) are arguments, the rest is static."""
+
+
+def lanes(keys, method, states, rates, own, common, active, every, schedule, vmapped=None):
+    """`intervals` of many runs of one static structure, its lanes: of everything but `common` and `active` there is one for each.
+
+    own, common: the parts of (data, metrics) that lanes have of their own, stacked, and those that they share (equinox partitions).
+    vmapped: lanes that are computed side by side, the others in turn; None for one at a time.
+
+    Returns the states and the records, stacked.
+    """
+
+    def one(lane):
+        key, state, rates, own = lane
+        data, metrics = eqx.combine(own, common)
+        return intervals(key, method, state, rates, data, active, every, metrics, schedule)
+
+    return jax.lax.map(one, (keys, states, rates, own), batch_size=vmapped)
+
+
+def init_lanes(keys, method, rates, own, common):
+    """The states in which lanes start, stacked: `method.init` under each lane's key, folded with `ASIDE`."""
+
+    def one(lane):
+        key, rates, own = lane
+        return method.init(jax.random.fold_in(key, ASIDE), rates, eqx.combine(own, common)[0])
+
+    return jax.lax.map(one, (keys, rates, own))
+
+
+run_lanes, start_lanes = eqx.filter_jit(lanes), eqx.filter_jit(init_lanes)
+"""`lanes` and `init_lanes`, compiled."""

@@ -142,7 +142,8 @@ def problem(settings: Settings) -> Problem:
         raise ValueError(f"steps is {steps}; it must be a multiple of every, which is {settings.every}")
     if settings.film and not on_s2:
         raise ValueError(f"film is True and {settings.teacher} lives on {target.space}; allowed on S^2: s2_*")
-    return Problem(target, method, rates, dual.annealing(400, 0.5) if ours and on_s2 else dual.annealing() if ours else None, n, steps, seeds)
+    annealing = dual.annealing(400, 0.5) if on_s2 else dual.annealing()
+    return Problem(target, method, rates, annealing if ours else None, n, steps, seeds)
 
 
 def name_of(settings: Settings, n: int) -> str:
