@@ -171,8 +171,10 @@ def create_results(
         root = zarr.create_group(store=str(path), zarr_format=3, attributes=attributes or {})
         lane = {"lane": (np.arange(lanes), {}), **{name: (values, {}) for name, values in (coordinates or {}).items()}}
         for name, (values, attrs) in {**lane, "step": (np.asarray(steps), STEP_ATTRIBUTES)}.items():
-            names = ["step" if name == "step" else "lane"]
-            root.create_array(name, data=np.asarray(values), dimension_names=names, attributes=attrs)
+            names, values = ["step" if name == "step" else "lane"], np.asarray(values)
+            if values.dtype.kind == "U":  # text of a fixed length has no specification in Zarr 3
+                values = values.astype(np.dtypes.StringDType())
+            root.create_array(name, data=values, dimension_names=names, attributes=attrs)
         for name, variable in variables.items():
             root.create_array(
                 name,

@@ -126,6 +126,14 @@ def test_parts_of_other_shapes_lie_side_by_side(tmp_path):
     np.testing.assert_array_equal(found.weights.values[1, :, :4], alone.weights.values[0])
 
 
+def test_settings_may_be_text(tmp_path):
+    found = go(tmp_path, grid=product(integrator=["mala", "projected"], seed=[0, 1]))
+    assert by_setting(found).integrator.values.tolist() == ["mala", "projected"]
+    assert store.open_results(tmp_path / "part-1").integrator.values.tolist() == ["projected"] * 2
+    store.to_netcdf(found, tmp_path / "results.nc")
+    assert xarray.load_dataset(tmp_path / "results.nc").integrator.values.tolist() == ["mala"] * 2 + ["projected"] * 2
+
+
 def test_a_diverged_lane_stops_and_the_others_go_on(tmp_path, whole):
     grid = product(transport_step=[0.5], reaction_step=[1e30, 0.5], seed=[0, 1])
     found = go(tmp_path, grid=grid, batch_size=4)
