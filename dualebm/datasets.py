@@ -21,8 +21,8 @@ def as_samples(x, space: Space, normalise: bool = False, dtype=None, name: str =
     """Data from an array (n, d), as float32 or float64 points of a space with equal weights.
 
     normalise: divide the rows by their norms (a Sphere only). dtype: float32 or float64 to cast to; None keeps the
-    array's own. name: what errors call the array. Raises ValueError for another shape, points that are not finite or not in the space, and an array that
-    is neither float32 nor float64: nothing is converted in silence.
+    array's own. name: what errors call the array. Raises ValueError for another shape, points that are not finite or
+    not in the space, and an array that is neither float32 nor float64: nothing is converted in silence.
 
     >>> as_samples(np.array([[3.0, 4.0]], np.float32), Sphere(2), normalise=True).points.round(3).tolist()
     [[0.6000000238418579, 0.800000011920929]]

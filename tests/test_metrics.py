@@ -248,9 +248,8 @@ def test_energy_gap_is_the_slope_of_the_likelihood(x64):
     space, quadrature = Sphere(3), sphere_quadrature(Sphere(3), 60, jnp.float64)
     energy = Shallow(ReLU(), space.sample_base(jax.random.key(1), 4, jnp.float64), jnp.array([-9.0, -6.0, 3.0, -4.0]))
     data = Samples(space.sample_base(jax.random.key(0), 50, jnp.float64), jnp.linspace(-1, 1, 50))
-    index = jax.random.categorical(
-        jax.random.key(2), quadrature.log_weights - energy(quadrature.points), shape=(200_000,)
-    )
+    p = np.asarray(jax.nn.softmax(quadrature.log_weights - energy(quadrature.points)))
+    index = np.random.default_rng(2).choice(len(p), 200_000, p=p)
     state = SimpleNamespace(particles=quadrature.points[index])
     method = SimpleNamespace(energy=lambda state, rates, data: energy)
 
