@@ -11,9 +11,10 @@ PACKAGE = Path(__file__).parent.parent / "dualebm"
 ORDER = [
     "columns", "spaces", "measures", "checks", "features", "energy",
     "flows.langevin", "flows.wfr", "partition", "targets", "datasets",
-    "methods.dual", "methods.adaptive", "metrics", "simulate", "settings", "saved", "store", "ranges", "run", "plot", "sphere_plot",
+    "methods.dual", "methods.adaptive", "metrics", "simulate", "settings", "saved", "store", "ranges", "model", "run",
+    "plot", "sphere_plot", "cli",
 ]  # fmt: skip
-SHELL = {"datasets", "settings", "saved", "store", "run", "plot", "sphere_plot"}
+SHELL = {"datasets", "settings", "saved", "store", "model", "run", "cli", "plot", "sphere_plot"}
 
 
 def modules():
