@@ -119,6 +119,7 @@ def _fit(settings: Fit) -> None:
     rows = datasets.read(settings.data)
     digest = hashlib.sha256(settings.data.read_bytes()).hexdigest()
     space = space_of(settings, rows)
+    method = method_of(settings, space)
     split_key, run_key, partition_key = jax.random.split(jax.random.key(settings.seed), 3)
     kept, held = split_rows(split_key, len(rows), settings.holdout)
     mean, scale = column_scales(str(settings.data), rows[kept]) if settings.standardise else (None, None)
@@ -127,7 +128,6 @@ def _fit(settings: Fit) -> None:
         name=str(settings.data),
     ).points  # fmt: skip
     data, unseen = Samples(points[kept]), Samples(points[held])
-    method = method_of(settings, space)
     rates = rates_of(settings, method, data)
     method.check(rates, data)
     if isinstance(space, Euclidean) and not settings.standardise:
@@ -322,9 +322,9 @@ def sample(settings: Sample) -> None:
         step = fitted.particle_step if settings.step is None else settings.step
         key = jax.random.key(settings.seed)
         x, acceptance = langevin.sample(key, fitted.energy, fitted.space, settings.count, steps=settings.steps, step=step)
-        rows = model.from_space(fitted, x)
+        rows, acceptance = model.from_space(fitted, x), float(acceptance)
     write_table(settings.out, [f"x{i + 1}" for i in range(rows.shape[1])], rows)
-    print(f"acceptance {float(acceptance):.3f} in {settings.steps} moves of step {step:.4g} from the base measure")
+    print(f"acceptance {acceptance:.3f} in {settings.steps} moves of step {step:.4g} from the base measure")
     if acceptance < 0.3:
         print(f"note: fewer than 30% of moves were accepted; give a --step smaller than {step:.4g}", file=sys.stderr)
     print(f"{settings.count} samples written to {settings.out}")
