@@ -17,20 +17,16 @@ SUFFIXES = (".npy", ".npz", ".csv")
 """The files that `load` reads."""
 
 
-def as_samples(x, space: Space, normalise: bool = False, dtype=None) -> Samples:
+def as_samples(x, space: Space, normalise: bool = False, dtype=None, name: str = "x") -> Samples:
     """Data from an array (n, d), as float32 or float64 points of a space with equal weights.
 
     normalise: divide the rows by their norms (a Sphere only). dtype: float32 or float64 to cast to; None keeps the
-    array's own. Raises ValueError for another shape, points that are not finite or not in the space, and an array that
-    is neither float32 nor float64: nothing is converted in silence.
+    array's own. name: what errors call the array. Raises ValueError for another shape, points that are not finite or
+    not in the space, and an array that is neither float32 nor float64: nothing is converted in silence.
 
     >>> as_samples(np.array([[3.0, 4.0]], np.float32), Sphere(2), normalise=True).points.round(3).tolist()
     [[0.6000000238418579, 0.800000011920929]]
     """
-    return _checked("x", x, space, normalise, dtype)
-
-
-def _checked(name, x, space, normalise, dtype) -> Samples:
     x = np.asarray(x)
     if normalise and not isinstance(space, Sphere):
         raise ValueError(f"normalise is True and space is {space}; allowed: a Sphere")
@@ -63,13 +59,26 @@ def load(path, space: Space, normalise: bool = False, dtype=None) -> Samples:
     ...     load(path, Sphere(2), normalise=True).points.shape
     (2, 2)
     """
+    x = read(path)
+    if dtype is None and Path(path).suffix.lower() == ".csv":
+        dtype = jnp.float32
+    return as_samples(x, space, normalise, dtype, name=str(path))
+
+
+def read(path) -> np.ndarray:
+    """The array of a file as it is there, float64 for CSV, for `as_samples`; raises as `load` does for what is no array.
+
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "wind.csv"
+    >>> _ = path.write_text("east,north\\n3,4\\n")
+    >>> read(path).tolist()
+    [[3.0, 4.0]]
+    """
     path = Path(path)
     checks.choice(f"the suffix of {path}", path.suffix.lower(), SUFFIXES)
     if not path.is_file():
         raise FileNotFoundError(f"path is {str(path)!r}; there is no such file")
-    if path.suffix.lower() == ".csv":
-        return _checked(str(path), _read_csv(path), space, normalise, jnp.float32 if dtype is None else dtype)
-    return _checked(str(path), _read_numpy(path), space, normalise, dtype)
+    return _read_csv(path) if path.suffix.lower() == ".csv" else _read_numpy(path)
 
 
 def _read_numpy(path):

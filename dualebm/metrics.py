@@ -160,6 +160,29 @@ class Acceptance(eqx.Module):
         return state.acceptance
 
 
+class EnergyGap(eqx.Module):
+    """E U over samples of the data less E U over the particles: a monitor that needs neither a teacher nor log Z.
+
+    At a fit the model and its data agree in the mean of each neuron's phi, so of U: the gap over the data trained on is
+    then 0, or below 0 where the radius holds the fit back. Over held-out samples it rises above that as the energy fits the
+    noise of its data. It is the slope at t = 0 of the mean negative log-likelihood of exp(-(1 + t) U), and no divergence:
+    a gap of 0 does not say that the model is right.
+
+    >>> EnergyGap(Samples(jnp.eye(2))).units
+    '1'
+    """
+
+    samples: Samples
+    long_name: ClassVar[str] = "mean energy of the data less that of the particles"
+    units: ClassVar[str] = "1"
+
+    def __call__(self, key, method, state, rates, data):
+        """The gap, a scalar, in units of temperature."""
+        del key
+        energy = method.energy(state, rates, data)
+        return measures.mean(energy(self.samples.points), self.samples.log_weights) - jnp.mean(energy(state.particles))
+
+
 def exact_samples(teacher: Energy, quadrature: Samples) -> Samples:
     """A quadrature of the teacher's own measure exp(-U*) tau / Z, from one of tau: metrics over it are exact.
 

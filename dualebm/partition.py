@@ -1,4 +1,4 @@
-"""Exact quadrature: log Z, mean energies and temperatures of any energy, without Monte-Carlo error.
+"""Exact quadrature: log Z, mean energies and temperatures of any energy, without Monte-Carlo error; and log Z by sampling.
 
 A quadrature of the base measure tau is `Samples(points, log_weights)`: E_tau g = sum_q p_q g(x_q) with
 p = exp(log_weights). Nodes are made on the host in NumPy float64 and cast at the end; what uses them is pure JAX.
@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import logsumexp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Key
 
 from dualebm import checks
 from dualebm.energy import Energy
@@ -21,6 +21,9 @@ from dualebm.spaces import Euclidean, Space, Sphere, Torus
 
 LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE = 1e-3, 1e3
 """The range in which `effective_temperature` looks."""
+
+DRAWS = 2**14
+"""Points of the base measure that `log_partition_by_sampling` draws at a time: part of the definition of its results."""
 
 BISECTIONS = 60
 """Halvings of the range in log T: more than float64 can resolve."""
@@ -235,6 +238,44 @@ def log_partition(energy: Energy, quadrature: Samples, temperature: Scalar = 1.0
     if log_weights is None:
         return logsumexp(value) - jnp.log(jnp.asarray(value.size, value.dtype))
     return logsumexp(log_weights + value) - logsumexp(log_weights)
+
+
+def log_partition_by_sampling(key: Key[Array, ""], energy: Energy, space: Space, count: int) -> tuple[Scalar, Scalar, Scalar]:
+    """log Z = log E_tau exp(-U) by importance sampling from the base measure: (log Z, standard error, effective sample size).
+
+    With w_i = exp(-U(x_i)), x_i ~ tau: log of the mean w; by the delta method the error s / (mean w sqrt(count)), s^2 the
+    sample variance of w; Kish's (sum w)^2 / sum w^2. Weights are taken relative to the largest, and points are drawn and
+    evaluated a block at a time. Neither figure can see a region that no draw has reached: of the order of exp(KL) draws
+    are needed, KL the divergence of the model from tau (Chatterjee, Diaconis 2018, Theorem 1.1). Pure; `count` is static.
+    Raises ValueError for fewer than two draws, and for the flat base measure, which cannot be sampled.
+
+    >>> from dualebm.energy import Shallow; from dualebm.features import ReLU
+    >>> energy = Shallow(ReLU(), jnp.eye(3), jnp.zeros(3))
+    >>> [float(x) for x in log_partition_by_sampling(jax.random.key(0), energy, Sphere(3), 1000)]
+    [0.0, 0.0, 1000.0]
+    """
+    checks.count("count", count, 2)
+    dtype = jnp.result_type(*jax.tree.leaves(energy))
+    width = min(count, DRAWS)
+    blocks = -(-count // width)
+
+    def block(_, index):
+        """The largest -U of a block, and the number, mean and summed squared deviation of w relative to it."""
+        x = space.sample_base(jax.random.fold_in(key, index), width, dtype)
+        counted = index * width + jnp.arange(width) < count
+        values = jnp.where(counted, -energy(x), -jnp.inf)
+        top = jnp.max(values)
+        weights, number = jnp.exp(values - top), jnp.sum(counted, dtype=dtype)
+        mean = jnp.sum(weights) / number
+        return None, (top, number, mean, jnp.sum(jnp.where(counted, (weights - mean) ** 2, 0)))
+
+    _, (tops, numbers, means, squares) = jax.lax.scan(block, None, jnp.arange(blocks))
+    top = jnp.max(tops)
+    scale = jnp.exp(tops - top)
+    mean = jnp.sum(numbers * scale * means) / count
+    square = jnp.sum(scale**2 * squares + numbers * (scale * means - mean) ** 2) / mean**2
+    standard_error = jnp.sqrt(square / count / (count - 1))
+    return top + jnp.log(mean), standard_error, count / (1 + square / count)
 
 
 def _mean_at(values, log_weights, temperature):

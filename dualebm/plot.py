@@ -162,3 +162,77 @@ def _over_runs(dataset, variable, setting):
     values = values[:, written]
     lost = int(np.isnan(values[:, -1]).sum())
     return step[written], np.nanmean(values, 0), np.nanmin(values, 0), np.nanmax(values, 0), len(values), lost
+
+
+def varied(results: xarray.Dataset) -> list[str]:
+    """The settings of a sweep, other than the seed, of which its lanes have several values.
+
+    >>> lanes = {"radius": ("lane", [1.0, 2.0]), "n": ("lane", [5, 5]), "seed": ("lane", [0, 1])}
+    >>> varied(xarray.Dataset(coords=lanes))
+    ['radius']
+    """
+    names = [str(name) for name, values in results.coords.items() if values.dims == ("lane",) and name not in ("lane", "seed")]
+    return [name for name in names if len(set(results[name].values.tolist())) > 1]
+
+
+def sweep(results: xarray.Dataset, variable: str = "kl") -> Figure:
+    """A metric of a sweep: its last record against the numeric setting with the most values, and its curves by that setting.
+
+    A line is a combination of the other settings, with the median over seeds and their minimum to maximum as a band; the curves are those
+    of the first combination. Without such a setting only curves are drawn. Lanes that are not finite are left out. Raises ValueError for a
+    variable that is not there, or of which nothing is written.
+
+    >>> kl = xarray.DataArray([[0.5, 0.2], [0.7, 0.4]], {"radius": ("lane", [1.0, 2.0]), "step": [10, 20]}, ("lane", "step"))
+    >>> [axes.get_xlabel() for axes in sweep(xarray.Dataset({"kl": kl})).axes]
+    ['radius', 'iteration']
+    """
+    checks.choice("variable", variable, [str(name) for name in results.data_vars])
+    found = results[variable]
+    values, step = found.values, results.step.values
+    if not np.isfinite(values).any():
+        raise ValueError(f"results has no finite {variable!r}; there is nothing to draw")
+    label, unit = found.attrs.get("long_name", variable), found.attrs.get("units", "")
+    label = label if unit in ("", "1") else f"{label} ({unit})"
+    settings = varied(results)
+    numeric = [name for name in settings if np.issubdtype(results[name].dtype, np.number)]
+    across = max(numeric, key=lambda name: len(np.unique(results[name].values)), default=None)
+    others = [name for name in settings if name != across]
+    combinations = list(dict.fromkeys(zip(*(results[name].values.tolist() for name in others), strict=True))) if others else [()]
+    lanes = np.arange(results.sizes["lane"])
+    of = lambda names, chosen: np.all([results[n].values == v for n, v in zip(names, chosen, strict=True)] or [lanes >= 0], axis=0)  # noqa: E731
+    positive = bool((values[np.isfinite(values)] > 0).all())
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(WIDTHS["double"], 3.2), layout=ConstrainedLayoutEngine(w_pad=0.06))
+        panels = list(figure.subplots(1, 1 if across is None else 2, squeeze=False).flat)
+        if across is not None:
+            points = np.unique(results[across].values)
+            last = np.array([row[np.isfinite(row)][-1] if np.isfinite(row).any() else np.nan for row in values])
+            for i, combination in enumerate(combinations):
+                rows = [last[of(others, combination) & (results[across].values == x)] for x in points]
+                rows = [row[np.isfinite(row)] for row in rows]
+                median, low, high = (np.array([f(row) if len(row) else np.nan for row in rows]) for f in (np.median, np.min, np.max))
+                name = ", ".join(f"{n} {v:g}" if isinstance(v, float) else f"{n} {v}" for n, v in zip(others, combination, strict=True))
+                colour, marker = COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]
+                panels[0].plot(points, median, label=name or None, color=colour, marker=marker, linestyle=("-", *DASHES)[i // 7 % 5])
+                panels[0].fill_between(points, low, high, color=colour, alpha=0.2, linewidth=0)
+            spread = (points > 0).all() and points[-1] / points[0] > 20
+            panels[0].set(xlabel=across, ylabel=f"last {label}", xscale="log" if spread else "linear")
+        shown = np.unique(results[across].values) if across is not None else np.array([0.0])
+        colours = matplotlib.colormaps["viridis"](np.linspace(0, 0.9, len(shown)))
+        for x, colour in zip(shown, colours, strict=True):
+            rows = values[of(others, combinations[0]) & ((results[across].values == x) if across is not None else True)]
+            rows = rows[:, step > 0]
+            kept = np.isfinite(rows).any(axis=0)
+            if kept.any():
+                at = step[step > 0][kept]
+                panels[-1].plot(at, np.nanmedian(rows[:, kept], axis=0), color=colour, label=f"{across} {x:g}" if across else None)
+                panels[-1].fill_between(at, np.nanmin(rows[:, kept], 0), np.nanmax(rows[:, kept], 0), color=colour, alpha=0.15, linewidth=0)
+        panels[-1].set(xlabel="iteration", ylabel=label, xscale="log")
+        for panel in panels:
+            panel.set_yscale("log" if positive else "linear")
+            panel.grid(which="major", color="0.9", linewidth=0.5)
+            panel.set_axisbelow(True)
+            handles, names = panel.get_legend_handles_labels()
+            if 1 < len(handles) <= 24:
+                panel.legend(handles, names, fontsize=5.5, ncols=1 + len(handles) // 9)
+    return figure

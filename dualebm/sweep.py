@@ -33,7 +33,8 @@ from dualebm import checks, run, saved, simulate, store
 from dualebm.grid import Grid, Lane, Study, identity, lanes_of, signature
 from dualebm.settings import check_settings, describe, provenance
 
-SWEEP = "sweep.json"
+SWEEP, COMMAND = "sweep.json", "command.json"
+"""What a sweep is; and the flags with which the command `dualebm sweep` started it."""
 
 SEGMENTS, LONGEST = 5, 100
 """A batch has about this many segments, each of at most this many records, where `segment` is None."""
@@ -239,6 +240,38 @@ def _batch_size(plan: Plan, lanes: list[Lane], like: Like) -> int:
     return math.ceil(len(lanes) / math.ceil(len(lanes) / most))
 
 
+class Forecast(NamedTuple):
+    """Of the lanes of one static structure: how many, in batches of which size, bytes of a batch, and seconds for all of them."""
+
+    lane: Lane
+    lanes: int
+    batch_size: int
+    bytes: int
+    seconds: float
+
+
+def forecast(plan: Plan) -> list[Forecast]:
+    """What a sweep will take, a `Forecast` for each static structure, from a lane of each that runs for `segment` records, compiled before.
+
+    Compiling, and the making of data, come on top. Raises the errors of `sweep`.
+    """
+    found = []
+    for group in plan.study.groups(plan.lanes[plan.process[0] :: plan.process[1]]):
+        like = like_of(plan.study, group[0])
+        keys, rates, own, common = _stack(plan, group[:1], [(like.data, like.metrics)], like)
+        states = simulate.start_lanes(keys, group[0].method, rates, own, common)
+        active = jnp.ones(plan.segment, bool)
+        timed = []
+        for _ in range(3):
+            begin = time.perf_counter()
+            run.wait(simulate.run_lanes(keys, group[0].method, states, rates, own, common, active, plan.every, plan.study.schedule))
+            timed.append(time.perf_counter() - begin)
+        seconds = min(timed[1:]) / plan.segment * len(plan.step) * len(group)
+        size = _batch_size(plan, group, like)
+        found.append(Forecast(group[0], len(group), size, size * bytes_of_lane(plan, group[0], like), seconds))
+    return found
+
+
 def _begin(plan: Plan, folder: Path) -> list[Part]:
     """The parts of the folder, and new ones for the lanes that it does not have."""
     known: list[dict] = []
@@ -246,7 +279,7 @@ def _begin(plan: Plan, folder: Path) -> list[Part]:
         found = read(folder)
         check_settings(f"folder {folder}", found["settings"], plan.settings)
         known = found["parts"]
-    elif names := sorted(path.name for path in folder.iterdir() if not re.match(rf"part-\d+$|process-|\.{SWEEP}\.", path.name)):
+    elif names := sorted(path.name for path in folder.iterdir() if not re.match(rf"part-\d+$|process-|\.{SWEEP}\.|{COMMAND}$", path.name)):
         raise ValueError(f"folder {folder} holds other files ({', '.join(names[:3])}); give a new or an empty folder")
     index, count = plan.process
     mine = {identity(lane.settings): lane for lane in plan.lanes[index::count]}

@@ -37,7 +37,7 @@ from dualebm.grid import Grid, cross, product, zipped
 from dualebm.measures import Samples
 from dualebm.methods.dual import Dual, DualRates, rates_from_paper
 from dualebm.spaces import Sphere
-from dualebm.sweep import by_setting, sweep
+from dualebm.sweep import by_setting, forecast, plan_of, sweep
 
 PRESETS = ("quick", "paper")
 STUDIES = ("claim", "restarts", "plane", "radius", "factors", "large")
@@ -425,31 +425,14 @@ def draw_large(results):
 # -- The command -----------------------------------------------------------------------------------------
 
 
-def predict(settings: Settings, study: Study) -> tuple[int, float]:
-    """The lanes of a study and its seconds, from one short run of each static kind of lane, compiled beforehand."""
-    lanes = [dict(zip(study.grid, values, strict=True)) for values in zip(*study.grid.values(), strict=True)]
-    kinds: dict[tuple, list[dict]] = {}
-    for lane in lanes:
-        kinds.setdefault(tuple(lane.get(k) for k in ("integrator", "neurons", "particles", "signs", "n")), []).append(lane)
-    seconds = 0.0
-    for alike in kinds.values():
-        one = {name: [value] for name, value in alike[0].items()}
-        timed = []
-        for steps in (study.every, 2 * study.every, study.every, 2 * study.every):
-            begin = time.perf_counter()
-            sweep(one, **(arguments(settings, study) | dict(steps=steps, progress=False)))
-            timed.append(time.perf_counter() - begin)
-        seconds += len(alike) * max(timed[3] - timed[2], 0) / study.every * study.steps
-    return len(lanes), seconds
-
-
 def main(settings: Settings) -> None:
     """Runs the studies, prints their tables, and writes results, figures and `summary.json`."""
     chosen = studies(settings)
     if settings.dry_run:
         total = 0.0
         for name, study in chosen.items():
-            lanes, seconds = predict(settings, study)
+            found = forecast(plan_of(study.grid, **arguments(settings, study)))
+            lanes, seconds = sum(group.lanes for group in found), sum(group.seconds for group in found)
             total += seconds
             print(f"{name:10} {lanes:5} lanes of {study.steps} iterations, about {seconds / 60:.1f} minutes")
         print(f"about {total / 60:.0f} minutes in all, on {jax.devices()[0].device_kind}")

@@ -11,10 +11,10 @@ PACKAGE = Path(__file__).parent.parent / "dualebm"
 ORDER = [
     "columns", "spaces", "measures", "checks", "features", "energy",
     "flows.langevin", "flows.wfr", "partition", "targets", "datasets",
-    "methods.dual", "methods.adaptive", "metrics", "simulate", "settings", "grid", "saved", "store",
-    "run", "sweep", "plot", "sphere_plot",
+    "methods.dual", "methods.adaptive", "metrics", "simulate", "settings", "grid", "saved", "store", "ranges", "model",
+    "run", "sweep", "plot", "sphere_plot", "commands.fit", "commands.sweeps", "cli",
 ]  # fmt: skip
-SHELL = {"datasets", "settings", "saved", "store", "run", "sweep", "plot", "sphere_plot"}
+SHELL = {"datasets", "settings", "saved", "store", "model", "run", "sweep", "plot", "sphere_plot", "commands.fit", "commands.sweeps", "cli"}
 
 
 def modules():

@@ -10,7 +10,7 @@ import numpy as np
 import oracles
 import pytest
 
-from dualebm import metrics, targets
+from dualebm import metrics, partition, targets
 from dualebm.energy import Energy, Shallow
 from dualebm.features import ReLU
 from dualebm.measures import Atoms, Samples
@@ -241,3 +241,22 @@ def test_exact_samples_of_points_with_equal_weights():
     teacher = shallow([[1.0, 0.0]], [-2.0], "float32")
     nodes = exact_samples(teacher, Samples(jnp.eye(2)))
     assert nodes.log_weights.tolist() == [2, 0]
+
+
+def test_energy_gap_is_the_slope_of_the_likelihood(x64):
+    """d/dt of the mean negative log-likelihood of exp(-(1 + t) U), where the particles are the model's own measure."""
+    space, quadrature = Sphere(3), sphere_quadrature(Sphere(3), 60, jnp.float64)
+    energy = Shallow(ReLU(), space.sample_base(jax.random.key(1), 4, jnp.float64), jnp.array([-9.0, -6.0, 3.0, -4.0]))
+    data = Samples(space.sample_base(jax.random.key(0), 50, jnp.float64), jnp.linspace(-1, 1, 50))
+    p = np.asarray(jax.nn.softmax(quadrature.log_weights - energy(quadrature.points)))
+    index = np.random.default_rng(2).choice(len(p), 200_000, p=p)
+    state = SimpleNamespace(particles=quadrature.points[index])
+    method = SimpleNamespace(energy=lambda state, rates, data: energy)
+
+    def loss(t):
+        fit = jnp.sum(jax.nn.softmax(data.log_weights) * energy(data.points))
+        return (1 + t) * fit + partition.log_partition(energy, quadrature, 1 / (1 + t))
+
+    gap = metrics.EnergyGap(data)(None, method, state, None, data)
+    sigma = float(jnp.std(energy(state.particles))) / np.sqrt(200_000)
+    assert abs(float(gap) - float(jax.grad(loss)(0.0))) < 5 * sigma and abs(float(gap)) > 50 * sigma

@@ -249,3 +249,61 @@ def test_rank_is_found_up_to_the_rounding_of_the_dtype(dtype):
     assert partition.rank(np.stack([a, -a]).astype(dtype)) == 1
     assert partition.rank(np.stack([a, b, c]).astype(dtype)) == 3
     assert partition.rank(np.stack([a, b, a + 1e-4 * c]).astype(dtype)) == 3
+
+
+# ---- log Z by sampling --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_sampling_agrees_with_quadrature_and_knows_its_error(dtype, x64):
+    """Over 64 keys the errors in units of the standard error have mean 0 and variance 1, within 5 sigma."""
+    energy = shallow(np.random.default_rng(3).standard_normal((4, 3)), [-9.0, -6.0, 3.0, -4.0], dtype)
+    exact = float(partition.log_partition(energy, partition.sphere_quadrature(Sphere(3), 200, dtype)))
+    estimate = jax.jit(lambda key: partition.log_partition_by_sampling(key, energy, Sphere(3), 3000))
+    log_z, error, size = jax.vmap(estimate)(jax.random.split(jax.random.key(0), 64))
+    assert log_z.dtype == dtype
+    scores = (np.asarray(log_z, np.float64) - exact) / np.asarray(error, np.float64)
+    assert abs(scores.mean()) < 5 / np.sqrt(64) and abs(scores.var() - 1) < 5 * np.sqrt(2 / 64)
+    assert float(size.min()) > 100 and float(size.max()) < 3000
+
+
+@pytest.mark.parametrize("count", [2, 1000, partition.DRAWS, 2 * partition.DRAWS + 77])
+def test_sampling_is_the_mean_of_the_weights_of_all_its_draws(count, x64):
+    """Against NumPy on the same draws, with a last block that is short, energies far from 0."""
+    space, key, energy = Euclidean(2, scale=1.5), jax.random.key(7), Quadratic(jnp.asarray(3.0))
+    width = min(count, partition.DRAWS)
+    draws = [space.sample_base(jax.random.fold_in(key, b), width, float) for b in range(-(-count // width))]
+    weights = np.exp(-np.asarray(energy(jnp.concatenate(draws)[:count])))
+    for tried, shift in ((energy, 0.0), (Shifted(jnp.asarray(3.0)), 2000.0)):
+        log_z, error, size = partition.log_partition_by_sampling(key, tried, space, count)
+        assert float(log_z) == pytest.approx(np.log(weights.mean()) - shift, rel=1e-12, abs=1e-12)
+        assert float(error) == pytest.approx(weights.std(ddof=1) / np.sqrt(count) / weights.mean(), rel=1e-9)
+        assert float(size) == pytest.approx(weights.sum() ** 2 / (weights**2).sum(), rel=1e-9)
+
+
+class Shifted(Energy):
+    """U(x) = stiffness |x|^2 / 2 + 2000, whose exp(-U) underflows."""
+
+    stiffness: jax.Array
+
+    def __call__(self, x):
+        return 0.5 * self.stiffness * jnp.sum(x**2, axis=1) + 2000
+
+
+@pytest.mark.parametrize("dimension,stiffness", [(1, 2.0), (3, 0.5)])
+def test_sampling_of_a_gaussian(dimension, stiffness):
+    """log Z = -(d / 2) log(1 + stiffness scale^2), within 5 standard errors, and the closed form of the error."""
+    space, count = Euclidean(dimension, scale=1.5), 40_000
+    log_z, error, size = partition.log_partition_by_sampling(jax.random.key(1), Quadratic(stiffness), space, count)
+    one, two = (1 + k * stiffness * 1.5**2 for k in (1, 2))
+    assert abs(float(log_z) + 0.5 * dimension * np.log(one)) < 5 * float(error)
+    spread = (one**2 / two) ** (dimension / 2)  # E w^2 / (E w)^2
+    assert float(error) == pytest.approx(np.sqrt((spread - 1) / count), rel=0.1)
+    assert float(size) == pytest.approx(count / spread, rel=0.1)
+
+
+def test_sampling_refuses():
+    with pytest.raises(ValueError, match="count is 1; it must be an integer of at least 2"):
+        partition.log_partition_by_sampling(jax.random.key(0), Quadratic(1.0), Euclidean(1), 1)
+    with pytest.raises(ValueError, match="scale is None: the flat measure"):
+        partition.log_partition_by_sampling(jax.random.key(0), Quadratic(1.0), Euclidean(1, scale=None), 10)

@@ -1,0 +1,1 @@
+"""The subcommands of `dualebm`: settings, which are their flags, and functions of them."""

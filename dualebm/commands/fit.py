@@ -1,0 +1,400 @@
+"""`dualebm fit`, `sample` and `score`: an energy of a file of data, samples of it, the log density of new data under it."""
+
+import dataclasses
+import hashlib
+import math
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import tyro
+
+from dualebm import checks, datasets, metrics, model, saved
+from dualebm.features import Bump, Feature, ReLU, Softplus
+from dualebm.flows import langevin
+from dualebm.measures import Samples
+from dualebm.methods.dual import Dual, DualRates, annealing
+from dualebm.run import run
+from dualebm.settings import describe
+from dualebm.spaces import Euclidean, Space, Sphere, Torus
+
+SPACES = ("sphere", "euclidean", "torus")
+FEATURES = ("relu_bias", "relu", "softplus_bias", "softplus", "bump")
+TABLES = (".csv", ".npy")
+"""The files that `sample` and `score` write."""
+
+LARGEST_SCALE = 3.0
+"""How far from the standard Gaussian columns may be before `fit` speaks of --standardise."""
+
+WORSE = -0.1
+"""The gap of held-out energy below which `fit` speaks of a larger radius."""
+
+
+# -- dualebm fit -----------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Fit:
+    """Fits an energy to the rows of a file by the coupled flow (Algorithm 1 of arXiv 2107.05134).
+
+    For example: dualebm fit wind.csv --space sphere --normalise --out results/wind
+
+    The model is exp(-U) times the base measure: uniform on the sphere and the torus, the standard Gaussian on Euclidean
+    space. Writes records, a checkpoint and the model into --out; the same command continues a run that was interrupted.
+    """
+
+    data: tyro.conf.Positional[Path]
+    """A .csv, .npy or .npz file with one point per row."""
+    space: str
+    """Where the points live: sphere (rows of norm 1), euclidean or torus (coordinates in [0, period))."""
+    out: Path
+    """The folder to write: a new or an empty one, or that of the run to continue."""
+    normalise: bool = False
+    """Divide the rows by their norms (sphere)."""
+    standardise: bool = False
+    """Subtract from the columns their means and divide them by their standard deviations (euclidean); the model keeps both
+    and gives samples and densities in the units of the data."""
+    period: float | None = None
+    """Of the coordinates (torus); None for 1."""
+    feature: str | None = None
+    """phi of the energy: relu_bias, relu (on the sphere only even and linear functions), softplus_bias, softplus or bump; None
+    for bump on the torus and relu_bias elsewhere."""
+    neurons: int = 64
+    """Neurons of the energy."""
+    particles: int | None = None
+    """Particles; None for two copies of the data."""
+    signs: str = "half"
+    """Signs of the neurons: half, random or all_negative."""
+    integrator: str = "mala"
+    """Moves of the particles: mala, geodesic or projected."""
+    noise: str = "antithetic"
+    """Noise of the particles: independent, antithetic or orthogonal."""
+    particle_moves: int = 1
+    """Moves of the particles in an iteration."""
+    neuron_moves: int = 1
+    """Updates of the neurons in an iteration."""
+    data_batch: int | None = None
+    """Rows drawn in each iteration for the data term; None for all."""
+    restart_every: int | None = None
+    """All particles to the data in iterations that are multiples of this; None for never."""
+    particle_step: float | None = None
+    """Step of the particles; None for one that fits the space."""
+    transport_step: float | None = None
+    """Step of the neurons' positions; None for one that fits the space and the data."""
+    reaction_step: float | None = None
+    """Step of the neurons' weights; None for one that fits the space and the data."""
+    restart_probability: float = 0.0
+    """With which each particle restarts at a row of the data in an iteration."""
+    radius: float = 10.0
+    """The largest total variation of the neurons: how strong the energy may be, in units of temperature."""
+    anneal: bool = True
+    """Let the radius grow to its value in the first fifth of the iterations, then the neurons' steps fall."""
+    steps: int = 2000
+    """Iterations, a multiple of --every."""
+    every: int = 20
+    """Iterations between records, at least 2."""
+    holdout: float = 0.2
+    """The fraction of the rows, drawn at random, that is not trained on; 0 for none."""
+    seed: int = 0
+    """Of everything that is drawn."""
+    precision: int = 32
+    """32 or 64 bits."""
+
+
+def fit(settings: Fit) -> None:
+    """Trains, and writes the folder of the run and the model; prints log Z and the held-out log density."""
+    checks.choice("precision", settings.precision, (32, 64))
+    checks.count("seed", settings.seed, 0)
+    with jax.enable_x64(settings.precision == 64):
+        _fit(settings)
+
+
+def _fit(settings: Fit) -> None:
+    rows = datasets.read(settings.data)
+    digest = hashlib.sha256(settings.data.read_bytes()).hexdigest()
+    space = space_of(settings, rows)
+    method = method_of(settings, space)
+    split_key, run_key, partition_key = jax.random.split(jax.random.key(settings.seed), 3)
+    kept, held = split_rows(split_key, len(rows), settings.holdout)
+    mean, scale = column_scales(str(settings.data), rows[kept]) if settings.standardise else (None, None)
+    points = model.to_space(
+        rows, space, f"float{settings.precision}", normalise=settings.normalise, mean=mean, scale=scale,
+        name=str(settings.data),
+    ).points  # fmt: skip
+    data, unseen = Samples(points[kept]), Samples(points[held])
+    rates = rates_of(settings, method, data)
+    method.check(rates, data)
+    if isinstance(space, Euclidean) and not settings.standardise:
+        _speak_of_scales(data.points)
+    recorded: dict[str, Any] = {"fit_gap": metrics.EnergyGap(data)}
+    if len(held):
+        recorded |= {"held_out_gap": metrics.EnergyGap(unseen)}
+    recorded |= {"total_variation": metrics.TotalVariation(), "acceptance": metrics.Acceptance()}
+    state, results = run(
+        run_key, method, rates, data, steps=settings.steps, every=settings.every, metrics=recorded,
+        schedule=annealing(math.ceil(settings.steps / 5)) if settings.anneal else None,
+        folder=settings.out, progress=sys.stderr.isatty(),
+    )  # fmt: skip
+    energy = method.energy(state, rates, data)
+    log_partition = model.estimate_log_partition(partition_key, energy, space, state.particles)
+    fitted = model.Model(energy, space, settings.normalise, mean, scale, log_partition, float(rates.particle_step))
+    likelihood = {name: _likelihood(fitted, part.points) for name, part in (("trained_on", data), ("held_out", unseen))}
+    about = {
+        "settings": {name: str(v) if isinstance(v, Path) else v for name, v in dataclasses.asdict(settings).items()},
+        "data": {"file": str(settings.data), "sha256": digest, "rows": len(rows)},
+        "method": describe(method),
+        "rates": describe(rates),
+        **likelihood,
+    }
+    model.save(settings.out, fitted, about)
+    print(f"{len(kept)} rows of {settings.data} on {space}, {len(held)} held out; {settings.steps} iterations")
+    print(", ".join(f"{name} {float(results[name][-1]):.4g}" for name in recorded))
+    print(log_partition.told())
+    for name, found in likelihood.items():
+        for kind in [kind for kind in NAMES if kind in found]:
+            told = _with_error(found[kind]["mean"], found[kind]["standard_error"])
+            print(f"{name.replace('_', ' ')}: mean {NAMES[kind]} of {found['rows']} rows = {told} nat")
+    print(f"written to {settings.out}")
+    gap = float(results["held_out_gap"][-1]) if len(held) else 0.0
+    if gap < WORSE and float(results["total_variation"][-1]) > 0.99 * settings.radius:
+        print(
+            f"note: the total variation is at the radius, {settings.radius:g}, and held_out_gap is {gap:.2g}: a stronger energy, "
+            "of a larger --radius, would fit the held-out rows better",
+            file=sys.stderr,
+        )
+
+
+def _likelihood(fitted: model.Model, points) -> dict[str, Any]:
+    """The number of rows, and the mean log densities with their standard errors; of no rows, the number alone."""
+    means: dict[str, Any] = {"rows": len(points)}
+    if len(points):
+        for kind, values in model.log_densities(fitted, points).items():
+            mean, error = model.mean_with_error(values, fitted.log_partition.standard_error)
+            means[kind] = {"mean": mean, "standard_error": error}
+    return means
+
+
+NAMES = {
+    "log_density_base": "log density in the base measure",
+    "log_density_lebesgue": "log density in Lebesgue measure",
+}
+
+
+def _with_error(mean, error) -> str:
+    return f"{mean:.6g} (one row: no standard error)" if error is None else f"{mean:.6g} +- {error:.2g}"
+
+
+def split_rows(key, count: int, holdout: float) -> tuple[np.ndarray, np.ndarray]:
+    """Indices of the rows to train on and of those held out, both in order.
+
+    >>> [len(part) for part in split_rows(jax.random.key(0), 10, 0.2)]
+    [8, 2]
+    """
+    checks.number("holdout", holdout, largest=1)
+    held = round(count * holdout)
+    if held == count or (holdout and not held):
+        raise ValueError(f"holdout is {holdout} of {count} rows, which is {held}; a row must be held out, and one be left")
+    order = np.asarray(jax.random.permutation(key, count))
+    return np.sort(order[held:]), np.sort(order[:held])
+
+
+def space_of(settings: Fit, rows: np.ndarray) -> Space:
+    """The space of the data; raises ValueError for flags that are another space's."""
+    checks.choice("space", settings.space, SPACES)
+    for flag, home in (("normalise", "sphere"), ("standardise", "euclidean"), ("period", "torus")):
+        value = getattr(settings, flag)
+        if value not in (None, False) and settings.space != home:
+            raise ValueError(f"{flag} is {value} and space is {settings.space!r}; allowed: {home!r}")
+    if rows.ndim != 2 or not len(rows):
+        raise ValueError(f"{settings.data} has shape {rows.shape}; it must be (rows, columns)")
+    if settings.space == "sphere" and rows.shape[1] < 2:
+        raise ValueError(f"{settings.data} has 1 column; points of a sphere must have at least 2")
+    if settings.space == "torus":
+        return Torus(rows.shape[1], 1.0 if settings.period is None else settings.period)
+    return (Sphere if settings.space == "sphere" else Euclidean)(rows.shape[1])
+
+
+def column_scales(name: str, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation of each column, (d,) in float64; raises ValueError for a column that is constant.
+
+    >>> [a.tolist() for a in column_scales("x", np.array([[1.0, 0.0], [3.0, 8.0]]))]
+    [[2.0, 4.0], [1.0, 4.0]]
+    """
+    rows = rows.astype(np.float64) if rows.dtype.kind == "f" else rows  # others are refused with the points
+    mean, scale = np.mean(rows, axis=0), np.std(rows, axis=0)
+    usable = scale > 1e-12 * np.abs(mean)
+    if np.isfinite(scale).all() and not usable.all():
+        column = int(np.argmin(usable)) + 1
+        raise ValueError(f"{name} has the column {column} with one value, {mean[column - 1]:g}; a column must vary to be standardised")
+    return mean, scale
+
+
+def method_of(settings: Fit, space: Space) -> Dual:
+    """Algorithm 1 on a space, with the fields of `Dual` that are flags."""
+    flags = {field.name for field in dataclasses.fields(Fit)} - {"space", "feature"}
+    named = {f.name: getattr(settings, f.name) for f in dataclasses.fields(Dual) if f.name in flags}
+    return Dual(space, feature_of(settings, space), **named)
+
+
+def feature_of(settings: Fit, space: Space) -> Feature:
+    """phi by name; on a torus, only one that is periodic."""
+    name = settings.feature or ("bump" if isinstance(space, Torus) else "relu_bias")
+    checks.choice("feature", name, FEATURES)
+    if name == "bump":
+        return Bump(space)
+    if isinstance(space, Torus):
+        raise ValueError(f"feature is {name!r} and space is 'torus', where it is not continuous; allowed: 'bump'")
+    return (ReLU if name.startswith("relu") else Softplus)(bias=name.endswith("_bias"))
+
+
+def rates_of(settings: Fit, method: Dual, data: Samples) -> DualRates:
+    """The rates given, and where they are None those of `Dual.rates` with the neurons' steps in the scale of the data.
+
+    A neuron's step is stable in proportion to 1 / E <theta, (x, 1)>^2, 1 / d on the sphere, for which `Dual.rates` are; for
+    features of a product the default is 0.4 over that mean, over the data and over uniform theta.
+
+    >>> method = Dual(Sphere(4), ReLU())
+    >>> rates = rates_of(Fit(Path("x.csv"), "sphere", Path("out")), method, Samples(np.eye(4, dtype="float32")))
+    >>> round(float(rates.transport_step), 6)
+    1.6
+    """
+    rates = method.rates
+    if not isinstance(method.feature, Bump):
+        bias = bool(getattr(method.feature, "bias", False))
+        square = float(np.mean(np.sum(np.asarray(data.points, np.float64) ** 2, axis=1)))
+        step = 0.4 * (method.space.dimension + bias) / (square + bias)
+        rates = rates._replace(transport_step=step, reaction_step=step)
+    given = {name: getattr(settings, name) for name in rates._fields}
+    return rates._replace(**{name: value for name, value in given.items() if value is not None})
+
+
+def _speak_of_scales(points) -> None:
+    x = np.asarray(points, np.float64)
+    mean, scale = np.abs(np.mean(x, axis=0)).max(), np.std(x, axis=0)
+    if mean > LARGEST_SCALE or scale.max() > LARGEST_SCALE or scale.min() < 1 / LARGEST_SCALE:
+        print(
+            f"note: columns have means up to {mean:.3g} and standard deviations from {scale.min():.3g} to {scale.max():.3g}, and the "
+            "base measure is the standard Gaussian; --standardise brings them to it",
+            file=sys.stderr,
+        )
+
+
+# -- dualebm sample, dualebm score -----------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """Samples of a fitted model by MALA, each the end of a chain of its own from the base measure.
+
+    For example: dualebm sample results/wind --count 1000 --out samples.csv
+    """
+
+    model: tyro.conf.Positional[Path]
+    """The folder that dualebm fit wrote."""
+    out: Path
+    """The file to write, .csv or .npy, in the units of the data."""
+    count: int = 1000
+    """Samples."""
+    steps: int = 1000
+    """Moves of each chain."""
+    step: float | None = None
+    """Step of a move; None for the particle step of the fit."""
+    seed: int = 0
+    """Of everything that is drawn."""
+
+
+def sample(settings: Sample) -> None:
+    """Writes the samples and prints the acceptance."""
+    for name in ("count", "steps"):
+        checks.count(name, getattr(settings, name))
+    checks.count("seed", settings.seed, 0)
+    if settings.step is not None:
+        checks.number("step", settings.step, positive=True)
+    check_table(settings.out)
+    with jax.enable_x64(model.read(settings.model)["precision"] == 64):
+        fitted = model.load(settings.model)
+        step = fitted.particle_step if settings.step is None else settings.step
+        key = jax.random.key(settings.seed)
+        x, acceptance = langevin.sample(key, fitted.energy, fitted.space, settings.count, steps=settings.steps, step=step)
+        rows, acceptance = model.from_space(fitted, x), float(acceptance)
+    write_table(settings.out, [f"x{i + 1}" for i in range(rows.shape[1])], rows)
+    print(f"acceptance {acceptance:.3f} in {settings.steps} moves of step {step:.4g} from the base measure")
+    if acceptance < 0.3:
+        print(f"note: fewer than 30% of moves were accepted; give a --step smaller than {step:.4g}", file=sys.stderr)
+    print(f"{settings.count} samples written to {settings.out}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Score:
+    """The log density of a fitted model at each row of a file, in nats.
+
+    For example: dualebm score results/wind new.csv --out scores.csv
+
+    Rows are brought to the space as those of the fit were. The columns are log_density_base, in the base measure, and on
+    Euclidean space log_density_lebesgue, in the units of the data.
+    """
+
+    model: tyro.conf.Positional[Path]
+    """The folder that dualebm fit wrote."""
+    data: tyro.conf.Positional[Path]
+    """A .csv, .npy or .npz file with one point per row."""
+    out: Path | None = None
+    """The file to write, .csv or .npy; None for standard output, and the summary for standard error."""
+
+
+def score(settings: Score) -> None:
+    """Writes the log densities, and prints log Z, its error, and the means."""
+    if settings.out is not None:
+        check_table(settings.out)
+    header = model.read(settings.model)
+    with jax.enable_x64(header["precision"] == 64):
+        fitted = model.load(settings.model)
+        rows = datasets.read(settings.data)
+        points = model.to_space(
+            rows, fitted.space, f"float{header['precision']}", normalise=fitted.normalise,
+            mean=fitted.mean, scale=fitted.scale, name=str(settings.data),
+        ).points  # fmt: skip
+        found = model.log_densities(fitted, points)
+    table = np.stack(list(found.values()), axis=1)
+    if settings.out is None:
+        print(",".join(found))
+        for row in table:
+            print(",".join(f"{value:.9g}" for value in row))
+    else:
+        write_table(settings.out, list(found), table)
+    summary = sys.stderr if settings.out is None else sys.stdout
+    print(fitted.log_partition.told(), file=summary)
+    for name, values in found.items():
+        told = _with_error(*model.mean_with_error(values, fitted.log_partition.standard_error))
+        print(f"mean {NAMES[name]} of {len(values)} rows = {told} nat", file=summary)
+    if settings.out is not None:
+        print(f"written to {settings.out}")
+
+
+def check_table(path: Path) -> None:
+    """Raises ValueError for another suffix than .csv and .npy, FileNotFoundError where the folder is missing.
+
+    >>> check_table(Path("samples.txt"))
+    Traceback (most recent call last):
+    ...
+    ValueError: the suffix of samples.txt is '.txt'; Allowed: '.csv', '.npy'
+    """
+    checks.choice(f"the suffix of {path}", path.suffix.lower(), TABLES)
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"out is {str(path)!r}; there is no folder {str(path.parent)!r}")
+
+
+def write_table(path: Path, names: list[str], values: np.ndarray) -> None:
+    """Writes columns to a .csv file, with a line of their names and all their digits, or to a .npy file."""
+    digits = 9 if values.dtype == np.float32 else 17
+
+    def write(temporary):
+        with temporary.open("wb") as file:
+            if path.suffix.lower() == ".npy":
+                np.save(file, values)
+            else:
+                np.savetxt(file, values, f"%.{digits}g", ",", header=",".join(names), comments="")
+
+    saved.commit(path, write)

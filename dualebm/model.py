@@ -1,0 +1,221 @@
+"""A fitted model in a folder: its energy, how data come to its space, and log Z with what is known of its error.
+
+It is two files: `energy.npz` (see `dualebm.saved`) and `model.json`. They may lie beside the files of the run that made
+them. Values in `model.json` are plain JSON; no file holds code.
+"""
+
+import json
+import math
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Key
+
+from dualebm import checks, datasets, partition, saved
+from dualebm.energy import Energy
+from dualebm.measures import Samples
+from dualebm.settings import describe
+from dualebm.spaces import Euclidean, Space, Sphere, Torus
+
+ENERGY, MODEL = "energy.npz", "model.json"
+
+NODES = {2: 4000, 3: 200}
+"""Nodes of the quadrature on S^1 and S^2, by the ambient dimension."""
+
+DRAWS = 2**20
+"""Draws of the base measure for log Z elsewhere."""
+
+SMALLEST_SAMPLE = 100
+"""The effective sample size below which the error of log Z is not to be trusted."""
+
+MARGIN = 3.0
+"""log of how many times exp(KL) draws there must be (Chatterjee, Diaconis 2018, Theorem 1.1)."""
+
+
+class LogPartition(NamedTuple):
+    """log Z, in nats: `value`; its `standard_error` (by `quadrature`, how far half the nodes are from it); the
+    `effective_sample_size` of `draws` (None by quadrature); `kl_to_base`, the divergence of the model from the base measure by
+    its particles; `trusted`, whether the error can be."""
+
+    value: float
+    standard_error: float
+    effective_sample_size: float | None
+    draws: int | None
+    kl_to_base: float
+    trusted: bool
+
+    def told(self) -> str:
+        """In words.
+
+        >>> LogPartition(1.25, 0.5, 3.0, 1000, 5.0, False).told()  # doctest: +ELLIPSIS
+        'log Z = 1.25 +- 0.5 nat by importance sampling; NOT TO BE TRUSTED: the effective sample size is 3 of 1000 draws...'
+        """
+        figures = f"log Z = {self.value:.6g} +- {self.standard_error:.2g} nat"
+        if self.draws is None:
+            return f"{figures} by quadrature"
+        size = f"the effective sample size is {self.effective_sample_size:.0f} of {self.draws} draws"
+        if self.trusted:
+            return f"{figures} by importance sampling; {size}"
+        cause = f"KL(model || base) is about {self.kl_to_base:.3g} nat, and sampling needs many times exp(KL) draws"
+        return f"{figures} by importance sampling; NOT TO BE TRUSTED: {size}, {cause}"
+
+
+def estimate_log_partition(key: Key[Array, ""], energy: Energy, space: Space, particles: Float[Array, "N d"]) -> LogPartition:
+    """log Z: by quadrature on S^1 and S^2, by importance sampling from the base measure elsewhere.
+
+    `particles` of the model give KL(model || base) = -E U - log Z. The error of sampling is trusted where the effective
+    sample size is at least 100 and KL + 3 <= log(draws): a region of the model that no draw has reached leaves the
+    effective sample size as it is, but lowers log Z, and so raises this KL.
+
+    >>> from dualebm.energy import Shallow; from dualebm.features import ReLU
+    >>> energy = Shallow(ReLU(), jnp.eye(3), jnp.zeros(3))
+    >>> estimate_log_partition(jax.random.key(0), energy, Sphere(3), jnp.eye(3)).trusted
+    True
+    """
+    mean = float(jnp.mean(energy(particles)))
+    if isinstance(space, Sphere) and space.dimension in NODES:
+        nodes = NODES[space.dimension]
+        fine, coarse = (
+            float(partition.log_partition(energy, partition.sphere_quadrature(space, n, particles.dtype)))
+            for n in (nodes, nodes // 2)
+        )
+        rounding = float(jnp.finfo(particles.dtype).eps) * (1 + abs(fine))
+        return LogPartition(fine, max(abs(fine - coarse), rounding), None, None, -mean - fine, True)
+    value, error, size = (float(x) for x in partition.log_partition_by_sampling(key, energy, space, DRAWS))
+    divergence = -mean - value
+    trusted = size >= SMALLEST_SAMPLE and divergence + MARGIN <= math.log(DRAWS)
+    return LogPartition(value, error, size, DRAWS, divergence, trusted)
+
+
+class Model(NamedTuple):
+    """exp(-U) tau / Z, with the map that takes rows of a data file to its space.
+
+    normalise: rows are divided by their norms. mean, scale: of the columns, (d,) in float64, where they are standardised
+    (x - mean) / scale, else None. particle_step: of the moves that the fit ended with.
+    """
+
+    energy: Energy
+    space: Space
+    normalise: bool
+    mean: np.ndarray | None
+    scale: np.ndarray | None
+    log_partition: LogPartition
+    particle_step: float
+
+
+def to_space(
+    x, space: Space, dtype, *, normalise: bool = False, mean=None, scale=None, name: str = "x"
+) -> Samples:
+    """Rows as points of the space, standardised where there are a mean and a scale; raises as `datasets.as_samples`.
+
+    >>> x = np.array([[3.0], [5.0]])
+    >>> to_space(x, Euclidean(1), "float32", mean=np.array([4.0]), scale=np.array([2.0])).points.tolist()
+    [[-0.5], [0.5]]
+    """
+    if scale is not None and np.ndim(x) == 2 and x.shape[1] == len(scale) and x.dtype.kind == "f":
+        x = (x.astype(np.float64) - mean) / scale  # what has another shape or dtype is refused below
+    return datasets.as_samples(x, space, normalise, dtype, name)
+
+
+def from_space(model: Model, points: Float[Array, "N d"]) -> np.ndarray:
+    """Points as rows in the units of the data.
+
+    >>> energy = partition.Energy
+    >>> model = Model(energy, Euclidean(1), False, np.array([4.0]), np.array([2.0]), None, 0.1)
+    >>> from_space(model, jnp.array([[0.5]])).tolist()
+    [[5.0]]
+    """
+    x = np.asarray(points)
+    if model.mean is None or model.scale is None:
+        return x
+    return (x.astype(np.float64) * model.scale + model.mean).astype(x.dtype)
+
+
+def log_densities(model: Model, points: Float[Array, "N d"]) -> dict[str, np.ndarray]:
+    """log p at points of the space, (N,), in nats: `log_density_base`, in the base measure, -U - log Z; and on Euclidean
+    space `log_density_lebesgue`, in the units of the data, that plus log tau less the log scales of the columns.
+
+    >>> from dualebm.energy import Shallow; from dualebm.features import ReLU
+    >>> energy, log_z = Shallow(ReLU(), jnp.eye(1), jnp.zeros(1)), LogPartition(0.0, 0.0, 1.0, 1, 0.0, True)
+    >>> model = Model(energy, Euclidean(1), False, np.array([4.0]), np.array([2.0]), log_z, 0.1)
+    >>> {name: values.round(4).tolist() for name, values in log_densities(model, jnp.zeros((1, 1))).items()}
+    {'log_density_base': [-0.0], 'log_density_lebesgue': [-1.6121]}
+    """
+    base = -np.asarray(model.energy(points), np.float64) - model.log_partition.value
+    if not isinstance(model.space, Euclidean):
+        return {"log_density_base": base}
+    volume = 0.0 if model.scale is None else float(np.sum(np.log(model.scale)))
+    log_base = np.asarray(model.space.log_base(points), np.float64)
+    return {"log_density_base": base, "log_density_lebesgue": base + log_base - volume}
+
+
+def mean_with_error(values: np.ndarray, error: float = 0.0) -> tuple[float, float | None]:
+    """The mean of independent values and its standard error, with that of a common offset; None of one value.
+
+    >>> mean_with_error(np.array([1.0, 3.0]), 1.0)
+    (2.0, 1.4142135623730951)
+    """
+    if len(values) < 2:
+        return float(np.mean(values)), None
+    return float(np.mean(values)), math.hypot(float(np.std(values, ddof=1)) / math.sqrt(len(values)), error)
+
+
+# -- Files -----------------------------------------------------------------------------------------
+
+
+def save(folder: saved.PathLike, model: Model, about: dict[str, Any]) -> None:
+    """Writes the two files, `model.json` last; `about`, JSON, goes there too (what the model was fitted to, and how)."""
+    saved.save_energy(Path(folder) / ENERGY, model.energy)
+    header = {
+        "kind": "model",
+        "format": saved.FORMAT,
+        "space": describe(model.space),
+        "normalise": model.normalise,
+        "mean": None if model.mean is None else model.mean.tolist(),
+        "scale": None if model.scale is None else model.scale.tolist(),
+        "log_partition": model.log_partition._asdict(),
+        "particle_step": model.particle_step,
+        "precision": 8 * jax.tree.leaves(model.energy)[0].dtype.itemsize,
+    }
+    saved.commit(Path(folder) / MODEL, lambda path: path.write_text(json.dumps({**about, **header}, indent=1)))
+
+
+def read(folder: saved.PathLike) -> dict[str, Any]:
+    """`model.json` of a folder; raises FileNotFoundError where there is none, ValueError where it is not one.
+
+    >>> read("no/such/folder")
+    Traceback (most recent call last):
+    ...
+    FileNotFoundError: folder no/such/folder holds no fitted model (model.json); dualebm fit writes one
+    """
+    path = Path(folder) / MODEL
+    if not path.is_file():
+        raise FileNotFoundError(f"folder {folder} holds no fitted model ({MODEL}); dualebm fit writes one")
+    try:
+        header = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is truncated or corrupt ({error})") from error
+    saved.check_format(path, header, "model")
+    return header
+
+
+def load(folder: saved.PathLike) -> Model:
+    """The model in a folder, as `save` wrote it; raises as `read` and `saved.load_energy` do.
+
+    One of 64 bits needs x64 on: `with jax.enable_x64(read(folder)["precision"] == 64)`.
+    """
+    header = read(folder)
+    energy = saved.load_energy(Path(folder) / ENERGY)
+    try:
+        fields = dict(header["space"])
+        space = {kind.__name__: kind for kind in (Sphere, Euclidean, Torus)}[fields.pop("type")](**fields)
+        mean, scale = (None if header[n] is None else np.array(header[n], np.float64) for n in ("mean", "scale"))
+        log_partition = LogPartition(**header["log_partition"])
+        model = Model(energy, space, header["normalise"], mean, scale, log_partition, header["particle_step"])
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{Path(folder) / MODEL} is corrupt ({type(error).__name__}: {error})") from error
+    checks.number("particle_step", model.particle_step, positive=True)
+    return model
