@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parent.parent / "dualebm"
 ORDER = [
     "columns", "spaces", "measures", "checks", "features", "energy",
     "flows.langevin", "flows.wfr", "partition", "targets", "datasets",
-    "methods.dual", "methods.adaptive", "metrics", "simulate", "settings", "saved", "store", "run", "plot", "sphere_plot",
+    "methods.dual", "methods.adaptive", "metrics", "simulate", "mesh", "settings", "saved", "store", "run", "plot", "sphere_plot",
 ]  # fmt: skip
 SHELL = {"datasets", "settings", "saved", "store", "run", "plot", "sphere_plot"}
 
