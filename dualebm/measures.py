@@ -54,8 +54,8 @@ def shares(log_weights: Float[Array, " n"], axis: str | None = None) -> Float[Ar
 
     The mean over the devices of sum_i shares_i values_i is then the mean of all values.
 
-    >>> jax.vmap(lambda w: shares(w, "particles"), axis_name="particles")(jnp.log(jnp.array([[1.0], [3.0]]))).tolist()
-    [[0.5], [1.5]]
+    >>> jax.vmap(lambda w: shares(w, "particles"), axis_name="particles")(jnp.zeros((2, 2))).tolist()
+    [[0.5, 0.5], [0.5, 0.5]]
     """
     if axis is None:
         return jax.nn.softmax(log_weights)

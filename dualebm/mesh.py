@@ -8,8 +8,7 @@ A restart that draws its data, or that has N other than 2n, moreover gathers the
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from dualebm import checks, columns, simulate
 from dualebm.measures import Samples
@@ -38,19 +37,20 @@ def make(devices: int | None = None, particles: int = 1) -> Mesh:
     return jax.make_mesh(shape, (RUNS, PARTICLES), (AxisType.Auto,) * 2, devices=there[:devices])
 
 
-def check(mesh: Mesh, method, states, data: Samples) -> None:
+def check(mesh: Mesh | AbstractMesh, method, states, data: Samples) -> None:
     """Raises ValueError unless a stack of split states of a method, or their shapes, and the data fit a mesh.
 
     >>> from dualebm.methods.dual import Dual; from dualebm.spaces import Sphere
-    >>> method, data = Dual(Sphere(3), neurons=8), Samples(jnp.eye(3))
-    >>> states = jax.eval_shape(lambda: split(method, method.init(jax.random.key(1), method.rates, data)))
-    >>> check(jax.sharding.AbstractMesh((1, 2), ("runs", "particles")), method, jax.tree.map(lambda a: a, states), data)
+    >>> method, data = Dual(Sphere(3), neurons=8), Samples(jax.numpy.eye(3))
+    >>> init = jax.vmap(lambda key: split(method, method.init(key, method.rates, data)))
+    >>> states = jax.eval_shape(init, jax.random.split(jax.random.key(1), 1))
+    >>> check(AbstractMesh((1, 2), (RUNS, PARTICLES)), method, states, data)
     Traceback (most recent call last):
     ...
     ValueError: a state has 6 particles; it must be a multiple of 4, whole pairs for each of 2 devices
     """
     runs, parts = mesh.shape[RUNS], mesh.shape[PARTICLES]
-    lanes = states.step.shape[0] if states.step.shape else 1
+    lanes = jax.tree.leaves(states)[0].shape[0]
     if lanes % runs:
         raise ValueError(f"there are {lanes} lanes; it must be a multiple of the mesh's runs, which are {runs}")
     pairs = {x.shape[-1] for paired, x in zip(*map(jax.tree.leaves, (method.paired(states), states)), strict=True) if paired}
@@ -70,7 +70,7 @@ def split(method, state):
 
     >>> from dualebm.methods.dual import Dual; from dualebm.spaces import Sphere
     >>> method = Dual(Sphere(3), neurons=8)
-    >>> state = method.init(jax.random.key(1), method.rates, Samples(jnp.eye(3)))
+    >>> state = method.init(jax.random.key(1), method.rates, Samples(jax.numpy.eye(3)))
     >>> split(method, state).columns.shape, join(method, split(method, state)).columns.shape
     ((3, 2, 3), (3, 6))
     """
@@ -90,7 +90,7 @@ def join(method, state):
 
     >>> from dualebm.methods.dual import Dual; from dualebm.spaces import Sphere
     >>> method = Dual(Sphere(3), neurons=8)
-    >>> state = method.init(jax.random.key(1), method.rates, Samples(jnp.eye(3)))
+    >>> state = method.init(jax.random.key(1), method.rates, Samples(jax.numpy.eye(3)))
     >>> bool((join(method, split(method, state)).columns == state.columns).all())
     True
     """
@@ -116,10 +116,11 @@ def place(mesh: Mesh, method, states, data: Samples, shared: bool = False):
     Of arrays of NumPy, no device ever holds more than its part. Raises the errors of `check`.
 
     >>> from dualebm.methods.dual import Dual; from dualebm.spaces import Sphere
-    >>> method, data = Dual(Sphere(3), neurons=8), Samples(jnp.eye(3))
+    >>> method, data = Dual(Sphere(3), neurons=8), Samples(jax.numpy.eye(3))
     >>> state = split(method, method.init(jax.random.key(1), method.rates, data))
-    >>> place(make(1), method, jax.tree.map(lambda a: a[None], state), data, shared=True)[0].columns.sharding.spec
-    PartitionSpec('runs', None, None, 'particles')
+    >>> states, data = place(make(1), method, jax.tree.map(lambda a: a[None], state), data, shared=True)
+    >>> tuple(states.columns.sharding.spec), tuple(data.points.sharding.spec)
+    (('runs', None, None, 'particles'), ('particles',))
     """
     check(mesh, method, states, data)
     put = lambda x, spec: jax.device_put(x, NamedSharding(mesh, spec))  # noqa: E731
@@ -147,8 +148,8 @@ def initial(keys, method, rates, data: Samples, mesh: Mesh, shared: bool = False
 
     >>> from dualebm.methods.dual import Dual; from dualebm.spaces import Sphere
     >>> method = Dual(Sphere(3), neurons=8)
-    >>> rates = jax.tree.map(lambda rate: jnp.full(2, rate), method.rates)
-    >>> data = Samples(Sphere(3).sample_base(jax.random.key(0), 100, jnp.float32))
+    >>> rates = jax.tree.map(lambda rate: jax.numpy.full(2, rate), method.rates)
+    >>> data = Samples(Sphere(3).sample_base(jax.random.key(0), 100, jax.numpy.float32))
     >>> initial(jax.random.split(jax.random.key(1), 2), method, rates, data, make(1), shared=True).columns.shape
     (2, 3, 2, 100)
     """
@@ -194,11 +195,11 @@ def intervals(keys, method, states, rates, data, active, every, metrics, schedul
 
     >>> from dualebm.methods.dual import Dual; from dualebm.spaces import Sphere
     >>> method, mesh, keys = Dual(Sphere(3), neurons=8), make(1), jax.random.split(jax.random.key(1), 2)
-    >>> rates = jax.tree.map(lambda rate: jnp.full(2, rate), method.rates)
-    >>> data = Samples(Sphere(3).sample_base(jax.random.key(0), 100, jnp.float32))
+    >>> rates = jax.tree.map(lambda rate: jax.numpy.full(2, rate), method.rates)
+    >>> data = Samples(Sphere(3).sample_base(jax.random.key(0), 100, jax.numpy.float32))
     >>> states = initial(keys, method, rates, data, mesh, shared=True)
     >>> metrics = {"acceptance": lambda key, method, state, rates, data: state.acceptance}
-    >>> active = jnp.ones(3, bool)
+    >>> active = jax.numpy.ones(3, bool)
     >>> states, records = run_intervals(keys, method, states, rates, data, active, 2, metrics, None, mesh, shared=True)
     >>> records["step"].tolist(), records["acceptance"].shape
     ([[2, 4, 6], [2, 4, 6]], (2, 3))

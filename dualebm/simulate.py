@@ -113,7 +113,8 @@ def intervals(key, method, state, rates, data, active, every, metrics, schedule,
     Every segment of a run is this one program: the first begins with an inactive interval, which is the record of the
     initial state, and the surplus intervals of a shorter last one are inactive.
 
-    axis: of a mesh over whose devices the particles and the data are split (see `dualebm.mesh`); `whole(state, data)` is then what metrics see.
+    axis: of a mesh over whose devices the particles and the data are split; whole: (state, data) -> what metrics see of them then. See
+    `dualebm.mesh`.
     """
 
     def advance(state):

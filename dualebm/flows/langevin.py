@@ -166,10 +166,10 @@ def drawn(key: Key[Array, ""], dimension: int, dtype, noise: str = "antithetic")
     return draw
 
 
-def sharded(draw: Draw, pairs: int, axis: str | None) -> Draw:
-    """`draw` as this device of a mesh axis sees it, whose pairs are the next `pairs` after those of the device before.
+def sharded(draw: Callable, pairs: int, axis: str | None) -> Callable:
+    """A `Draw`, or what else draws for pairs along its last axis, as this device of a mesh axis sees it.
 
-    The numbers belong to the pairs, so that they do not depend on the number of devices.
+    Its pairs are the next `pairs` after those of the device before. The numbers belong to the pairs, however many devices there are.
 
     >>> def draw(k, start, pairs):
     ...     return 2 * (Noise((jnp.arange(pairs) + start)[None].astype(float), jnp.zeros(pairs)),)

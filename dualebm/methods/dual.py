@@ -244,7 +244,11 @@ class Dual:
             due = (state.step + 1) % self.restart_every == 0
             if self.restart_until is not None:
                 due = due & (state.step + 1 <= self.restart_until)
-            x = jax.lax.cond(due, lambda x: langevin.copies(data, x.shape[1], axis), lambda x: x, x)
+            to_data = lambda: langevin.copies(data, x.shape[1], axis)  # noqa: E731
+            if axis is None:
+                x = jnp.where(due, to_data(), x)
+            else:  # which may gather the data
+                x = jax.lax.cond(due, to_data, lambda: x)
             restarted = restarted | due
         atoms, snapshot = state.atoms, state.snapshot
         if snapshot is not None:
