@@ -10,6 +10,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int, Key, Shaped, UInt32
 
 BLOCK_ELEMENTS = {"cpu": 3 * 2**18}
@@ -122,6 +123,46 @@ def total(values: list):
     for other in others:
         first = jax.tree.map(jnp.add, first, other)
     return first
+
+
+def mean_over(values, axis: str | None):
+    """Mean of pytrees of floating arrays over the devices of a mesh axis, or `values` where it is None.
+
+    One gather of all of them as one vector; added in the order of the devices, so that every device has the same bits.
+
+    >>> jax.vmap(lambda x: mean_over(x, "particles"), axis_name="particles")(jnp.array([1.0, 2.0, 6.0])).tolist()
+    [3.0, 3.0, 3.0]
+    """
+    if axis is None:
+        return values
+    vector, as_before = ravel_pytree(values)
+    parts = list(jax.lax.all_gather(vector, axis))
+    return as_before(total(parts) / len(parts))
+
+
+def whole(arrays, axis: str | None):
+    """Arrays of which each device of a mesh axis holds consecutive rows, gathered; or `arrays` where it is None.
+
+    >>> jax.vmap(lambda x: whole(x, "particles"), axis_name="particles")(jnp.array([[1], [2]])).tolist()
+    [[1, 2], [1, 2]]
+    """
+    return arrays if axis is None else jax.tree.map(lambda a: jax.lax.all_gather(a, axis, tiled=True), arrays)
+
+
+def pick(
+    x: Shaped[Array, "n *k"], index: Int[Array, " count"] | Int[np.ndarray, " count"], axis: str | None
+) -> Shaped[Array, "count *k"]:
+    """Rows `index` of x; over a mesh axis, each device of which holds n consecutive ones of all rows, those of all, on all devices.
+
+    >>> jax.vmap(lambda x: pick(x, jnp.array([3, 0]), "particles"), axis_name="particles")(jnp.arange(4).reshape(2, 2)).tolist()
+    [[3, 0], [3, 0]]
+    """
+    if axis is None:
+        return x[index]
+    here = index - jax.lax.axis_index(axis) * x.shape[0]
+    held = (here >= 0) & (here < x.shape[0])
+    rows = x[jnp.where(held, here, 0)]
+    return jax.lax.psum(jnp.where(held.reshape(-1, *[1] * (x.ndim - 1)), rows, 0), axis)  # exact: but one term is zero
 
 
 def once(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:

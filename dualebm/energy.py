@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 
 from dualebm.columns import block_columns, map_blocks, once, sum_blocks
 from dualebm.features import Feature, ReLU, Ridge
-from dualebm.measures import Atoms, Samples, coefficients
+from dualebm.measures import Atoms, Samples, coefficients, shares
 
 
 def _product(a, b):
@@ -174,8 +174,10 @@ def feature_sums(
     return jnp.sum(weighted(feature.profile(products)), axis=1), gradient
 
 
-def feature_mean(feature: Feature, theta: Float[Array, "m p"], samples: Samples) -> Sums:
+def feature_mean(feature: Feature, theta: Float[Array, "m p"], samples: Samples, axis: str | None = None) -> Sums:
     """G(theta_j) = E_samples phi(x, theta_j) and its ambient gradient in theta_j: `(m,)`, `(m, p)`.
+
+    Over a mesh axis, of which each device holds as many of the samples: what `columns.mean_over` makes this mean of.
 
     >>> from dualebm.features import ReLU
     >>> values, gradient = feature_mean(ReLU(), jnp.eye(2), Samples(jnp.array([[0.5, 0.75], [0.75, -0.5]])))
@@ -184,7 +186,7 @@ def feature_mean(feature: Feature, theta: Float[Array, "m p"], samples: Samples)
     """
     columns, width = once(samples.points.T), block_columns(theta.shape[0])  # once in a whole run: it does not change
     if samples.log_weights is not None:
-        weights = jax.nn.softmax(samples.log_weights)
+        weights = shares(samples.log_weights, axis)
         return sum_blocks(lambda x, w: feature_sums(feature, theta, x, w), (columns, weights), width)
     sums = sum_blocks(lambda x: feature_sums(feature, theta, x), (columns,), width)
     return jax.tree.map(lambda total: total / columns.shape[1], sums)

@@ -49,6 +49,20 @@ def total_variation(atoms: Atoms) -> Float[Array, ""]:
     return jnp.exp(log_total_variation(atoms))
 
 
+def shares(log_weights: Float[Array, " n"], axis: str | None = None) -> Float[Array, " n"]:
+    """softmax(log_weights). Over a mesh axis, where each device holds n of all weights: this device's part, times the devices.
+
+    The mean over the devices of sum_i shares_i values_i is then the mean of all values.
+
+    >>> jax.vmap(lambda w: shares(w, "particles"), axis_name="particles")(jnp.zeros((2, 2))).tolist()
+    [[0.5, 0.5], [0.5, 0.5]]
+    """
+    if axis is None:
+        return jax.nn.softmax(log_weights)
+    parts = jax.lax.all_gather(log_weights, axis)
+    return jax.nn.softmax(parts, axis=(0, 1))[jax.lax.axis_index(axis)] * parts.shape[0]
+
+
 def mean(values: Float[Array, "n *k"], log_weights: Float[Array, " n"] | None) -> Float[Array, "*k"]:
     """sum_i p_i values_i with p = softmax(log_weights), or the plain mean where the weights are None.
 

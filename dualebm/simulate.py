@@ -29,28 +29,31 @@ ASIDE = 2**32 - 1
 """Folded into a key for what is drawn beside the steps; no step has this number (`split(key)[i]` is that of step i)."""
 
 
-def _divergence(method, state):
+def _divergence(method, state, axis):
     """The code of the first cause that holds; a log weight of -inf is a dead atom, not a fault."""
     leaves = [x for x in jax.tree.leaves(state) if jnp.issubdtype(x.dtype, jnp.floating)]
     broken = jnp.any(jnp.array([jnp.any(jnp.isnan(x) | jnp.isposinf(x)) for x in leaves]))
+    if axis is not None:
+        broken = jax.lax.pmax(broken.astype(jnp.int32), axis) > 0
     rejected = state.acceptance < LOWEST_ACCEPTANCE
     return jnp.where(broken, 1, jnp.where(rejected, 2, method.diverged(state))).astype(jnp.int32)
 
 
-def interval(key, method, state, rates, data, every, schedule):
+def interval(key, method, state, rates, data, every, schedule, axis=None):
     """`every` steps; the new state, with its acceptance averaged over them, and the code of its divergence.
 
     A diverged interval leaves the state as it was: the run stays at its last good record and says so in the later ones.
     """
+    step = method.step if axis is None else partial(method.step, axis=axis)
 
     def body(state, _):
         current = rates if schedule is None else schedule(state.step, rates)
-        state = method.step(jax.random.fold_in(key, state.step), state, current, data)
+        state = step(jax.random.fold_in(key, state.step), state, current, data)
         return state, state.acceptance
 
     moved, acceptance = jax.lax.scan(body, state, length=every)
     moved = moved._replace(acceptance=jnp.mean(acceptance))
-    code = _divergence(method, moved)
+    code = _divergence(method, moved, axis)
     return jax.tree.map(partial(jnp.where, code == 0), moved, state), code
 
 
@@ -104,20 +107,25 @@ def measure(key, method, state, rates, data, metrics, healthy=True):
     return {name: jnp.where(healthy, value, jnp.nan) for name, value in values.items()}
 
 
-def intervals(key, method, state, rates, data, active, every, metrics, schedule):
+def intervals(key, method, state, rates, data, active, every, metrics, schedule, axis=None, whole=None):
     """`simulate` with a mask: an interval that is not active costs nothing and records the metrics at the state.
 
     Every segment of a run is this one program: the first begins with an inactive interval, which is the record of the
     initial state, and the surplus intervals of a shorter last one are inactive.
+
+    axis: of a mesh over whose devices the particles and the data are split; whole: (state, data) -> what metrics see of them then. See
+    `dualebm.mesh`.
     """
 
     def advance(state):
-        return interval(key, method, state, rates, data, every, schedule)
+        return interval(key, method, state, rates, data, every, schedule, axis)
 
     def body(state, active):
         step = state.step + jnp.where(active, every, 0)
         state, code = jax.lax.cond(active, advance, lambda state: (state, jnp.int32(0)), state)
-        return state, {**measure(key, method, state, rates, data, metrics, code == 0), "step": step, "diverged": code}
+        seen, seen_data = (state, data) if whole is None else whole(state, data)
+        values = measure(key, method, seen, rates, seen_data, metrics, code == 0)
+        return state, {**values, "step": step, "diverged": code}
 
     return jax.lax.scan(body, state, active)
 

@@ -12,7 +12,7 @@ ORDER = [
     "columns", "spaces", "measures", "checks", "features", "energy",
     "flows.langevin", "flows.wfr", "partition", "targets", "datasets",
     "methods.dual", "methods.adaptive", "metrics", "simulate", "settings", "grid", "saved", "store", "ranges", "model",
-    "run", "sweep", "plot", "sphere_plot", "commands.fit", "commands.sweeps", "cli",
+    "mesh", "run", "sweep", "plot", "sphere_plot", "commands.fit", "commands.sweeps", "cli",
 ]  # fmt: skip
 SHELL = {"datasets", "settings", "saved", "store", "model", "run", "sweep", "plot", "sphere_plot", "commands.fit", "commands.sweeps", "cli"}
 

@@ -166,6 +166,32 @@ def drawn(key: Key[Array, ""], dimension: int, dtype, noise: str = "antithetic")
     return draw
 
 
+def sharded(draw: Callable, pairs: int, axis: str | None) -> Callable:
+    """A `Draw`, or what else draws for pairs along its last axis, as this device of a mesh axis sees it.
+
+    Its pairs are the next `pairs` after those of the device before. The numbers belong to the pairs, however many devices there are.
+
+    >>> def draw(k, start, pairs):
+    ...     return 2 * (Noise((jnp.arange(pairs) + start)[None].astype(float), jnp.zeros(pairs)),)
+    >>> def here(_):
+    ...     return sharded(draw, 300, "particles")(None, 256, 2)[0].normal[0]
+    >>> jax.vmap(here, axis_name="particles")(jnp.arange(3)).tolist()
+    [[256.0, 257.0], [556.0, 557.0], [856.0, 857.0]]
+    """
+    if axis is None:
+        return draw
+    first = jax.lax.axis_index(axis) * pairs
+    if pairs % NOISE_PAIRS == 0:
+        return lambda k, start, count: draw(k, first + start, count)
+
+    def covering(k, start, count):
+        ahead = (first + start) % NOISE_PAIRS
+        noise = draw(k, first + start - ahead, count + NOISE_PAIRS)
+        return jax.tree.map(lambda a: columns.take(a, ahead, count), noise)
+
+    return covering
+
+
 def given(normal: Float[Array, "N d"], uniform: Float[Array, " N"] | None = None) -> Draw:
     """Noise that is known, for one move: a vector per particle and, where the transition asks for it, a uniform number.
 
@@ -262,32 +288,42 @@ def move(
     return y.reshape(x.shape[0], -1)[:, :count], jnp.asarray(accepted, x.dtype) / (count * steps), seen
 
 
-def _draw_by_blocks(key, count, draw):
+def _draw_by_blocks(key, count, draw, axis):
     """Rows 0 .. count-1 of pairs (i, i + ceil(count/2)); `draw(block_key)` is `(halves, ..., NOISE_PAIRS)`."""
+
+    def blocks(k, start, pairs):
+        del k
+        blocks = start // NOISE_PAIRS + jnp.arange(-(-pairs // NOISE_PAIRS))
+        keys = jax.vmap(lambda block: jax.random.fold_in(key, block))(blocks)
+        drawn = jnp.moveaxis(jax.vmap(draw)(keys), 0, -2)  # (halves, ..., blocks, NOISE_PAIRS)
+        return drawn.reshape(*drawn.shape[:-2], -1)[..., :pairs]
+
     pairs = -(-count // 2)
-    keys = jax.vmap(lambda block: jax.random.fold_in(key, block))(jnp.arange(-(-pairs // NOISE_PAIRS)))
-    drawn = jnp.moveaxis(jax.vmap(draw)(keys), (1, -1), (0, 2))  # (halves, blocks, NOISE_PAIRS, ...)
-    return drawn.reshape(drawn.shape[0], -1, *drawn.shape[3:])[:, :pairs]
+    return sharded(blocks, pairs, axis)(None, 0, pairs)
 
 
 def restart(
-    key: Key[Array, ""], x: Float[Array, "d N"], data: Samples, probability: Step
+    key: Key[Array, ""], x: Float[Array, "d N"], data: Samples, probability: Step, axis: str | None = None
 ) -> Float[Array, "d N"]:
     """Each particle, a column, independently with `probability`, at a data point drawn at random (Algorithm 1, step 1).
+
+    Over a mesh axis, of which each device holds a part of the particles and of the data, it gathers all data.
 
     >>> restart(jax.random.key(0), jnp.zeros((2, 3)), Samples(jnp.ones((5, 2))), 1.0).tolist()
     [[1.0, 1.0, 1.0], [1.0, 1.0, 1.0]]
     """
 
-    def draw(key):
-        chosen_key, index_key = jax.random.split(key)
-        chosen = jax.random.uniform(chosen_key, (2, NOISE_PAIRS), x.dtype) < probability
-        return jnp.stack([chosen, draw_indices(index_key, data, (2, NOISE_PAIRS))], axis=1)
-
     def restarted():
-        drawn = _draw_by_blocks(key, x.shape[1], draw)
-        chosen, index = jnp.moveaxis(jnp.concatenate([drawn[0], drawn[1]])[: x.shape[1]], -1, 0)
-        return jnp.where(chosen[None] == 1, data.points[index].T, x)
+        all_data = columns.whole(data, axis)
+
+        def draw(key):
+            chosen_key, index_key = jax.random.split(key)
+            chosen = jax.random.uniform(chosen_key, (2, NOISE_PAIRS), x.dtype) < probability
+            return jnp.stack([chosen, draw_indices(index_key, all_data, (2, NOISE_PAIRS))], axis=1)
+
+        drawn = _draw_by_blocks(key, x.shape[1], draw, axis)
+        chosen, index = jnp.concatenate([drawn[0], drawn[1]], axis=1)[:, : x.shape[1]]
+        return jnp.where(chosen[None] == 1, all_data.points[index].T, x)
 
     return jax.lax.cond(probability > 0, restarted, lambda: x)
 
@@ -305,15 +341,19 @@ def draw_indices(key: Key[Array, ""], data: Samples, shape: tuple[int, ...]) -> 
     return jnp.searchsorted(cumulative, uniform, side="right").clip(0, data.points.shape[0] - 1)
 
 
-def copies(data: Samples, count: int) -> Float[Array, "d count"]:
+def copies(data: Samples, count: int, axis: str | None = None) -> Float[Array, "d count"]:
     """All particles, the columns, at the data in order, both particles of a pair (i, i + count/2) at the same point.
 
-    With count = 2n it is the program's [data, data].
+    With count = 2n it is the program's [data, data]. Over a mesh axis `count` is of this device, which then has the points of its
+    pairs; with another count it gathers all data.
 
     >>> copies(Samples(jnp.array([[1.0], [2.0]])), 4).tolist()
     [[1.0, 2.0, 1.0, 2.0]]
     """
-    pair = jnp.arange(count) % ((count + 1) // 2)
+    pairs = (count + 1) // 2
+    pair = jnp.arange(count) % pairs
+    if axis is not None and pairs != data.points.shape[0]:
+        data, pair = columns.whole(data, axis), pair + jax.lax.axis_index(axis) * pairs
     return data.points.T[:, pair % data.points.shape[0]]
 
 

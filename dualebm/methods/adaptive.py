@@ -31,9 +31,10 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
-from dualebm import checks
+from dualebm import checks, columns
 from dualebm.energy import Shallow
 from dualebm.features import Feature
 from dualebm.measures import Atoms, Samples, total_variation
@@ -224,9 +225,15 @@ class Adaptive:
         factor = 1 / jnp.where(full > 0, full, 1)
         return state._replace(direction=direction, eigenvalue=eigenvalue, log_neuron=jnp.log(factor))
 
-    def step(self, key: Key[Array, ""], state: AdaptiveState, rates: DualRates, data: Samples) -> AdaptiveState:
-        """One iteration of the method within at the adapted rates; in the warm-up the factors then adapt."""
-        inner = self.method.step(key, state.inner, self.adapted(state, rates), data)
+    def paired(self, state: AdaptiveState) -> AdaptiveState:
+        """Which arrays are of the particles: see `Dual.paired`."""
+        return jax.tree.map(lambda _: False, state)._replace(inner=self.method.paired(state.inner))
+
+    def step(
+        self, key: Key[Array, ""], state: AdaptiveState, rates: DualRates, data: Samples, axis: str | None = None
+    ) -> AdaptiveState:
+        """One iteration of the method within at the adapted rates; in the warm-up the factors then adapt. axis: see `Dual.step`."""
+        inner = self.method.step(key, state.inner, self.adapted(state, rates), data, axis)
 
         def adapt():
             gain = (state.step.astype(inner.acceptance.dtype) + 1) ** -0.6
@@ -237,7 +244,7 @@ class Adaptive:
                 adapting = adapting._replace(log_particle=jnp.minimum(log_particle, log_longest))
             if self.safety is not None:
                 direction, eigenvalue, relaxation = self._iterate(
-                    inner.atoms, state.start, self._few(state.inner), self._few(inner), state.direction
+                    inner.atoms, state.start, self._few(state.inner, axis), self._few(inner, axis), state.direction
                 )
                 rho = jnp.clip(relaxation, 0.01, 1)
                 most = jnp.minimum(jnp.minimum(2, NOISE * rho), self.safety * (4 / rho - 2))
@@ -278,9 +285,15 @@ class Adaptive:
         space = self.method.space
         return (1 - 1e-6) * math.pi**2 / (2 * space.dimension) if isinstance(space, Sphere) else math.inf
 
-    def _few(self, inner):
-        """Every k-th particle, at most `sample` of them: one block, whatever N."""
-        return inner.particles[:: -(-inner.particles.shape[0] // self.sample)]
+    def _few(self, inner, axis=None):
+        """Every k-th particle, at most `sample` of them: one block, whatever N. The same on all devices of a mesh axis."""
+        d, count = inner.columns.shape
+        if axis is None:
+            return inner.particles[:: -(-count // self.sample)]
+        pairs = count // 2 * jax.lax.axis_size(axis)
+        half, pair = np.divmod(np.arange(0, 2 * pairs, -(-2 * pairs // self.sample)), pairs)
+        both = columns.pick(inner.columns.reshape(2 * d, count // 2).T, pair, axis).reshape(-1, d, 2)
+        return both[np.arange(half.size), :, half]
 
     def _iterate(self, atoms, start, before, x, direction):
         scales = roots(atoms, start, self.method.weight_update == "additive")

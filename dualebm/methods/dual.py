@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-from dualebm import checks
+from dualebm import checks, columns
 from dualebm.energy import Located, Shallow, Sums, feature_mean, feature_sums, from_atoms
 from dualebm.features import Feature, ReLU
 from dualebm.flows import langevin, wfr
@@ -197,25 +197,36 @@ class Dual:
         unit = 1 if self.weight_unit == "one" else rates.radius
         atoms = Atoms(positions, jnp.log(weights) + jnp.log(jnp.asarray(unit, dtype)), signs)
         if self.particles is None:
-            columns = langevin.copies(data, 2 * points.shape[0])
+            x = langevin.copies(data, 2 * points.shape[0])
         else:
-            columns = points[langevin.draw_indices(particle_key, data, (self.particles,))].T
+            x = points[langevin.draw_indices(particle_key, data, (self.particles,))].T
         snapshot = None
         if self.data_batch is not None:  # filled in the first step
             value = jnp.zeros(m, dtype)
             snapshot = Snapshot(jnp.zeros_like(positions), (value, jnp.zeros_like(positions)))
-        return DualState(columns, atoms, jnp.int32(0), jnp.ones((), dtype), jnp.int32(0), snapshot)
+        return DualState(x, atoms, jnp.int32(0), jnp.ones((), dtype), jnp.int32(0), snapshot)
 
-    def step(self, key: Key[Array, ""], state: DualState, rates: DualRates, data: Samples) -> DualState:
-        """One iteration of Algorithm 1; the key belongs to this step alone."""
+    def paired(self, state: DualState) -> DualState:
+        """True in place of the arrays whose last axis is the particles, i paired with i + N/2; False in place of the others."""
+        return jax.tree.map(lambda _: False, state)._replace(columns=True)
+
+    def step(
+        self, key: Key[Array, ""], state: DualState, rates: DualRates, data: Samples, axis: str | None = None
+    ) -> DualState:
+        """One iteration of Algorithm 1; the key belongs to this step alone.
+
+        axis: of a mesh whose devices each hold equally many pairs of the particles and points of the data (see `dualebm.mesh`).
+        """
         restart_key, noise_key = jax.random.split(key)
-        x = langevin.restart(restart_key, state.columns, data, rates.restart_probability)
+        x = langevin.restart(restart_key, state.columns, data, rates.restart_probability, axis)
         draw = langevin.drawn(noise_key, x.shape[0], x.dtype, self.noise)
+        draw = langevin.sharded(draw, x.shape[1] // 2, axis)
         batch = None
         if self.data_batch is not None:
-            index = langevin.draw_indices(jax.random.fold_in(key, 2), data, (self.data_batch,))  # split(key) is 0 and 1
-            batch = Samples(data.points[index])
-        return self.advance(draw, x, state, rates, data, batch)
+            batch_key = jax.random.fold_in(key, 2)  # split(key) is 0 and 1
+            index = langevin.draw_indices(batch_key, columns.whole(data, axis), (self.data_batch,))
+            batch = Samples(columns.pick(data.points, index, axis))
+        return self.advance(draw, x, state, rates, data, batch, axis)
 
     def advance(
         self,
@@ -225,6 +236,7 @@ class Dual:
         rates: DualRates,
         data: Samples,
         batch: Samples | None = None,
+        axis: str | None = None,
     ) -> DualState:
         """The deterministic rest of a step, given its noise, the particles `x` after their random restarts, and its batch of data."""
         restarted = rates.restart_probability > 0
@@ -232,13 +244,18 @@ class Dual:
             due = (state.step + 1) % self.restart_every == 0
             if self.restart_until is not None:
                 due = due & (state.step + 1 <= self.restart_until)
-            x = jnp.where(due, langevin.copies(data, x.shape[1]), x)
+            to_data = lambda: langevin.copies(data, x.shape[1], axis)  # noqa: E731
+            if axis is None:
+                x = jnp.where(due, to_data(), x)
+            else:  # which may gather the data
+                x = jax.lax.cond(due, to_data, lambda: x)
             restarted = restarted | due
         atoms, snapshot = state.atoms, state.snapshot
         if snapshot is not None:
+            at = atoms.positions
             snapshot = jax.lax.cond(
                 state.step % self.data_refresh == 0,
-                lambda: Snapshot(atoms.positions, feature_mean(self.feature, atoms.positions, data)),
+                lambda: Snapshot(at, columns.mean_over(feature_mean(self.feature, at, data, axis), axis)),
                 lambda: snapshot,
             )
         energy = from_atoms(self.feature, atoms)
@@ -248,8 +265,10 @@ class Dual:
             if i:
                 seen = moved if self.witness_particles == "moved" else state.columns
                 model = feature_mean(self.feature, atoms.positions, Samples(seen.T))
-            observed = self._data_mean(atoms.positions, data, snapshot, batch)
-            atoms, cut = self.update_atoms(atoms, jax.tree.map(jnp.subtract, model, observed), rates)
+            observed = self._data_mean(atoms.positions, data, snapshot, batch, axis)
+            witness = jax.tree.map(jnp.subtract, model, observed)
+            witness, acceptance = columns.mean_over((witness, acceptance), axis)
+            atoms, cut = self.update_atoms(atoms, witness, rates)
             died = died + cut
         return DualState(moved, atoms, state.step + 1, acceptance, state.clipped + died, snapshot)
 
@@ -270,10 +289,10 @@ class Dual:
             mean = jax.lax.cond(restarted, other, lambda: mean)
         return x, acceptance, mean
 
-    def _data_mean(self, positions, data, snapshot, batch) -> Sums:
-        """E_data phi at the positions, with a batch by the control variate."""
+    def _data_mean(self, positions, data, snapshot, batch, axis) -> Sums:
+        """E_data phi at the positions, with a batch by the control variate (then over all devices)."""
         if snapshot is None:
-            return feature_mean(self.feature, positions, data)
+            return feature_mean(self.feature, positions, data, axis)
         here, there = (feature_mean(self.feature, at, batch) for at in (positions, snapshot.positions))
         return jax.tree.map(lambda known, new, old: known + (new - old), snapshot.mean, here, there)
 
