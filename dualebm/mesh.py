@@ -184,12 +184,12 @@ def initial(keys, method, rates, data: Samples, mesh: Mesh, shared: bool = False
     return made(keys, rates, data)
 
 
-def intervals(keys, method, states, rates, data, active, every, metrics, schedule, mesh: Mesh, shared: bool = False):
+def intervals(keys, method, states, rates, data, active, every, metrics, schedule, mesh: Mesh, shared: tuple[bool, bool] = (False, False)):
     """`dualebm.simulate.intervals` of a stack of lanes over the devices of a mesh; a single run is a stack of one lane.
 
     keys, rates and the split `states` have a leading axis of lanes, a multiple of the mesh's runs; so have data and the arrays in metrics,
-    unless they are `shared` by all lanes. `active`, `every` and `schedule` are those of all. Metrics see the particles and the data of
-    their lane whole, of which XLA gathers what they read.
+    unless all lanes share the data, the metrics (`shared`). `active`, `every` and `schedule` are those of all. Metrics see the particles
+    and the data of their lane whole, of which XLA gathers what they read.
 
     Returns (states, records), stacked. Raises the errors of `check`. Pure; `run_intervals` is compiled.
 
@@ -200,7 +200,7 @@ def intervals(keys, method, states, rates, data, active, every, metrics, schedul
     >>> states = initial(keys, method, rates, data, mesh, shared=True)
     >>> metrics = {"acceptance": lambda key, method, state, rates, data: state.acceptance}
     >>> active = jax.numpy.ones(3, bool)
-    >>> states, records = run_intervals(keys, method, states, rates, data, active, 2, metrics, None, mesh, shared=True)
+    >>> states, records = run_intervals(keys, method, states, rates, data, active, 2, metrics, None, mesh, (True, True))
     >>> records["step"].tolist(), records["acceptance"].shape
     ([[2, 4, 6], [2, 4, 6]], (2, 3))
     """
@@ -215,20 +215,20 @@ def intervals(keys, method, states, rates, data, active, every, metrics, schedul
         state = join(method, jax.tree.map(last, method.paired(state), split(method, state)))
         return state, columns.whole(data, axis)
 
-    def local(active, keys, states, rates, *lanes_or_shared):
-        def lane(key, state, rates, data, arrays):
+    def local(active, keys, states, rates, data, arrays):
+        def lane(key, state, rates, own_data, own_arrays):
+            mine = data if shared[0] else own_data
+            monitors = eqx.combine(arrays if shared[1] else own_arrays, static)
             state, records = simulate.intervals(
-                key, method, join(method, state), rates, data, active, every, eqx.combine(arrays, static), schedule, axis, whole
+                key, method, join(method, state), rates, mine, active, every, monitors, schedule, axis, whole
             )  # fmt: skip
             return split(method, state), records
 
-        if shared:
-            return _each_lane(mesh, lambda *own: lane(*own, *lanes_or_shared), (keys, states, rates))
-        return _each_lane(mesh, lane, (keys, states, rates, *lanes_or_shared))
+        return _each_lane(mesh, lane, (keys, states, rates, None if shared[0] else data, None if shared[1] else arrays))
 
     runs, everywhere = PartitionSpec(RUNS), PartitionSpec()
     state_specs = _state_specs(method, states)
-    specs = (everywhere, runs, state_specs, runs, _data_spec(shared), everywhere if shared else runs)
+    specs = (everywhere, runs, state_specs, runs, _data_spec(shared[0]), everywhere if shared[1] else runs)
     sharded = jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=(state_specs, runs), check_vma=False)
     return sharded(active, keys, states, rates, data, arrays)
 

@@ -28,13 +28,13 @@ import jax.numpy as jnp
 import numpy as np
 import tqdm
 import xarray
+from jax.sharding import Mesh
 
-from dualebm import checks, run, saved, simulate, store
+from dualebm import checks, mesh, run, saved, simulate, store
 from dualebm.grid import Grid, Lane, Study, identity, lanes_of, signature
 from dualebm.settings import check_settings, describe, provenance
 
-SWEEP, COMMAND = "sweep.json", "command.json"
-"""What a sweep is; and the flags with which the command `dualebm sweep` started it."""
+SWEEP = "sweep.json"
 
 SEGMENTS, LONGEST = 5, 100
 """A batch has about this many segments, each of at most this many records, where `segment` is None."""
@@ -61,7 +61,10 @@ def sweep(
     batch_size: int | None = None,
     segment: int | None = None,
     vmapped: int | None = None,
+    devices: int | None = None,
+    devices_per_run: int = 1,
     process: tuple[int, int] = (0, 1),
+    note: Any = None,
     progress: bool = True,
 ) -> xarray.Dataset:
     """A run for each lane of a grid (see `dualebm.grid`), compiled once for each static structure (method, shapes).
@@ -80,7 +83,10 @@ def sweep(
         folder: for results, checkpoints and manifests; None keeps the results in memory alone.
         batch_size: lanes that are in memory at a time; None for what fits. segment: records between checkpoints; None for a fifth.
         vmapped: lanes of a batch that are computed side by side; None for one on CPUs, whose cache holds one, else all.
+        devices: that share the lanes of a batch; None for the first one alone. devices_per_run: of these, that share the particles and the
+            data of each lane (see `dualebm.mesh`).
         process: (index, count) where several processes share the lanes: this one has every count-th. They need not know each other.
+        note: JSON that is kept in the folder, such as the flags of a command.
         progress: a bar on standard error, or a line of JSON for each segment where that is no terminal.
 
     Returns the results of the grid's lanes, in its order: each metric along (lane, step), the settings as coordinates; NaN where
@@ -100,12 +106,12 @@ def sweep(
     """
     plan = plan_of(
         grid, method, rates, data, steps=steps, every=every, metrics=metrics, schedule=schedule, common=common,
-        batch_size=batch_size, segment=segment, vmapped=vmapped, process=process,
+        batch_size=batch_size, segment=segment, vmapped=vmapped, devices=devices, devices_per_run=devices_per_run, process=process,
     )  # fmt: skip
     if folder is None:
         with tempfile.TemporaryDirectory() as temporary:
-            return _sweep(plan, Path(temporary), progress).load()
-    return _sweep(plan, Path(folder), progress)
+            return _sweep(plan, Path(temporary), note, progress).load()
+    return _sweep(plan, Path(folder), note, progress)
 
 
 class Plan(NamedTuple):
@@ -120,12 +126,13 @@ class Plan(NamedTuple):
     batch_size: int | None
     segment: int
     vmapped: int | None
+    mesh: Mesh | None
     process: tuple[int, int]
 
 
 def plan_of(
     grid, method, rates, data, *, steps, every, metrics, schedule=None, common=False, batch_size=None, segment=None,
-    vmapped=None, process=(0, 1),
+    vmapped=None, devices=None, devices_per_run=1, process=(0, 1),
 ) -> Plan:  # fmt: skip
     """The sweep that the arguments of `sweep` describe. Raises its ValueErrors."""
     for name, value, smallest in (("every", every, 2), ("steps", steps, 1)):
@@ -143,6 +150,13 @@ def plan_of(
     checks.count("the count of process", count)
     if not 0 <= index < count:
         raise ValueError(f"process is {process}; its index must be from 0 to {count - 1}")
+    spread = None
+    if devices is not None or devices_per_run != 1:
+        spread = mesh.make(devices, devices_per_run)
+        if vmapped is not None:
+            raise ValueError(f"vmapped is {vmapped} and devices is {devices}; give one of them")
+        if batch_size is not None and batch_size % spread.shape[mesh.RUNS]:
+            raise ValueError(f"batch_size is {batch_size}; it must be a multiple of the lanes side by side, {spread.shape[mesh.RUNS]}")
     study = Study(method, rates, data, metrics, schedule, common)
     settings = lanes_of(grid)
     study.check(settings)
@@ -155,10 +169,11 @@ def plan_of(
         "segment": int(segment),
         "processes": int(count),
         "backend": source["backend"],
-        "device_count": source["device_count"],
+        "devices": 1 if spread is None else spread.size,
+        "devices_per_run": devices_per_run,
     }
     step = np.arange(total) * int(every)
-    return Plan(study, lanes, shared, {**shared, **source}, step, int(every), batch_size, int(segment), vmapped, process)
+    return Plan(study, lanes, shared, {**shared, **source}, step, int(every), batch_size, int(segment), vmapped, spread, process)
 
 
 # -- The parts of a sweep --------------------------------------------------------------------------
@@ -199,6 +214,12 @@ def _check(lane: Lane, data) -> None:
         raise ValueError(f"lane {lane.index}, {identity(lane.settings)}: {error}") from error
 
 
+def _stacked(lane: Lane, like: Like, count: int, split: bool):
+    """The shapes of the states of so many lanes, for a mesh with their particles split."""
+    state = jax.eval_shape(lambda state: mesh.split(lane.method, state), like.state) if split else like.state
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct((count, *x.shape), x.dtype), state)
+
+
 def bytes_of_lane(plan: Plan, lane: Lane, like: Like) -> int:
     """Memory that a lane of a batch takes: its state (three times: before, after, as good as it was), data and metrics of its own, records.
 
@@ -233,11 +254,14 @@ def memory() -> int:
     return statistics["bytes_limit"] // 2 if "bytes_limit" in statistics else MEMORY
 
 
-def _batch_size(plan: Plan, lanes: list[Lane], like: Like) -> int:
+def _batch_size(plan: Plan, lanes: list[Lane], like: Like | None) -> int:
+    """At most the lanes that there are, and whole rows of the mesh: what is lacking in a batch are copies."""
+    runs, per_run = (1, 1) if plan.mesh is None else plan.mesh.devices.shape
+    whole = lambda count: math.ceil(count / runs) * runs  # noqa: E731
     if plan.batch_size is not None:
-        return min(plan.batch_size, len(lanes))
-    most = max(1, min(MOST_LANES, memory() // bytes_of_lane(plan, lanes[0], like)))
-    return math.ceil(len(lanes) / math.ceil(len(lanes) / most))
+        return min(plan.batch_size, whole(len(lanes)))
+    most = max(1, min(MOST_LANES, runs * per_run * memory() // bytes_of_lane(plan, lanes[0], like or like_of(plan.study, lanes[0]))))
+    return whole(math.ceil(len(lanes) / math.ceil(len(lanes) / most)))
 
 
 class Forecast(NamedTuple):
@@ -258,28 +282,29 @@ def forecast(plan: Plan) -> list[Forecast]:
     found = []
     for group in plan.study.groups(plan.lanes[plan.process[0] :: plan.process[1]]):
         like = like_of(plan.study, group[0])
-        keys, rates, own, common = _stack(plan, group[:1], [(like.data, like.metrics)], like)
-        states = simulate.start_lanes(keys, group[0].method, rates, own, common)
-        active = jnp.ones(plan.segment, bool)
+        side = 1 if plan.mesh is None else plan.mesh.shape[mesh.RUNS]
+        keys, rates, own, common = _stack(plan, group[:1] * side, [(like.data, like.metrics)] * side, like)
+        start, advance = _programs(plan, group[0], keys, rates, own, common)
+        states = start(None)
         timed = []
         for _ in range(3):
             begin = time.perf_counter()
-            run.wait(simulate.run_lanes(keys, group[0].method, states, rates, own, common, active, plan.every, plan.study.schedule))
+            run.wait(advance(states, jnp.ones(plan.segment, bool)))
             timed.append(time.perf_counter() - begin)
-        seconds = min(timed[1:]) / plan.segment * len(plan.step) * len(group)
+        seconds = min(timed[1:]) / plan.segment * len(plan.step) * math.ceil(len(group) / side)
         size = _batch_size(plan, group, like)
         found.append(Forecast(group[0], len(group), size, size * bytes_of_lane(plan, group[0], like), seconds))
     return found
 
 
-def _begin(plan: Plan, folder: Path) -> list[Part]:
+def _begin(plan: Plan, folder: Path, note: Any) -> list[Part]:
     """The parts of the folder, and new ones for the lanes that it does not have."""
     known: list[dict] = []
     if (folder / SWEEP).exists():
         found = read(folder)
         check_settings(f"folder {folder}", found["settings"], plan.settings)
         known = found["parts"]
-    elif names := sorted(path.name for path in folder.iterdir() if not re.match(rf"part-\d+$|process-|\.{SWEEP}\.|{COMMAND}$", path.name)):
+    elif names := sorted(path.name for path in folder.iterdir() if not re.match(rf"part-\d+$|process-|\.{SWEEP}\.", path.name)):
         raise ValueError(f"folder {folder} holds other files ({', '.join(names[:3])}); give a new or an empty folder")
     index, count = plan.process
     mine = {identity(lane.settings): lane for lane in plan.lanes[index::count]}
@@ -293,6 +318,8 @@ def _begin(plan: Plan, folder: Path) -> list[Part]:
     for group, like in zip(groups, likes, strict=True):
         for lane in group:
             _check(lane, like.data)
+        if plan.mesh is not None:
+            mesh.check(plan.mesh, group[0].method, _stacked(group[0], like, plan.mesh.shape[mesh.RUNS], split=True), like.data)
     new = [
         Part(folder / f"part-{number}", group, _batch_size(plan, group, like))
         for number, (group, like) in enumerate(zip(groups, likes, strict=True), start=len(known))
@@ -308,7 +335,8 @@ def _begin(plan: Plan, folder: Path) -> list[Part]:
         _write_manifest(plan, part, 0, 0, {})
     if new:
         parts = [*known, *({"batch_size": p.batch_size, "lanes": [describe(x.settings) for x in p.lanes]} for p in new)]
-        text = json.dumps({"kind": "sweep", "format": saved.FORMAT, "settings": plan.settings, "parts": parts}, indent=1)
+        said = {"kind": "sweep", "format": saved.FORMAT, "settings": plan.settings, "parts": parts, "note": note}
+        text = json.dumps(said, indent=1)
         saved.commit(folder / SWEEP, lambda path: path.write_text(text))
     return old + new
 
@@ -343,14 +371,14 @@ def _write_manifest(plan: Plan, part: Part, batch: int, done: int, failed: dict[
 # -- The loop --------------------------------------------------------------------------------------
 
 
-def _sweep(plan: Plan, folder: Path, progress: bool) -> xarray.Dataset:
+def _sweep(plan: Plan, folder: Path, note: Any, progress: bool) -> xarray.Dataset:
     index, count = plan.process
     others = [path.name for path in (*sorted(folder.glob("process-*-of-*")), *folder.glob(SWEEP))]
     if wrong := [name for name in others if not name.endswith(SWEEP if count == 1 else f"-of-{count}")]:
         raise ValueError(f"folder {folder} has {wrong[0]}, of another number of processes than {count}; give the same number")
     own = folder if count == 1 else folder / f"process-{index}-of-{count}"
     with store.hold(own):
-        every = _begin(plan, own)
+        every = _begin(plan, own, note)
         parts = [part for part in every if _manifest(part)["status"] != "done"]
         for part in parts:
             if lacking := [lane for lane in part.lanes if lane.index < 0]:
@@ -358,7 +386,7 @@ def _sweep(plan: Plan, folder: Path, progress: bool) -> xarray.Dataset:
                     f"folder {own} has lanes that are not done and that the grid lacks, such as {identity(lacking[0].settings)}; "
                     "the grid must have them"
                 )
-            if plan.batch_size is not None and min(plan.batch_size, len(part.lanes)) != part.batch_size:
+            if plan.batch_size is not None and _batch_size(plan, part.lanes, None) != part.batch_size:
                 raise ValueError(f"batch_size is {plan.batch_size}; {part.folder} was begun with {part.batch_size}: give this or None")
         with run.deferred_signals() as signals, _progress(plan, parts, progress) as show:
             for part in parts:
@@ -399,19 +427,17 @@ def _run_part(plan: Plan, part: Part, show: Callable, signals: list) -> None:
         filled += filled[-1:] * (size - len(filled))
         keys, rates, own, common = _stack(plan, [chosen[i] for i in filled], [made[i] for i in filled], like)
         first = chosen[0]
+        start, advance = _programs(plan, first, keys, rates, own, common)
         if done:
-            stacked = jax.tree.map(lambda x: jax.ShapeDtypeStruct((size, *x.shape), x.dtype), like.state)
-            states = saved.load_state(part.folder / manifest["checkpoint"], stacked, plan.settings)
+            stacked = _stacked(first, like, size, split=plan.mesh is not None)
+            states = start(saved.load_state(part.folder / manifest["checkpoint"], stacked, plan.settings))
         else:
-            states = simulate.start_lanes(keys, first.method, rates, own, common)
-        states = jax.tree.map(lambda x: x if saved.is_key(x) else jnp.asarray(x, x.dtype), states)
+            states = start(None)
         while done < total and not signals:
             begin = time.perf_counter()
             index = done + np.arange(plan.segment)
             active = jnp.asarray((index > 0) & (index < total))
-            states, new = simulate.run_lanes(
-                keys, first.method, states, rates, own, common, active, plan.every, first.schedule, vmapped_lanes(plan)
-            )
+            states, new = advance(states, active)
             run.wait(new)
             before, done = done, min(done + plan.segment, total)
             records = {name: np.array(new[name])[: len(chosen), : done - before] for name in like.variables}
@@ -427,6 +453,33 @@ def _run_part(plan: Plan, part: Part, show: Callable, signals: list) -> None:
             show(part, batch, len(chosen), before, done, time.perf_counter() - begin)
         if done == total:
             batch, done = batch + 1, 0
+
+
+def _programs(plan: Plan, lane: Lane, keys, rates, own, common) -> tuple[Callable, Callable]:
+    """Functions that start the lanes of a batch, from saved states or None, and that take them a segment further."""
+    method, schedule, grid = lane.method, lane.schedule, plan.mesh
+    if grid is None:
+
+        def start(states):
+            states = simulate.start_lanes(keys, method, rates, own, common) if states is None else states
+            return jax.tree.map(lambda x: x if saved.is_key(x) else jnp.asarray(x, x.dtype), states)
+
+        def advance(states, active):
+            return simulate.run_lanes(keys, method, states, rates, own, common, active, plan.every, schedule, vmapped_lanes(plan))
+
+        return start, advance
+    data, metrics = eqx.combine(own, common)
+    shared = (not plan.study.varies("data"), not plan.study.varies("metrics"))
+
+    def start_spread(states):
+        if states is None:
+            return mesh.initial(keys, method, rates, data, grid, shared[0])
+        return mesh.place(grid, method, states, data, shared[0])[0]
+
+    def advance_spread(states, active):
+        return mesh.run_intervals(keys, method, states, rates, data, active, plan.every, metrics, schedule, grid, shared)
+
+    return start_spread, advance_spread
 
 
 def _make(plan: Plan, chosen: list[Lane], like: Like, known) -> tuple[dict[int, tuple], dict[int, str]]:

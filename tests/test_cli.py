@@ -4,6 +4,7 @@ import ast
 import dataclasses
 import hashlib
 import importlib
+import inspect
 import json
 import os
 import signal
@@ -134,7 +135,7 @@ def test_an_interrupted_fit_goes_on_and_ends_the_same(fitted, tmp_path, capsys, 
         return run(*arguments, **options, stop=stop)
 
     with monkeypatch.context() as patch:
-        patch.setattr(cli, "run", interrupted)
+        patch.setattr(fitting, "run", interrupted)
         code, _, err = call(capsys, "fit", *flags, "--out", tmp_path / "parts")
     assert code == 130 and err.startswith("SIGINT at step 10 of 60; all of it is saved") and err.count("\n") == 1
     assert not (tmp_path / "parts" / "model.json").exists()
@@ -323,7 +324,7 @@ def test_default_rates_fit_the_scale_of_the_data():
     points = 3 * jax.random.normal(jax.random.key(0), (500, 4))
     settings = fitting.Fit(Path("a.csv"), "euclidean", Path("out"), reaction_step=0.1, restart_probability=0.25)
     method = fitting.method_of(dataclasses.replace(settings, neurons=8, integrator="geodesic"), Euclidean(4))
-    assert method == Dual(Euclidean(4), cli.ReLU(bias=True), neurons=8, integrator="geodesic")
+    assert method == Dual(Euclidean(4), fitting.ReLU(bias=True), neurons=8, integrator="geodesic")
     theta = Sphere(5).sample_base(jax.random.key(1), 20_000)
     square = float(jnp.mean((points @ theta[:, :4].T + theta[:, 4][None]) ** 2))
     rates = fitting.rates_of(settings, method, Samples(points))
@@ -338,7 +339,7 @@ def test_help_has_an_example_and_every_flag(kind, capsys):
         cli.main([kind.__name__.lower(), "--help"])
     text = " ".join(capsys.readouterr().out.replace("│", " ").split())
     assert exited.value.code == 0 and f"For example: dualebm {kind.__name__.lower()} " in text
-    (body,) = [n.body for n in ast.parse(Path(cli.__file__).read_text()).body if getattr(n, "name", "") == kind.__name__]
+    (body,) = [n.body for n in ast.parse(Path(inspect.getfile(kind)).read_text()).body if getattr(n, "name", "") == kind.__name__]
     fields = [i for i, node in enumerate(body) if isinstance(node, ast.AnnAssign)]
     assert len(fields) == len(dataclasses.fields(kind))
     for i in fields:

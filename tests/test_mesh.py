@@ -92,7 +92,7 @@ def one_run(name):
         grid = mesh.make(count, particles=count)
         states, there = mesh.place(grid, method, jax.tree.map(lambda a: a[None], mesh.split(method, state)), data, shared=True)
         states, records = mesh.run_intervals(
-            key[None], method, states, rates, there, jnp.ones(records, bool), EVERY, METRICS, None, grid, shared=True
+            key[None], method, states, rates, there, jnp.ones(records, bool), EVERY, METRICS, None, grid, (True, True)
         )
         found[count] = error((lane(mesh.join(method, states)), lane(records)), expected)
     return found
@@ -177,7 +177,7 @@ def counted():
             rates = stacked(DUAL.rates)
             schedule = lambda step, rates: DUAL.rates  # noqa: E731
             active = jnp.ones(RECORDS, bool)
-            return mesh.intervals(keys, DUAL, states, rates, data, active, EVERY, metrics, schedule, grid, shared=True)
+            return mesh.intervals(keys, DUAL, states, rates, data, active, EVERY, metrics, schedule, grid, (True, True))
 
         return collectives(jax.jit(never).lower(states, data).compile())
 

@@ -44,6 +44,10 @@ def weights(key, method, state, rates, data):
 METRICS = {"acceptance": acceptance, "weights": weights}
 
 
+class Crash(BaseException):
+    pass
+
+
 def go(folder=None, grid=GRID, **changes):
     given = dict(method=METHOD, rates=None, data=data, metrics=METRICS, batch_size=3, progress=False, folder=folder)
     return sweep(grid, **{**COUNTS, **given, **changes})
@@ -171,6 +175,99 @@ def test_processes_share_the_lanes_and_need_not_know_each_other(tmp_path, whole)
         go(tmp_path)
 
 
+DEVICES = dict(steps=100, every=20, segment=3, batch_size=8)
+
+
+def on_devices(folder):
+    """In a process with eight devices and float64: the sweep on several meshes, and one that is killed and goes on; errors as JSON."""
+    with jax.enable_x64(True):
+        expected, found = go(**DEVICES), {}
+        points = lambda key: data(key, 64)  # noqa: E731
+        halves = go(data=points, **DEVICES)
+        for devices, per_run in ((1, 1), (2, 1), (8, 1), (2, 2), (8, 2), (4, 4)):
+            if per_run == 1:
+                results, right = go(devices=devices, **DEVICES), expected
+            else:
+                results, right = go(data=points, devices=devices, devices_per_run=per_run, **DEVICES), halves
+            found[f"{devices}, {per_run}"] = max(float(np.abs(results[name] - right[name]).max()) for name in METRICS)
+        whole = go(devices=4, **DEVICES)
+        inner, calls = sweeps.mesh.run_intervals, []
+
+        def crashing(*args):
+            calls.append(1)
+            if len(calls) == 2:
+                raise Crash
+            return inner(*args)
+
+        sweeps.mesh.run_intervals = crashing
+        try:
+            go(folder, devices=4, **DEVICES)
+        except Crash:
+            sweeps.mesh.run_intervals = inner
+        found["resumed"] = bool(go(folder, devices=4, **DEVICES).equals(whole))
+        for name, changes in {
+            "other devices": dict(folder=folder, devices=2),
+            "points": dict(data=lambda key: data(key, 61), devices=2, devices_per_run=2),
+        }.items():
+            try:
+                go(**{**DEVICES, **changes})
+            except ValueError as error:
+                found[name] = str(error)
+    print(json.dumps(found))
+
+
+def in_a_child(call, **environment):
+    code = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import test_sweep; test_sweep.{call}"
+    env = {**os.environ, "JAX_PLATFORMS": "cpu", **environment}
+    return subprocess.Popen([sys.executable, "-c", code], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_devices_share_lanes_and_particles(tmp_path):
+    child = in_a_child(f"on_devices({str(tmp_path)!r})", XLA_FLAGS="--xla_force_host_platform_device_count=8")
+    out, err = child.communicate(timeout=300)
+    assert child.returncode == 0, err
+    found = json.loads(out)
+    assert "devices is 4 there and 2 here" in found.pop("other devices")
+    assert "it must be a multiple of" in found.pop("points")
+    assert found.pop("resumed") is True
+    assert len(found) == 6 and all(error < 1e-9 for error in found.values()), found
+
+
+def test_more_devices_than_there_are():
+    for changes, message in (
+        (dict(devices=64), "devices is 64; it must be at most"),
+        (dict(devices=1, devices_per_run=2), "must divide"),
+        (dict(devices=1, vmapped=2), "vmapped is 2 and devices is 1"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            go(**changes)
+
+
+def part_of(folder, index):
+    go(Path(folder), process=(index, 2))
+
+
+def test_two_processes_at_once_and_one_that_dies(tmp_path, whole):
+    """Each process runs and keeps its own lanes; the death of one leaves the other running, and its start again goes on."""
+    children = [in_a_child(f"part_of({str(tmp_path)!r}, {index})") for index in range(2)]
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and not (tmp_path / "process-1-of-2" / sweeps.SWEEP).exists():
+        time.sleep(0.01)
+    children[1].kill()
+    assert children[0].wait(timeout=120) == 0, children[0].communicate()[1]
+    children[1].communicate()
+    states = {lane["part"].split("/")[-2]: [] for lane in manifest(tmp_path)}
+    for lane in manifest(tmp_path):
+        states[lane["part"].split("/")[-2]].append(lane["state"])
+    assert set(states["process-0-of-2"]) == {"done"} and len(states["process-1-of-2"]) == 4
+    assert set(states["process-1-of-2"]) != {"done"}, "it was done before it was killed"
+    part_of(tmp_path, 1)
+    children[0].communicate()
+    found = open_sweep(tmp_path, lanes_of(GRID))
+    for name in METRICS:
+        np.testing.assert_allclose(found[name], whole[name], atol=1e-5)
+
+
 # -- Kills ------------------------------------------------------------------------------------------
 
 LONG = dict(steps=240, every=2, segment=3)
@@ -180,16 +277,11 @@ def child(folder):
     go(Path(folder), **LONG)
 
 
-def start_child(folder):
-    code = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import test_sweep; test_sweep.child({str(folder)!r})"
-    return subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "JAX_PLATFORMS": "cpu"}, stderr=subprocess.PIPE)
-
-
 def kill_at_random(folder, kills, generator):
     """Starts the sweep and kills it, so many times, each at a random moment after it has done something new."""
     seen = -1
     for _ in range(kills):
-        process = start_child(folder)
+        process = in_a_child(f"child({str(folder)!r})")
         try:
             deadline = time.monotonic() + 120
             while time.monotonic() < deadline and process.poll() is None:
@@ -212,10 +304,6 @@ def test_kill_at_any_moment_then_the_same_call(tmp_path, kills):
     xarray.testing.assert_equal(go(tmp_path, **LONG), go(**LONG))
     assert {lane["state"] for lane in manifest(tmp_path)} == {"done"}
     assert not list(tmp_path.rglob("checkpoint*"))
-
-
-class Crash(BaseException):
-    pass
 
 
 def test_a_crash_at_any_write_costs_at_most_a_segment(tmp_path, whole, monkeypatch):

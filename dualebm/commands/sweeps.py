@@ -12,11 +12,11 @@ import numpy as np
 import tyro
 import xarray
 
-from dualebm import checks, metrics, plot, saved, store, targets
+from dualebm import checks, metrics, plot, store, targets
 from dualebm.grid import product
 from dualebm.methods.dual import Dual, annealing, rates_from_paper
 from dualebm.ranges import parse
-from dualebm.sweep import COMMAND, SWEEP, forecast, manifest, open_sweep, plan_of, sweep
+from dualebm.sweep import SWEEP, forecast, manifest, open_sweep, plan_of, read, sweep
 
 FIGURE = "figure.png"
 
@@ -128,14 +128,11 @@ def run_sweep(settings: Sweep) -> None:
     checks.choice("precision", settings.precision, (32, 64))
     index, count = process_of(settings.process)
     with jax.enable_x64(settings.precision == 64):
-        given = arguments(settings) | dict(process=(index, count))
+        given: dict[str, Any] = arguments(settings) | dict(process=(index, count))
         if settings.dry_run:
             tell_forecast(given)
             return
-        settings.out.mkdir(parents=True, exist_ok=True)
-        if not (settings.out / COMMAND).exists() and not any(settings.out.iterdir()):
-            saved.commit(settings.out / COMMAND, lambda path: path.write_text(json.dumps(stored(settings), indent=1)))
-        results = sweep(**given, folder=settings.out)
+        results = sweep(**given, folder=settings.out, note=stored(settings))
     tell(results)
     print(f"written to {settings.out}; dualebm show {settings.out} draws it")
 
@@ -150,10 +147,10 @@ def merged(settings: Sweep) -> Sweep:
     """The flags, with those of a file or of the folder where they are not given. Raises ValueError for names that are no flags."""
     there: dict[str, Any] = {}
     if settings.resume:
-        path = settings.out / COMMAND
-        if not path.exists():
-            raise ValueError(f"resume is True and {settings.out} holds no sweep that was started by this command ({COMMAND})")
-        there = json.loads(path.read_text())
+        found = [path.parent for path in (settings.out / SWEEP, *settings.out.glob(f"process-*/{SWEEP}")) if path.exists()]
+        there = read(found[0])["note"] if found else {}
+        if not there:
+            raise ValueError(f"resume is True and {settings.out} holds no sweep that was started by this command")
     if settings.config is not None:
         try:
             there = tomllib.loads(settings.config.read_text())
@@ -162,7 +159,7 @@ def merged(settings: Sweep) -> Sweep:
     fields = {field.name: field for field in dataclasses.fields(Sweep)}
     changes = {}
     for name, value in there.items():
-        where = f"the name {name!r} in {settings.config or settings.out / COMMAND}"
+        where = f"the name {name!r} in {settings.config or settings.out}"
         checks.choice(where, name, [n for n in fields if n not in ("out", "config")])
         if name in SWEPT and value is not None:
             value = ",".join(map(str, value)) if isinstance(value, list) else str(value)
@@ -230,7 +227,7 @@ def arguments(settings: Sweep) -> dict[str, Any]:
     return dict(
         grid=product(**values), method=method, rates=rates if "alpha" in values else None, data=data, metrics=monitors,
         steps=settings.steps, every=settings.every, schedule=annealing() if settings.anneal else None, common=settings.common,
-        batch_size=settings.batch_size,
+        batch_size=settings.batch_size, devices=settings.devices, devices_per_run=settings.devices_per_run,
     )  # fmt: skip
 
 
