@@ -86,13 +86,13 @@ def one_run(name):
     rates, data, key = stacked(method.rates._replace(restart_probability=restart)), samples(weighted), jax.random.key(1)
     state = initial_state(key, method, lane(rates), data)
     # Its longer moves let rounding grow tenfold in ten steps, on one device too.
-    records = 2 if isinstance(method, Adaptive) else RECORDS
-    expected, found = on_one_device(key, method, state, lane(rates), data, records), {}
+    total = 2 if isinstance(method, Adaptive) else RECORDS
+    expected, found = on_one_device(key, method, state, lane(rates), data, total), {}
     for count in counts:
         grid = mesh.make(count, particles=count)
         states, there = mesh.place(grid, method, jax.tree.map(lambda a: a[None], mesh.split(method, state)), data, shared=True)
         states, records = mesh.run_intervals(
-            key[None], method, states, rates, there, jnp.ones(records, bool), EVERY, METRICS, None, grid, shared=True
+            key[None], method, states, rates, there, jnp.ones(total, bool), EVERY, METRICS, None, grid, shared=True
         )
         found[count] = error((lane(mesh.join(method, states)), lane(records)), expected)
     return found
