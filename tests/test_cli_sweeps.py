@@ -10,7 +10,8 @@ from dualebm import cli
 from dualebm.commands.sweeps import Sweep, arguments, merged, process_of
 from dualebm.sweep import SWEEP, open_sweep
 
-QUICK = ["--teacher", "s2_bimodal", "--n", "60", "--neurons", "8", "--steps", "12", "--every", "4", "--test-points", "100", "--seed", "0:2", "--alpha", "1,5"]
+FLAGS = "--teacher s2_bimodal --n 60 --neurons 8 --steps 12 --every 4 --test-points 100 --seed 0:2 --alpha 1,5"
+QUICK = FLAGS.split()
 
 
 def call(capsys, *arguments):

@@ -8,4 +8,7 @@ A method is a frozen dataclass of what is static; it holds no arrays. It has
     step(key, state, rates, data)        one iteration, deterministic in its arguments
     energy(state, rates, data) -> U      the model is exp(-U) times the base measure
     diverged(state) -> code              0, or the index of a cause in `dualebm.simulate.DIVERGENCE`
+
+and, where its particles can be split over devices (see `dualebm.mesh`), `paired(state)`, which arrays are of the particles, and a last
+argument `axis` of `step`.
 """

@@ -245,8 +245,8 @@ class Dual:
             if self.restart_until is not None:
                 due = due & (state.step + 1 <= self.restart_until)
             to_data = lambda: langevin.copies(data, x.shape[1], axis)  # noqa: E731
-            # On a mesh it may gather the data, which only a step with a restart shall pay.
-            x = jnp.where(due, to_data(), x) if axis is None else jax.lax.cond(due, to_data, lambda x=x: x)
+            # Over an axis it may gather the data, so only where it is due.
+            x = jnp.where(due, to_data(), x) if axis is None else jax.lax.cond(due, to_data, lambda: x)
             restarted = restarted | due
         atoms, snapshot = state.atoms, state.snapshot
         if snapshot is not None:
