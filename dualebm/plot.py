@@ -15,7 +15,7 @@ import xarray
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
-from matplotlib.ticker import LogLocator
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from dualebm import checks
 
@@ -164,6 +164,26 @@ def _over_runs(dataset, variable, setting):
     return step[written], np.nanmean(values, 0), np.nanmin(values, 0), np.nanmax(values, 0), len(values), lost
 
 
+def log_axis(axis, values: Iterable[float] | None = None) -> None:
+    """Makes an axis logarithmic with few, plain labels: at the values given, or at 1, 2 and 5 of each decade (1 alone over many).
+
+    >>> axes = Figure().subplots()
+    >>> _ = axes.plot([20, 90], [1, 2])
+    >>> log_axis(axes.xaxis)
+    >>> [label.get_text() for label in axes.get_xticklabels() if 20 <= label.get_position()[0] <= 90]
+    ['20', '50']
+    """
+    getattr(axis.axes, f"set_{axis.axis_name}scale")("log")
+    axis.set_minor_formatter(NullFormatter())
+    if values is not None:
+        ticks = list(values)
+        axis.set_ticks(ticks, [f"{value:g}" for value in ticks])
+        return
+    low, high = axis.get_view_interval()
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low < 200 else (1,), numticks=12))
+    axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+
+
 def varied(results: xarray.Dataset) -> list[str]:
     """The settings of a sweep, other than the seed, of which its lanes have several values.
 
@@ -215,8 +235,9 @@ def sweep(results: xarray.Dataset, variable: str = "kl") -> Figure:
                 colour, marker = COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]
                 panels[0].plot(points, median, label=name or None, color=colour, marker=marker, linestyle=("-", *DASHES)[i // 7 % 5])
                 panels[0].fill_between(points, low, high, color=colour, alpha=0.2, linewidth=0)
-            spread = (points > 0).all() and points[-1] / points[0] > 20
-            panels[0].set(xlabel=across, ylabel=f"last {label}", xscale="log" if spread else "linear")
+            panels[0].set(xlabel=across, ylabel=f"last {label}")
+            if (points > 0).all() and points[-1] / points[0] > 20:
+                log_axis(panels[0].xaxis, points)
         shown = np.unique(results[across].values) if across is not None else np.array([0.0])
         colours = matplotlib.colormaps["viridis"](np.linspace(0, 0.9, len(shown)))
         for x, colour in zip(shown, colours, strict=True):
@@ -227,9 +248,11 @@ def sweep(results: xarray.Dataset, variable: str = "kl") -> Figure:
                 at = step[step > 0][kept]
                 panels[-1].plot(at, np.nanmedian(rows[:, kept], axis=0), color=colour, label=f"{across} {x:g}" if across else None)
                 panels[-1].fill_between(at, np.nanmin(rows[:, kept], 0), np.nanmax(rows[:, kept], 0), color=colour, alpha=0.15, linewidth=0)
-        panels[-1].set(xlabel="iteration", ylabel=label, xscale="log")
+        panels[-1].set(xlabel="iteration", ylabel=label)
+        log_axis(panels[-1].xaxis)
         for panel in panels:
-            panel.set_yscale("log" if positive else "linear")
+            if positive:
+                log_axis(panel.yaxis)
             panel.grid(which="major", color="0.9", linewidth=0.5)
             panel.set_axisbelow(True)
             handles, names = panel.get_legend_handles_labels()

@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -593,15 +593,18 @@ def open_sweep(folder: saved.PathLike, wanted: list[dict] | None = None) -> xarr
     return results.assign_coords(lane=np.arange(results.sizes["lane"]))
 
 
-def by_setting(results: xarray.Dataset) -> xarray.Dataset:
-    """Results along the settings that vary, one dimension each, in place of `lane`.
+def by_setting(results: xarray.Dataset, names: Iterable[str] | None = None) -> xarray.Dataset:
+    """Results along settings, one dimension each, in place of `lane`: those named, or None for all that vary.
 
-    Raises ValueError where the lanes are not a product of their settings.
+    Raises ValueError where the lanes are not a product of these settings.
     """
-    coordinates = [name for name, values in results.coords.items() if values.dims == ("lane",) and name != "lane"]
+    coordinates = [str(name) for name, values in results.coords.items() if values.dims == ("lane",) and name != "lane"]
     varied = [name for name in coordinates if len(np.unique(results[name])) > 1] or coordinates[-1:]
+    varied = varied if names is None else list(names)
+    for name in varied:
+        checks.choice("names", name, coordinates)
     if math.prod(len(np.unique(results[name])) for name in varied) != results.sizes["lane"]:
-        raise ValueError(f"the {results.sizes['lane']} lanes are not a product of {', '.join(map(str, varied))}; use them along lane")
+        raise ValueError(f"the {results.sizes['lane']} lanes are not a product of {', '.join(varied)}; use them along lane")
     rest = [name for name in coordinates if name not in varied]
     found = results.drop_vars([*rest, "lane"]).set_index(lane=varied)
     if len(varied) == 1:

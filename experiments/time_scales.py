@@ -239,22 +239,24 @@ def band(panel, x, values: xarray.DataArray, label: str, i: int) -> None:
 
 def ratio_axis(panel, label: bool = True, both: bool = True) -> None:
     """alpha of the text on the axis below; of the program (ball of radius beta, temperature 1), beta times it, above."""
-    panel.set_xscale("log")
+    plot.log_axis(panel.xaxis, RATIOS[::2])
+    panel.set_xlim(RATIOS[0] / 1.2, RATIOS[-1] * 1.2)
     if label:
-        panel.set_xlabel("alpha = (h_theta / h_x) / beta")
+        panel.set_xlabel("alpha of the text (beta = 10)")
     if both:
         above = panel.secondary_xaxis("top", functions=(lambda x: BETA * x, lambda x: x / BETA))
+        plot.log_axis(above.xaxis, [BETA * ratio for ratio in RATIOS[::2]])
         above.set_xlabel("h_theta / h_x (alpha at beta = 1)")
 
 
-def heat(figure, panel, cells: xarray.DataArray, x: str, y: str, label: str, norm) -> None:
-    """A table of cells as colours, each with its number."""
+def heat(figure, panel, cells: xarray.DataArray, x: str, y: str, label: str, norm, missing: str = "diverged") -> None:
+    """A table of cells as colours, each with its number, or the word for one that has none."""
     values = cells.transpose(y, x).values
     image = panel.imshow(np.where(np.isfinite(values), values, np.nan), origin="lower", aspect="auto", cmap="viridis_r", norm=norm)
     for row, column in np.ndindex(values.shape):
         value = values[row, column]
         shade = image.norm(value) if np.isfinite(value) else 0
-        text = f"{value:.2g}" if np.isfinite(value) else "never"
+        text = f"{value:.2g}" if np.isfinite(value) else missing
         panel.text(column, row, text, ha="center", va="center", fontsize=5.5, color="white" if shade > 0.55 else "black")
     for axis, name, names in ((panel.xaxis, x, cells[x]), (panel.yaxis, y, cells[y])):
         axis.set_ticks(range(len(names)), [f"{float(v):g}" for v in names.values], fontsize=6)
@@ -263,9 +265,9 @@ def heat(figure, panel, cells: xarray.DataArray, x: str, y: str, label: str, nor
 
 
 def log_norm(values) -> LogNorm:
-    """From the least to the largest finite positive value."""
+    """From the least to the largest finite positive value; any scale where there is none."""
     finite = np.asarray(values)[np.isfinite(values) & (np.asarray(values) > 0)]
-    return LogNorm(finite.min(), finite.max())
+    return LogNorm(finite.min(), finite.max()) if finite.size else LogNorm(1, 10)
 
 
 # -- Figures -------------------------------------------------------------------------------------------
@@ -273,7 +275,7 @@ def log_norm(values) -> LogNorm:
 
 def draw_claim(results: xarray.Dataset) -> tuple[dict[str, Figure], list[dict]]:
     """Curves of KL by alpha; final KL, iterations and work to thresholds against alpha."""
-    kl = by_setting(results).kl
+    kl = by_setting(results, ("teacher", "scale", "integrator", "ratio", "seed")).kl
     figures, rows = {}, []
     for teacher in kl.teacher.values:
         curves = Figure(figsize=(7.0, 5.2), layout="constrained")
@@ -287,7 +289,10 @@ def draw_claim(results: xarray.Dataset) -> tuple[dict[str, Figure], list[dict]]:
                     x = values.step * (PRODUCTS[str(integrator)] if work else 1)
                     panel.plot(x, values.mean("seed"), color=colour, label=f"{ratio:g}", linewidth=1)
                     panel.fill_between(x, values.min("seed"), values.max("seed"), color=colour, alpha=0.12, linewidth=0)
-                panel.set(xscale="log", yscale="log", title=f"{integrator}, step of the {'particles' if scale == 'particle' else 'faster'}")
+                fixed = "the particles'" if scale == "particle" else "the faster process's"
+                panel.set_title(f"{integrator}\n{fixed} step is fixed", fontsize=7)
+                plot.log_axis(panel.xaxis)
+                plot.log_axis(panel.yaxis)
                 if row:
                     panel.set_xlabel("work (products of N m d)" if work else "iteration")
                 if not column:
@@ -312,10 +317,12 @@ def draw_claim(results: xarray.Dataset) -> tuple[dict[str, Figure], list[dict]]:
                     least=float(at[:, -1].min()), largest=float(at[:, -1].max()), threshold=2 * floor,
                     iterations=float(first_below(at, 2 * floor).median()),
                 ))  # fmt: skip
-        titles = (f"{teacher}: KL at the end (nat)", f"iterations to KL {2 * floor:.2g}", "work to the same (products of N m d)")
+        titles = ("KL at the end (nat)", f"iterations to KL {2 * floor:.2g}", f"work to KL {2 * floor:.2g} (N m d)")
         for panel, title in zip(panels[row], titles, strict=True):
             ratio_axis(panel, label=row == len(kl.teacher) - 1, both=row == 0)
-            panel.set(yscale="log", ylabel=title)
+            plot.log_axis(panel.yaxis)
+            panel.set_ylabel(title)
+        panels[row, 0].set_title(str(teacher), fontsize=7, loc="left", y=0.02)
     summary.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     figures["claim"] = summary
     return figures, rows
@@ -344,21 +351,21 @@ def _two_maps(kl: xarray.DataArray, x: str, y: str, title: str) -> Figure:
     final = kl[..., -1].median("seed")
     times = first_below(kl, 2 * floor_of(kl[..., -1])).median("seed")
     heat(figure, panels[0], final, x, y, "KL at the end (nat), median", log_norm(final))
-    heat(figure, panels[1], times, x, y, f"iterations to KL {2 * floor_of(kl[..., -1]):.2g}, median", log_norm(times))
+    heat(figure, panels[1], times, x, y, f"iterations to KL {2 * floor_of(kl[..., -1]):.2g}, median", log_norm(times), "never")
     figure.suptitle(title)
     return figure
 
 
 def draw_restarts(results):
     """The phase diagram alpha x p_R."""
-    kl = by_setting(results).kl
+    kl = by_setting(results, ("ratio", "restart_probability", "seed")).kl
     figure = _two_maps(kl, "ratio", "restart_probability", "S^14 monomodal, MALA, n = 1000")
     return {"restarts": figure}, _cells(kl, ("ratio", "restart_probability"))
 
 
 def draw_plane(results):
     """Particle step x neuron step, for each integrator."""
-    kl = by_setting(results).kl
+    kl = by_setting(results, ("integrator", "particle_step", "neuron_step", "seed")).kl
     figures, rows = {}, []
     for integrator in kl.integrator.values:
         one = kl.sel(integrator=integrator, drop=True)
@@ -369,7 +376,7 @@ def draw_plane(results):
 
 def draw_radius(results):
     """The plane where particles mix badly: KL, and the error of the mode's mass among the particles."""
-    found = by_setting(results)
+    found = by_setting(results, ("radius", "particle_step", "neuron_step", "seed"))
     figure = Figure(figsize=(7.0, 5.0), layout="constrained")
     panels = figure.subplots(2, found.sizes["radius"], squeeze=False)
     rows = []
@@ -394,20 +401,21 @@ def draw_factors(results):
     for i, name in enumerate(names):
         lanes = results.isel(lane=np.flatnonzero(results.factor.values == name))
         kl = lanes.kl.drop_vars([c for c in lanes.coords if c not in ("ratio", "seed", "step", "lane")])
-        kl = by_setting(kl.to_dataset()).kl.transpose("ratio", "seed", "step")
+        kl = by_setting(kl.to_dataset(), ("ratio", "seed")).kl.transpose("ratio", "seed", "step")
         rows += [dict(factor=str(name)) | row for row in _cells(kl, ("ratio",))]
         band(panels[0], kl.ratio, kl[..., -1], str(name), i)
         band(panels[1], kl.ratio, first_below(kl, 2 * floor_of(kl[..., -1])), str(name), i)
-    for panel, title in zip(panels, ("KL at the end (nat)", "iterations to twice the least KL of each"), strict=True):
+    for panel, title in zip(panels, ("KL at the end (nat)", "iterations to twice the least of each"), strict=True):
         ratio_axis(panel)
-        panel.set(yscale="log", ylabel=title)
+        plot.log_axis(panel.yaxis)
+        panel.set_ylabel(title)
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     return {"factors": figure}, rows
 
 
 def draw_large(results):
     """n = 1e4: KL at the end and iterations to twice its floor, against alpha."""
-    kl = by_setting(results).kl
+    kl = by_setting(results, ("integrator", "ratio", "seed")).kl
     figure = Figure(figsize=(7.0, 2.8), layout="constrained")
     panels = figure.subplots(1, 2)
     floor = floor_of(kl[..., -1])
@@ -417,7 +425,8 @@ def draw_large(results):
         band(panels[1], one.ratio, first_below(one, 2 * floor), str(integrator), i)
     for panel, title in zip(panels, ("KL at the end (nat)", f"iterations to KL {2 * floor:.2g}"), strict=True):
         ratio_axis(panel)
-        panel.set(yscale="log", ylabel=title)
+        plot.log_axis(panel.yaxis)
+        panel.set_ylabel(title)
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return {"large": figure}, _cells(kl, ("integrator", "ratio"))
 

@@ -193,10 +193,10 @@ def test_data_batches_are_a_control_variate(x64):
     np.testing.assert_array_equal(first.snapshot.positions, state.atoms.positions)
 
     moved = first._replace(atoms=first.atoms._replace(positions=jnp.array(sphere_points(7, 8, d)) * 0.05 + first.atoms.positions))
-    truth = method._data_mean(moved.atoms.positions, data, None, None)[1]
+    truth = method._data_mean(moved.atoms.positions, data, None, None, None)[1]
     batches = jax.random.choice(jax.random.key(1), data.points, (400, 100))
-    estimates = jax.vmap(lambda b: method._data_mean(moved.atoms.positions, data, first.snapshot, Samples(b))[1])(batches)
-    plain = jax.vmap(lambda b: method._data_mean(moved.atoms.positions, Samples(b), None, None)[1])(batches)
+    estimates = jax.vmap(lambda b: method._data_mean(moved.atoms.positions, data, first.snapshot, Samples(b), None)[1])(batches)
+    plain = jax.vmap(lambda b: method._data_mean(moved.atoms.positions, Samples(b), None, None, None)[1])(batches)
     error = jnp.abs(estimates.mean(0) - truth) / (estimates.std(0) / 20)
     assert float(error.max()) < 5 and float(estimates.std(0).mean()) < 0.5 * float(plain.std(0).mean())
 

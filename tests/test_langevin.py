@@ -269,9 +269,11 @@ def test_noise_of_the_moves_of_a_step():
         assert uniform.min() >= 0 and uniform.max() < 1
 
 
-@pytest.mark.parametrize("count", [1, 2, 511, 512, 513, 1024, 1535, 1536, 1537, 2047])
-@pytest.mark.parametrize("integrator", langevin.TRANSITIONS)
-def test_the_streamed_block_changes_nothing(x64, count, integrator):
+@pytest.mark.parametrize(
+    ("integrator", "count"),
+    [*(("mala", count) for count in (1, 2, 511, 512, 513, 1024, 1535, 1536, 1537)), ("projected", 2047), ("geodesic", 1537)],
+)
+def test_the_streamed_block_changes_nothing(x64, integrator, count):
     """Every remainder, in blocks of 256 pairs and whole: particles, acceptance and what is observed."""
     rng = np.random.default_rng(count)
     x = rng.normal(size=(count, 3))
@@ -285,7 +287,7 @@ def test_the_streamed_block_changes_nothing(x64, count, integrator):
                     integrator, Sphere(3), draw, x, energy, 0.2, width=width, observe=lambda here: jnp.sum(here.points, axis=1)
                 )
             )(jnp.array(x).T)
-            for width in (256, 1024, None)
+            for width in (256, None)
         ]
         for result in results[1:]:
             jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-11), result, results[0])

@@ -184,26 +184,27 @@ def counted():
     return {"step": collectives(sharded.lower(lane(states), data).compile()), "run": run(NONE), "reading": run(METRICS)}
 
 
-def child():
+def child(*cases):
     import warnings
 
     warnings.simplefilter("error")
-    answers: dict = {name: one_run(name) for name in CASES} | {"many": many_runs(), "counted": counted()}
+    answers: dict = {name: one_run(name) for name in cases} | {"many": many_runs(), "counted": counted()}
     with jax.enable_x64(False):
         answers["float32"] = side_by_side()
     print(json.dumps(answers))
 
 
-def test_eight_devices():
+@pytest.mark.parametrize("cases", [("program",), pytest.param(tuple(CASES), marks=pytest.mark.heavy)])
+def test_eight_devices(cases):
     """One process tells all, so that it starts once."""
     flags = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"  # the second to compile quickly
     environment = dict(os.environ, XLA_FLAGS=flags, JAX_ENABLE_X64="1")
-    command = [sys.executable, "-c", "import conftest, test_mesh; test_mesh.child()"]
+    command = [sys.executable, "-c", f"import conftest, test_mesh; test_mesh.child(*{cases!r})"]
     done = subprocess.run(command, cwd=Path(__file__).parent, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-5000:]
     answers = json.loads(done.stdout.splitlines()[-1])
-    for name, (_, _, _, counts) in CASES.items():
-        errors = answers[name]
+    for name in cases:
+        errors, counts = answers[name], CASES[name][3]
         assert len(errors) == len(counts) and max(errors.values()) < 1e-9, (name, errors)
     assert answers["many"] < 1e-9
     assert answers["counted"] == {

@@ -17,7 +17,7 @@ import xarray
 
 from dualebm import saved, simulate, store
 from dualebm import sweep as sweeps
-from dualebm.grid import lanes_of, product
+from dualebm.grid import lanes_of, product, zipped
 from dualebm.measures import Samples
 from dualebm.methods.dual import Dual
 from dualebm.run import run
@@ -68,7 +68,7 @@ def test_a_lane_is_the_run_of_its_key(x64):
         _, alone = run(lane.key, lane.method, lane.rates, points, metrics=METRICS, progress=False, **counts)
         for name in METRICS:
             np.testing.assert_allclose(one[name][lane.index], alone[name], rtol=0, atol=1e-9)
-    for changes in (dict(batch_size=3), dict(batch_size=None), dict(batch_size=8, vmapped=8), dict(batch_size=5, vmapped=2)):
+    for changes in (dict(batch_size=5, vmapped=2),):
         other = go(**counts, **changes)
         for name in METRICS:
             np.testing.assert_allclose(other[name], one[name], rtol=0, atol=1e-9)
@@ -123,11 +123,11 @@ def test_lanes_that_are_added_leave_the_others_as_they_are(tmp_path, whole, monk
 
 
 def test_parts_of_other_shapes_lie_side_by_side(tmp_path):
-    found = go(tmp_path, grid=product(neurons=[4, 8], n=[30, 60], seed=[0]))
-    assert found.weights.shape == (4, 6, 8)
-    np.testing.assert_array_equal(np.isnan(found.weights.values).any(axis=1).sum(axis=1), [4, 4, 0, 0])
+    found = go(tmp_path, grid=zipped(neurons=[4, 8], n=[60, 30], seed=[0, 0]))
+    assert found.weights.shape == (2, 6, 8)
+    np.testing.assert_array_equal(np.isnan(found.weights.values).any(axis=1).sum(axis=1), [4, 0])
     alone = go(grid=product(neurons=[4], n=[60], seed=[0]))
-    np.testing.assert_array_equal(found.weights.values[1, :, :4], alone.weights.values[0])
+    np.testing.assert_array_equal(found.weights.values[0, :, :4], alone.weights.values[0])
 
 
 def test_settings_may_be_text(tmp_path):
@@ -184,7 +184,7 @@ def on_devices(folder):
         expected, found = go(**DEVICES), {}
         points = lambda key: data(key, 64)  # noqa: E731
         halves = go(data=points, **DEVICES)
-        for devices, per_run in ((1, 1), (2, 1), (8, 1), (2, 2), (8, 2), (4, 4)):
+        for devices, per_run in ((1, 1), (4, 1), (8, 2), (4, 4)):
             if per_run == 1:
                 results, right = go(devices=devices, **DEVICES), expected
             else:
@@ -223,14 +223,15 @@ def in_a_child(call, **environment):
 
 
 def test_devices_share_lanes_and_particles(tmp_path):
-    child = in_a_child(f"on_devices({str(tmp_path)!r})", XLA_FLAGS="--xla_force_host_platform_device_count=8")
+    flags = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"  # the second to compile quickly
+    child = in_a_child(f"on_devices({str(tmp_path)!r})", XLA_FLAGS=flags)
     out, err = child.communicate(timeout=300)
     assert child.returncode == 0, err
     found = json.loads(out)
     assert "devices is 4 there and 2 here" in found.pop("other devices")
     assert "it must be a multiple of" in found.pop("points")
     assert found.pop("resumed") is True
-    assert len(found) == 6 and all(error < 1e-9 for error in found.values()), found
+    assert len(found) == 4 and all(error < 1e-9 for error in found.values()), found
 
 
 def test_more_devices_than_there_are():
