@@ -289,9 +289,8 @@ def draw_claim(results: xarray.Dataset) -> tuple[dict[str, Figure], list[dict]]:
                     x = values.step * (PRODUCTS[str(integrator)] if work else 1)
                     panel.plot(x, values.mean("seed"), color=colour, label=f"{ratio:g}", linewidth=1)
                     panel.fill_between(x, values.min("seed"), values.max("seed"), color=colour, alpha=0.12, linewidth=0)
-                fixed = "the particles'" if scale == "particle" else "the faster process's"
-                panel.set_title(f"{integrator}\n{fixed} step is fixed", fontsize=7)
-                plot.log_axis(panel.xaxis)
+                panel.set_title(f"{integrator}\n{'particle' if scale == 'particle' else 'faster'} step fixed", fontsize=7)
+                plot.log_axis(panel.xaxis, [10.0**i for i in range(6) if x[0] <= 10**i <= x[-1]])
                 plot.log_axis(panel.yaxis)
                 if row:
                     panel.set_xlabel("work (products of N m d)" if work else "iteration")
