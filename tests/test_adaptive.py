@@ -348,6 +348,7 @@ def test_comparison_with_the_grid():
     assert experiment.reached(np.array([3.0, np.nan]), 1.0, 5) == 15 and experiment.reached(np.ones(2), 1.0, 5) == 5
 
 
+@pytest.mark.heavy
 def test_experiment_end_to_end(tmp_path, capsys):
     small = dict(teachers=("s2_bimodal",), signs=("half",), n=100, neurons=4, steps=8, warmup=4, seeds=2)
     summaries = experiment.main(experiment.Settings(**small, test_points=100, out=tmp_path))

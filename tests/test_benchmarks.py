@@ -87,6 +87,7 @@ def test_every_way_to_draw_normals_draws_normals():
         assert drawn.size >= 12_000 and abs(drawn.mean()) < 0.05 and abs(drawn.std() - 1) < 0.05
 
 
+@pytest.mark.heavy
 def test_a_sweep_is_the_same_runs_however_batched(tmp_path):
     file = str(tmp_path / "start.npz")
     worker.prepare(file, 40, 8, 40)

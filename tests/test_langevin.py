@@ -271,7 +271,7 @@ def test_noise_of_the_moves_of_a_step():
 
 @pytest.mark.parametrize(
     ("integrator", "count"),
-    [*(("mala", count) for count in (1, 2, 511, 512, 513, 1024, 1535, 1536, 1537)), ("projected", 2047), ("geodesic", 1537)],
+    [*(("mala", count) for count in (1, 511, 513, 1024, 1537)), ("projected", 2047), ("geodesic", 1536)],
 )
 def test_the_streamed_block_changes_nothing(x64, integrator, count):
     """Every remainder, in blocks of 256 pairs and whole: particles, acceptance and what is observed."""

@@ -12,6 +12,7 @@ from experiments import less_work
 from experiments.less_work import Settings, checked, main, options
 
 
+@pytest.mark.heavy
 def test_end_to_end(tmp_path, capsys, monkeypatch):
     few = ("default", "data batch n/10", "4 moves of particles")
     monkeypatch.setattr(less_work, "options", lambda n: {label: options(n)[label] for label in few})

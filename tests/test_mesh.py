@@ -194,7 +194,7 @@ def child(*cases):
     print(json.dumps(answers))
 
 
-@pytest.mark.parametrize("cases", [("program",), pytest.param(tuple(CASES), marks=pytest.mark.heavy)])
+@pytest.mark.parametrize("cases", [pytest.param(tuple(CASES), marks=pytest.mark.heavy)])
 def test_eight_devices(cases):
     """One process tells all, so that it starts once."""
     flags = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"  # the second to compile quickly
