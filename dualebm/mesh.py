@@ -8,6 +8,7 @@ A restart that draws its data, or that has N other than 2n, moreover gathers the
 
 import equinox as eqx
 import jax
+import numpy as np
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from dualebm import checks, columns, simulate
@@ -24,7 +25,7 @@ def make(devices: int | None = None, particles: int = 1) -> Mesh:
     >>> dict(make(1).shape)
     {'runs': 1, 'particles': 1}
     """
-    there = jax.devices()
+    there = jax.devices()  # of one process after another
     if devices is None:
         devices = len(there)
     checks.count("devices", devices)
@@ -34,7 +35,7 @@ def make(devices: int | None = None, particles: int = 1) -> Mesh:
     if devices % particles:
         raise ValueError(f"particles is {particles}; it must divide devices, which is {devices}")
     shape = (devices // particles, particles)
-    return jax.make_mesh(shape, (RUNS, PARTICLES), (AxisType.Auto,) * 2, devices=there[:devices])
+    return Mesh(np.asarray(there[:devices]).reshape(shape), (RUNS, PARTICLES), axis_types=(AxisType.Auto,) * 2)
 
 
 def check(mesh: Mesh | AbstractMesh, method, states, data: Samples) -> None:
@@ -124,10 +125,52 @@ def place(mesh: Mesh, method, states, data: Samples, shared: bool = False):
     """
     check(mesh, method, states, data)
     put = lambda x, spec: jax.device_put(x, NamedSharding(mesh, spec))  # noqa: E731
-    return (
-        jax.tree.map(put, states, _state_specs(method, states)),
-        jax.tree.map(lambda x: put(x, _data_spec(shared)), data),
-    )
+    return jax.tree.map(put, states, _state_specs(method, states)), place_data(mesh, data, shared)
+
+
+def place_data(mesh: Mesh, data: Samples, shared: bool = False) -> Samples:
+    """Data on the devices of a mesh, also of one of several processes, each of which has the whole.
+
+    >>> place_data(make(1), Samples(jax.numpy.eye(3)), shared=True).points.shape
+    (3, 3)
+    """
+    sharding = NamedSharding(mesh, _data_spec(shared))
+    if sharding.is_fully_addressable:
+        return jax.tree.map(lambda x: jax.device_put(x, sharding), data)
+    return jax.tree.map(lambda x: jax.make_array_from_callback(x.shape, sharding, lambda index: np.asarray(x[index])), data)
+
+
+def parts(states):
+    """What this process holds of a stack of split states, as NumPy arrays; `assemble` undoes it. All of it where there is no other.
+
+    >>> parts((jax.numpy.zeros((1, 3, 2, 4)),))[0].shape
+    (1, 3, 2, 4)
+    """
+
+    def held(x):
+        if x.is_fully_addressable or x.is_fully_replicated:
+            return np.asarray(x)
+        shards = sorted(x.addressable_shards, key=lambda shard: shard.index[-1].start)
+        return np.concatenate([np.asarray(shard.data) for shard in shards], axis=-1)
+
+    return jax.tree.map(held, states)
+
+
+def assemble(mesh: Mesh, method, held):
+    """The stack of split states of which each process of a mesh holds one of equal `parts`.
+
+    >>> from dualebm.methods.dual import Dual; from dualebm.spaces import Sphere
+    >>> method = Dual(Sphere(3), neurons=8)
+    >>> state = split(method, method.init(jax.random.key(1), method.rates, Samples(jax.numpy.eye(3))))
+    >>> assemble(make(1), method, parts(jax.tree.map(lambda a: a[None], state))).columns.shape
+    (1, 3, 2, 3)
+    """
+
+    def whole(paired, x, spec):
+        shape = (*x.shape[:-1], x.shape[-1] * jax.process_count()) if paired else x.shape
+        return jax.make_array_from_process_local_data(NamedSharding(mesh, spec), x, shape)
+
+    return jax.tree.map(whole, method.paired(held), held, _state_specs(method, held))
 
 
 def _each_lane(mesh, lane, stacks):

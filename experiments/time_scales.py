@@ -36,8 +36,10 @@ from dualebm import checks, metrics, plot, targets
 from dualebm.grid import Grid, cross, product, zipped
 from dualebm.measures import Samples
 from dualebm.methods.dual import Dual, DualRates, rates_from_paper
+from dualebm.plan import plan_of
 from dualebm.spaces import Sphere
-from dualebm.sweep import by_setting, forecast, plan_of, sweep
+from dualebm.sweep import forecast, sweep
+from dualebm.sweep_folder import by_setting
 
 PRESETS = ("quick", "paper")
 STUDIES = ("claim", "restarts", "plane", "radius", "factors", "large")

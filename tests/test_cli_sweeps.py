@@ -8,7 +8,7 @@ import pytest
 
 from dualebm import cli
 from dualebm.commands.sweeps import Sweep, arguments, merged, process_of
-from dualebm.sweep import SWEEP, open_sweep
+from dualebm.sweep_folder import SWEEP, open_sweep
 
 FLAGS = "--teacher s2_bimodal --n 60 --neurons 8 --steps 12 --every 4 --test-points 100 --seed 0:2 --alpha 1,5"
 QUICK = FLAGS.split()

@@ -12,9 +12,12 @@ ORDER = [
     "columns", "spaces", "measures", "checks", "features", "energy",
     "flows.langevin", "flows.wfr", "partition", "targets", "datasets",
     "methods.dual", "methods.adaptive", "metrics", "simulate", "settings", "grid", "saved", "store", "ranges", "model",
-    "mesh", "run", "sweep", "plot", "sphere_plot", "commands.fit", "commands.sweeps", "cli",
+    "mesh", "run", "hosts", "plan", "sweep_folder", "sweep", "plot", "sphere_plot", "commands.fit", "commands.sweeps", "cli",
 ]  # fmt: skip
-SHELL = {"datasets", "settings", "saved", "store", "model", "run", "sweep", "plot", "sphere_plot", "commands.fit", "commands.sweeps", "cli"}
+SHELL = {
+    "datasets", "settings", "saved", "store", "model", "run", "hosts", "plan", "sweep_folder", "sweep",
+    "plot", "sphere_plot", "commands.fit", "commands.sweeps", "cli",
+}  # fmt: skip
 
 
 def modules():

@@ -15,14 +15,15 @@ import numpy as np
 import pytest
 import xarray
 
-from dualebm import saved, simulate, store
-from dualebm import sweep as sweeps
+from dualebm import mesh, plan, saved, simulate, store, sweep_folder
 from dualebm.grid import lanes_of, product, zipped
 from dualebm.measures import Samples
 from dualebm.methods.dual import Dual
+from dualebm.plan import plan_of
 from dualebm.run import run
 from dualebm.spaces import Sphere
-from dualebm.sweep import by_setting, manifest, open_sweep, sweep
+from dualebm.sweep import sweep
+from dualebm.sweep_folder import by_setting, manifest, open_sweep
 
 METHOD = Dual(Sphere(3), neurons=8)
 COUNTS = dict(steps=10, every=2, segment=2)  # 6 records, 3 segments
@@ -61,10 +62,10 @@ def whole():
 def test_a_lane_is_the_run_of_its_key(x64):
     """100 steps in float64: alone by `run`, and in batches of any size, side by side or in turn."""
     counts = dict(steps=100, every=20, segment=3)
-    plan = sweeps.plan_of(GRID, METHOD, None, data, metrics=METRICS, **counts)
+    planned = plan_of(GRID, METHOD, None, data, metrics=METRICS, **counts)
     one = go(batch_size=1, **counts)
-    for lane in (plan.lanes[2], plan.lanes[7]):
-        points = plan.study.make("data", lane.settings, {})
+    for lane in (planned.lanes[2], planned.lanes[7]):
+        points = planned.study.make("data", lane.settings, {})
         _, alone = run(lane.key, lane.method, lane.rates, points, metrics=METRICS, progress=False, **counts)
         for name in METRICS:
             np.testing.assert_allclose(one[name][lane.index], alone[name], rtol=0, atol=1e-9)
@@ -191,7 +192,7 @@ def on_devices(folder):
                 results, right = go(data=points, devices=devices, devices_per_run=per_run, **DEVICES), halves
             found[f"{devices}, {per_run}"] = max(float(np.abs(results[name] - right[name]).max()) for name in METRICS)
         whole = go(devices=4, **DEVICES)
-        inner, calls = sweeps.mesh.run_intervals, []
+        inner, calls = mesh.run_intervals, []
 
         def crashing(*args):
             calls.append(1)
@@ -199,11 +200,11 @@ def on_devices(folder):
                 raise Crash
             return inner(*args)
 
-        sweeps.mesh.run_intervals = crashing
+        mesh.run_intervals = crashing
         try:
             go(folder, devices=4, **DEVICES)
         except Crash:
-            sweeps.mesh.run_intervals = inner
+            mesh.run_intervals = inner
         found["resumed"] = bool(go(folder, devices=4, **DEVICES).equals(whole))
         for name, changes in {
             "other devices": dict(folder=folder, devices=2),
@@ -252,7 +253,7 @@ def test_two_processes_at_once_and_one_that_dies(tmp_path, whole):
     """Each process runs and keeps its own lanes; the death of one leaves the other running, and its start again goes on."""
     children = [in_a_child(f"part_of({str(tmp_path)!r}, {index})") for index in range(2)]
     deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and not (tmp_path / "process-1-of-2" / sweeps.SWEEP).exists():
+    while time.monotonic() < deadline and not (tmp_path / "process-1-of-2" / sweep_folder.SWEEP).exists():
         time.sleep(0.01)
     children[1].kill()
     assert children[0].wait(timeout=120) == 0, children[0].communicate()[1]
@@ -376,21 +377,21 @@ def test_a_signal_ends_the_sweep_after_the_segment_at_hand(tmp_path, whole, monk
 
 
 def test_batches_fit_the_memory(monkeypatch):
-    plan = sweeps.plan_of(GRID, METHOD, None, data, metrics=METRICS, **COUNTS)
-    lane = plan.lanes[0]
-    like = sweeps.like_of(plan.study, lane)
-    size = sweeps.bytes_of_lane(plan, lane, like)
+    planned = plan_of(GRID, METHOD, None, data, metrics=METRICS, **COUNTS)
+    lane = planned.lanes[0]
+    like = plan.like_of(planned.study, lane)
+    size = plan.bytes_of_lane(planned, lane, like)
     least = 3 * 120 * 3 * 4 + 60 * 3 * 4  # three states of 120 particles in 3 dimensions, and the data
     assert least < size < 2 * least
-    monkeypatch.setattr(sweeps, "memory", lambda: 3 * size)
+    monkeypatch.setattr(plan, "memory", lambda: 3 * size)
     shapes = []
     inner = simulate.run_lanes
     monkeypatch.setattr(simulate, "run_lanes", lambda *a: (shapes.append(a[0].shape), inner(*a))[1])
     go(batch_size=None)
     assert set(shapes) == {(3,)}
     monkeypatch.undo()
-    side_by_side = plan._replace(vmapped=8)
-    assert sweeps.bytes_of_lane(side_by_side, lane, like) > size  # what a lane needs to compute counts too
+    side_by_side = planned._replace(vmapped=8)
+    assert plan.bytes_of_lane(side_by_side, lane, like) > size  # what a lane needs to compute counts too
 
 
 def test_progress_is_a_line_of_json_for_each_segment(capsys):
@@ -474,6 +475,6 @@ def test_foreign_and_damaged_folders(tmp_path, interrupted):
         go(tmp_path)
     with pytest.raises(FileNotFoundError, match="holds no sweep"):
         open_sweep(tmp_path)
-    (tmp_path / "thesis.tex").rename(tmp_path / sweeps.SWEEP)
+    (tmp_path / "thesis.tex").rename(tmp_path / sweep_folder.SWEEP)
     with pytest.raises(ValueError, match="truncated or corrupt"):
         go(tmp_path)

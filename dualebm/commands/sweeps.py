@@ -12,11 +12,13 @@ import numpy as np
 import tyro
 import xarray
 
-from dualebm import checks, metrics, plot, store, targets
+from dualebm import checks, hosts, metrics, plot, store, targets
 from dualebm.grid import product
 from dualebm.methods.dual import Dual, annealing, rates_from_paper
+from dualebm.plan import plan_of
 from dualebm.ranges import parse
-from dualebm.sweep import SWEEP, forecast, manifest, open_sweep, plan_of, read, sweep
+from dualebm.sweep import forecast, sweep
+from dualebm.sweep_folder import SWEEP, manifest, open_sweep, read
 
 FIGURE = "figure.png"
 
@@ -107,6 +109,8 @@ class Sweep:
     """Devices that share the particles of each lane."""
     process: str | None = None
     """Which of several processes this is that share the lanes, as 0/4; slurm, mpi or pmi to ask the launcher."""
+    coordinator: str | None = None
+    """With --process: the processes share the particles of each lane instead. host:port of process 0, or auto with slurm and mpi."""
     precision: int = 32
     """32 or 64 bits."""
     dry_run: bool = False
@@ -126,20 +130,26 @@ def run_sweep(settings: Sweep) -> None:
     """Runs, continues or forecasts the sweep, and prints its table."""
     settings = merged(settings)
     checks.choice("precision", settings.precision, (32, 64))
-    index, count = process_of(settings.process)
+    process = process_of(settings.process)
+    if settings.coordinator is not None:
+        if settings.process is None or (settings.coordinator == "auto" and settings.process not in ("slurm", "mpi")):
+            raise ValueError(f"coordinator is {settings.coordinator!r} and process is {settings.process!r}; auto goes with slurm and mpi")
+        hosts.join(settings.coordinator, *process)
+        process = 0, 1
     with jax.enable_x64(settings.precision == 64):
-        given: dict[str, Any] = arguments(settings) | dict(process=(index, count))
+        given: dict[str, Any] = arguments(settings) | dict(process=process)
         if settings.dry_run:
             tell_forecast(given)
             return
         results = sweep(**given, folder=settings.out, note=stored(settings))
-    tell(results)
-    print(f"written to {settings.out}; dualebm show {settings.out} draws it")
+    if jax.process_index() == 0:
+        tell(results)
+        print(f"written to {settings.out}; dualebm show {settings.out} draws it")
 
 
 def stored(settings: Sweep) -> dict[str, Any]:
     """The flags that say what the sweep is."""
-    skip = ("out", "config", "resume", "process", "dry_run")
+    skip = ("out", "config", "resume", "process", "coordinator", "dry_run")
     return {name: value for name, value in dataclasses.asdict(settings).items() if name not in skip}
 
 
@@ -234,6 +244,8 @@ def arguments(settings: Sweep) -> dict[str, Any]:
 def tell_forecast(given: dict[str, Any]) -> None:
     """Lanes, batches, memory and predicted time."""
     found = forecast(plan_of(**given))
+    if jax.process_index() > 0:
+        return
     for part in found:
         about = ", ".join(f"{name} {value}" for name, value in part.lane.settings.items())
         print(
@@ -320,6 +332,14 @@ def runs(settings: Runs) -> None:
         else:
             about = ", ".join(f"{name} {value}" for name, value in lane["settings"].items())
             print(f"{lane['state']:9} {lane['step']:>7}  {about}" + (f"  ({lane['why']})" if lane["why"] else ""))
+    told = hosts.processes(settings.folder)
+    for one in told:
+        if settings.json:
+            print(json.dumps(one))
+        elif one["state"] != "lost":
+            print(f"process {one['process']} of {one['of']}: {one['state']}" + (f" ({one['why']})" if one["why"] else ""))
     if not settings.json:
+        if lost := hosts.tell_lost(told):
+            print(f"{lost}; the same command on all of them continues")
         states = [lane["state"] for lane in lanes]
         print(", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states)))

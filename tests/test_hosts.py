@@ -1,0 +1,152 @@
+"""Processes that share the particles of each lane: equal to one, and what is left when one of them dies."""
+
+import json
+import os
+import re
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import xarray
+
+from dualebm import cli, hosts, sweep
+from dualebm.sweep_folder import manifest, open_sweep
+
+FLAGS = shlex.split("--teacher s2_bimodal --n 64 --neurons 8 --every 2 --test-points 50 --seed 0:2 --alpha 1 --precision 64")
+
+
+def start(folder, *flags, processes=2):
+    """`dualebm sweep` in so many processes that have two devices each, over loopback."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    common = [sys.executable, "-m", "dualebm.cli", "sweep", *FLAGS, *flags, "--out", str(folder)]
+    each = [[*common, "--coordinator", f"127.0.0.1:{port}", "--process", f"{i}/{processes}"] for i in range(processes)]
+    pipe = subprocess.PIPE
+    return [subprocess.Popen(one, env=environment, stdout=pipe, stderr=pipe, text=True) for one in each]
+
+
+def ended(children, seconds=180):
+    """(exit code, standard output, standard error) of each."""
+    try:
+        told = [child.communicate(timeout=seconds) for child in children]
+    finally:
+        for child in children:
+            child.kill()
+    return [(child.returncode, *texts) for child, texts in zip(children, told, strict=True)]
+
+
+def on_one_device(folder, *flags):
+    assert cli.main(["sweep", *FLAGS, *flags, "--out", str(folder)]) == 0
+    return open_sweep(folder)
+
+
+def test_two_processes_with_a_run_on_both_equal_one(tmp_path):
+    """100 steps in float64, the first of two killed on the way: the other ends too, and both go on from the checkpoint of both."""
+    flags = "--steps", "100", "--restart-probability", "0.05"
+    children = start(tmp_path / "two", *flags)
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and not list((tmp_path / "two").glob("shard-0-*/part-0/checkpoint-*.npz")):
+        time.sleep(0.002)
+    children[0].send_signal(signal.SIGKILL)
+    assert children[1].wait(timeout=60) != 0
+    ended(children)
+    path = tmp_path / "two" / "shard-0-of-2" / hosts.PROCESS
+    os.utime(path, (path.stat().st_mtime - 60,) * 2)  # as when a minute has gone
+    told = hosts.processes(tmp_path / "two")
+    assert re.match(r"process 0 of 2 was lost in the segment after step \d+ of part-0 \(last seen .* UTC\)", hosts.tell_lost(told))
+    found = ended(start(tmp_path / "two", *flags))
+    assert [code for code, _, _ in found] == [0, 0], found
+    assert "process 0 of 2 was lost in the segment after step" in found[0][2] and "written to" not in found[1][1]
+    lines = [json.loads(line) for line in found[0][2].splitlines() if line.startswith("{")]
+    assert lines[0]["step"] > 20  # it went on
+    two, one = open_sweep(tmp_path / "two"), on_one_device(tmp_path / "one", *flags)
+    for name in one.data_vars:
+        np.testing.assert_allclose(two[name], one[name], rtol=0, atol=1e-9)
+    assert {lane["state"] for lane in manifest(tmp_path / "two")} == {"done"}
+    assert not list((tmp_path / "two").rglob("checkpoint*"))
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize(("which", "how"), [(0, signal.SIGKILL), (1, signal.SIGKILL), (1, signal.SIGSTOP)])
+def test_survivors_end_within_a_minute(tmp_path, which, how):
+    """Also where a process hangs; the same command then ends with the numbers of an uninterrupted one, bit for bit."""
+    flags = "--steps", "4000"
+    whole = ended(start(tmp_path / "whole", *flags))
+    assert [code for code, _, _ in whole] == [0, 0], whole
+    children = start(tmp_path / "two", *flags)
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and not list((tmp_path / "two").glob(f"shard-{which}-*/part-0/checkpoint-*.npz")):
+        time.sleep(0.01)
+    children[which].send_signal(how)
+    assert children[1 - which].wait(timeout=60) != 0
+    time.sleep(6 * hosts.BEAT)
+    told = hosts.processes(tmp_path / "two")
+    assert told[which]["state"] == "lost", told
+    ended(children)
+    found = ended(start(tmp_path / "two", *flags))
+    assert [code for code, _, _ in found] == [0, 0], found
+    xarray.testing.assert_equal(open_sweep(tmp_path / "two").load(), open_sweep(tmp_path / "whole").load())
+
+
+def test_who_was_lost(tmp_path):
+    """By the time of the last sign of life: the runtime ends the others half a minute after it."""
+    now = time.time()
+    for i, (state, seen) in enumerate([("running", 40), ("running", 75), ("stopped", 74), ("running", 1), ("done", 90)]):
+        folder = tmp_path / f"shard-{i}-of-5"
+        folder.mkdir()
+        said = dict(kind="process", format=1, process=i, of=5, state=state, why="", part="part-0", step=40)
+        (folder / hosts.PROCESS).write_text(json.dumps(said))
+        os.utime(folder / hosts.PROCESS, (now - seen, now - seen))
+    assert [one["state"] for one in hosts.processes(tmp_path)] == ["ended", "lost", "stopped", "running", "done"]
+    assert hosts.tell_lost(hosts.processes(tmp_path)).startswith("process 1 of 5 was lost in the segment after step 40 of part-0")
+
+
+def test_presence_is_a_sign_of_life_and_a_last_word(tmp_path, monkeypatch):
+    monkeypatch.setattr(hosts, "BEAT", 0.01)
+    folder = hosts.shard_of(tmp_path)
+    folder.mkdir()
+    with pytest.raises(OSError, match="disk"), hosts.presence(folder) as tell:
+        tell("part-1", 60)
+        os.utime(folder / hosts.PROCESS, (0, 0))
+        deadline = time.monotonic() + 10
+        while (folder / hosts.PROCESS).stat().st_mtime == 0 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert time.time() - (folder / hosts.PROCESS).stat().st_mtime < 10
+        raise OSError("disk\nfull")
+    (told,) = hosts.processes(tmp_path)
+    assert (told["state"], told["why"], told["part"], told["step"]) == ("stopped", "OSError: disk", "part-1", 60)
+
+
+def test_no_wait_is_without_an_end():
+    program = "import time; from dualebm import hosts\nwith hosts.at_most(0.05, 'a barrier'): time.sleep(60)"
+    child = subprocess.run([sys.executable, "-c", program], stderr=subprocess.PIPE, text=True, timeout=50)
+    assert child.returncode == 1 and child.stderr == "error: a barrier took more than 0.05 s; another process hangs\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("10.0.0.1", 0, 2), "coordinator is '10.0.0.1'; it must be host:port"),
+        (("10.0.0.1:http", 0, 2), "it must be host:port"),
+        (("10.0.0.1:80", 2, 2), "process is 2; it must be from 0 to 1"),
+        (("10.0.0.1:80", 0, 1), "the count of process is 1"),
+    ],
+)
+def test_bad_addresses(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        hosts.join(*arguments)
+
+
+def test_a_folder_of_another_number_of_processes(tmp_path):
+    part = tmp_path / "shard-0-of-2" / "part-0"
+    part.mkdir(parents=True)
+    (part / "checkpoint-0-3.npz").touch()
+    with pytest.raises(ValueError, match=r"shard-0-of-2/part-0/checkpoint-0-3.npz, of another number of processes than the 1"):
+        sweep._check_shards(tmp_path)
