@@ -87,7 +87,7 @@ class Settings:
     """Settings of the suite."""
 
     only: tuple[str, ...] = ()
-    """Any of step, scan, sweep, time-to-kl, memory, compile; all of them when absent."""
+    """Any of step, scan, sweep, time-to-kl, memory, compile, devices; all of them when absent."""
     scale: str = "paper"
     """paper (S^14, n = 1e5, N = 2e5, m = 64) or small (n = 2000, for a look)."""
     repetitions: int | None = None
@@ -107,6 +107,8 @@ def isolated(job: str, **arguments) -> dict:
     Raises RuntimeError with the end of its error output where it fails.
     """
     environment = {name: os.environ[name] for name in KEPT if name in os.environ} | {"JAX_PLATFORMS": "cpu"}
+    if "devices" in arguments:
+        environment["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={arguments['devices']}"
     command = [sys.executable, "-m", "benchmarks.worker", json.dumps({"job": job, **arguments})]
     begin = time.perf_counter()
     process = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
@@ -436,6 +438,22 @@ def compile_time(scale: Scale, folder: Path) -> dict:
     return dict(repetitions=answers)
 
 
+def devices(scale: Scale, folder: Path) -> dict:
+    """Milliseconds a step of one run over 1, 2, 4 and 8 devices, which here are threads of one processor."""
+    del folder
+    jobs = {str(d): dict(job="spread_steps", n=scale.n, neurons=scale.neurons, devices=d, count=STEPS) for d in (1, 2, 4, 8)}
+    answers = alternate(jobs, min(scale.repetitions, 3))
+    one = median(answers["1"])
+    first = np.array(answers["1"][0]["neuron"])
+    rows = [
+        [name, spread(runs, 1e-3), f"{median(runs) / one:.2f}", f"{np.linalg.norm(runs[0]['neuron'] - first):.1e}"]
+        for name, runs in answers.items()
+    ]
+    table(["devices", "ms a step", "this / one device", "a neuron, off that of one"], rows)
+    print()
+    return dict(repetitions=answers)
+
+
 BENCHMARKS = {
     "step": step,
     "scan": scan,
@@ -443,6 +461,7 @@ BENCHMARKS = {
     "time-to-kl": measure_time_to_kl,
     "memory": memory,
     "compile": compile_time,
+    "devices": devices,
 }
 
 

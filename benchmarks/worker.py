@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import ports
-from dualebm import columns, metrics, targets
+from dualebm import columns, mesh, metrics, targets
 from dualebm.measures import Samples, total_variation
 from dualebm.methods import dual
 from dualebm.simulate import simulate
@@ -320,7 +320,21 @@ def time_to_kl(file, seed, goal, every, longest):
     return dict(seconds=stepping, whole_seconds=whole, iterations=iterations, reached=kl[-1] <= goal, kl=kl)
 
 
-JOBS = {job.__name__: job for job in (prepare, steps, limit, grown_steps, sweep, time_to_kl)}
+def spread_steps(n, neurons, devices, count):
+    """Seconds a step of the default method with its particles and data over so many devices of this machine, and where neurons then are."""
+    space, grid = Sphere(15), mesh.make(devices, devices)
+    method = dual.Dual(space, neurons=neurons)
+    rates = jax.tree.map(lambda rate: rate[None], float_rates(method.rates))
+    data = mesh.place_data(grid, Samples(space.sample_base(jax.random.key(1), n, jnp.float32)), shared=True)
+    keys, active = jax.random.split(jax.random.key(0), 1), jnp.ones(2, bool)
+    state = mesh.initial(keys, method, rates, data, grid, True)
+    program = lambda: mesh.run_intervals(keys, method, state, rates, data, active, count // 2, {}, None, grid, (True, True))  # noqa: E731
+    jax.block_until_ready(program())
+    seconds, (end, _) = seconds_of(program)
+    return dict(seconds=seconds / (count // 2 * 2), neuron=np.asarray(end.atoms.positions[0, 0], float).tolist())
+
+
+JOBS = {job.__name__: job for job in (prepare, steps, limit, grown_steps, sweep, time_to_kl, spread_steps)}
 """What a process can be asked for."""
 
 

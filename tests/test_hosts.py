@@ -10,12 +10,20 @@ import subprocess
 import sys
 import time
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import xarray
 
-from dualebm import cli, hosts, sweep
-from dualebm.sweep_folder import manifest, open_sweep
+from dualebm import cli, hosts
+from dualebm import sweep as sweeps
+from dualebm.grid import product
+from dualebm.measures import Samples
+from dualebm.methods.dual import Dual
+from dualebm.plan import plan_of
+from dualebm.spaces import Sphere
+from dualebm.sweep_folder import Part, manifest, open_sweep
 
 FLAGS = shlex.split("--teacher s2_bimodal --n 64 --neurons 8 --every 2 --test-points 50 --seed 0:2 --alpha 1 --precision 64")
 
@@ -149,4 +157,67 @@ def test_a_folder_of_another_number_of_processes(tmp_path):
     part.mkdir(parents=True)
     (part / "checkpoint-0-3.npz").touch()
     with pytest.raises(ValueError, match=r"shard-0-of-2/part-0/checkpoint-0-3.npz, of another number of processes than the 1"):
-        sweep._check_shards(tmp_path)
+        sweeps._check_shards(tmp_path)
+
+
+# -- One of several processes, with the words of the others put in its mouth --------------------------
+
+
+@pytest.fixture
+def one_of_two(monkeypatch):
+    """This process takes itself for the first of two; what the second says is `others`, by what is asked, else the same."""
+    others = {}
+
+    def agree(values, what):
+        values = np.asarray(values)
+        return np.stack([values, np.asarray(others.get(what, values))])
+
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(hosts, "agree", agree)
+    return others
+
+
+METHOD = Dual(Sphere(3), neurons=4)
+COUNTS = dict(steps=4, every=2, metrics={"acceptance": lambda key, method, state, rates, data: state.acceptance})
+
+
+def data(key):
+    return Samples(Sphere(3).sample_base(key, 10, jnp.zeros(()).dtype))
+
+
+def test_a_batch_continues_from_the_last_checkpoint_of_all(tmp_path, one_of_two):
+    planned = plan_of(product(seed=[0]), METHOD, None, data, segment=2, **COUNTS)
+    where = sweeps.Whereabouts(tmp_path, None)
+    part = Part(tmp_path / "part-0", [], 1)
+    assert sweeps._common(planned, part, where, 0, 8) == 0
+    (tmp_path / "part-0").mkdir()
+    for records in (6, 8):
+        where.checkpoint(part, 0, records).touch()
+    assert sweeps._common(planned, part, where, 0, 8) == 8
+    where.checkpoint(part, 0, 8).unlink()
+    assert sweeps._common(planned, part, where, 0, 8) == 6
+    one_of_two["the checkpoint"] = False
+    assert sweeps._common(planned, part, where, 0, 8) == 0
+    assert sweeps._common(planned, part, sweeps.Whereabouts(None, None), 0, 8) == 8  # of a process alone the manifest is right
+
+
+def test_processes_must_make_the_same_data(one_of_two):
+    planned = plan_of(product(seed=[0, 1]), METHOD, None, data, **COUNTS)
+    like = sweeps.like_of(planned.study, planned.lanes[0])
+    made, why = sweeps._make(planned, planned.lanes, like, {})
+    assert set(made) == {0, 1} and not why
+    sums = [sweeps._checksum(made[i]) for i in (0, 1)]
+    assert sums[0] != sums[1]
+    one_of_two["the data"] = [[1, 0], [sums[0], 0]]
+    made, why = sweeps._make(planned, planned.lanes, like, {})
+    assert set(made) == {0} and why == {1: "another process could not make its data or metrics"}
+    one_of_two["the data"] = [[1, 1], [sums[0], sums[0]]]
+    with pytest.raises(ValueError, match="lane 1: the processes made different data"):
+        sweeps._make(planned, planned.lanes, like, {})
+
+
+def test_what_processes_that_share_particles_may_not_ask_for(one_of_two):
+    with pytest.raises(ValueError, match="folder is None; the 2 processes that share the particles"):
+        sweeps.sweep(product(seed=[0]), METHOD, None, data, **COUNTS)
+    with pytest.raises(ValueError, match="devices is 2 and devices_per_run is 1; 2 processes share the particles"):
+        plan_of(product(seed=[0]), METHOD, None, data, devices=2, **COUNTS)
