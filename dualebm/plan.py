@@ -19,8 +19,8 @@ SEGMENTS, LONGEST = 5, 100
 MEMORY = 2**30
 """Bytes that the lanes of a batch may take, on a CPU; half of the memory elsewhere."""
 
-MOST_LANES = 256
-"""Of a batch: a kill loses the segment of at most so many."""
+MOST_LANES, MOST_IN_TURN = 256, 64
+"""Of a batch, and of one whose lanes are computed one after another, which gains nothing by more: a kill loses a segment of as many."""
 
 
 class Plan(NamedTuple):
@@ -132,7 +132,8 @@ def stacked_shapes(lane: Lane, like: Like, count: int, split: bool):
 
 
 def bytes_of_lane(plan: Plan, lane: Lane, like: Like) -> int:
-    """Memory that a lane of a batch takes: its state (three times: before, after, as good as it was), data and metrics of its own, records.
+    """Memory that a lane of a batch takes: its state (three times: before, after, as good as it was), data and metrics of its own (twice:
+    XLA copies what a loop over lanes reads), records.
 
     Where lanes are vmapped, what one lane needs to compute comes on top, from a program that is compiled to see it.
     """
@@ -147,7 +148,7 @@ def bytes_of_lane(plan: Plan, lane: Lane, like: Like) -> int:
             keys, lane.method, states, rates, arrays, common, jnp.ones(2, bool), plan.every, lane.schedule
         )
         scratch = program.compile().compiled.memory_analysis().temp_size_in_bytes
-    return 3 * size(like.state) + sum(map(size, own)) + records + scratch
+    return 3 * size(like.state) + 2 * sum(map(size, own)) + records + scratch
 
 
 def vmapped_lanes(plan: Plan) -> int | None:
@@ -167,7 +168,8 @@ def batch_size_of(plan: Plan, lanes: list[Lane], like: Like | None) -> int:
     whole = lambda count: math.ceil(count / runs) * runs  # noqa: E731
     if plan.batch_size is not None:
         return min(plan.batch_size, whole(len(lanes)))
-    most = max(1, min(MOST_LANES, runs * per_run * memory() // bytes_of_lane(plan, lanes[0], like or like_of(plan.study, lanes[0]))))
+    limit = MOST_IN_TURN if vmapped_lanes(plan) == 1 else MOST_LANES
+    most = max(1, min(limit, runs * per_run * memory() // bytes_of_lane(plan, lanes[0], like or like_of(plan.study, lanes[0]))))
     return whole(math.ceil(len(lanes) / math.ceil(len(lanes) / most)))
 
 

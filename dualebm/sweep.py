@@ -246,50 +246,55 @@ def _run_part(plan: Plan, part: Part, where: Whereabouts, show: Callable, interr
     failed = manifest["failed"]
     # The word of the first process, which writes the manifest.
     batch, done = map(int, hosts.agree([manifest["batch"], manifest["records"]], "the batch")[0])
-    total, size = len(plan.step), part.batch_size
-    first = jax.process_index() == 0
     like = like_of(plan.study, part.lanes[0])
     known: Any = {}
-    while batch * size < len(part.lanes) and not interrupted():
-        chosen = part.lanes[batch * size : (batch + 1) * size]
+    while batch * part.batch_size < len(part.lanes) and not interrupted():
         known = collections.ChainMap({}, dict(known))
-        made, why = _make(plan, chosen, like, known)
+        over = _run_batch(plan, part, batch, done, like, known, failed, where, show, interrupted)
         known = known.maps[0]
-        failed |= {str(batch * size + i): reason for i, reason in why.items()}
-        if not made:
+        if over:
             batch, done = batch + 1, 0
-            if first:
-                write_manifest(plan, part, batch, done, failed)
-            continue
-        # A batch is always of one size, so that it compiles once: what is missing is a copy of a lane that is there.
-        filled = [i if i in made else next(iter(made)) for i in range(len(chosen))]
-        filled += filled[-1:] * (size - len(filled))
-        keys, rates, own, common = stack_lanes(plan, [chosen[i] for i in filled], [made[i] for i in filled], like)
-        start, advance = _programs(plan, chosen[0], keys, rates, own, common)
-        done = _common(plan, part, where, batch, done)
-        where.tell(part.folder.name, int(plan.step[max(done - 1, 0)]))
-        states = start(_load(plan, part, where, batch, done, like) if done else None)
-        while done < total and not interrupted():
-            begun = time.perf_counter()
-            index = done + np.arange(plan.segment)
-            active = jnp.asarray((index > 0) & (index < total))
-            states, new = advance(states, active)
-            run.wait(new)
-            before, done = done, min(done + plan.segment, total)
-            if first:
-                records = {name: np.array(new[name])[: len(chosen), : done - before] for name in like.variables}
-                for i in why:
-                    for name, variable in like.variables.items():
-                        records[name][i] = variable.fill
-                store.write_results(part.folder, records, lane=batch * size, record=before)
-            if done < total:
-                _save(plan, part, where, batch, before, done, states)
-            if first:
-                write_manifest(plan, part, *((batch, done) if done < total else (batch + 1, 0)), failed)
-            where.tell(part.folder.name, int(plan.step[done - 1]))
-            show(part, batch, len(chosen), before, done, time.perf_counter() - begun)
-        if done == total:
-            batch, done = batch + 1, 0
+
+
+def _run_batch(plan: Plan, part: Part, batch: int, done: int, like: Like, known, failed: dict, where, show, interrupted) -> bool:
+    """A batch from `done` records on; whether it came to its end. What it holds is let go before the next takes its place."""
+    total, size, first = len(plan.step), part.batch_size, jax.process_index() == 0
+    chosen = part.lanes[batch * size : (batch + 1) * size]
+    made, why = _make(plan, chosen, like, known)
+    failed |= {str(batch * size + i): reason for i, reason in why.items()}
+    if not made:
+        if first:
+            write_manifest(plan, part, batch + 1, 0, failed)
+        return True
+    # A batch is always of one size, so that it compiles once: what is missing is a copy of a lane that is there.
+    filled = [i if i in made else next(iter(made)) for i in range(len(chosen))]
+    filled += filled[-1:] * (size - len(filled))
+    keys, rates, own, common = stack_lanes(plan, [chosen[i] for i in filled], [made[i] for i in filled], like)
+    del made
+    start, advance = _programs(plan, chosen[0], keys, rates, own, common)
+    done = _common(plan, part, where, batch, done)
+    where.tell(part.folder.name, int(plan.step[max(done - 1, 0)]))
+    states = start(_load(plan, part, where, batch, done, like) if done else None)
+    while done < total and not interrupted():
+        begun = time.perf_counter()
+        index = done + np.arange(plan.segment)
+        active = jnp.asarray((index > 0) & (index < total))
+        states, new = advance(states, active)
+        run.wait(new)
+        before, done = done, min(done + plan.segment, total)
+        if first:
+            records = {name: np.array(new[name])[: len(chosen), : done - before] for name in like.variables}
+            for i in why:
+                for name, variable in like.variables.items():
+                    records[name][i] = variable.fill
+            store.write_results(part.folder, records, lane=batch * size, record=before)
+        if done < total:
+            _save(plan, part, where, batch, before, done, states)
+        if first:
+            write_manifest(plan, part, *((batch, done) if done < total else (batch + 1, 0)), failed)
+        where.tell(part.folder.name, int(plan.step[done - 1]))
+        show(part, batch, len(chosen), before, done, time.perf_counter() - begun)
+    return done == total
 
 
 def _common(plan: Plan, part: Part, where: Whereabouts, batch: int, done: int) -> int:
@@ -362,7 +367,7 @@ def _make(plan: Plan, chosen: list[Lane], like: Like, known) -> tuple[dict[int, 
             lane.method.check(lane.rates, data)
             if signature((data, metrics)) != expected:
                 raise ValueError("its data or metrics have other shapes than those of its part; the seed may not change them")
-            made[i] = data, metrics
+            made[i] = jax.block_until_ready((data, metrics))  # one at a time: what making them needs is let go
         except Exception as error:  # of the user's own functions: the other lanes go on
             why[i] = f"{type(error).__name__}: {error}"
     if jax.process_count() > 1:
