@@ -271,12 +271,12 @@ def heat(figure, panel, cells: xarray.DataArray, x: str, y: str, label: str, nor
     for row, column in np.ndindex(values.shape):
         value = values[row, column]
         shade = image.norm(value) if np.isfinite(value) else 0
-        text = f"{value:.2g}" if np.isfinite(value) else missing
+        text = (f"{value:.0f}" if value >= 100 else f"{value:.2g}") if np.isfinite(value) else missing
         panel.text(column, row, text, ha="center", va="center", fontsize=5.5, color="white" if shade > 0.55 else "black")
     for axis, name, names in ((panel.xaxis, x, cells[x]), (panel.yaxis, y, cells[y])):
         axis.set_ticks(range(len(names)), [f"{float(v):g}" for v in names.values], fontsize=6)
         axis.set_label_text({"ratio": "alpha", "restart_probability": "p_R"}.get(name, name.replace("_", " ")))
-    figure.colorbar(image, ax=panel, label=label)
+    plot.log_axis(figure.colorbar(image, ax=panel, label=label).ax.yaxis)
 
 
 def log_norm(values) -> LogNorm:
@@ -289,7 +289,7 @@ def log_norm(values) -> LogNorm:
 
 
 def draw_claim(results: xarray.Dataset) -> tuple[dict[str, Figure], list[dict]]:
-    """Curves of KL by alpha; final KL, iterations and work to thresholds against alpha."""
+    """Of each teacher: curves of KL by alpha; the KL at the end, and iterations and work to thresholds, against alpha."""
     kl = by_setting(results, ("teacher", "scale", "integrator", "ratio", "seed")).kl
     figures, rows = {}, []
     for teacher in kl.teacher.values:
@@ -313,16 +313,16 @@ def draw_claim(results: xarray.Dataset) -> tuple[dict[str, Figure], list[dict]]:
                     panel.set_ylabel("KL(teacher || student) (nat)")
         curves.legend(*panels[0, 0].get_legend_handles_labels(), title="alpha", loc="outside right center")
         figures[f"claim_{teacher}_curves"] = curves
-    summary = Figure(figsize=(7.0, 4.0), layout="constrained")
-    panels = summary.subplots(len(kl.teacher), 4, squeeze=False)
-    for row, teacher in enumerate(kl.teacher.values):
-        final = kl.sel(teacher=teacher)[..., -1]
-        floor = floor_of(final)
+    for teacher in kl.teacher.values:
+        floor = floor_of(kl.sel(teacher=teacher)[..., -1])
+        summary = Figure(figsize=(7.0, 5.2), layout="constrained")
+        panels = summary.subplots(2, 2)
         for i, (integrator, scale) in enumerate((k, s) for k in kl.integrator.values for s in kl.scale.values):
             one = kl.sel(teacher=teacher, integrator=integrator, scale=scale)
             label = f"{integrator}, {'particle step fixed' if scale == 'particle' else 'faster step fixed'}"
             near, far = (first_below(one, factor * floor) for factor in FACTORS)
-            for panel, values in zip(panels[row], (one[..., -1], near, far, near * PRODUCTS[str(integrator)]), strict=True):
+            shown = (one[..., -1], near * PRODUCTS[str(integrator)], near, far)
+            for panel, values in zip(panels.flat, shown, strict=True):
                 band(panel, one.ratio, values.transpose("ratio", "seed"), label, i)
             for ratio in one.ratio.values:
                 at = one.sel(ratio=ratio)
@@ -330,15 +330,15 @@ def draw_claim(results: xarray.Dataset) -> tuple[dict[str, Figure], list[dict]]:
                     teacher=str(teacher), integrator=str(integrator), scale=str(scale), alpha=float(ratio), final=float(at[:, -1].mean()),
                     least=float(at[:, -1].min()), largest=float(at[:, -1].max()), **_times(at, floor),
                 ))  # fmt: skip
-        thresholds = [f"KL {factor * floor:.2g}" for factor in FACTORS]
-        titles = ("KL at the end (nat)", *(f"iterations to {one}" for one in thresholds), f"work to {thresholds[0]} (N m d)")
-        for panel, title in zip(panels[row], titles, strict=True):
-            ratio_axis(panel, label=row == len(kl.teacher) - 1, both=row == 0)
+        near, far = (f"KL {factor * floor:.2g}" for factor in FACTORS)
+        titles = ("KL at the end (nat)", f"work to {near} (products of N m d)", f"iterations to {near}", f"iterations to {far}")
+        for i, (panel, title) in enumerate(zip(panels.flat, titles, strict=True)):
+            ratio_axis(panel, label=i > 1, both=i < 2)
             plot.log_axis(panel.yaxis)
             panel.set_ylabel(title)
-        panels[row, 0].set_title(str(teacher), fontsize=7, loc="left", y=0.02)
-    summary.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
-    figures["claim"] = summary
+        summary.suptitle(str(teacher))
+        summary.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+        figures[f"claim_{teacher}"] = summary
     return figures, rows
 
 
