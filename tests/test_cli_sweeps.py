@@ -103,6 +103,9 @@ def test_processes_are_asked_of_the_launcher(monkeypatch):
         ("--process 4", "process is '4'; allowed: such as 0/4"),
         ("--process 4/4", "process is \\(4, 4\\)"),
         ("--process pmi", "PMI_RANK is not set"),
+        ("--coordinator auto --process 0/2", "process must be slurm or mpi with auto"),
+        ("--coordinator 10.0.0.1:80", "process is None; process must be"),
+        ("--coordinator 10.0.0.1 --process 0/2", "it must be host:port of process 0"),
         ("--devices 64", "devices is 64; it must be at most"),
         ("--resume", "holds no sweep that was started by this command"),
         ("--config missing.toml", "missing.toml"),
@@ -111,8 +114,6 @@ def test_processes_are_asked_of_the_launcher(monkeypatch):
     ],
 )
 def test_bad_flags_are_one_line(tmp_path, capsys, flags, message):
-
-
     code, out, err = call(capsys, "sweep", *QUICK, *flags.split(), "--out", tmp_path / "new")
     assert (code, out) == (2, "") and len(err.splitlines()) == 1 and re.search(message, err), err
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]

@@ -133,7 +133,8 @@ def run_sweep(settings: Sweep) -> None:
     process = process_of(settings.process)
     if settings.coordinator is not None:
         if settings.process is None or (settings.coordinator == "auto" and settings.process not in ("slurm", "mpi")):
-            raise ValueError(f"coordinator is {settings.coordinator!r} and process is {settings.process!r}; auto goes with slurm and mpi")
+            allowed = "process must be slurm or mpi with auto, or such as 0/2 with an address"
+            raise ValueError(f"coordinator is {settings.coordinator!r} and process is {settings.process!r}; {allowed}")
         hosts.join(settings.coordinator, *process)
         process = 0, 1
     with jax.enable_x64(settings.precision == 64):
