@@ -4,7 +4,7 @@ A feature is called as `feature(x, theta)` with x `(N, d)` and theta `(m, p)` an
 energies and the witness differentiate that one batched product, so nothing else has to be written for a new feature.
 
 A `Ridge` feature is a function of one product, phi(x, theta) = profile(<theta, x>), or of <theta, (x, 1)> with a bias: its
-energies and witnesses need no differentiation, only `profile`, its derivative `slope`, and that product.
+energies and witnesses need no differentiation, only `profile`, its derivatives `slope` and `curvature`, and that product.
 """
 
 import dataclasses
@@ -43,7 +43,7 @@ def _check_positive(name, value):
 
 
 class Ridge:
-    """What features of one product have in common; a subclass has `bias`, `profile` and `slope`."""
+    """What features of one product have in common; a subclass has `bias`, `profile`, `slope` and `curvature`."""
 
     bias: bool
 
@@ -53,6 +53,10 @@ class Ridge:
 
     def slope(self, product: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
         """The derivative of `profile`."""
+        raise NotImplementedError
+
+    def curvature(self, product: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+        """The derivative of `slope`."""
         raise NotImplementedError
 
     def parameter_space(self, space: Space) -> Sphere:
@@ -98,6 +102,12 @@ class ReLU(Ridge):
         on = (product > 0).astype(product.dtype)
         return on if self.power == 1 else self.power * jnp.maximum(product, 0) ** (self.power - 1)
 
+    def curvature(self, product: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+        """power (power - 1) max(t, 0)^(power - 2), and 0 where t <= 0; raises ValueError for power 1, where it is no function."""
+        if self.power == 1:
+            raise ValueError("power is 1; the curvature of a ReLU is a point mass: allowed are powers of at least 2")
+        return self.power * ReLU(self.power - 1).slope(product)
+
 
 @dataclasses.dataclass(frozen=True)
 class Softplus(Ridge):
@@ -122,6 +132,10 @@ class Softplus(Ridge):
     def slope(self, product: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
         """1 / (1 + exp(-sharpness t))."""
         return jax.nn.sigmoid(self.sharpness * product)
+
+    def curvature(self, product: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+        """sharpness s (1 - s), with s the slope."""
+        return self.sharpness * self.slope(product) * self.slope(-product)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,7 +11,8 @@ PACKAGE = Path(__file__).parent.parent / "dualebm"
 ORDER = [
     "columns", "spaces", "measures", "checks", "features", "energy",
     "flows.langevin", "flows.wfr", "partition", "targets", "datasets",
-    "methods.dual", "methods.adaptive", "metrics", "simulate", "settings", "grid", "saved", "store", "ranges", "model",
+    "methods.dual", "methods.adaptive", "methods.score_matching",
+    "metrics", "simulate", "settings", "grid", "saved", "store", "ranges", "model",
     "mesh", "run", "hosts", "plan", "sweep_folder", "sweep", "plot", "sphere_plot", "commands.fit", "commands.sweeps", "cli",
 ]  # fmt: skip
 SHELL = {

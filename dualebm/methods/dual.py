@@ -70,10 +70,10 @@ CHOICES = {
     "integrator": tuple(langevin.TRANSITIONS),
     "noise": langevin.NOISES,
     "witness_particles": ("moved", "current"),
-    "signs": ("half", "random", "all_negative"),
-    "weights": ("one", "uniform"),
+    "signs": wfr.SIGNS,
+    "weights": wfr.WEIGHTS,
     "weight_unit": ("one", "radius"),
-    "weight_update": ("multiplicative", "additive"),
+    "weight_update": wfr.UPDATES,
 }
 
 
@@ -185,17 +185,12 @@ class Dual:
 
     def init(self, key: Key[Array, ""], rates: DualRates, data: Samples) -> DualState:
         """Particles at the data; positions uniform; signs and weights as chosen."""
-        position_key, sign_key, weight_key, particle_key = jax.random.split(key, 4)
+        *atom_keys, particle_key = jax.random.split(key, 4)
         points, m = data.points, self.neurons
         dtype = points.dtype
-        positions = self.feature.parameter_space(self.space).sample_base(position_key, m, dtype)
-        if self.signs == "random":
-            signs = jax.random.rademacher(sign_key, (m,), dtype)
-        else:
-            signs = jnp.where(jnp.arange(m) < (m // 2 if self.signs == "half" else m), -1, 1).astype(dtype)
-        weights = jnp.ones(m, dtype) if self.weights == "one" else jax.random.uniform(weight_key, (m,), dtype)
         unit = 1 if self.weight_unit == "one" else rates.radius
-        atoms = Atoms(positions, jnp.log(weights) + jnp.log(jnp.asarray(unit, dtype)), signs)
+        parameters = self.feature.parameter_space(self.space)
+        atoms = wfr.population(tuple(atom_keys), parameters, m, self.signs, self.weights, unit, dtype)
         if self.particles is None:
             x = langevin.copies(data, 2 * points.shape[0])
         else:
@@ -203,7 +198,7 @@ class Dual:
         snapshot = None
         if self.data_batch is not None:  # filled in the first step
             value = jnp.zeros(m, dtype)
-            snapshot = Snapshot(jnp.zeros_like(positions), (value, jnp.zeros_like(positions)))
+            snapshot = Snapshot(jnp.zeros_like(atoms.positions), (value, jnp.zeros_like(atoms.positions)))
         return DualState(x, atoms, jnp.int32(0), jnp.ones((), dtype), jnp.int32(0), snapshot)
 
     def paired(self, state: DualState) -> DualState:
@@ -296,14 +291,9 @@ class Dual:
 
     def update_atoms(self, atoms: Atoms, witness: Sums, rates: DualRates) -> tuple[Atoms, Int[Array, ""]]:
         """Steps 3 to 5: transport, reaction with F at the old positions, budget; and how many weights were clipped."""
-        values, gradient = witness
-        parameter_space = self.feature.parameter_space(self.space)
-        moved = wfr.transport(atoms, gradient, rates.transport_step, parameter_space)
-        if self.weight_update == "multiplicative":
-            moved, died = wfr.react_multiplicatively(moved, values, rates.reaction_step), jnp.int32(0)
-        else:
-            moved, died = wfr.react_additively(moved, values, rates.reaction_step)
-        return (wfr.keep_budget(moved, rates.radius) if self.budget else moved), died
+        radius = rates.radius if self.budget else None
+        parameters = self.feature.parameter_space(self.space)
+        return wfr.update(atoms, witness, rates.transport_step, rates.reaction_step, radius, parameters, self.weight_update)
 
     def energy(self, state: DualState, rates: DualRates, data: Samples) -> Shallow:
         """f = (1/m) sum_j sigma_j w_j phi(., theta_j)."""

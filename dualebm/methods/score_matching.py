@@ -1,0 +1,223 @@
+"""Score matching as a flow of the neurons alone: Algorithm 1 with restarts at every instant (arXiv 2107.05134, Section 4 and Appendix G).
+
+    transport   theta_j <- theta_j - h_theta sigma_j grad V(theta_j)
+    reaction    w_j <- w_j exp(-h_w sigma_j V(theta_j)), V at the old theta_j
+    budget      w <- w radius / max(mean w, radius)
+
+with V(theta) = E_data[<grad phi, grad f> - Lap phi - <grad phi, grad log tau>] and f = (1/m) sum_j sigma_j w_j phi(., theta_j), at
+temperature 1: V is the derivative in gamma of the loss L(gamma) = E_data[|grad f|^2 / 2 - Lap f - <grad f, grad log tau>], gradients and
+Laplacian along the space. There are no particles. In Algorithm 1 with all particles restarted at the data in every iteration the witness is
+F = -h_x V + O(h_x^2), so that its neuron steps are h_x times those here.
+
+The Laplacian of a ReLU is a point mass on its kink. It is seen as particles see it that move for a time h from the data, averaged over
+that time: see `smoothed_relu`.
+"""
+
+import dataclasses
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.scipy.special import erfc, ndtr
+from jaxtyping import Array, Float, Int, Key
+
+from dualebm import checks
+from dualebm.columns import block_columns, map_blocks, once, sum_blocks
+from dualebm.energy import Shallow, Sums, from_atoms
+from dualebm.features import Feature, ReLU, Ridge
+from dualebm.flows import wfr
+from dualebm.measures import Atoms, Samples, coefficients, log_total_variation, shares
+from dualebm.spaces import Space, Sphere
+
+Scalar = Float[Array, ""] | float
+
+
+class ScoreMatchingRates(NamedTuple):
+    """transport_step h_theta >= 0; reaction_step h_w >= 0; radius > 0 of the ball."""
+
+    transport_step: Scalar
+    reaction_step: Scalar
+    radius: Scalar = 10.0
+
+
+class ScoreMatchingState(NamedTuple):
+    """atoms (m); step, the iterations done; acceptance, 1; clipped, the weights that an additive update has cut to zero so far."""
+
+    atoms: Atoms
+    step: Int[Array, ""]
+    acceptance: Float[Array, ""]
+    clipped: Int[Array, ""]
+
+
+CHOICES = {"signs": wfr.SIGNS, "weights": wfr.WEIGHTS, "weight_unit": ("one", "radius"), "weight_update": wfr.UPDATES}
+
+
+@dataclasses.dataclass(frozen=True)
+class ScoreMatching:
+    """The flow of the score matching loss over the ball.
+
+    Args:
+        space: where the data live.
+        feature: phi; smooth, or `ReLU()`, whose kink is smoothed.
+        neurons: m.
+        smoothing: h, for `ReLU()` alone: the time over which its Laplacian is averaged; None for 0.6 / d, the default step of particles.
+        signs, weights, weight_unit, weight_update, budget: as for `Dual`.
+
+    Raises ValueError for a choice that does not exist, and for a smoothing of a feature that needs none.
+
+    >>> method = ScoreMatching(Sphere(3), neurons=8)
+    >>> data = Samples(Sphere(3).sample_base(jax.random.key(0), 100, jnp.float32))
+    >>> state = method.init(jax.random.key(1), method.rates, data)
+    >>> state = method.step(jax.random.key(2), state, method.rates, data)
+    >>> int(state.step), method.energy(state, method.rates, data)(data.points).shape
+    (1, (100,))
+    """
+
+    space: Space
+    feature: Feature = ReLU()
+    neurons: int = 64
+    smoothing: float | None = None
+    signs: str = "half"
+    weights: str = "one"
+    weight_unit: str = "one"
+    weight_update: str = "multiplicative"
+    budget: bool = True
+
+    def __post_init__(self):
+        for name, allowed in CHOICES.items():
+            checks.choice(name, getattr(self, name), allowed)
+        checks.count("neurons", self.neurons)
+        if self.smoothing is not None:
+            checks.number("smoothing", self.smoothing, positive=True)
+            if not kinked(self.feature):
+                raise ValueError(f"smoothing is {self.smoothing} and feature is {self.feature}, which is smooth; it must be None")
+
+    @property
+    def rates(self) -> ScoreMatchingRates:
+        """The default rates: 0.024, the neuron step 1.2 times the particle step 0.02 of the authors' program at p_R = 1."""
+        return ScoreMatchingRates(0.024, 0.024)
+
+    def check(self, rates: ScoreMatchingRates, data: Samples) -> None:
+        """Raises ValueError naming the argument, its value and what is allowed."""
+        checks.samples("data", data, self.space)
+        self.feature.parameter_space(self.space)
+        checks.number("transport_step", rates.transport_step)
+        checks.number("reaction_step", rates.reaction_step)
+        checks.number("radius", rates.radius, positive=True)
+
+    def init(self, key: Key[Array, ""], rates: ScoreMatchingRates, data: Samples) -> ScoreMatchingState:
+        """Atoms as those of `Dual` under the same key."""
+        position_key, sign_key, weight_key, _ = jax.random.split(key, 4)
+        unit, dtype = 1 if self.weight_unit == "one" else rates.radius, data.points.dtype
+        keys, parameters = (position_key, sign_key, weight_key), self.feature.parameter_space(self.space)
+        atoms = wfr.population(keys, parameters, self.neurons, self.signs, self.weights, unit, dtype)
+        return ScoreMatchingState(atoms, jnp.int32(0), jnp.ones((), dtype), jnp.int32(0))
+
+    def step(self, key: Key[Array, ""], state: ScoreMatchingState, rates: ScoreMatchingRates, data: Samples) -> ScoreMatchingState:
+        """One iteration; it draws nothing."""
+        del key
+        width = 0.6 / self.space.dimension if self.smoothing is None else self.smoothing
+        witness = jax.tree.map(jnp.negative, derivative(self.feature, self.space, state.atoms, data, width))
+        radius, parameters = rates.radius if self.budget else None, self.feature.parameter_space(self.space)
+        atoms, died = wfr.update(
+            state.atoms, witness, rates.transport_step, rates.reaction_step, radius, parameters, self.weight_update
+        )
+        return ScoreMatchingState(atoms, state.step + 1, state.acceptance, state.clipped + died)
+
+    def energy(self, state: ScoreMatchingState, rates: ScoreMatchingRates, data: Samples) -> Shallow:
+        """f = (1/m) sum_j sigma_j w_j phi(., theta_j)."""
+        del rates, data
+        return from_atoms(self.feature, state.atoms)
+
+    def diverged(self, state: ScoreMatchingState) -> Int[Array, ""]:
+        """0, or 3 where the total variation is 0."""
+        return jnp.where(jnp.isneginf(log_total_variation(state.atoms)), 3, 0).astype(jnp.int32)
+
+
+# -- V and its gradient --------------------------------------------------------------------------------
+
+
+def kinked(feature: Feature) -> bool:
+    """Whether the slope of a feature jumps."""
+    return isinstance(feature, ReLU) and feature.power == 1
+
+
+def smoothed_relu(t: Float[Array, "*shape"], variance: Float[Array, "*shape"]) -> tuple[Float[Array, "*shape"], Float[Array, "*shape"]]:
+    """Slope and curvature of max(t, 0), smoothed by a Gaussian in t whose variance s is uniform on (0, v).
+
+    The curvature is k(t) = (1/v) int_0^v N(t; 0, s) ds = (sqrt(2 v / pi) exp(-t^2 / 2v) - |t| erfc(|t| / sqrt(2v))) / v, and the slope its
+    integral Phi(t / sqrt v) + t k(t) / 2. A particle that diffuses for a time h from the data has v = 2 h |a|^2, a the part of theta along
+    the space.
+
+    >>> slope, curvature = smoothed_relu(jnp.array([0.0, 9.0]), jnp.ones(2))
+    >>> slope.tolist(), [round(c, 4) for c in curvature.tolist()]
+    ([0.5, 1.0], [0.7979, 0.0])
+    """
+    root = jnp.sqrt(variance)
+    scaled = jnp.abs(t) / (math.sqrt(2) * root)
+    curvature = (math.sqrt(2 / math.pi) * root * jnp.exp(-(scaled**2)) - jnp.abs(t) * erfc(scaled)) / variance
+    return ndtr(t / root) + 0.5 * t * curvature, curvature
+
+
+def operator(feature: Feature, space: Space, theta: Float[Array, "m p"], x: Float[Array, "B d"], force: Float[Array, "B d"], width: Scalar):
+    """<grad phi, force> - Lap phi along the space at points x with tangent vectors `force`: (B, m)."""
+    d, spherical = space.dimension, isinstance(space, Sphere)
+    product = lambda a, b: jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)  # noqa: E731
+    if isinstance(feature, Ridge):
+        along = theta[:, :d]
+        inner = product(x, along.T)
+        t = inner + theta[None, :, -1] if feature.bias else inner
+        square = jnp.sum(along**2, axis=1)[None] - (inner**2 if spherical else 0)  # |grad t|^2
+        if kinked(feature):
+            slope, curvature = smoothed_relu(t, 2 * width * jnp.maximum(square, jnp.finfo(t.dtype).eps))
+        else:
+            slope, curvature = feature.slope(t), feature.curvature(t)
+        laplacian = square * curvature - ((d - 1) * inner * slope if spherical else 0)
+        return slope * product(force, along.T) - laplacian
+
+    def one(x, force, theta):
+        phi = lambda x: feature(x[None], theta[None])[0, 0]  # noqa: E731
+        gradient, hessian = jax.grad(phi)(x), jax.hessian(phi)(x)
+        laplacian = jnp.trace(hessian)
+        if spherical:
+            laplacian = laplacian - jnp.dot(x, product(hessian, x)) - (d - 1) * jnp.dot(x, gradient)
+        return jnp.dot(gradient, force) - laplacian
+
+    return jax.vmap(jax.vmap(one, (None, None, 0)), (0, 0, None))(x, force, theta)
+
+
+def derivative(feature: Feature, space: Space, atoms: Atoms, data: Samples, width: Scalar, self_interaction: float = 1.0) -> Sums:
+    """V(theta_j) = E_data[<grad phi, grad f> - Lap phi - <grad phi, grad log tau>] and its gradient in theta_j: (m,), (m, p).
+
+    The gradient is that with f held fixed. self_interaction: a factor of grad f; 1/2 makes (1/m) sum_j sigma_j w_j V_j the loss.
+
+    >>> from dualebm.spaces import Euclidean
+    >>> from dualebm.features import Softplus
+    >>> atoms = Atoms(jnp.array([[1.0]]), jnp.array([-jnp.inf]), jnp.ones(1))  # f = 0, so that V = -Lap phi + <grad phi, x>
+    >>> round(float(derivative(Softplus(), Euclidean(1), atoms, Samples(jnp.ones((1, 1))), 0.0)[0][0]), 4)
+    0.5344
+    """
+    energy = from_atoms(feature, atoms)
+    columns, rows = once(data.points.T), block_columns(atoms.positions.shape[0])
+
+    def force(x):
+        along = self_interaction * energy.locate(x).gradient - space.grad_log_base(x.T).T
+        return space.tangent(x, along, axis=0)
+
+    forces = map_blocks(force, columns, rows)
+    weights = jnp.full(columns.shape[1], 1 / columns.shape[1], columns.dtype) if data.log_weights is None else shares(data.log_weights)
+
+    def block(x, force, weights):
+        def values(theta):
+            return jnp.matmul(weights, operator(feature, space, theta, x.T, force.T, width), precision=jax.lax.Precision.HIGHEST)
+
+        value, pull_back = jax.vjp(values, atoms.positions)
+        return value, pull_back(jnp.ones_like(value))[0]
+
+    return sum_blocks(block, (columns, forces, weights), rows)
+
+
+def loss(feature: Feature, space: Space, atoms: Atoms, data: Samples, width: Scalar) -> Float[Array, ""]:
+    """L(gamma) = E_data[|grad f|^2 / 2 - Lap f - <grad f, grad log tau>], with the Laplacian of a ReLU as in `derivative`."""
+    return jnp.mean(coefficients(atoms) * derivative(feature, space, atoms, data, width, 0.5)[0])
