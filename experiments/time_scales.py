@@ -274,7 +274,7 @@ def heat(figure, panel, cells: xarray.DataArray, x: str, y: str, label: str, nor
         text = (f"{value:.0f}" if value >= 100 else f"{value:.2g}") if np.isfinite(value) else missing
         panel.text(column, row, text, ha="center", va="center", fontsize=5.5, color="white" if shade > 0.55 else "black")
     for axis, name, names in ((panel.xaxis, x, cells[x]), (panel.yaxis, y, cells[y])):
-        axis.set_ticks(range(len(names)), [f"{float(v):g}" for v in names.values], fontsize=6)
+        axis.set_ticks(range(len(names)), [f"{float(v):.2g}" for v in names.values], fontsize=6)
         axis.set_label_text({"ratio": "alpha", "restart_probability": "p_R"}.get(name, name.replace("_", " ")))
     plot.log_axis(figure.colorbar(image, ax=panel, label=label).ax.yaxis)
 
@@ -391,16 +391,16 @@ def draw_plane(results):
 def draw_radius(results):
     """The plane where particles mix badly: KL, and the error of the mode's mass among the particles."""
     found = by_setting(results, ("radius", "particle_step", "neuron_step", "seed"))
-    figure = Figure(figsize=(7.0, 5.0), layout="constrained")
-    panels = figure.subplots(2, found.sizes["radius"], squeeze=False)
+    figure = Figure(figsize=(7.0, 7.6), layout="constrained")
+    panels = figure.subplots(found.sizes["radius"], 2, squeeze=False)
     rows = []
-    for column, radius in enumerate(found.radius.values):
+    for row, radius in enumerate(found.radius.values):
         one = found.sel(radius=radius, drop=True)
         final = one.kl[..., -1].median("seed")
         error = np.abs(one.mode_mass[..., -1]).median("seed")
-        heat(figure, panels[0, column], final, "particle_step", "neuron_step", "KL at the end (nat)", log_norm(final))
-        heat(figure, panels[1, column], error, "particle_step", "neuron_step", "error of a mode's mass", log_norm(error))
-        panels[0, column].set_title(f"radius {radius:g}")
+        heat(figure, panels[row, 0], final, "particle_step", "neuron_step", "KL at the end (nat)", log_norm(final))
+        heat(figure, panels[row, 1], error, "particle_step", "neuron_step", "error of a mode's mass, particles", log_norm(error))
+        panels[row, 0].set_title(f"radius {radius:g}", fontsize=7, loc="left")
         rows += [dict(radius=float(radius)) | row for row in _cells(one.kl, ("particle_step", "neuron_step"))]
     figure.suptitle("S^14 bimodal, MALA, n = 1000, median over seeds")
     return {"radius": figure}, rows
