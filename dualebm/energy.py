@@ -119,6 +119,32 @@ class Shallow(Energy):
         return Located(x, value, gradient, products)
 
 
+class Tempered(Energy):
+    """t U: the energy of the model at temperature 1 / t.
+
+    >>> from dualebm.features import ReLU
+    >>> Tempered(Shallow(ReLU(), jnp.eye(2), jnp.array([-4.0, 2.0])), jnp.array(0.5))(jnp.array([[1.0, 0.0]])).tolist()
+    [-1.0]
+    """
+
+    energy: Energy
+    factor: Float[Array, ""]
+
+    @property
+    def width(self) -> int:
+        """Points that are evaluated at a time."""
+        return self.energy.width
+
+    def __call__(self, x: Float[Array, "N d"]) -> Float[Array, " N"]:
+        """t U(x), in units of temperature."""
+        return self.factor * self.energy(x)
+
+    def locate(self, x: Float[Array, "d B"]) -> Located:
+        """t U and its gradient at points that are columns."""
+        there = self.energy.locate(x)
+        return there._replace(energy=self.factor * there.energy, gradient=self.factor * there.gradient)
+
+
 def from_atoms(feature: Feature, atoms: Atoms) -> Shallow:
     """The energy f_gamma of a signed measure of atoms: `Shallow` with c_j = sigma_j w_j.
 

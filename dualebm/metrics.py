@@ -183,6 +183,40 @@ class EnergyGap(eqx.Module):
         return measures.mean(energy(self.samples.points), self.samples.log_weights) - jnp.mean(energy(state.particles))
 
 
+class CrossEntropy(eqx.Module):
+    """E U + log Z over test samples, less the mean log-likelihood of the model in its base measure: (value, standard error of log Z).
+
+    log Z is by a `quadrature` of the base measure, where there is one, without error; else by annealed importance sampling with so many
+    `chains` and `temperatures` (`partition.log_partition_by_annealing`). Over samples of a teacher it is KL(teacher || student) less
+    KL(teacher || tau).
+
+    >>> from dualebm import targets
+    >>> teacher = targets.teacher("s2_bimodal")
+    >>> points, _ = targets.sample(jax.random.key(0), teacher, 1000)
+    >>> CrossEntropy(points, teacher.space).units
+    'nat'
+    """
+
+    samples: Samples
+    space: Space = eqx.field(static=True)
+    quadrature: Samples | None = None
+    chains: int = eqx.field(static=True, default=1000)
+    temperatures: int = eqx.field(static=True, default=100)
+    long_name: ClassVar[str] = "cross-entropy to the base measure"
+    units: ClassVar[str] = "nat"
+
+    def __call__(self, key, method, state, rates, data):
+        """The cross-entropy and its error, (2,)."""
+        energy = method.energy(state, rates, data)
+        if self.quadrature is not None:
+            log_z, error = partition.log_partition(energy, self.quadrature), 0.0
+        else:
+            log_z, error, _ = partition.log_partition_by_annealing(
+                key, energy, self.space, self.chains, temperatures=self.temperatures
+            )
+        return jnp.stack([measures.mean(energy(self.samples.points), self.samples.log_weights) + log_z, jnp.asarray(error, log_z.dtype)])
+
+
 def exact_samples(teacher: Energy, quadrature: Samples) -> Samples:
     """A quadrature of the teacher's own measure exp(-U*) tau / Z, from one of tau: metrics over it are exact.
 

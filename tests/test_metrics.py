@@ -14,6 +14,7 @@ from dualebm import metrics, partition, targets
 from dualebm.energy import Energy, Shallow
 from dualebm.features import ReLU
 from dualebm.measures import Atoms, Samples
+from dualebm.methods.dual import Dual
 from dualebm.metrics import EffectiveTemperature, KLDivergence, ScoreError, exact_samples, relative_entropy
 from dualebm.partition import sphere_quadrature
 from dualebm.spaces import Euclidean, Sphere
@@ -260,3 +261,18 @@ def test_energy_gap_is_the_slope_of_the_likelihood(x64):
     gap = metrics.EnergyGap(data)(None, method, state, None, data)
     sigma = float(jnp.std(energy(state.particles))) / np.sqrt(200_000)
     assert abs(float(gap) - float(jax.grad(loss)(0.0))) < 5 * sigma and abs(float(gap)) > 50 * sigma
+
+
+def test_cross_entropy_is_that_of_the_model(x64):
+    """By quadrature the KL of the model to the teacher less that of the uniform measure; by annealing the same, within its error."""
+    teacher = targets.teacher("s2_bimodal", "float64")
+    nodes, exact = teacher.quadrature(), metrics.exact_samples(teacher.energy, teacher.quadrature())
+    method = Dual(teacher.space, neurons=6)
+    data = Samples(jnp.eye(3, dtype=float))
+    state = method.init(jax.random.key(0), method.rates, data)
+    arguments = (jax.random.key(1), method, state, method.rates, data)
+    value, error = metrics.CrossEntropy(exact, teacher.space, nodes)(*arguments)
+    kl, uniform = metrics.KLDivergence(teacher.energy, exact)(*arguments), 0.632529
+    assert float(error) == 0 and float(value) == pytest.approx(float(kl) - uniform, abs=1e-5)
+    sampled, error = metrics.CrossEntropy(exact, teacher.space)(*arguments)
+    assert abs(float(sampled - value)) < 5 * float(error) < 0.1
