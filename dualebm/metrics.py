@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax.scipy.special import logsumexp
 from jaxtyping import Array, Float
 
-from dualebm import measures, partition
+from dualebm import certificate, measures, partition
 from dualebm.energy import Energy
 from dualebm.measures import Samples
 from dualebm.spaces import Space
@@ -208,13 +208,40 @@ class CrossEntropy(eqx.Module):
     def __call__(self, key, method, state, rates, data):
         """The cross-entropy and its error, (2,)."""
         energy = method.energy(state, rates, data)
+        mean = measures.mean(energy(self.samples.points), self.samples.log_weights)
         if self.quadrature is not None:
-            log_z, error = partition.log_partition(energy, self.quadrature), 0.0
-        else:
-            log_z, error, _ = partition.log_partition_by_annealing(
-                key, energy, self.space, self.chains, temperatures=self.temperatures
-            )
-        return jnp.stack([measures.mean(energy(self.samples.points), self.samples.log_weights) + log_z, jnp.asarray(error, log_z.dtype)])
+            return jnp.stack([mean + partition.log_partition(energy, self.quadrature), jnp.zeros_like(mean)])
+        log_z, error, _ = partition.log_partition_by_annealing(key, energy, self.space, self.chains, temperatures=self.temperatures)
+        return jnp.stack([mean + log_z, error])
+
+
+class DualityGap(eqx.Module):
+    """Within how many nats of the best energy of the F1 ball the present one is, and the standard error: see `certificate.certify`.
+
+    The training data are those of the run, the radius that of its rates. An estimate, but by a quadrature, which makes it exact up to
+    the search of the supremum; recorded under the name `gap`, `certificate.within` stops a run by it.
+
+    >>> from dualebm.spaces import Sphere
+    >>> DualityGap(Sphere(3)).long_name
+    'duality gap'
+    """
+
+    space: Space = eqx.field(static=True)
+    quadrature: Samples | None = None
+    ball: str = eqx.field(static=True, default="full")
+    chains: int = eqx.field(static=True, default=20_000)
+    temperatures: int = eqx.field(static=True, default=100)
+    long_name: ClassVar[str] = "duality gap"
+    units: ClassVar[str] = "nat"
+
+    def __call__(self, key, method, state, rates, data):
+        """The gap and its error, (2,)."""
+        energy = method.energy(state, rates, data)
+        found = certificate.certify(
+            key, energy, self.space, data, rates.radius, quadrature=self.quadrature, ball=self.ball, chains=self.chains,
+            temperatures=self.temperatures,
+        )  # fmt: skip
+        return jnp.stack([found.gap, found.error])
 
 
 def exact_samples(teacher: Energy, quadrature: Samples) -> Samples:

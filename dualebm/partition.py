@@ -6,7 +6,7 @@ p = exp(log_weights). Nodes are made on the host in NumPy float64 and cast at th
 
 import itertools
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -279,7 +279,7 @@ def log_partition_by_sampling(key: Key[Array, ""], energy: Energy, space: Space,
     return top + jnp.log(mean), standard_error, count / (1 + square / count)
 
 
-def log_partition_by_annealing(
+def anneal(
     key: Key[Array, ""],
     energy: Energy,
     space: Space,
@@ -289,20 +289,19 @@ def log_partition_by_annealing(
     moves: int = 1,
     step: Scalar | None = None,
     power: float = 2.0,
-) -> tuple[Scalar, Scalar, Scalar]:
-    """log Z by annealed importance sampling (Neal 2001) from the base measure: (log Z, standard error, effective sample size).
+) -> Samples:
+    """Weighted samples of the model by annealed importance sampling (Neal 2001) from the base measure: with weights w, E_model g is the
+    weighted mean of g, and the mean w an unbiased estimate of Z.
 
     `count` chains start at x ~ tau and go through the energies t_k U, t_k = (k / K)^power with K `temperatures`: at each their log weight
     grows by -(t_k - t_{k-1}) U(x), and then they make `moves` steps of MALA under t_k U, of size `step` (None: 0.6 / d). As MALA is
-    reversible, the mean weight is an unbiased estimate of Z for any K and step. The error is that of the mean, by the delta method; it
-    cannot see a region that no chain has reached. Pure; the counts are static. Raises ValueError for fewer than two chains or other counts
-    below 1, and for the flat base measure, which cannot be sampled.
+    reversible nothing here is biased, for any K and step, but weighted means by O(1 / count). Pure; the counts are static. Raises
+    ValueError for fewer than two chains or other counts below 1, and for the flat base measure, which cannot be sampled.
 
     >>> from dualebm import targets
     >>> teacher = targets.teacher("s2_bimodal")
-    >>> log_z, error, _ = log_partition_by_annealing(jax.random.key(0), teacher.energy, teacher.space, 1000, temperatures=50)
-    >>> bool(abs(log_z - log_partition(teacher.energy, teacher.quadrature())) < 5 * error)
-    True
+    >>> anneal(jax.random.key(0), teacher.energy, teacher.space, 100, temperatures=10).points.shape
+    (100, 3)
     """
     for name, value, smallest in (("count", count, 2), ("temperatures", temperatures, 1), ("moves", moves, 1)):
         checks.count(name, value, smallest)
@@ -312,14 +311,29 @@ def log_partition_by_annealing(
     x = space.sample_base(start_key, count, dtype).T
     factors = jnp.asarray((np.arange(temperatures + 1) / temperatures) ** power, dtype)
 
-    def anneal(carry, k):
+    def at(carry, k):
         x, log_weights = carry
         log_weights = log_weights - (factors[k] - factors[k - 1]) * energy(x.T)
         draw = langevin.drawn(jax.random.fold_in(chain_key, k), space.dimension, dtype, "independent")
         x, _, _ = langevin.move("mala", space, draw, x, Tempered(energy, factors[k]), size, steps=moves)
         return (x, log_weights), None
 
-    (_, log_weights), _ = jax.lax.scan(anneal, (x, jnp.zeros(count, dtype)), jnp.arange(1, temperatures + 1))
+    (x, log_weights), _ = jax.lax.scan(at, (x, jnp.zeros(count, dtype)), jnp.arange(1, temperatures + 1))
+    return Samples(x.T, log_weights)
+
+
+def log_partition_by_annealing(key: Key[Array, ""], energy: Energy, space: Space, count: int, **options) -> tuple[Scalar, Scalar, Scalar]:
+    """log Z, the log of the mean weight of `anneal` with its options: (log Z, standard error, effective sample size).
+
+    The error is that of the mean, by the delta method; it cannot see a region that no chain has reached. Raises its ValueErrors.
+
+    >>> from dualebm import targets
+    >>> teacher = targets.teacher("s2_bimodal")
+    >>> log_z, error, _ = log_partition_by_annealing(jax.random.key(0), teacher.energy, teacher.space, 1000, temperatures=50)
+    >>> bool(abs(log_z - log_partition(teacher.energy, teacher.quadrature())) < 5 * error)
+    True
+    """
+    log_weights: Any = anneal(key, energy, space, count, **options).log_weights
     top = jnp.max(log_weights)
     weights = jnp.exp(log_weights - top)
     mean = jnp.mean(weights)

@@ -92,7 +92,7 @@ class BumpKernel:
     0.0898
     """
 
-    space: Space
+    space: Torus | Sphere
     concentration: float = 10.0
 
     def __post_init__(self):

@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "dualebm"
 ORDER = [
     "columns", "spaces", "measures", "checks", "features", "energy", "rkhs",
-    "flows.langevin", "flows.wfr", "partition", "targets", "datasets",
+    "flows.langevin", "flows.wfr", "partition", "certificate", "targets", "datasets",
     "methods.dual", "methods.adaptive", "methods.score_matching", "methods.lazy",
     "metrics", "simulate", "settings", "grid", "saved", "store", "ranges", "model",
     "mesh", "run", "hosts", "plan", "sweep_folder", "sweep", "plot", "sphere_plot", "commands.fit", "commands.sweeps", "cli",
