@@ -125,6 +125,7 @@ def certify(
     for name, value in (("chains", chains), ("temperatures", temperatures), ("starts", starts), ("steps", steps)):
         checks.count(name, value)
     search_key, first_key, second_key = jax.random.split(key, 3)
+    judge: Any
     if quadrature is not None:
         base = 0 if quadrature.log_weights is None else quadrature.log_weights
         seen = judge = Samples(quadrature.points, base - energy(quadrature.points))
@@ -136,7 +137,7 @@ def certify(
         return radius * sign * energy.feature(x, position[None])[:, 0] - energy(x)
 
     values, observed = decrease(judge.points), measures.mean(decrease(data.points), data.log_weights)
-    weights: Any = shares(judge.log_weights)
+    weights = shares(judge.log_weights)
     mean = jnp.sum(weights * values)
     error = jnp.zeros_like(mean) if quadrature is not None else jnp.sqrt(jnp.sum((weights * (values - mean)) ** 2))
     return Certificate(mean - observed, error, position, sign)

@@ -1,14 +1,22 @@
 """Strictness for every test: annotated shapes are checked at run time, warnings are errors, rank promotion raises."""
 
+import atexit
 import os
-from pathlib import Path
+import shutil
+import tempfile
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("MPLBACKEND", "Agg")
-# One program is compiled once, whichever test, worker or child process asks for it first: compiling is most of the suite's time.
-os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parent.parent / ".pytest_cache" / "jax"))
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
-os.environ.setdefault("JAX_PERSISTENT_CACHE_ENABLE_XLA_CACHES", "none")
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    # One program is compiled once, whichever test, worker or child process asks for it first: compiling is most of the suite's time.
+    cache = tempfile.mkdtemp(prefix="dualebm-")
+    atexit.register(shutil.rmtree, cache, ignore_errors=True)
+    os.environ |= {
+        "JAX_COMPILATION_CACHE_DIR": cache,
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
+        "JAX_PERSISTENT_CACHE_ENABLE_XLA_CACHES": "none",
+        "TF_CPP_MIN_LOG_LEVEL": "3",  # each program that is loaded would else be a warning of the compiler's own preferences
+    }
 
 import pytest
 from jaxtyping import install_import_hook

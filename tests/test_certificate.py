@@ -127,7 +127,7 @@ def test_a_run_stops_by_its_certificate():
 
 @pytest.mark.parametrize(
     ("changes", "message"),
-    [(dict(ball="half"), "ball is 'half'"), *((dict([(name, 0)]), f"{name} is 0") for name in ("chains", "starts", "steps"))],
+    [(dict(ball="half"), "ball is 'half'"), *(({name: 0}, f"{name} is 0") for name in ("chains", "starts", "steps"))],
 )
 def test_bad_arguments(changes, message):
     energy = Shallow(ReLU(), jnp.eye(2), jnp.zeros(2))
