@@ -103,7 +103,7 @@ def test_particles_and_neurons_come_to_it_at_rate_one_half():
         return jnp.concatenate([method.energy(state, rates, data)(spots), mean])
 
     limit = MeanField(space, cells=512, neuron_cells=512, substeps=512)
-    rates = limit.rates._replace(particle_step=0.005, transport_step=0.02, reaction_step=0.05)
+    rates = limit.rates._replace(particle_step=0.005, transport_step=0.3, reaction_step=0.05)
     limit.check(rates, data)
     state = simulate(jax.random.key(0), limit, limit.init(jax.random.key(0), rates, data), rates, data, **counts)[0]
     exact = seen(limit, state, rates, state.nu @ jnp.asarray(limit.grids[0].centres, jnp.float32))
