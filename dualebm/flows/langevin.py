@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from dualebm import columns
+from dualebm import checks, columns
 from dualebm.energy import Energy, Located
 from dualebm.measures import Samples
 from dualebm.spaces import Space, Sphere, too_long
@@ -355,6 +355,37 @@ def copies(data: Samples, count: int, axis: str | None = None) -> Float[Array, "
     if axis is not None and pairs != data.points.shape[0]:
         data, pair = columns.whole(data, axis), pair + jax.lax.axis_index(axis) * pairs
     return data.points.T[:, pair % data.points.shape[0]]
+
+
+def start(key: Key[Array, ""], count: int | None, data: Samples) -> Float[Array, "d N"]:
+    """Particles, the columns: `count` draws of the data, or two copies of them where None.
+
+    >>> start(jax.random.key(0), None, Samples(jnp.array([[1.0], [2.0]]))).tolist()
+    [[1.0, 2.0, 1.0, 2.0]]
+    """
+    if count is None:
+        return copies(data, 2 * data.points.shape[0])
+    return data.points[draw_indices(key, data, (count,))].T
+
+
+def check_particles(count: int | None, noise: str) -> None:
+    """Raises ValueError for a number of particles, None for copies of the data, that is not allowed with a noise of `NOISES`.
+
+    >>> check_particles(None, "antithetic")
+    """
+    if count is not None:
+        checks.count("particles", count)
+        if noise != "independent" and count % 2:
+            raise ValueError(f"particles is {count}; it must be even with {noise} noise (or noise='independent')")
+
+
+def check_copies(count: int | None, data: Samples) -> None:
+    """Raises ValueError where particles are copies of data (count None) that have weights.
+
+    >>> check_copies(None, Samples(jnp.eye(2)))
+    """
+    if count is None and data.log_weights is not None:
+        raise ValueError("data.log_weights is given; copies of the data (particles=None) need equal weights: None")
 
 
 def sample(

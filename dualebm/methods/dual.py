@@ -140,15 +140,12 @@ class Dual:
             checks.choice(name, getattr(self, name), allowed)
         for name in ("neurons", "particle_moves", "neuron_moves", "data_refresh"):
             checks.count(name, getattr(self, name))
-        for name in ("particles", "restart_every", "restart_until", "data_batch", "block"):
+        for name in ("restart_every", "restart_until", "data_batch", "block"):
             if getattr(self, name) is not None:
                 checks.count(name, getattr(self, name))
         if self.restart_until is not None and self.restart_every is None:
             raise ValueError(f"restart_until is {self.restart_until} and restart_every is None; give both or neither")
-        if self.noise != "independent" and self.particles is not None and self.particles % 2:
-            raise ValueError(
-                f"particles is {self.particles}; it must be even with {self.noise} noise (or noise='independent')"
-            )
+        langevin.check_particles(self.particles, self.noise)
         if self.block is not None and self.block % langevin.NOISE_PAIRS:
             raise ValueError(f"block is {self.block}; it must be a multiple of {langevin.NOISE_PAIRS}, or None")
 
@@ -186,15 +183,11 @@ class Dual:
     def init(self, key: Key[Array, ""], rates: DualRates, data: Samples) -> DualState:
         """Particles at the data; positions uniform; signs and weights as chosen."""
         *atom_keys, particle_key = jax.random.split(key, 4)
-        points, m = data.points, self.neurons
-        dtype = points.dtype
+        dtype, m = data.points.dtype, self.neurons
         unit = 1 if self.weight_unit == "one" else rates.radius
         parameters = self.feature.parameter_space(self.space)
         atoms = wfr.population(tuple(atom_keys), parameters, m, self.signs, self.weights, unit, dtype)
-        if self.particles is None:
-            x = langevin.copies(data, 2 * points.shape[0])
-        else:
-            x = points[langevin.draw_indices(particle_key, data, (self.particles,))].T
+        x = langevin.start(particle_key, self.particles, data)
         snapshot = None
         if self.data_batch is not None:  # filled in the first step
             value = jnp.zeros(m, dtype)

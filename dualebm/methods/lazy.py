@@ -73,24 +73,13 @@ def _check(method, rates, data):
     checks.number("particle_step", rates.particle_step, positive=True)
     checks.number("restart_probability", rates.restart_probability, largest=1)
     checks.number("radius", rates.radius, positive=True)
-    if data.log_weights is not None and method.particles is None:
-        raise ValueError("data.log_weights is given; copies of the data (particles=None) need equal weights: None")
+    langevin.check_copies(method.particles, data)
 
 
 def _check_choices(method, names):
     for name in names:
         checks.choice(name, getattr(method, name), CHOICES[name])
-    if method.particles is not None:
-        checks.count("particles", method.particles)
-        if method.noise != "independent" and method.particles % 2:
-            raise ValueError(f"particles is {method.particles}; it must be even with {method.noise} noise (or noise='independent')")
-
-
-def _start(key, particles: int | None, data: Samples) -> Float[Array, "d N"]:
-    """N draws of the data; two copies of them where None."""
-    if particles is None:
-        return langevin.copies(data, 2 * data.points.shape[0])
-    return data.points[langevin.draw_indices(key, data, (particles,))].T
+    langevin.check_particles(method.particles, method.noise)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,7 +141,7 @@ class Lazy:
         dtype = data.points.dtype
         positions = self.feature.parameter_space(self.space).sample_base(position_key, self.features, dtype)
         observed, zero = feature_mean(self.feature, positions, data)[0], jnp.zeros(self.features, dtype)
-        x = _start(particle_key, self.particles, data)
+        x = langevin.start(particle_key, self.particles, data)
         return LazyState(x, positions, observed, zero, zero, jnp.int32(0), jnp.ones((), dtype), jnp.zeros((), dtype))
 
     def step(self, key: Key[Array, ""], state: LazyState, rates: LazyRates, data: Samples) -> LazyState:
@@ -266,7 +255,7 @@ class KernelFlow:
     def init(self, key: Key[Array, ""], rates: LazyRates, data: Samples) -> KernelState:
         """Particles at the data, jittered."""
         particle_key, noise_key = jax.random.split(key)
-        x = _start(particle_key, self.particles, data)
+        x = langevin.start(particle_key, self.particles, data)
         if self.jitter:
             noise = self.space.tangent(x, self.jitter * jax.random.normal(noise_key, x.shape, x.dtype), axis=0)
             x = self.space.exp(x, noise, axis=0)
