@@ -407,23 +407,28 @@ def draw_radius(results):
 
 
 def draw_factors(results):
-    """KL at the end and iterations to twice the floor of each, against alpha, one factor changed at a time."""
-    names = list(dict.fromkeys(results.factor.values))
-    figure = Figure(figsize=(7.0, 3.2), layout="constrained")
-    panels = figure.subplots(1, 2)
+    """KL at the end and iterations to twice the floor of each, against alpha, one factor changed at a time: above of the neurons, below of
+    the particles."""
+    names = list(dict.fromkeys(str(name) for name in results.factor.values))
+    of_particles = [name for name in names if name.startswith("particles")]
+    figure = Figure(figsize=(7.0, 5.6), layout="constrained")
+    panels = figure.subplots(2, 2)
     rows = []
-    for i, name in enumerate(names):
-        lanes = results.isel(lane=np.flatnonzero(results.factor.values == name))
-        kl = lanes.kl.drop_vars([c for c in lanes.coords if c not in ("ratio", "seed", "step", "lane")])
-        kl = by_setting(kl.to_dataset(), ("ratio", "seed")).kl.transpose("ratio", "seed", "step")
-        rows += [dict(factor=str(name)) | row for row in _cells(kl, ("ratio",))]
-        band(panels[0], kl.ratio, kl[..., -1], str(name), i)
-        band(panels[1], kl.ratio, first_below(kl, 2 * floor_of(kl[..., -1])), str(name), i)
-    for panel, title in zip(panels, ("KL at the end (nat)", "iterations to twice the least of each"), strict=True):
-        ratio_axis(panel)
-        plot.log_axis(panel.yaxis)
-        panel.set_ylabel(title)
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    for row, chosen in enumerate(([name for name in names if name not in of_particles], ["none", *of_particles])):
+        for i, name in enumerate(chosen):
+            lanes = results.isel(lane=np.flatnonzero(results.factor.values == name))
+            kl = lanes.kl.drop_vars([c for c in lanes.coords if c not in ("ratio", "seed", "step", "lane")])
+            kl = by_setting(kl.to_dataset(), ("ratio", "seed")).kl.transpose("ratio", "seed", "step")
+            if (row, name) != (1, "none"):
+                rows += [dict(factor=name) | found for found in _cells(kl, ("ratio",))]
+            label = {"none": ("neurons = 64", "particles = 2000")[row]}.get(name, name)
+            band(panels[row, 0], kl.ratio, kl[..., -1], label, i)
+            band(panels[row, 1], kl.ratio, first_below(kl, 2 * floor_of(kl[..., -1])), label, i)
+        for panel, title in zip(panels[row], ("KL at the end (nat)", "iterations to twice the least of each"), strict=True):
+            ratio_axis(panel, label=row == 1, both=row == 0)
+            plot.log_axis(panel.yaxis)
+            panel.set_ylabel(title)
+        panels[row, 0].legend(fontsize=6)
     return {"factors": figure}, rows
 
 

@@ -12,7 +12,7 @@ ORDER = [
     "columns", "spaces", "measures", "checks", "cells", "features", "energy", "rkhs",
     "flows.langevin", "flows.wfr", "partition", "certificate", "targets", "datasets",
     "methods.dual", "methods.adaptive", "methods.score_matching", "methods.lazy",
-    "methods.mean_field", "methods.deep",
+    "methods.mean_field", "methods.deep", "methods.tracked",
     "metrics", "simulate", "settings", "grid", "saved", "store", "ranges", "model",
     "mesh", "run", "hosts", "plan", "sweep_folder", "sweep", "plot", "sphere_plot", "commands.fit", "commands.sweeps", "cli",
 ]  # fmt: skip

@@ -1,0 +1,105 @@
+"""log Z along training, from the particles at hand: log Z_{k+1} = log Z_k + log E_particles exp(U_k - U_{k+1}).
+
+The particles of an iteration have moved under U_k when the energy becomes U_{k+1}; the increment is exact in the mean for particles of the
+model of U_k. Particles that lag behind it bias each increment alike, and the errors add up. It costs two evaluations of the energy, where
+annealing (`partition.log_partition_by_annealing`) costs hundreds and starts afresh. (arXiv 2104.07531 does so from fresh chains.)
+"""
+
+import dataclasses
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.scipy.special import logsumexp
+from jaxtyping import Array, Float, Int, Key
+
+from dualebm import checks, partition
+from dualebm.energy import Energy
+from dualebm.measures import Samples
+
+
+class TrackedState(NamedTuple):
+    """inner, the state of the method within; log_partition, log Z of its energy; acceptance."""
+
+    inner: Any
+    log_partition: Float[Array, ""]
+    acceptance: Float[Array, ""]
+
+    @property
+    def particles(self) -> Float[Array, "N d"]:
+        """The particles, as rows."""
+        return self.inner.particles
+
+    @property
+    def atoms(self):
+        """The atoms of the method within."""
+        return self.inner.atoms
+
+    @property
+    def step(self) -> Int[Array, ""]:
+        """The iterations done."""
+        return self.inner.step
+
+
+@dataclasses.dataclass(frozen=True)
+class Tracked:
+    """A method with particles, and log Z of its energy in its state.
+
+    method: with `state.particles`, which an iteration moves under the energy that it found. chains: of the annealing that finds log Z of
+    the first energy; 0 where this is known to be 0, as of methods that start at U = 0.
+
+    >>> from dualebm.methods.dual import Dual; from dualebm.spaces import Sphere
+    >>> method = Tracked(Dual(Sphere(3), neurons=8))
+    >>> data = Samples(Sphere(3).sample_base(jax.random.key(0), 100, jnp.float32))
+    >>> state = method.init(jax.random.key(1), method.rates, data)
+    >>> state = method.step(jax.random.key(2), state, method.rates, data)
+    >>> bool(jnp.isfinite(state.log_partition)), int(state.step)
+    (True, 1)
+    """
+
+    method: Any
+    chains: int = 10_000
+
+    def __post_init__(self):
+        checks.count("chains", self.chains, 0)
+
+    @property
+    def space(self):
+        """That of the method."""
+        return self.method.space
+
+    @property
+    def rates(self):
+        """Those of the method."""
+        return self.method.rates
+
+    def check(self, rates, data: Samples) -> None:
+        """Raises the errors of the method."""
+        self.method.check(rates, data)
+
+    def init(self, key: Key[Array, ""], rates, data: Samples) -> TrackedState:
+        """The start of the method under the same key, and log Z of its energy."""
+        inner = self.method.init(key, rates, data)
+        value = jnp.zeros((), data.points.dtype)
+        if self.chains:
+            energy = self.method.energy(inner, rates, data)
+            aside = jax.random.fold_in(key, 1)
+            value, _, _ = partition.log_partition_by_annealing(aside, energy, self.space, self.chains, temperatures=100)
+        return TrackedState(inner, value, inner.acceptance)
+
+    def step(self, key: Key[Array, ""], state: TrackedState, rates, data: Samples) -> TrackedState:
+        """One iteration of the method."""
+        inner = self.method.step(key, state.inner, rates, data)
+        before, after = (self.method.energy(one, rates, data) for one in (state.inner, inner))
+        change = before(inner.particles) - after(inner.particles)
+        increment = logsumexp(change) - math.log(change.size)
+        return TrackedState(inner, state.log_partition + increment, inner.acceptance)
+
+    def energy(self, state: TrackedState, rates, data: Samples) -> Energy:
+        """That of the method."""
+        return self.method.energy(state.inner, rates, data)
+
+    def diverged(self, state: TrackedState) -> Int[Array, ""]:
+        """As the method says."""
+        return self.method.diverged(state.inner)
