@@ -81,7 +81,7 @@ class Tracked:
     def init(self, key: Key[Array, ""], rates, data: Samples) -> TrackedState:
         """The start of the method under the same key, and log Z of its energy."""
         inner = self.method.init(key, rates, data)
-        value = jnp.zeros((), data.points.dtype)
+        value: Any = jnp.zeros((), data.points.dtype)
         if self.chains:
             energy = self.method.energy(inner, rates, data)
             aside = jax.random.fold_in(key, 1)
