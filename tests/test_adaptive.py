@@ -277,6 +277,7 @@ def test_segments_files_and_one_run_agree(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, saved.load_state(tmp_path / "state.npz", whole), whole)
 
 
+@pytest.mark.heavy
 def test_vmapped_lanes_equal_single_runs(x64):
     method = Adaptive(Dual(Sphere(4), neurons=5), warmup=6)
     data = Samples(jnp.array(sphere_points(0, 50, 4)))

@@ -23,7 +23,7 @@ def circle(count):
     return np.stack([np.cos(angle), np.sin(angle)], axis=1)
 
 
-def best_loss(data, radius, signs, iterations=20_000):
+def best_loss(data, radius, signs, iterations=10_000):
     """The least L over the ball, on a grid of 360 parameters and 720 points, by Frank-Wolfe with its own gap: (L, how far at most)."""
     theta, nodes = circle(360), circle(720)
     features, observed = np.maximum(nodes @ theta.T, 0), np.maximum(data @ theta.T, 0).mean(0)
@@ -49,27 +49,28 @@ def loss_of(energy, data):
     return float(energy(data.points).mean() + jax.scipy.special.logsumexp(-values) - np.log(720))
 
 
-@pytest.mark.parametrize(("ball", "signs"), [("full", (1, -1)), ("negative", (-1,))])
+@pytest.mark.parametrize(("ball", "signs"), [("full", (1, -1)), pytest.param("negative", (-1,), marks=pytest.mark.heavy)])
 def test_the_gap_bounds_the_distance_to_the_optimum_and_falls_to_zero(ball, signs, x64):
     """On the circle, where all of it is exact up to the grids: weak duality along training, and the gap in the end."""
     rng = np.random.default_rng(0)
     angle = np.concatenate([0.5 + 0.4 * rng.standard_normal(60), 3 + 0.7 * rng.standard_normal(40)])
     data, radius = Samples(jnp.asarray(np.stack([np.cos(angle), np.sin(angle)], axis=1))), 3.0
     optimum, slack = best_loss(np.asarray(data.points), radius, signs)
-    assert slack < 0.003
+    assert slack < 0.006
     method = Dual(CIRCLE, neurons=32, particles=4000, signs="all_negative" if ball == "negative" else "half")
     quadrature = partition.sphere_quadrature(CIRCLE, 720, float)
     rates = method.rates._replace(radius=radius, particle_step=0.1, transport_step=0.2, reaction_step=0.4)
     gap = metrics.DualityGap(CIRCLE, quadrature, ball)
     state = method.init(jax.random.key(1), rates, data)
+    judge = jax.jit(lambda energy: certify(jax.random.key(2), energy, CIRCLE, data, radius, quadrature=quadrature, ball=ball))
+    train = jax.jit(lambda key, state: simulate(key, method, state, rates, data, steps=200, every=200, metrics={"gap": gap}))
     seen = []
     for i in range(4):
-        found = certify(jax.random.key(2), method.energy(state, rates, data), CIRCLE, data, radius, quadrature=quadrature, ball=ball)
+        found = judge(method.energy(state, rates, data))
         distance = loss_of(method.energy(state, rates, data), data) - optimum
         assert -0.001 < distance < float(found.gap) + slack and float(found.error) == 0
         seen.append(float(found.gap))
-        counts = dict(steps=200, every=200, metrics={"gap": gap})
-        state, records = simulate(jax.random.fold_in(jax.random.key(3), i), method, state, rates, data, **counts)
+        state, records = train(jax.random.fold_in(jax.random.key(3), i), state)
         assert float(records["gap"][0, 1]) == 0
     assert seen[0] > 0.2 and float(records["gap"][-1, 0]) < 0.1 * seen[0]
 

@@ -208,6 +208,7 @@ def test_a_radius_that_is_too_small_is_told_of(line, capsys):
     assert code == 0 and "note: the total variation is at the radius, 10, and held_out_gap is -0.26" in err
 
 
+@pytest.mark.heavy
 def test_torus_in_double_precision(tmp_path, capsys):
     draws = np.random.default_rng(0)
     np.save(tmp_path / "angles.npy", (3.0 + 0.6 * draws.normal(size=(400, 2))) % 6.0)

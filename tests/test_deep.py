@@ -60,10 +60,10 @@ def test_a_step_is_the_gradient_of_the_likelihood_and_the_decay(x64):
     rates = method.rates._replace(particle_step=1e-30, learning_rate=0.3, weight_decay=0.1)
     state = method.init(jax.random.key(1), rates, data)
     state = state._replace(network=jax.tree.map(lambda a: a + 0.1, state.network))
-    after = method.step(jax.random.key(2), state, rates, data)
+    after = jax.jit(method.step)(jax.random.key(2), state, rates, data)
     adam = dataclasses.replace(method, optimiser="adam")
     start = adam.init(jax.random.key(1), rates, data)._replace(network=state.network)
-    moved = adam.step(jax.random.key(2), start, rates._replace(weight_decay=0.0), data)
+    moved = jax.jit(adam.step)(jax.random.key(2), start, rates._replace(weight_decay=0.0), data)
     gradients = [jax.grad(lambda n, x=x: jnp.mean(n(x)))(state.network) for x in (data.points, state.particles)]
     trees = (state.network, after.network, moved.network, *gradients)
     for before, new, signed, observed, model in zip(*map(jax.tree.leaves, trees), strict=True):

@@ -178,6 +178,7 @@ def test_several_moves_of_particles_and_of_neurons_equal_the_loops(x64):
     np.testing.assert_allclose(jnp.exp(state.atoms.log_weights), w, atol=1e-12)
 
 
+@pytest.mark.heavy
 def test_data_batches_are_a_control_variate(x64):
     """Exact where the atoms have not moved since the snapshot; otherwise unbiased, and closer than the batch alone."""
     d, n = 4, 2000

@@ -85,7 +85,7 @@ def expected(transition, space, energy, x, step, observable, nodes, levels):
     return float(np.repeat(weights / levels, levels) @ np.asarray(observable(y)))
 
 
-@pytest.mark.parametrize(("transition", "levels"), [(projected, 1), (geodesic, 1), (mala, 4001)])
+@pytest.mark.parametrize(("transition", "levels"), [(projected, 1), (geodesic, 1), pytest.param(mala, 4001, marks=pytest.mark.heavy)])
 def test_weak_order_one_on_the_circle(x64, transition, levels):
     """U = -4 cos: E f(X') - f - h L f = O(h^2) with L f = f'' - U' f', for f = sin: an error of order 1 after 1/h steps."""
     angle, errors = 0.7, []
@@ -271,7 +271,11 @@ def test_noise_of_the_moves_of_a_step():
 
 @pytest.mark.parametrize(
     ("integrator", "count"),
-    [*(("mala", count) for count in (1, 511, 513, 1024, 1537)), ("projected", 2047), ("geodesic", 1536)],
+    [
+        *(("mala", count) for count in (1, 513, 1537)),
+        *(pytest.param("mala", count, marks=pytest.mark.heavy) for count in (511, 1024)),
+        ("projected", 2047), pytest.param("geodesic", 1536, marks=pytest.mark.heavy),
+    ],
 )
 def test_the_streamed_block_changes_nothing(x64, integrator, count):
     """Every remainder, in blocks of 256 pairs and whole: particles, acceptance and what is observed."""

@@ -36,8 +36,9 @@ def test_charges_beside_a_loop(charges, penalty, x64):
     norm = np.sqrt(np.mean(np.square(witness)))
     h = np.zeros(7)
     total = np.zeros(7)
+    step = jax.jit(method.step)
     for i in range(3):
-        state = method.step(jax.random.fold_in(jax.random.key(2), i), state, rates, data)
+        state = step(jax.random.fold_in(jax.random.key(2), i), state, rates, data)
         if penalty == "squared":
             h = 2.5 * np.array(witness)
         elif charges == "best":
@@ -80,15 +81,16 @@ def test_features_come_to_the_kernel(x64):
     errors = []
     for m in (400, 6400):
         lazy, found = Lazy(space, features=m, particles=30, charges="best", integrator="geodesic"), []
+        init, step = jax.jit(lazy.init), jax.jit(lazy.step)
         for seed in range(12):
-            state = lazy.init(jax.random.key(seed), rates, data)._replace(columns=start.columns)
-            state = lazy.step(jax.random.key(3), state, rates, data)
+            state = init(jax.random.key(seed), rates, data)._replace(columns=start.columns)
+            state = step(jax.random.key(3), state, rates, data)
             found.append(lazy.energy(state, rates, data)(data.points) - exact)
         errors.append(float(jnp.sqrt(jnp.mean(jnp.square(jnp.stack(found))))))
     assert np.log(errors[0] / errors[1]) / np.log(16) == pytest.approx(0.5, abs=0.15), errors
 
 
-@pytest.mark.parametrize("name", ["kernel", "features"])
+@pytest.mark.parametrize("name", [pytest.param("kernel", marks=pytest.mark.heavy), "features"])
 def test_stationary_states_are_of_the_model(name):
     """On the circle: particles ~ exp(-f) tau, by moments of the particles beside those of the model by quadrature, averaged over time."""
     space = Torus(1)
@@ -122,10 +124,10 @@ def test_the_changed_time_is_the_natural_one_at_another_speed():
     changed = KernelFlow(space, time="changed", jitter=0.3)
     natural = dataclasses.replace(changed, time="natural")
     rates = changed.rates._replace(radius=2.0)
-    state = changed.init(jax.random.key(1), rates, data)
+    state = jax.jit(changed.init)(jax.random.key(1), rates, data)
     assert float(state.discrepancy) > 0.01
     slowed = rates._replace(particle_step=rates.particle_step * state.discrepancy / 2.0)
-    moved = [m.step(jax.random.key(2), state, r, data).columns for m, r in ((changed, rates), (natural, slowed))]
+    moved = [jax.jit(m.step)(jax.random.key(2), state, r, data).columns for m, r in ((changed, rates), (natural, slowed))]
     np.testing.assert_allclose(*moved, atol=1e-6)
     assert float(jnp.abs(moved[0] - state.columns).max()) > 1e-3
 
@@ -137,9 +139,9 @@ def test_the_squared_penalty_is_the_noisy_mmd_flow_of_arbel(x64):
     method = KernelFlow(space, kernel, particles=8, penalty="squared", integrator="geodesic", noise="independent")
     temperature, delta = 0.05, 0.3
     rates = LazyRates(delta * temperature, radius=1 / temperature)
-    state = method.init(jax.random.key(1), rates, data)
-    moved = method.step(jax.random.key(2), state, rates, data)
-    still = method.step(jax.random.key(2), state, rates._replace(radius=STILL), data)  # the noise alone
+    state, step = jax.jit(method.init)(jax.random.key(1), rates, data), jax.jit(method.step)
+    moved = step(jax.random.key(2), state, rates, data)
+    still = step(jax.random.key(2), state, rates._replace(radius=STILL), data)  # the noise alone
     x, y, e = np.asarray(state.particles)[:, 0], np.asarray(data.points)[:, 0], 1e-6
     k = lambda a, b: float(kernel(jnp.array([[a]]), jnp.array([[b]]))[0, 0])  # noqa: E731
     mean = lambda a: np.mean([k(a, b) for b in x]) - np.mean([k(a, b) for b in y])  # noqa: E731
@@ -148,6 +150,7 @@ def test_the_squared_penalty_is_the_noisy_mmd_flow_of_arbel(x64):
     np.testing.assert_allclose((found + 0.5) % 1 - 0.5, drift, atol=1e-7)
 
 
+@pytest.mark.heavy
 def test_it_learns_a_planted_teacher():
     """F2 with many features on S^2, where it can: far below the KL of the uniform measure."""
     teacher = targets.teacher("s2_bimodal")

@@ -50,7 +50,8 @@ def test_gradient_and_laplacian_along_the_space(space, feature, x64):
     """By differences along geodesics."""
     theta, points = atoms_of(space, feature).positions, points_of(space, 6)
     zero, e = jnp.zeros_like(points), 1e-4
-    laplacian = -operator(feature, space, theta, points, zero, 0.0)
+    applied = jax.jit(lambda force: operator(feature, space, theta, points, force, 0.0))
+    laplacian = -applied(zero)
     for i, x in enumerate(points):
         at = lambda v, x=x: np.asarray(feature(space.exp(x[None], jnp.asarray(v)[None]), theta)[0])  # noqa: E731
         basis = tangent_basis(space, x)
@@ -58,7 +59,7 @@ def test_gradient_and_laplacian_along_the_space(space, feature, x64):
         np.testing.assert_allclose(laplacian[i], second, rtol=1e-5, atol=1e-5)
         for v in basis:
             force = zero.at[i].set(v)
-            along = (operator(feature, space, theta, points, force, 0.0) + laplacian)[i]
+            along = (applied(force) + laplacian)[i]
             np.testing.assert_allclose(along, (at(e * v) - at(-e * v)) / (2 * e), rtol=1e-6, atol=1e-7)
 
 
@@ -66,8 +67,8 @@ def test_gradient_and_laplacian_along_the_space(space, feature, x64):
 def test_v_is_the_derivative_of_the_loss(space, feature, x64):
     """In the weights, and in the positions (with f held fixed: the loss is quadratic in gamma)."""
     atoms, data = atoms_of(space, feature), Samples(points_of(space, 200), jnp.linspace(-1, 1, 200))
-    value, gradient = derivative(feature, space, atoms, data, 0.0)
-    slopes = jax.grad(lambda atoms: loss(feature, space, atoms, data, 0.0))(atoms)
+    value, gradient = jax.jit(lambda atoms: derivative(feature, space, atoms, data, 0.0))(atoms)
+    slopes = jax.jit(jax.grad(lambda atoms: loss(feature, space, atoms, data, 0.0)))(atoms)
     charge = atoms.signs * jnp.exp(atoms.log_weights) / 5
     np.testing.assert_allclose(slopes.log_weights, charge * value, rtol=1e-9, atol=1e-12)
     np.testing.assert_allclose(slopes.positions, charge[:, None] * gradient, rtol=1e-9, atol=1e-12)

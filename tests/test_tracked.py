@@ -23,7 +23,7 @@ def exact(key, method, state, rates, data):
 METRICS = {"exact": exact, "tracked": lambda key, method, state, rates, data: state.log_partition}
 
 
-@pytest.mark.parametrize("kind", ["shallow", "deep"])
+@pytest.mark.parametrize("kind", [pytest.param("shallow", marks=pytest.mark.heavy), "deep"])
 def test_it_follows_log_z(kind):
     """Within 0.01 nat after hundreds of steps, for parameters that are slow beside the particles."""
     data, _ = targets.sample(jax.random.key(0), TEACHER, 2000)
@@ -43,7 +43,7 @@ def test_an_increment_is_the_mean_over_particles(x64):
     data = Samples(space.sample_base(jax.random.key(0), 20, float))
     method = Tracked(Dual(space, neurons=4), chains=0)
     state = method.init(jax.random.key(1), method.rates, data)
-    after = method.step(jax.random.key(2), state, method.rates, data)
+    after = jax.jit(method.step)(jax.random.key(2), state, method.rates, data)
     before, now = (method.energy(s, method.rates, data) for s in (state, after))
     ratio = np.mean([np.exp(float(before(x[None])[0] - now(x[None])[0])) for x in after.particles])
     assert float(after.log_partition) == pytest.approx(np.log(ratio), rel=1e-10) and float(state.log_partition) == 0

@@ -122,6 +122,7 @@ def test_first_hundred_iterations_of_the_authors():
     assert all(f["of"] == 2 and not f["outside"] for f in found.values()), found
 
 
+@pytest.mark.heavy
 def test_our_default_reaches_its_target():
     """Signs half and half, n = 2e4: KL <= 0.0025 from iteration 150 on."""
     target = targets.teacher("s14_monomodal")
