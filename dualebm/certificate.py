@@ -11,16 +11,22 @@ supremum is,
 
 is one difference of means. With samples of the model the supremum is sought on one half of them and evaluated on the other, where G is then
 unbiased for that theta*; a search that stops at a local supremum still underestimates it.
+
+The samples must be those of the model. The particles of a training are not: they lag behind the energy, and the energy has been fitted to
+them. `relaxation` sees the lag, not the fit.
 """
 
+import warnings
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 from jaxtyping import Array, Float, Key
 
 from dualebm import checks, measures, partition
-from dualebm.energy import Shallow, feature_mean
+from dualebm.energy import Energy, Shallow, feature_mean
+from dualebm.flows import langevin
 from dualebm.measures import Samples, shares
 from dualebm.spaces import Space
 
@@ -29,6 +35,9 @@ BALLS = ("full", "negative", "positive")
 
 FIRST_STEP, SHRINK = 0.3, 0.93
 """Of the ascent to the supremum: the length of its first step, in units of the parameters, and the factor from each to the next."""
+
+DOUBTFUL = 4
+"""Standard errors by which the mean energy of samples may move under MALA before `certify` warns."""
 
 
 class Certificate(NamedTuple):
@@ -90,6 +99,64 @@ def supremum(
     return best[at], jnp.where(none, 0, sign[at])
 
 
+class Relaxation(NamedTuple):
+    """The mean energy of samples before and after moves under that energy, and the standard error of its change."""
+
+    before: Float[Array, ""]
+    after: Float[Array, ""]
+    error: Float[Array, ""]
+
+
+def relaxation(key: Key[Array, ""], energy: Energy, space: Space, model: Samples, *, moves: int = 100) -> Relaxation:
+    """The change of E f over samples under `moves` steps of MALA of size 0.6 / d, which leave the model exp(-f) tau as it is: for its own
+    samples 0 but for the error.
+
+    Within a mode alone: of modes with wrong masses, between which nothing moves, and of an energy that was fitted to these samples it says
+    nothing. Pure; `moves` is static. Raises ValueError for fewer than one.
+
+    >>> from dualebm import targets
+    >>> teacher = targets.teacher("s2_bimodal")
+    >>> at_data, _ = targets.sample(jax.random.key(0), teacher, 1000)
+    >>> found = relaxation(jax.random.key(1), teacher.energy, teacher.space, at_data)
+    >>> bool(abs(found.after - found.before) < DOUBTFUL * found.error)
+    True
+    """
+    checks.count("moves", moves)
+    draw = langevin.drawn(key, space.dimension, model.points.dtype, "independent")
+    moved, _, _ = langevin.move("mala", space, draw, model.points.T, energy, 0.6 / space.dimension, steps=moves)
+    before, after = energy(model.points), energy(moved.T)
+    log_weights = jnp.zeros_like(before) if model.log_weights is None else model.log_weights
+    mean, error = _mean_and_error(after - before, log_weights)
+    at_first = measures.mean(before, log_weights)
+    return Relaxation(at_first, at_first + mean, error)
+
+
+def _mean_and_error(values, log_weights):
+    """The weighted mean, and its standard error for independent samples by the delta method."""
+    weights = shares(log_weights)
+    mean = jnp.sum(weights * values)
+    return mean, jnp.sqrt(jnp.sum((weights * (values - mean)) ** 2))
+
+
+def _halves(model: Samples) -> list[Samples]:
+    """Every other sample: particles i and i + N/2, whose noise is of one draw, stay together where N is a multiple of 4."""
+    log_weights = jnp.zeros_like(model.points[:, 0]) if model.log_weights is None else model.log_weights
+    return [Samples(model.points[i::2], log_weights[i::2]) for i in range(2)]
+
+
+def _warn_where_not_relaxed(key, energy, space, model) -> None:
+    found = relaxation(key, energy, space, model)
+    if isinstance(found.error, Tracer):
+        return
+    before, after, error = map(float, found)
+    if abs(after - before) > DOUBTFUL * error:
+        warnings.warn(
+            f"model is not relaxed: its mean energy goes from {before:.4g} to {after:.4g} under MALA, by {abs(after - before) / error:.0f} "
+            "standard errors; the gap is of these samples, not of the energy's own: leave model out",
+            stacklevel=3,
+        )
+
+
 def certify(
     key: Key[Array, ""],
     energy: Shallow,
@@ -98,6 +165,7 @@ def certify(
     radius: Float[Array, ""] | float,
     *,
     quadrature: Samples | None = None,
+    model: Samples | None = None,
     ball: str = "full",
     chains: int = 20_000,
     temperatures: int = 100,
@@ -110,10 +178,15 @@ def certify(
         energy: f; its total variation, the mean |c_j|, must be within the radius, or the gap is of the ball that holds it.
         quadrature: of the base measure, exact for f (any energy on S^1 and S^2): the gap is then exact but for the search of theta*,
             and its error 0. None for `chains` annealed ones (`partition.anneal`) in each half, whose error falls as R / sqrt(chains).
+        model: samples of exp(-f) tau that are known, at least four, in place of those that are drawn: every other one is for the search.
+            Only as good as they are. Particles of a training are not samples of its energy, and the gap from them is too small, as the
+            energy was fitted to them; nor is the error then right. Outside of jit there is a warning where `relaxation` sees that they
+            move; within jit, and where they are fitted but at rest, there is none.
         ball: "full", or "negative" or "positive", of energies whose charges all have that sign.
         starts, steps: of the ascent to the supremum.
 
-    Raises ValueError for a ball or a count that is not allowed. Pure and jittable; the counts are static.
+    Raises ValueError for a ball or a count that is not allowed, and for both a quadrature and a model. Pure and jittable but for the
+    warning; the counts are static.
 
     >>> from dualebm.features import ReLU; from dualebm.spaces import Sphere
     >>> energy = Shallow(ReLU(), jnp.eye(3), jnp.zeros(3))
@@ -124,23 +197,41 @@ def certify(
     """
     for name, value in (("chains", chains), ("temperatures", temperatures), ("starts", starts), ("steps", steps)):
         checks.count(name, value)
-    search_key, first_key, second_key = jax.random.split(key, 3)
+    if model is not None and quadrature is not None:
+        raise ValueError("quadrature and model are both given; give one of them, or neither")
+    search_key, model_key = jax.random.split(key)
     judge: Any
     if quadrature is not None:
         base = 0 if quadrature.log_weights is None else quadrature.log_weights
         seen = judge = Samples(quadrature.points, base - energy(quadrature.points))
+    elif model is not None:
+        checks.count("model.points, in number,", model.points.shape[0], 4)
+        _warn_where_not_relaxed(model_key, energy, space, model)
+        seen, judge = _halves(model)
     else:
-        seen, judge = (partition.anneal(k, energy, space, chains, temperatures=temperatures) for k in (first_key, second_key))
+        seen, judge = _halves(partition.anneal(model_key, energy, space, 2 * chains, temperatures=temperatures))
     position, sign = supremum(search_key, energy, space, seen, data, ball=ball, starts=starts, steps=steps)
 
     def decrease(x):
         return radius * sign * energy.feature(x, position[None])[:, 0] - energy(x)
 
     values, observed = decrease(judge.points), measures.mean(decrease(data.points), data.log_weights)
-    weights = shares(judge.log_weights)
-    mean = jnp.sum(weights * values)
-    error = jnp.zeros_like(mean) if quadrature is not None else jnp.sqrt(jnp.sum((weights * (values - mean)) ** 2))
-    return Certificate(mean - observed, error, position, sign)
+    mean, error = _mean_and_error(values, judge.log_weights)
+    return Certificate(mean - observed, error if quadrature is None else jnp.zeros_like(error), position, sign)
+
+
+def told(certificate: Certificate, radius: float, ball: str = "full") -> str:
+    """A certificate as a sentence; exact where its error is 0, which is by quadrature, else an estimate with its standard error.
+
+    >>> told(Certificate(jnp.float32(0.0213), jnp.float32(0.0021), jnp.zeros(3), jnp.ones(())), 10.0)
+    'estimated within 0.0213 +- 0.0021 nats of the best F1 energy of radius 10'
+    >>> told(Certificate(jnp.float32(0.0213), jnp.float32(0.0), jnp.zeros(3), jnp.ones(())), 10.0, "negative")
+    'within 0.0213 nats of the best negative F1 energy of radius 10 (by quadrature)'
+    """
+    checks.choice("ball", ball, BALLS)
+    gap, error = float(certificate.gap), float(certificate.error)
+    best = f"nats of the best {'' if ball == 'full' else ball + ' '}F1 energy of radius {float(radius):g}"
+    return f"estimated within {gap:.4f} +- {error:.4f} {best}" if error else f"within {gap:.4f} {best} (by quadrature)"
 
 
 def within(tolerance: float, sigmas: float = 2.0):

@@ -5,6 +5,7 @@ The model of an energy U is the probability measure exp(-U) tau / Z, with tau th
 """
 
 import abc
+import math
 from typing import NamedTuple
 
 import equinox as eqx
@@ -15,6 +16,7 @@ from jaxtyping import Array, Float
 from dualebm.columns import block_columns, map_blocks, once, sum_blocks
 from dualebm.features import Feature, ReLU, Ridge
 from dualebm.measures import Atoms, Samples, coefficients, shares
+from dualebm.spaces import Space, Torus
 
 
 def _product(a, b):
@@ -143,6 +145,25 @@ class Tempered(Energy):
         """t U and its gradient at points that are columns."""
         there = self.energy.locate(x)
         return there._replace(energy=self.factor * there.energy, gradient=self.factor * there.gradient)
+
+
+class Tabulated(Energy):
+    """U on `Torus(1)` or `Sphere(2)`: linear between its values at K equally spaced points, the first at coordinate or angle 0.
+
+    >>> Tabulated(Torus(1), jnp.array([0.0, 4.0, 0.0, 0.0]))(jnp.array([[0.25], [0.125], [0.5]])).tolist()
+    [4.0, 2.0, 0.0]
+    """
+
+    space: Space = eqx.field(static=True)
+    values: Float[Array, " K"]
+
+    def __call__(self, x: Float[Array, "N d"]) -> Float[Array, " N"]:
+        """U(x), in units of temperature."""
+        turn = x[:, 0] / self.space.period if isinstance(self.space, Torus) else jnp.arctan2(x[:, 1], x[:, 0]) / (2 * math.pi)
+        place = turn * self.values.shape[0]
+        cell = jnp.floor(place)
+        left, right = (jnp.take(self.values, cell.astype(jnp.int32) + i, mode="wrap") for i in (0, 1))
+        return left + (place - cell) * (right - left)
 
 
 def from_atoms(feature: Feature, atoms: Atoms) -> Shallow:

@@ -13,7 +13,7 @@ from jax.scipy.special import logsumexp
 from jaxtyping import Array, Float
 
 from dualebm import certificate, measures, partition
-from dualebm.energy import Energy
+from dualebm.energy import Energy, Shallow
 from dualebm.measures import Samples
 from dualebm.spaces import Space
 
@@ -129,7 +129,7 @@ class EffectiveTemperature(eqx.Module):
 
 
 class TotalVariation(eqx.Module):
-    """|gamma|_TV = (1/m) sum_j w_j of the atoms, in units of temperature.
+    """|gamma|_TV = (1/m) sum_j |c_j| of the neurons of the energy, in units of temperature; NaN for energies of no neurons.
 
     >>> TotalVariation().long_name
     'total variation'
@@ -140,8 +140,9 @@ class TotalVariation(eqx.Module):
 
     def __call__(self, key, method, state, rates, data):
         """The total variation, a scalar."""
-        del key, method, rates, data
-        return measures.total_variation(state.atoms)
+        del key
+        energy = method.energy(state, rates, data)
+        return jnp.mean(jnp.abs(energy.coefficients)) if isinstance(energy, Shallow) else jnp.full((), jnp.nan, data.points.dtype)
 
 
 class Acceptance(eqx.Module):

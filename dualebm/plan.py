@@ -106,21 +106,21 @@ class Like(NamedTuple):
     variables: dict[str, store.Variable]
 
 
-def like_of(study: Study, lane: Lane) -> Like:
+def like_of(plan: Plan, lane: Lane) -> Like:
     """The structure of a lane, found without computing more than its data and metrics."""
-    data, metrics = (study.make(name, lane.settings, {}) for name in ("data", "metrics"))
+    data, metrics = (plan.study.make(name, lane.settings, {}) for name in ("data", "metrics"))
     data = jax.tree.map(jnp.asarray, data)
     run.check_names(metrics)
-    check_lane(lane, data)
+    check_lane(plan, lane, data)
     rates = run.traced(lane.rates, data)
     state = eqx.filter_eval_shape(run.initial_state, lane.key, lane.method, rates, data)
     return Like(data, metrics, state, run.recorded(lane.key, lane.method, state, rates, data, metrics))
 
 
-def check_lane(lane: Lane, data) -> None:
-    """Raises the errors of the method's check, naming the lane."""
+def check_lane(plan: Plan, lane: Lane, data) -> None:
+    """Raises the errors of the method's check and of the schedule, naming the lane."""
     try:
-        lane.method.check(lane.rates, data)
+        run.check_rates(lane.method, lane.rates, data, lane.schedule, int(plan.step[-1]))
     except ValueError as error:
         raise ValueError(f"lane {lane.index}, {identity(lane.settings)}: {error}") from error
 
@@ -169,7 +169,7 @@ def batch_size_of(plan: Plan, lanes: list[Lane], like: Like | None) -> int:
     if plan.batch_size is not None:
         return min(plan.batch_size, whole(len(lanes)))
     limit = MOST_IN_TURN if vmapped_lanes(plan) == 1 else MOST_LANES
-    most = max(1, min(limit, runs * per_run * memory() // bytes_of_lane(plan, lanes[0], like or like_of(plan.study, lanes[0]))))
+    most = max(1, min(limit, runs * per_run * memory() // bytes_of_lane(plan, lanes[0], like or like_of(plan, lanes[0]))))
     return whole(math.ceil(len(lanes) / math.ceil(len(lanes) / most)))
 
 

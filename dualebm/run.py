@@ -179,7 +179,7 @@ def _plan(key, method, rates, data, steps, every, metrics, schedule, state, segm
     check_names(metrics)
     if type(rates) is not type(method.rates):
         raise ValueError(f"rates is {rates!r}; it must be a {type(method.rates).__name__}, such as {method.rates}")
-    method.check(rates, data)
+    check_rates(method, rates, data, schedule, steps, 0 if state is None else int(state.step))
     source = provenance()
     settings = {
         "method": describe(method),
@@ -207,6 +207,37 @@ def check_names(metrics: dict) -> None:
     for name in metrics:
         if not name.isidentifier() or name in RESERVED:
             raise ValueError(f"metrics has the name {name!r}; it must be an identifier other than {', '.join(RESERVED)}")
+
+
+@eqx.filter_jit
+def _scheduled(schedule, steps, rates):
+    return jax.vmap(schedule, (0, None))(steps, rates)
+
+
+def check_rates(method, rates, data: Samples, schedule: Callable[[Any, Any], Any] | None, steps: int, first: int = 0) -> None:
+    """Raises the errors of a method's check: for the rates, and for what a schedule makes of them, where each is least and largest.
+
+    >>> from dualebm.methods.dual import Dual; from dualebm.spaces import Sphere
+    >>> method, data = Dual(Sphere(3)), Samples(jnp.eye(3))
+    >>> rising = lambda step, rates: rates._replace(restart_probability=0.1 * step)
+    >>> check_rates(method, method.rates, data, rising, 100)
+    Traceback (most recent call last):
+    ...
+    ValueError: schedule, in step 99: restart_probability is 9.9; it must be a finite number, at least 0 and at most 1
+    """
+    method.check(rates, data)
+    if schedule is None:
+        return
+    made = _scheduled(schedule, first + jnp.arange(steps), traced(rates, data))
+    table = {name: np.broadcast_to(values, (steps,)) for name, values in zip(made._fields, map(np.asarray, made), strict=True)}
+    # A schedule that falls to 0 may pass it by its rounding, which does no harm.
+    table = {name: np.where((v < 0) & (v > -1e-6 * np.abs(v).max()), 0, v) for name, v in table.items()}
+    extremes = {int(extreme(values)) for values in table.values() for extreme in (np.argmin, np.argmax)}
+    for i in sorted(extremes):
+        try:
+            method.check(type(made)(*(float(f"{values[i]:.6g}") for values in table.values())), data)
+        except ValueError as error:
+            raise ValueError(f"schedule, in step {first + i}: {error}") from error
 
 
 def traced(rates, data: Samples):

@@ -5,6 +5,7 @@ Each file is written under a temporary name, flushed to the disk and renamed, as
 
 import contextlib
 import dataclasses
+import itertools
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -16,8 +17,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from dualebm import checks
-from dualebm.energy import Energy, Shallow
+from dualebm.energy import Energy, Shallow, Tabulated
 from dualebm.features import Bump, Feature, ReLU, Softplus
+from dualebm.methods.deep import Perceptron
+from dualebm.rkhs import RBF, ArcCosine, BumpKernel, Embedding
 from dualebm.settings import check_settings, differences
 from dualebm.spaces import Euclidean, Sphere, Torus
 
@@ -181,13 +184,16 @@ def load_state(path: PathLike, like: Any, settings: dict | None = None) -> Any:
 
 # -- Energies --------------------------------------------------------------------------------------
 
-_NAMED = {kind.__name__: kind for kind in (ReLU, Softplus, Bump, Sphere, Euclidean, Torus)}
+ENERGIES = {kind.__name__: kind for kind in (Shallow, Embedding, Perceptron, Tabulated)}
+"""The energies that are built anew from a file alone."""
+
+_NAMED = {kind.__name__: kind for kind in (ReLU, Softplus, Bump, Sphere, Euclidean, Torus, ArcCosine, RBF, BumpKernel)}
 
 
 def _spell(value: Any) -> Any:
-    """A feature or a space as JSON; callables are left out."""
+    """A feature, a kernel or a space as JSON; callables are left out."""
     if not dataclasses.is_dataclass(value) or isinstance(value, type):
-        return value
+        return {"name": getattr(value, "__name__", type(value).__name__), "fields": {}} if callable(value) else value
     fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     spelt = {name: _spell(item) for name, item in fields.items()}
     return {"name": type(value).__name__, "fields": {name: item for name, item in spelt.items() if not callable(item)}}
@@ -199,13 +205,18 @@ def _build(spelt: Any) -> Any:
     return _NAMED[spelt["name"]](**{name: _build(item) for name, item in spelt["fields"].items()})
 
 
+def _static(energy: Energy) -> dict[str, Any]:
+    """What of an energy is no array, by field: its feature, its kernel, its activation."""
+    return {f.name: getattr(energy, f.name) for f in dataclasses.fields(energy) if f.metadata.get("static")}
+
+
 def save_energy(path: PathLike, energy: Energy) -> None:
-    """Writes an energy to an `.npz` file: its arrays, and for a `Shallow` the name and fields of its feature.
+    """Writes an energy to an `.npz` file: its arrays, and for those of `ENERGIES` what else it is made of, by name and fields.
 
     The callable of a `Custom` feature and the class of an energy of your own are not stored: `load_energy` takes them.
     """
-    feature = _spell(energy.feature) if isinstance(energy, Shallow) else None
-    _save(path, "energy", energy, {"energy": type(energy).__name__, "feature": feature})
+    static = {name: _spell(value) for name, value in _static(energy).items()} if type(energy).__name__ in ENERGIES else {}
+    _save(path, "energy", energy, {"energy": type(energy).__name__, "static": static})
 
 
 def load_energy(path: PathLike, feature: Feature | None = None, *, like: Energy | None = None) -> Energy:
@@ -214,7 +225,7 @@ def load_energy(path: PathLike, feature: Feature | None = None, *, like: Energy 
     Args:
         path: written by `save_energy`.
         feature: needed where it was `Custom`, whose callable is not stored; elsewhere it must equal the stored one.
-        like: for an energy other than `Shallow`, one of the same structure, shapes and dtypes; its arrays are replaced.
+        like: for an energy that is not of `ENERGIES`, one of the same structure, shapes and dtypes; its arrays are replaced.
 
     Raises ValueError for a file that is damaged or of another format version, for a feature or structure that differs,
     and for 64-bit arrays while x64 is off.
@@ -232,18 +243,25 @@ def load_energy(path: PathLike, feature: Feature | None = None, *, like: Energy 
         if type(like).__name__ != header["energy"]:
             raise ValueError(f"like is a {type(like).__name__}; {path} holds a {header['energy']}")
         return _fill(path, like, header, arrays)
-    if header["energy"] != "Shallow":
+    if header["energy"] not in ENERGIES:
         raise ValueError(f"like is None; {path} holds a {header['energy']}: pass one of the same structure, like=")
-    spelt = header["feature"]
+    kind, static = ENERGIES[header["energy"]], dict(header["static"])
+    spelt = static.get("feature")
     if feature is not None:
         if found := differences(spelt, _spell(feature), "feature"):
             raise ValueError(f"{path}: {'; '.join(found)}")
-    elif spelt["name"] not in _NAMED:
-        raise ValueError(
-            f"feature is None; it must be the {spelt['name']} that {path} was saved with: code is not stored"
-        )
-    built = _build(spelt) if feature is None else feature
-    missing = {"leaf.positions", "leaf.coefficients"} - set(arrays)
-    if missing:
-        raise ValueError(f"{path} is corrupt: it lacks {', '.join(sorted(missing))}")
-    return Shallow(built, jnp.asarray(arrays["leaf.positions"]), jnp.asarray(arrays["leaf.coefficients"]))
+    elif unknown := [(name, value["name"]) for name, value in static.items() if isinstance(value, dict) and value["name"] not in _NAMED]:
+        name, kind_of = unknown[0]
+        argument = "feature" if name == "feature" else "like"
+        raise ValueError(f"{argument} is None; {path} was saved with the {name} {kind_of}, and code is not stored: give {argument}")
+    fields = {name: _build(value) for name, value in static.items() if feature is None or name != "feature"}
+    fields |= {} if feature is None else {"feature": feature}
+    for name in [f.name for f in dataclasses.fields(kind) if f.name not in fields]:
+        if f"leaf.{name}" in arrays:
+            fields[name] = jnp.asarray(arrays[f"leaf.{name}"])
+        elif f"leaf.{name}[0]" in arrays:  # a list of arrays
+            places = (f"leaf.{name}[{i}]" for i in itertools.count())
+            fields[name] = [jnp.asarray(arrays[place]) for place in itertools.takewhile(arrays.__contains__, places)]
+        else:
+            raise ValueError(f"{path} is corrupt: it lacks leaf.{name}")
+    return kind(**fields)

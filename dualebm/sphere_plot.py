@@ -28,7 +28,9 @@ NEURONS = (  # sign, label, marker, colour
 )
 NEURON_EDGES: dict[str, Any] = dict(edgecolors="black", linewidths=0.4)
 LARGEST_MARKER = 70.0  # points^2, of the neuron of largest weight
+SMALLEST_MARKER = 5.0  # so that a neuron is told from a particle where another holds most of the weight
 PARTICLES_DRAWN = 1500
+MAPS_IN_A_ROW = 3
 
 Points = Float[Array | np.ndarray, "N d"]
 EnergyFunction = Callable[..., Array]
@@ -166,7 +168,7 @@ def sphere_density(
 
     Args:
         energy: x (N, 3) -> U(x) (N,), in units of temperature.
-        atoms: the neurons to mark, by sign, with area proportional to weight; None for those of a `Shallow` energy.
+        atoms: the neurons to mark, by sign, with area proportional to weight, from a smallest one on; None for those of a `Shallow` energy.
         particles: points to draw as dots (every k-th, so that at most 1500 are drawn).
         teacher: a second energy, drawn first on the same colour scale.
         view: the orientation of the map, see `view_of`; None puts the x axis in the centre and the z axis in the north.
@@ -188,6 +190,46 @@ def sphere_density(
     figure, maps = _maps(densities, neurons, width, largest, particles is not None)
     for name, each in maps.items():
         each.show(densities[name], neurons[name], particles if name == "student" else None, view)
+    return figure
+
+
+def snapshots(
+    frames: Iterable[Frame],
+    *,
+    teacher: EnergyFunction | None = None,
+    view: np.ndarray | None = None,
+    width: str = "double",
+    rows: int = 200,
+) -> Figure:
+    """A run on S^2 as maps in the order of its frames: densities, neurons and particles, on one scale, after the teacher's.
+
+    Args:
+        frames: one or more of different iterations, each titled with its iteration and KL; see `Frame` and `snapshot`.
+        teacher, view, width, rows: as in `sphere_density`; a double column has up to three maps in a row, a single column one.
+
+    Raises ValueError for no frames, two of one iteration, an unknown width, particles or atoms that are not in R^3, or an energy that is
+    not finite.
+
+    >>> frames = [Frame(step, lambda x, step=step: step * x[:, 0]) for step in (0, 10)]
+    >>> [panel.get_title() for panel in snapshots(frames, teacher=lambda x: x[:, 1], rows=20).axes[:3]]
+    ['teacher', 'iteration 0', 'iteration 10']
+    """
+    frames = list(frames)
+    checks.choice("width", width, WIDTHS)
+    steps = [frame.step for frame in frames]
+    if not frames or len(set(steps)) < len(steps):
+        raise ValueError(f"frames has the iterations {steps}; it must hold at least one Frame, each of another iteration")
+    for frame in frames:
+        _check_particles(frame.particles)
+    shown = {_caption(frame): frame for frame in frames}
+    if teacher is not None:
+        shown = {"teacher": Frame(0, teacher), **shown}
+    densities = {name: density_map(frame.energy, rows, view) for name, frame in shown.items()}
+    neurons = {name: _neurons(frame.energy, frame.atoms) for name, frame in shown.items()}
+    largest = max(density.max() for density in densities.values())
+    figure, maps = _maps(densities, neurons, width, largest, any(frame.particles is not None for frame in frames))
+    for name, each in maps.items():
+        each.show(densities[name], neurons[name], shown[name].particles, view)
     return figure
 
 
@@ -250,15 +292,15 @@ class _Map:
         for (sign, *_), marks in zip(NEURONS, self.neurons, strict=True):
             chosen = np.sign(coefficients) == sign
             marks.set_offsets(map_position(directions[chosen], view))
-            marks.set_sizes(LARGEST_MARKER * np.abs(coefficients[chosen]) / self.largest_weight)
+            marks.set_sizes(np.maximum(LARGEST_MARKER * np.abs(coefficients[chosen]) / self.largest_weight, SMALLEST_MARKER))
 
 
 def _maps(densities, neurons, width, largest_density, with_particles, caption=None):
     """A figure with one empty map per name, a colour bar and a legend; and name -> `_Map`."""
     weights = np.concatenate([np.abs(c) for _, c in neurons.values()] + [np.zeros(1)])
     largest_weight = weights.max() or 1.0
-    columns = len(densities) if width == "double" else 1
-    rows = len(densities) // columns
+    columns = min(len(densities), MAPS_IN_A_ROW) if width == "double" else 1
+    rows = -(-len(densities) // columns)
     map_height = (WIDTHS[width] - 0.7) / columns / 2
     signs = np.concatenate([np.sign(c) for _, c in neurons.values()])
     with matplotlib.rc_context(STYLE):
@@ -266,10 +308,13 @@ def _maps(densities, neurons, width, largest_density, with_particles, caption=No
         figure = Figure(figsize=(WIDTHS[width], height), layout="compressed")
         if caption is not None:
             figure.suptitle(caption, fontsize=9)
-        panels = figure.subplots(rows, columns, squeeze=False).flat
+        panels = list(figure.subplots(rows, columns, squeeze=False).flat)
         norm, maps = Normalize(0, largest_density), {}
-        for panel, name in zip(panels, densities, strict=True):
+        for panel, name in zip(panels, densities, strict=False):
             maps[name] = _Map(panel, name if len(densities) > 1 else "", norm, largest_weight)
+        spare = panels[len(densities) :]
+        for panel in spare:
+            panel.set_axis_off()
         image = next(iter(maps.values())).image
         bar = figure.colorbar(image, ax=figure.axes, location="right", shrink=0.9, aspect=15 * rows, pad=0.02)
         bar.set_label("density (uniform = 1)")
@@ -282,7 +327,9 @@ def _maps(densities, neurons, width, largest_density, with_particles, caption=No
         ]
         if with_particles:
             handles += [Line2D([], [], linestyle="", marker=".", markersize=2, color="black", label="particles")]
-        if handles:
+        if handles and spare:
+            spare[0].legend(handles=handles, loc="center")
+        elif handles:
             figure.legend(handles=handles, loc="outside lower center", ncols=3 if width == "double" else 2)
     return figure, maps
 

@@ -130,7 +130,7 @@ def forecast(plan: Plan) -> list[Forecast]:
     """
     found = []
     for group in plan.study.groups(plan.lanes[plan.process[0] :: plan.process[1]]):
-        like = like_of(plan.study, group[0])
+        like = like_of(plan, group[0])
         side = 1 if plan.mesh is None else plan.mesh.shape[mesh.RUNS]
         keys, rates, own, common = stack_lanes(plan, group[:1] * side, [(like.data, like.metrics)] * side, like)
         start, advance = _programs(plan, group[0], keys, rates, own, common)
@@ -246,7 +246,7 @@ def _run_part(plan: Plan, part: Part, where: Whereabouts, show: Callable, interr
     failed = manifest["failed"]
     # The word of the first process, which writes the manifest.
     batch, done = map(int, hosts.agree([manifest["batch"], manifest["records"]], "the batch")[0])
-    like = like_of(plan.study, part.lanes[0])
+    like = like_of(plan, part.lanes[0])
     known: Any = {}
     while batch * part.batch_size < len(part.lanes) and not interrupted():
         known = collections.ChainMap({}, dict(known))

@@ -53,10 +53,10 @@ def begin(plan: Plan, folder: Path, note: Any) -> list[Part]:
         old.append(Part(folder / f"part-{number}", lanes, part["batch_size"]))
     there = {identity(lane) for part in known for lane in part["lanes"]}
     groups = plan.study.groups([lane for name, lane in mine.items() if name not in there])
-    likes = [like_of(plan.study, group[0]) for group in groups]
+    likes = [like_of(plan, group[0]) for group in groups]
     for group, like in zip(groups, likes, strict=True):
         for lane in group:
-            check_lane(lane, like.data)
+            check_lane(plan, lane, like.data)
         if plan.mesh is not None:
             mesh.check(plan.mesh, group[0].method, stacked_shapes(group[0], like, plan.mesh.shape[mesh.RUNS], split=True), like.data)
     new = [

@@ -11,7 +11,6 @@ iteration while steps adapt, relative to one of the grid, is timed; seconds are 
 
 import dataclasses
 import json
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +19,6 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tyro
 import xarray
 from matplotlib.figure import Figure
 
@@ -29,6 +27,7 @@ from dualebm.methods.adaptive import Adaptive
 from dualebm.methods.dual import Dual, annealing
 from dualebm.run import initial_state
 from dualebm.simulate import simulate
+from experiments import report
 
 PRESETS = {"quick": dict(n=4_000, seeds=3), "paper": dict(n=10_000, seeds=8)}
 TEACHERS = (*targets.TEACHERS, "s9_trimodal")
@@ -255,7 +254,7 @@ def main(settings: Settings) -> dict:
     tasks = [(teacher_of(name), signs) for name in settings.teachers for signs in settings.signs]
     for target, signs in tasks:
         Dual(target.space, signs=signs)  # raises before any run
-    summaries = {}
+    summaries, figures, begin = {}, {}, time.perf_counter()
     for target, signs in tasks:
         results, summary = contest(settings, target, signs)
         name = f"{target.name}_{signs}_n={summary['n']}{'' if settings.anneal else '_constant'}"
@@ -266,14 +265,21 @@ def main(settings: Settings) -> dict:
         draw(results, summary, f"{target.name}, {signs}").savefig(folder / "figure.png", dpi=150)
         show(target.name, signs, summary)
         summaries[name] = summary
+        figures[f"{name}/figure.png"] = f"{target.name}, {signs}"
     ratios = {name: summary["at"]["2.0"]["ratio"] for name, summary in summaries.items()}
     kept = sum(ratio <= ASKED for ratio in ratios.values())
-    print(f"within {ASKED} of the best cell at twice the floor: {kept} of {len(ratios)}; written to {settings.out}")
+    rows = [
+        {"teacher and signs": name, "particle step": one["found"][0], "neuron step": one["found"][1], "KL": one["at"]["2.0"]["kl"]}
+        | {word: one["at"]["2.0"][word] for word in ("adapted", "best", "ratio", "ratio_of_seconds")}
+        for name, one in summaries.items()
+    ]
+    report.write(
+        settings.out, title="Adaptive steps", about="Iterations to twice the floor of the KL: steps that find themselves beside a grid.",
+        command=report.command("adaptive", settings), seconds=time.perf_counter() - begin, rows=rows, made=figures,
+        told=f"Within {ASKED} of the best cell: {kept} of {len(ratios)}.", paper="nothing on it: its steps are tuned by hand.",
+    )  # fmt: skip
     return summaries
 
 
 if __name__ == "__main__":
-    try:
-        main(tyro.cli(Settings, description=__doc__))
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+    report.script(main, Settings, __doc__)

@@ -18,13 +18,13 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tyro
 import xarray
 from matplotlib.figure import Figure
 
 from dualebm import checks, metrics, plot, store, targets
 from dualebm.methods import dual
 from dualebm.run import run
+from experiments import report
 
 PRESETS = {"quick": dict(n=5_000, seeds=2, steps=160), "paper": dict(n=20_000, seeds=3, steps=240)}
 TEACHERS = ("s14_monomodal", "s14_bimodal")
@@ -158,7 +158,7 @@ def figure_of(kl: xarray.DataArray, seconds: xarray.DataArray) -> Figure:
 
 def main(settings: Settings) -> dict:
     """Measures, prints, writes; returns seconds to each KL by teacher and option."""
-    settings = checked(settings)
+    begin, given, settings = time.perf_counter(), settings, checked(settings)
     measured = {teacher: measure(settings, teacher) for teacher in TEACHERS}
     names = list(measured)
     kl = xarray.concat([measured[t][0] for t in names], xarray.DataArray(names, dims="teacher", name="teacher"))
@@ -170,8 +170,6 @@ def main(settings: Settings) -> dict:
     summary = {}
     for teacher in names:
         goals = [0.0184, 0.005, 0.001]
-        print(f"{teacher}, n = {settings.n}, {settings.seeds} seeds: seconds to KL (mean over seeds)")
-        print(f"{'option':24s} {'ms a step':>9s} " + " ".join(f"{g:>8g}" for g in goals) + "   KL at the end, of equal seconds")
         budget = settings.steps * float(seconds.sel(teacher=teacher, option="default"))  # type: ignore[operator]
         for label in order:
             mean, each = kl.sel(teacher=teacher, option=label).mean("seed"), float(seconds.sel(teacher=teacher, option=label))
@@ -179,18 +177,21 @@ def main(settings: Settings) -> dict:
             last = float(mean.sel(step=mean.step[mean.step * each <= budget * 1.001]).values[-1])
             times = [None if s is None else s * each for s in reached]
             summary[f"{teacher}, {label}"] = dict(seconds_a_step=each, seconds_to=dict(zip(map(str, goals), times, strict=True)), kl=last)
-            shown = " ".join("       -" if t is None else f"{t:8.2f}" for t in times)
-            print(f"{label:24s} {1e3 * each:9.2f} {shown}   {last:.5f}")
     settings.out.mkdir(parents=True, exist_ok=True)
     store.to_netcdf(xarray.Dataset({"kl": kl, "seconds": seconds}), settings.out / "results.nc")
     (settings.out / "summary.json").write_text(json.dumps(summary, indent=1))
-    figure_of(kl, seconds).savefig(settings.out / "less_work.png", dpi=200)
-    print(f"written to {settings.out}")
+    rows = [
+        {"teacher and option": name, "ms a step": 1e3 * row["seconds_a_step"], "KL in equal time": row["kl"]}
+        | {f"seconds to {goal}": taken for goal, taken in row["seconds_to"].items()}
+        for name, row in summary.items()
+    ]
+    report.write(
+        settings.out, title="Less work", about="KL against the time of steps, of each option that changes what a step costs.",
+        command=report.command("less_work", given), seconds=time.perf_counter() - begin, rows=rows,
+        figures={"less_work": figure_of(kl, seconds)}, paper="nothing on it: its program has none of these options.",
+    )  # fmt: skip
     return summary
 
 
 if __name__ == "__main__":
-    try:
-        main(tyro.cli(Settings, description=__doc__))
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+    report.script(main, Settings, __doc__)

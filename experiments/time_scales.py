@@ -15,7 +15,6 @@ Six sweeps, each a folder under `--out` that survives a kill, a figure and a tab
 """
 
 import dataclasses
-import json
 import sys
 import time
 from collections.abc import Callable
@@ -27,7 +26,6 @@ import jax
 import jax.numpy as jnp
 import matplotlib
 import numpy as np
-import tyro
 import xarray
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
@@ -40,11 +38,20 @@ from dualebm.plan import plan_of
 from dualebm.spaces import Sphere
 from dualebm.sweep import forecast, sweep
 from dualebm.sweep_folder import by_setting
+from experiments import report
 
-PRESETS = ("quick", "paper")
 STUDIES = ("claim", "restarts", "plane", "radius", "factors", "large")
 TEACHERS = ("s14_monomodal", "s14_bimodal")
 RATIOS = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0)
+ABOUT = {
+    "claim": "KL against the ratio alpha, in both conventions of the step, for the projected and the MALA step.",
+    "restarts": "The ratio alpha by the restart probability.",
+    "plane": "The particles' step by the neurons' step.",
+    "radius": "The same plane where particles mix badly: the bimodal teacher with larger radii.",
+    "factors": "The ratio alpha with one factor changed at a time.",
+    "large": "The ratio alpha with more data.",
+}
+PAPER = "training performs best when neurons and particles move on similar time scales (abstract)."
 STEP_SIZE, BETA = 0.2, 10.0
 """The text's s and inverse temperature: particle_step 0.02 at alpha = 1, the authors' own."""
 
@@ -148,7 +155,7 @@ def studies(settings: Settings) -> dict[str, Study]:
     >>> len(studies(Settings(preset="paper"))["claim"].grid["seed"])
     576
     """
-    checks.choice("preset", settings.preset, PRESETS)
+    checks.choice("preset", settings.preset, report.PRESETS)
     for name in settings.only:
         checks.choice("only", name, STUDIES)
     for name in ("seeds", "steps", "test_points"):
@@ -472,18 +479,12 @@ def main(settings: Settings) -> None:
         seconds = time.perf_counter() - begin
         with matplotlib.rc_context(plot.STYLE):
             figures, rows = study.draw(results)
-            for label, figure in figures.items():
-                figure.savefig(folder / f"{label}.png")
-        (folder / "summary.json").write_text(json.dumps(dict(seconds=seconds, rows=rows), indent=1))
-        print(f"\n{name}: {results.sizes['lane']} lanes, {seconds:.0f} s; written to {folder}")
-        columns = list(rows[0])
-        print("  ".join(f"{column:>14}" for column in columns))
-        for row in rows:
-            print("  ".join(f"{v:>14.4g}" if isinstance(v, float) else f"{v!s:>14}" for v in row.values()))
+        one = dataclasses.replace(settings, only=(name,))
+        report.write(
+            folder, title=f"Time scales: {name}", about=f"{results.sizes['lane']} runs. {ABOUT[name]}", seconds=seconds, rows=rows,
+            command=report.command("time_scales", one), figures=figures, paper=PAPER,
+        )  # fmt: skip
 
 
 if __name__ == "__main__":
-    try:
-        main(tyro.cli(Settings, description=__doc__))
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+    report.script(main, Settings, __doc__)

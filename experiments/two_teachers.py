@@ -17,22 +17,21 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tyro
 import xarray
 
-from dualebm import checks, metrics, partition, plot, sphere_plot, store, targets
+from dualebm import certificate, checks, metrics, partition, plot, sphere_plot, store, targets
 from dualebm.energy import from_atoms
 from dualebm.measures import Samples
 from dualebm.methods import dual
 from dualebm.run import initial_state, run
 from dualebm.simulate import simulate
 from dualebm.spaces import Sphere
-from experiments import reference
+from experiments import reference, report
 
-PRESETS = ("quick", "paper")
 AUTHORS = {
     "s14_monomodal": "authors, n=10000",
     "s14_bimodal": "authors, n=100000, primal",
@@ -89,6 +88,16 @@ class Settings:
     """Where a folder named after the settings is written."""
 
 
+certify = eqx.filter_jit(certificate.certify)
+
+ABOUT = "Section 5 of arXiv 2107.05134: a planted energy, learnt from its samples by the coupled flow of neurons and particles."
+MADE = {
+    "density.png": "the teacher's density, and the model's with its neurons and particles, first seed",
+    "film.mp4": "the model of the first seed along training",
+}
+"""Files that only some settings make, and their captions."""
+
+
 class Problem(NamedTuple):
     """What the settings say: the target, the method, its rates and their schedule, and the counts."""
 
@@ -107,7 +116,7 @@ def problem(settings: Settings) -> Problem:
     >>> problem(Settings(method="program")).rates.particle_step
     0.02
     """
-    checks.choice("preset", settings.preset, PRESETS)
+    checks.choice("preset", settings.preset, report.PRESETS)
     checks.choice("teacher", settings.teacher, targets.TEACHERS)
     checks.choice("method", settings.method, dual.PRESETS)
     checks.choice("precision", settings.precision, (32, 64))
@@ -281,6 +290,31 @@ def show(summary: dict) -> None:
             print(f"  {quantity}: {agree} within the widened band{outside}")
 
 
+def gaps(settings: Settings, task: Problem, states: list) -> dict:
+    """The duality gap of each seed's last energy (see `dualebm.certificate`): exact on S^2, estimated elsewhere."""
+    ball = "negative" if task.method.signs == "all_negative" else "full"
+    on_s2, found = task.target.space == Sphere(3), []
+    for seed, state in enumerate(states, settings.first_seed):
+        _, data_key, test_key = jax.random.split(jax.random.key(seed), 3)
+        data, _ = targets.sample(data_key, task.target, task.n)
+        energy = from_atoms(task.method.feature, state.atoms)
+        quadrature = partition.sphere_quadrature(task.target.space, 100, data.points.dtype) if on_s2 else None
+        found.append(certify(test_key, energy, task.target.space, data, task.rates.radius, quadrature=quadrature, ball=ball))
+    worst = max(found, key=lambda one: float(one.gap))
+    told = f"The seed with the largest gap is {certificate.told(worst, float(task.rates.radius), ball)}."
+    return {"ball": ball, "gap": [float(one.gap) for one in found], "error": [float(one.error) for one in found], "told": told}
+
+
+def told_of(summary: dict) -> str:
+    """What the authors' archived run has, in a sentence."""
+    theirs = summary.get("authors")
+    if theirs is None:
+        return "no archived run of this teacher."
+    since = theirs["our_kl_stays_below_it_from"]
+    below = "ours does not stay below it" if since is None else f"ours stays below it from iteration {since} on"
+    return f"the authors' archived run ({theirs['runs']}) has KL {theirs['last_kl']:.4f} at iteration {theirs['last_iteration']}; {below}."
+
+
 def film(task: Problem, settings: Settings, path: Path) -> None:
     """A film of the first seed on S^2 in 60 frames, the teacher's view."""
     run_key, data_key, _ = jax.random.split(jax.random.key(settings.first_seed), 3)
@@ -318,6 +352,7 @@ def main(settings: Settings) -> dict:
     authors = authors_curve(settings)
     summary = summarise(results, task, authors, time.perf_counter() - start)
     store.to_netcdf(results, folder / "results.nc")
+    summary["certificate"] = gaps(settings, task, states)
     (folder / "summary.json").write_text(json.dumps(summary, indent=1))
     label = f"dualebm, {settings.method}, n={task.n}"
     figure = plot.curves({label: results}, None if authors is None else {AUTHORS[settings.teacher]: authors})
@@ -332,14 +367,15 @@ def main(settings: Settings) -> dict:
         if settings.film:
             film(task, settings, folder / "film.mp4")
     show(summary)
-    print(f"written to {folder}")
+    made = {"curves.png": "KL, score error and total variation, the mean over seeds with their range, beside the authors'"}
+    made |= {file: text for file, text in MADE.items() if (folder / file).exists()}
+    report.write(
+        folder, title=f"{settings.teacher}, {settings.method}, n = {task.n}", about=ABOUT, command=report.command("two_teachers", settings),
+        seconds=summary["seconds"], rows=[{"iteration": step, **row} for step, row in summary["at"].items()], made=made,
+        paper=told_of(summary), told=summary["certificate"]["told"],
+    )  # fmt: skip
     return summary
 
 
 if __name__ == "__main__":
-    try:
-        main(tyro.cli(Settings, description=__doc__))
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt as interrupt:
-        sys.exit(str(interrupt))
+    report.script(main, Settings, __doc__)

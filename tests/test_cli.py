@@ -372,3 +372,47 @@ def test_the_command_itself(tmp_path):
     found = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)})
     assert (found.returncode, found.stdout) == (2, "")
     assert found.stderr == "error: path is 'missing.csv'; there is no such file\n" and not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("method", "flags"),
+    [
+        ("lazy", ["--set", "features=32", "ascent_step=5", "--gap-chains", 200]),
+        pytest.param("score_matching", ["--neurons", 16], marks=pytest.mark.heavy),
+        pytest.param("kernel_flow", ["--integrator", "geodesic"], marks=pytest.mark.heavy),
+        pytest.param("mean_field", ["--feature", "relu", "--set", "cells=64", "neuron_cells=64"], marks=pytest.mark.heavy),
+        pytest.param("deep", ["--set", "width=8", "depth=1"], marks=pytest.mark.heavy),
+    ],
+)
+def test_every_method_is_fitted_scored_and_sampled(fitted, capsys, tmp_path, method, flags):
+    data, out = fitted / "data.csv", tmp_path / "out"
+    told = done(capsys, "fit", data, "--space", "sphere", "--method", method, *flags, "--steps", 20, "--every", 10, "--out", out)
+    about = json.loads((out / "model.json").read_text())
+    assert about["settings"]["method"] == method and about["trained_on"]["rows"] == 1600
+    assert about["trained_on"]["log_density_base"]["mean"] > 0  # better than the uniform measure
+    assert ("nats of the best F1 energy" in told) == (method not in ("kernel_flow", "deep"))
+    if method == "lazy":
+        assert about["method"]["features"] == 32 and about["rates"]["ascent_step"] == 5.0 and about["duality_gap"]["nats"] > 0
+    scored = done(capsys, "score", out, data, "--out", tmp_path / "scores.csv")
+    mean = float(scored.split("rows = ")[1].split()[0])
+    both = [about[part]["log_density_base"]["mean"] * about[part]["rows"] for part in ("trained_on", "held_out")]
+    assert mean == pytest.approx(sum(both) / 2000, rel=1e-4)
+    done(capsys, "sample", out, "--count", 5, "--steps", 3, "--out", tmp_path / "x.csv")
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--method", "lzy"], "method is 'lzy'; did you mean 'lazy'"),
+        (["--method", "lazy", "--neurons", "5"], "a setting of the method 'lazy' is 'neurons'; did you mean 'features'"),
+        (["--method", "lazy", "--set", "feature=relu"], "'lazy' is 'feature'"),
+        (["--method", "lazy", "--set", "features"], "set has 'features'; it must be name=value"),
+        (["--method", "lazy", "--set", "features=3,4"], "set has features with several values"),
+        (["--set", "radius=3", "--radius", "4"], "set has radius"),
+        (["--method", "deep", "--feature", "relu"], "feature is 'relu' and method is 'deep', which has none"),
+        (["--gap-chains", "-1"], "gap_chains is -1"),
+    ],
+)
+def test_bad_methods(fitted, capsys, tmp_path, flags, message):
+    code, _, err = call(capsys, "fit", fitted / "data.csv", "--space", "sphere", *flags, "--out", tmp_path / "out")
+    assert code == 2 and message in err and not (tmp_path / "out").exists()

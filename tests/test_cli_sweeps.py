@@ -8,6 +8,7 @@ import pytest
 
 from dualebm import cli
 from dualebm.commands.sweeps import Sweep, arguments, merged, process_of
+from dualebm.plan import plan_of
 from dualebm.sweep_folder import SWEEP, open_sweep
 
 FLAGS = "--teacher s2_bimodal --n 60 --neurons 8 --steps 12 --every 4 --test-points 100 --seed 0:2 --alpha 1,5"
@@ -117,3 +118,35 @@ def test_bad_flags_are_one_line(tmp_path, capsys, flags, message):
     code, out, err = call(capsys, "sweep", *QUICK, *flags.split(), "--out", tmp_path / "new")
     assert (code, out) == (2, "") and len(err.splitlines()) == 1 and re.search(message, err), err
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_every_method_is_swept_by_its_own_settings(tmp_path):
+    for method, settings, name in (
+        ("lazy", ("features=8,16", "averaged=true,false"), "features"),
+        ("deep", ("learning_rate=0.001,0.01",), "learning_rate"),
+        ("kernel_flow", ("jitter=0,0.1",), "jitter"),
+        ("mean_field", ("cells=64,128",), "cells"),
+        ("score_matching", ("smoothing=0.1,0.2",), "smoothing"),
+    ):
+        given = arguments(Sweep(out=tmp_path, teacher="s2_bimodal", n="60", seed="0", method=method, set=settings))
+        lanes = plan_of(**given).lanes
+        assert len(lanes) == (4 if method == "lazy" else 2)
+        found = [getattr(lane.method if hasattr(lane.method, name) else lane.rates, name) for lane in lanes]
+        assert sorted(set(found)) == sorted(set(given["grid"][name])), (method, found)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (dict(method="lzy"), "method is 'lzy'; did you mean 'lazy'"),
+        (dict(method="lazy", set=("featurs=3",)), "'lazy' is 'featurs'; did you mean 'features'"),
+        (dict(method="lazy", neurons="8"), "'lazy' is 'neurons'"),
+        (dict(method="lazy", alpha="1"), "alpha is 1 and method is 'lazy'"),
+        (dict(method="deep", anneal=True), "anneal is True and method is 'deep'"),
+        (dict(set=("radius",)), "set has 'radius'; it must be name=value"),
+        (dict(set=("radius=0:1:lin1",)), "set radius: range is '0:1:lin1'"),
+    ],
+)
+def test_bad_settings_of_methods(tmp_path, changes, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        arguments(Sweep(out=tmp_path, **changes))

@@ -197,7 +197,7 @@ def test_a_batch_continues_from_the_last_checkpoint_of_all(tmp_path, one_of_two)
 
 def test_processes_must_make_the_same_data(one_of_two):
     planned = plan_of(product(seed=[0, 1]), METHOD, None, data, **COUNTS)
-    like = sweeps.like_of(planned.study, planned.lanes[0])
+    like = sweeps.like_of(planned, planned.lanes[0])
     made, why = sweeps._make(planned, planned.lanes, like, {})
     assert set(made) == {0, 1} and not why
     sums = [sweeps._checksum(made[i]) for i in (0, 1)]

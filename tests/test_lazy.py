@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from dualebm import metrics, partition, targets
+from dualebm.energy import Tabulated
 from dualebm.features import Bump, ReLU
 from dualebm.measures import Samples
 from dualebm.methods.lazy import KernelFlow, Lazy, LazyRates
@@ -175,6 +176,9 @@ def test_it_learns_a_planted_teacher():
         (lambda: KernelFlow(Sphere(3), time="changed"), "jitter is 0 and time is 'changed'"),
         (lambda: KernelFlow(Sphere(3), time="changed", penalty="squared", jitter=0.1), "has its natural time alone"),
         (lambda: KernelFlow(Sphere(3), jitter=-1.0), "jitter is -1"),
+        (lambda: KernelFlow(Sphere(3), averaged=64), r"averaged is 64 and space is Sphere\(dimension=3\); .* Torus\(1\) and Sphere\(2\)"),
+        (lambda: KernelFlow(Torus(2), BumpKernel(Torus(2)), averaged=64), r"averaged is 64 and space is Torus"),
+        (lambda: KernelFlow(Torus(1), BumpKernel(Torus(1)), averaged=3), "averaged is 3; it must be an integer of at least 4"),
     ],
 )
 def test_bad_choices(make, message):
@@ -196,3 +200,47 @@ def test_bad_rates(method, changes, message):
     with pytest.raises(ValueError, match=message):
         method.check(method.rates._replace(**changes), Samples(jnp.eye(3)))
     assert method.feature == ReLU() if isinstance(method, Lazy) else method.kernel is None
+
+
+@pytest.mark.parametrize("space", [Torus(1, 2.0), Sphere(2)])
+def test_the_average_beside_a_loop_over_the_last_energies(space, x64):
+    """The particles move as without it, under the last energy; the model is that of the mean."""
+    kernel, grid = BumpKernel(space, 4.0), 9
+    data = Samples(points_of(space, 30))
+    last = KernelFlow(space, kernel, particles=20, jitter=0.1)
+    averaged = dataclasses.replace(last, averaged=grid)
+    rates = LazyRates(0.01, radius=3.0)
+    turn = np.arange(grid) / grid
+    places = turn[:, None] * 2 if isinstance(space, Torus) else np.stack([np.cos(2 * np.pi * turn), np.sin(2 * np.pi * turn)], axis=1)
+    states = [method.init(jax.random.key(1), rates, data) for method in (last, averaged)]
+    steps = [jax.jit(method.step) for method in (last, averaged)]
+    values = []
+    for i in range(5):
+        states = [step(jax.random.fold_in(jax.random.key(2), i), state, rates, data) for step, state in zip(steps, states, strict=True)]
+        np.testing.assert_array_equal(states[0].columns, states[1].columns)
+        # f by sums over particles and data
+        x, y = states[0].particles, data.points
+        gram = lambda a, b: np.asarray(kernel(jnp.asarray(a), jnp.asarray(b)))  # noqa: E731
+        mmd = np.sqrt(gram(x, x).mean() + gram(y, y).mean() - 2 * gram(x, y).mean())
+        values.append([3.0 * (gram(p[None], x).mean() - gram(p[None], y).mean()) / mmd for p in places])
+    model = averaged.energy(states[1], rates, data)
+    np.testing.assert_allclose(model(jnp.asarray(places)), np.mean(values, axis=0), rtol=1e-8, atol=1e-10)
+    assert np.abs(np.mean(values, axis=0) - values[-1]).max() > 1e-3
+
+
+@pytest.mark.parametrize("space", [Torus(1, 2.0), Sphere(2)])
+def test_a_tabulated_energy_is_linear_between_its_values(space, x64):
+    values = np.array([0.3, -1.0, 2.5, 0.7, 1.1])
+    place = lambda turn: jnp.asarray(turn)[:, None] * 2 % 2 if isinstance(space, Torus) else jnp.stack(  # noqa: E731
+        [jnp.cos(2 * np.pi * turn), jnp.sin(2 * np.pi * turn)], axis=1
+    )  # fmt: skip
+    energy = Tabulated(space, jnp.asarray(values))
+    np.testing.assert_allclose(energy(place(np.arange(5) / 5)), values, atol=1e-12)
+    turn = np.linspace(0, 1, 53)[:-1] + 1e-4  # no node
+    cells = np.floor(5 * turn).astype(int)
+    np.testing.assert_allclose(energy(place(turn)), np.interp(5 * turn, np.arange(6), np.append(values, values[0])), atol=1e-12)
+    slopes = (np.append(values, values[0])[cells + 1] - values[cells]) * 5 / (2 if isinstance(space, Torus) else 2 * np.pi)
+    along = np.ones((52, 1)) if isinstance(space, Torus) else np.stack([-np.sin(2 * np.pi * turn), np.cos(2 * np.pi * turn)], axis=1)
+    np.testing.assert_allclose(energy.gradient(place(turn)), slopes[:, None] * along, atol=1e-10)
+    if isinstance(space, Torus):
+        np.testing.assert_allclose(energy(jnp.array([[-0.1], [1.9], [3.9]])), [energy(jnp.array([[1.9]]))[0]] * 3, atol=1e-12)

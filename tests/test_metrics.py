@@ -11,12 +11,13 @@ import oracles
 import pytest
 
 from dualebm import metrics, partition, targets
-from dualebm.energy import Energy, Shallow
+from dualebm.energy import Energy, Shallow, from_atoms
 from dualebm.features import ReLU
 from dualebm.measures import Atoms, Samples
 from dualebm.methods.dual import Dual
 from dualebm.metrics import EffectiveTemperature, KLDivergence, ScoreError, exact_samples, relative_entropy
 from dualebm.partition import sphere_quadrature
+from dualebm.rkhs import RBF, Embedding
 from dualebm.spaces import Euclidean, Sphere
 
 METHOD = SimpleNamespace(energy=lambda state, rates, data: state)  # the state is the energy
@@ -221,11 +222,12 @@ def test_exact_samples_have_their_temperature_within_5_sigma(name, temperature):
     assert abs(result - temperature) < 5 * sigma < 0.15
 
 
-def test_total_variation_and_acceptance_are_read_from_the_state():
+def test_total_variation_and_acceptance():
     atoms = Atoms(jnp.eye(3), jnp.array([np.log(2.0), -np.inf, np.log(7.0)]), jnp.array([1.0, -1.0, -1.0]))
-    state = SimpleNamespace(atoms=atoms, acceptance=jnp.float32(0.25))
-    np.testing.assert_allclose(metrics.TotalVariation()(None, METHOD, state, None, None), 3, rtol=1e-6)
-    assert metrics.Acceptance()(None, METHOD, state, None, None) == 0.25
+    energy, data = from_atoms(ReLU(), atoms), Samples(jnp.eye(3))
+    np.testing.assert_allclose(metrics.TotalVariation()(None, METHOD, energy, None, data), 3, rtol=1e-6)
+    assert np.isnan(metrics.TotalVariation()(None, METHOD, Embedding(RBF(), jnp.eye(3), jnp.ones(3)), None, data))
+    assert metrics.Acceptance()(None, METHOD, SimpleNamespace(acceptance=jnp.float32(0.25)), None, None) == 0.25
 
 
 def test_the_standard_monitors_are_those_of_the_paper():

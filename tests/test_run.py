@@ -420,6 +420,21 @@ def annealed(start):
     return lambda step, rates: rates._replace(restart_probability=restart(step))
 
 
+@pytest.mark.parametrize(
+    ("name", "schedule", "message"),
+    [
+        ("restart_probability", optax.linear_schedule(0.5, 1.5, 20), r"schedule, in step 20: restart_probability is 1\.5; .*at most 1"),
+        ("restart_probability", optax.linear_schedule(0.5, -0.5, 20), "restart_probability is -0.5; .*at least 0"),
+        ("particle_step", lambda step: 0.1 / (7 - step), "in step 7: particle_step is inf"),
+        ("radius", optax.linear_schedule(1.0, 0.0, 20), "in step 20: radius is 0.0; .*greater than 0"),
+    ],
+)
+def test_what_a_schedule_makes_is_checked_before_anything_is_written(tmp_path, name, schedule, message):
+    with pytest.raises(ValueError, match=message):
+        go(tmp_path / "run", schedule=lambda step, rates: rates._replace(**{name: schedule(step)}))
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_schedule_is_told_by_its_numbers(tmp_path):
     state, _ = go(tmp_path, schedule=annealed(0.5))
     assert not np.array_equal(state.particles, go()[0].particles)

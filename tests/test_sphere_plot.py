@@ -115,6 +115,27 @@ def frames(count):
         yield sphere_plot.Frame(10 * i, energy, particles, atoms, 1.0 / (i + 1) if i else None)
 
 
+def test_snapshots_are_one_map_each_on_one_scale():
+    chosen = list(frames(4))
+    figure = sphere_plot.snapshots(chosen, teacher=teacher(), rows=20)
+    titles = ["teacher", "iteration 0", "iteration 10, KL = 0.5 nats", "iteration 20, KL = 0.33 nats", "iteration 30, KL = 0.25 nats"]
+    assert [panel.get_title() for panel in figure.axes[:5]] == titles
+    assert not figure.legends and len(figure.axes[5].get_legend().get_texts()) == 3, "the sixth place is the legend's"
+    assert len({id(panel.images[0].norm) for panel in figure.axes[:5]}) == 1
+    inside = sphere_plot.map_points(20)[1]
+    for panel, frame in zip(figure.axes[1:5], chosen, strict=True):
+        np.testing.assert_allclose(panel.images[0].get_array(), sphere_plot.density_map(frame.energy, 20), rtol=1e-6)
+        assert panel.images[0].get_array()[inside].max() <= panel.images[0].norm.vmax
+        assert panel.collections[0].get_offsets().shape == (200, 2)
+    weights = figure.axes[4].collections[1].get_sizes()
+    np.testing.assert_allclose(weights, np.exp(0.75) / 9 * sphere_plot.LARGEST_MARKER, rtol=1e-6)  # 9: the teacher's
+    single = sphere_plot.snapshots(chosen[:3], width="single", rows=20)
+    assert single.axes[3].get_ylabel() == "density (uniform = 1)" and len(single.legends) == 1
+    for wrong, message in ((chosen[:1] * 2, r"iterations \[0, 0\]"), ([], r"iterations \[\]")):
+        with pytest.raises(ValueError, match=message):
+            sphere_plot.snapshots(wrong)
+
+
 def decode(path):
     """(frames, height, width, 3), decoded by ffmpeg. (imageio_ffmpeg.read_frames forks, which JAX warns of.)"""
     command = [imageio_ffmpeg.get_ffmpeg_exe(), "-loglevel", "error", "-i", str(path), "-vf", "scale=320:120"]

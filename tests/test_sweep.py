@@ -379,7 +379,7 @@ def test_a_signal_ends_the_sweep_after_the_segment_at_hand(tmp_path, whole, monk
 def test_batches_fit_the_memory(monkeypatch):
     planned = plan_of(GRID, METHOD, None, data, metrics=METRICS, **COUNTS)
     lane = planned.lanes[0]
-    like = plan.like_of(planned.study, lane)
+    like = plan.like_of(planned, lane)
     size = plan.bytes_of_lane(planned, lane, like)
     least = 3 * 120 * 3 * 4 + 60 * 3 * 4  # three states of 120 particles in 3 dimensions, and the data
     assert least < size < 2 * least

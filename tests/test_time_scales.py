@@ -35,11 +35,11 @@ def test_a_study_from_end_to_end(tmp_path, capsys):
     main(settings)
     for name in settings.only:
         folder = tmp_path / f"quick_{name}"
-        rows = json.loads((folder / "summary.json").read_text())["rows"]
+        rows = json.loads((folder / "report.json").read_text())["rows"]
         assert (folder / f"{name}.png").stat().st_size > 10_000
         assert len(rows) == 27
-        assert all(row["least"] <= row["final"] <= row["largest"] for row in rows if np.isfinite(row["final"]))
-    assert "radius: 27 lanes" in capsys.readouterr().out
+        assert all(row["least"] <= row["final"] <= row["largest"] for row in rows if isinstance(row["final"], float))
+    assert "Time scales: radius: python -m experiments.time_scales --preset quick --only radius --seeds 1" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

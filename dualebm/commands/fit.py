@@ -7,16 +7,21 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import equinox as eqx
 import jax
 import numpy as np
 import tyro
 
-from dualebm import checks, datasets, metrics, model, saved
+from dualebm import certificate, checks, datasets, metrics, model, partition, saved
+from dualebm.commands import methods
+from dualebm.energy import Shallow
 from dualebm.features import Bump, Feature, ReLU, Softplus
 from dualebm.flows import langevin
 from dualebm.measures import Samples
-from dualebm.methods.dual import Dual, DualRates, annealing
-from dualebm.run import run
+from dualebm.methods.dual import Dual, annealing
+from dualebm.methods.lazy import KernelFlow
+from dualebm.rkhs import kernel_of
+from dualebm.run import initial_state, run, traced
 from dualebm.settings import describe
 from dualebm.spaces import Euclidean, Space, Sphere, Torus
 
@@ -27,6 +32,9 @@ TABLES = (".csv", ".npy")
 
 LARGEST_SCALE = 3.0
 """How far from the standard Gaussian columns may be before `fit` speaks of --standardise."""
+
+WALKERS = 10_000
+"""Annealed samples of the model, of methods without particles."""
 
 WORSE = -0.1
 """The gap of held-out energy below which `fit` speaks of a larger radius."""
@@ -58,23 +66,28 @@ class Fit:
     and gives samples and densities in the units of the data."""
     period: float | None = None
     """Of the coordinates (torus); None for 1."""
+    method: str = "dual"
+    """dual (Algorithm 1), score_matching, lazy (fixed features), kernel_flow, mean_field (on a grid, circle and S^2) or deep. The flags
+    below that are None are the method's own; those that it does not have are refused."""
+    set: tuple[str, ...] = ()
+    """Other settings and rates of the method, as width=128 learning_rate=0.003."""
     feature: str | None = None
     """phi of the energy: relu_bias, relu (on the sphere only even and linear functions), softplus_bias, softplus or bump; None
     for bump on the torus and relu_bias elsewhere."""
-    neurons: int = 64
-    """Neurons of the energy."""
+    neurons: int | None = None
+    """Neurons of the energy; None for 64."""
     particles: int | None = None
     """Particles; None for two copies of the data."""
-    signs: str = "half"
-    """Signs of the neurons: half, random or all_negative."""
-    integrator: str = "mala"
-    """Moves of the particles: mala, geodesic or projected."""
-    noise: str = "antithetic"
-    """Noise of the particles: independent, antithetic or orthogonal."""
-    particle_moves: int = 1
-    """Moves of the particles in an iteration."""
-    neuron_moves: int = 1
-    """Updates of the neurons in an iteration."""
+    signs: str | None = None
+    """Signs of the neurons: half (None), random or all_negative."""
+    integrator: str | None = None
+    """Moves of the particles: mala (None), geodesic or projected."""
+    noise: str | None = None
+    """Noise of the particles: independent, antithetic (None) or orthogonal."""
+    particle_moves: int | None = None
+    """Moves of the particles in an iteration; None for 1."""
+    neuron_moves: int | None = None
+    """Updates of the neurons in an iteration; None for 1."""
     data_batch: int | None = None
     """Rows drawn in each iteration for the data term; None for all."""
     restart_every: int | None = None
@@ -85,18 +98,21 @@ class Fit:
     """Step of the neurons' positions; None for one that fits the space and the data."""
     reaction_step: float | None = None
     """Step of the neurons' weights; None for one that fits the space and the data."""
-    restart_probability: float = 0.0
-    """With which each particle restarts at a row of the data in an iteration."""
-    radius: float = 10.0
-    """The largest total variation of the neurons: how strong the energy may be, in units of temperature."""
+    restart_probability: float | None = None
+    """With which each particle restarts at a row of the data in an iteration; None for 0."""
+    radius: float | None = None
+    """The largest total variation of the neurons: how strong the energy may be, in units of temperature; None for 10."""
     anneal: bool = True
-    """Let the radius grow to its value in the first fifth of the iterations, then the neurons' steps fall."""
+    """Let the radius grow to its value in the first fifth of the iterations, then the neurons' steps fall (of methods whose neurons move
+    in a ball: dual, score_matching, mean_field)."""
     steps: int = 2000
     """Iterations, a multiple of --every."""
     every: int = 20
     """Iterations between records, at least 2."""
     holdout: float = 0.2
     """The fraction of the rows, drawn at random, that is not trained on; 0 for none."""
+    gap_chains: int = 20_000
+    """Annealed chains by which the duality gap is estimated at the end, twice; by quadrature on the circle and S^2. 0 for no gap."""
     seed: int = 0
     """Of everything that is drawn."""
     precision: int = 32
@@ -107,6 +123,7 @@ def fit(settings: Fit) -> None:
     """Trains, and writes the folder of the run and the model; prints log Z and the held-out log density."""
     checks.choice("precision", settings.precision, (32, 64))
     checks.count("seed", settings.seed, 0)
+    checks.count("gap_chains", settings.gap_chains, 0)
     with jax.enable_x64(settings.precision == 64):
         _fit(settings)
 
@@ -128,42 +145,89 @@ def _fit(settings: Fit) -> None:
     method.check(rates, data)
     if isinstance(space, Euclidean) and not settings.standardise:
         _speak_of_scales(data.points)
-    recorded: dict[str, Any] = {"fit_gap": metrics.EnergyGap(data)}
-    if len(held):
-        recorded |= {"held_out_gap": metrics.EnergyGap(unseen)}
-    recorded |= {"total_variation": metrics.TotalVariation(), "acceptance": metrics.Acceptance()}
+    recorded = monitors(method, rates, data, unseen)
     state, results = run(
         run_key, method, rates, data, steps=settings.steps, every=settings.every, metrics=recorded,
-        schedule=annealing(math.ceil(settings.steps / 5)) if settings.anneal else None,
-        folder=settings.out, progress=sys.stderr.isatty(),
+        schedule=schedule_of(settings, rates), folder=settings.out, progress=sys.stderr.isatty(),
     )  # fmt: skip
     energy = method.energy(state, rates, data)
-    log_partition = model.estimate_log_partition(partition_key, energy, space, state.particles)
-    fitted = model.Model(energy, space, settings.normalise, mean, scale, log_partition, float(rates.particle_step))
+    particles = getattr(state, "particles", None)
+    if particles is None:
+        particles = partition.anneal(run_key, energy, space, WALKERS).points
+    log_partition = model.estimate_log_partition(partition_key, energy, space, particles)
+    step = float(getattr(rates, "particle_step", Dual(space).rates.particle_step))
+    fitted = model.Model(energy, space, settings.normalise, mean, scale, log_partition, step)
     likelihood = {name: _likelihood(fitted, part.points) for name, part in (("trained_on", data), ("held_out", unseen))}
+    gap = duality_gap(partition_key, settings, energy, space, rates, data)
     about = {
         "settings": {name: str(v) if isinstance(v, Path) else v for name, v in dataclasses.asdict(settings).items()},
         "data": {"file": str(settings.data), "sha256": digest, "rows": len(rows)},
         "method": describe(method),
         "rates": describe(rates),
+        "duality_gap": gap,
         **likelihood,
     }
     model.save(settings.out, fitted, about)
     print(f"{len(kept)} rows of {settings.data} on {space}, {len(held)} held out; {settings.steps} iterations")
-    print(", ".join(f"{name} {float(results[name][-1]):.4g}" for name in recorded))
+    print(", ".join(f"{name} {_told(results[name].values[-1])}" for name in recorded))
     print(log_partition.told())
     for name, found in likelihood.items():
         for kind in [kind for kind in NAMES if kind in found]:
             told = _with_error(found[kind]["mean"], found[kind]["standard_error"])
             print(f"{name.replace('_', ' ')}: mean {NAMES[kind]} of {found['rows']} rows = {told} nat")
+    if gap is not None:
+        print(gap["told"])
     print(f"written to {settings.out}")
-    gap = float(results["held_out_gap"][-1]) if len(held) else 0.0
-    if gap < WORSE and float(results["total_variation"][-1]) > 0.99 * settings.radius:
+    held_out = float(results["held_out_gap"][-1]) if "held_out_gap" in recorded else 0.0
+    radius = getattr(rates, "radius", math.inf)
+    if held_out < WORSE and float(results["total_variation"][-1]) > 0.99 * radius:
         print(
-            f"note: the total variation is at the radius, {settings.radius:g}, and held_out_gap is {gap:.2g}: a stronger energy, "
+            f"note: the total variation is at the radius, {radius:g}, and held_out_gap is {held_out:.2g}: a stronger energy, "
             "of a larger --radius, would fit the held-out rows better",
             file=sys.stderr,
         )
+
+
+def duality_gap(key, settings: Fit, energy, space: Space, rates, data: Samples) -> dict[str, Any] | None:
+    """How far the energy is from the best of its F1 ball, as JSON; None where it has no neurons or the method no ball."""
+    radius = getattr(rates, "radius", None)
+    if not settings.gap_chains or radius is None or not isinstance(energy, Shallow):
+        return None
+    ball = "negative" if settings.signs == "all_negative" else "full"
+    quadrature = quadrature_of(space, data)
+    options: dict[str, Any] = dict(quadrature=quadrature, ball=ball, chains=settings.gap_chains)
+    found = eqx.filter_jit(certificate.certify)(key, energy, space, data, float(radius), **options)
+    value, error = float(found.gap), float(found.error)
+    return {"nats": value, "standard_error": error, "ball": ball, "told": certificate.told(found, float(radius), ball)}
+
+
+def quadrature_of(space: Space, data: Samples) -> Samples | None:
+    """Of the base measure, on the circle and S^2; None elsewhere."""
+    if isinstance(space, Sphere) and space.dimension in model.NODES:
+        return partition.sphere_quadrature(space, model.NODES[space.dimension] // 2, data.points.dtype)
+    return None
+
+
+def monitors(method, rates, data: Samples, unseen: Samples) -> dict[str, Any]:
+    """What is recorded: energies of the data less those of the particles; of methods without particles the cross-entropy."""
+    state = eqx.filter_eval_shape(initial_state, jax.random.key(0), method, traced(rates, data), data)
+    parts = {"fit": data, "held_out": unseen} if len(unseen.points) else {"fit": data}
+    if hasattr(type(state), "particles"):
+        recorded: dict[str, Any] = {f"{name}_gap": metrics.EnergyGap(part) for name, part in parts.items()}
+    else:
+        quadrature = quadrature_of(method.space, data)
+        recorded = {f"{name}_cross_entropy": metrics.CrossEntropy(part, method.space, quadrature) for name, part in parts.items()}
+    return recorded | {"total_variation": metrics.TotalVariation(), "acceptance": metrics.Acceptance()}
+
+
+def schedule_of(settings: Fit, rates):
+    """`annealing` over a fifth of the iterations, where it is asked for and the rates have what it anneals."""
+    moves = {"radius", "transport_step", "reaction_step"} <= set(rates._fields)
+    return annealing(math.ceil(settings.steps / 5)) if settings.anneal and moves else None
+
+
+def _told(value) -> str:
+    return f"{float(value):.4g}" if np.ndim(value) == 0 else f"{value[0]:.4g} +- {value[1]:.2g}"
 
 
 def _likelihood(fitted: model.Model, points) -> dict[str, Any]:
@@ -231,16 +295,43 @@ def column_scales(name: str, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return mean, scale
 
 
-def method_of(settings: Fit, space: Space) -> Dual:
-    """Algorithm 1 on a space, with the fields of `Dual` that are flags."""
-    flags = {field.name for field in dataclasses.fields(Fit)} - {"space", "feature"}
-    named = {f.name: getattr(settings, f.name) for f in dataclasses.fields(Dual) if f.name in flags}
-    return Dual(space, feature_of(settings, space), **named)
+def method_of(settings: Fit, space: Space) -> Any:
+    """The method on a space, with those of its fields that are flags or set."""
+    kind = methods.kind(settings.method)
+    fields = {field.name for field in dataclasses.fields(kind)} - {"space", "feature", "kernel"}
+    named = {name: value for name, value in given(settings).items() if name in fields}
+    feature = feature_of(settings, space)
+    if "feature" in {field.name for field in dataclasses.fields(kind)}:
+        return kind(space, feature, **named)
+    if kind is KernelFlow:
+        return kind(space, kernel_of(feature, space), **named)
+    if settings.feature is not None:
+        raise ValueError(f"feature is {settings.feature!r} and method is {settings.method!r}, which has none; leave it out")
+    return kind(space, **named)
+
+
+FLAGS = (
+    "neurons", "particles", "signs", "integrator", "noise", "particle_moves", "neuron_moves", "data_batch", "restart_every",
+    "particle_step", "transport_step", "reaction_step", "restart_probability", "radius",
+)  # fmt: skip
+"""Flags that are fields or rates of a method."""
+
+
+def given(settings: Fit) -> dict[str, Any]:
+    """Fields and rates of the method that are not its own: flags that are not None, and what is set."""
+    values = {name: getattr(settings, name) for name in FLAGS if getattr(settings, name) is not None}
+    for name, found in methods.assignments(settings.set).items():
+        if len(found) > 1 or name in values:
+            raise ValueError(f"set has {name} with several values; it must have one")
+        values[name] = found[0]
+    methods.check_names(settings.method, values)
+    return values
 
 
 def feature_of(settings: Fit, space: Space) -> Feature:
     """phi by name; on a torus, only one that is periodic."""
-    name = settings.feature or ("bump" if isinstance(space, Torus) else "relu_bias")
+    plain = "relu" if settings.method == "kernel_flow" else "relu_bias"
+    name = settings.feature or ("bump" if isinstance(space, Torus) else plain)
     checks.choice("feature", name, FEATURES)
     if name == "bump":
         return Bump(space)
@@ -249,7 +340,7 @@ def feature_of(settings: Fit, space: Space) -> Feature:
     return (ReLU if name.startswith("relu") else Softplus)(bias=name.endswith("_bias"))
 
 
-def rates_of(settings: Fit, method: Dual, data: Samples) -> DualRates:
+def rates_of(settings: Fit, method, data: Samples):
     """The rates given, and where they are None those of `Dual.rates` with the neurons' steps in the scale of the data.
 
     A neuron's step is stable in proportion to 1 / E <theta, (x, 1)>^2, 1 / d on the sphere, for which `Dual.rates` are; for
@@ -261,13 +352,12 @@ def rates_of(settings: Fit, method: Dual, data: Samples) -> DualRates:
     1.6
     """
     rates = method.rates
-    if not isinstance(method.feature, Bump):
+    if isinstance(method, Dual) and not isinstance(method.feature, Bump):
         bias = bool(getattr(method.feature, "bias", False))
         square = float(np.mean(np.sum(np.asarray(data.points, np.float64) ** 2, axis=1)))
         step = 0.4 * (method.space.dimension + bias) / (square + bias)
         rates = rates._replace(transport_step=step, reaction_step=step)
-    given = {name: getattr(settings, name) for name in rates._fields}
-    return rates._replace(**{name: value for name, value in given.items() if value is not None})
+    return rates._replace(**{name: value for name, value in given(settings).items() if name in rates._fields})
 
 
 def _speak_of_scales(points) -> None:

@@ -13,8 +13,9 @@ import tyro
 import xarray
 
 from dualebm import checks, hosts, metrics, plot, store, targets
+from dualebm.commands import methods
 from dualebm.grid import product
-from dualebm.methods.dual import Dual, annealing, rates_from_paper
+from dualebm.methods.dual import annealing, rates_from_paper
 from dualebm.plan import plan_of
 from dualebm.ranges import parse
 from dualebm.sweep import forecast, sweep
@@ -37,7 +38,7 @@ CLUSTERS = {
 
 @dataclasses.dataclass(frozen=True)
 class Sweep:
-    """Runs the coupled flow on planted teachers for every combination of the values given.
+    """Runs a method, the coupled flow where none is named, on planted teachers for every combination of the values given.
 
     For example: dualebm sweep --alpha 0.05:20:log9 --seed 0:32 --restart-probability 0,1/40,1 --out results/alpha
 
@@ -51,6 +52,10 @@ class Sweep:
     """A TOML file with values of these flags by name (alpha = "0.05:20:log9", or a list); flags win over it."""
     resume: bool = False
     """Continue the sweep of --out with the flags that it was started with; no others are needed."""
+    method: str = "dual"
+    """dual, score_matching, lazy, kernel_flow, mean_field or deep."""
+    set: tuple[str, ...] = ()
+    """Other settings and rates of the method, with their values, as features=256,512 ascent_step=10."""
     teacher: str | None = None
     """s14_monomodal (None), s14_bimodal, s2_monomodal, s2_bimodal."""
     n: str | None = None
@@ -174,6 +179,8 @@ def merged(settings: Sweep) -> Sweep:
         checks.choice(where, name, [n for n in fields if n not in ("out", "config")])
         if name in SWEPT and value is not None:
             value = ",".join(map(str, value)) if isinstance(value, list) else str(value)
+        elif name == "set":
+            value = tuple(value or ())
         if getattr(settings, name) == fields[name].default:
             changes[name] = value
     return dataclasses.replace(settings, **changes)
@@ -209,6 +216,13 @@ def arguments(settings: Sweep) -> dict[str, Any]:
                 values[name] = parse(text)
             except ValueError as error:
                 raise ValueError(f"{name}: {error}") from error
+    values |= {name: found for name, found in methods.assignments(settings.set).items() if name not in values}
+    of_method = [name for name in values if name not in ("teacher", "n", "seed", *PAPER)]
+    methods.check_names(settings.method, of_method)
+    if "alpha" in values and settings.method != "dual":
+        raise ValueError(f"alpha is {texts['alpha']} and method is {settings.method!r}; allowed: 'dual'")
+    if settings.anneal and settings.method not in ("dual", "score_matching", "mean_field"):
+        raise ValueError(f"anneal is True and method is {settings.method!r}; allowed: 'dual', 'score_matching', 'mean_field'")
     for name in values["teacher"]:
         checks.choice("teacher", name, targets.TEACHERS)
     for name in ("n", "seed", "neurons", "particles", "restart_every"):
@@ -222,8 +236,10 @@ def arguments(settings: Sweep) -> dict[str, Any]:
         raise ValueError(f"{wrong[0]} is {texts[wrong[0]]} and alpha is None; give alpha with it")
     dtype, scale, count = f"float{settings.precision}", settings.scale, settings.test_points  # what the functions below close over
 
+    kind = methods.kind(settings.method)
+
     def method(teacher):
-        return Dual(targets.teacher(teacher, dtype).space)
+        return kind(targets.teacher(teacher, dtype).space)
 
     def rates(alpha, beta=10.0, step_size=0.2):
         return rates_from_paper(step_size, alpha, beta, scale=scale)

@@ -157,10 +157,7 @@ class Deep:
     def check(self, rates: DeepRates, data: Samples) -> None:
         """Raises ValueError naming the argument, its value and what is allowed."""
         checks.samples("data", data, self.space)
-        checks.number("particle_step", rates.particle_step, positive=True)
-        checks.number("learning_rate", rates.learning_rate)
-        checks.number("weight_decay", rates.weight_decay)
-        checks.number("restart_probability", rates.restart_probability, largest=1)
+        checks.rates(rates, self.space)
         langevin.check_copies(self.particles, data)
 
     def init(self, key: Key[Array, ""], rates: DeepRates, data: Samples) -> DeepState:

@@ -23,7 +23,7 @@ from dualebm.energy import Located, Shallow, Sums, feature_mean, feature_sums, f
 from dualebm.features import Feature, ReLU
 from dualebm.flows import langevin, wfr
 from dualebm.measures import Atoms, Samples, log_total_variation
-from dualebm.spaces import Space, Sphere, Torus
+from dualebm.spaces import Space, Torus
 
 Scalar = Float[Array, ""] | float
 
@@ -164,17 +164,7 @@ class Dual:
         """Raises ValueError naming the argument, its value and what is allowed."""
         checks.samples("data", data, self.space)
         self.feature.parameter_space(self.space)
-        checks.number("particle_step", rates.particle_step, positive=True)
-        checks.number("transport_step", rates.transport_step)
-        checks.number("reaction_step", rates.reaction_step)
-        checks.number("restart_probability", rates.restart_probability, largest=1)
-        checks.number("radius", rates.radius, positive=True)
-        longest = math.pi**2 / (2 * self.space.dimension)
-        if isinstance(self.space, Sphere) and rates.particle_step > longest:
-            raise ValueError(
-                f"particle_step is {rates.particle_step}; on {self.space} it must be at most {longest:.6g}: beyond it the noise "
-                "sqrt(2 h d) reaches pi, half way round the sphere"
-            )
+        checks.rates(rates, self.space)
         if data.log_weights is not None and (self.particles is None or self.restart_every is not None):
             raise ValueError(
                 "data.log_weights is given; copies of the data (particles=None, restart_every) need equal weights: None"

@@ -20,12 +20,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
 from dualebm import checks
-from dualebm.energy import Shallow, feature_mean, feature_sums
+from dualebm.cells import cells
+from dualebm.energy import Shallow, Tabulated, feature_mean, feature_sums
 from dualebm.features import Feature, ReLU
 from dualebm.flows import langevin
 from dualebm.measures import Samples
 from dualebm.rkhs import Embedding, Kernel, embedding, kernel_of, mean_kernel
-from dualebm.spaces import Space
+from dualebm.spaces import Space, Sphere, Torus
 
 Scalar = Float[Array, ""] | float
 
@@ -70,9 +71,7 @@ class LazyState(NamedTuple):
 
 def _check(method, rates, data):
     checks.samples("data", data, method.space)
-    checks.number("particle_step", rates.particle_step, positive=True)
-    checks.number("restart_probability", rates.restart_probability, largest=1)
-    checks.number("radius", rates.radius, positive=True)
+    checks.rates(rates, method.space)
     langevin.check_copies(method.particles, data)
 
 
@@ -131,7 +130,6 @@ class Lazy:
         """Raises ValueError naming the argument, its value and what is allowed."""
         _check(self, rates, data)
         self.feature.parameter_space(self.space)
-        checks.number("ascent_step", rates.ascent_step)
         if self.charges == "best" and rates.ascent_step != 0:
             raise ValueError(f"ascent_step is {rates.ascent_step} and charges is 'best', which does not ascend; it must be 0")
 
@@ -187,13 +185,15 @@ class Lazy:
 
 
 class KernelState(NamedTuple):
-    """columns (d, N); observed, E_data k over both arguments; step; acceptance; discrepancy, the MMD of particles and data."""
+    """columns (d, N); observed, E_data k over both arguments; step; acceptance; discrepancy, the MMD of particles and data; average (K), f
+    at the points of the grid, the mean over the iterations (K is 0 where none is asked for)."""
 
     columns: Float[Array, "d N"]
     observed: Float[Array, ""]
     step: Int[Array, ""]
     acceptance: Float[Array, ""]
     discrepancy: Float[Array, ""]
+    average: Float[Array, " K"]
 
     @property
     def particles(self) -> Float[Array, "N d"]:
@@ -212,6 +212,8 @@ class KernelFlow:
             MMD of 0, and would stay.
         penalty: "ball", or "squared", f = R (E_particles k - E_data k).
         time: "natural", in which an iteration takes `particle_step`; or "changed" (the authors' programs), times the MMD over R.
+        averaged: K, and the energy is the mean of f over all iterations, kept at K equally spaced points and linear between them; on
+            Torus(1) and Sphere(2). None for the last f, under which the particles move in either case.
         integrator, noise: of the particles, as for `Dual`.
 
     >>> from dualebm.spaces import Sphere
@@ -229,11 +231,19 @@ class KernelFlow:
     jitter: float = 0.0
     penalty: str = "ball"
     time: str = "natural"
+    averaged: int | None = None
     integrator: str = "mala"
     noise: str = "antithetic"
 
     def __post_init__(self):
         checks.choice("time", self.time, ("natural", "changed"))
+        if self.averaged is not None:
+            checks.count("averaged", self.averaged, 4)
+            if not (self.space == Sphere(2) or (isinstance(self.space, Torus) and self.space.dimension == 1)):
+                raise ValueError(
+                    f"averaged is {self.averaged} and space is {self.space}; a grid is allowed on Torus(1) and Sphere(2) "
+                    "(elsewhere Lazy(averaged=True) averages on random features)"
+                )
         checks.number("jitter", self.jitter)
         _check_choices(self, CHOICES)
         if self.time == "changed" and self.penalty == "squared":
@@ -261,7 +271,8 @@ class KernelFlow:
             x = self.space.exp(x, noise, axis=0)
         kernel, dtype = self._kernel, x.dtype
         observed = mean_kernel(kernel, data, data)
-        return KernelState(x, observed, jnp.int32(0), jnp.ones((), dtype), self._discrepancy(x, observed, data))
+        average = jnp.zeros(self.averaged or 0, dtype)
+        return KernelState(x, observed, jnp.int32(0), jnp.ones((), dtype), self._discrepancy(x, observed, data), average)
 
     @property
     def _kernel(self) -> Kernel:
@@ -276,17 +287,26 @@ class KernelFlow:
     def step(self, key: Key[Array, ""], state: KernelState, rates: LazyRates, data: Samples) -> KernelState:
         """One iteration; the key belongs to this step alone."""
         restart_key, noise_key = jax.random.split(key)
-        energy = self.energy(state, rates, data)
+        energy = self._last_energy(state, rates, data)
         x = langevin.restart(restart_key, state.columns, data, rates.restart_probability)
         draw = langevin.drawn(noise_key, x.shape[0], x.dtype, self.noise)
         step = rates.particle_step * (state.discrepancy / rates.radius if self.time == "changed" else 1)
         x, acceptance, _ = langevin.move(self.integrator, self.space, draw, x, energy, step)
         discrepancy = self._discrepancy(x, state.observed, data)
-        return state._replace(columns=x, step=state.step + 1, acceptance=acceptance, discrepancy=discrepancy)
+        state = state._replace(columns=x, step=state.step + 1, acceptance=acceptance, discrepancy=discrepancy)
+        if self.averaged is None:
+            return state
+        values = self._last_energy(state, rates, data)(jnp.asarray(cells(self.space, self.averaged).centres, x.dtype))
+        return state._replace(average=state.average + (values - state.average) / state.step)
 
-    def energy(self, state: KernelState, rates: LazyRates, data: Samples) -> Embedding:
+    def energy(self, state: KernelState, rates: LazyRates, data: Samples) -> Embedding | Tabulated:
+        """f, or its mean over the iterations."""
+        return self._last_energy(state, rates, data) if self.averaged is None else Tabulated(self.space, state.average)
+
+    def _last_energy(self, state: KernelState, rates: LazyRates, data: Samples) -> Embedding:
         """f = R (E_particles k - E_data k) / MMD, or R times the difference."""
-        scale = rates.radius / (jnp.maximum(state.discrepancy, SMALLEST) if self.penalty == "ball" else 1)
+        rounding = jnp.sqrt(jnp.finfo(state.columns.dtype).eps * state.observed)  # of the MMD, the root of a difference
+        scale = rates.radius / (jnp.maximum(state.discrepancy, rounding) if self.penalty == "ball" else 1)
         ours, theirs = embedding(self._kernel, Samples(state.particles)), embedding(self._kernel, data)
         points = jnp.concatenate([ours.points, theirs.points])
         return Embedding(self._kernel, points, scale * jnp.concatenate([ours.coefficients, -theirs.coefficients]))

@@ -96,21 +96,8 @@ class MeanField:
     def check(self, rates: DualRates, data: Samples) -> None:
         """Raises ValueError naming the argument, its value and what is allowed: also steps for which a mass could become negative."""
         checks.samples("data", data, self.space)
-        checks.number("particle_step", rates.particle_step, positive=True)
-        checks.number("transport_step", rates.transport_step)
-        checks.number("reaction_step", rates.reaction_step)
-        checks.number("restart_probability", rates.restart_probability, largest=1)
-        checks.number("radius", rates.radius, positive=True)
-        points, neurons = self.grids
-        x, theta = (jnp.asarray(grid.centres, data.points.dtype) for grid in (points, neurons))
-        phi = np.asarray(self.feature(x, theta))
-        across = np.abs(phi[points.first] - phi[points.second]).max(axis=1)  # of f over a face, for each unit of total variation
-        over = np.abs(phi[:, neurons.first] - phi[:, neurons.second]).max(axis=0)
-        limits = {
-            "particle_step": 1 / _fastest(points, 1 + float(rates.radius) * across),
-            "transport_step": 1 / _fastest(neurons, 2 * over),
-        }
-        for name, limit in limits.items():
+        checks.rates(rates, self.space)
+        for name, limit in self.largest_steps(rates, data).items():
             value = float(getattr(rates, name))
             if value > self.substeps * limit:
                 needed = int(np.ceil(value / limit))
@@ -118,6 +105,18 @@ class MeanField:
                     f"{name} is {value}; with {self.substeps} substeps it must be at most {self.substeps * limit:.3g}, "
                     f"or substeps at least {needed}: a mass could become negative"
                 )
+
+    def largest_steps(self, rates: DualRates, data: Samples) -> dict[str, float]:
+        """The largest particle_step and transport_step with one substep: beyond them a mass could become negative."""
+        points, neurons = self.grids
+        x, theta = (jnp.asarray(grid.centres, data.points.dtype) for grid in (points, neurons))
+        phi = np.asarray(self.feature(x, theta))
+        across = np.abs(phi[points.first] - phi[points.second]).max(axis=1)  # of f over a face, for each unit of total variation
+        over = np.abs(phi[:, neurons.first] - phi[:, neurons.second]).max(axis=0)
+        return {
+            "particle_step": 1 / _fastest(points, 1 + float(rates.radius) * across),
+            "transport_step": 1 / _fastest(neurons, 2 * over),
+        }
 
     def init(self, key: Key[Array, ""], rates: DualRates, data: Samples) -> MeanFieldState:
         """nu at the data, in their cells; gamma uniform. Draws nothing."""

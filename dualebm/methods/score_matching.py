@@ -102,9 +102,7 @@ class ScoreMatching:
         """Raises ValueError naming the argument, its value and what is allowed."""
         checks.samples("data", data, self.space)
         self.feature.parameter_space(self.space)
-        checks.number("transport_step", rates.transport_step)
-        checks.number("reaction_step", rates.reaction_step)
-        checks.number("radius", rates.radius, positive=True)
+        checks.rates(rates, self.space)
 
     def init(self, key: Key[Array, ""], rates: ScoreMatchingRates, data: Samples) -> ScoreMatchingState:
         """Atoms as those of `Dual` under the same key."""

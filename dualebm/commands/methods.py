@@ -1,0 +1,65 @@
+"""The methods by name, and settings of them as text: what every subcommand that trains needs of them."""
+
+import dataclasses
+from collections.abc import Iterable
+from typing import Any
+
+from dualebm import checks
+from dualebm.methods.deep import Deep
+from dualebm.methods.dual import Dual
+from dualebm.methods.lazy import KernelFlow, Lazy
+from dualebm.methods.mean_field import MeanField
+from dualebm.methods.score_matching import ScoreMatching
+from dualebm.ranges import parse
+from dualebm.spaces import Sphere
+
+METHODS: dict[str, type] = {
+    "dual": Dual, "score_matching": ScoreMatching, "lazy": Lazy, "kernel_flow": KernelFlow, "mean_field": MeanField, "deep": Deep,
+}  # fmt: skip
+
+WORDS = {"true": True, "false": False, "none": None}
+
+OBJECTS = ("space", "feature", "kernel")
+"""Fields of methods that are no numbers or words."""
+
+
+def kind(name: str) -> Any:
+    """The class of a method. Raises ValueError with the nearest name.
+
+    >>> kind("lazy").__name__
+    'Lazy'
+    """
+    checks.choice("method", name, METHODS)
+    return METHODS[name]
+
+
+def assignments(texts: Iterable[str]) -> dict[str, list]:
+    """name=values pairs, values as `ranges.parse` reads them and true, false and none. Raises ValueError naming the pair.
+
+    >>> assignments(["width=64,128", "averaged=true"])
+    {'width': [64, 128], 'averaged': [True]}
+    """
+    found: dict[str, list] = {}
+    for text in texts:
+        name, equals, values = text.partition("=")
+        if not (equals and name.isidentifier()) or name in found:
+            raise ValueError(f"set has {text!r}; it must be name=value, each name once")
+        try:
+            found[name] = [WORDS.get(value, value) if isinstance(value, str) else value for value in parse(values)]
+        except ValueError as error:
+            raise ValueError(f"set {name}: {error}") from error
+    return found
+
+
+def check_names(method: str, names: Iterable[str]) -> None:
+    """Raises ValueError for names that are neither fields nor rates of a method, with the nearest that is.
+
+    >>> check_names("deep", ["widht"])  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    ...
+    ValueError: a setting of the method 'deep' is 'widht'; did you mean 'width'? Allowed: ...
+    """
+    fields = [field.name for field in dataclasses.fields(kind(method)) if field.name not in OBJECTS]
+    allowed = [*fields, *kind(method)(Sphere(3)).rates._fields]
+    for name in names:
+        checks.choice(f"a setting of the method {method!r}", name, allowed)
