@@ -18,7 +18,10 @@ import tyro
 from dualebm import checks
 from experiments import report
 
-EXPERIMENTS = ("two_teachers", "time_scales", "adaptive", "less_work")
+EXPERIMENTS = (
+    "two_teachers", "figure1", "restarts", "sphere", "lazy_active", "mean_field", "certificate", "torus", "deep", "time_scales", "adaptive",
+    "less_work",
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)

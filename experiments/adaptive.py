@@ -1,6 +1,7 @@
 """Steps that find themselves, against a grid of steps: `dualebm.methods.adaptive`.
 
     python -m experiments.adaptive --preset quick
+    python -m experiments.adaptive --preset paper --n 4000 --seeds 3
     python -m experiments.adaptive --preset paper --teachers s14_bimodal --signs half
 
 For each teacher, every cell of a grid (particle step x neuron step, each over a factor of 25 or more) and the adaptive default, all under
@@ -29,7 +30,11 @@ from dualebm.run import initial_state
 from dualebm.simulate import simulate
 from experiments import report
 
-PRESETS = {"quick": dict(n=4_000, seeds=3), "paper": dict(n=10_000, seeds=8)}
+ALL = ("s14_monomodal", "s14_bimodal", "s2_bimodal", "s9_trimodal")
+PRESETS = {
+    "quick": dict(n=2_000, seeds=2, teachers=ALL[:1], signs=("half",)),
+    "paper": dict(n=10_000, seeds=8, teachers=ALL, signs=("all_negative", "half")),
+}
 TEACHERS = (*targets.TEACHERS, "s9_trimodal")
 PARTICLE_STEPS = (0.09, 0.45, 2.25)
 """h_x d of the grid's cells: 0.006, 0.03 and 0.15 on S^14."""
@@ -46,11 +51,11 @@ class Settings:
     """Settings of the experiment; None takes the value of the preset."""
 
     preset: str = "quick"
-    """quick (n = 4000, 3 seeds) or paper (n = 10,000, 8 seeds)."""
-    teachers: tuple[str, ...] = ("s14_monomodal", "s14_bimodal", "s2_bimodal", "s9_trimodal")
-    """Names of `targets.TEACHERS`, and s9_trimodal: three neurons of weights -12, -8, -6 in 10 dimensions."""
-    signs: tuple[str, ...] = ("all_negative", "half")
-    """Signs of the neurons: half, random or all_negative."""
+    """quick (one teacher, n = 2000, 2 seeds) or paper (four teachers, n = 10,000, 8 seeds)."""
+    teachers: tuple[str, ...] = ()
+    """Names of `targets.TEACHERS`, and s9_trimodal: three neurons of weights -12, -8, -6 in 10 dimensions; none for the preset's."""
+    signs: tuple[str, ...] = ()
+    """Signs of the neurons: half, random or all_negative; none for the preset's."""
     n: int | None = None
     """Data points; there are 2n particles."""
     neurons: int = 64
@@ -251,7 +256,8 @@ def main(settings: Settings) -> dict:
     checks.count("first_seed", settings.first_seed, 0)
     if settings.steps % settings.every:
         raise ValueError(f"steps is {settings.steps}; it must be a multiple of every, which is {settings.every}")
-    tasks = [(teacher_of(name), signs) for name in settings.teachers for signs in settings.signs]
+    teachers, signs = (getattr(settings, name) or PRESETS[settings.preset][name] for name in ("teachers", "signs"))
+    tasks = [(teacher_of(name), sign) for name in teachers for sign in signs]
     for target, signs in tasks:
         Dual(target.space, signs=signs)  # raises before any run
     summaries, figures, begin = {}, {}, time.perf_counter()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dualebm import metrics, partition, targets
-from dualebm.certificate import certify, supremum, within
+from dualebm.certificate import DOUBTFUL, Certificate, certify, relaxation, supremum, told, within
 from dualebm.energy import Shallow, witness
 from dualebm.features import ReLU
 from dualebm.measures import Samples
@@ -115,6 +115,72 @@ def test_the_error_of_a_sampled_gap_is_its_spread():
     assert abs(float(scores.mean())) < 5 / np.sqrt(40) and abs(float(scores.var()) - 1) < 5 * np.sqrt(2 / 40)
 
 
+@pytest.fixture(scope="module")
+def known():
+    """A teacher, data, an energy of 0.7 of its charges, its exact measure, and samples of it with weights, from the base measure."""
+    teacher = targets.teacher("s2_bimodal")
+    data, _ = targets.sample(jax.random.key(0), teacher, 500)
+    energy = Shallow(ReLU(), teacher.energy.positions, 0.7 * teacher.energy.coefficients)
+    base = teacher.space.sample_base(jax.random.key(1), 4000, jnp.float32)
+    return teacher, data, energy, metrics.exact_samples(energy, teacher.quadrature()), Samples(base, -energy(base))
+
+
+def exact_gap(energy, found, nodes, data):
+    """At the theta* that was found, by quadrature."""
+    theta = jnp.concatenate([found.position[None], energy.positions])
+    values = witness(ReLU(), theta, nodes, data)[0]
+    return float(10 * found.sign * values[0] - jnp.mean(energy.coefficients * values[1:]))
+
+
+def test_the_gap_from_samples_that_are_given(known):
+    """With weights and, resampled, without: within 5 errors of the quadrature, and without a warning."""
+    teacher, data, energy, nodes, weighted = known
+    drawn = Samples(weighted.points[jax.random.categorical(jax.random.key(2), weighted.log_weights, shape=(4000,))])
+    for model in (weighted, drawn):
+        found = certify(jax.random.key(3), energy, teacher.space, data, 10.0, model=model, starts=8, steps=40)
+        assert 0.005 < float(found.error) < 0.2
+        assert abs(float(found.gap) - exact_gap(energy, found, nodes, data)) < 5 * float(found.error)
+
+
+def test_the_change_of_the_mean_energy_of_samples_of_the_model_is_within_its_error(known):
+    """Over 40 keys: mean 0 and variance 1 within 5 sigma, with samples of their own for each."""
+    teacher = known[0]
+
+    def one(key):
+        first, second = jax.random.split(key)
+        base = teacher.space.sample_base(first, 1000, jnp.float32)
+        found = relaxation(second, teacher.energy, teacher.space, Samples(base, -teacher.energy(base)), moves=10)
+        return (found.after - found.before) / found.error
+
+    scores = jax.lax.map(one, jax.random.split(jax.random.key(4), 40))
+    assert abs(float(scores.mean())) < 5 / np.sqrt(40) and abs(float(scores.var()) - 1) < 5 * np.sqrt(2 / 40)
+
+
+def test_samples_that_are_not_relaxed_are_told(known):
+    """With both means; not under jit, where they are not known."""
+    teacher, data, energy, nodes, weighted = known
+    model = Samples(weighted.points)
+    arguments = (jax.random.key(3), energy, teacher.space, data, 10.0)
+    with pytest.warns(UserWarning, match="model is not relaxed") as caught:
+        found = certify(*arguments, model=model, starts=4, steps=4)
+    change = relaxation(jax.random.key(5), energy, teacher.space, model)
+    before, after = (float(word) for word in str(caught[0].message).split("from ")[1].split(" under")[0].split(" to "))
+    assert before == pytest.approx(float(jnp.mean(energy(model.points))), abs=1e-3)
+    assert after == pytest.approx(float(change.after), abs=5 * float(change.error)) and abs(after - before) > DOUBTFUL * float(change.error)
+    assert after == pytest.approx(float(jnp.sum(jax.nn.softmax(nodes.log_weights) * energy(nodes.points))), abs=0.1)
+    jitted = jax.jit(lambda key: certify(key, *arguments[1:], model=model, starts=4, steps=4))(jax.random.key(3))
+    assert float(jitted.gap) == pytest.approx(float(found.gap), abs=1e-4)
+
+
+def test_a_certificate_as_a_sentence():
+    exact = Certificate(jnp.float32(0.5), jnp.float32(0.0), jnp.zeros(2), jnp.ones(()))
+    assert told(exact, 3.5) == "within 0.5000 nats of the best F1 energy of radius 3.5 (by quadrature)"
+    estimated = told(exact._replace(error=jnp.float32(0.01)), 3.5, "positive")
+    assert estimated == "estimated within 0.5000 +- 0.0100 nats of the best positive F1 energy of radius 3.5"
+    with pytest.raises(ValueError, match="ball is 'negatve'; did you mean 'negative'"):
+        told(exact, 1.0, "negatve")
+
+
 def test_a_run_stops_by_its_certificate():
     teacher = targets.teacher("s2_bimodal")
     data, _ = targets.sample(jax.random.key(0), teacher, 500)
@@ -128,7 +194,12 @@ def test_a_run_stops_by_its_certificate():
 
 @pytest.mark.parametrize(
     ("changes", "message"),
-    [(dict(ball="half"), "ball is 'half'"), *(({name: 0}, f"{name} is 0") for name in ("chains", "starts", "steps"))],
+    [
+        (dict(ball="half"), "ball is 'half'"),
+        (dict(quadrature=Samples(jnp.eye(2)), model=Samples(jnp.eye(2))), "quadrature and model are both given"),
+        (dict(model=Samples(jnp.eye(2))), "model.points, in number, is 2; it must be an integer of at least 4"),
+        *(({name: 0}, f"{name} is 0") for name in ("chains", "starts", "steps")),
+    ],
 )
 def test_bad_arguments(changes, message):
     energy = Shallow(ReLU(), jnp.eye(2), jnp.zeros(2))

@@ -14,7 +14,8 @@ ORDER = [
     "methods.dual", "methods.adaptive", "methods.score_matching", "methods.lazy",
     "methods.mean_field", "methods.deep", "methods.tracked",
     "metrics", "simulate", "settings", "grid", "saved", "store", "ranges", "model",
-    "mesh", "run", "hosts", "plan", "sweep_folder", "sweep", "plot", "sphere_plot", "commands.methods", "commands.fit", "commands.sweeps", "cli",
+    "mesh", "run", "hosts", "plan", "sweep_folder", "sweep", "plot", "sphere_plot",
+    "commands.methods", "commands.fit", "commands.sweeps", "cli",
 ]  # fmt: skip
 SHELL = {
     "datasets", "settings", "saved", "store", "model", "run", "hosts", "plan", "sweep_folder", "sweep",

@@ -10,11 +10,13 @@ import pytest
 from dualebm import metrics, partition, targets
 from dualebm.energy import Tabulated
 from dualebm.features import Bump, ReLU
+from dualebm.grid import product
 from dualebm.measures import Samples
 from dualebm.methods.lazy import KernelFlow, Lazy, LazyRates
 from dualebm.rkhs import ArcCosine, BumpKernel, squared_mmd
 from dualebm.simulate import simulate
 from dualebm.spaces import Sphere, Torus
+from dualebm.sweep import sweep
 
 STILL = 1e-30
 """A step of the particles that does not move them."""
@@ -224,6 +226,8 @@ def test_the_average_beside_a_loop_over_the_last_energies(space, x64):
         mmd = np.sqrt(gram(x, x).mean() + gram(y, y).mean() - 2 * gram(x, y).mean())
         values.append([3.0 * (gram(p[None], x).mean() - gram(p[None], y).mean()) / mmd for p in places])
     model = averaged.energy(states[1], rates, data)
+    both = [last.energy(state, rates, data)(data.points) for state in states]
+    np.testing.assert_array_equal(*both)
     np.testing.assert_allclose(model(jnp.asarray(places)), np.mean(values, axis=0), rtol=1e-8, atol=1e-10)
     assert np.abs(np.mean(values, axis=0) - values[-1]).max() > 1e-3
 
@@ -244,3 +248,12 @@ def test_a_tabulated_energy_is_linear_between_its_values(space, x64):
     np.testing.assert_allclose(energy.gradient(place(turn)), slopes[:, None] * along, atol=1e-10)
     if isinstance(space, Torus):
         np.testing.assert_allclose(energy(jnp.array([[-0.1], [1.9], [3.9]])), [energy(jnp.array([[1.9]]))[0]] * 3, atol=1e-12)
+
+
+def test_lanes_of_a_sweep_with_and_without_the_average():
+    space = Torus(1)
+    method, data = KernelFlow(space, BumpKernel(space), particles=4), Samples(points_of(space, 6, dtype=jnp.float32))
+    finite = lambda key, method, state, rates, data: jnp.isfinite(method.energy(state, rates, data)(data.points)).all()  # noqa: E731
+    grid = product(averaged=[None, 8], seed=range(2))
+    results = sweep(grid, method, LazyRates(0.001), data, steps=2, every=2, metrics={"finite": finite}, progress=False)
+    assert bool(results.finite.all())

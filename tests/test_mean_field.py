@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 
 from dualebm.cells import cells, nearest
-from dualebm.features import Bump, ReLU
+from dualebm.features import Bump, ReLU, Softplus
 from dualebm.measures import Samples
 from dualebm.methods import mean_field
-from dualebm.methods.dual import Dual
+from dualebm.methods.dual import Dual, DualRates
 from dualebm.methods.mean_field import MeanField
+from dualebm.methods.score_matching import ScoreMatching, ScoreMatchingRates
 from dualebm.simulate import simulate
 from dualebm.spaces import Euclidean, Sphere, Torus
 
@@ -92,17 +93,20 @@ def test_masses_are_kept_and_positive(space, feature, x64):
     assert float(state.gamma.min()) >= 0 and float(state.gamma.sum()) == pytest.approx(1.05, abs=1e-12)  # at the radius
 
 
-def test_particles_and_neurons_come_to_it_at_rate_one_half():
-    """Weakly, on the circle: the energy at eight points and E x after a time, root mean square over seeds, for 64 and 1024 of each."""
-    space = Sphere(2)
+@pytest.mark.parametrize(("space", "count"), [(Sphere(2), 512), (Sphere(3), 500)])
+def test_particles_and_neurons_come_to_it_at_rate_one_half(space, count):
+    """Weakly: the energy at eight points and E x after a time, root mean square over seeds, for 64 and 1024 of each.
+
+    24 seeds and about five independent numbers of each leave 6% to each error, 0.03 to the slope; the cells add less than 0.02.
+    """
     data = data_of(space, 64, dtype=jnp.float32)
     counts = dict(steps=100, every=100, metrics={})
-    spots = jnp.stack([jnp.cos(jnp.arange(8.0)), jnp.sin(jnp.arange(8.0))], axis=1)
+    spots = data_of(space, 8, seed=9, dtype=jnp.float32).points
 
     def seen(method, state, rates, mean):
         return jnp.concatenate([method.energy(state, rates, data)(spots), mean])
 
-    limit = MeanField(space, cells=512, neuron_cells=512, substeps=512)
+    limit = MeanField(space, cells=count, neuron_cells=count, substeps=512 if space == Sphere(2) else 32)
     rates = limit.rates._replace(particle_step=0.005, transport_step=0.3, reaction_step=0.05)
     limit.check(rates, data)
     state = simulate(jax.random.key(0), limit, limit.init(jax.random.key(0), rates, data), rates, data, **counts)[0]
@@ -120,6 +124,54 @@ def test_particles_and_neurons_come_to_it_at_rate_one_half():
         found = jax.lax.map(one, jax.random.split(jax.random.key(2), 24))
         errors.append(float(jnp.sqrt(jnp.mean((found - exact[None]) ** 2))))
     assert np.log(errors[0] / errors[1]) / np.log(16) == pytest.approx(0.5, abs=0.12), errors
+
+
+def test_neurons_see_the_particles_after_their_move(x64):
+    """The first reaction, from particles at the data: with F of the moved ones it is not 0. Restarts all, and without transport."""
+    space, feature = Sphere(2), ReLU()
+    centres = np.asarray(cells(space, 64).centres)
+    data = Samples(jnp.asarray(centres[:10]))
+    method = MeanField(space, feature, cells=64, neuron_cells=32, budget=False)
+    rates = DualRates(0.01, 0.0, 2.0, 1.0)
+    begin = method.init(jax.random.key(0), rates, data)
+    after = method.step(jax.random.key(0), begin._replace(nu=begin.nu[::-1]), rates, data)
+    phi = np.maximum(centres @ np.asarray(cells(space, 32).centres).T, 0)
+    witness = np.asarray(after.nu) @ phi - phi[:10].mean(axis=0)
+    assert np.abs(witness).max() > 1e-3
+    np.testing.assert_allclose(after.gamma, begin.gamma * np.exp(2 * np.array([[1.0], [-1.0]]) * witness), rtol=1e-9)
+
+
+def test_restarts_at_a_high_rate_are_score_matching():
+    """Proposition 3: with restarts at the rate alpha and neurons at that speed, the energy comes to that of the flow of the score matching
+    loss as 1 / alpha: from 32 to 64 its error is halved, but for what is of the order 1 / alpha^2 (measured: 1.92).
+
+    The neuron step is p_R, by which the time of an iteration is that of the particles: see `experiments.mean_field.restarting`.
+    """
+    space, feature, end = Sphere(2), Softplus(), 0.5
+    centres = jnp.asarray(cells(space, 128).centres, jnp.float32)
+    data = Samples(centres, 4 * centres[:, 0] + jnp.sin(3 * centres[:, 1]))
+
+    def energy(method, state, rates, steps):
+        body = lambda _, state: method.step(jax.random.key(0), state, rates, data)  # noqa: E731
+        last = jax.jit(lambda state: jax.lax.fori_loop(0, steps, body, state))(state)
+        f = method.energy(last, rates, data)(centres)
+        return f - jnp.mean(f)
+
+    matching, rates = ScoreMatching(space, feature, neurons=512), ScoreMatchingRates(end / 500, end / 500)
+    state, even = matching.init(jax.random.key(0), rates, data), jnp.asarray(cells(space, 256).centres, jnp.float32)
+    state = state._replace(atoms=state.atoms._replace(positions=jnp.concatenate([even, even])))
+    expected = energy(matching, state, rates, 500)
+    errors = []
+    for ratio in (32, 64):
+        steps = 10 * ratio // 2
+        restart = -np.expm1(-ratio * end / steps)
+        method = MeanField(space, feature, cells=128, neuron_cells=512, substeps=24)
+        rates = DualRates(end / steps, restart, restart, restart)
+        method.check(rates, data)
+        found = energy(method, method.init(jax.random.key(0), rates, data), rates, steps)
+        errors.append(float(jnp.sqrt(jnp.mean((found - expected) ** 2))))
+    assert float(jnp.std(expected)) > 5 * errors[0]
+    assert errors[0] / errors[1] == pytest.approx(2, abs=0.15), errors
 
 
 @pytest.mark.parametrize(

@@ -186,14 +186,14 @@ class Lazy:
 
 class KernelState(NamedTuple):
     """columns (d, N); observed, E_data k over both arguments; step; acceptance; discrepancy, the MMD of particles and data; average (K), f
-    at the points of the grid, the mean over the iterations (K is 0 where none is asked for)."""
+    at the points of the grid, the mean over the iterations (None where none is asked for)."""
 
     columns: Float[Array, "d N"]
     observed: Float[Array, ""]
     step: Int[Array, ""]
     acceptance: Float[Array, ""]
     discrepancy: Float[Array, ""]
-    average: Float[Array, " K"]
+    average: Float[Array, " K"] | None = None
 
     @property
     def particles(self) -> Float[Array, "N d"]:
@@ -271,7 +271,7 @@ class KernelFlow:
             x = self.space.exp(x, noise, axis=0)
         kernel, dtype = self._kernel, x.dtype
         observed = mean_kernel(kernel, data, data)
-        average = jnp.zeros(self.averaged or 0, dtype)
+        average = None if self.averaged is None else jnp.zeros(self.averaged, dtype)
         return KernelState(x, observed, jnp.int32(0), jnp.ones((), dtype), self._discrepancy(x, observed, data), average)
 
     @property
@@ -294,14 +294,16 @@ class KernelFlow:
         x, acceptance, _ = langevin.move(self.integrator, self.space, draw, x, energy, step)
         discrepancy = self._discrepancy(x, state.observed, data)
         state = state._replace(columns=x, step=state.step + 1, acceptance=acceptance, discrepancy=discrepancy)
-        if self.averaged is None:
+        if self.averaged is None or state.average is None:
             return state
         values = self._last_energy(state, rates, data)(jnp.asarray(cells(self.space, self.averaged).centres, x.dtype))
         return state._replace(average=state.average + (values - state.average) / state.step)
 
     def energy(self, state: KernelState, rates: LazyRates, data: Samples) -> Embedding | Tabulated:
         """f, or its mean over the iterations."""
-        return self._last_energy(state, rates, data) if self.averaged is None else Tabulated(self.space, state.average)
+        if self.averaged is None or state.average is None:  # of a state of one that has it, `replace(method, averaged=None)` gives the last
+            return self._last_energy(state, rates, data)
+        return Tabulated(self.space, state.average)
 
     def _last_energy(self, state: KernelState, rates: LazyRates, data: Samples) -> Embedding:
         """f = R (E_particles k - E_data k) / MMD, or R times the difference."""

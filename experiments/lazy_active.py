@@ -1,0 +1,346 @@
+"""Neurons that move (F1) against neurons that stay (F2), on the planted teachers: how many data does each need?
+
+    python -m experiments.lazy_active --preset quick
+    python -m experiments.lazy_active --preset paper
+    python -m experiments.lazy_active --preset paper --n 30000 --seeds 1
+
+A teacher of two ReLU neurons has norm 10 in F1, and none in F2: the larger the ball of F2, the nearer its functions come to the teacher,
+and the more of the data's noise they fit. F1 is `Dual`, both layers of 64 neurons; F2 is `Lazy`, random features of which the charges alone
+ascend, and at small n `KernelFlow`, which has all features, and the noise of its particles.
+
+The radius is chosen for each n and seed on data held out, a quarter as many as n on top of the n, by the negative log-likelihood (log Z is
+known here); F1 is also shown with the radius of the teacher. The KL is on points that chose nothing.
+"""
+
+import dataclasses
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import ClassVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import matplotlib
+import numpy as np
+import xarray
+from jax.scipy.special import logsumexp
+from matplotlib.figure import Figure
+
+from dualebm import checks, metrics, plot, targets
+from dualebm.energy import Energy
+from dualebm.grid import Grid, product
+from dualebm.measures import Samples
+from dualebm.methods.dual import Dual, annealing
+from dualebm.methods.lazy import KernelFlow, Lazy
+from dualebm.sweep import sweep
+from dualebm.sweep_folder import by_setting
+from experiments import report
+
+TEACHERS = ("s14_monomodal", "s14_bimodal", "s2_bimodal")
+RADIUS = 10.0
+"""Norm of the teachers in F1."""
+
+RADII = {"F1": (5.0, 10.0, 20.0), "F2": (10.0, 20.0, 50.0, 100.0, 200.0), "kernel": (10.0, 20.0, 50.0, 100.0)}
+FEATURES = 512
+REFERENCES = 10_000
+"""Points of the teacher by which log Z of a student is known for its held-out likelihood."""
+
+RECORDS = 10
+"""Of a run; what is told is the mean over the last half of them."""
+
+NAMES = {"F1": "F1, both layers (64 neurons)", "F2": f"F2, {FEATURES} random features", "kernel": "F2, all features (kernel)"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Settings of the experiment; None takes the value of the preset."""
+
+    preset: str = "quick"
+    """quick (n to 2000) or paper (n to 1e4)."""
+    teachers: tuple[str, ...] | None = None
+    """Which of s14_monomodal, s14_bimodal, s2_bimodal: all in the paper preset, the first and the last in quick."""
+    n: tuple[int, ...] | None = None
+    """Data points: 300 and 2000 in quick; 100, 300, 1000, 3000, 10000 in the paper preset."""
+    kernel_n: int = 300
+    """Data points of the flow of the kernel, whose cost grows with the square; one of n."""
+    seeds: int | None = None
+    """Runs of each cell, each with its own data: 2, in the paper preset 3."""
+    first_seed: int = 0
+    """The seeds are first_seed, first_seed + 1, ..."""
+    more_features: int | None = None
+    """A second number of random features, at kernel_n: none in quick, 2048 in the paper preset."""
+    steps: int | None = None
+    """Iterations, a multiple of 10: 200 on S^14 and 600 on S^2; the flow of the kernel makes 100."""
+    test_points: int = 10_000
+    """Fresh draws of the teacher for the KL."""
+    out: Path = Path("results/lazy_active")
+    """Where results and figures are written."""
+
+
+PRESETS = {
+    "quick": dict(teachers=TEACHERS[::2], n=(300, 2000), seeds=2),
+    "paper": dict(teachers=TEACHERS, n=(100, 300, 1000, 3000, 10_000), seeds=3, more_features=2048),
+}
+
+
+def completed(settings: Settings) -> Settings:
+    """With the values of the preset. Raises ValueError naming the setting.
+
+    >>> completed(Settings()).n
+    (300, 2000)
+    """
+    report.check(settings)
+    for name, value in PRESETS[settings.preset].items():
+        if getattr(settings, name) is None:
+            settings = dataclasses.replace(settings, **{name: value})
+    for name in ("teachers", "n"):
+        values: tuple = getattr(settings, name)
+        if not values or len(set(values)) < len(values):
+            raise ValueError(f"{name} is {values}; it must have at least one value, each once")
+        for value in values:
+            if name == "teachers":
+                checks.choice(name, value, TEACHERS)
+            else:
+                checks.count(name, value, 4)  # a quarter as many are held out
+    if settings.kernel_n not in settings.n:  # pyright: ignore[reportOperatorIssue]
+        raise ValueError(f"kernel_n is {settings.kernel_n}; it must be one of n, {', '.join(map(str, settings.n))}")  # pyright: ignore[reportArgumentType]
+    if settings.steps is not None and settings.steps % RECORDS:
+        raise ValueError(f"steps is {settings.steps}; it must be a multiple of {RECORDS}")
+    return settings
+
+
+# -- The runs ---------------------------------------------------------------------------------------------
+
+
+class HeldOut(eqx.Module):
+    """E U + log Z over held-out points, the negative log-likelihood; log Z - log Z* = log E* exp(U* - U) over reference points."""
+
+    samples: Samples
+    references: Samples
+    reference: jax.Array
+    known: float
+    long_name: ClassVar[str] = "negative log-likelihood of held-out data"
+    units: ClassVar[str] = "nat"
+
+    def __init__(self, teacher: Energy, log_partition: float, samples: Samples, references: Samples):
+        self.samples, self.references = samples, references
+        self.reference, self.known = teacher(references.points), log_partition
+
+    def __call__(self, key, method, state, rates, data):
+        """The mean over the held-out points, a scalar."""
+        del key
+        energy = method.energy(state, rates, data)
+        difference = self.reference - energy(self.references.points)
+        return jnp.mean(energy(self.samples.points)) + self.known + logsumexp(difference) - jnp.log(difference.size)
+
+
+def data(key, teacher: str = TEACHERS[0], n: int = 1000) -> Samples:
+    """n points of the teacher."""
+    return targets.sample(key, targets.teacher(teacher), n)[0]
+
+
+def monitors(count: int) -> Callable:
+    """The metrics of a lane by its settings."""
+
+    def made(key, teacher: str = TEACHERS[0], n: int = 1000):
+        target = targets.teacher(teacher)
+        sizes = (count, max(n // 4, 1), REFERENCES)
+        test, held_out, references = (targets.sample(k, target, size)[0] for k, size in zip(jax.random.split(key, 3), sizes, strict=True))
+        return {
+            "kl": metrics.KLDivergence(target.energy, test),
+            "held_out": HeldOut(target.energy, target.log_partition, held_out, references),
+            "acceptance": acceptance,
+        }
+
+    return made
+
+
+def acceptance(key, method, state, rates, data):
+    """Of the particles' moves, since the last record."""
+    del key, method, rates, data
+    return state.acceptance
+
+
+def method_of(kind: str, teacher: str, features: int = FEATURES):
+    """The method of a name in `NAMES`, N = 2n."""
+    space = targets.teacher(teacher).space
+    return {"F1": Dual(space), "F2": Lazy(space, features=features), "kernel": KernelFlow(space)}[kind]
+
+
+def rates_of(kind: str, teacher: str, radius: float, features: int = FEATURES):
+    """The method's own, but that charges ascend by d^2: the covariance of ReLU features has eigenvalues of at most about 1 / 4 d^2."""
+    rates = method_of(kind, teacher, features).rates._replace(radius=radius)
+    d = targets.teacher(teacher).space.dimension
+    return rates._replace(ascent_step=float(d * d)) if kind == "F2" else rates
+
+
+def steps_of(settings: Settings, kind: str, teacher: str) -> int:
+    """Iterations of a run."""
+    return settings.steps or (100 if kind == "kernel" else 600 if teacher.startswith("s2") else 200)
+
+
+def solve(settings: Settings, kind: str, teacher: str, grid: Grid, label: str) -> xarray.Dataset:
+    """KL, held-out likelihood and acceptance along (n, radius, seed): the means over the second half of a run."""
+    steps = steps_of(settings, kind, teacher)
+    warmup = annealing(400, 0.5) if teacher.startswith("s2") else annealing()
+    results = sweep(
+        grid, method_of, rates_of, data, steps=steps, every=steps // RECORDS, metrics=monitors(settings.test_points),
+        schedule=warmup if kind == "F1" else None, folder=settings.out / f"{settings.preset}_{teacher}_{label}",
+        progress=sys.stderr.isatty(),
+    ).load()  # fmt: skip
+    return by_setting(results, ("n", "radius", "seed")).isel(step=slice(-RECORDS // 2, None)).mean("step")
+
+
+def solve_all(settings: Settings) -> dict[tuple[str, str], xarray.Dataset]:
+    """(teacher, label) -> what was found; labels are those of `NAMES` and `features`, the second number of them."""
+    seeds = range(settings.first_seed, settings.first_seed + settings.seeds)  # pyright: ignore[reportOperatorIssue]
+    found = {}
+    for teacher in settings.teachers:  # pyright: ignore[reportOptionalIterable]
+        few = (settings.kernel_n,)
+        asked = {"F1": ("F1", settings.n, FEATURES), "F2": ("F2", settings.n, FEATURES), "kernel": ("kernel", few, FEATURES)}
+        if settings.more_features is not None:
+            asked["features"] = ("F2", few, settings.more_features)
+        for label, (kind, counts, features) in asked.items():
+            more = dict(features=[features]) if kind == "F2" else {}
+            grid = product(kind=[kind], teacher=[teacher], n=counts, radius=RADII[kind], **more, seed=seeds)  # pyright: ignore[reportArgumentType]
+            found[teacher, label] = solve(settings, kind, teacher, grid, label)
+    return found
+
+
+# -- Reading ----------------------------------------------------------------------------------------------
+
+
+def validated(found: xarray.Dataset) -> xarray.Dataset:
+    """`kl` and `radius` along (n, seed), at the radius whose held-out likelihood is best.
+
+    >>> values = xarray.DataArray([[[3.0, 1.0], [2.0, 5.0]]], {"n": [9], "radius": [5, 10], "seed": [0, 1]}, ("n", "radius", "seed"))
+    >>> chosen = validated(xarray.Dataset({"kl": 10 * values, "held_out": values}))
+    >>> chosen.kl.values.tolist(), chosen.radius.values.tolist()
+    ([[20.0, 10.0]], [[10, 5]])
+    """
+    radius = found.held_out.fillna(np.inf).idxmin("radius")
+    return xarray.Dataset({"kl": found.kl.sel(radius=radius).drop_vars("radius"), "radius": radius})
+
+
+def lines_of(found: dict, teacher: str) -> dict[str, xarray.DataArray]:
+    """KL along (n, seed) of each curve."""
+    active = found[teacher, "F1"]
+    return {
+        f"F1, radius {RADIUS:g} (the teacher's)": active.kl.sel(radius=RADIUS),
+        "F1, radius by held-out data": validated(active).kl,
+        "F2, radius by held-out data": validated(found[teacher, "F2"]).kl,
+    }
+
+
+def slope(kl: xarray.DataArray) -> float:
+    """Of log KL against log n, by least squares through all seeds.
+
+    >>> round(slope(xarray.DataArray([[0.1], [0.01]], {"n": [100, 1000], "seed": [0]}, ("n", "seed"))), 6)
+    -1.0
+    """
+    x, y = np.broadcast_arrays(np.log(kl.n.values)[:, None], np.log(kl.transpose("n", "seed").values))
+    return float(np.polyfit(x.ravel(), y.ravel(), 1)[0])
+
+
+def band(panel, x, values: xarray.DataArray, label: str, i: int) -> None:
+    """The median over seeds, with their least to largest."""
+    panel.plot(x, values.median("seed"), color=plot.COLOURS[i], marker=plot.MARKERS[i], label=label)
+    panel.fill_between(x, values.min("seed"), values.max("seed"), color=plot.COLOURS[i], alpha=0.2, linewidth=0)
+
+
+def panels_of(teachers) -> tuple[Figure, np.ndarray]:
+    """A row of panels, one for each teacher, with the KL of the zero energy."""
+    figure = Figure(figsize=(plot.WIDTHS["double"], 2.9), layout="constrained")
+    panels = figure.subplots(1, len(teachers), sharey=True, squeeze=False)[0]
+    for panel, teacher in zip(panels, teachers, strict=True):
+        panel.axhline(targets.teacher(teacher).kl_to_uniform, color="black", linestyle="--", linewidth=0.8, label="zero energy (uniform)")
+        panel.set_title(teacher)
+    panels[0].set_ylabel("KL(teacher || student) (nat)")
+    return figure, panels
+
+
+def finish(figure: Figure, panels, xlabel: str, columns: int, ticks) -> None:
+    """Axes and legend."""
+    for panel in panels:
+        panel.set_xlabel(xlabel)
+        plot.log_axis(panel.xaxis, ticks)
+        plot.log_axis(panel.yaxis)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=columns)
+
+
+def draw_counts(found: dict, settings: Settings) -> Figure:
+    """KL against n."""
+    figure, panels = panels_of(settings.teachers)
+    for panel, teacher in zip(panels, settings.teachers, strict=True):  # pyright: ignore[reportArgumentType]
+        for i, (label, kl) in enumerate(lines_of(found, teacher).items()):
+            band(panel, kl.n, kl.transpose("n", "seed"), label, i)
+    finish(figure, panels, "data points n", 2, settings.n)
+    return figure
+
+
+def draw_radii(found: dict, settings: Settings) -> Figure:
+    """KL against the radius, at kernel_n of all methods, and at the largest n of two."""
+    figure, panels = panels_of(settings.teachers)
+    few, many = settings.kernel_n, max(settings.n)  # pyright: ignore[reportArgumentType]
+    for panel, teacher in zip(panels, settings.teachers, strict=True):  # pyright: ignore[reportArgumentType]
+        labels = {
+            f"F1, n = {few}": ("F1", few), f"F2, n = {few}": ("F2", few), f"F2 by its kernel, n = {few}": ("kernel", few),
+            f"F2, {settings.more_features} features, n = {few}": ("features", few), f"F1, n = {many}": ("F1", many),
+            f"F2, n = {many}": ("F2", many),
+        }  # fmt: skip
+        for i, (label, (kind, n)) in enumerate(labels.items()):
+            if (teacher, kind) in found:
+                kl = found[teacher, kind].kl.sel(n=n)
+                band(panel, kl.radius, kl.transpose("radius", "seed"), label, i)
+    finish(figure, panels, "radius of the ball", 3, sorted({r for radii in RADII.values() for r in radii}))
+    return figure
+
+
+def rows_of(found: dict, settings: Settings) -> list[dict]:
+    """For each teacher and n the KL of each curve, median and range, and the radius chosen for F2."""
+    rows = []
+    for teacher in settings.teachers:  # pyright: ignore[reportOptionalIterable]
+        chosen = validated(found[teacher, "F2"]).radius
+        for n in settings.n:  # pyright: ignore[reportOptionalIterable]
+            row: dict = dict(teacher=teacher, n=n)
+            for short, kl in zip(("F1", "F1_held_out", "F2"), lines_of(found, teacher).values(), strict=True):
+                at = kl.sel(n=n)
+                row |= {short: float(at.median()), f"{short}_least": float(at.min()), f"{short}_largest": float(at.max())}
+            rows.append(row | dict(F2_radius=float(chosen.sel(n=n).median()), ratio=row["F2"] / row["F1"]))
+    return rows
+
+
+def main(settings: Settings) -> None:
+    """Runs the sweeps; writes results, figures and the report."""
+    settings, given = completed(settings), settings
+    begin = time.perf_counter()
+    found = solve_all(settings)
+    with matplotlib.rc_context(plot.STYLE):
+        figures = {"lazy_active_n": draw_counts(found, settings), "lazy_active_radius": draw_radii(found, settings)}
+    slopes = [
+        f"{teacher} {slope(lines[0]):.2f} (F1, radius {RADIUS:g}) and {slope(lines[2]):.2f} (F2)"
+        for teacher in settings.teachers  # pyright: ignore[reportOptionalIterable]
+        for lines in [list(lines_of(found, teacher).values())]
+        if len(settings.n) > 1  # pyright: ignore[reportArgumentType]
+    ]
+    report.write(
+        settings.out / settings.preset,
+        title="Neurons that move against neurons that stay",
+        about=(
+            f"KL to the planted teachers against n: F1 by Algorithm 1 (64 neurons, N = 2n), F2 by {FEATURES} random features; "
+            f"{settings.seeds} seeds: median, least and largest, of the mean over the second half of each run. The radius of F2 is chosen "
+            "for each n and seed by the likelihood of n / 4 points more."
+        ),
+        command=report.command("lazy_active", given),
+        seconds=time.perf_counter() - begin,
+        rows=rows_of(found, settings),
+        told="Slopes of log KL against log n: " + "; ".join(slopes) + "." if slopes else "",
+        paper="Its experiments are in F1: it has no such comparison.",
+        figures=figures,
+    )
+
+
+if __name__ == "__main__":
+    report.script(main, Settings, __doc__)

@@ -1,0 +1,231 @@
+"""An energy learnt on S^2, seen: densities, neurons and particles along training (arXiv 2107.05134, Appendix I), and exact curves.
+
+    python -m experiments.sphere --preset quick
+    python -m experiments.sphere --preset paper
+
+Both S^2 teachers, n = 1000, N = 2000, m = 64, by the authors' program (p_R = 0, no budget, as in their archived runs) and by our default.
+KL, score error and total variation are recorded with the teacher's own quadrature, so that they are exact up to rounding, without test
+points; bands are over seeds. Of the first seed, neurons and particles are recorded too: maps at iterations 0, 80, 400 and the last, on one
+scale beside the teacher's, and of the program a film, its frames evenly spaced in the logarithm of the iteration. Each run has two folders
+under `--out`, to iteration 400 and from there on, and the same command continues what was interrupted.
+"""
+
+import dataclasses
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import xarray
+from matplotlib.figure import Figure
+
+from dualebm import measures, metrics, plot, sphere_plot, targets
+from dualebm.energy import Shallow
+from dualebm.features import ReLU
+from dualebm.methods import dual
+from dualebm.run import run
+from dualebm.spaces import Sphere
+from experiments import reference, report
+from experiments.two_teachers import compare
+
+TEACHERS = ("s2_monomodal", "s2_bimodal")
+METHODS = {"program": "the authors' program", "default": "our default"}
+EARLY, EVERY = 400, (5, 100)
+"""Records are every 5 iterations up to the 400th, and every 100 from there on."""
+
+SHOWN = (0, 80, EARLY)
+"""Iterations of the maps, before the last: those of the paper's figures."""
+
+DRAWN = 120
+"""Records of a curve, evenly spaced in the logarithm, at the most: all of them would be a blot at the end."""
+
+ARCHIVED = "s2_bimodal"
+"""The teacher of the authors' archived run: n = 1000, p_R = 0, one seed, 4000 iterations."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Settings of the experiment; None takes the value of the preset."""
+
+    preset: str = "quick"
+    """quick (4,000 iterations, 2 seeds; two minutes) or paper (40,000 iterations, 4 seeds; 20 minutes beside other work)."""
+    n: int = 1000
+    """Data points; there are 2n particles."""
+    seeds: int | None = None
+    """Runs of each method, each with its own data, neurons and noise."""
+    first_seed: int = 0
+    """The seeds are first_seed, first_seed + 1, ..."""
+    steps: int | None = None
+    """Iterations, a multiple of 100 above 400."""
+    film: bool = True
+    """Write a film of the first seed by the authors' program."""
+    frames: int = 60
+    """Frames of the film, at the most."""
+    out: Path = Path("results/sphere")
+    """Where the runs, the figures and the films are written."""
+
+
+class Scale(NamedTuple):
+    """Iterations and seeds."""
+
+    steps: int
+    seeds: int
+
+
+PRESETS = {"quick": Scale(4_000, 2), "paper": Scale(40_000, 4)}
+
+
+def scale_of(settings: Settings) -> Scale:
+    """The scale of the preset with what the settings change; raises ValueError naming what is not allowed.
+
+    >>> scale_of(Settings(steps=1000))
+    Scale(steps=1000, seeds=2)
+    """
+    report.check(settings)
+    steps, seeds = PRESETS[settings.preset]
+    scale = Scale(settings.steps or steps, settings.seeds or seeds)
+    if scale.steps % EVERY[1] or scale.steps <= EARLY:
+        raise ValueError(f"steps is {scale.steps}; it must be a multiple of {EVERY[1]} above {EARLY}")
+    return scale
+
+
+def problem(method: str) -> tuple[dual.Dual, dual.DualRates, Callable | None]:
+    """The method, its rates and its schedule, by a name of `METHODS`.
+
+    >>> problem("program")[1].transport_step
+    0.04
+    """
+    if method == "program":
+        return dual.program(Sphere(3), budget=False), dual.program_rates(neuron_step=0.04), None
+    ours = dual.Dual(Sphere(3))
+    return ours, ours.rates, dual.annealing(400, 0.5)
+
+
+# -- Runs --------------------------------------------------------------------------------------------------
+
+
+def positions(key, method, state, rates, data):
+    """The neurons' positions, (m, 3)."""
+    return state.atoms.positions
+
+
+def coefficients(key, method, state, rates, data):
+    """The neurons' signed weights, (m,)."""
+    return measures.coefficients(state.atoms)
+
+
+def particles(key, method, state, rates, data):
+    """As many of the particles as a map shows."""
+    return state.particles[:: -(-state.columns.shape[1] // sphere_plot.PARTICLES_DRAWN)]
+
+
+def train(settings: Settings, scale: Scale, teacher: str, method: str, seed: int) -> xarray.Dataset:
+    """One run, its records along `step`; of the first seed with what the maps show."""
+    target = targets.teacher(teacher)
+    run_key, data_key = jax.random.split(jax.random.key(seed))
+    data, _ = targets.sample(data_key, target, settings.n)
+    monitors = metrics.standard(target.space, target.energy, metrics.exact_samples(target.energy, target.quadrature()))
+    if seed == settings.first_seed:
+        monitors |= dict(positions=positions, coefficients=coefficients, particles=particles)
+    algorithm, rates, schedule = problem(method)
+    state: Any = None
+    legs: list[xarray.Dataset] = []
+    for steps, every in zip((EARLY, scale.steps - EARLY), EVERY, strict=True):
+        state, results = run(
+            run_key, algorithm, rates, data, steps=steps, every=every, metrics=monitors, schedule=schedule, state=state,
+            folder=settings.out / f"n={settings.n}" / f"{teacher}_{method}_{seed}_every={every}", progress=sys.stderr.isatty(),
+        )  # fmt: skip
+        legs.append(results)
+    return xarray.concat([legs[0], legs[1].isel(step=slice(1, None))], "step", combine_attrs="drop_conflicts")
+
+
+def frame(results: xarray.Dataset, step: int) -> sphere_plot.Frame:
+    """A record of the first seed as a picture."""
+    at = results.sel(step=step)
+    energy = Shallow(ReLU(), jnp.asarray(at.positions.values), jnp.asarray(at.coefficients.values))
+    return sphere_plot.Frame(int(step), energy, at.particles.values, kl=float(at.kl))
+
+
+def log_spaced(steps: np.ndarray, count: int) -> list[int]:
+    """At most `count` of the steps: 0, and others as evenly spaced in the logarithm as there are.
+
+    >>> log_spaced(np.array([0, 5, 10, 15, 20, 120, 220]), 4)
+    [0, 5, 20, 220]
+    """
+    wanted = np.geomspace(steps[1], steps[-1], max(count - 1, 2))
+    nearest = np.abs(np.log(steps[1:, None] / wanted)).argmin(axis=0)
+    return [0, *(int(step) for step in np.unique(steps[1:][nearest]))]
+
+
+# -- What is written ---------------------------------------------------------------------------------------
+
+
+def rows_of(teacher: str, method: str, runs: xarray.Dataset) -> list[dict]:
+    """A row for each iteration of the maps, and the 4000th: the mean over seeds, the KL also with least and largest."""
+    last = int(runs.step[-1])
+    rows = []
+    for step in sorted({*SHOWN, min(4_000, last), last}):
+        at, archived = runs.sel(step=step), None
+        if (teacher, method) == (ARCHIVED, "program") and 0 < step <= 4_000:
+            curve = reference.author_sphere2("0")
+            archived = float(np.interp(step, curve["iterations"], curve["KL"]["mean"]))
+        rows.append(dict(
+            teacher=teacher, method=METHODS[method], iteration=step, kl=float(at.kl.mean()), least=float(at.kl.min()),
+            largest=float(at.kl.max()), archived_kl=archived, score=float(at.score.mean()),
+            total_variation=float(at.total_variation.mean()),
+        ))  # fmt: skip
+    return rows
+
+
+def main(settings: Settings) -> list[dict]:
+    """Trains, draws, writes; returns the rows of the table."""
+    scale, begin = scale_of(settings), time.perf_counter()
+    rows: list[dict] = []
+    figures: dict[str, Figure] = {}
+    made, agreement = {}, ""
+    for teacher in TEACHERS:
+        target = targets.teacher(teacher)
+        view = sphere_plot.view_of(np.asarray(target.energy.positions))
+        curves = {}
+        for method, words in METHODS.items():
+            found = [train(settings, scale, teacher, method, settings.first_seed + i) for i in range(scale.seeds)]
+            names = [*plot.QUANTITIES]
+            curves[words] = runs = xarray.concat([one[names] for one in found], "lane", combine_attrs="drop_conflicts")
+            rows += rows_of(teacher, method, runs)
+            pictures = [frame(found[0], step) for step in (*SHOWN, scale.steps)]
+            figures[f"{teacher}_{method}"] = sphere_plot.snapshots(pictures, teacher=target.energy, view=view)
+            if method == "program" and teacher == ARCHIVED:
+                agrees = compare(runs, reference.author_runs("d3_bimodal_n1000_p_R=0"))
+                agreement = "; ".join(f"{name} at {one['agree']} of {one['of']}" for name, one in agrees.items())
+            if method == "program" and settings.film:
+                settings.out.mkdir(parents=True, exist_ok=True)
+                steps = log_spaced(found[0].step.values, settings.frames)
+                pictures = (frame(found[0], step) for step in steps)
+                file = sphere_plot.film(settings.out / f"{teacher}.mp4", pictures, teacher=target.energy, view=view)
+                made[file.name] = f"{teacher}, {words}, first seed: {len(steps)} of its records, evenly spaced in the logarithm"
+        archived = {"authors' archived run, one seed": reference.author_sphere2("0")} if teacher == ARCHIVED else None
+        drawn = {words: runs.sel(step=log_spaced(runs.step.values, DRAWN)) for words, runs in curves.items()}
+        figures[f"{teacher}_curves"] = plot.curves(drawn, archived)
+    report.write(
+        settings.out,
+        title="S^2: densities, neurons and particles along training",
+        about=f"n = {settings.n}, N = {2 * settings.n}, m = 64, p_R = 0, {scale.seeds} seeds; KL, score error and total variation by "
+        "quadrature. The authors' program has no budget here, as in the archived runs. The maps are of the first seed.",
+        command=report.command("sphere", settings),
+        seconds=time.perf_counter() - begin,
+        rows=rows,
+        paper="maps at iterations 0, 80, 400 and 40000 and videos, without numbers; archived is the authors' run, of one seed.",
+        figures=figures,
+        made=made,
+        told=f"The archived curve lies within the range of our {scale.seeds} seeds, widened on each side by its own width: "
+        f"{agreement} of the archive's iterations from 50 on.",
+    )
+    return rows
+
+
+if __name__ == "__main__":
+    report.script(main, Settings, __doc__)
