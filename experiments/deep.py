@@ -41,7 +41,7 @@ TEACHERS = ("s14_monomodal", "s14_bimodal", "s2_bimodal")
 SIZES = {"quick": dict(teachers=TEACHERS[::2], n=1000, seeds=2), "paper": dict(teachers=TEACHERS, n=10_000, seeds=4)}
 """Of the settings that a preset decides."""
 
-STEPS = {("quick", 15): 240, ("quick", 3): 600, ("paper", 15): 400, ("paper", 3): 600}
+STEPS = {("quick", 15): 200, ("quick", 3): 500, ("paper", 15): 400, ("paper", 3): 600}
 """Iterations by preset and dimension."""
 
 CHOOSING, CHOOSING_N = 1000, 2000

@@ -554,8 +554,8 @@ def main(settings: Settings) -> list[dict[str, Any]]:
     report.write(
         settings.out,
         title="The limits of many particles and of many restarts",
-        about="Particles and neurons against the mean-field equations, and the equations with restarts against score matching: errors (root "
-        "mean square) of the first and the last size or rate, their slope, and what the grids and the time step may add.",
+        about="Particles and neurons against the mean-field equations, and the equations with restarts against score matching: errors "
+        "(root mean square) of the first and the last size or rate, their slope, and what the grids and the time step may add.",
         command=report.command("mean_field", settings),
         seconds=time.perf_counter() - begin,
         rows=rows,

@@ -350,7 +350,7 @@ def continuum_figure(found: list[Problem], all_results: list[xarray.Dataset]) ->
         ("total variation at the end", lambda r: r.total_variation[:, -1], lambda a, i: a["TV"]["mean"][i]),
     )
     whose = "authors (S^14: n = 1e4)"
-    figure = Figure(figsize=(max(2.4 * len(found), 3.4), 8.0), layout="constrained")
+    figure = Figure(figsize=(max(2.4 * len(found), 4.8), 8.0), layout="constrained")
     panels = figure.subplots(len(measures), len(found), squeeze=False, sharex="col")
     for column, (problem, results) in enumerate(zip(found, all_results, strict=True)):
         never = 1 / (4 * max(problem.periods))  # where p_R = 0 is drawn on the logarithmic axis
@@ -388,7 +388,7 @@ def continuum_figure(found: list[Problem], all_results: list[xarray.Dataset]) ->
         panels[0, column].set_title(f"{problem.name}\nn = {problem.n}, {problem.steps} iterations")
         panels[-1, column].set_xlabel("restart probability $p_R$ = 1 / k")
     handles = {text: handle for panel in panels[0] for handle, text in zip(*panel.get_legend_handles_labels(), strict=True)}
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=2 if len(found) < 3 else 3)
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=len(found))
     return figure
 
 

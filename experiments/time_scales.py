@@ -163,7 +163,7 @@ def studies(settings: Settings) -> dict[str, Study]:
             checks.count(name, getattr(settings, name))
     checks.count("first_seed", settings.first_seed, 0)
     paper = settings.preset == "paper"
-    steps = settings.steps or (3000 if paper else 400)
+    steps = settings.steps or (3000 if paper else 240)
     every = 50 if paper else 20
     if steps % every:
         raise ValueError(f"steps is {steps}; it must be a multiple of {every}")

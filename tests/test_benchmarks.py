@@ -111,6 +111,7 @@ def command(*arguments):
     return subprocess.run(program, cwd=ROOT, env=environment, capture_output=True, text=True)
 
 
+@pytest.mark.heavy
 def test_end_to_end(tmp_path):
     path = tmp_path / "measured.json"
     done = command("--only", "compile", "--scale", "small", "--repetitions", 1, "--json", path)

@@ -41,9 +41,9 @@ def test_cells_and_particles_are_measured_alike():
     atoms = Atoms(centres[neurons], jnp.zeros(16), jnp.where(jnp.arange(16) < 8, 1.0, -1.0))
     other = system.init(jax.random.key(0), system.rates, data)._replace(columns=centres[particles].T, atoms=atoms)
     for metric in (mean_field.of_particles, mean_field.of_neurons, mean_field.Densities(4)):
-        both = [np.asarray(metric(None, *one, None, data)) for one in ((method, state), (system, other))]
-        np.testing.assert_allclose(*both, atol=1e-6)
-    densities = both[0]
+        in_cells, in_particles = (np.asarray(metric(None, *one, None, data)) for one in ((method, state), (system, other)))
+        np.testing.assert_allclose(in_particles, in_cells, atol=1e-6)
+    densities = mean_field.Densities(4)(None, method, state, None, data)
     np.testing.assert_allclose(densities[0], 4 * counts.reshape(4, 2).sum(axis=1) / counts.sum(), rtol=1e-5)
     angle = 2 * np.pi * np.arange(8) / 8
     expected = (plus - minus) @ np.stack([np.cos(angle), np.sin(angle)], axis=1) / 16

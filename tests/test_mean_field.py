@@ -100,7 +100,6 @@ def test_particles_and_neurons_come_to_it_at_rate_one_half(space, count):
     24 seeds and about five independent numbers of each leave 6% to each error, 0.03 to the slope; the cells add less than 0.02.
     """
     data = data_of(space, 64, dtype=jnp.float32)
-    counts = dict(steps=100, every=100, metrics={})
     spots = data_of(space, 8, seed=9, dtype=jnp.float32).points
 
     def seen(method, state, rates, mean):
@@ -109,7 +108,7 @@ def test_particles_and_neurons_come_to_it_at_rate_one_half(space, count):
     limit = MeanField(space, cells=count, neuron_cells=count, substeps=512 if space == Sphere(2) else 32)
     rates = limit.rates._replace(particle_step=0.005, transport_step=0.3, reaction_step=0.05)
     limit.check(rates, data)
-    state = simulate(jax.random.key(0), limit, limit.init(jax.random.key(0), rates, data), rates, data, **counts)[0]
+    state = simulate(jax.random.key(0), limit, limit.init(jax.random.key(0), rates, data), rates, data, steps=100, every=100, metrics={})[0]
     exact = seen(limit, state, rates, state.nu @ jnp.asarray(limit.grids[0].centres, jnp.float32))
     assert float(jnp.abs(exact[:8]).max()) > 0.1
     errors = []
@@ -118,7 +117,7 @@ def test_particles_and_neurons_come_to_it_at_rate_one_half(space, count):
 
         def one(key, method=method):
             state = method.init(key, rates, data)
-            state = simulate(jax.random.fold_in(key, 1), method, state, rates, data, **counts)[0]
+            state = simulate(jax.random.fold_in(key, 1), method, state, rates, data, steps=100, every=100, metrics={})[0]
             return seen(method, state, rates, jnp.mean(state.particles, axis=0))
 
         found = jax.lax.map(one, jax.random.split(jax.random.key(2), 24))
@@ -126,11 +125,11 @@ def test_particles_and_neurons_come_to_it_at_rate_one_half(space, count):
     assert np.log(errors[0] / errors[1]) / np.log(16) == pytest.approx(0.5, abs=0.12), errors
 
 
-def test_neurons_see_the_particles_after_their_move(x64):
+def test_neurons_see_the_particles_after_their_move():
     """The first reaction, from particles at the data: with F of the moved ones it is not 0. Restarts all, and without transport."""
     space, feature = Sphere(2), ReLU()
     centres = np.asarray(cells(space, 64).centres)
-    data = Samples(jnp.asarray(centres[:10]))
+    data = Samples(jnp.asarray(centres[:10], jnp.float32))
     method = MeanField(space, feature, cells=64, neuron_cells=32, budget=False)
     rates = DualRates(0.01, 0.0, 2.0, 1.0)
     begin = method.init(jax.random.key(0), rates, data)
@@ -138,7 +137,7 @@ def test_neurons_see_the_particles_after_their_move(x64):
     phi = np.maximum(centres @ np.asarray(cells(space, 32).centres).T, 0)
     witness = np.asarray(after.nu) @ phi - phi[:10].mean(axis=0)
     assert np.abs(witness).max() > 1e-3
-    np.testing.assert_allclose(after.gamma, begin.gamma * np.exp(2 * np.array([[1.0], [-1.0]]) * witness), rtol=1e-9)
+    np.testing.assert_allclose(after.gamma, begin.gamma * np.exp(2 * np.array([[1.0], [-1.0]]) * witness), rtol=1e-5)
 
 
 def test_restarts_at_a_high_rate_are_score_matching():

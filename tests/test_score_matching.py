@@ -182,3 +182,32 @@ def test_bad_rates(name):
     with pytest.raises(ValueError, match=f"{name} is -1"):
         method.check(method.rates._replace(**{name: -1.0}), data)
     assert dataclasses.is_dataclass(method)
+
+
+def test_the_gradient_sees_the_jump_of_the_curvature(x64):
+    """phi = max(t, 0)^2 on the circle: differences of V by quadrature, with the curvature as it is, against the gradient."""
+    space, feature, count = Sphere(2), ReLU(2), 40_000
+    angle = 2 * np.pi * (np.arange(count) + 0.5) / count
+    log_density = np.cos(angle - 0.4) - 0.6 * np.sin(2 * angle)
+    x = np.stack([np.cos(angle), np.sin(angle)], axis=1)
+    shares = np.exp(log_density) / np.exp(log_density).sum()
+    atoms = atoms_of(space, feature, 4)
+    coefficients = np.asarray(atoms.signs * jnp.exp(atoms.log_weights))
+
+    def slope(place, at):  # of max(cos(at - place), 0)^2 in the angle `at`
+        return -2 * np.maximum(np.cos(at - place), 0) * np.sin(at - place)
+
+    places = np.arctan2(*np.asarray(atoms.positions).T[::-1])
+    force = np.mean([c * slope(place, angle) for c, place in zip(coefficients, places, strict=True)], axis=0)
+
+    def exact(place):
+        t = np.cos(angle - place)
+        laplacian = np.where(t > 0, 2 * np.sin(angle - place) ** 2 - 2 * t**2, 0)
+        return float(np.sum(shares * (slope(place, angle) * force - laplacian)))
+
+    e = 1e-2  # many nodes
+    expected = [(exact(place + e) - exact(place - e)) / (2 * e) for place in places]
+    value, gradient = derivative(feature, space, atoms, Samples(jnp.asarray(x), jnp.asarray(log_density)), 1e-4)
+    along = np.stack([-np.sin(places), np.cos(places)], axis=1)
+    np.testing.assert_allclose(value, [exact(place) for place in places], atol=2e-3)
+    np.testing.assert_allclose(np.sum(np.asarray(gradient) * along, axis=1), expected, atol=5e-3)

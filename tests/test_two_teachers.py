@@ -33,6 +33,9 @@ def test_end_to_end(tmp_path, capsys):
     )
     assert float(results.kl[:, -1].mean()) < 0.5 * float(results.kl[:, 0].mean())
     assert f"{summary['at'][100]['kl']:.5f}" in capsys.readouterr().out
+    gaps = summary["certificate"]["gap"]
+    assert len(gaps) == 2 and all(float(kl) < gap < 5 for kl, gap in zip(results.kl[:, -1], gaps, strict=True))  # n = 200 of radius 10
+    assert summary["certificate"]["told"].endswith(f"within {max(gaps):.4f} nats of the best F1 energy of radius 10 (by quadrature).")
     before = (folder / "seed_0" / "manifest.json").read_bytes()
     again = main(settings)  # finished runs return at once
     assert again["at"] == summary["at"] and (folder / "seed_0" / "manifest.json").read_bytes() == before

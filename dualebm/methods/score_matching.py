@@ -59,9 +59,9 @@ class ScoreMatching:
 
     Args:
         space: where the data live.
-        feature: phi; smooth, or `ReLU()`, whose kink is smoothed.
+        feature: phi; smooth, or a ReLU, whose kink is smoothed where its power is 1 or 2.
         neurons: m.
-        smoothing: h, for `ReLU()` alone: the time over which its Laplacian is averaged; None for 0.6 / d, the default step of particles.
+        smoothing: h, for such a ReLU alone: the time over which its Laplacian is averaged; None for 0.6 / d, the default step of particles.
         signs, weights, weight_unit, weight_update, budget: as for `Dual`.
 
     Raises ValueError for a choice that does not exist, and for a smoothing of a feature that needs none.
@@ -137,8 +137,8 @@ class ScoreMatching:
 
 
 def kinked(feature: Feature) -> bool:
-    """Whether the slope of a feature jumps."""
-    return isinstance(feature, ReLU) and feature.power == 1
+    """Whether the slope of a feature jumps, or its curvature, whose derivative the gradient of V has."""
+    return isinstance(feature, ReLU) and feature.power in (1, 2)
 
 
 def smoothed_relu(t: Float[Array, "*shape"], variance: Float[Array, "*shape"]) -> tuple[Float[Array, "*shape"], Float[Array, "*shape"]]:
@@ -169,6 +169,8 @@ def operator(feature: Feature, space: Space, theta: Float[Array, "m p"], x: Floa
         square = jnp.sum(along**2, axis=1)[None] - (inner**2 if spherical else 0)  # |grad t|^2
         if kinked(feature):
             slope, curvature = smoothed_relu(t, 2 * width * jnp.maximum(square, jnp.finfo(t.dtype).eps))
+            if feature.power == 2:  # of max(t, 0)^2 the curvature is twice the slope of max(t, 0)
+                slope, curvature = feature.slope(t), 2 * slope
         else:
             slope, curvature = feature.slope(t), feature.curvature(t)
         laplacian = square * curvature - ((d - 1) * inner * slope if spherical else 0)
