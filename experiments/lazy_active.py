@@ -42,7 +42,7 @@ TEACHERS = ("s14_monomodal", "s14_bimodal", "s2_bimodal")
 RADIUS = 10.0
 """Norm of the teachers in F1."""
 
-RADII = {"F1": (5.0, 10.0, 20.0), "F2": (20.0, 50.0, 100.0, 200.0, 500.0), "kernel": (10.0, 20.0, 50.0, 100.0)}
+RADII = {"F1": (5.0, 10.0, 20.0), "F2": (10.0, 20.0, 50.0, 100.0, 200.0), "kernel": (10.0, 20.0, 50.0, 100.0)}
 FEATURES = 512
 REFERENCES = 10_000
 """Points of the teacher by which log Z of a student is known for its held-out likelihood."""
