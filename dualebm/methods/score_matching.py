@@ -169,7 +169,7 @@ def operator(feature: Feature, space: Space, theta: Float[Array, "m p"], x: Floa
         square = jnp.sum(along**2, axis=1)[None] - (inner**2 if spherical else 0)  # |grad t|^2
         if kinked(feature):
             slope, curvature = smoothed_relu(t, 2 * width * jnp.maximum(square, jnp.finfo(t.dtype).eps))
-            if feature.power == 2:  # of max(t, 0)^2 the curvature is twice the slope of max(t, 0)
+            if feature == ReLU(2, feature.bias):  # of max(t, 0)^2 the curvature is twice the slope of max(t, 0)
                 slope, curvature = feature.slope(t), 2 * slope
         else:
             slope, curvature = feature.slope(t), feature.curvature(t)
