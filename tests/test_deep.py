@@ -72,6 +72,7 @@ def test_a_step_is_the_gradient_of_the_likelihood_and_the_decay(x64):
         np.testing.assert_allclose(np.where(large, signed - before, 0), np.where(large, -0.3 * np.sign(observed - model), 0), rtol=2e-3)
 
 
+@pytest.mark.heavy
 def test_it_learns_a_planted_teacher(tmp_path):
     """And its state goes to a file and back."""
     teacher = targets.teacher("s2_bimodal")

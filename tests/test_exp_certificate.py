@@ -55,6 +55,7 @@ def test_end_to_end_and_again_from_its_folders(tmp_path, capsys, few):
     assert "does not end early" in capsys.readouterr().out
 
 
+@pytest.mark.heavy
 def test_the_excess_is_the_difference_of_losses_by_quadrature(x64):
     """And from samples of the teacher within 5 of its errors."""
     found = scene(checked(Settings()), "s2_bimodal", 0)

@@ -204,7 +204,7 @@ def test_bad_rates(method, changes, message):
     assert method.feature == ReLU() if isinstance(method, Lazy) else method.kernel is None
 
 
-@pytest.mark.parametrize("space", [Torus(1, 2.0), Sphere(2)])
+@pytest.mark.parametrize("space", [pytest.param(Torus(1, 2.0), marks=pytest.mark.heavy), Sphere(2)])
 def test_the_average_beside_a_loop_over_the_last_energies(space, x64):
     """The particles move as without it, under the last energy; the model is that of the mean."""
     kernel, grid = BumpKernel(space, 4.0), 9

@@ -147,6 +147,7 @@ def test_restarts_in_every_iteration_come_to_this_flow(x64):
     assert far[1] < 0.1 * moved and far[0] > 3 * far[1], (far, moved)  # of first order: 4
 
 
+@pytest.mark.heavy
 def test_it_lowers_the_loss_and_keeps_the_budget():
     space = Sphere(3)
     points = space.sample_base(jax.random.key(0), 500, jnp.float32)

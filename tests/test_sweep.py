@@ -59,6 +59,7 @@ def whole():
     return go()
 
 
+@pytest.mark.heavy
 def test_a_lane_is_the_run_of_its_key(x64):
     """100 steps in float64: alone by `run`, and in batches of any size, side by side or in turn."""
     counts = dict(steps=100, every=20, segment=3)

@@ -30,6 +30,7 @@ def test_time_to_a_threshold_is_that_from_which_it_stays():
     assert first_below(kl, 1.0).values.tolist() == [30, np.inf]
 
 
+@pytest.mark.heavy
 def test_a_study_from_end_to_end(tmp_path, capsys):
     settings = Settings(only=("radius",), steps=20, seeds=1, test_points=100, out=tmp_path)
     main(settings)

@@ -19,6 +19,7 @@ from experiments.two_teachers import Settings, compare, main, problem
 SMALL = dict(teacher="s2_bimodal", n=200, neurons=8, seeds=2, steps=120, every=10, test_points=500)
 
 
+@pytest.mark.heavy
 def test_end_to_end(tmp_path, capsys):
     settings = Settings(**SMALL, out=tmp_path)
     summary = main(settings)
@@ -88,7 +89,7 @@ def test_bad_settings_write_nothing(tmp_path, changes, message):
 def test_command_line_errors_are_one_line(tmp_path):
     command = [sys.executable, "-m", "experiments.two_teachers", "--teacher", "s14_monomodel", "--out", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parent.parent)
-    assert done.returncode == 1 and done.stderr.startswith(
+    assert done.returncode == 2 and done.stderr.startswith(
         "error: teacher is 's14_monomodel'; did you mean 's14_monomodal'?"
     )
     assert done.stderr.count("\n") == 1 and not any(tmp_path.iterdir())

@@ -106,6 +106,7 @@ class Dual:
 
     Raises ValueError for a choice that does not exist, with the nearest that does.
 
+    >>> from dualebm.spaces import Sphere
     >>> method = Dual(Sphere(3), neurons=8)
     >>> data = Samples(Sphere(3).sample_base(jax.random.key(0), 100, jnp.float32))
     >>> method.check(method.rates, data)
@@ -296,6 +297,7 @@ def text(space: Space, **changes) -> Dual:
 
     N = 2n particles need `particles=2 * n`; the default is two copies of the data. `changes` replace fields of `Dual`.
 
+    >>> from dualebm.spaces import Sphere
     >>> text(Sphere(15), particles=200_000).noise
     'independent'
     """
@@ -308,6 +310,7 @@ def program(space: Space, **changes) -> Dual:
 
     `changes` replace fields of `Dual`; the rates of the archived runs are `program_rates`.
 
+    >>> from dualebm.spaces import Sphere
     >>> program(Sphere(15), restart_every=40).integrator
     'projected'
     """
@@ -323,6 +326,7 @@ def annealing(warmup: int = 60, start: float = 0.7) -> Callable[[Scalar, DualRat
     The warm-up must be long enough for the neurons to part: 60 on S^14, longer where d is small.
     Raises ValueError unless 0 < start <= 1 and warmup >= 1.
 
+    >>> from dualebm.spaces import Sphere
     >>> rates = annealing()(100, Dual(Sphere(15)).rates)
     >>> round(float(rates.radius), 6), round(float(rates.transport_step), 6)
     (10.0, 1.636364)
