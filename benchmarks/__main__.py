@@ -87,7 +87,7 @@ class Settings:
     """Settings of the suite."""
 
     only: tuple[str, ...] = ()
-    """Any of step, scan, sweep, time-to-kl, memory, compile, devices; all of them when absent."""
+    """Any of step, scan, sweep, time-to-kl, memory, compile, devices, networks; all of them when absent."""
     scale: str = "paper"
     """paper (S^14, n = 1e5, N = 2e5, m = 64) or small (n = 2000, for a look)."""
     repetitions: int | None = None
@@ -454,6 +454,28 @@ def devices(scale: Scale, folder: Path) -> dict:
     return dict(repetitions=answers)
 
 
+NETWORKS = ("kernel Stein", "kernel Stein, plain jax", "F1 Stein", "likelihood")
+"""The methods of two-layer networks; the second is the step of the first in plain JAX, with whole n x n arrays."""
+
+
+def networks(scale: Scale, folder: Path) -> dict:
+    """Milliseconds and memory of a step of the methods of two-layer networks, on S^14."""
+    del folder
+    n, neurons = (10_000, 500) if scale.n > 10_000 else (1000, 100)
+    jobs = {name: dict(job="network_steps", implementation=name, n=n, neurons=neurons, dimension=15, count=3) for name in NETWORKS}
+    answers = alternate(jobs, min(scale.repetitions, 3))
+    ours, plain = (np.array(answers[name][0]["answer"]) for name in NETWORKS[:2])
+    rows = [
+        [name, spread(runs, 1e-3), f"{median(runs) / median(answers[NETWORKS[0]]):.2f}", f"{runs[0]['temporary_bytes'] / 1e6:.0f}",
+         f"{median(runs, 'peak_bytes') / 1e6:.0f}"]
+        for name, runs in answers.items()
+    ]  # fmt: skip
+    table(["method", "ms a step", "this / kernel Stein", "temporaries XLA plans, MB", "whole process, MB"], rows)
+    apart = np.linalg.norm(ours - plain) / np.linalg.norm(plain)
+    print(f"S^14, n = {n}, m = {neurons}; the two kernel Stein steps move the coefficients alike but for {apart:.1e} of it\n")
+    return dict(repetitions=answers)
+
+
 BENCHMARKS = {
     "step": step,
     "scan": scan,
@@ -462,6 +484,7 @@ BENCHMARKS = {
     "memory": memory,
     "compile": compile_time,
     "devices": devices,
+    "networks": networks,
 }
 
 

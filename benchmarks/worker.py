@@ -18,6 +18,8 @@ from benchmarks import ports
 from dualebm import columns, mesh, metrics, targets
 from dualebm.measures import Samples, total_variation
 from dualebm.methods import dual
+from dualebm.methods.likelihood import Likelihood
+from dualebm.methods.stein import KernelStein, NetworkStein
 from dualebm.simulate import simulate
 from dualebm.spaces import Sphere
 
@@ -334,7 +336,58 @@ def spread_steps(n, neurons, devices, count):
     return dict(seconds=seconds / (count // 2 * 2), neuron=np.asarray(end.atoms.positions[0, 0], float).tolist())
 
 
-JOBS = {job.__name__: job for job in (prepare, steps, limit, grown_steps, sweep, time_to_kl, spread_steps)}
+def plain_kernel_stein(points, positions, coefficients, rates):
+    """A step of KSD^2, the U-statistic of exp(-|x - y|^2 / 2), by JAX's derivatives of whole n x n arrays."""
+    n, d = points.shape
+
+    def loss(w, theta):
+        on = (points @ theta.T > 0) * w / w.size
+        ambient = on @ theta
+        score = -(ambient - jnp.sum(ambient * points, axis=1, keepdims=True) * points) - (d - 1) * points
+        t = points @ points.T
+        k = jnp.exp(t - 1)
+        dots = score @ points.T
+        own = jnp.sum(score * points, axis=1)
+        u = k * (score @ score.T + own[None] - t * dots.T + own[:, None] - t * dots - t + t**3 + d - 2 + t**2)
+        return (jnp.sum(u) - jnp.trace(u)) / n / (n - 1)
+
+    value, (w_slope, theta_slope) = jax.value_and_grad(loss, (0, 1))(coefficients, positions)
+    s, rho = rates.learning_rate * w_slope.size, rates.position_rate
+    return positions - rho * s * theta_slope, coefficients - s * w_slope, value
+
+
+def network_steps(implementation, n, neurons, dimension, count):
+    """Seconds a step of a method of two-layer networks, the memory that it takes, and how far it has moved the coefficients."""
+    space = Sphere(dimension)
+    data = Samples(space.sample_base(jax.random.key(1), n, jnp.float32))
+    kind, settings = {"likelihood": (Likelihood, {}), "F1 Stein": (NetworkStein, dict(critics=64))}.get(implementation, (KernelStein, {}))
+    method = kind(space, neurons=neurons, **settings)
+    rates = float_rates(method.rates)
+    state = method.init(jax.random.key(0), rates, data)
+    if implementation == "kernel Stein, plain jax":
+
+        def run(key, state, rates, data):
+            del key
+
+            def step(carry, _):
+                positions, coefficients = carry
+                return plain_kernel_stein(data.points, positions, coefficients, rates)[:2], None
+
+            start = (state.neurons.positions, state.neurons.coefficients)
+            return jax.lax.scan(step, start, length=count)[0][1]
+    else:
+        whole = scan_of_steps(method, count)
+
+        def run(key, state, rates, data):
+            return whole(key, state, rates, data).neurons.coefficients
+
+    program, cost = compile_and_warm(jax.jit(run), jax.random.key(2), state, rates, data)
+    seconds, coefficients = seconds_of(program)
+    moved = np.asarray(coefficients - state.neurons.coefficients, float).tolist()
+    return dict(seconds=seconds / count, answer=moved, peak_bytes=memory_bytes()[0], **cost)
+
+
+JOBS = {job.__name__: job for job in (prepare, steps, limit, grown_steps, sweep, time_to_kl, spread_steps, network_steps)}
 """What a process can be asked for."""
 
 

@@ -4,7 +4,7 @@ A metric that holds arrays (test points) is an equinox module, so that they are 
 `long_name` and `units` label results and figures.
 """
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -12,9 +12,10 @@ import jax.numpy as jnp
 from jax.scipy.special import logsumexp
 from jaxtyping import Array, Float
 
-from dualebm import certificate, measures, partition
+from dualebm import certificate, checks, distances, measures, partition, stein
 from dualebm.energy import Energy, Shallow
 from dualebm.measures import Samples
+from dualebm.rkhs import RBF, squared_mmd
 from dualebm.spaces import Space
 
 
@@ -187,8 +188,10 @@ class EnergyGap(eqx.Module):
 class CrossEntropy(eqx.Module):
     """E U + log Z over test samples, less the mean log-likelihood of the model in its base measure: (value, standard error of log Z).
 
-    log Z is by a `quadrature` of the base measure, where there is one, without error; else by annealed importance sampling with so many
-    `chains` and `temperatures` (`partition.log_partition_by_annealing`). Over samples of a teacher it is KL(teacher || student) less
+    log Z is by a `quadrature` of the base measure, where there is one, without error; else, with `draws`, by so many points of the base
+    measure (`partition.log_partition_by_sampling`), drawn anew in each record, or by the same `key`, which makes the errors common to
+    all; else by annealed importance sampling with so many `chains` and `temperatures` (`partition.log_partition_by_annealing`). Raises
+    ValueError for no samples, and for a quadrature and draws. Over samples of a teacher it is KL(teacher || student) less
     KL(teacher || tau).
 
     >>> from dualebm import targets
@@ -203,8 +206,15 @@ class CrossEntropy(eqx.Module):
     quadrature: Samples | None = None
     chains: int = eqx.field(static=True, default=1000)
     temperatures: int = eqx.field(static=True, default=100)
+    draws: int = eqx.field(static=True, default=0)
+    key: Array | None = None
     long_name: ClassVar[str] = "cross-entropy to the base measure"
     units: ClassVar[str] = "nat"
+
+    def __check_init__(self):
+        _check_not_empty(self.samples)
+        if self.draws and self.quadrature is not None:
+            raise ValueError(f"draws is {self.draws} and a quadrature is given; give one of them")
 
     def __call__(self, key, method, state, rates, data):
         """The cross-entropy and its error, (2,)."""
@@ -212,8 +222,73 @@ class CrossEntropy(eqx.Module):
         mean = measures.mean(energy(self.samples.points), self.samples.log_weights)
         if self.quadrature is not None:
             return jnp.stack([mean + partition.log_partition(energy, self.quadrature), jnp.zeros_like(mean)])
+        if self.draws:
+            drawn_by = key if self.key is None else self.key
+            log_z, error, _ = partition.log_partition_by_sampling(drawn_by, energy, self.space, self.draws)
+            return jnp.stack([mean + log_z, error])
         log_z, error, _ = partition.log_partition_by_annealing(key, energy, self.space, self.chains, temperatures=self.temperatures)
         return jnp.stack([mean + log_z, error])
+
+
+def _check_not_empty(samples: Samples) -> None:
+    if samples.points.shape[0] < 1:
+        raise ValueError(f"samples is empty, shape {samples.points.shape}; it must hold at least one point")
+
+
+class SteinDiscrepancy(eqx.Module):
+    """KSD^2 of test samples from the model, the U-statistic (see `dualebm.stein`): needs no log Z; near 0, of both signs, where they agree.
+
+    Raises ValueError for fewer than two samples, points off the space, and a kernel without derivatives.
+
+    >>> from dualebm.spaces import Sphere
+    >>> SteinDiscrepancy(Samples(jnp.eye(2)), Sphere(2)).units
+    '1'
+    """
+
+    samples: Samples
+    space: Space = eqx.field(static=True)
+    kernel: Any = eqx.field(static=True, default=RBF())
+    long_name: ClassVar[str] = "squared kernelised Stein discrepancy"
+    units: ClassVar[str] = "1"
+
+    def __check_init__(self):
+        stein.check_space(self.space)
+        stein.check_kernel(self.kernel)
+        stein.check_samples("samples", self.samples, self.space, "U")
+
+    def __call__(self, key, method, state, rates, data):
+        """The discrepancy, a scalar."""
+        del key
+        scores = stein.score(method.energy(state, rates, data), self.space, self.samples.points)
+        return stein.kernelised(self.kernel, self.space, self.samples, scores)[0]
+
+
+class NetworkSteinDiscrepancy(eqx.Module):
+    """SD of test samples from the model, by critics in F1 of `width` neurons that ascend for `steps`: see `stein.network_discrepancy`.
+
+    >>> from dualebm.spaces import Sphere
+    >>> NetworkSteinDiscrepancy(Samples(jnp.eye(2)), Sphere(2)).long_name
+    'F1 Stein discrepancy'
+    """
+
+    samples: Samples
+    space: Space = eqx.field(static=True)
+    width: int = eqx.field(static=True, default=64)
+    steps: int = eqx.field(static=True, default=101)
+    long_name: ClassVar[str] = "F1 Stein discrepancy"
+    units: ClassVar[str] = "1"
+
+    def __check_init__(self):
+        stein.check_space(self.space)
+        stein.check_samples("samples", self.samples, self.space, "V")
+        for name in ("width", "steps"):
+            checks.count(name, getattr(self, name))
+
+    def __call__(self, key, method, state, rates, data):
+        """The discrepancy, a scalar."""
+        energy = method.energy(state, rates, data)
+        scores = stein.score(energy, self.space, self.samples.points)
+        return stein.by_critics(key, self.space, self.samples, scores, self.width, self.steps)
 
 
 class DualityGap(eqx.Module):
@@ -243,6 +318,65 @@ class DualityGap(eqx.Module):
             temperatures=self.temperatures,
         )  # fmt: skip
         return jnp.stack([found.gap, found.error])
+
+
+class MMD(eqx.Module):
+    """The maximum mean discrepancy between the particles and test samples, of a kernel of `dualebm.rkhs` (Gretton et al. 2012).
+
+    The root of the V-statistic `rkhs.squared_mmd`, whose rounding, a few eps, is a floor of sqrt(eps): 5e-4 in float32. Between N and n
+    samples of one law its square is (1/N + 1/n) (E k(x, x) - E k(x, x')) in the mean.
+
+    >>> from dualebm.rkhs import RBF
+    >>> MMD(Samples(jnp.eye(2)), RBF()).units
+    '1'
+    """
+
+    samples: Samples
+    kernel: Any = eqx.field(static=True)
+    long_name: ClassVar[str] = "maximum mean discrepancy of the particles to test samples"
+    units: ClassVar[str] = "1"
+
+    def __call__(self, key, method, state, rates, data):
+        """The discrepancy, a scalar."""
+        del key, method, rates, data
+        return jnp.sqrt(jnp.maximum(squared_mmd(self.kernel, Samples(state.particles), self.samples), 0))
+
+
+class EnergyDistance(eqx.Module):
+    """2 E|x - y| - E|x - x'| - E|y - y'| of the particles x and test samples y: see `distances.energy_distance`.
+
+    >>> EnergyDistance(Samples(jnp.eye(2))).long_name
+    'energy distance of the particles to test samples'
+    """
+
+    samples: Samples
+    long_name: ClassVar[str] = "energy distance of the particles to test samples"
+    units: ClassVar[str] = "1"
+
+    def __call__(self, key, method, state, rates, data):
+        """The distance, a scalar, in the units of the points."""
+        del key, method, rates, data
+        return distances.energy_distance(Samples(state.particles), self.samples)
+
+
+class SlicedWasserstein(eqx.Module):
+    """The sliced Wasserstein distance of the particles to test samples: see `distances.sliced_wasserstein`.
+
+    >>> SlicedWasserstein(Samples(jnp.eye(2))).order
+    2
+    """
+
+    samples: Samples
+    projections: int = eqx.field(static=True, default=100)
+    order: int = eqx.field(static=True, default=2)
+    long_name: ClassVar[str] = "sliced Wasserstein distance of the particles to test samples"
+    units: ClassVar[str] = "1"
+
+    def __call__(self, key, method, state, rates, data):
+        """The distance, a scalar, in the units of the points."""
+        del method, rates, data
+        options = dict(projections=self.projections, order=self.order)
+        return distances.sliced_wasserstein(key, Samples(state.particles), self.samples, **options)
 
 
 def exact_samples(teacher: Energy, quadrature: Samples) -> Samples:

@@ -1,12 +1,12 @@
 """Reproducing kernels, and every N x n product of them, streamed by blocks of both.
 
 A kernel is a frozen dataclass, called as `kernel(x, y)` with x `(N, d)` and y `(n, d)`: the matrix `(N, n)`. Those here are of features:
-k(x, y) = E phi(x, theta) phi(y, theta) with theta uniform, whose ball of functions is F2 (arXiv 2107.05134, Section 2).
+k(x, y) = E phi(x, theta) phi(y, theta) with theta uniform, whose ball of functions is F2 (arXiv 2107.05134, Section 2); but `Distance`.
 """
 
 import dataclasses
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -15,7 +15,7 @@ from jax.scipy.special import i0e
 from jaxtyping import Array, Float
 
 from dualebm import checks
-from dualebm.columns import block_columns, map_blocks, once, sum_blocks
+from dualebm.columns import block_columns, map_blocks, once, sum_blocks, total
 from dualebm.energy import Energy, Located
 from dualebm.features import Bump, Feature, ReLU
 from dualebm.measures import Samples, shares
@@ -23,6 +23,9 @@ from dualebm.spaces import Space, Sphere, Torus
 
 SOURCES = 4096
 """Points y of a block, of k(x, y)."""
+
+UNROLLED = 16
+"""Components up to which squared distances are sums of squared differences: as fast as inner products, and exact for near points."""
 
 Matrix = Float[Array, "N n"]
 
@@ -48,6 +51,17 @@ def _arc_cosine_jvp(primals, tangents):
     return arc_cosine(c), (math.pi - jnp.arccos(jnp.clip(c, -1, 1))) * direction
 
 
+class Derivatives(NamedTuple):
+    """Of k(x_i, y_j) along a space, each (N, n): grad_x k = cross y + first x, grad_y k = cross x + second y, and the trace of
+    grad_x grad_y k, sum_a d/dx_a d/dy_a k (on the sphere of the tangential gradients)."""
+
+    value: Matrix
+    cross: Matrix
+    first: Matrix
+    second: Matrix
+    trace: Matrix
+
+
 @dataclasses.dataclass(frozen=True)
 class ArcCosine:
     """k(x, y) = |x| |y| (sin w + (pi - w) cos w) / (2 pi d), w the angle between x and y: of ReLUs with theta uniform on the sphere.
@@ -61,6 +75,21 @@ class ArcCosine:
         lengths = [jnp.linalg.norm(z, axis=1) for z in (x, y)]
         outer = lengths[0][:, None] * lengths[1][None]
         return outer * arc_cosine(_inner(x, y) / outer) / (2 * math.pi * x.shape[1])
+
+    def derivatives(self, x: Float[Array, "N d"], y: Float[Array, "n d"], space: Space) -> Derivatives:
+        """On a sphere, whose points have length 1, or in R^d, where it is not smooth at 0."""
+        d = x.shape[1]
+        if isinstance(space, Sphere):
+            t = jnp.clip(_inner(x, y), -1, 1)
+            sine, angle = jnp.sqrt((1 - t) * (1 + t)), math.pi - jnp.arccos(t)
+            parts = (sine + angle * t, angle, -angle * t, -angle * t, angle * (d - 2 + t**2) - t * sine)
+        else:
+            a, b = (jnp.linalg.norm(z, axis=1) for z in (x, y))
+            t = jnp.clip(_inner(x, y) / (a[:, None] * b[None]), -1, 1)
+            sine, angle = jnp.sqrt((1 - t) * (1 + t)), math.pi - jnp.arccos(t)
+            ratio = b[None] / a[:, None]
+            parts = (a[:, None] * b[None] * (sine + angle * t), angle, ratio * sine, sine / ratio, d * angle)
+        return Derivatives(*(part / (2 * math.pi * d) for part in parts))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,6 +109,19 @@ class RBF:
         """The matrix k(x_i, y_j)."""
         squares = jnp.sum(x**2, axis=1)[:, None] + jnp.sum(y**2, axis=1)[None] - 2 * _inner(x, y)
         return jnp.exp(-0.5 * squares / self.bandwidth**2)
+
+    def derivatives(self, x: Float[Array, "N d"], y: Float[Array, "n d"], space: Space) -> Derivatives:
+        """On a sphere or in R^d."""
+        d, scale = x.shape[1], 1 / self.bandwidth**2
+        if isinstance(space, Sphere):
+            t = _inner(x, y)
+            k = jnp.exp(scale * (t - 1))
+            cross = scale * k
+            return Derivatives(k, cross, -cross * t, -cross * t, cross * (d - 2 + t**2 - scale * t * (1 - t) * (1 + t)))
+        squares = jnp.sum(x**2, axis=1)[:, None] + jnp.sum(y**2, axis=1)[None] - 2 * _inner(x, y)
+        k = jnp.exp(-0.5 * scale * squares)
+        cross = scale * k
+        return Derivatives(k, cross, -cross, -cross, cross * (d - scale * squares))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,7 +152,54 @@ class BumpKernel:
         return jnp.prod(i0e(argument) * jnp.exp(argument - 2 * a), axis=2)
 
 
-Kernel = ArcCosine | RBF | BumpKernel
+@jax.custom_jvp
+def squared_distances(x: Float[Array, "N d"], y: Float[Array, "n d"]) -> Matrix:
+    """|x_i - y_j|^2 in ambient space: of up to 16 components to a relative error of a few eps, however near the points.
+
+    Beyond, and in the derivative, by inner products about the mean c of y: to an error of a few eps |x - c|^2, so that equal points may
+    be at sqrt(eps) |x - c| of each other, and eps |x - c| |dx|.
+
+    >>> squared_distances(jnp.array([[1000.0, 0.0]]), jnp.array([[1000.0, 0.0], [1003.0, 4.0]])).tolist()
+    [[0.0, 25.0]]
+    """
+    if x.shape[1] <= UNROLLED:
+        return total([(a[:, None] - b[None]) ** 2 for a, b in zip(x.T, y.T, strict=True)])
+    x, y = _centred(x, y)
+    squares = jnp.sum(x**2, axis=1)[:, None] + jnp.sum(y**2, axis=1)[None] - 2 * _inner(x, y)
+    return jnp.maximum(squares, 0)
+
+
+@squared_distances.defjvp
+def _squared_distances_jvp(primals, tangents):
+    """By products, of which no reverse pass holds an (N, n, d) array."""
+    (x, y), (dx, dy) = _centred(*primals), tangents
+    one, other = (jnp.sum(z * dz, axis=1) for z, dz in ((x, dx), (y, dy)))
+    return squared_distances(*primals), 2 * (one[:, None] + other[None] - _inner(dx, y) - _inner(x, dy))
+
+
+def _centred(x, y):
+    centre = jnp.mean(y, axis=0, keepdims=True)
+    return x - centre, y - centre
+
+
+@dataclasses.dataclass(frozen=True)
+class Distance:
+    """k(x, y) = -|x - y|, ambient: conditionally positive definite, so that its `squared_mmd` is the energy distance.
+
+    That is 2 E|x - y| - E|x - x'| - E|y - y'| (Szekely, Rizzo 2013). The gradient at x = y is 0. See `squared_distances` for rounding.
+
+    >>> Distance()(jnp.zeros((1, 2)), jnp.array([[3.0, 4.0], [0.0, 0.0]])).tolist()
+    [[-5.0, 0.0]]
+    """
+
+    def __call__(self, x: Float[Array, "N d"], y: Float[Array, "n d"]) -> Matrix:
+        """The matrix k(x_i, y_j)."""
+        squares = squared_distances(x, y)
+        apart = squares > 0
+        return jnp.where(apart, -jnp.sqrt(jnp.where(apart, squares, 1)), 0)
+
+
+Kernel = ArcCosine | RBF | BumpKernel | Distance
 
 
 def kernel_of(feature: Feature, space: Space) -> Kernel:

@@ -20,7 +20,7 @@ from dualebm import checks
 from dualebm.energy import Energy, Shallow, Tabulated
 from dualebm.features import Bump, Feature, ReLU, Softplus
 from dualebm.methods.deep import Perceptron
-from dualebm.rkhs import RBF, ArcCosine, BumpKernel, Embedding
+from dualebm.rkhs import RBF, ArcCosine, BumpKernel, Distance, Embedding
 from dualebm.settings import check_settings, differences
 from dualebm.spaces import Euclidean, Sphere, Torus
 
@@ -187,7 +187,7 @@ def load_state(path: PathLike, like: Any, settings: dict | None = None) -> Any:
 ENERGIES = {kind.__name__: kind for kind in (Shallow, Embedding, Perceptron, Tabulated)}
 """The energies that are built anew from a file alone."""
 
-_NAMED = {kind.__name__: kind for kind in (ReLU, Softplus, Bump, Sphere, Euclidean, Torus, ArcCosine, RBF, BumpKernel)}
+_NAMED = {kind.__name__: kind for kind in (ReLU, Softplus, Bump, Sphere, Euclidean, Torus, ArcCosine, RBF, BumpKernel, Distance)}
 
 
 def _spell(value: Any) -> Any:

@@ -92,6 +92,10 @@ class Sphere:
         x = jax.random.normal(key, (self.dimension, count), dtype).T
         return x / _norm(x)
 
+    def from_normal(self, z: Points, axis: int = -1) -> Points:
+        """Points of the base measure from standard normal vectors: z / |z|."""
+        return z / _norm(z, axis)
+
     def log_base(self, x: Points, axis: int = -1) -> Scalars:
         """Log density of the base measure in the measure that log Z and `log_density` refer to: 0."""
         return jnp.zeros_like(jnp.take(x, 0, axis))
@@ -156,6 +160,13 @@ class Euclidean:
         if self.scale is None:
             raise ValueError("scale is None: the flat measure on R^d cannot be sampled; give a positive scale")
         return self.scale * jax.random.normal(key, (self.dimension, count), dtype).T
+
+    def from_normal(self, z: Points, axis: int = -1) -> Points:
+        """Points of the base measure from standard normal vectors: scale z; raises ValueError for the flat measure."""
+        del axis
+        if self.scale is None:
+            raise ValueError("scale is None: the flat measure on R^d cannot be sampled; give a positive scale")
+        return self.scale * z
 
     def log_base(self, x: Points, axis: int = -1) -> Scalars:
         """Log density of N(0, scale^2 I) with respect to Lebesgue measure; 0 where flat."""
@@ -222,6 +233,12 @@ class Torus:
     def sample_base(self, key: Key[Array, ""], count: int, dtype: Any = float) -> Float[Array, "count dimension"]:
         """`count` independent points, uniform on the torus."""
         return self.period * jax.random.uniform(key, (self.dimension, count), dtype).T
+
+    def from_normal(self, z: Points, axis: int = -1) -> Points:
+        """Points of the base measure from standard normal vectors: period times the normal distribution function."""
+        del axis
+        y = self.period * jax.scipy.special.ndtr(z)
+        return jnp.where(y < self.period, y, 0)
 
     def log_base(self, x: Points, axis: int = -1) -> Scalars:
         """Log density of the base measure in the measure that log Z and `log_density` refer to: 0."""

@@ -19,8 +19,8 @@ from dualebm import checks
 from experiments import report
 
 EXPERIMENTS = (
-    "two_teachers", "figure1", "restarts", "sphere", "lazy_active", "mean_field", "certificate", "torus", "deep", "time_scales", "adaptive",
-    "less_work",
+    "two_teachers", "figure1", "restarts", "sphere", "dual_lazy", "mean_field", "certificate", "torus", "deep", "time_scales", "adaptive",
+    "less_work", "active_lazy", "sphere2_likelihood", "hidden_dimension",
 )  # fmt: skip
 
 

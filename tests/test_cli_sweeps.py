@@ -127,6 +127,9 @@ def test_every_method_is_swept_by_its_own_settings(tmp_path):
         ("kernel_flow", ("jitter=0,0.1",), "jitter"),
         ("mean_field", ("cells=64,128",), "cells"),
         ("score_matching", ("smoothing=0.1,0.2",), "smoothing"),
+        ("likelihood", ("weight_decay=0,0.01",), "weight_decay"),
+        ("kernel_stein", ("regime=active,lazy",), "regime"),
+        ("network_stein", ("learning_rate=1,2",), "learning_rate"),
     ):
         given = arguments(Sweep(out=tmp_path, teacher="s2_bimodal", n="60", seed="0", method=method, set=settings))
         lanes = plan_of(**given).lanes

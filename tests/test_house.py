@@ -9,16 +9,16 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "dualebm"
 ORDER = [
-    "columns", "spaces", "measures", "checks", "cells", "features", "energy", "rkhs",
-    "flows.langevin", "flows.wfr", "partition", "certificate", "targets", "datasets",
+    "columns", "spaces", "measures", "checks", "cells", "features", "energy", "rkhs", "distances",
+    "flows.langevin", "flows.wfr", "flows.descent", "stein", "partition", "certificate", "targets", "datasets",
     "methods.dual", "methods.adaptive", "methods.score_matching", "methods.lazy",
-    "methods.mean_field", "methods.deep", "methods.tracked",
-    "metrics", "simulate", "settings", "grid", "saved", "store", "ranges", "model",
-    "mesh", "run", "hosts", "plan", "sweep_folder", "sweep", "plot", "sphere_plot",
+    "methods.mean_field", "methods.deep", "methods.tracked", "methods.likelihood", "methods.stein",
+    "metrics", "simulate", "settings", "grid", "saved", "store", "ranges", "model", "quality",
+    "mesh", "run", "hosts", "plan", "sweep_folder", "sweep", "selection", "plot", "sphere_plot",
     "commands.methods", "commands.fit", "commands.sweeps", "cli",
 ]  # fmt: skip
 SHELL = {
-    "datasets", "settings", "saved", "store", "model", "run", "hosts", "plan", "sweep_folder", "sweep",
+    "datasets", "settings", "saved", "store", "model", "run", "hosts", "plan", "sweep_folder", "sweep", "selection",
     "plot", "sphere_plot", "commands.methods", "commands.fit", "commands.sweeps", "cli",
 }  # fmt: skip
 

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import tyro
 
-from dualebm import certificate, checks, datasets, metrics, model, partition, saved
+from dualebm import certificate, checks, datasets, metrics, model, partition, quality, saved
 from dualebm.commands import methods
 from dualebm.energy import Shallow
 from dualebm.features import Bump, Feature, ReLU, Softplus
@@ -67,8 +67,9 @@ class Fit:
     period: float | None = None
     """Of the coordinates (torus); None for 1."""
     method: str = "dual"
-    """dual (Algorithm 1), score_matching, lazy (fixed features), kernel_flow, mean_field (on a grid, circle and S^2) or deep. The flags
-    below that are None are the method's own; those that it does not have are refused."""
+    """dual (Algorithm 1), score_matching, lazy (fixed features), kernel_flow, mean_field (on a grid, circle and S^2), deep, likelihood,
+    weighted_likelihood, kernel_stein or network_stein (Stein discrepancies; not on a torus). The flags below that are None are the
+    method's own; those that it does not have are refused."""
     set: tuple[str, ...] = ()
     """Other settings and rates of the method, as width=128 learning_rate=0.003."""
     feature: str | None = None
@@ -155,7 +156,7 @@ def _fit(settings: Fit) -> None:
     if particles is None:
         particles = partition.anneal(run_key, energy, space, WALKERS).points
     log_partition = model.estimate_log_partition(partition_key, energy, space, particles)
-    step = float(getattr(rates, "particle_step", Dual(space).rates.particle_step))
+    step = float(getattr(rates, "particle_step", 0) or Dual(space).rates.particle_step)
     fitted = model.Model(energy, space, settings.normalise, mean, scale, log_partition, step)
     likelihood = {name: _likelihood(fitted, part.points) for name, part in (("trained_on", data), ("held_out", unseen))}
     gap = duality_gap(partition_key, settings, energy, space, rates, data)
@@ -432,10 +433,17 @@ class Score:
     """A .csv, .npy or .npz file with one point per row."""
     out: Path | None = None
     """The file to write, .csv or .npy; None for standard output, and the summary for standard error."""
+    quality: int = 0
+    """Samples of the model to draw, as dualebm sample does, and compare with the rows: MMD, energy distance, sliced Wasserstein
+    distance, and the p-value of a kernel Stein test, for rows that were not trained on; 0 for none."""
+    seed: int = 0
+    """Of what --quality draws."""
 
 
 def score(settings: Score) -> None:
-    """Writes the log densities, and prints log Z, its error, and the means."""
+    """Writes the log densities, and prints log Z, its error, and the means; how near samples of the model are to the rows."""
+    for name in ("quality", "seed"):
+        checks.count(name, getattr(settings, name), 0)
     if settings.out is not None:
         check_table(settings.out)
     header = model.read(settings.model)
@@ -447,6 +455,9 @@ def score(settings: Score) -> None:
             mean=fitted.mean, scale=fitted.scale, name=str(settings.data),
         ).points  # fmt: skip
         found = model.log_densities(fitted, points)
+        near = None
+        if settings.quality:
+            near = quality.quality(jax.random.key(settings.seed), fitted, points, settings.quality, name=str(settings.data))
     table = np.stack(list(found.values()), axis=1)
     if settings.out is None:
         print(",".join(found))
@@ -459,6 +470,10 @@ def score(settings: Score) -> None:
     for name, values in found.items():
         told = _with_error(*model.mean_with_error(values, fitted.log_partition.standard_error))
         print(f"mean {NAMES[name]} of {len(values)} rows = {told} nat", file=summary)
+    if near is not None:
+        print("\n".join(quality.told(near)), file=summary)
+        if near["acceptance"] < 0.3:
+            print("note: fewer than 30% of the samples' moves were accepted: they may not be the model's", file=sys.stderr)
     if settings.out is not None:
         print(f"written to {settings.out}")
 

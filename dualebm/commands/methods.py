@@ -8,13 +8,16 @@ from dualebm import checks
 from dualebm.methods.deep import Deep
 from dualebm.methods.dual import Dual
 from dualebm.methods.lazy import KernelFlow, Lazy
+from dualebm.methods.likelihood import Likelihood, WeightedLikelihood
 from dualebm.methods.mean_field import MeanField
 from dualebm.methods.score_matching import ScoreMatching
+from dualebm.methods.stein import KernelStein, NetworkStein
 from dualebm.ranges import parse
 from dualebm.spaces import Sphere
 
 METHODS: dict[str, type] = {
     "dual": Dual, "score_matching": ScoreMatching, "lazy": Lazy, "kernel_flow": KernelFlow, "mean_field": MeanField, "deep": Deep,
+    "likelihood": Likelihood, "weighted_likelihood": WeightedLikelihood, "kernel_stein": KernelStein, "network_stein": NetworkStein,
 }  # fmt: skip
 
 WORDS = {"true": True, "false": False, "none": None}

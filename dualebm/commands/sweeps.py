@@ -53,7 +53,7 @@ class Sweep:
     resume: bool = False
     """Continue the sweep of --out with the flags that it was started with; no others are needed."""
     method: str = "dual"
-    """dual, score_matching, lazy, kernel_flow, mean_field or deep."""
+    """dual, score_matching, lazy, kernel_flow, mean_field, deep, likelihood, weighted_likelihood, kernel_stein or network_stein."""
     set: tuple[str, ...] = ()
     """Other settings and rates of the method, with their values, as features=256,512 ascent_step=10."""
     teacher: str | None = None

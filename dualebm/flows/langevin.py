@@ -131,8 +131,29 @@ def mala(space: Space, noise: Noise, here: Located, energy: Energy, step: Step) 
     return chosen, Info(accepted, none, none)
 
 
+def independence(space: Space, noise: Noise, here: Located, energy: Energy, step: Step) -> tuple[Located, Info]:
+    """Independence Metropolis: a proposal y ~ tau, whatever x, accepted when log u < U(x) - U(y); the step is not used.
+
+    The proposals of the authors' program of arXiv 2104.07531; uniform on the sphere and the torus.
+
+    >>> from dualebm.energy import Shallow; from dualebm.features import ReLU; from dualebm.spaces import Sphere
+    >>> energy, noise = Shallow(ReLU(), jnp.eye(2), jnp.array([2.0, 0.0])), Noise(jnp.array([[0.0], [5.0]]), jnp.full(1, 0.9))
+    >>> independence(Sphere(2), noise, energy.locate(jnp.array([[1.0], [0.0]])), energy, 0.0)[0].points.tolist()
+    [[0.0], [1.0]]
+    """
+    del step
+    there = energy.locate(space.from_normal(noise.normal, axis=0))
+    accepted = columns.once((jnp.log(noise.uniform) < here.energy - there.energy).astype(here.energy.dtype)) > 0
+    chosen = jax.tree.map(lambda new, old: jnp.where(accepted if new.ndim == 1 else accepted[None], new, old), there, here)
+    none = jnp.zeros_like(here.energy)
+    return chosen, Info(accepted, none, none)
+
+
 TRANSITIONS: dict[str, Callable] = {"projected": projected, "geodesic": geodesic, "mala": mala}
 """The integrators by name."""
+
+MOVES: dict[str, Callable] = {**TRANSITIONS, "independence": independence}
+"""All that `move` knows."""
 
 
 def drawn(key: Key[Array, ""], dimension: int, dtype, noise: str = "antithetic") -> Draw:
@@ -226,8 +247,8 @@ def move(
 ) -> tuple[Float[Array, "d N"], Float[Array, ""], Any]:
     """`steps` transitions of every particle under one energy, streamed by blocks of pairs.
 
-    x: particles, the columns. observe: sums over the particles of a block, which are added in the order of the blocks: of
-    where the particles end, or where they are `before` they move.
+    integrator: of `MOVES`. x: particles, the columns. observe: sums over the particles of a block, which are added in the order of the
+    blocks: of where the particles end, or where they are `before` they move.
     width: pairs that are moved at a time, a multiple of `NOISE_PAIRS`; None for what fits the machine. It changes nothing but rounding.
 
     Returns the particles, the fraction of moves that were accepted, and the total of `observe` (None without).
@@ -256,7 +277,7 @@ def move(
             results = []
             for noise, here in zip(draw(k, start, size), heres, strict=True):
                 noise = jax.tree.map(lambda a, here=here: a[..., : here.points.shape[1]], noise)
-                results.append(TRANSITIONS[integrator](space, noise, here, energy, step))
+                results.append(MOVES[integrator](space, noise, here, energy, step))
             return tuple(there for there, _ in results), sum(jnp.sum(info.accepted, dtype=jnp.int32) for _, info in results)
 
         def again(k, carry):

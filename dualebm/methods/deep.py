@@ -15,20 +15,17 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import optax
 from jaxtyping import Array, Float, Int, Key
 
 from dualebm import checks
 from dualebm.columns import block_columns, sum_blocks
 from dualebm.energy import Energy
 from dualebm.flows import langevin
+from dualebm.flows.descent import OPTIMISERS
 from dualebm.measures import Samples, shares
 from dualebm.spaces import Space
 
 Scalar = Float[Array, ""] | float
-
-OPTIMISERS = {"adam": optax.scale_by_adam, "gradient": optax.identity}
-"""What makes a direction of a gradient; all of optax that needs no rates of its own could stand here."""
 
 ACTIVATIONS = {"softplus": jax.nn.softplus, "relu": jax.nn.relu, "silu": jax.nn.silu, "tanh": jnp.tanh}
 
@@ -113,7 +110,7 @@ class Deep:
 
     Args:
         space: where the particles live. width, depth: of the hidden layers, and their number. activation: of `ACTIVATIONS`.
-        optimiser: "adam" or "gradient" (plain).
+        optimiser: of `flows.descent.OPTIMISERS`: "adam", "gradient" (plain), "momentum", "rms".
         particles, integrator, noise: as for `Dual`.
         particle_moves: moves of the particles in an iteration.
 

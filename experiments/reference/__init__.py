@@ -73,3 +73,13 @@ def _figure(file: str) -> dict:
         for row in csv.DictReader(lines):
             points.setdefault((row["panel"], row["curve"]), []).append((float(row["iteration"]), float(row["value"])))
     return {curve: np.array(values).T for curve, values in points.items()}
+
+
+def author_sphere2_likelihood() -> tuple[np.ndarray, np.ndarray]:
+    """Iterations and KL of the authors' run of maximum likelihood on S^2 (arXiv 2104.07531), a noisy curve of one run, up to 4000.
+
+    >>> iterations, kl = author_sphere2_likelihood()
+    >>> int(iterations[-1]), round(float(kl[0]), 4)
+    (4000, 0.0649)
+    """
+    return _figure("overparametrized_ebms_sphere2_kl.csv")["KL", "curve"]

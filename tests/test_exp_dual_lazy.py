@@ -11,8 +11,8 @@ from dualebm import targets
 from dualebm.grid import product
 from dualebm.methods.dual import Dual
 from dualebm.sweep_folder import open_sweep
-from experiments import lazy_active
-from experiments.lazy_active import HeldOut, Settings, completed, data, main, rates_of, slope, validated
+from experiments import dual_lazy
+from experiments.dual_lazy import HeldOut, Settings, completed, data, main, rates_of, slope, validated
 
 
 def test_the_held_out_likelihood_is_that_of_the_model():
@@ -55,7 +55,7 @@ def test_slope_of_a_power():
 
 def test_the_presets():
     paper = completed(Settings(preset="paper"))
-    assert paper.teachers == lazy_active.TEACHERS and paper.n == (100, 300, 1000, 3000, 10_000)
+    assert paper.teachers == dual_lazy.TEACHERS and paper.n == (100, 300, 1000, 3000, 10_000)
     assert rates_of("F1", "s14_monomodal", 10.0).radius == 10.0
     assert rates_of("F2", "s14_monomodal", 50.0).ascent_step == 225.0
     assert data(jax.random.key(0), "s2_bimodal", 7).points.shape == (7, 3)
@@ -63,7 +63,7 @@ def test_the_presets():
 
 def known_numbers(label, counts):
     """KL 10 / n of F1, 20 / n of F2 at every radius but the third, which held-out data prefer and where it is 40 / n."""
-    radii = lazy_active.RADII[label]
+    radii = dual_lazy.RADII[label]
     kl = np.broadcast_to((10 if label == "F1" else 20) / np.array(counts)[:, None, None], (len(counts), len(radii), 2)).copy()
     held_out = np.zeros(kl.shape)
     if label == "F2":
@@ -79,8 +79,8 @@ def test_rows_and_figures_of_known_numbers(tmp_path, monkeypatch, capsys):
         seen.append((teacher, label, sorted(set(grid["n"])), sorted(set(grid.get("features", [None])))))
         return known_numbers(kind, sorted(set(grid["n"])))
 
-    monkeypatch.setattr(lazy_active, "solve", solve)
-    main(Settings(teachers=lazy_active.TEACHERS[::2], more_features=16, out=tmp_path))
+    monkeypatch.setattr(dual_lazy, "solve", solve)
+    main(Settings(teachers=dual_lazy.TEACHERS[::2], more_features=16, out=tmp_path))
     assert seen[:4] == [
         ("s14_monomodal", "F1", [300, 2000], [None]),
         ("s14_monomodal", "F2", [300, 2000], [512]),
@@ -92,7 +92,7 @@ def test_rows_and_figures_of_known_numbers(tmp_path, monkeypatch, capsys):
     for row in said["rows"]:
         assert row["F1"] == row["F1_least"] == row["F1_largest"] == pytest.approx(10 / row["n"])
         assert row["ratio"] == pytest.approx(4)
-        assert row["F2_radius"] == lazy_active.RADII["F2"][2]
+        assert row["F2_radius"] == dual_lazy.RADII["F2"][2]
     assert "--more-features 16" in said["command"] and "s2_bimodal -1.00 (F1, radius 10) and -1.00 (F2)" in said["told"]
     assert said["told"] in capsys.readouterr().out
     for name in said["figures"]:
@@ -107,7 +107,7 @@ def small(tmp_path, **changes):
 def test_a_sweep(tmp_path):
     """Its numbers are the means over the second half of the records."""
     grid = product(kind=["F2"], teacher=["s2_bimodal"], n=[12], radius=[5.0, 10.0], features=[16], seed=[0])
-    found = lazy_active.solve(small(tmp_path), "F2", "s2_bimodal", grid, "F2")
+    found = dual_lazy.solve(small(tmp_path), "F2", "s2_bimodal", grid, "F2")
     records = open_sweep(tmp_path / "quick_s2_bimodal_F2").kl
     assert records.step.values.tolist() == list(range(0, 21, 2))
     by_hand = np.mean(records.values[:, 6:], axis=1, dtype=float)
@@ -120,7 +120,7 @@ def test_from_end_to_end(tmp_path):
     main(small(tmp_path, more_features=16))
     (row,) = json.loads((tmp_path / "quick" / "report.json").read_text())["rows"]
     assert row["F1_least"] <= row["F1"] <= row["F1_largest"]
-    assert row["F2_radius"] in lazy_active.RADII["F2"]
+    assert row["F2_radius"] in dual_lazy.RADII["F2"]
 
 
 @pytest.mark.parametrize(

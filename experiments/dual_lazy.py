@@ -1,8 +1,8 @@
 """Neurons that move (F1) against neurons that stay (F2), on the planted teachers: how many data does each need?
 
-    python -m experiments.lazy_active --preset quick
-    python -m experiments.lazy_active --preset paper
-    python -m experiments.lazy_active --preset paper --n 30000 --seeds 1
+    python -m experiments.dual_lazy --preset quick
+    python -m experiments.dual_lazy --preset paper
+    python -m experiments.dual_lazy --preset paper --n 30000 --seeds 1
 
 A teacher of two ReLU neurons has norm 10 in F1, and none in F2: the larger the ball of F2, the nearer its functions come to the teacher,
 and the more of the data's noise they fit. F1 is `Dual`, both layers of 64 neurons; F2 is `Lazy`, random features of which the charges alone
@@ -75,7 +75,7 @@ class Settings:
     """Iterations, a multiple of 10: 200 on S^14 and 600 on S^2; the flow of the kernel makes 100."""
     test_points: int = 10_000
     """Fresh draws of the teacher for the KL."""
-    out: Path = Path("results/lazy_active")
+    out: Path = Path("results/dual_lazy")
     """Where results and figures are written."""
 
 
@@ -318,7 +318,7 @@ def main(settings: Settings) -> None:
     begin = time.perf_counter()
     found = solve_all(settings)
     with matplotlib.rc_context(plot.STYLE):
-        figures = {"lazy_active_n": draw_counts(found, settings), "lazy_active_radius": draw_radii(found, settings)}
+        figures = {"dual_lazy_n": draw_counts(found, settings), "dual_lazy_radius": draw_radii(found, settings)}
     slopes = [
         f"{teacher} {slope(lines[0]):.2f} (F1, radius {RADIUS:g}) and {slope(lines[2]):.2f} (F2)"
         for teacher in settings.teachers  # pyright: ignore[reportOptionalIterable]
@@ -333,7 +333,7 @@ def main(settings: Settings) -> None:
             f"{settings.seeds} seeds: median, least and largest, of the mean over the second half of each run. The radius of F2 is chosen "
             "for each n and seed by the likelihood of n / 4 points more."
         ),
-        command=report.command("lazy_active", given),
+        command=report.command("dual_lazy", given),
         seconds=time.perf_counter() - begin,
         rows=rows_of(found, settings),
         told="Slopes of log KL against log n: " + "; ".join(slopes) + "." if slopes else "",

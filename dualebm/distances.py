@@ -1,0 +1,138 @@
+"""Distances between two samples in ambient space, weighted or not and of any counts: none needs log Z or a density.
+
+MMD^2 is `rkhs.squared_mmd`. On a torus these are distances between coordinates, which see its seam.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, Key
+from scipy.spatial.distance import pdist
+
+from dualebm import checks
+from dualebm.measures import Samples, shares
+from dualebm.rkhs import Distance, squared_mmd
+
+ELEMENTS = 2**20
+"""Projections of points that are alive at a time."""
+
+ORDERS = (1, 2)
+"""Orders p of the Wasserstein distances."""
+
+
+def check_pair(first: Samples, second: Samples) -> None:
+    """Raises ValueError unless both hold points, of the same number of components.
+
+    >>> check_pair(Samples(jnp.eye(2)), Samples(jnp.eye(3)))
+    Traceback (most recent call last):
+    ...
+    ValueError: second has points of shape (3, 3); it must be (count, 2), as first
+    """
+    for name, samples in (("first", first), ("second", second)):
+        if samples.points.ndim != 2 or not samples.points.shape[0]:
+            raise ValueError(f"{name} has points of shape {samples.points.shape}; it must hold at least one point, (count, d)")
+        weights = samples.log_weights
+        if weights is not None and weights.shape != samples.points.shape[:1]:
+            raise ValueError(f"{name} has log_weights of shape {weights.shape}; it must be {samples.points.shape[:1]}")
+    if first.points.shape[1] != second.points.shape[1]:
+        raise ValueError(f"second has points of shape {second.points.shape}; it must be (count, {first.points.shape[1]}), as first")
+
+
+def energy_distance(first: Samples, second: Samples) -> Float[Array, ""]:
+    """2 E|x - y| - E|x - x'| - E|y - y'|, the V-statistic, in units of length (Szekely, Rizzo 2013): streamed, in time n m.
+
+    Between two samples of one law it is (1/n + 1/m) E|x - x'| in the mean, not 0; its rounding is a few eps of E|x - y|. Raises
+    ValueError as `check_pair`.
+
+    >>> float(energy_distance(Samples(jnp.zeros((2, 1))), Samples(jnp.ones((3, 1)))))
+    2.0
+    """
+    check_pair(first, second)
+    return squared_mmd(Distance(), first, second)
+
+
+def quantile_coupling(
+    first: Float[Array, " n"], second: Float[Array, " m"]
+) -> tuple[Int[Array, " n+m"], Int[Array, " n+m"], Float[Array, " n+m"]]:
+    """(i, j, mass): the monotone coupling of two laws on the line puts mass_k on the pair (i_k, j_k).
+
+    The cumulative weights end at 1; what one has more, by rounding, goes with the last point of the other.
+
+    >>> [a.tolist() for a in quantile_coupling(jnp.array([0.5, 1.0]), jnp.array([0.25, 1.0]))]
+    [[0, 0, 1, 1], [0, 1, 1, 1], [0.25, 0.25, 0.5, 0.0]]
+    """
+    n, m = first.shape[0], second.shape[0]
+    is_first = jnp.concatenate([jnp.ones(n, jnp.int32), jnp.zeros(m, jnp.int32)])
+    levels, is_first = jax.lax.sort((jnp.concatenate([first, second]), is_first), num_keys=1)
+    passed = jnp.cumsum(is_first) - is_first  # levels of the first below this one
+    i, j = jnp.minimum(passed, n - 1), jnp.minimum(jnp.arange(n + m) - passed, m - 1)
+    return i, j, jnp.diff(levels, prepend=0)
+
+
+def sliced_wasserstein(
+    key: Key[Array, ""], first: Samples, second: Samples, *, projections: int = 100, order: int = 2
+) -> Float[Array, ""]:
+    """(mean over random unit directions of W_p^p of the projections)^(1/p), p = `order`, 1 or 2, in units of length.
+
+    Each W_p is exact (Rabin et al. 2011; Bonneel et al. 2015); of a translation by s, order 2, it is |s| / sqrt(d) in the mean square.
+    Cumulative weights round to eps, so that a point at a distance r may add eps r^p to W_p^p. Raises ValueError for other orders and
+    projections, and as `check_pair`.
+
+    >>> line = jnp.array([[0.0], [1.0]])
+    >>> float(sliced_wasserstein(jax.random.key(0), Samples(line), Samples(line + 3), projections=2))
+    3.0
+    """
+    check_pair(first, second)
+    checks.count("projections", projections)
+    checks.choice("order", order, ORDERS)
+    centre = jnp.mean(second.points, axis=0, keepdims=True)  # of large coordinates the digits that differ are then kept
+    points = [_living(samples) - centre for samples in (first, second)]
+    n, m = (x.shape[0] for x in points)
+    dtype = points[0].dtype
+    weights = [None if s.log_weights is None else shares(s.log_weights) for s in (first, second)]
+    equal = [jnp.arange(1, count + 1, dtype=dtype) / count for count in (n, m)]
+    fixed = quantile_coupling(*equal) if all(w is None for w in weights) else None  # of which no direction knows
+
+    def cost(direction):
+        lines = [jnp.matmul(x, direction, precision="highest") for x in points]
+        values, levels = zip(*map(_sorted, lines, weights, equal), strict=True)
+        i, j, mass = fixed or quantile_coupling(*levels)
+        return jnp.sum(mass * jnp.abs(values[0][i] - values[1][j]) ** order)
+
+    directions = jax.random.normal(key, (projections, points[0].shape[1]), dtype)
+    directions = directions / jnp.linalg.norm(directions, axis=1, keepdims=True)
+    costs = jax.lax.map(cost, directions, batch_size=min(projections, max(ELEMENTS // (n + m), 1)))
+    return jnp.mean(costs) ** (1 / order)
+
+
+def _living(samples: Samples) -> Float[Array, "n d"]:
+    """The points, those of weight zero at the place of the heaviest: the rounding of cumulative weights gives them some."""
+    x, log_weights = samples
+    if log_weights is None:
+        return x
+    return jnp.where((shares(log_weights) > 0)[:, None], x, x[jnp.argmax(log_weights)][None])
+
+
+def _sorted(values, weights, equal):
+    """Values in ascending order, and their cumulative weights."""
+    if weights is None:
+        return jnp.sort(values), equal
+    values, weights = jax.lax.sort((values, weights), num_keys=1)
+    return values, jnp.cumsum(weights)
+
+
+def median_distance(
+    x: Float[np.ndarray, "n d"] | Float[Array, "n d"], largest: int = 1000, name: str = "points"
+) -> float:
+    """The median distance between two different points of at most `largest` of x, evenly spaced in their order: a kernel's bandwidth
+    (the median heuristic of Gretton et al. 2012). Raises ValueError where all are equal.
+
+    >>> median_distance(np.array([[0.0], [0.0], [3.0], [4.0]]))
+    3.0
+    """
+    x = np.asarray(x, np.float64)
+    x = x[np.unique(np.linspace(0, len(x) - 1, largest).astype(int))]
+    distances = pdist(x)
+    if not distances.any():
+        raise ValueError(f"{name} has no two different points among {len(x)}; a median distance needs them")
+    return float(np.median(distances[distances > 0]))

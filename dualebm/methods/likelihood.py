@@ -1,0 +1,303 @@
+"""Maximum likelihood of two-layer networks, active (F1) or lazy (F2), by stochastic gradients (arXiv 2104.07531).
+
+    L = E_data f + log Z,   m grad L in (w_j, theta_j) = (-F(theta_j), -w_j grad F(theta_j)),   F = E_model phi - E_data phi
+
+and the steps of `flows.descent`. The expectation under the model exp(-f) tau / Z is by chains, whose moves leave it invariant, or by
+points of tau with the weights exp(-f). `WeightedLikelihood` is the other parametrisation, of neurons that have a charge and a weight and
+stay on the sphere.
+
+log Z is known along training from the moves themselves (`methods.tracked`), or anew by `partition.log_partition_by_sampling`, or by
+annealing.
+"""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Key
+
+from dualebm import checks
+from dualebm.energy import Shallow, Sums, feature_mean, feature_sums
+from dualebm.features import Feature, ReLU
+from dualebm.flows import descent, langevin
+from dualebm.measures import Samples, effective_sample_size
+from dualebm.spaces import Euclidean, Space
+
+Scalar = Float[Array, ""] | float
+
+SAMPLERS = ("mala", "independence", "importance")
+"""How the expectation under the model is found: chains of MALA, chains of independence Metropolis, or weighted points of tau."""
+
+
+class LikelihoodRates(NamedTuple):
+    """particle_step > 0 of MALA, 0 for other samplers; learning_rate, position_rate, weight_decay as `flows.descent.NetworkRates`."""
+
+    particle_step: Scalar
+    learning_rate: Scalar = 0.05
+    position_rate: Scalar = 100.0
+    weight_decay: Scalar = 0.0
+
+
+class Weighted(NamedTuple):
+    """positions z (m, p); charges c (m), real; log_weights of w (m), of mean 1: f = (1/m) sum_j w_j c_j phi(., z_j)."""
+
+    positions: Float[Array, "m p"]
+    charges: Float[Array, " m"]
+    log_weights: Float[Array, " m"]
+
+
+class ChainState(NamedTuple):
+    """columns (d, N), the ends of the chains; neurons, `Shallow` or `Weighted`; optimiser; step; acceptance."""
+
+    columns: Float[Array, "d N"]
+    neurons: Any
+    optimiser: Any
+    step: Int[Array, ""]
+    acceptance: Float[Array, ""]
+
+    @property
+    def particles(self) -> Float[Array, "N d"]:
+        """The ends of the chains, as rows."""
+        return self.columns.T
+
+
+class ImportanceState(NamedTuple):
+    """neurons, `Shallow` or `Weighted`; optimiser; step; acceptance, 1; ess, the effective sample size of the weighted points (Kish), of N."""
+
+    neurons: Any
+    optimiser: Any
+    step: Int[Array, ""]
+    acceptance: Float[Array, ""]
+    ess: Float[Array, ""]
+
+
+def _check_sampler(method) -> None:
+    """The settings of the expectation under the model."""
+    checks.choice("sampler", method.sampler, SAMPLERS)
+    checks.count("chains", method.chains, 2)
+    checks.count("moves", method.moves)
+    if method.sampler == "importance" and (method.moves != 1 or method.fresh):
+        raise ValueError(f"moves is {method.moves}, fresh {method.fresh} and sampler 'importance', which moves none; allowed: 1, False")
+    if isinstance(method.space, Euclidean) and method.space.scale is None:
+        raise ValueError(f"space is {method.space}, whose flat measure cannot be sampled; give it a scale")
+
+
+def _check_rates(method, rates, data: Samples) -> None:
+    checks.samples("data", data, method.space)
+    if method.sampler != "mala" and rates.particle_step != 0:
+        raise ValueError(f"particle_step is {rates.particle_step} and sampler {method.sampler!r}, which has no step; it must be 0")
+    checks.rates(rates if method.sampler == "mala" else rates._replace(particle_step=1e-9), method.space)
+
+
+def _particle_step(method) -> float:
+    return 0.6 / method.space.dimension if method.sampler == "mala" else 0.0
+
+
+def _first_chains(method, key, dtype) -> Float[Array, "d N"]:
+    return method.space.sample_base(key, method.chains, dtype).T
+
+
+def _expectation(method, key, energy: Shallow, columns, step) -> tuple[Sums, Any, Any]:
+    """E_model phi(., theta_j) and its gradient in theta_j; the chains moved, their acceptance; or None, the effective size."""
+    start_key, noise_key = jax.random.split(key)
+    if method.sampler == "importance":
+        points = method.space.sample_base(start_key, method.chains, energy.coefficients.dtype)
+        log_weights = -energy(points)
+        return feature_mean(energy.feature, energy.positions, Samples(points, log_weights)), None, effective_sample_size(log_weights)
+    if method.fresh:
+        columns = _first_chains(method, start_key, energy.coefficients.dtype)
+
+    def sums(located):
+        return feature_sums(energy.feature, energy.positions, located.points, products=located.products)
+
+    draw = langevin.drawn(noise_key, columns.shape[0], columns.dtype, "independent")
+    columns, acceptance, total = langevin.move(
+        method.sampler, method.space, draw, columns, energy, step, steps=method.moves, observe=sums
+    )
+    return jax.tree.map(lambda a: a / columns.shape[1], total), columns, acceptance
+
+
+@dataclasses.dataclass(frozen=True)
+class Likelihood:
+    """A two-layer network trained by maximum likelihood.
+
+    Args:
+        space: where the data live; sphere, torus or Gaussian base. feature: phi, a ridge; its positions need not be unit vectors.
+        neurons: m.
+        regime: "active", both layers move; "lazy", the coefficients alone.
+        sampler: of the model, see `SAMPLERS`. chains: N of them, or of weighted points. moves: of each chain in an iteration.
+        fresh: chains start at the base measure in every iteration (the authors' program, with thousands of moves of one chain); else they
+            go on from where they were.
+        optimiser: of `flows.descent.OPTIMISERS`.
+        initial_scale: the variance of the coefficients and the components of the positions at the start, where active.
+
+    Raises ValueError for a choice that does not exist, a feature that is no ridge, and the flat measure.
+
+    >>> from dualebm.spaces import Sphere
+    >>> method = Likelihood(Sphere(3), neurons=8, chains=100)
+    >>> data = Samples(Sphere(3).sample_base(jax.random.key(0), 100, jnp.float32))
+    >>> state = method.init(jax.random.key(1), method.rates, data)
+    >>> state = method.step(jax.random.key(2), state, method.rates, data)
+    >>> method.energy(state, method.rates, data)(data.points).shape
+    (100,)
+    """
+
+    space: Space
+    feature: Feature = ReLU()
+    neurons: int = 500
+    regime: str = "active"
+    sampler: str = "mala"
+    chains: int = 2000
+    moves: int = 1
+    fresh: bool = False
+    optimiser: str = "gradient"
+    initial_scale: float = 0.1
+
+    def __post_init__(self):
+        descent.check(self)
+        _check_sampler(self)
+
+    @property
+    def rates(self) -> LikelihoodRates:
+        """particle_step 0.6 / d with MALA, as for `Dual`."""
+        return LikelihoodRates(_particle_step(self))
+
+    def check(self, rates: LikelihoodRates, data: Samples) -> None:
+        """Raises ValueError naming the argument, its value and what is allowed."""
+        _check_rates(self, rates, data)
+
+    def init(self, key: Key[Array, ""], rates: LikelihoodRates, data: Samples) -> ChainState | ImportanceState:
+        """The network as `flows.descent.network` starts it, chains at the base measure."""
+        del rates
+        network_key, chain_key = jax.random.split(key)
+        dtype = data.points.dtype
+        network = descent.network(network_key, self.feature, self.space, self.neurons, self.regime, self.initial_scale, dtype)
+        optimiser, one = descent.start(self.optimiser, network), jnp.ones((), dtype)
+        if self.sampler == "importance":
+            return ImportanceState(network, optimiser, jnp.int32(0), one, self.chains * one)
+        return ChainState(_first_chains(self, chain_key, dtype), network, optimiser, jnp.int32(0), one)
+
+    def step(
+        self, key: Key[Array, ""], state: ChainState | ImportanceState, rates: LikelihoodRates, data: Samples
+    ) -> ChainState | ImportanceState:
+        """One iteration; the key belongs to this step alone."""
+        network, chains = state.neurons, getattr(state, "columns", None)
+        model, columns, seen = _expectation(self, key, network, chains, rates.particle_step)
+        value, gradient = jax.tree.map(jnp.subtract, feature_mean(self.feature, network.positions, data), model)
+        slopes = (value, network.coefficients[:, None] * gradient)
+        network, optimiser = descent.descend(self.optimiser, self.regime, network, slopes, state.optimiser, rates)
+        changed = dict(neurons=network, optimiser=optimiser, step=state.step + 1)
+        if self.sampler == "importance":
+            return state._replace(**changed, ess=seen)
+        return state._replace(**changed, columns=columns, acceptance=seen)
+
+    def energy(self, state: ChainState | ImportanceState, rates: LikelihoodRates, data: Samples) -> Shallow:
+        """f = (1/m) sum_j w_j phi(., theta_j)."""
+        del rates, data
+        return state.neurons
+
+    def diverged(self, state: ChainState | ImportanceState) -> Int[Array, ""]:
+        """0: no cause of its own."""
+        del state
+        return jnp.int32(0)
+
+
+# -- Neurons with a charge and a weight ----------------------------------------------------------------
+
+
+class WeightedRates(NamedTuple):
+    """particle_step as in `LikelihoodRates`; charge_step, transport_step, reaction_step >= 0, of c, z and w; charge_decay >= 0."""
+
+    particle_step: Scalar
+    charge_step: Scalar = 1.0
+    transport_step: Scalar = 1.0
+    reaction_step: Scalar = 1.0
+    charge_decay: Scalar = 1e-4
+
+
+@dataclasses.dataclass(frozen=True)
+class WeightedLikelihood:
+    """Maximum likelihood by neurons of a measure that are born and die: the authors' program of the sphere S^2 (arXiv 2104.07531).
+
+        charges    c <- c exp(-decay s_c) + F(z) (1 - exp(-decay s_c)) / decay
+        positions  z <- retract(z + s_z sign(c) min(|w c|, 1) P grad F(z))
+        weights    w <- w exp(s_w c F(z)), and then of mean 1
+
+    all with F = E_model phi - E_data phi of the old neurons; c = 0 and w = 1 at the start. sampler, chains, moves, fresh: as for
+    `Likelihood`, but with "importance" as the default (10,000 points, as there).
+
+    >>> from dualebm.spaces import Sphere
+    >>> method = WeightedLikelihood(Sphere(3), neurons=8, chains=100)
+    >>> data = Samples(Sphere(3).sample_base(jax.random.key(0), 100, jnp.float32))
+    >>> state = method.init(jax.random.key(1), method.rates, data)
+    >>> float(method.step(jax.random.key(2), state, method.rates, data).neurons.log_weights.sum())
+    0.0
+    """
+
+    space: Space
+    feature: Feature = ReLU()
+    neurons: int = 64
+    sampler: str = "importance"
+    chains: int = 10_000
+    moves: int = 1
+    fresh: bool = False
+
+    def __post_init__(self):
+        checks.count("neurons", self.neurons)
+        _check_sampler(self)
+
+    @property
+    def rates(self) -> WeightedRates:
+        """Those of the program."""
+        return WeightedRates(_particle_step(self))
+
+    def check(self, rates: WeightedRates, data: Samples) -> None:
+        """Raises ValueError naming the argument, its value and what is allowed."""
+        _check_rates(self, rates, data)
+        self.feature.parameter_space(self.space)
+
+    def init(self, key: Key[Array, ""], rates: WeightedRates, data: Samples) -> ChainState | ImportanceState:
+        """Positions uniform, charges 0, weights 1; chains at the base measure."""
+        del rates
+        position_key, chain_key = jax.random.split(key)
+        dtype = data.points.dtype
+        positions = self.feature.parameter_space(self.space).sample_base(position_key, self.neurons, dtype)
+        zero, one = jnp.zeros(self.neurons, dtype), jnp.ones((), dtype)
+        neurons = Weighted(positions, zero, zero)
+        if self.sampler == "importance":
+            return ImportanceState(neurons, None, jnp.int32(0), one, self.chains * one)
+        return ChainState(_first_chains(self, chain_key, dtype), neurons, None, jnp.int32(0), one)
+
+    def step(
+        self, key: Key[Array, ""], state: ChainState | ImportanceState, rates: WeightedRates, data: Samples
+    ) -> ChainState | ImportanceState:
+        """One iteration; the key belongs to this step alone."""
+        neurons, chains = state.neurons, getattr(state, "columns", None)
+        energy = self.energy(state, rates, data)
+        model, columns, seen = _expectation(self, key, energy, chains, rates.particle_step)
+        witness, gradient = jax.tree.map(jnp.subtract, model, feature_mean(self.feature, neurons.positions, data))
+        parameters, c = self.feature.parameter_space(self.space), neurons.charges
+        faded = rates.charge_decay * rates.charge_step
+        growth = jnp.where(faded > 0, -jnp.expm1(-faded) / jnp.where(faded > 0, rates.charge_decay, 1), rates.charge_step)
+        pull = jnp.clip(energy.coefficients, -1, 1)[:, None] * parameters.tangent(neurons.positions, gradient)
+        log_weights = neurons.log_weights + rates.reaction_step * c * witness
+        neurons = Weighted(
+            parameters.retract(neurons.positions, rates.transport_step * pull),
+            c * jnp.exp(-faded) + growth * witness,
+            jax.nn.log_softmax(log_weights) + jnp.log(jnp.asarray(self.neurons, c.dtype)),
+        )
+        if self.sampler == "importance":
+            return state._replace(neurons=neurons, step=state.step + 1, ess=seen)
+        return state._replace(neurons=neurons, step=state.step + 1, columns=columns, acceptance=seen)
+
+    def energy(self, state: ChainState | ImportanceState, rates: WeightedRates, data: Samples) -> Shallow:
+        """f = (1/m) sum_j w_j c_j phi(., z_j)."""
+        del rates, data
+        neurons = state.neurons
+        return Shallow(self.feature, neurons.positions, jnp.exp(neurons.log_weights) * neurons.charges)
+
+    def diverged(self, state: ChainState | ImportanceState) -> Int[Array, ""]:
+        """0: no cause of its own."""
+        del state
+        return jnp.int32(0)

@@ -1,0 +1,370 @@
+"""Stein discrepancies of samples from a model p = exp(-U) tau: what of E_samples A h, zero under the model, is largest over a ball of h.
+
+With s = grad log p along the space, the operator on ambient fields h is A h = s . h + div h in R^d and A h = (s - (d - 1) x) . h + div h
+on the sphere in R^d (arXiv 2104.07531): E_p A h = 0. Over the ball of d copies of a reproducing kernel it is the kernelised discrepancy,
+
+    KSD^2 = E u(x, x'),   u = s~(x) . s~(y) k + s~(y) . grad_x k + s~(x) . grad_y k + Tr grad_x grad_y k,   s~ = s or s - (d - 1) x,
+
+over d functions of F1, the squares of whose norms sum to 1, it is SD^2 = sum_i D_i^2, D_i = sup_h E (A h e_i). Neither asks for log Z.
+Both are quadratic in s, so that a loss of s at the points is enough to train: `pull_back` brings its gradient to the energy.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
+
+from dualebm import checks
+from dualebm.columns import block_columns, map_blocks, once, sum_blocks
+from dualebm.energy import Energy
+from dualebm.measures import Samples, shares
+from dualebm.rkhs import SOURCES
+from dualebm.spaces import Euclidean, Space, Sphere
+
+Points = Float[Array, "n d"]
+
+STATISTICS = ("U", "V")
+"""Of E u(x, x'): over pairs of different samples, without bias; or over all pairs, never below 0."""
+
+
+def check_space(space: Space) -> None:
+    """Raises ValueError for a space that the operator is not written for.
+
+    >>> check_space(Sphere(3))
+    """
+    if not isinstance(space, (Sphere, Euclidean)):
+        raise ValueError(f"space is {space}; allowed: a Sphere, a Euclidean space")
+
+
+def check_kernel(kernel: Any) -> None:
+    """Raises ValueError for a kernel without derivatives.
+
+    >>> from dualebm.rkhs import RBF
+    >>> check_kernel(RBF())
+    """
+    if not hasattr(kernel, "derivatives"):
+        raise ValueError(f"kernel is {kernel}; allowed: RBF, ArcCosine, and your own with a method `derivatives`")
+
+
+def check_samples(name: str, samples: Samples, space: Space, statistic: str) -> None:
+    """Raises ValueError for samples that are not of the space, and for fewer than two of a U-statistic.
+
+    >>> check_samples("data", Samples(jnp.eye(2)), Sphere(2), "U")
+    """
+    checks.choice("statistic", statistic, STATISTICS)
+    checks.samples(name, samples, space)
+    if statistic == "U" and samples.points.shape[0] < 2:
+        raise ValueError(f"{name} has 1 point; the U-statistic is over pairs and must have at least 2 (or statistic='V')")
+
+
+def score(energy: Energy, space: Space, points: Points) -> Points:
+    """s = grad log p = P (grad log tau - grad U) at points, `(n, d)`.
+
+    >>> from dualebm.energy import Shallow; from dualebm.features import ReLU
+    >>> score(Shallow(ReLU(), jnp.eye(2), jnp.array([2.0, 4.0])), Sphere(2), jnp.array([[1.0, 0.0]])).tolist()
+    [[0.0, 0.0]]
+    """
+    return space.tangent(points, space.grad_log_base(points) - energy.gradient(points))
+
+
+def pull_back(energy: Energy, space: Space, points: Points, slopes: Points) -> Any:
+    """The gradient in the arrays of an energy of sum_i slopes_i . s(x_i), in the form of the energy, streamed by blocks of points.
+
+    >>> from dualebm.energy import Shallow; from dualebm.features import ReLU
+    >>> energy = Shallow(ReLU(), jnp.eye(2), jnp.ones(2))
+    >>> pull_back(energy, Euclidean(2), jnp.array([[0.6, 0.8]]), jnp.array([[4.0, -6.0]])).coefficients.tolist()
+    [-2.0, 3.0]
+    """
+
+    def block(x, g):
+        return jax.grad(lambda energy: -jnp.sum(g * energy.locate(x).gradient))(energy)
+
+    return sum_blocks(block, (once(points.T), once(space.tangent(points, slopes).T)), energy.width)
+
+
+def _shifted(space, points, scores):
+    """s~, the part of the operator that multiplies."""
+    return scores - (points.shape[1] - 1) * points if isinstance(space, Sphere) else scores
+
+
+def _weights(samples):
+    count = samples.points.shape[0]
+    return jnp.full(count, 1 / count, samples.points.dtype) if samples.log_weights is None else shares(samples.log_weights)
+
+
+# -- Kernels -------------------------------------------------------------------------------------------
+
+
+def _product(a, b):
+    return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
+
+
+def stein_kernel(
+    kernel: Any, space: Space, x: Float[Array, "N d"], score_x: Float[Array, "N d"], y: Points, score_y: Points
+) -> Float[Array, "N n"]:
+    """The matrix u(x_i, y_j), all at once.
+
+    >>> from dualebm.rkhs import RBF
+    >>> x = jnp.array([[1.0, 0.0]])
+    >>> stein_kernel(RBF(), Euclidean(2, None), x, jnp.zeros((1, 2)), x, jnp.zeros((1, 2))).tolist()
+    [[2.0]]
+    """
+    k = kernel.derivatives(x, y, space)
+    a, b = _shifted(space, x, score_x), _shifted(space, y, score_y)
+    along_x = k.cross * jnp.sum(b * y, axis=1)[None] + k.first * _product(x, b.T)
+    along_y = k.cross * jnp.sum(a * x, axis=1)[:, None] + k.second * _product(a, y.T)
+    return _product(a, b.T) * k.value + along_x + along_y + k.trace
+
+
+def diagonal(kernel: Any, space: Space, points: Points, scores: Points) -> Float[Array, " n"]:
+    """u(x_i, x_i).
+
+    >>> from dualebm.rkhs import RBF
+    >>> diagonal(RBF(), Euclidean(2, None), jnp.eye(2), jnp.zeros((2, 2))).tolist()
+    [2.0, 2.0]
+    """
+    return jax.vmap(lambda x, s: stein_kernel(kernel, space, x[None], s[None], x[None], s[None])[0, 0])(points, scores)
+
+
+def kernelised(
+    kernel: Any, space: Space, samples: Samples, scores: Points, statistic: str = "U"
+) -> tuple[Float[Array, ""], Points]:
+    """KSD^2 of samples and its gradient in the scores at them, streamed by blocks of both points.
+
+    With weights p_i that sum to 1: V = sum_ij p_i p_j u_ij and U = (V - sum_i p_i^2 u_ii) / (1 - sum_i p_i^2). U has no bias, and for few
+    samples is not convex in s.
+
+    >>> from dualebm.rkhs import RBF
+    >>> value, slopes = kernelised(RBF(), Euclidean(2, None), Samples(jnp.zeros((2, 2))), jnp.ones((2, 2)))
+    >>> float(value), slopes.tolist()
+    (4.0, [[1.0, 1.0], [1.0, 1.0]])
+    """
+    x, shifted, p = samples.points, _shifted(space, samples.points, scores), _weights(samples)
+    sources = (once(x.T), once(shifted.T), p)
+
+    def against(x, y, shifted, p):
+        """E_y of k s~(y), of grad_y k and of the trace, at columns x."""
+        k = kernel.derivatives(x.T, y.T, space)
+        field = _product(p[None] * shifted, k.value.T)
+        slope = x * _product(k.cross, p)[None] + _product(p[None] * y, k.second.T)
+        return field, slope, _product(k.trace, p)
+
+    def block(x):
+        return sum_blocks(lambda *y: against(x, *y), sources, SOURCES)
+
+    field, slope, trace = map_blocks(block, x.T, block_columns(min(x.shape[0], SOURCES)))
+    field, slope = field.T, slope.T
+    if statistic == "U":
+        own = jax.vmap(lambda x: jax.tree.map(lambda a: a[0, 0], kernel.derivatives(x[None], x[None], space)))(x)
+        field = field - p[:, None] * own.value[:, None] * shifted
+        slope = slope - p[:, None] * (own.cross + own.second)[:, None] * x
+        trace = trace - p * own.trace
+    scale = 1 / (1 - jnp.sum(p**2)) if statistic == "U" else 1
+    value = jnp.sum(p * (jnp.sum(shifted * (field + 2 * slope), axis=1) + trace))
+    return scale * value, 2 * scale * p[:, None] * (field + slope)
+
+
+class GoodnessOfFit(NamedTuple):
+    """statistic, KSD^2 as the U-statistic; p_value that samples of the model have one as large; null (B), its bootstrap."""
+
+    statistic: Float[Array, ""]
+    p_value: Float[Array, ""]
+    null: Float[Array, " B"]
+
+
+def goodness_of_fit(
+    key: Key[Array, ""], kernel: Any, space: Space, energy: Energy, points: Points, bootstraps: int = 500
+) -> GoodnessOfFit:
+    """Whether independent points are of the model, by KSD^2 and the wild bootstrap (Liu, Lee, Jordan 2016; Chwialkowski et al. 2016).
+
+    The null distribution of U is that of sum_{i != j} e_i e_j u_ij / n (n - 1), with signs e drawn at random: p = (1 + #{it >= U}) /
+    (1 + B). The points must be independent, such as data held out, not a chain's. Needs no log Z and no samples of the model. Raises
+    ValueError for points off the space, fewer than two, a kernel without derivatives, and fewer than one bootstrap.
+
+    >>> from dualebm.energy import Shallow; from dualebm.features import ReLU; from dualebm.rkhs import RBF
+    >>> points = Sphere(3).sample_base(jax.random.key(0), 200, jnp.float32)
+    >>> wrong = Shallow(ReLU(), jnp.eye(3), jnp.array([-9.0, 0.0, 0.0]))
+    >>> round(float(goodness_of_fit(jax.random.key(1), RBF(), Sphere(3), wrong, points, 99).p_value), 4)
+    0.01
+    """
+    check_space(space)
+    check_kernel(kernel)
+    check_samples("points", Samples(points), space, "U")
+    checks.count("bootstraps", bootstraps)
+    return _goodness_of_fit(key, kernel, space, points, score(energy, space, points), bootstraps)
+
+
+def _goodness_of_fit(key, kernel, space, points, scores, bootstraps):
+    count = points.shape[0]
+    signs = jax.random.rademacher(key, (bootstraps, count), points.dtype)
+    signs = jnp.concatenate([jnp.ones((1, count), points.dtype), signs])  # the first is the statistic itself
+    sources = (once(points.T), once(scores.T), signs)
+
+    def block(x, s, e):
+        def against(y, t, f):
+            return _product(f, stein_kernel(kernel, space, x.T, s.T, y.T, t.T).T)
+
+        return jnp.sum(e * sum_blocks(against, sources, SOURCES), axis=1)
+
+    total = sum_blocks(block, sources, block_columns(min(count, SOURCES)))
+    values = (total - jnp.sum(diagonal(kernel, space, points, scores))) / count / (count - 1)
+    value, null = values[0], values[1:]
+    return GoodnessOfFit(value, (1 + jnp.sum(null >= value)) / (1 + bootstraps), null)
+
+
+# -- Critics of F1 -------------------------------------------------------------------------------------
+
+
+class Critics(NamedTuple):
+    """d functions h_i(x) = sum_j outer_ij relu(<positions_ij, x>): outer (d, k), positions (d, k, d)."""
+
+    outer: Float[Array, "d k"]
+    positions: Float[Array, "d k d"]
+
+
+NORMALISATIONS = ("exact", "program")
+"""Of critics to norm 1; the authors' program leaves them with the fourth root of the norm that they had."""
+
+
+def normalised(critics: Critics, rule: str = "exact") -> Critics:
+    """Critics of norm sum_j |outer_ij| |positions_ij| = 1, each layer divided by the root of the norm.
+
+    By the rule "program" the positions are divided by the root of what the norm is once the outer layer has been divided: the norm
+    is then its own fourth root.
+
+    >>> critics = Critics(jnp.full((1, 1), 4.0), jnp.full((1, 1, 1), 4.0))
+    >>> [float(normalised(critics, rule).outer[0, 0] * normalised(critics, rule).positions[0, 0, 0]) for rule in NORMALISATIONS]
+    [1.0, 2.0]
+    """
+    sizes = jnp.linalg.norm(critics.positions, axis=2)
+    root = jnp.sqrt(jnp.sum(jnp.abs(critics.outer) * sizes, axis=1, keepdims=True))
+    second = root if rule == "exact" else jnp.sqrt(root)
+    return Critics(critics.outer / root, critics.positions / second[:, :, None])
+
+
+def draw_critics(key: Key[Array, ""], dimension: int, width: int, dtype) -> Critics:
+    """Normal coefficients and positions, of norm 1.
+
+    >>> draw_critics(jax.random.key(0), 3, 5, jnp.float32).positions.shape
+    (3, 5, 3)
+    """
+    outer_key, position_key = jax.random.split(key)
+    outer = jax.random.normal(outer_key, (dimension, width), dtype)
+    return normalised(Critics(outer, jax.random.normal(position_key, (dimension, width, dimension), dtype)))
+
+
+def _each(critics, space, x, shifted, p):
+    """G_i(omega) = E (A relu(<omega, .>) e_i) for each critic's neurons, and its gradient in omega: sums over columns x, of weights p."""
+    d, width = critics.outer.shape
+    on = (_product(critics.positions.reshape(d * width, d), x) > 0).astype(x.dtype).reshape(d, width, -1)
+    push = p[None] * (shifted - x if isinstance(space, Sphere) else shifted)  # d h_i / d x_i - x_i x . grad h, as h is homogeneous
+    gradient = _product((on * push[:, None]).reshape(d * width, -1), x.T).reshape(d, width, d)
+    return gradient + _product(on, p)[:, :, None] * jnp.eye(d, dtype=x.dtype)[:, None]
+
+
+def critic_slopes(critics: Critics, space: Space, samples: Samples, scores: Points) -> Float[Array, "d k d"]:
+    """The gradient in omega of G_i(omega) = E_samples A (relu(<omega, .>) e_i) at the positions; G itself is its product with omega.
+
+    >>> critics = Critics(jnp.ones((2, 1)), jnp.ones((2, 1, 2)))
+    >>> critic_slopes(critics, Euclidean(2, None), Samples(jnp.eye(2)), jnp.zeros((2, 2)))[:, 0].tolist()
+    [[1.0, 0.0], [0.0, 1.0]]
+    """
+    shifted = _shifted(space, samples.points, scores)
+    arrays = (once(samples.points.T), once(shifted.T), _weights(samples))
+    return sum_blocks(lambda *columns: _each(critics, space, *columns), arrays, block_columns(critics.outer.size))
+
+
+def critic_values(critics: Critics, slopes: Float[Array, "d k d"]) -> Float[Array, " d"]:
+    """D_i = E_samples A (h_i e_i), from `critic_slopes`.
+
+    >>> critics = Critics(jnp.ones((2, 1)), jnp.ones((2, 1, 2)))
+    >>> critic_values(critics, critic_slopes(critics, Euclidean(2, None), Samples(jnp.eye(2)), jnp.zeros((2, 2)))).tolist()
+    [1.0, 1.0]
+    """
+    return jnp.sum(critics.outer * jnp.sum(critics.positions * slopes, axis=2), axis=1)
+
+
+def ascend(
+    critics: Critics, space: Space, samples: Samples, scores: Points, steps: int, rule: str = "exact"
+) -> tuple[Critics, Float[Array, " d"]]:
+    """`steps` of ascent of each D_i in its critic, of step 1 / (1 + 0.05 t) and back to norm 1 after each; the critics and their D.
+
+    The supremum over the ball is at a single neuron; the ascent ends near the best of those that it started from, and below the supremum.
+
+    >>> points = Sphere(3).sample_base(jax.random.key(0), 100, jnp.float32)
+    >>> _, found = ascend(draw_critics(jax.random.key(1), 3, 8, jnp.float32), Sphere(3), Samples(points), jnp.zeros((100, 3)), 25)
+    >>> found.shape
+    (3,)
+    """
+
+    def step(critics, t):
+        slopes = critic_slopes(critics, space, samples, scores)
+        size = 1 / (1 + 0.05 * t)
+        outer = critics.outer + size * jnp.sum(critics.positions * slopes, axis=2)
+        positions = critics.positions + size * critics.outer[:, :, None] * slopes
+        return normalised(Critics(outer, positions), rule), None
+
+    critics, _ = jax.lax.scan(step, critics, jnp.arange(steps, dtype=samples.points.dtype))
+    return critics, critic_values(critics, critic_slopes(critics, space, samples, scores))
+
+
+def responses(critics: Critics, points: Points) -> Points:
+    """h_i(x) for each point and i, `(n, d)`: the gradient of D_i in s_i at the points, up to their weights.
+
+    >>> responses(Critics(jnp.ones((2, 1)), jnp.eye(2)[:, None]), jnp.array([[3.0, -4.0]])).tolist()
+    [[3.0, 0.0]]
+    """
+    d, width = critics.outer.shape
+
+    def block(x):
+        on = jnp.maximum(_product(critics.positions.reshape(d * width, d), x), 0).reshape(d, width, -1)
+        return jnp.sum(critics.outer[:, :, None] * on, axis=1)
+
+    return map_blocks(block, once(points.T), block_columns(critics.outer.size)).T
+
+
+def critic_loss(critics: Critics, values: Float[Array, " d"], samples: Samples) -> tuple[Float[Array, ""], Points]:
+    """SD^2 = sum_i D_i^2 and its gradient in the scores at the samples, for critics that stay (the envelope theorem at their best).
+
+    >>> critics, samples = Critics(jnp.ones((2, 1)), jnp.eye(2)[:, None]), Samples(jnp.array([[3.0, 4.0]]))
+    >>> value, slopes = critic_loss(critics, jnp.array([1.0, 0.5]), samples)
+    >>> float(value), slopes.tolist()
+    (1.25, [[6.0, 4.0]])
+    """
+    return jnp.sum(values**2), 2 * _weights(samples)[:, None] * values[None] * responses(critics, samples.points)
+
+
+def by_critics(
+    key: Key[Array, ""], space: Space, samples: Samples, scores: Points, width: int, steps: int, rule: str = "exact"
+) -> Float[Array, ""]:
+    """SD = (sum_i D_i^2)^(1/2) of critics of so many neurons, drawn and then found by so many steps of `ascend`.
+
+    >>> samples = Samples(Sphere(3).sample_base(jax.random.key(0), 100, jnp.float32))
+    >>> bool(by_critics(jax.random.key(1), Sphere(3), samples, jnp.zeros((100, 3)), 8, 25) < 1)
+    True
+    """
+    critics = draw_critics(key, space.dimension, width, samples.points.dtype)
+    _, found = ascend(critics, space, samples, scores, steps, rule)
+    return jnp.sqrt(jnp.sum(found**2))
+
+
+def network_discrepancy(
+    key: Key[Array, ""], space: Space, energy: Energy, samples: Samples, *, width: int = 64, steps: int = 101, rule: str = "exact"
+) -> Float[Array, ""]:
+    """SD, the F1 Stein discrepancy of samples from the model, with critics of so many neurons found by so many steps.
+
+    Raises ValueError for samples off the space, critics of no neurons, and a normalisation that does not exist.
+
+    >>> from dualebm.energy import Shallow; from dualebm.features import ReLU
+    >>> points = Sphere(3).sample_base(jax.random.key(0), 100, jnp.float32)
+    >>> zero = Shallow(ReLU(), jnp.eye(3), jnp.zeros(3))
+    >>> bool(network_discrepancy(jax.random.key(1), Sphere(3), zero, Samples(points), width=8) < 1)
+    True
+    """
+    check_space(space)
+    check_samples("samples", samples, space, "V")
+    checks.count("width", width)
+    checks.count("steps", steps)
+    checks.choice("rule", rule, NORMALISATIONS)
+    return by_critics(key, space, samples, score(energy, space, samples.points), width, steps, rule)

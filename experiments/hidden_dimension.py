@@ -1,0 +1,279 @@
+"""How many data does a teacher of few directions need, as the ambient dimension grows? Active (F1) against lazy (F2) (arXiv 2104.07531).
+
+    python -m experiments.hidden_dimension --preset quick
+    python -m experiments.hidden_dimension --preset paper
+
+Teachers of k orthogonal ReLU neurons on the sphere in R^d: the density depends on k coordinates of d. Their weights make
+KL(teacher || uniform) the same for all k and d, so that what changes is the dimension alone. Students are Algorithm 1 (F1, both layers
+of 64 neurons) and its lazy form (F2, random features); the radius of the ball and the iteration are chosen for each case by
+validation. What is told is the n at which the KL falls to a given fraction of that of the uniform measure.
+"""
+
+import dataclasses
+import sys
+import time
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import jax
+import matplotlib
+import numpy as np
+import xarray
+from matplotlib.figure import Figure
+
+from dualebm import checks, metrics, plot, targets
+from dualebm.measures import Samples
+from dualebm.methods.dual import Dual, annealing
+from dualebm.methods.lazy import Lazy
+from dualebm.selection import select
+from dualebm.spaces import Sphere
+from experiments import report
+
+START = 0.5
+"""KL(teacher || uniform), in nats."""
+
+REGIMES = {"active": "F1", "lazy": "F2"}
+RADII = {"active": (0.5, 1.0, 2.0), "lazy": (0.5, 1.0, 2.0, 4.0)}
+"""Of the ball, in units of the norm of the teacher in F1; for F2 moreover times sqrt(d)."""
+
+FEATURES = 1024
+STEPS, RECORDS = 200, 20
+TEST = 10_000
+FIRST_REPEAT = 1000
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Settings of the experiment; None takes the value of the preset."""
+
+    preset: str = "quick"
+    """quick (k = 1, d to 20, n to 1000) or paper (k = 1, 2, 4, d to 100, n to 30000)."""
+    hidden: tuple[int, ...] | None = None
+    """Hidden dimensions k, each at most d."""
+    dimensions: tuple[int, ...] | None = None
+    """Ambient dimensions d."""
+    n: tuple[int, ...] | None = None
+    """Data points."""
+    repeats: int | None = None
+    """Runs with new data."""
+    fraction: float = 0.1
+    """Of KL(teacher || uniform), at which n is read."""
+    out: Path = Path("results/hidden_dimension")
+    """Where results and figures are written."""
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "quick": dict(hidden=(1,), dimensions=(5, 20), n=(30, 300, 3000), repeats=1),
+    "paper": dict(hidden=(1, 2, 4), dimensions=(5, 10, 20, 50, 100), n=(30, 100, 300, 1000, 3000, 10_000, 30_000), repeats=4),
+}
+
+
+def completed(settings: Settings) -> Settings:
+    """With the values of the preset. Raises ValueError naming the setting.
+
+    >>> completed(Settings()).dimensions
+    (5, 20)
+    """
+    report.check(settings)
+    for name, value in PRESETS[settings.preset].items():
+        if getattr(settings, name) is None:
+            settings = dataclasses.replace(settings, **{name: value})
+    for name, least in (("hidden", 1), ("dimensions", 2), ("n", 2)):
+        values: tuple = getattr(settings, name)
+        if not values or len(set(values)) < len(values):
+            raise ValueError(f"{name} is {values}; it must have at least one value, each once")
+        for value in values:
+            checks.count(name, value, least)
+    checks.number("fraction", settings.fraction, positive=True, largest=1)
+    if max(settings.hidden) > min(settings.dimensions):  # pyright: ignore[reportArgumentType]
+        raise ValueError(f"hidden is {settings.hidden}; each must be at most the least of dimensions, {min(settings.dimensions)}")  # pyright: ignore[reportArgumentType]
+    return settings
+
+
+# -- The runs ---------------------------------------------------------------------------------------------
+
+
+def divergence(weight: float, hidden: int, dimension: int) -> float:
+    """KL(teacher || uniform) of k orthogonal neurons whose weights are `weight`, each, f = (1/k) sum_j w relu(x_j).
+
+    The coordinates x_1 .. x_k of a uniform point have density ~ (1 - r^2)^((d - k - 2) / 2), or are the point where k = d. Exact for
+    k <= 2; for more by 2^20 quasi-random normal points.
+
+    >>> round(divergence(10.0, 1, 15), 4)
+    0.2825
+    """
+    if hidden <= 2:
+        return targets.planted(np.eye(hidden, dimension), [weight] * hidden).kl_to_uniform
+    x = _uniform_coordinates(hidden, dimension)
+    energy = weight * np.maximum(x, 0).mean(axis=1)
+    p = np.exp(-energy - np.max(-energy))
+    log_z = np.log(p.mean()) + np.max(-energy)
+    return float(-(p * energy).sum() / p.sum() - log_z)
+
+
+@cache
+def _uniform_coordinates(hidden, dimension):
+    """So many coordinates of points uniform on the sphere: normal ones over the length of all, a chi variable for the others."""
+    from scipy.stats import chi2, norm, qmc
+
+    unit = qmc.Sobol(hidden + 1, scramble=False).random(2**20)
+    z = norm.ppf(np.clip(unit[:, :hidden], 1e-12, 1 - 1e-12))
+    rest = chi2.ppf(np.clip(unit[:, hidden], 1e-12, 1 - 1e-12), dimension - hidden) if dimension > hidden else 0.0
+    return z / np.sqrt((z**2).sum(axis=1) + rest)[:, None]
+
+
+@cache
+def teacher(hidden: int, dimension: int) -> targets.Target:
+    """k orthogonal neurons, of the negative weight that makes the divergence `START`."""
+    from scipy.optimize import brentq
+
+    weight = brentq(lambda w: divergence(w, hidden, dimension) - START, -1000.0, -0.1, xtol=1e-3)
+    return targets.planted(np.eye(hidden, dimension), [weight] * hidden, name=f"k={hidden}, d={dimension}")
+
+
+def data(key, hidden: int, dimension: int, n: int) -> Samples:
+    """n points of the teacher."""
+    return targets.sample(key, teacher(hidden, dimension), n)[0]
+
+
+def monitors(key, hidden: int, dimension: int, n: int) -> dict[str, Any]:
+    """KL to the teacher on the validation points, a quarter as many as n and at least 100; and on test points.
+
+    The validation loss is the held-out negative log-likelihood, with log Z by points of the teacher's, common to all records.
+    """
+    target, keys = teacher(hidden, dimension), jax.random.split(key, 3)
+    held, test, references = (
+        targets.sample(k, target, count)[0] for k, count in zip(keys, (max(n // 4, 100), TEST, TEST), strict=True)
+    )
+    from experiments.dual_lazy import HeldOut
+
+    return {
+        "kl": metrics.KLDivergence(target.energy, test),
+        "validation": HeldOut(target.energy, 0.0, held, references),
+        "acceptance": metrics.Acceptance(),
+    }
+
+
+def radii_of(hidden: int, dimension: int, regime: str) -> tuple[float, ...]:
+    """The radii to choose from."""
+    norm = float(np.mean(np.abs(np.asarray(teacher(hidden, dimension).energy.coefficients))))
+    scale = 1.0 if regime == "active" else dimension**0.5
+    return tuple(round(norm * scale * factor, 3) for factor in RADII[regime])
+
+
+def solve(settings: Settings, hidden: int, dimension: int, regime: str) -> xarray.Dataset:
+    """KL of the repetitions along lane, with n."""
+    space = Sphere(dimension)
+    method = Dual(space) if regime == "active" else Lazy(space, features=FEATURES)
+    rates = method.rates if regime == "active" else method.rates._replace(ascent_step=float(dimension**2))
+    schedule: Callable | None = annealing() if regime == "active" else None
+    return select(
+        dict(hidden=[hidden], dimension=[dimension], n=settings.n or ()), dict(radius=radii_of(hidden, dimension, regime)), method, rates,
+        data, metrics=monitors, steps=STEPS, every=STEPS // RECORDS, schedule=schedule,
+        repeats=range(FIRST_REPEAT, FIRST_REPEAT + settings.repeats),  # pyright: ignore[reportOperatorIssue]
+        folder=settings.out / f"{settings.preset}_k={hidden}_d={dimension}_{regime}", progress=sys.stderr.isatty(),
+    ).best  # fmt: skip
+
+
+# -- Reading ----------------------------------------------------------------------------------------------
+
+
+def needed(n: np.ndarray, kl: np.ndarray, level: float) -> float:
+    """The n at which the KL falls to a level, linear in logarithms between the first two that have it between them; NaN where none does.
+
+    >>> needed(np.array([100, 1000]), np.array([0.1, 0.001]), 0.01).round(3)
+    np.float64(316.228)
+    """
+    below = np.flatnonzero(kl <= level)
+    if not len(below):
+        return np.nan
+    i = below[0]
+    if i == 0:
+        return np.nan  # it has fallen below before the first
+    x, y = np.log(n[i - 1 : i + 1]), np.log(kl[i - 1 : i + 1])
+    return np.exp(x[0] + (x[1] - x[0]) * (np.log(level) - y[0]) / (y[1] - y[0]))
+
+
+def bands(best: xarray.Dataset) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """n, and the mean, least and largest KL over repetitions."""
+    n = np.unique(best.n.values)
+    groups = [best.kl.values[best.n.values == one] for one in n]
+    mean, least, largest = (np.array([f(g) for g in groups]) for f in (np.mean, np.min, np.max))
+    return n, mean, least, largest
+
+
+def draw_curves(found: dict, settings: Settings) -> Figure:
+    """KL against n, a panel for each k and regime, a curve for each d."""
+    figure = Figure(figsize=(plot.WIDTHS["double"], 2.4 * len(settings.hidden) + 0.5), layout="constrained")  # pyright: ignore[reportArgumentType]
+    panels = figure.subplots(len(settings.hidden), 2, sharex=True, sharey=True, squeeze=False)  # pyright: ignore[reportArgumentType]
+    for row, hidden in zip(panels, settings.hidden, strict=True):  # pyright: ignore[reportArgumentType]
+        for panel, (regime, label) in zip(row, REGIMES.items(), strict=True):
+            panel.axhline(START, color="black", linestyle="--", linewidth=0.8)
+            panel.axhline(START * settings.fraction, color="black", linestyle=":", linewidth=0.8)
+            for i, dimension in enumerate(settings.dimensions):  # pyright: ignore[reportArgumentType]
+                n, mean, least, largest = bands(found[hidden, dimension, regime])
+                panel.plot(n, mean, color=plot.COLOURS[i], marker=plot.MARKERS[i], label=f"d = {dimension}")
+                panel.fill_between(n, least, largest, color=plot.COLOURS[i], alpha=0.2, linewidth=0)
+            panel.set_title(f"{regime} ({label}), k = {hidden}")
+            plot.log_axis(panel.xaxis, settings.n)
+            panel.set_yscale("log")
+        row[0].set_ylabel("KL(teacher || student) (nat)")
+    for panel in panels[-1]:
+        panel.set_xlabel("data points n")
+    figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=5)
+    return figure
+
+
+def draw_needed(rows: list[dict], settings: Settings) -> Figure:
+    """The n that is needed against d, a panel for each k."""
+    figure = Figure(figsize=(plot.WIDTHS["double"], 2.9), layout="constrained")
+    panels = figure.subplots(1, len(settings.hidden), sharey=True, squeeze=False)[0]  # pyright: ignore[reportArgumentType]
+    for panel, hidden in zip(panels, settings.hidden, strict=True):  # pyright: ignore[reportArgumentType]
+        for i, (regime, label) in enumerate(REGIMES.items()):
+            mine = [row for row in rows if row["k"] == hidden]
+            d, n = (np.array([row[name] for row in mine], float) for name in ("d", f"{label}_needs"))
+            panel.plot(d, n, color=plot.COLOURS[i], marker=plot.MARKERS[i], label=f"{regime} ({label})")
+        panel.set_title(f"hidden dimension k = {hidden}")
+        panel.set_xlabel("ambient dimension d")
+        plot.log_axis(panel.xaxis, settings.dimensions)
+        panel.set_yscale("log")
+    panels[0].set_ylabel(f"n to {settings.fraction:g} of KL(teacher || uniform)")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    return figure
+
+
+def main(settings: Settings) -> None:
+    """Runs the sweeps; writes results, figures and the report."""
+    settings, given = completed(settings), settings
+    begin = time.perf_counter()
+    cases = [(k, d) for k in settings.hidden for d in settings.dimensions]  # pyright: ignore[reportOptionalIterable]
+    found = {(k, d, regime): solve(settings, k, d, regime) for k, d in cases for regime in REGIMES}
+    rows = []
+    for k, d in cases:
+        row: dict = dict(k=k, d=d, weight=float(teacher(k, d).energy.coefficients[0]))
+        for regime, label in REGIMES.items():
+            n, mean, *_ = bands(found[k, d, regime])
+            row[f"{label}_needs"] = needed(n, mean, settings.fraction * START)
+            row |= {f"{label}_KL_{one}": kl for one, kl in zip(n, mean, strict=True)}
+        rows.append(row)
+    with matplotlib.rc_context(plot.STYLE):
+        figures = {"hidden_dimension_needed": draw_needed(rows, settings), "hidden_dimension": draw_curves(found, settings)}
+    report.write(
+        settings.out / settings.preset,
+        title="Hidden dimension against ambient dimension",
+        about=(
+            f"n at which the test KL falls to {settings.fraction:g} of its start, {START:g} nat; {settings.repeats} repetition(s), radius "
+            "and iteration by validation. nan where no n of those tried has it, or all have."
+        ),
+        command=report.command("hidden_dimension", given),
+        seconds=time.perf_counter() - begin,
+        rows=rows,
+        paper="its theorems: F1 adapts to hidden directions, F2 does not; it has no such figure.",
+        figures=figures,
+    )
+
+
+if __name__ == "__main__":
+    report.script(main, Settings, __doc__)
