@@ -118,9 +118,9 @@ def _uniform_coordinates(hidden, dimension):
     """So many coordinates of points uniform on the sphere: normal ones over the length of all, a chi variable for the others."""
     from scipy.stats import chi2, norm, qmc
 
-    unit = qmc.Sobol(hidden + 1, scramble=False).random(2**20)
-    z = norm.ppf(np.clip(unit[:, :hidden], 1e-12, 1 - 1e-12))
-    rest = chi2.ppf(np.clip(unit[:, hidden], 1e-12, 1 - 1e-12), dimension - hidden) if dimension > hidden else 0.0
+    unit = qmc.Sobol(hidden + 1, scramble=False).random(2**20) + 2.0**-21  # in the middle of their cells: none at 0, nor with z = 0
+    z = norm.ppf(unit[:, :hidden])
+    rest = chi2.ppf(unit[:, hidden], dimension - hidden) if dimension > hidden else 0.0
     return z / np.sqrt((z**2).sum(axis=1) + rest)[:, None]
 
 
@@ -238,7 +238,9 @@ def draw_needed(rows: list[dict], settings: Settings) -> Figure:
         panel.set_title(f"hidden dimension k = {hidden}")
         panel.set_xlabel("ambient dimension d")
         plot.log_axis(panel.xaxis, settings.dimensions)
-        panel.set_yscale("log")
+        panel.set_xlim(min(settings.dimensions) / 1.5, max(settings.dimensions) * 1.5)  # pyright: ignore[reportArgumentType]
+    if any(np.isfinite(row[f"{label}_needs"]) for row in rows for label in REGIMES.values()):
+        panels[0].set_yscale("log")  # of all panels; without a value there is no such axis
     panels[0].set_ylabel(f"n to {settings.fraction:g} of KL(teacher || uniform)")
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return figure

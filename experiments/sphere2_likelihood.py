@@ -131,8 +131,10 @@ def ratios(found: xarray.Dataset) -> dict[int, float]:
     iterations, curve = reference.author_sphere2_likelihood()
     steps = found.step.values[1:]
     ours = np.exp(np.log(found.kl.transpose("seed", "step").values[:, 1:]).mean(axis=0))
-    grid = np.unique(np.round(np.geomspace(EVERY, min(steps[-1], iterations[-1]), 40)).astype(int))
-    return {int(i): smoothed(steps, ours, i) / smoothed(iterations, curve, i) for i in grid}
+    last = min(steps[-1], iterations[-1])  # of both: what lies beyond in one alone would be smoothed in there alone
+    grid = np.unique(np.round(np.geomspace(EVERY, last, 40)).astype(int))
+    pairs = ((steps[steps <= last], ours[steps <= last]), (iterations[iterations <= last], curve[iterations <= last]))
+    return {int(i): smoothed(*pairs[0], i) / smoothed(*pairs[1], i) for i in grid}
 
 
 def draw(found: dict[str, xarray.Dataset]) -> Figure:

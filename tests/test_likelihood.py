@@ -132,7 +132,7 @@ def test_log_partition_by_increments_beside_quadrature(x64):
     advance = eqx.filter_jit(lambda state: simulate(jax.random.key(2), method, state, rates, data, steps=300, every=150, metrics={}))
     energy = method.energy(advance(state)[0], rates, data)
     exact = float(partition.log_partition(energy, partition.sphere_quadrature(space, 40, float)))
-    assert exact > 0.3
+    assert exact > 0.2
     assert float(advance(state)[0].log_partition) == pytest.approx(exact, abs=0.02)
 
 

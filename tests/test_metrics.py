@@ -10,7 +10,7 @@ import numpy as np
 import oracles
 import pytest
 
-from dualebm import metrics, partition, targets
+from dualebm import metrics, partition, stein, targets
 from dualebm.energy import Energy, Shallow, from_atoms
 from dualebm.features import ReLU
 from dualebm.measures import Atoms, Samples
@@ -18,7 +18,7 @@ from dualebm.methods.dual import Dual
 from dualebm.metrics import EffectiveTemperature, KLDivergence, ScoreError, exact_samples, relative_entropy
 from dualebm.partition import sphere_quadrature
 from dualebm.rkhs import RBF, Embedding
-from dualebm.spaces import Euclidean, Sphere
+from dualebm.spaces import Euclidean, Sphere, Torus
 
 METHOD = SimpleNamespace(energy=lambda state, rates, data: state)  # the state is the energy
 PAPER = {  # KL(teacher || uniform), E* |grad f*|^2, by quadrature
@@ -278,3 +278,40 @@ def test_cross_entropy_is_that_of_the_model(x64):
     assert float(error) == 0 and float(value) == pytest.approx(float(kl) - uniform, abs=1e-5)
     sampled, error = metrics.CrossEntropy(exact, teacher.space)(*arguments)
     assert abs(float(sampled - value)) < 5 * float(error) < 0.1
+
+
+def test_the_cross_entropy_by_points_of_the_base_measure(x64):
+    """0 of the zero energy; of another within 5 of its errors of the quadrature's; with a key the same whatever the record's."""
+    teacher = targets.teacher("s2_bimodal", float)
+    points, nodes = targets.sample(jax.random.key(0), teacher, 500)[0], teacher.quadrature(float)
+    zero = Shallow(ReLU(), jnp.eye(3), jnp.zeros(3))
+    by = lambda energy, record, **more: metrics.CrossEntropy(points, teacher.space, **more)(record, METHOD, energy, None, None)  # noqa: E731
+    np.testing.assert_array_equal(by(zero, jax.random.key(1), draws=1000), 0)
+    (exact, _), (value, error) = (by(teacher.energy, jax.random.key(1), **m) for m in (dict(quadrature=nodes), dict(draws=20_000)))
+    assert 1e-3 < float(error) < 0.02 and abs(float(value - exact)) < 5 * float(error)
+    fixed = [by(teacher.energy, jax.random.key(i), draws=1000, key=jax.random.key(9))[0] for i in (1, 2)]
+    fresh = [by(teacher.energy, jax.random.key(i), draws=1000)[0] for i in (1, 2)]
+    assert float(fixed[0]) == float(fixed[1]) and float(fresh[0]) != float(fresh[1])
+    with pytest.raises(ValueError, match="draws is 10 and a quadrature is given"):
+        metrics.CrossEntropy(points, teacher.space, nodes, draws=10)
+
+
+def test_stein_discrepancies_as_metrics(x64):
+    teacher = targets.teacher("s2_bimodal", float)
+    points = targets.sample(jax.random.key(0), teacher, 300)[0]
+    arguments = (jax.random.key(1), METHOD, teacher.energy, None, None)
+    scores = stein.score(teacher.energy, teacher.space, points.points)
+    kernel = stein.kernelised(RBF(), teacher.space, points, scores)[0]
+    assert float(metrics.SteinDiscrepancy(points, teacher.space)(*arguments)) == pytest.approx(float(kernel), rel=1e-9)
+    critics = stein.network_discrepancy(jax.random.key(1), teacher.space, teacher.energy, points, width=4, steps=5)
+    found = metrics.NetworkSteinDiscrepancy(points, teacher.space, width=4, steps=5)(*arguments)
+    assert float(found) == pytest.approx(float(critics), rel=1e-9)
+    for make, message in (
+        (lambda: metrics.SteinDiscrepancy(Samples(points.points[:1]), teacher.space), "samples has 1 point"),
+        (lambda: metrics.SteinDiscrepancy(points, Torus(3)), "space is Torus"),
+        (lambda: metrics.SteinDiscrepancy(points, teacher.space, None), "kernel is None"),
+        (lambda: metrics.NetworkSteinDiscrepancy(points, teacher.space, width=0), "width is 0"),
+        (lambda: metrics.CrossEntropy(Samples(points.points[:0]), teacher.space), "samples is empty"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            make()

@@ -1,0 +1,246 @@
+"""Selection by validation: the early stop and the choice beside loops, a search with its repetitions from end to end, bad inputs."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import xarray
+
+from dualebm import simulate
+from dualebm.grid import product
+from dualebm.measures import Samples
+from dualebm.methods.dual import Dual
+from dualebm.metrics import CrossEntropy
+from dualebm.partition import sphere_quadrature
+from dualebm.selection import choose, select, stopped_early
+from dualebm.spaces import Sphere
+from dualebm.sweep import sweep
+
+STEPS = np.array([0, 3, 6, 9, 12])
+GRID = product(n=[20, 5], kind=["b", "a"], rate=[0.1, 0.3, 0.2], seed=[0, 1, 2])
+LANES = len(GRID["n"])
+
+
+def records(seed=0, pairs=False):
+    """A loss with records that are missing, infinite and lost after a good one, one lane without any, and a metric beside it."""
+    rng = np.random.default_rng(seed)
+    loss = rng.uniform(size=(LANES, len(STEPS))).astype(np.float32)
+    loss[rng.uniform(size=loss.shape) < 0.2] = np.nan
+    loss[3, 1], loss[4, 2] = np.inf, -np.inf
+    loss[5] = [0.5, 0.01, np.nan, np.nan, np.nan]
+    loss[7] = np.nan
+    loss[9] = [0.4, 0.2, 0.3, 0.2, 0.2]
+    kl = rng.normal(size=(LANES, len(STEPS)))
+    dims = ("lane", "step")
+    values = (dims, loss)
+    if pairs:  # the errors rank the other way round
+        values = ((*dims, "validation_0"), np.stack([loss, 1 - loss], axis=-1))
+    coordinates = {"lane": np.arange(LANES), "step": STEPS, **{name: ("lane", found) for name, found in GRID.items()}}
+    variables = {"validation": values, "kl": (dims, kl), "wide": ((*dims, "wide_0"), np.stack([kl, 2 * kl], axis=-1))}
+    return xarray.Dataset(variables, coordinates), loss
+
+
+def best_record(row):
+    """The first of the least finite values, else the last record."""
+    found = len(row) - 1
+    least = None
+    for i, value in enumerate(row):
+        if np.isfinite(value) and (least is None or value < least):
+            found, least = i, value
+    return found
+
+
+@pytest.mark.parametrize("pairs", [False, True], ids=["value", "value and error"])
+def test_the_early_stop(pairs):
+    results, loss = records(pairs=pairs)
+    best = stopped_early(results)
+    assert best.kl.dims == ("lane",) and "step" not in best.coords and set(GRID) <= set(best.coords)
+    for lane, row in enumerate(loss):
+        i = best_record(row)
+        assert best.stopped.values[lane] == STEPS[i]
+        assert best.kl.values[lane] == results.kl.values[lane, i]
+        np.testing.assert_array_equal(best.wide.values[lane], results.wide.values[lane, i])
+        np.testing.assert_array_equal(best.validation.values[lane], results.validation.values[lane, i])
+    assert best.stopped.values[[5, 7, 9]].tolist() == [3, 12, 3]
+
+
+def test_the_early_stop_by_another_name():
+    results, loss = records()
+    best = stopped_early(results.rename(validation="held_out"), "held_out")
+    assert best.stopped.values.tolist() == [STEPS[best_record(row)] for row in loss]
+
+
+def choice_by_loops(loss, cases, over):
+    """A dict for each case: the settings of the least mean over the other settings of the least losses."""
+    found = []
+    for case in dict.fromkeys(zip(*(GRID[name] for name in cases), strict=True)):
+        best, least = None, np.inf
+        for setting in dict.fromkeys(zip(*(GRID[name] for name in over), strict=True)):
+            total = []
+            for lane in range(LANES):
+                if all(GRID[name][lane] == value for name, value in zip((*cases, *over), (*case, *setting), strict=True)):
+                    row = loss[lane]
+                    total.append(float(np.min(row[np.isfinite(row)])) if np.isfinite(row).any() else np.inf)
+            if np.mean(total) < least:
+                best, least = setting, np.mean(total)
+        found.append(dict(zip((*cases, *over), (*case, *best), strict=True)))
+    return found
+
+
+@pytest.mark.parametrize("pairs", [False, True], ids=["value", "value and error"])
+@pytest.mark.parametrize(
+    ("cases", "over"), [(["n"], ["rate"]), (["n"], ["kind", "rate"]), (["n", "kind"], ["rate"]), (["kind"], ["n", "rate"])]
+)
+def test_the_choice(cases, over, pairs):
+    for seed in range(5):
+        results, loss = records(seed, pairs)
+        chosen = choose(results, cases, over)
+        assert chosen == choice_by_loops(loss, cases, over)
+        assert all(type(case["n"]) is int for case in chosen if "n" in case)
+
+
+def test_a_setting_of_which_a_lane_diverged_is_not_chosen():
+    results, _ = records()
+    lanes = [i for i in range(LANES) if (GRID["n"][i], GRID["kind"][i], GRID["rate"][i]) == (20, "b", 0.3)]
+    results.validation.values[lanes] = -1.0
+    assert choose(results, ["n"], ["kind", "rate"])[0] == dict(n=20, kind="b", rate=0.3)
+    results.validation.values[lanes[1]] = np.nan
+    assert choose(results, ["n"], ["kind", "rate"])[0] != dict(n=20, kind="b", rate=0.3)
+
+
+def test_of_equal_settings_the_first_is_chosen():
+    results, _ = records()
+    results.validation.values[:] = 0.5
+    assert choose(results, ["n"], ["kind", "rate"]) == [dict(n=n, kind="b", rate=0.1) for n in (20, 5)]
+
+
+def test_a_case_that_diverged_is_named():
+    results, _ = records()
+    results.validation.values[[i for i in range(LANES) if (GRID["n"][i], GRID["kind"][i]) == (5, "b")]] = np.nan
+    assert len(choose(results, ["n"], ["kind", "rate"])) == 2
+    with pytest.raises(ValueError, match=r"no lane of n = 5, kind = b is finite for all settings of rate; give smaller steps"):
+        choose(results, ["n", "kind"], ["rate"])
+
+
+# -- From end to end --------------------------------------------------------------------------------------
+
+SPACE = Sphere(3)
+CASES, OVER = dict(tilt=[3.0, -3.0]), dict(radius=[2.0, 8.0], transport_step=[0.5, 1.0])
+
+
+def points(key, tilt, n=20):
+    """Of one shape for all lanes, so that all compile once."""
+    x = SPACE.sample_base(key, n, jnp.float32) + tilt * jnp.eye(3)[:1]
+    return Samples(x / jnp.linalg.norm(x, axis=1, keepdims=True))
+
+
+def centre(key, method, state, rates, data):
+    """Tells which data a lane has."""
+    return jnp.mean(data.points, axis=0)
+
+
+def monitors(key, tilt):
+    """The loss falls where the tilt is that of the data, and rises where it is the opposite."""
+    return {"validation": CrossEntropy(points(key, abs(tilt), 50), SPACE, sphere_quadrature(SPACE, 8)), "centre": centre}
+
+
+def go(folder, **changes):
+    given = dict(cases=CASES, over=OVER, method=Dual(SPACE, neurons=4), rates=None, data=points, metrics=monitors, folder=folder)
+    given |= dict(seeds=[0, 1], repeats=[7, 8], steps=4, every=2, batch_size=4, progress=False)
+    return select(**given | changes)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("selection")
+    return folder, go(folder)
+
+
+def test_the_search_and_what_it_chooses(whole):
+    folder, found = whole
+    assert sorted(path.name for path in folder.iterdir()) == ["repeats", "search"]
+    assert found.search.sizes["lane"] == 2 * 4 * 2 and found.repeats.sizes["lane"] == found.best.sizes["lane"] == 2 * 2
+    assert [case["tilt"] for case in found.chosen] == [3.0, -3.0]
+    losses = {}
+    for lane in range(found.search.sizes["lane"]):
+        tilt, radius, step, seed = (found.search[name].values[lane].item() for name in ("tilt", "radius", "transport_step", "seed"))
+        losses[tilt, radius, step, seed] = min(found.search.validation.values[lane, :, 0].tolist())
+    assert len(set(losses.values())) == len(losses)
+    for case in found.chosen:
+        settings = [(radius, step) for radius in OVER["radius"] for step in OVER["transport_step"]]
+        means = [np.mean([losses[case["tilt"], *setting, seed] for seed in (0, 1)]) for setting in settings]
+        assert (case["radius"], case["transport_step"]) == settings[int(np.argmin(means))]
+
+
+def test_the_repetitions_are_runs_of_the_chosen_settings_with_other_data(whole):
+    _, found = whole
+    assert found.repeats.seed.values.tolist() == [7, 8, 7, 8]
+    for name in ("tilt", "radius", "transport_step"):
+        assert found.repeats[name].values.tolist() == [case[name] for case in found.chosen for _ in range(2)]
+    searched, repeated = (
+        {(float(t), int(s)): tuple(c[0]) for t, s, c in zip(part.tilt, part.seed, part.centre.values, strict=True)}
+        for part in (found.search, found.repeats)
+    )
+    assert len(searched) == len(repeated) == 4
+    assert len({*searched.values(), *repeated.values()}) == 8
+    grid = {name: found.repeats[name].values.tolist() for name in ("tilt", "radius", "transport_step", "seed")}
+    alone = sweep(grid, Dual(SPACE, neurons=4), None, points, metrics=monitors, steps=4, every=2, batch_size=4, progress=False)
+    np.testing.assert_array_equal(alone.validation, found.repeats.validation)
+
+
+def test_the_best_are_the_repetitions_at_their_early_stop(whole):
+    _, found = whole
+    assert len(set(found.best.stopped.values.tolist())) > 1
+    for lane, rows in enumerate(found.repeats.validation.values):
+        i = best_record(rows[:, 0])
+        assert found.best.stopped.values[lane] == found.repeats.step.values[i]
+        np.testing.assert_array_equal(found.best.validation.values[lane], rows[i])
+
+
+def test_again_from_its_folder(whole, monkeypatch):
+    folder, found = whole
+    monkeypatch.setattr(simulate, "run_lanes", None)  # all is done: nothing is computed
+    again = go(folder)
+    assert again.chosen == found.chosen
+    for name in ("search", "repeats", "best"):
+        xarray.testing.assert_identical(getattr(again, name).load(), getattr(found, name).load())
+
+
+def test_more_repetitions_leave_the_others_as_they_are(whole):
+    folder, found = whole
+    before = {path: path.stat().st_mtime_ns for part in folder.glob("*/part-*") for path in part.rglob("*") if path.is_file()}
+    more = go(folder, repeats=[7, 8, 9, 10])
+    assert before and before == {path: path.stat().st_mtime_ns for path in before}
+    assert more.chosen == found.chosen and more.best.seed.values.tolist() == [7, 8, 9, 10] * 2
+    for name in ("repeats", "best"):
+        old = getattr(more, name).isel(lane=[0, 1, 4, 5]).drop_vars("lane")
+        xarray.testing.assert_identical(old.load(), getattr(found, name).drop_vars("lane").load())
+    assert np.isfinite(more.best.validation.values).all()
+
+
+def empty(key):
+    return {"validation": CrossEntropy(Samples(jnp.zeros((0, 3))), SPACE, sphere_quadrature(SPACE, 8))}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (dict(repeats=[5, 1]), "repeats has the seed 1, which the search has too"),
+        (dict(seeds=[]), r"seeds is \[\] and repeats is \[7, 8\]; each must have at least one seed"),
+        (dict(repeats=range(0)), r"seeds is \[0, 1\] and repeats is \[\]; each must have at least one seed"),
+        (dict(cases={}), "cases is {}; it must have at least one setting"),
+        (dict(cases=dict(tilt=[])), r"cases is {'tilt': \[\]}; it must have at least one setting, with at least one value"),
+        (dict(over={}), "over is {}; it must have at least one setting"),
+        (dict(over=dict(radius=())), r"over is {'radius': \[\]}"),
+        (dict(over=dict(tilt=[3])), "tilt is in two of the grids"),
+        (dict(over=dict(seed=[3])), "seed is in two of the grids"),
+        (dict(over=dict(radus=[1.0])), "the nearest is 'radius'"),
+        (dict(validation="validaton"), "validation is 'validaton'; did you mean 'validation'"),
+        (dict(metrics={"kl": centre}), "validation is 'validation'; Allowed: 'kl'"),
+        (dict(metrics=empty), r"samples is empty, shape \(0, 3\); it must hold at least one point"),
+        (dict(steps=5), "steps is 5; it must be a multiple of every"),
+    ],
+)
+def test_bad_inputs_are_named_before_anything_is_written(tmp_path, changes, message):
+    with pytest.raises(ValueError, match=message):
+        go(tmp_path / "new", **changes)
+    assert not (tmp_path / "new").exists()
