@@ -139,6 +139,6 @@ def _loss(results: xarray.Dataset, validation: str) -> xarray.DataArray:
     """The validation loss along its settings and step: of (value, error) the value."""
     loss = results[validation].load()
     if "lane" not in loss.dims:
-        raise ValueError(f"results has the dimensions {', '.join(map(str, loss.dims))}; it must have lane and step, as `sweep` returns them")
+        raise ValueError(f"results has the dimensions {', '.join(map(str, loss.dims))}; it must have lane, as `sweep` returns it")
     extra = [name for name in loss.dims if name not in ("lane", "step")]
     return loss.isel(dict.fromkeys(extra, 0))

@@ -63,7 +63,7 @@ class ChainState(NamedTuple):
 
 
 class ImportanceState(NamedTuple):
-    """neurons, `Shallow` or `Weighted`; optimiser; step; acceptance, 1; ess, the effective sample size of the weighted points (Kish), of N."""
+    """neurons, `Shallow` or `Weighted`; optimiser; step; acceptance, 1; ess, the effective sample size of the N weighted points (Kish)."""
 
     neurons: Any
     optimiser: Any

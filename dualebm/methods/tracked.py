@@ -1,9 +1,10 @@
 """log Z along training, from the particles at hand: log Z_{k+1} = log Z_k + log E_particles exp(U_k - U_{k+1}).
 
 The particles of an iteration have moved under U_k when the energy becomes U_{k+1}; the increment is exact in the mean for particles of the
-model of U_k. Particles that lag behind it bias each increment alike, and the errors add up; so does that of steps
-found from the same particles, whose noise they follow: log Z comes out low, by an amount that falls as one over the particles. It costs two evaluations of the energy, where
-annealing (`partition.log_partition_by_annealing`) costs hundreds and starts afresh. (arXiv 2104.07531 does so from fresh chains.)
+model of U_k. Particles that lag behind it bias each increment alike, and the errors add up; so does that of steps found from the same
+particles, whose noise they follow: log Z comes out low, by an amount that falls as one over the particles. It costs two evaluations of the
+energy, where annealing (`partition.log_partition_by_annealing`) costs hundreds and starts afresh. (arXiv 2104.07531 does so from fresh
+chains.)
 """
 
 import dataclasses
