@@ -11,6 +11,7 @@ Both are quadratic in s, so that a loss of s at the points is enough to train: `
 
 from typing import Any, NamedTuple
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
@@ -192,11 +193,12 @@ def goodness_of_fit(
     check_kernel(kernel)
     check_samples("points", Samples(points), space, "U")
     checks.count("bootstraps", bootstraps)
-    return _goodness_of_fit(key, kernel, space, points, score(energy, space, points), bootstraps)
+    return _goodness_of_fit(key, kernel, space, energy, points, bootstraps)
 
 
-def _goodness_of_fit(key, kernel, space, points, scores, bootstraps):
-    count = points.shape[0]
+@eqx.filter_jit
+def _goodness_of_fit(key, kernel, space, energy, points, bootstraps):
+    count, scores = points.shape[0], score(energy, space, points)
     signs = jax.random.rademacher(key, (bootstraps, count), points.dtype)
     signs = jnp.concatenate([jnp.ones((1, count), points.dtype), signs])  # the first is the statistic itself
     sources = (once(points.T), once(scores.T), signs)
@@ -335,6 +337,7 @@ def critic_loss(critics: Critics, values: Float[Array, " d"], samples: Samples) 
     return jnp.sum(values**2), 2 * _weights(samples)[:, None] * values[None] * responses(critics, samples.points)
 
 
+@eqx.filter_jit
 def by_critics(
     key: Key[Array, ""], space: Space, samples: Samples, scores: Points, width: int, steps: int, rule: str = "exact"
 ) -> Float[Array, ""]:

@@ -2,6 +2,7 @@
 
 import functools
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,6 +18,13 @@ from dualebm.methods.stein import KernelStein, NetworkStein
 from dualebm.rkhs import RBF, ArcCosine, BumpKernel
 from dualebm.simulate import simulate
 from dualebm.spaces import Euclidean, Sphere, Torus
+
+score, kernelised, stein_kernel, pull_back, diagonal = map(
+    eqx.filter_jit, (stein.score, stein.kernelised, stein.stein_kernel, stein.pull_back, stein.diagonal)
+)
+critic_slopes, critic_values, critic_loss, ascend, draw_critics = map(
+    eqx.filter_jit, (stein.critic_slopes, stein.critic_values, stein.critic_loss, stein.ascend, stein.draw_critics)
+)
 
 KERNELS = {"rbf": RBF(0.8), "arc_cosine": ArcCosine()}
 NAMES = {"rbf": ("rbf", 0.8), "arc_cosine": ("arc_cosine",)}
@@ -41,14 +49,14 @@ def test_values_beside_loops(kind, where, x64):
     space, kernel = SPACES[where], KERNELS[kind]
     x, energy = cloud(space, 9), network(space)
     arrays = [np.asarray(a) for a in (energy.positions, energy.coefficients, x)]
-    scores = stein.score(energy, space, x)
+    scores = score(energy, space, x)
     np.testing.assert_allclose(scores, oracles_stein.score(*arrays, oracles_stein.relu_slope, ORACLE[where]), rtol=1e-11, atol=1e-12)
     expected = oracles_stein.stein_matrix(NAMES[kind], arrays[2], arrays[2], *[np.asarray(scores)] * 2, ORACLE[where])
     tolerance = dict(rtol=1e-6, atol=1e-6)  # arccos near 1
-    np.testing.assert_allclose(stein.stein_kernel(kernel, space, x, scores, x, scores), expected, **tolerance)
-    np.testing.assert_allclose(stein.diagonal(kernel, space, x, scores), np.diag(expected), **tolerance)
+    np.testing.assert_allclose(stein_kernel(kernel, space, x, scores, x, scores), expected, **tolerance)
+    np.testing.assert_allclose(diagonal(kernel, space, x, scores), np.diag(expected), **tolerance)
     for statistic in stein.STATISTICS:
-        value, _ = stein.kernelised(kernel, space, Samples(x), scores, statistic)
+        value, _ = kernelised(kernel, space, Samples(x), scores, statistic)
         theirs = oracles_stein.ksd(NAMES[kind], arrays[2], np.asarray(scores), ORACLE[where], statistic)
         assert float(value) == pytest.approx(theirs, rel=1e-6, abs=1e-7)
 
@@ -57,16 +65,16 @@ def test_values_beside_loops(kind, where, x64):
 def test_weighted_samples_are_repeated_points_as_v_and_leave_themselves_out_as_u(statistic, x64):
     space, kernel = Sphere(3), RBF()
     x, energy = cloud(space, 6), network(Sphere(3))
-    scores, log_weights = stein.score(energy, space, x), jnp.log(jnp.array([1.0, 2.0, 3.0, 1.0, 2.0, 1.0]))
+    scores, log_weights = score(energy, space, x), jnp.log(jnp.array([1.0, 2.0, 3.0, 1.0, 2.0, 1.0]))
     p = np.asarray(jax.nn.softmax(log_weights))
-    matrix = np.asarray(stein.stein_kernel(kernel, space, x, scores, x, scores))
+    matrix = np.asarray(stein_kernel(kernel, space, x, scores, x, scores))
     expected = p @ matrix @ p
     if statistic == "U":
         expected = (expected - np.sum(p**2 * np.diag(matrix))) / (1 - np.sum(p**2))
-    found, slopes = stein.kernelised(kernel, space, Samples(x, log_weights), scores, statistic)
+    found, slopes = kernelised(kernel, space, Samples(x, log_weights), scores, statistic)
     assert float(found) == pytest.approx(expected, rel=1e-9)
     direction = jax.random.normal(jax.random.key(3), x.shape, float)
-    value = lambda e: float(stein.kernelised(kernel, space, Samples(x, log_weights), scores + e * direction, statistic)[0])  # noqa: E731
+    value = lambda e: float(kernelised(kernel, space, Samples(x, log_weights), scores + e * direction, statistic)[0])  # noqa: E731
     assert float(jnp.sum(slopes * direction)) == pytest.approx((value(1e-5) - value(-1e-5)) / 2e-5, rel=1e-6)
 
 
@@ -78,8 +86,8 @@ def test_gradients_in_the_network_beside_differences(where, kind, statistic, x64
     x = cloud(space, 8)
     for feature, slope in ((Softplus(), oracles_stein.softplus_slope), (ReLU(), oracles_stein.relu_slope)):
         energy = network(space, feature=feature)
-        _, slopes = stein.kernelised(kernel, space, Samples(x), stein.score(energy, space, x), statistic)
-        found = stein.pull_back(energy, space, x, slopes)
+        _, slopes = kernelised(kernel, space, Samples(x), score(energy, space, x), statistic)
+        found = pull_back(energy, space, x, slopes)
         arrays = [np.asarray(a) for a in (energy.positions, energy.coefficients, x)]
         w, theta = oracles_stein.ksd_parameter_gradient(NAMES[kind], *arrays, slope, ORACLE[where], statistic)
         np.testing.assert_allclose(found.coefficients, w, rtol=1e-5, atol=1e-7)
@@ -90,16 +98,18 @@ def test_blocks_change_nothing(x64, monkeypatch):
     """Of both points, at a count that leaves a rest."""
     space, kernel = Sphere(5), RBF()
     x, energy = cloud(space, 1300), network(Sphere(5))
-    scores = stein.score(energy, space, x)
-    whole = stein.kernelised(kernel, space, Samples(x), scores)
-    matrix = np.asarray(stein.stein_kernel(kernel, space, x, scores, x, scores))
+    scores = score(energy, space, x)
+    whole = kernelised(kernel, space, Samples(x), scores)
+    matrix = np.asarray(stein_kernel(kernel, space, x, scores, x, scores))
     assert float(whole[0]) == pytest.approx((matrix.sum() - np.trace(matrix)) / 1300 / 1299, rel=1e-9)
     test = stein.goodness_of_fit(jax.random.key(0), kernel, space, energy, x, 20)
     monkeypatch.setattr(stein, "SOURCES", 512)
     monkeypatch.setattr(stein, "block_columns", lambda rows: 256)
-    for a, b in zip(whole, stein.kernelised(kernel, space, Samples(x), scores), strict=True):
+    anew = eqx.filter_jit(lambda x: stein.kernelised(kernel, space, Samples(x), scores))
+    for a, b in zip(whole, anew(x), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-13)
-    streamed = stein.goodness_of_fit(jax.random.key(0), kernel, space, energy, x, 20)
+    anew = eqx.filter_jit(lambda x: stein._goodness_of_fit.__wrapped__(jax.random.key(0), kernel, space, energy, x, 20))
+    streamed = anew(x)
     np.testing.assert_allclose(streamed.null, test.null, rtol=1e-9)
     assert float(test.statistic) == pytest.approx(float(whole[0]), rel=1e-9)
     signs = np.asarray(jax.random.rademacher(jax.random.key(0), (20, 1300), float))
@@ -116,8 +126,8 @@ def test_production_size_in_single_precision():
 
     @jax.jit
     def ours(energy, x):
-        value, slopes = stein.kernelised(RBF(), space, Samples(x), stein.score(energy, space, x))
-        return value, stein.pull_back(energy, space, x, slopes).coefficients
+        value, slopes = kernelised(RBF(), space, Samples(x), score(energy, space, x))
+        return value, pull_back(energy, space, x, slopes).coefficients
 
     value, slope = ours(energy, x)
     x, theta, w = (np.asarray(a, np.float64) for a in (x, energy.positions, energy.coefficients))
@@ -158,18 +168,18 @@ def model_points(space, count):
 def test_steins_identity(space, x64):
     """E u(x, y) = 0 at fixed y, and E A (h e_i) = 0 of critics, under the model; 5 sigma, and not under another."""
     energy, x = model_points(space, 20_000)
-    scores, fixed = stein.score(energy, space, x), x[:5] + 0
+    scores, fixed = score(energy, space, x), x[:5] + 0
     for kernel in (RBF(), ArcCosine()):
         if kernel == ArcCosine() and space == Euclidean(1, 1.5):
             continue  # its x / |x| jumps at 0 in one dimension, where the identity has a boundary term
-        values = stein.stein_kernel(kernel, space, x[5:], scores[5:], fixed, scores[:5])
+        values = stein_kernel(kernel, space, x[5:], scores[5:], fixed, scores[:5])
         error = jnp.std(values, axis=0) / np.sqrt(len(values))
         assert bool((jnp.abs(jnp.mean(values, axis=0)) < 5 * error).all()), kernel
-        other = stein.stein_kernel(kernel, space, x[5:], 1.5 * scores[5:] + 0.5, fixed, 1.5 * scores[:5] + 0.5)
+        other = stein_kernel(kernel, space, x[5:], 1.5 * scores[5:] + 0.5, fixed, 1.5 * scores[:5] + 0.5)
         error = jnp.std(other, axis=0) / np.sqrt(len(values))
         assert bool((jnp.abs(jnp.mean(other, axis=0)) > 5 * error).any()), kernel
-    critics = stein.draw_critics(jax.random.key(2), space.dimension, 3, float)
-    each = jax.vmap(lambda x, s: stein.critic_values(critics, stein.critic_slopes(critics, space, Samples(x[None]), s[None])))(x, scores)
+    critics = draw_critics(jax.random.key(2), space.dimension, 3, float)
+    each = jax.vmap(lambda x, s: critic_values(critics, critic_slopes(critics, space, Samples(x[None]), s[None])))(x, scores)
     assert bool((jnp.abs(jnp.mean(each, axis=0)) < 5 * jnp.std(each, axis=0) / np.sqrt(len(x))).all())
 
 
@@ -177,12 +187,12 @@ def test_steins_identity(space, x64):
 def test_critics_beside_loops(where, x64):
     space = SPACES[where]
     x, energy = cloud(space, 9), network(space)
-    scores = stein.score(energy, space, x)
-    critics = stein.draw_critics(jax.random.key(2), space.dimension, 4, float)
+    scores = score(energy, space, x)
+    critics = draw_critics(jax.random.key(2), space.dimension, 4, float)
     v, omega = (np.asarray(a) for a in critics)
     oracle = functools.partial(oracles_stein.critic_objective, x=np.asarray(x), score=np.asarray(scores), space=ORACLE[where])
-    slopes = stein.critic_slopes(critics, space, Samples(x), scores)
-    values = stein.critic_values(critics, slopes)
+    slopes = critic_slopes(critics, space, Samples(x), scores)
+    values = critic_values(critics, slopes)
     np.testing.assert_allclose(values, oracle(v, omega), rtol=1e-10, atol=1e-12)
     np.testing.assert_allclose(oracles_stein.critic_norm(v, omega), 1, rtol=1e-12)
     # the slopes by differences, one neuron of each critic
@@ -190,7 +200,7 @@ def test_critics_beside_loops(where, x64):
     difference = (oracle(v, omega + e) - oracle(v, omega - e)) / 2
     np.testing.assert_allclose(np.einsum("ik,ikd,ikd->i", v, slopes, e), difference, rtol=1e-6, atol=1e-13)
     # the loss in the scores, by differences
-    total, pull = stein.critic_loss(critics, values, Samples(x))
+    total, pull = critic_loss(critics, values, Samples(x))
     assert float(total) == pytest.approx(np.sum(oracle(v, omega) ** 2), rel=1e-10)
     move = 1e-6 * np.random.default_rng(1).standard_normal(x.shape)
     ends = [np.sum(oracle(v, omega, score=np.asarray(scores) + sign * move) ** 2) for sign in (1, -1)]
@@ -213,9 +223,9 @@ def test_the_ascent_finds_the_supremum_on_the_circle(x64):
     """Beside a search over all directions of a neuron; the ascent may not pass it."""
     space = Sphere(2)
     x = cloud(space, 40)
-    scores = stein.score(network(space), space, x)
+    scores = score(network(space), space, x)
     exact = np.array([abs(oracles_stein.best_critic(np.asarray(x), np.asarray(scores), ("sphere",), i)[0]) for i in range(2)])
-    _, found = stein.ascend(stein.draw_critics(jax.random.key(0), 2, 64, float), space, Samples(x), scores, 400)
+    _, found = ascend(draw_critics(jax.random.key(0), 2, 64, float), space, Samples(x), scores, 400)
     assert (np.abs(found) < exact * (1 + 1e-9)).all()
     np.testing.assert_allclose(np.abs(found), exact, rtol=0.05)
 
@@ -239,13 +249,13 @@ def test_a_step_is_down_the_discrepancy(kind, regime, x64):
         slope_w, slope_theta = oracles_stein.ksd_parameter_gradient(("rbf", 1.0), theta, w, x, oracles_stein.relu_slope, ("sphere",), "U")
     else:
         _, loss_key = jax.random.split(jax.random.key(1))
-        scores = stein.score(energy, space, data.points)
-        critics, _ = stein.ascend(stein.draw_critics(loss_key, 3, 3, float), space, data, scores, 2)
+        scores = score(energy, space, data.points)
+        critics, _ = ascend(draw_critics(loss_key, 3, 3, float), space, data, scores, 2)
         v, omega = (np.asarray(a) for a in critics)
 
         def half(w, theta):
-            score = oracles_stein.score(theta, w, x, oracles_stein.relu_slope, ("sphere",))
-            return 0.5 * np.sum(oracles_stein.critic_objective(v, omega, x, score, ("sphere",)) ** 2)
+            field = oracles_stein.score(theta, w, x, oracles_stein.relu_slope, ("sphere",))
+            return 0.5 * np.sum(oracles_stein.critic_objective(v, omega, x, field, ("sphere",)) ** 2)
 
         slope_w = oracles_stein.central_gradient(lambda a: half(a, theta), w)
         slope_theta = oracles_stein.central_gradient(lambda a: half(w, a), theta)
@@ -264,7 +274,7 @@ def test_the_lazy_v_statistic_goes_to_the_solution_of_its_linear_equations(x64):
     theta = state.neurons.positions
 
     def value(w):
-        return stein.kernelised(RBF(), space, data, stein.score(Shallow(ReLU(), theta, w), space, data.points), "V")[0]
+        return kernelised(RBF(), space, data, score(Shallow(ReLU(), theta, w), space, data.points), "V")[0]
 
     origin, eye = jnp.zeros(m), np.eye(m)
     slope = np.array([float(value(jnp.asarray(e)) - value(jnp.asarray(-e))) / 2 for e in eye])
@@ -281,10 +291,10 @@ def test_the_u_statistic_of_few_points_is_not_convex(x64):
     space, m = Sphere(5), 40
     x = cloud(space, 10, 4)
     theta = jax.random.normal(jax.random.key(5), (m, 5), float)
-    fields = jax.vmap(lambda w: stein.score(Shallow(ReLU(), theta, w), space, x))(jnp.eye(m))
+    fields = jax.vmap(lambda w: score(Shallow(ReLU(), theta, w), space, x))(jnp.eye(m))
     least = {}
     for statistic in stein.STATISTICS:
-        slopes = jax.vmap(lambda s, statistic=statistic: stein.kernelised(RBF(), space, Samples(x), s, statistic)[1])
+        slopes = jax.vmap(lambda s, statistic=statistic: kernelised(RBF(), space, Samples(x), s, statistic)[1])
         bend = slopes(fields) - slopes(0 * fields)
         least[statistic] = float(np.linalg.eigvalsh(np.einsum("jnd,knd->jk", bend, fields)).min())
     assert least["V"] > -1e-12 and least["U"] < -1e-4
@@ -295,16 +305,16 @@ def test_batches_are_unbiased(x64):
     space = Sphere(3)
     x = cloud(space, 12)
     energy = network(space, 3)
-    scores = stein.score(energy, space, x)
+    scores = score(energy, space, x)
 
     def found(key):
         index = jax.random.randint(key, (6,), 0, 12)
-        slopes = stein.kernelised(RBF(), space, Samples(x[index]), scores[index])[1]
-        return stein.pull_back(energy, space, x[index], slopes).coefficients
+        slopes = kernelised(RBF(), space, Samples(x[index]), scores[index])[1]
+        return pull_back(energy, space, x[index], slopes).coefficients
 
-    values = jax.vmap(found)(jax.random.split(jax.random.key(0), 20_000))
+    values = jax.jit(jax.vmap(found))(jax.random.split(jax.random.key(0), 20_000))
     # draws with replacement pair a point with itself: their mean is the V-statistic of the data
-    exact = stein.pull_back(energy, space, x, stein.kernelised(RBF(), space, Samples(x), scores, "V")[1]).coefficients
+    exact = pull_back(energy, space, x, kernelised(RBF(), space, Samples(x), scores, "V")[1]).coefficients
     assert bool((jnp.abs(values.mean(0) - exact) < 5 * values.std(0) / np.sqrt(20_000)).all())
     method = KernelStein(space, neurons=3, batch=6)
     state = method.init(jax.random.key(0), method.rates, Samples(x))
@@ -331,7 +341,7 @@ def test_goodness_of_fit_of_the_model_and_of_another(x64):
     teacher = targets.teacher("s2_bimodal", float)
     points, zero = targets.sample(jax.random.key(0), teacher, 40 * 100)[0].points.reshape(40, 100, 3), network(Sphere(3), 1)
     zero = Shallow(ReLU(), zero.positions, jnp.zeros(1))
-    p = jax.vmap(lambda k, x: stein._goodness_of_fit(k, RBF(), teacher.space, x, stein.score(teacher.energy, teacher.space, x), 99)[1])(
+    p = jax.vmap(lambda k, x: stein._goodness_of_fit(k, RBF(), teacher.space, teacher.energy, x, 99)[1])(
         jax.random.split(jax.random.key(1), 40), points
     )
     assert abs(float(p.mean()) - 0.5) < 5 * np.sqrt(1 / 12 / 40)
