@@ -254,7 +254,12 @@ Found = dict[tuple[str, str, str], Selection]
 def solve_all(settings: Settings) -> Found:
     """(teacher, loss, regime) -> what was found."""
     asked = [(name, loss, regime) for name in settings.teachers for loss in settings.losses for regime in REGIMES]  # pyright: ignore[reportOptionalIterable]
-    return {case: solve(settings, *case) for case in asked if counts_of(settings, case[1])}
+    found = {}
+    for case in asked:
+        if counts_of(settings, case[1]):
+            found[case] = solve(settings, *case)
+            jax.clear_caches()  # the programs of one case are no other's, and a process may map only so many
+    return found
 
 
 # -- Reading ----------------------------------------------------------------------------------------------

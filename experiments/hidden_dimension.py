@@ -246,7 +246,11 @@ def main(settings: Settings) -> None:
     settings, given = completed(settings), settings
     begin = time.perf_counter()
     cases = [(k, d) for k in settings.hidden for d in settings.dimensions]  # pyright: ignore[reportOptionalIterable]
-    found = {(k, d, regime): solve(settings, k, d, regime) for k, d in cases for regime in REGIMES}
+    found = {}
+    for k, d in cases:
+        for regime in REGIMES:
+            found[k, d, regime] = solve(settings, k, d, regime)
+            jax.clear_caches()  # the programs of one case are no other's, and a process may map only so many
     rows = []
     for k, d in cases:
         row: dict = dict(k=k, d=d, weight=float(teacher(k, d).energy.coefficients[0]))

@@ -164,7 +164,13 @@ def model_points(space, count):
     return energy, x - jnp.asarray([1.5**2 * 0.3, *[0.0] * (space.dimension - 1)])[None]
 
 
-@pytest.mark.parametrize("space", [Sphere(2), Sphere(3), Sphere(10), Euclidean(1, 1.5), Euclidean(4, 1.5)], ids=str)
+HEAVY = pytest.mark.heavy
+
+
+@pytest.mark.parametrize(
+    "space", [pytest.param(Sphere(2), marks=HEAVY), Sphere(3), pytest.param(Sphere(10), marks=HEAVY), Euclidean(1, 1.5), Euclidean(4, 1.5)],
+    ids=str,
+)  # fmt: skip
 def test_steins_identity(space, x64):
     """E u(x, y) = 0 at fixed y, and E A (h e_i) = 0 of critics, under the model; 5 sigma, and not under another."""
     energy, x = model_points(space, 20_000)
@@ -322,7 +328,7 @@ def test_batches_are_unbiased(x64):
     assert not np.allclose(*steps)
 
 
-@pytest.mark.parametrize("kind", ["kernel", "network"])
+@pytest.mark.parametrize("kind", ["kernel", pytest.param("network", marks=HEAVY)])
 def test_it_learns(kind):
     """A planted teacher on S^2 from 2000 points: KL falls fivefold."""
     teacher = targets.teacher("s2_bimodal")
