@@ -205,19 +205,19 @@ def draw_curves(found: dict, settings: Settings) -> Figure:
     panels = figure.subplots(len(settings.hidden), 2, sharex=True, sharey=True, squeeze=False)  # pyright: ignore[reportArgumentType]
     for row, hidden in zip(panels, settings.hidden, strict=True):  # pyright: ignore[reportArgumentType]
         for panel, (regime, label) in zip(row, REGIMES.items(), strict=True):
-            panel.axhline(START, color="black", linestyle="--", linewidth=0.8)
-            panel.axhline(START * settings.fraction, color="black", linestyle=":", linewidth=0.8)
+            panel.axhline(START, color="black", linestyle="--", linewidth=0.8, label="zero energy (uniform)")
+            panel.axhline(START * settings.fraction, color="black", linestyle=":", linewidth=0.8, label="level at which n is read")
             for i, dimension in enumerate(settings.dimensions):  # pyright: ignore[reportArgumentType]
                 n, mean, least, largest = bands(found[hidden, dimension, regime])
                 panel.plot(n, mean, color=plot.COLOURS[i], marker=plot.MARKERS[i], label=f"d = {dimension}")
                 panel.fill_between(n, least, largest, color=plot.COLOURS[i], alpha=0.2, linewidth=0)
             panel.set_title(f"{regime} ({label}), k = {hidden}")
             plot.log_axis(panel.xaxis, settings.n)
-            panel.set_yscale("log")
+        plot.log_axis(row[0].yaxis)
         row[0].set_ylabel("KL(teacher || student) (nat)")
     for panel in panels[-1]:
         panel.set_xlabel("data points n")
-    figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=5)
+    figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     return figure
 
 
@@ -235,7 +235,7 @@ def draw_needed(rows: list[dict], settings: Settings) -> Figure:
         plot.log_axis(panel.xaxis, settings.dimensions)
         panel.set_xlim(min(settings.dimensions) / 1.5, max(settings.dimensions) * 1.5)  # pyright: ignore[reportArgumentType]
     if any(np.isfinite(row[f"{label}_needs"]) for row in rows for label in REGIMES.values()):
-        panels[0].set_yscale("log")  # of all panels; without a value there is no such axis
+        plot.log_axis(panels[0].yaxis)  # of all panels; without a value there is no such axis
     panels[0].set_ylabel(f"n to {settings.fraction:g} of KL(teacher || uniform)")
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return figure
