@@ -99,7 +99,7 @@ class Settings:
     """Settings of the experiment; None takes the value of the preset."""
 
     preset: str = "quick"
-    """quick (J1_w10, n = 100 and 1000, 2 repetitions) or paper (all teachers, n from 10 to 30000, 10 repetitions)."""
+    """quick (J1_w10, n = 1000, 2 repetitions) or paper (all teachers, n from 10 to 30000, 10 repetitions)."""
     teachers: tuple[str, ...] | None = None
     """Which of J1_w2, J1_w10, J2_w2.5, J2_w5, J4_w7.5."""
     losses: tuple[str, ...] = tuple(LOSSES)
@@ -115,7 +115,7 @@ class Settings:
 
 
 PRESETS: dict[str, dict[str, Any]] = {
-    "quick": dict(teachers=("J1_w10",), n=(100, 1000), repeats=2),
+    "quick": dict(teachers=("J1_w10",), n=(1000,), repeats=2),
     "paper": dict(teachers=tuple(TEACHERS), n=(10, 30, 100, 300, 1000, 3000, 10_000, 30_000), repeats=10),
 }
 MOST = {"ksd": 10_000, "f1_sd": 3000}
@@ -125,7 +125,7 @@ def completed(settings: Settings) -> Settings:
     """With the values of the preset. Raises ValueError naming the setting.
 
     >>> completed(Settings()).n
-    (100, 1000)
+    (1000,)
     """
     report.check(settings)
     for name, value in PRESETS[settings.preset].items():

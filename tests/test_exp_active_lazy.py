@@ -29,7 +29,7 @@ from experiments.active_lazy import (
 
 def test_the_presets():
     quick, paper = completed(Settings()), completed(Settings(preset="paper", repeats=3))
-    assert (quick.teachers, quick.n, quick.repeats) == (("J1_w10",), (100, 1000), 2)
+    assert (quick.teachers, quick.n, quick.repeats) == (("J1_w10",), (1000,), 2)
     assert paper.teachers == tuple(active_lazy.TEACHERS) and paper.repeats == 3 and paper.losses == tuple(active_lazy.LOSSES)
     assert counts_of(paper, "dual") == counts_of(paper, "likelihood") == paper.n == (10, 30, 100, 300, 1000, 3000, 10_000, 30_000)
     assert counts_of(paper, "ksd") == paper.n[:7] and counts_of(paper, "f1_sd") == paper.n[:6]
