@@ -113,6 +113,59 @@ def sum_blocks(function: Callable, arrays: tuple, columns: int):
     return total([whole, at(count - rest, rest)]) if rest else whole
 
 
+def map_pairs(function: Callable, arrays: tuple, pairs: int):
+    """`function(start, *blocks)` over blocks of at most `pairs` pairs of columns, i and i + N/2 of arrays (*rows, N), N even.
+
+    It is given the columns of the first members of pairs start, start + 1, ..., and then those of the second, (*rows, 2 size), and returns
+    such arrays. `pairs` is a multiple of 256.
+
+    >>> map_pairs(lambda start, x: start + x, (jnp.arange(4),), 256).tolist()
+    [0, 1, 2, 3]
+    """
+    count = jax.tree.leaves(arrays)[0].shape[-1] // 2
+    halves = lambda a: a.reshape(*a.shape[:-1], 2, -1)  # noqa: E731
+    side_by_side = lambda a: a.reshape(*a.shape[:-2], -1)  # noqa: E731
+    arrays = jax.tree.map(halves, arrays)
+
+    def at(start, size):
+        return jax.tree.map(halves, function(start, *jax.tree.map(lambda a: side_by_side(take(a, start, size)), arrays)))
+
+    blocks, width, rest = split(count, pairs)
+    if blocks == 1 and not rest:
+        return jax.tree.map(side_by_side, at(0, width))
+    result = jax.tree.map(lambda a: jnp.zeros((*a.shape[:-1], count), a.dtype), jax.eval_shape(lambda: at(0, width)))
+    place = lambda result, made, start: jax.tree.map(lambda a, b: put(a, b, start), result, made)  # noqa: E731
+    result = jax.lax.fori_loop(0, blocks, lambda i, result: place(result, at(i * width, width), i * width), result)
+    if rest:
+        result = place(result, at(count - rest, rest), count - rest)
+    return jax.tree.map(side_by_side, result)
+
+
+def gather_pairs(x: Shaped[Array, "*rows N"], axis: str | None) -> Shaped[Array, "*rows M"]:
+    """All columns, of which each device of a mesh axis holds the next of the first and of the second members of all pairs; or x.
+
+    >>> jax.vmap(lambda x: gather_pairs(x, "particles"), axis_name="particles")(jnp.array([[0, 2], [1, 3]])).tolist()
+    [[0, 1, 2, 3], [0, 1, 2, 3]]
+    """
+    if axis is None:
+        return x
+    parts = jax.lax.all_gather(x.reshape(*x.shape[:-1], 2, -1), axis, axis=x.ndim, tiled=True)
+    return parts.reshape(*x.shape[:-1], -1)
+
+
+def own_pairs(x: Shaped[Array, "*rows M"], count: int, axis: str | None) -> Shaped[Array, "*rows count"]:
+    """What `gather_pairs` made x of: the `count` columns of this device.
+
+    >>> jax.vmap(lambda i: own_pairs(jnp.arange(4), 2, "particles"), axis_name="particles")(jnp.arange(2)).tolist()
+    [[0, 2], [1, 3]]
+    """
+    if axis is None:
+        return x
+    pairs = count // 2
+    part = take(x.reshape(*x.shape[:-1], 2, -1), jax.lax.axis_index(axis) * pairs, pairs)
+    return part.reshape(*x.shape[:-1], -1)
+
+
 def total(values: list):
     """Sum of pytrees, in their order.
 

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from dualebm.columns import block_columns, map_blocks, once, sum_blocks
@@ -249,6 +250,17 @@ def witness(feature: Feature, theta: Float[Array, "m p"], particles: Samples, da
     """
     model, observed = feature_mean(feature, theta, particles), feature_mean(feature, theta, data)
     return jax.tree.map(jnp.subtract, model, observed)
+
+
+def precision_of(energy: Energy) -> np.dtype:
+    """The dtype of the floating arrays of an energy.
+
+    >>> from dualebm.features import ReLU
+    >>> precision_of(Shallow(ReLU(), jnp.eye(2), jnp.ones(2))).name
+    'float32'
+    """
+    leaves = [leaf for leaf in jax.tree.leaves(energy) if hasattr(leaf, "shape") or isinstance(leaf, float)]
+    return jnp.result_type(*(leaf for leaf in leaves if jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)))
 
 
 def log_density(energy: Energy, x: Float[Array, "N d"]) -> Float[Array, " N"]:

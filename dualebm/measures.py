@@ -84,13 +84,53 @@ def effective_sample_size(log_weights: Float[Array, " n"]) -> Float[Array, ""]:
     return jnp.exp(2 * logsumexp(log_weights) - logsumexp(2 * log_weights))
 
 
-def resample(key: Key[Array, ""], log_weights: Float[Array, " n"], count: int) -> Int[Array, " count"]:
-    """Indices of `count` ancestors by systematic resampling: each index i appears count * p_i times, rounded up or down.
+def cloud(state) -> Samples:
+    """The particles of the state of a method as samples of its model: with their weights, where they carry any.
+
+    >>> class State(NamedTuple):
+    ...     particles: Float[Array, "N d"]
+    >>> cloud(State(jnp.eye(2))).log_weights is None
+    True
+    """
+    return Samples(state.particles, getattr(state, "log_weights", None))
+
+
+def check_not_empty(samples: Samples) -> None:
+    """Raises ValueError for samples without a point.
+
+    >>> check_not_empty(Samples(jnp.eye(2)))
+    """
+    if samples.points.shape[0] < 1:
+        raise ValueError(f"samples is empty, shape {samples.points.shape}; it must hold at least one point")
+
+
+RESAMPLINGS = ("systematic", "stratified", "residual", "multinomial")
+"""Ways to draw ancestors; each index i has count * p_i of them in the mean, with the least noise first."""
+
+
+def resample(key: Key[Array, ""], log_weights: Float[Array, " n"], count: int, kind: str = "systematic") -> Int[Array, " count"]:
+    """Indices of `count` ancestors, of `RESAMPLINGS` (Douc, Cappe, Moulines 2005).
+
+    "systematic": one uniform number for a comb of equal teeth, each index count * p_i times, rounded up or down. "stratified": one in each
+    tooth. "residual": the whole part of count * p_i times, the rest drawn independently. "multinomial": all drawn independently.
 
     >>> sorted(resample(jax.random.key(0), jnp.log(jnp.array([0.25, 0.75])), 4).tolist())
     [0, 1, 1, 1]
     """
-    cumulative = jnp.cumsum(jax.nn.softmax(log_weights))
-    comb = (jnp.arange(count) + jax.random.uniform(key, dtype=log_weights.dtype)) / count
-    comb = jnp.minimum(comb, 1 - jnp.finfo(comb.dtype).epsneg)  # the last tooth may round to 1, past the last living index
-    return jnp.searchsorted(cumulative / cumulative[-1], comb, side="right")
+    if kind == "residual":
+        expected = count * jax.nn.softmax(log_weights)
+        whole = jnp.floor(expected * (1 + 8 * jnp.finfo(expected.dtype).eps))  # or rounding would leave equal weights to chance
+        places = jnp.cumsum(whole)
+        certain = jnp.searchsorted(places, jnp.arange(count, dtype=whole.dtype), side="right")
+        drawn = _inverse(jnp.cumsum(jnp.maximum(expected - whole, 0)), jax.random.uniform(key, (count,), log_weights.dtype))
+        return jnp.where(jnp.arange(count) < places[-1], certain, drawn)
+    shape = () if kind == "systematic" else (count,)
+    uniform = jax.random.uniform(key, shape, log_weights.dtype)
+    comb = uniform if kind == "multinomial" else (jnp.arange(count) + uniform) / count
+    return _inverse(jnp.cumsum(jax.nn.softmax(log_weights)), comb)
+
+
+def _inverse(cumulative, uniform):
+    """The index in which each uniform number falls, of cumulative weights that need not end at 1."""
+    uniform = jnp.minimum(uniform, 1 - jnp.finfo(uniform.dtype).epsneg)  # the last tooth may round to 1, past the last living index
+    return jnp.searchsorted(cumulative / cumulative[-1], uniform, side="right")

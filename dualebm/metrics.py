@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 
 from dualebm import certificate, checks, distances, measures, partition, stein
 from dualebm.energy import Energy, Shallow
-from dualebm.measures import Samples
+from dualebm.measures import Samples, cloud
 from dualebm.rkhs import RBF, squared_mmd
 from dualebm.spaces import Space
 
@@ -47,6 +47,12 @@ def relative_entropy(
     excess = jnp.where(jnp.abs(difference) < 0.1, series, jnp.expm1(-bounded) + bounded)
     small = jnp.log1p(jnp.sum(weights * excess))
     return jnp.where(jnp.min(difference) > -50, small, logsumexp(-difference, b=weights))
+
+
+def _model_mean(energy, state):
+    """E U over the particles, with their weights."""
+    points, log_weights = cloud(state)
+    return measures.mean(energy(points), log_weights)
 
 
 class KLDivergence(eqx.Module):
@@ -126,7 +132,7 @@ class EffectiveTemperature(eqx.Module):
         """The temperature, a scalar."""
         del key
         energy = method.energy(state, rates, data)
-        return partition.effective_temperature(energy, self.quadrature, jnp.mean(energy(state.particles)))
+        return partition.effective_temperature(energy, self.quadrature, _model_mean(energy, state))
 
 
 class TotalVariation(eqx.Module):
@@ -182,7 +188,7 @@ class EnergyGap(eqx.Module):
         """The gap, a scalar, in units of temperature."""
         del key
         energy = method.energy(state, rates, data)
-        return measures.mean(energy(self.samples.points), self.samples.log_weights) - jnp.mean(energy(state.particles))
+        return measures.mean(energy(self.samples.points), self.samples.log_weights) - _model_mean(energy, state)
 
 
 class CrossEntropy(eqx.Module):
@@ -212,7 +218,7 @@ class CrossEntropy(eqx.Module):
     units: ClassVar[str] = "nat"
 
     def __check_init__(self):
-        _check_not_empty(self.samples)
+        measures.check_not_empty(self.samples)
         if self.draws and self.quadrature is not None:
             raise ValueError(f"draws is {self.draws} and a quadrature is given; give one of them")
 
@@ -228,11 +234,6 @@ class CrossEntropy(eqx.Module):
             return jnp.stack([mean + log_z, error])
         log_z, error, _ = partition.log_partition_by_annealing(key, energy, self.space, self.chains, temperatures=self.temperatures)
         return jnp.stack([mean + log_z, error])
-
-
-def _check_not_empty(samples: Samples) -> None:
-    if samples.points.shape[0] < 1:
-        raise ValueError(f"samples is empty, shape {samples.points.shape}; it must hold at least one point")
 
 
 class SteinDiscrepancy(eqx.Module):
@@ -339,7 +340,7 @@ class MMD(eqx.Module):
     def __call__(self, key, method, state, rates, data):
         """The discrepancy, a scalar."""
         del key, method, rates, data
-        return jnp.sqrt(jnp.maximum(squared_mmd(self.kernel, Samples(state.particles), self.samples), 0))
+        return jnp.sqrt(jnp.maximum(squared_mmd(self.kernel, cloud(state), self.samples), 0))
 
 
 class EnergyDistance(eqx.Module):
@@ -356,7 +357,7 @@ class EnergyDistance(eqx.Module):
     def __call__(self, key, method, state, rates, data):
         """The distance, a scalar, in the units of the points."""
         del key, method, rates, data
-        return distances.energy_distance(Samples(state.particles), self.samples)
+        return distances.energy_distance(cloud(state), self.samples)
 
 
 class SlicedWasserstein(eqx.Module):
@@ -376,7 +377,7 @@ class SlicedWasserstein(eqx.Module):
         """The distance, a scalar, in the units of the points."""
         del method, rates, data
         options = dict(projections=self.projections, order=self.order)
-        return distances.sliced_wasserstein(key, Samples(state.particles), self.samples, **options)
+        return distances.sliced_wasserstein(key, cloud(state), self.samples, **options)
 
 
 def exact_samples(teacher: Energy, quadrature: Samples) -> Samples:

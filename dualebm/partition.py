@@ -15,7 +15,7 @@ from jax.scipy.special import logsumexp
 from jaxtyping import Array, Float, Key
 
 from dualebm import checks
-from dualebm.energy import Energy, Tempered
+from dualebm.energy import Energy, Tempered, precision_of
 from dualebm.flows import langevin
 from dualebm.measures import Samples
 from dualebm.spaces import Euclidean, Space, Sphere, Torus
@@ -256,7 +256,7 @@ def log_partition_by_sampling(key: Key[Array, ""], energy: Energy, space: Space,
     [0.0, 0.0, 1000.0]
     """
     checks.count("count", count, 2)
-    dtype = jnp.result_type(*jax.tree.leaves(energy))
+    dtype = precision_of(energy)
     width = min(count, DRAWS)
     blocks = -(-count // width)
 
@@ -306,7 +306,7 @@ def anneal(
     for name, value, smallest in (("count", count, 2), ("temperatures", temperatures, 1), ("moves", moves, 1)):
         checks.count(name, value, smallest)
     start_key, chain_key = jax.random.split(key)
-    dtype = jnp.result_type(*jax.tree.leaves(energy))
+    dtype = precision_of(energy)
     size = 0.6 / space.dimension if step is None else step
     x = space.sample_base(start_key, count, dtype).T
     factors = jnp.asarray((np.arange(temperatures + 1) / temperatures) ** power, dtype)

@@ -106,9 +106,9 @@ def run(
     plan = _plan(key, method, rates, data, steps, every, metrics, schedule, state, segment)
     data = jax.tree.map(jnp.asarray, data)
     rates = traced(rates, data)
-    like = state
-    if state is None:
-        like = eqx.filter_eval_shape(initial_state, key, method, rates, data)
+    like = eqx.filter_eval_shape(initial_state, key, method, rates, data)
+    if state is not None:
+        check_state(like, state)
     variables = recorded(key, method, like, rates, data, metrics)
     total = len(plan.step)
     records = {name: np.full((total, *v.shape), v.fill, v.dtype) for name, v in variables.items()}
@@ -146,7 +146,9 @@ def run(
                 if folder is not None:
                     _commit(Path(folder), plan, records, first, done, state)
                 _show(bar, every, done, records)
-                _raise_if_diverged(plan, records, done, state, results)
+                fault = lambda state: first_fault(key, method, state, rates, data, every, schedule)  # noqa: E731
+                _raise_if_diverged(plan, records, done, state, results, fault)
+                _caution(method, state)
         if signals:
             kept = "nothing is saved, as folder is None"
             if folder is not None:
@@ -197,6 +199,24 @@ def _plan(key, method, rates, data, steps, every, metrics, schedule, state, segm
     }
     step = np.arange(total) * int(every) + (0 if state is None else int(state.step))
     return _Plan(settings, {**settings, **source}, step, int(segment))
+
+
+def check_state(like, state) -> None:
+    """Raises ValueError for a state that is not of the method: other arrays, shapes or dtypes than those that it starts with.
+
+    Such as one whose optimiser is another's.
+
+    >>> check_state({"x": jnp.zeros(2)}, {"x": jnp.zeros(3)})
+    Traceback (most recent call last):
+    ...
+    ValueError: state is of another method or other settings: ['x'] is float32 of shape (3,) there and float32 of shape (2,) here
+    """
+    there, here = (dict(jax.tree_util.tree_leaves_with_path(tree)) for tree in (state, like))
+    for path in {**here, **there}:
+        told = [f"{a.dtype} of shape {tuple(a.shape)}" if (a := leaves.get(path)) is not None else "nothing" for leaves in (there, here)]
+        if told[0] != told[1]:
+            name = jax.tree_util.keystr(path)
+            raise ValueError(f"state is of another method or other settings: {name} is {told[0]} there and {told[1]} here")
 
 
 def check_names(metrics: dict) -> None:
@@ -310,15 +330,39 @@ def _commit(folder: Path, plan: _Plan, records, first: int, done: int, state) ->
     _write_manifest(folder, plan, done, status)
 
 
-def _raise_if_diverged(plan: _Plan, records, done: int, state, results) -> None:
+@eqx.filter_jit
+def first_fault(key, method, state, rates, data, every, schedule):
+    """The first of `every` steps from a good state after which the state is at fault by itself; -1 for none. Steps are counted from 1.
+
+    >>> from dualebm.methods.dual import Dual; from dualebm.spaces import Sphere
+    >>> method = Dual(Sphere(3), neurons=8)
+    >>> data = Samples(Sphere(3).sample_base(jax.random.key(0), 100, jnp.float32))
+    >>> state = initial_state(jax.random.key(1), method, method.rates, data)
+    >>> int(first_fault(jax.random.key(1), method, state, method.rates._replace(reaction_step=jnp.nan), data, 4, None))
+    1
+    """
+    return simulate.first_fault(key, method, state, rates, data, every, schedule)
+
+
+def _caution(method, state) -> None:
+    """Warns of what a method has to say of a healthy state, such as weights that have collapsed."""
+    told = method.caution(state) if hasattr(method, "caution") else None
+    if told:
+        warnings.warn(f"step {int(state.step)}: {told}", stacklevel=3)
+
+
+def _raise_if_diverged(plan: _Plan, records, done: int, state, results, fault: Callable | None = None) -> None:
     codes = records["diverged"][:done]
     if codes.any():
         at = int(np.argmax(codes != 0))
         code = int(codes[at])
         rates = ", ".join(f"{name}={value}" for name, value in plan.settings["rates"].items() if name != "type")
+        where = f"between steps {plan.step[at - 1]} and {plan.step[at]}"
+        step = int(fault(state)) if fault is not None else -1
+        if step >= 0:
+            where = f"in step {step}, {where}"
         error = Diverged(
-            f"the run diverged between steps {plan.step[at - 1]} and {plan.step[at]}: {simulate.DIVERGENCE[code]}; "
-            f"{simulate.REMEDY[code]} (rates: {rates})"
+            f"the run diverged {where}: {simulate.DIVERGENCE[code]}; {simulate.REMEDY[code]} (rates: {rates})"
         )
         error.step, error.code, error.state, error.results = int(plan.step[at]), code, state, results()
         raise error
@@ -358,8 +402,8 @@ def _bar(steps: int, every: int, done: int, progress: bool) -> tqdm.tqdm:
 
 
 def _show(bar: tqdm.tqdm, every: int, done: int, records) -> None:
-    """Moves the bar, with the last value of the first metric that is a scalar."""
-    bar.set_postfix(
-        {n: f"{v[done - 1]:.4g}" for n, v in records.items() if v.ndim == 1 and n != "diverged"}, refresh=False
-    )
+    """Moves the bar, with the last values of the metrics that are scalars, or values with their errors."""
+    shown = {n: v[done - 1].reshape(-1) for n, v in records.items() if n != "diverged" and (v.ndim == 1 or v.shape[1:] == (2,))}
+    told = {n: f"{v[0]:.4g}" if v.size == 1 else f"{v[0]:.4g}+-{v[1]:.1g}" for n, v in shown.items()}
+    bar.set_postfix(told, refresh=False)
     bar.update((done - 1) * every - bar.n)

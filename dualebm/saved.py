@@ -17,9 +17,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from dualebm import checks
+from dualebm.energies import BoltzmannMachine, Convolutional, GaussianMixture, Perceptron
 from dualebm.energy import Energy, Shallow, Tabulated
 from dualebm.features import Bump, Feature, ReLU, Softplus
-from dualebm.methods.deep import Perceptron
 from dualebm.rkhs import RBF, ArcCosine, BumpKernel, Distance, Embedding
 from dualebm.settings import check_settings, differences
 from dualebm.spaces import Euclidean, Sphere, Torus
@@ -184,7 +184,10 @@ def load_state(path: PathLike, like: Any, settings: dict | None = None) -> Any:
 
 # -- Energies --------------------------------------------------------------------------------------
 
-ENERGIES = {kind.__name__: kind for kind in (Shallow, Embedding, Perceptron, Tabulated)}
+ENERGIES = {
+    kind.__name__: kind
+    for kind in (Shallow, Embedding, Perceptron, Convolutional, GaussianMixture, BoltzmannMachine, Tabulated)
+}
 """The energies that are built anew from a file alone."""
 
 _NAMED = {kind.__name__: kind for kind in (ReLU, Softplus, Bump, Sphere, Euclidean, Torus, ArcCosine, RBF, BumpKernel, Distance)}
@@ -200,14 +203,17 @@ def _spell(value: Any) -> Any:
 
 
 def _build(spelt: Any) -> Any:
+    if isinstance(spelt, list):  # JSON has no tuples
+        return tuple(spelt)
     if not isinstance(spelt, dict):
         return spelt
     return _NAMED[spelt["name"]](**{name: _build(item) for name, item in spelt["fields"].items()})
 
 
 def _static(energy: Energy) -> dict[str, Any]:
-    """What of an energy is no array, by field: its feature, its kernel, its activation."""
-    return {f.name: getattr(energy, f.name) for f in dataclasses.fields(energy) if f.metadata.get("static")}
+    """What of an energy is no array, by field: its feature, its kernel, its activation; and fields that are None."""
+    values = {f.name: getattr(energy, f.name) for f in dataclasses.fields(energy)}
+    return {f.name: values[f.name] for f in dataclasses.fields(energy) if f.metadata.get("static") or values[f.name] is None}
 
 
 def save_energy(path: PathLike, energy: Energy) -> None:

@@ -57,6 +57,22 @@ def interval(key, method, state, rates, data, every, schedule, axis=None):
     return jax.tree.map(partial(jnp.where, code == 0), moved, state), code
 
 
+def first_fault(key, method, state, rates, data, every, schedule):
+    """The number of the first of `every` steps after which the state is at fault, other than by its acceptance; -1 where none is.
+
+    What `interval` finds at its end, looked for step by step: it costs a check of the whole state in each.
+    """
+
+    def body(carry, _):
+        state, found = carry
+        current = rates if schedule is None else schedule(state.step, rates)
+        state = method.step(jax.random.fold_in(key, state.step), state, current, data)
+        fault = _divergence(method, state._replace(acceptance=jnp.ones_like(state.acceptance)), None) > 0
+        return (state, jnp.where((found < 0) & fault, state.step, found)), None
+
+    return jax.lax.scan(body, (state, jnp.int32(-1)), length=every)[0][1]
+
+
 def simulate(
     key,
     method,

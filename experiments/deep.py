@@ -3,7 +3,7 @@
     python -m experiments.deep --preset quick
     python -m experiments.deep --preset paper
 
-The test that arXiv 2107.05134, Section 6 suggests: `Deep`, softplus perceptrons of depth 1, 2 and 3 and width 64 under Adam, with a
+The test that arXiv 2107.05134, Section 6 suggests: `Contrastive`, softplus perceptrons of depth 1, 2 and 3 and width 64 under Adam, with a
 cosine decay of the learning rate, beside `Dual` with its default rates and annealing. All have the same data, number of particles and
 particle steps; the learning rate of each depth and teacher is the one of a grid with the least KL at the end on seeds of its own (and, to
 save time, on at most 2000 data points).
@@ -28,10 +28,11 @@ import xarray
 from matplotlib.figure import Figure
 
 from dualebm import checks, metrics, plot, targets
+from dualebm.energies import MLP
 from dualebm.grid import product
 from dualebm.measures import Samples
 from dualebm.methods import dual
-from dualebm.methods.deep import Deep
+from dualebm.methods.contrastive import Contrastive
 from dualebm.methods.dual import Dual
 from dualebm.sweep import sweep
 from experiments import report
@@ -120,7 +121,7 @@ def cosine(steps: int):
     """A schedule for `run`: the learning rate times (1 + cos(pi t / steps)) / 2 (optax); one object a length, so that it compiles once.
 
     >>> from dualebm.spaces import Sphere
-    >>> float(cosine(100)(50, Deep(Sphere(3)).rates._replace(learning_rate=0.02)).learning_rate)
+    >>> float(cosine(100)(50, Contrastive(Sphere(3), MLP()).rates._replace(learning_rate=0.02)).learning_rate)
     0.01
     """
     factor = optax.cosine_decay_schedule(1.0, steps)
@@ -140,7 +141,7 @@ def methods(settings: Settings, teacher: str) -> dict[str, Any]:
     ['shallow', 'depth 1', 'depth 2', 'depth 3']
     """
     space = targets.teacher(teacher).space
-    deep = {f"depth {depth}": Deep(space, width=settings.width, depth=depth) for depth in settings.depths}
+    deep = {f"depth {depth}": Contrastive(space, MLP(settings.width, depth)) for depth in settings.depths}
     return {SHALLOW: Dual(space, neurons=settings.width), **deep}
 
 

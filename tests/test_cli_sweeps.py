@@ -123,7 +123,9 @@ def test_bad_flags_are_one_line(tmp_path, capsys, flags, message):
 def test_every_method_is_swept_by_its_own_settings(tmp_path):
     for method, settings, name in (
         ("lazy", ("features=8,16", "averaged=true,false"), "features"),
-        ("deep", ("learning_rate=0.001,0.01",), "learning_rate"),
+        ("contrastive", ("learning_rate=0.001,0.01", "width=8"), "learning_rate"),
+        ("jarzynski", ("order=particles_first,parameters_first", "depth=1"), "order"),
+        ("weighted_dual", ("threshold=0.5,0.9",), "threshold"),
         ("kernel_flow", ("jitter=0,0.1",), "jitter"),
         ("mean_field", ("cells=64,128",), "cells"),
         ("score_matching", ("smoothing=0.1,0.2",), "smoothing"),
@@ -145,7 +147,7 @@ def test_every_method_is_swept_by_its_own_settings(tmp_path):
         (dict(method="lazy", set=("featurs=3",)), "'lazy' is 'featurs'; did you mean 'features'"),
         (dict(method="lazy", neurons="8"), "'lazy' is 'neurons'"),
         (dict(method="lazy", alpha="1"), "alpha is 1 and method is 'lazy'"),
-        (dict(method="deep", anneal=True), "anneal is True and method is 'deep'"),
+        (dict(method="contrastive", anneal=True), "anneal is True and method is 'contrastive'"),
         (dict(set=("radius",)), "set has 'radius'; it must be name=value"),
         (dict(set=("radius=0:1:lin1",)), "set radius: range is '0:1:lin1'"),
     ],

@@ -87,3 +87,19 @@ def test_draws_equal_jax_random_in_any_company(kind, dtype):
         keys = jax.random.split(key, 3)
         lanes = jax.jit(jax.vmap(lambda key: columns.draw(kind, key, 0, 2, 7, dtype)))(keys)
         np.testing.assert_array_equal(lanes[1], columns.draw(kind, keys[1], 0, 2, 7, dtype))
+
+
+@pytest.mark.parametrize("count", [2, 512, 514, 1024, 3000])
+def test_pairs_in_blocks_of_every_remainder(count):
+    """Each pair once, by its place, both members side by side."""
+    rng = np.random.default_rng(count)
+    x, a = rng.normal(size=(3, count)).astype("float32"), np.arange(count)
+
+    def by_pair(start, x, a):
+        size = a.shape[-1] // 2
+        place = start + jnp.concatenate([jnp.arange(size), jnp.arange(size) + count // 2])
+        return 2 * x, a - place
+
+    doubled, off = jax.jit(lambda: columns.map_pairs(by_pair, (jnp.asarray(x), jnp.asarray(a)), 256))()
+    np.testing.assert_array_equal(doubled, 2 * x)
+    assert not np.asarray(off).any()

@@ -7,7 +7,8 @@ import optax
 import pytest
 import xarray
 
-from dualebm.methods.deep import Deep
+from dualebm.energies import MLP
+from dualebm.methods.contrastive import Contrastive
 from dualebm.spaces import Sphere
 from experiments.deep import CHOOSING, Settings, checked, chosen_rate, cosine, first_below, main
 
@@ -33,7 +34,7 @@ def test_end_to_end_and_again_from_its_folders(tmp_path, capsys):
 
 
 def test_the_schedule_is_the_cosine_and_one_object():
-    schedule, rates = cosine(40), Deep(Sphere(3)).rates._replace(learning_rate=0.5)
+    schedule, rates = cosine(40), Contrastive(Sphere(3), MLP()).rates._replace(learning_rate=0.5)
     assert schedule is cosine(40)
     for step in (0, 13, 40):
         expected = 0.5 * 0.5 * (1 + np.cos(np.pi * step / 40))

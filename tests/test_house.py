@@ -9,16 +9,18 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "dualebm"
 ORDER = [
-    "columns", "spaces", "measures", "checks", "cells", "features", "energy", "rkhs", "distances",
-    "flows.langevin", "flows.wfr", "flows.descent", "stein", "partition", "certificate", "targets", "datasets",
+    "columns", "spaces", "measures", "checks", "cells", "features", "energy", "energies", "rkhs", "distances",
+    "flows.langevin", "flows.wfr", "flows.descent", "flows.parameters", "stein", "partition", "flows.jarzynski", "certificate", "targets",
+    "datasets", "images",
     "methods.dual", "methods.adaptive", "methods.score_matching", "methods.lazy",
-    "methods.mean_field", "methods.deep", "methods.tracked", "methods.likelihood", "methods.stein",
-    "metrics", "simulate", "settings", "grid", "saved", "store", "ranges", "model", "quality",
+    "methods.mean_field", "methods.tracked", "methods.likelihood", "methods.stein",
+    "methods.jarzynski", "methods.contrastive", "methods.weighted_dual",
+    "metrics", "walker_metrics", "simulate", "settings", "grid", "saved", "store", "ranges", "model", "quality",
     "mesh", "run", "hosts", "plan", "sweep_folder", "sweep", "selection", "plot", "sphere_plot",
     "commands.methods", "commands.fit", "commands.sweeps", "cli",
 ]  # fmt: skip
 SHELL = {
-    "datasets", "settings", "saved", "store", "model", "run", "hosts", "plan", "sweep_folder", "sweep", "selection",
+    "datasets", "images", "settings", "saved", "store", "model", "run", "hosts", "plan", "sweep_folder", "sweep", "selection",
     "plot", "sphere_plot", "commands.methods", "commands.fit", "commands.sweeps", "cli",
 }  # fmt: skip
 

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dualebm import measures
 from dualebm.measures import (
     Atoms,
     Samples,
@@ -122,3 +123,25 @@ def test_equal_weights_resample_to_a_permutation():
 
 def test_samples_have_equal_weights_unless_they_are_given():
     assert Samples(jnp.ones((2, 3))).log_weights is None
+
+
+@pytest.mark.parametrize("kind", measures.RESAMPLINGS)
+def test_each_ancestor_as_often_as_its_weight(kind):
+    """In the mean over 2000 keys within 5 sigma; and within one of it where the kind says so."""
+    log_weights = jnp.log(jnp.array([0.05, 0.5, 0.0, 0.15, 0.3]))
+    draw = jax.jit(jax.vmap(lambda key: jnp.bincount(measures.resample(key, log_weights, 7, kind), length=5)))
+    counts = np.asarray(draw(jax.random.split(jax.random.key(0), 2000)))
+    expected = 7 * np.exp(np.asarray(log_weights))
+    assert (counts.sum(1) == 7).all()
+    assert (np.abs(counts.mean(0) - expected) <= 5 * counts.std(0) / np.sqrt(2000) + 1e-6).all()
+    if kind == "systematic":
+        assert (np.abs(counts - expected) < 1).all()
+    if kind == "residual":
+        assert (counts >= np.floor(expected)).all()
+    assert counts.std(0).sum() < {"multinomial": 4.5, "residual": 3.5, "stratified": 3, "systematic": 2.5}[kind]
+
+
+@pytest.mark.parametrize("kind", ["systematic", "stratified", "residual"])
+def test_equal_weights_keep_everyone(kind):
+    found = measures.resample(jax.random.key(1), jnp.full(1000, -3.7), 1000, kind)
+    np.testing.assert_array_equal(np.sort(found), np.arange(1000))

@@ -16,9 +16,13 @@ import pytest
 from jax.sharding import AbstractMesh, PartitionSpec
 
 from dualebm import mesh, simulate
+from dualebm.energies import MLP
 from dualebm.measures import Samples, shares, total_variation
 from dualebm.methods.adaptive import Adaptive
+from dualebm.methods.contrastive import Contrastive
 from dualebm.methods.dual import Dual, DualRates
+from dualebm.methods.jarzynski import Jarzynski
+from dualebm.methods.weighted_dual import WeightedDual
 from dualebm.run import initial_state
 from dualebm.spaces import Sphere
 
@@ -42,6 +46,21 @@ CASES = {  # method, restart probability, weighted data, numbers of devices
         Adaptive(dataclasses.replace(DUAL, particles=2400, data_batch=50, data_refresh=7), warmup=60, safety=0.05, sample=700),
         0.02, True, (4,),
     ),
+    "jarzynski, batches, resampled": (
+        Jarzynski(Sphere(3), MLP(8), walkers=2048, walker_batch=512, data_batch=100, optimiser="momentum"), 0.0, False, (8,),
+    ),
+    "jarzynski, all walkers, multinomial": (
+        Jarzynski(Sphere(3), MLP(8), walkers=1024, resampling="multinomial", optimiser="gradient"), 0.0, True, (4,),
+    ),
+    "contrastive": (Contrastive(Sphere(3), MLP(8), restart_every=7, optimiser="gradient"), 0.0, False, (8,)),
+    "contrastive, told": (
+        Contrastive(Sphere(3), MLP(8), walkers=2400, begin="model", diagnosis=True, integrator="geodesic", optimiser="gradient"),
+        0.0, False, (4,),
+    ),
+    "contrastive, from the base": (
+        Contrastive(Sphere(3), MLP(8), walkers=2400, restart_at="base", optimiser="gradient"), 0.1, False, (4,),
+    ),
+    "weighted dual": (WeightedDual(Sphere(3), neurons=8, particles=2400), 0.0, False, (8,)),
 }  # fmt: skip
 
 
@@ -83,11 +102,15 @@ def error(a, b):
 def one_run(name):
     """Errors of a run whose particles are split, by number of devices."""
     method, restart, weighted, counts = CASES[name]
-    rates, data, key = stacked(method.rates._replace(restart_probability=restart)), samples(weighted), jax.random.key(1)
+    changes = dict(restart_probability=restart, threshold=1.0, learning_rate=0.01)  # of those that it has
+    rates = stacked(method.rates._replace(**{n: v for n, v in changes.items() if n in method.rates._fields}))
+    data, key = samples(weighted), jax.random.key(1)
     state = initial_state(key, method, lane(rates), data)
     # Its longer moves let rounding grow tenfold in ten steps, on one device too.
     total = 2 if isinstance(method, Adaptive) else RECORDS
     expected, found = on_one_device(key, method, state, lane(rates), data, total), {}
+    if isinstance(method, (Jarzynski, WeightedDual)):
+        assert int(expected[0].weights.resamplings) > 1
     for count in counts:
         grid = mesh.make(count, particles=count)
         states, there = mesh.place(grid, method, jax.tree.map(lambda a: a[None], mesh.split(method, state)), data, shared=True)
@@ -184,6 +207,16 @@ def counted():
     return {"step": collectives(sharded.lower(lane(states), data).compile()), "run": run(NONE), "reading": run(METRICS)}
 
 
+WALKERS = tuple(name for name, case in CASES.items() if isinstance(case[0], (Jarzynski, Contrastive, WeightedDual)))
+
+
+def errors_of(*cases):
+    import warnings
+
+    warnings.simplefilter("error")
+    print(json.dumps({name: one_run(name) for name in cases}))
+
+
 def child(*cases):
     import warnings
 
@@ -194,15 +227,29 @@ def child(*cases):
     print(json.dumps(answers))
 
 
-@pytest.mark.parametrize("cases", [pytest.param(tuple(CASES), marks=pytest.mark.heavy)])
-def test_eight_devices(cases):
-    """One process tells all, so that it starts once."""
+def answers_of(function, cases):
+    """What a process with eight devices prints."""
     flags = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"  # the second to compile quickly
     environment = dict(os.environ, XLA_FLAGS=flags, JAX_ENABLE_X64="1")
-    command = [sys.executable, "-c", f"import conftest, test_mesh; test_mesh.child(*{cases!r})"]
+    command = [sys.executable, "-c", f"import conftest, test_mesh; test_mesh.{function}(*{cases!r})"]
     done = subprocess.run(command, cwd=Path(__file__).parent, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-5000:]
-    answers = json.loads(done.stdout.splitlines()[-1])
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize("cases", [WALKERS[:1], pytest.param(WALKERS[1:], marks=pytest.mark.heavy)])
+def test_walkers_over_devices(cases):
+    """Weights, resampling among all walkers, batches of them, restarts: as on one device, to rounding."""
+    answers = answers_of("errors_of", cases)
+    for name in cases:
+        assert len(answers[name]) == len(CASES[name][3]) and max(answers[name].values()) < 1e-9, (name, answers[name])
+
+
+@pytest.mark.heavy
+def test_eight_devices():
+    """One process tells all, so that it starts once."""
+    cases = tuple(name for name in CASES if name not in WALKERS)
+    answers = answers_of("child", cases)
     for name in cases:
         errors, counts = answers[name], CASES[name][3]
         assert len(errors) == len(counts) and max(errors.values()) < 1e-9, (name, errors)

@@ -18,11 +18,16 @@ import optax
 import pytest
 import xarray
 
-from dualebm import saved, simulate, store
+from dualebm import metrics, saved, simulate, store
+from dualebm.energies import MLP, Mixture
+from dualebm.energy import Energy
 from dualebm.measures import Samples
+from dualebm.methods.contrastive import Contrastive
 from dualebm.methods.dual import Dual
+from dualebm.methods.jarzynski import Jarzynski
+from dualebm.methods.weighted_dual import WeightedDual
 from dualebm.run import Diverged, initial_state, run
-from dualebm.spaces import Sphere
+from dualebm.spaces import Euclidean, Sphere
 
 METHOD = Dual(Sphere(3), neurons=8)
 KEY = jax.random.key(1)
@@ -292,7 +297,7 @@ def test_results_can_be_read_while_the_run_goes_on(tmp_path):
 def test_a_diverged_run_raises_and_leaves_valid_files(tmp_path):
     rates = METHOD.rates._replace(reaction_step=1e5)
     message = (
-        r"between steps 0 and 2: one atom holds all the weight; lower reaction_step \(rates: .*reaction_step=100000.0"
+        r"(in step [12], )?between steps 0 and 2: one atom holds all the weight; lower reaction_step \(rates: .*reaction_step=100000.0"
     )
     with pytest.raises(Diverged, match=message) as caught:
         go(tmp_path, rates=rates)
@@ -307,6 +312,69 @@ def test_a_diverged_run_raises_and_leaves_valid_files(tmp_path):
         go(tmp_path, rates=rates)
     with pytest.raises(RuntimeError, match="between steps 0 and 2"):
         go(rates=rates)
+
+
+def test_a_fault_is_told_with_its_step():
+    """Of an energy whose values end in step 7, between two records."""
+
+    class Ending(Energy):
+        clock: jax.Array
+
+        def __call__(self, x):
+            return jnp.where(self.clock > 6.5, jnp.nan, 1.0) * jnp.sum(x**2, axis=1)
+
+    def ticking():
+        return optax.GradientTransformation(lambda p: optax.EmptyState(), lambda g, s, p: (jax.tree.map(jnp.ones_like, p), s))
+
+    method = Jarzynski(Euclidean(2), lambda key, space, dtype: Ending(jnp.zeros((), dtype)), walkers=10, optimiser=ticking)
+    data = Samples(jnp.ones((4, 2), jnp.float32))
+    with pytest.raises(Diverged, match="the run diverged in step 7, between steps 5 and 10: the state is not finite"):
+        run(jax.random.key(0), method, method.rates, data, steps=20, every=5, metrics={}, progress=False)
+
+
+def test_a_state_of_another_optimiser_is_refused():
+    method = Contrastive(Sphere(3), MLP(4), walkers=10)
+    data = Samples(jnp.eye(3, dtype=jnp.float32))
+    other = dataclasses.replace(method, optimiser="gradient")
+    state = initial_state(jax.random.key(0), other, other.rates, data)
+    with pytest.raises(ValueError, match=r"state is of another method or other settings: \.training\.optimiser.* is nothing there and"):
+        run(jax.random.key(0), method, method.rates, data, steps=4, every=2, metrics={}, state=state, progress=False)
+    wider = initial_state(jax.random.key(0), dataclasses.replace(method, start=MLP(5)), method.rates, data)
+    with pytest.raises(ValueError, match=r"weights\[0\] is float32 of shape \(3, 5\) there and float32 of shape \(3, 4\) here"):
+        run(jax.random.key(0), method, method.rates, data, steps=4, every=2, metrics={}, state=wider, progress=False)
+
+
+def test_weights_that_collapse_are_told():
+    """Learning steps far too long for two hundred walkers that hardly move."""
+    method = Jarzynski(Euclidean(2, None), Mixture(1), walkers=200, optimiser="gradient", resampling="none")
+    rates = method.rates._replace(particle_step=1e-4, learning_rate=0.1)
+    data = Samples(20 + jax.random.normal(jax.random.key(0), (50, 2)))
+    with pytest.warns(UserWarning, match=r"step \d+: the weights have collapsed to one walker: .* of 200; .*Lower learning_rate"):
+        run(jax.random.key(0), method, rates, data, steps=20, every=10, metrics={}, progress=False)
+
+
+WALKERS = {
+    "jarzynski": Jarzynski(Sphere(3), MLP(4), walkers=64, walker_batch=32, data_batch=10, resampling="multinomial"),
+    "contrastive": Contrastive(Sphere(3), MLP(4), walkers=64, begin="model", diagnosis=True, clip=1.0),
+    "weighted dual": WeightedDual(Sphere(3), neurons=4, particles=64),
+}
+
+
+@pytest.mark.parametrize("name", WALKERS)
+def test_methods_with_walkers_go_on_bit_for_bit(name, tmp_path):
+    """Stopped after a segment and continued from its folder, against a run at once."""
+    method, data = WALKERS[name], Samples(Sphere(3).sample_base(jax.random.key(0), 40, jnp.float32))
+    rates = method.rates._replace(**({"threshold": 1.0} if hasattr(method.rates, "threshold") else {}))
+    common = dict(steps=16, every=2, metrics={"acceptance": metrics.Acceptance()}, segment=2, progress=False)
+    at_once, expected = run(jax.random.key(1), method, rates, data, **common)
+    run(jax.random.key(1), method, rates, data, folder=tmp_path, stop=lambda records: True, **common)
+    assert store.read_manifest(tmp_path)["status"] == "stopped"
+    continued, results = run(jax.random.key(1), method, rates, data, folder=tmp_path, **common)
+    for a, b in zip(jax.tree.leaves(at_once), jax.tree.leaves(continued), strict=True):
+        np.testing.assert_array_equal(a, b)
+    np.testing.assert_array_equal(results.acceptance, expected.acceptance)
+    if name != "contrastive":
+        assert int(continued.weights.resamplings) > 2
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from dualebm import partition, targets
+from dualebm.energies import MLP
 from dualebm.measures import Samples
-from dualebm.methods.deep import Deep
+from dualebm.methods.contrastive import Contrastive
 from dualebm.methods.dual import Dual
 from dualebm.methods.tracked import Tracked
 from dualebm.simulate import simulate
@@ -27,7 +28,7 @@ METRICS = {"exact": exact, "tracked": lambda key, method, state, rates, data: st
 def test_it_follows_log_z(kind):
     """Within 0.01 nat after hundreds of steps, for parameters that are slow beside the particles."""
     data, _ = targets.sample(jax.random.key(0), TEACHER, 2000)
-    inner = Dual(TEACHER.space, neurons=16) if kind == "shallow" else Deep(TEACHER.space, width=16, optimiser="gradient")
+    inner = Dual(TEACHER.space, neurons=16) if kind == "shallow" else Contrastive(TEACHER.space, MLP(16), optimiser="gradient")
     rates = inner.rates._replace(**(dict(transport_step=0.05, reaction_step=0.05) if kind == "shallow" else dict(learning_rate=0.01)))
     method = Tracked(inner, chains=10_000 if kind == "shallow" else 0)
     state = method.init(jax.random.key(1), rates, data)

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import tyro
 
-from dualebm import certificate, checks, datasets, metrics, model, partition, quality, saved
+from dualebm import certificate, checks, datasets, measures, metrics, model, partition, quality, saved
 from dualebm.commands import methods
 from dualebm.energy import Shallow
 from dualebm.features import Bump, Feature, ReLU, Softplus
@@ -20,10 +20,12 @@ from dualebm.flows import langevin
 from dualebm.measures import Samples
 from dualebm.methods.dual import Dual, annealing
 from dualebm.methods.lazy import KernelFlow
+from dualebm.methods.weighted_dual import WeightedDual
 from dualebm.rkhs import kernel_of
 from dualebm.run import initial_state, run, traced
 from dualebm.settings import describe
 from dualebm.spaces import Euclidean, Space, Sphere, Torus
+from dualebm.walker_metrics import EffectiveFraction, WalkerCrossEntropy
 
 SPACES = ("sphere", "euclidean", "torus")
 FEATURES = ("relu_bias", "relu", "softplus_bias", "softplus", "bump")
@@ -67,9 +69,10 @@ class Fit:
     period: float | None = None
     """Of the coordinates (torus); None for 1."""
     method: str = "dual"
-    """dual (Algorithm 1), score_matching, lazy (fixed features), kernel_flow, mean_field (on a grid, circle and S^2), deep, likelihood,
-    weighted_likelihood, kernel_stein or network_stein (Stein discrepancies; not on a torus). The flags below that are None are the
-    method's own; those that it does not have are refused."""
+    """dual (Algorithm 1), score_matching, lazy (fixed features), kernel_flow, mean_field (on a grid, circle and S^2),
+    likelihood, weighted_likelihood, kernel_stein or network_stein (Stein discrepancies; not on a torus), weighted_dual (Algorithm 1 with
+    Jarzynski's weights), jarzynski or contrastive (any energy: --set energy=mlp width=64 depth=2, or energy=boltzmann hidden=16). The flags
+    below that are None are the method's own; those that it does not have are refused."""
     set: tuple[str, ...] = ()
     """Other settings and rates of the method, as width=128 learning_rate=0.003."""
     feature: str | None = None
@@ -105,7 +108,7 @@ class Fit:
     """The largest total variation of the neurons: how strong the energy may be, in units of temperature; None for 10."""
     anneal: bool = True
     """Let the radius grow to its value in the first fifth of the iterations, then the neurons' steps fall (of methods whose neurons move
-    in a ball: dual, score_matching, mean_field)."""
+    in a ball: dual, weighted_dual, score_matching, mean_field)."""
     steps: int = 2000
     """Iterations, a multiple of --every."""
     every: int = 20
@@ -153,6 +156,8 @@ def _fit(settings: Fit) -> None:
     )  # fmt: skip
     energy = method.energy(state, rates, data)
     particles = getattr(state, "particles", None)
+    if hasattr(method, "log_partition"):
+        particles = state.particles[measures.resample(partition_key, state.log_weights, len(state.particles))]
     if particles is None:
         particles = partition.anneal(run_key, energy, space, WALKERS).points
     log_partition = model.estimate_log_partition(partition_key, energy, space, particles)
@@ -213,8 +218,11 @@ def monitors(method, rates, data: Samples, unseen: Samples) -> dict[str, Any]:
     """What is recorded: energies of the data less those of the particles; of methods without particles the cross-entropy."""
     state = eqx.filter_eval_shape(initial_state, jax.random.key(0), method, traced(rates, data), data)
     parts = {"fit": data, "held_out": unseen} if len(unseen.points) else {"fit": data}
-    if hasattr(type(state), "particles"):
-        recorded: dict[str, Any] = {f"{name}_gap": metrics.EnergyGap(part) for name, part in parts.items()}
+    if hasattr(method, "log_partition"):  # known by the weights of the walkers
+        recorded: dict[str, Any] = {f"{name}_cross_entropy": WalkerCrossEntropy(part) for name, part in parts.items()}
+        recorded["effective_fraction"] = EffectiveFraction()
+    elif hasattr(type(state), "particles"):
+        recorded = {f"{name}_gap": metrics.EnergyGap(part) for name, part in parts.items()}
     else:
         quadrature = quadrature_of(method.space, data)
         recorded = {f"{name}_cross_entropy": metrics.CrossEntropy(part, method.space, quadrature) for name, part in parts.items()}
@@ -299,15 +307,19 @@ def column_scales(name: str, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def method_of(settings: Fit, space: Space) -> Any:
     """The method on a space, with those of its fields that are flags or set."""
     kind = methods.kind(settings.method)
-    fields = {field.name for field in dataclasses.fields(kind)} - {"space", "feature", "kernel"}
-    named = {name: value for name, value in given(settings).items() if name in fields}
+    fields = {field.name for field in dataclasses.fields(kind)}
+    values = given(settings)
+    named = {name: value for name, value in values.items() if name in fields - set(methods.OBJECTS)}
     feature = feature_of(settings, space)
-    if "feature" in {field.name for field in dataclasses.fields(kind)}:
+    if "feature" in fields:
         return kind(space, feature, **named)
     if kind is KernelFlow:
         return kind(space, kernel_of(feature, space), **named)
     if settings.feature is not None:
         raise ValueError(f"feature is {settings.feature!r} and method is {settings.method!r}, which has none; leave it out")
+    if "start" in fields:
+        energy = {name: value for name, value in values.items() if name in ("energy", *methods.ENERGY_SETTINGS) and name not in fields}
+        return kind(space, methods.start(**energy), **named)
     return kind(space, **named)
 
 
@@ -353,7 +365,7 @@ def rates_of(settings: Fit, method, data: Samples):
     1.6
     """
     rates = method.rates
-    if isinstance(method, Dual) and not isinstance(method.feature, Bump):
+    if isinstance(method, (Dual, WeightedDual)) and not isinstance(method.feature, Bump):
         bias = bool(getattr(method.feature, "bias", False))
         square = float(np.mean(np.sum(np.asarray(data.points, np.float64) ** 2, axis=1)))
         step = 0.4 * (method.space.dimension + bias) / (square + bias)

@@ -5,25 +5,33 @@ from collections.abc import Iterable
 from typing import Any
 
 from dualebm import checks
-from dualebm.methods.deep import Deep
+from dualebm.energies import MLP, Boltzmann
+from dualebm.flows.parameters import Start
+from dualebm.methods.contrastive import Contrastive
 from dualebm.methods.dual import Dual
+from dualebm.methods.jarzynski import Jarzynski
 from dualebm.methods.lazy import KernelFlow, Lazy
 from dualebm.methods.likelihood import Likelihood, WeightedLikelihood
 from dualebm.methods.mean_field import MeanField
 from dualebm.methods.score_matching import ScoreMatching
 from dualebm.methods.stein import KernelStein, NetworkStein
+from dualebm.methods.weighted_dual import WeightedDual
 from dualebm.ranges import parse
 from dualebm.spaces import Sphere
 
 METHODS: dict[str, type] = {
-    "dual": Dual, "score_matching": ScoreMatching, "lazy": Lazy, "kernel_flow": KernelFlow, "mean_field": MeanField, "deep": Deep,
+    "dual": Dual, "score_matching": ScoreMatching, "lazy": Lazy, "kernel_flow": KernelFlow, "mean_field": MeanField,
+    "weighted_dual": WeightedDual, "jarzynski": Jarzynski, "contrastive": Contrastive,
     "likelihood": Likelihood, "weighted_likelihood": WeightedLikelihood, "kernel_stein": KernelStein, "network_stein": NetworkStein,
 }  # fmt: skip
 
 WORDS = {"true": True, "false": False, "none": None}
 
-OBJECTS = ("space", "feature", "kernel")
+OBJECTS = ("space", "feature", "kernel", "start")
 """Fields of methods that are no numbers or words."""
+
+ENERGIES: dict[str, type] = {"mlp": MLP, "boltzmann": Boltzmann}
+"""The energies of methods for any, by name; their settings are among those of the method."""
 
 
 def kind(name: str) -> Any:
@@ -55,14 +63,34 @@ def assignments(texts: Iterable[str]) -> dict[str, list]:
 
 
 def check_names(method: str, names: Iterable[str]) -> None:
-    """Raises ValueError for names that are neither fields nor rates of a method, with the nearest that is.
+    """Raises ValueError for names that are neither fields nor rates of a method or its energies, with the nearest that is.
 
-    >>> check_names("deep", ["widht"])  # doctest: +ELLIPSIS
+    >>> check_names("contrastive", ["widht"])  # doctest: +ELLIPSIS
     Traceback (most recent call last):
     ...
-    ValueError: a setting of the method 'deep' is 'widht'; did you mean 'width'? Allowed: ...
+    ValueError: a setting of the method 'contrastive' is 'widht'; did you mean 'width'? Allowed: ...
     """
-    fields = [field.name for field in dataclasses.fields(kind(method)) if field.name not in OBJECTS]
-    allowed = [*fields, *kind(method)(Sphere(3)).rates._fields]
+    fields = [field.name for field in dataclasses.fields(kind(method))]
+    energies = ["energy", *ENERGY_SETTINGS] if "start" in fields else []
+    rates = (kind(method)(Sphere(3), MLP()) if energies else kind(method)(Sphere(3))).rates._fields
+    allowed = [*(name for name in fields if name not in OBJECTS), *energies, *rates]
     for name in names:
         checks.choice(f"a setting of the method {method!r}", name, allowed)
+
+
+ENERGY_SETTINGS = tuple(dict.fromkeys(field.name for energy in ENERGIES.values() for field in dataclasses.fields(energy)))
+"""Settings of the energies."""
+
+
+def start(energy: str = "mlp", **settings: Any) -> Start:
+    """The start of an energy of `ENERGIES`, of its settings that are not None. Raises ValueError for one that is another's.
+
+    >>> start(width=8, hidden=None)
+    MLP(width=8, depth=2, activation='softplus')
+    """
+    checks.choice("energy", energy, ENERGIES)
+    given = {name: value for name, value in settings.items() if value is not None}
+    allowed = [field.name for field in dataclasses.fields(ENERGIES[energy])]
+    for name in given:
+        checks.choice(f"a setting of the energy {energy!r}", name, allowed)
+    return ENERGIES[energy](**given)

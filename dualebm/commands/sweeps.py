@@ -15,7 +15,9 @@ import xarray
 from dualebm import checks, hosts, metrics, plot, store, targets
 from dualebm.commands import methods
 from dualebm.grid import product
+from dualebm.methods.contrastive import Contrastive
 from dualebm.methods.dual import annealing, rates_from_paper
+from dualebm.methods.jarzynski import Jarzynski
 from dualebm.plan import plan_of
 from dualebm.ranges import parse
 from dualebm.sweep import forecast, sweep
@@ -53,7 +55,8 @@ class Sweep:
     resume: bool = False
     """Continue the sweep of --out with the flags that it was started with; no others are needed."""
     method: str = "dual"
-    """dual, score_matching, lazy, kernel_flow, mean_field, deep, likelihood, weighted_likelihood, kernel_stein or network_stein."""
+    """dual, score_matching, lazy, kernel_flow, mean_field, likelihood, weighted_likelihood, kernel_stein, network_stein, weighted_dual,
+    jarzynski or contrastive."""
     set: tuple[str, ...] = ()
     """Other settings and rates of the method, with their values, as features=256,512 ascent_step=10."""
     teacher: str | None = None
@@ -206,6 +209,10 @@ def process_of(text: str | None) -> tuple[int, int]:
     return int(index), int(count)
 
 
+ANNEALED = ("dual", "weighted_dual", "score_matching", "mean_field")
+"""Methods with the rates that `annealing` changes."""
+
+
 def arguments(settings: Sweep) -> dict[str, Any]:
     """What `sweep` is called with. Raises ValueError for values that are not allowed, naming the flag."""
     texts = {name: getattr(settings, name) or DEFAULTS.get(name) for name in SWEPT}
@@ -221,8 +228,8 @@ def arguments(settings: Sweep) -> dict[str, Any]:
     methods.check_names(settings.method, of_method)
     if "alpha" in values and settings.method != "dual":
         raise ValueError(f"alpha is {texts['alpha']} and method is {settings.method!r}; allowed: 'dual'")
-    if settings.anneal and settings.method not in ("dual", "score_matching", "mean_field"):
-        raise ValueError(f"anneal is True and method is {settings.method!r}; allowed: 'dual', 'score_matching', 'mean_field'")
+    if settings.anneal and settings.method not in ANNEALED:
+        raise ValueError(f"anneal is True and method is {settings.method!r}; allowed: {', '.join(map(repr, ANNEALED))}")
     for name in values["teacher"]:
         checks.choice("teacher", name, targets.TEACHERS)
     for name in ("n", "seed", "neurons", "particles", "restart_every"):
@@ -241,6 +248,10 @@ def arguments(settings: Sweep) -> dict[str, Any]:
     def method(teacher):
         return kind(targets.teacher(teacher, dtype).space)
 
+    def with_energy(teacher, energy="mlp", width=None, depth=None, activation=None, hidden=None, spread=None):
+        chosen = methods.start(energy, width=width, depth=depth, activation=activation, hidden=hidden, spread=spread)
+        return kind(targets.teacher(teacher, dtype).space, chosen)
+
     def rates(alpha, beta=10.0, step_size=0.2):
         return rates_from_paper(step_size, alpha, beta, scale=scale)
 
@@ -252,7 +263,8 @@ def arguments(settings: Sweep) -> dict[str, Any]:
         return metrics.standard(target.space, target.energy, targets.sample(key, target, count)[0])
 
     return dict(
-        grid=product(**values), method=method, rates=rates if "alpha" in values else None, data=data, metrics=monitors,
+        grid=product(**values), method=with_energy if issubclass(kind, (Jarzynski, Contrastive)) else method,
+        rates=rates if "alpha" in values else None, data=data, metrics=monitors,
         steps=settings.steps, every=settings.every, schedule=annealing() if settings.anneal else None, common=settings.common,
         batch_size=settings.batch_size, devices=settings.devices, devices_per_run=settings.devices_per_run,
     )  # fmt: skip

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from dualebm import checks, columns
-from dualebm.energy import Energy, Located
+from dualebm.energy import Energy, Located, precision_of
 from dualebm.measures import Samples
 from dualebm.spaces import Space, Sphere, too_long
 
@@ -26,10 +26,10 @@ Step = Float[Array, ""] | float
 
 
 class Noise(NamedTuple):
-    """What a transition draws: a standard normal vector and a uniform number in [0, 1) per particle, which are columns."""
+    """What a transition draws: a standard normal vector per particle, which are columns, and a uniform number in [0, 1) or k of them."""
 
     normal: Float[Array, "d B"]
-    uniform: Float[Array, " B"]
+    uniform: Float[Array, " B"] | Float[Array, "k B"]
 
 
 Draw = Callable[[Any, Any, int], tuple[Noise, Noise]]
@@ -41,15 +41,16 @@ Particles i and i + ceil(N/2) are a pair; start is a multiple of `NOISE_PAIRS`.
 
 
 class Info(NamedTuple):
-    """Whether each particle accepted, and the log densities (up to one constant) of its proposal and of the way back.
+    """Whether each particle accepted, the log densities (up to one constant) of its proposal and of the way back, and that velocity.
 
-    The unadjusted transitions fill the densities, which Jarzynski weights need; NaN where they have no closed form (the
-    projected transition on the sphere). A reversible transition needs none and returns zeros.
+    The unadjusted transitions fill the densities, which Jarzynski weights need (see `log_backward`); NaN where they have no closed form
+    (the projected transition on the sphere). A transition that leaves the model invariant needs none and returns zeros, and no velocity.
     """
 
     accepted: Bool[Array, " B"]
     log_forward: Float[Array, " B"]
     log_backward: Float[Array, " B"]
+    back: Float[Array, "d B"] | None = None
 
 
 def projected(space: Space, noise: Noise, here: Located, energy: Energy, step: Step) -> tuple[Located, Info]:
@@ -83,15 +84,27 @@ def _score(space, located):
     return space.tangent(x, space.grad_log_base(x) - located.gradient, axis=0)
 
 
+def log_backward(space: Space, back: Float[Array, "d B"], there: Located, step: Step) -> Float[Array, " B"]:
+    """The log density, up to a constant, of the velocity `back` among those that the unadjusted move draws at points of an energy.
+
+    -|u - h grad log p(y)|^2 / 4h. The energy need not be that of the move that led there.
+
+    >>> from dualebm.energy import Shallow; from dualebm.features import ReLU; from dualebm.spaces import Euclidean
+    >>> there = Shallow(ReLU(), jnp.eye(2), jnp.zeros(2)).locate(jnp.array([[1.0], [0.0]]))
+    >>> log_backward(Euclidean(2, None), jnp.array([[0.0], [1.0]]), there, 0.25).tolist()
+    [-1.0]
+    """
+    return -_square(back - step * _score(space, there)) / (4 * step)
+
+
 def _propose(space, noise, here, energy, step):
-    """y = Exp_x(v), v = h s(x) + sqrt(2h) P xi, with v and the log densities of v and of the velocity that leads back."""
+    """y = Exp_x(v), v = h s(x) + sqrt(2h) P xi, with v, the velocity that leads back, and their log densities."""
     x = here.points
     kick = jnp.sqrt(2 * step) * space.tangent(x, noise.normal, axis=0)
     velocity = step * _score(space, here) + kick
     y, back = space.exp_and_back(x, velocity, axis=0)
     there = energy.locate(y)
-    log_backward = -_square(back - step * _score(space, there)) / (4 * step)
-    return there, velocity, -_square(kick) / (4 * step), log_backward
+    return there, velocity, back, -_square(kick) / (4 * step), log_backward(space, back, there, step)
 
 
 def geodesic(space: Space, noise: Noise, here: Located, energy: Energy, step: Step) -> tuple[Located, Info]:
@@ -105,8 +118,8 @@ def geodesic(space: Space, noise: Noise, here: Located, energy: Energy, step: St
     >>> geodesic(Sphere(2), push, here, energy, 0.5)[0].points.round(3).tolist()
     [[-0.0], [1.0]]
     """
-    there, _, log_forward, log_backward = _propose(space, noise, here, energy, step)
-    return there, Info(jnp.ones(log_forward.shape, bool), log_forward, log_backward)
+    there, _, back, forward, backward = _propose(space, noise, here, energy, step)
+    return there, Info(jnp.ones(forward.shape, bool), forward, backward, back)
 
 
 def mala(space: Space, noise: Noise, here: Located, energy: Energy, step: Step) -> tuple[Located, Info]:
@@ -121,13 +134,13 @@ def mala(space: Space, noise: Noise, here: Located, energy: Energy, step: Step) 
     >>> mala(Sphere(2), far, energy.locate(jnp.array([[1.0], [0.0]])), energy, 0.5)[1].accepted.tolist()
     [False]
     """
-    there, velocity, log_forward, log_backward = _propose(space, noise, here, energy, step)
+    there, velocity, _, forward, backward = _propose(space, noise, here, energy, step)
     log_target = lambda located: space.log_base(located.points, axis=0) - located.energy  # noqa: E731
-    log_acceptance = log_target(there) - log_target(here) + log_backward - log_forward
+    log_acceptance = log_target(there) - log_target(here) + backward - forward
     accepted = (jnp.log(noise.uniform) < log_acceptance) & ~too_long(space, velocity, axis=0)
     accepted = columns.once(accepted.astype(velocity.dtype)) > 0
     chosen = jax.tree.map(lambda new, old: jnp.where(accepted if new.ndim == 1 else accepted[None], new, old), there, here)
-    none = jnp.zeros_like(log_forward)
+    none = jnp.zeros_like(forward)
     return chosen, Info(accepted, none, none)
 
 
@@ -149,15 +162,32 @@ def independence(space: Space, noise: Noise, here: Located, energy: Energy, step
     return chosen, Info(accepted, none, none)
 
 
+def gibbs(space: Space, noise: Noise, here: Located, energy: Energy, step: Step) -> tuple[Located, Info]:
+    """The exact move that an energy has of its own, `energy.gibbs(space, noise, x)`; the step is not used.
+
+    >>> from dualebm.energies import BoltzmannMachine; from dualebm.spaces import Euclidean
+    >>> energy = BoltzmannMachine(jnp.ones((1, 2)), jnp.zeros(2), jnp.zeros(1))
+    >>> noise, here = Noise(jnp.zeros((2, 1)), jnp.full((1, 1), 0.9)), energy.locate(jnp.ones((2, 1)))
+    >>> gibbs(Euclidean(2), noise, here, energy, 0.0)[0].points.tolist()
+    [[0.0], [0.0]]
+    """
+    del step
+    there = energy.locate(energy.gibbs(space, noise, here.points))  # pyright: ignore[reportAttributeAccessIssue]
+    none = jnp.zeros_like(here.energy)
+    return there, Info(jnp.ones(none.shape, bool), none, none)
+
+
 TRANSITIONS: dict[str, Callable] = {"projected": projected, "geodesic": geodesic, "mala": mala}
 """The integrators by name."""
 
-MOVES: dict[str, Callable] = {**TRANSITIONS, "independence": independence}
+MOVES: dict[str, Callable] = {**TRANSITIONS, "independence": independence, "gibbs": gibbs}
 """All that `move` knows."""
 
 
-def drawn(key: Key[Array, ""], dimension: int, dtype, noise: str = "antithetic") -> Draw:
+def drawn(key: Key[Array, ""], dimension: int, dtype, noise: str = "antithetic", uniforms: int | None = None) -> Draw:
     """The noise of one step, keyed by block of pairs, drawn where it is used.
+
+    uniforms: uniform numbers of each particle, the rows of `Noise.uniform`; None for one, and no rows.
 
     noise: "independent"; "antithetic", the particles of a pair have opposite vectors; or "orthogonal", moreover pairs i and i + 128 of a
     block have vectors a quarter turn apart, (x, y) -> (-y, x) in halves of the components (an odd last one changes sign).
@@ -180,9 +210,10 @@ def drawn(key: Key[Array, ""], dimension: int, dtype, noise: str = "antithetic")
             turned = jnp.concatenate([-normal[quarter : 2 * quarter], normal[:quarter], -normal[2 * quarter :]])
             normal = jnp.concatenate([normal, turned], axis=2).reshape(dimension, blocks * NOISE_PAIRS)
         normal = normal[:, :pairs]
-        uniform = columns.draw("uniform", uniform_key, block, blocks, 2, dtype)[:, :pairs]
+        uniform = columns.draw("uniform", uniform_key, block, blocks, 2 * (uniforms or 1), dtype)[:, :pairs]
+        halves = (uniform[0], uniform[1]) if uniforms is None else (uniform[:uniforms], uniform[uniforms:])
         second = normal[dimension:] if noise == "independent" else -normal
-        return Noise(normal[:dimension], uniform[0]), Noise(second, uniform[1])
+        return Noise(normal[:dimension], halves[0]), Noise(second, halves[1])
 
     return draw
 
@@ -349,6 +380,24 @@ def restart(
     return jax.lax.cond(probability > 0, restarted, lambda: x)
 
 
+def refresh(
+    key: Key[Array, ""], x: Float[Array, "d N"], space: Space, probability: Step, axis: str | None = None
+) -> Float[Array, "d N"]:
+    """Each particle, a column, independently with `probability`, at a point drawn from the base measure.
+
+    >>> refresh(jax.random.key(0), jnp.zeros((2, 3)), Sphere(2), 0.0).tolist()
+    [[0.0, 0.0, 0.0], [0.0, 0.0, 0.0]]
+    """
+
+    def restarted():
+        pairs = -(-x.shape[1] // 2)
+        draw = sharded(drawn(key, x.shape[0], x.dtype, "independent"), pairs, axis)
+        noise = jax.tree.map(lambda a, b: jnp.concatenate([a, b], axis=-1)[..., : x.shape[1]], *draw(None, 0, pairs))
+        return jnp.where(noise.uniform[None] < probability, space.from_normal(noise.normal, axis=0), x)
+
+    return jax.lax.cond(probability > 0, restarted, lambda: x)
+
+
 def draw_indices(key: Key[Array, ""], data: Samples, shape: tuple[int, ...]) -> Int[Array, "..."]:
     """Indices of data points drawn independently with the weights of the data.
 
@@ -430,7 +479,7 @@ def sample(
     True
     """
     start_key, chain_key = jax.random.split(key)
-    dtype = jnp.result_type(*jax.tree.leaves(energy))
+    dtype = precision_of(energy)
     x = space.sample_base(start_key, count, dtype).T
 
     def body(x, i):

@@ -1,0 +1,175 @@
+"""Algorithm 1 of arXiv 2107.05134 with the weights of arXiv 2305.19414: an unbiased log Z, and so cross-entropy, along dual training.
+
+    particles   moves that leave the model of the neurons invariant (MALA)
+    neurons     transport, reaction and budget along F = sum_i p_i phi(X_i) - E_data phi,   p = softmax(A)
+    weights     A_i <- A_i + f(X_i) - f'(X_i), f' the energy of the neurons after their step
+    resampling  where (sum p_i^2)^-1 / N < threshold
+
+The particles start as samples of the model of the first neurons, by annealing, not at the data. Neither paper has this scheme: in the first
+the particles of the dual flow are taken to be of the model, which they are where they mix faster than the neurons move.
+"""
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Key
+
+from dualebm import checks, columns, measures
+from dualebm.energy import Shallow, feature_mean, from_atoms
+from dualebm.features import Feature, ReLU
+from dualebm.flows import jarzynski, langevin
+from dualebm.flows.jarzynski import Weights
+from dualebm.measures import Atoms, Samples
+from dualebm.methods.dual import Dual, DualRates, DualState
+from dualebm.methods.jarzynski import caution_of_weights, check_threshold
+from dualebm.spaces import Space
+
+Scalar = Float[Array, ""] | float
+
+
+class WeightedDualRates(NamedTuple):
+    """Those of `Dual` without restarts, which have no weight; threshold of the effective fraction of the particles, in (0, 1]."""
+
+    particle_step: Scalar
+    transport_step: Scalar
+    reaction_step: Scalar
+    radius: Scalar = 10.0
+    threshold: Scalar = 0.5
+
+
+class WeightedDualState(NamedTuple):
+    """columns (d, N), the particles; weights, of them; atoms; step; acceptance; clipped, the weights of atoms that were cut to zero."""
+
+    columns: Float[Array, "d N"]
+    weights: Weights
+    atoms: Atoms
+    step: Int[Array, ""]
+    acceptance: Float[Array, ""]
+    clipped: Int[Array, ""]
+
+    @property
+    def particles(self) -> Float[Array, "N d"]:
+        """The particles, as rows."""
+        return self.columns.T
+
+    @property
+    def log_weights(self) -> Float[Array, " N"]:
+        """Of the particles, up to a constant."""
+        return self.weights.log_weights
+
+    @property
+    def ess(self) -> Float[Array, ""]:
+        """The effective fraction of the particles."""
+        return self.weights.ess
+
+
+@dataclasses.dataclass(frozen=True)
+class WeightedDual:
+    """Algorithm 1 whose particles carry Jarzynski's weights.
+
+    Args:
+        space, feature, neurons, noise, signs, weights, particle_moves: as for `Dual`, whose moves are by MALA.
+        particles: N, even. resampling: of `measures.RESAMPLINGS`, or "none".
+
+    Raises ValueError for a choice that does not exist.
+
+    >>> from dualebm.spaces import Sphere
+    >>> method = WeightedDual(Sphere(3), neurons=8, particles=100)
+    >>> data = Samples(Sphere(3).sample_base(jax.random.key(0), 100, jnp.float32))
+    >>> state = method.init(jax.random.key(1), method.rates, data)
+    >>> state = method.step(jax.random.key(2), state, method.rates, data)
+    >>> value, error = method.log_partition(state)
+    >>> method.energy(state, method.rates, data)(data.points).shape, bool(abs(value) < 1)
+    ((100,), True)
+    """
+
+    space: Space
+    feature: Feature = ReLU()
+    neurons: int = 64
+    particles: int = 10_000
+    noise: str = "antithetic"
+    signs: str = "half"
+    weights: str = "one"
+    particle_moves: int = 1
+    resampling: str = "systematic"
+
+    def __post_init__(self):
+        checks.count("particles", self.particles, 2)
+        if self.particles % 2:
+            raise ValueError(f"particles is {self.particles}; it must be even: particles i and i + N/2 are a pair")
+        checks.choice("resampling", self.resampling, (*measures.RESAMPLINGS, "none"))
+        _ = self.dual  # raises for what it does not allow
+
+    @property
+    def dual(self) -> Dual:
+        """The method without weights, whose neurons these are."""
+        return Dual(
+            self.space, self.feature, self.neurons, particles=2, noise=self.noise, signs=self.signs, weights=self.weights,
+            particle_moves=self.particle_moves,
+        )  # fmt: skip
+
+    @property
+    def rates(self) -> WeightedDualRates:
+        """Those of `Dual`, and a threshold of a half."""
+        dual = self.dual.rates
+        return WeightedDualRates(dual.particle_step, dual.transport_step, dual.reaction_step, dual.radius)
+
+    def check(self, rates: WeightedDualRates, data: Samples) -> None:
+        """Raises ValueError naming the argument, its value and what is allowed."""
+        checks.samples("data", data, self.space)
+        self.feature.parameter_space(self.space)
+        check_threshold(rates.threshold)
+        checks.rates(rates, self.space)
+        jarzynski.check_start(Shallow, self.space)
+
+    def init(self, key: Key[Array, ""], rates: WeightedDualRates, data: Samples) -> WeightedDualState:
+        """The neurons as `Dual` starts them; particles of their model, annealed from the base measure."""
+        dual_key, walker_key = jax.random.split(key)
+        inner = self.dual.init(dual_key, _unweighted(rates), data)
+        energy = from_atoms(self.feature, inner.atoms)
+        x, weights = jarzynski.first_walkers(walker_key, energy, self.space, self.particles)
+        return WeightedDualState(x, weights, inner.atoms, jnp.int32(0), jnp.ones((), x.dtype), jnp.int32(0))
+
+    def paired(self, state: WeightedDualState) -> WeightedDualState:
+        """True in place of the arrays whose last axis is the particles, i paired with i + N/2; False in place of the others."""
+        none = jax.tree.map(lambda _: False, state)
+        return none._replace(columns=True, weights=none.weights._replace(log_weights=True, ancestors=True))
+
+    def step(
+        self, key: Key[Array, ""], state: WeightedDualState, rates: WeightedDualRates, data: Samples, axis: str | None = None
+    ) -> WeightedDualState:
+        """One iteration; the key belongs to this step alone. axis: of a mesh, as for `Dual`."""
+        resample_key, noise_key = jax.random.split(key)
+        x, before = state.columns, from_atoms(self.feature, state.atoms)
+        draw = langevin.sharded(langevin.drawn(noise_key, x.shape[0], x.dtype, self.noise), x.shape[1] // 2, axis)
+        x, acceptance, _ = langevin.move("mala", self.space, draw, x, before, rates.particle_step, steps=self.particle_moves)
+        model = feature_mean(self.feature, state.atoms.positions, Samples(x.T, state.weights.log_weights), axis)
+        observed = feature_mean(self.feature, state.atoms.positions, data, axis)
+        witness, acceptance = columns.mean_over((jax.tree.map(jnp.subtract, model, observed), acceptance), axis)
+        atoms, died = self.dual.update_atoms(state.atoms, witness, _unweighted(rates))
+        increments = jarzynski.reweigh(before, from_atoms(self.feature, atoms), x)
+        x, weights = jarzynski.advance(resample_key, x, state.weights, increments, rates.threshold, self.resampling, axis)
+        return WeightedDualState(x, weights, atoms, state.step + 1, acceptance, state.clipped + died)
+
+    def energy(self, state: WeightedDualState, rates: WeightedDualRates, data: Samples) -> Shallow:
+        """f = (1/m) sum_j sigma_j w_j phi(., theta_j)."""
+        del rates, data
+        return from_atoms(self.feature, state.atoms)
+
+    def log_partition(self, state: WeightedDualState) -> tuple[Float[Array, ""], Float[Array, ""]]:
+        """log Z and its standard error: see `flows.jarzynski.log_partition`."""
+        return jarzynski.log_partition(state.weights, self.resampling)
+
+    def caution(self, state: WeightedDualState) -> str | None:
+        """What is to be said of a state on the host, or None."""
+        return caution_of_weights(state.weights)
+
+    def diverged(self, state: WeightedDualState) -> Int[Array, ""]:
+        """As `Dual`."""
+        return self.dual.diverged(DualState(state.columns, state.atoms, state.step, state.acceptance, state.clipped))
+
+
+def _unweighted(rates: WeightedDualRates) -> DualRates:
+    return DualRates(rates.particle_step, rates.transport_step, rates.reaction_step, radius=rates.radius)

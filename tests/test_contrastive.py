@@ -1,0 +1,164 @@
+"""Contrastive divergence and its kin: a step beside its parts, where walkers restart, and what the weights of a diagnosis know."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from dualebm import metrics, saved, targets
+from dualebm.energies import MLP, Mixture
+from dualebm.flows.jarzynski import log_partition
+from dualebm.flows.parameters import Training
+from dualebm.measures import Samples
+from dualebm.methods.contrastive import Contrastive, contrastive_divergence
+from dualebm.simulate import simulate
+from dualebm.spaces import Euclidean, Sphere
+
+
+def shifted(state):
+    arrays = jax.tree.map(lambda a: a + 0.1, state.training.arrays)
+    return state._replace(training=Training(arrays, state.training.optimiser))
+
+
+def test_a_step_is_the_gradient_of_the_likelihood_and_the_decay(x64):
+    """Of walkers that stay: plain gradient steps; and Adam's first, which is the sign of the gradient."""
+    space = Sphere(3)
+    data = Samples(space.sample_base(jax.random.key(0), 30, float))
+    method = Contrastive(space, MLP(4), optimiser="gradient", walkers=20, integrator="geodesic")
+    rates = method.rates._replace(particle_step=1e-30, learning_rate=0.3, weight_decay=0.1)
+    state = shifted(method.init(jax.random.key(1), rates, data))
+    after = jax.jit(method.step)(jax.random.key(2), state, rates, data)
+    adam = dataclasses.replace(method, optimiser="adam")
+    start = shifted(adam.init(jax.random.key(1), rates, data))
+    moved = jax.jit(adam.step)(jax.random.key(2), start, rates._replace(weight_decay=0.0), data)
+    network = method.energy(state, rates, data)
+    gradients = [jax.grad(lambda n, x=x: jnp.mean(n(x)))(network) for x in (data.points, state.particles)]
+    trees = (network, after.training.arrays, moved.training.arrays, *gradients)
+    for before, new, signed, observed, model in zip(*map(jax.tree.leaves, trees), strict=True):
+        np.testing.assert_allclose(new, before - 0.3 * (observed - model + 0.1 * before), rtol=1e-9, atol=1e-12)
+        large = np.abs(observed - model) > 1e-5
+        np.testing.assert_allclose(np.where(large, signed - before, 0), np.where(large, -0.3 * np.sign(observed - model), 0), rtol=2e-3)
+
+
+def near(x, y):
+    """For each row of x, the distance to the nearest of y."""
+    return np.sqrt(((np.asarray(x)[:, None] - np.asarray(y)) ** 2).sum(2)).min(1)
+
+
+@pytest.mark.parametrize("walkers", [None, 50])
+def test_walkers_of_contrastive_divergence_begin_at_the_data(walkers):
+    """In iterations 0, 3, 6 of `restart_every=3`, and not between."""
+    space = Euclidean(2)
+    data = Samples(jax.random.normal(jax.random.key(0), (40, 2)) * jnp.array([[30.0, 30.0]]))
+    method = Contrastive(space, MLP(4), walkers=walkers, restart_every=3, integrator="geodesic")
+    rates = method.rates._replace(particle_step=1e-4, learning_rate=0.0)
+    state = method.init(jax.random.key(1), rates, data)
+    state = state._replace(columns=state.columns + 500.0)
+    step = jax.jit(method.step)
+    far = []
+    for i in range(5):
+        state = step(jax.random.key(i), state, rates, data)
+        far.append(near(state.particles, data.points).max())
+        state = state._replace(columns=state.columns + 500.0)
+    assert [f > 100 for f in far] == [False, True, True, False, True]
+    assert contrastive_divergence(space, MLP(), 7, walkers=10) == Contrastive(space, MLP(), moves=7, restart_every=1, walkers=10)
+
+
+def test_a_fraction_of_the_walkers_begins_anew():
+    """A quarter of 4000, at the base measure or at data."""
+    space = Euclidean(2, scale=0.1)
+    data = Samples(jnp.full((10, 2), 300.0))
+    for restart_at, place in (("base", 0.0), ("data", 300.0)):
+        method = Contrastive(space, MLP(4), walkers=4000, restart_at=restart_at, integrator="geodesic")
+        rates = method.rates._replace(particle_step=1e-6, learning_rate=0.0, restart_probability=0.25)
+        state = method.init(jax.random.key(1), rates, data)._replace(columns=jnp.full((2, 4000), -500.0))
+        after = jax.jit(method.step)(jax.random.key(2), state, rates, data)
+        there = np.abs(np.asarray(after.particles) - place).max(1) < 1
+        assert abs(there.mean() - 0.25) < 5 * np.sqrt(0.25 * 0.75 / 4000)
+        assert np.abs(np.asarray(after.particles)[~there] + 500).max() < 1
+
+
+def test_a_diagnosis_knows_log_z_and_changes_nothing():
+    """Walkers that are never resampled, whose own law is not the model's: the weights are, the training does not use them."""
+    space = Euclidean(2, None)
+    data = Samples(jax.random.normal(jax.random.key(0), (500, 2)) + jnp.array([[3.0, 0.0]]))
+
+    def steps():
+        return optax.sgd(0.01)
+
+    method = Contrastive(
+        space, Mixture(2, separation=1.0), walkers=20_000, begin="model", diagnosis=True, integrator="geodesic", optimiser=steps, moves=2
+    )
+    rates = method.rates._replace(particle_step=0.2)
+    data_and = lambda method: jax.jit(lambda: simulate(  # noqa: E731
+        jax.random.key(2), method, method.init(jax.random.key(1), rates, data), rates, data, steps=60, every=30, metrics={}
+    )[0])()  # fmt: skip
+    state, without = data_and(method), data_and(dataclasses.replace(method, diagnosis=False))
+    energy = method.energy(state, rates, data)
+    value, error = map(float, log_partition(state.diagnosis))
+    assert abs(value - float(energy.log_partition(space))) < 5 * error < 0.2
+    assert float(np.abs(np.asarray(energy.means)).max()) > 1.2 and int(state.diagnosis.resamplings) == 0
+    np.testing.assert_allclose(without.training.arrays.means, state.training.arrays.means, rtol=1e-4)
+    assert not hasattr(state, "log_weights")  # so that no metric weighs the walkers
+
+
+@pytest.mark.heavy
+def test_it_learns_a_planted_teacher(tmp_path):
+    """And its state goes to a file and back."""
+    teacher = targets.teacher("s2_bimodal")
+    data, _ = targets.sample(jax.random.key(0), teacher, 2000)
+    exact = metrics.KLDivergence(teacher.energy, metrics.exact_samples(teacher.energy, teacher.quadrature()))
+    method = Contrastive(teacher.space, MLP(), moves=4)
+    rates = method.rates._replace(learning_rate=0.01)
+    state = method.init(jax.random.key(1), rates, data)
+    counts = dict(steps=400, every=200, metrics={"kl": exact})
+    run = jax.jit(lambda state, data: simulate(jax.random.key(2), method, state, rates, data, **counts))
+    state, records = run(state, data)
+    assert float(records["kl"][-1]) < 0.03  # of the uniform measure 0.6325
+    saved.save_state(tmp_path / "state.npz", state)
+    back = saved.load_state(tmp_path / "state.npz", method.init(jax.random.key(1), method.rates, data))
+    np.testing.assert_array_equal(method.energy(back, rates, data)(data.points), method.energy(state, rates, data)(data.points))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (dict(optimiser="adagrad"), "optimiser is 'adagrad'"),
+        (dict(moves=0), "moves is 0"),
+        (dict(walkers=3), "walkers is 3; it must be even"),
+        (dict(begin="modell"), "did you mean 'model'"),
+        (dict(begin="model"), "begin is 'model' and walkers is None"),
+        (dict(restart_at="bse"), "did you mean 'base'"),
+        (dict(restart_every=0), "restart_every is 0"),
+        (dict(diagnosis=True), "diagnosis is True with begin 'data'"),
+        (dict(diagnosis=True, begin="model", walkers=10, restart_every=2), "and restart_every 2"),
+        (dict(space=Euclidean(3, None), restart_at="base"), "restart_at is 'base'"),
+        (dict(data_batch=0), "data_batch is 0"),
+    ],
+)
+def test_bad_choices(changes, message):
+    with pytest.raises(ValueError, match=message):
+        Contrastive(**{**dict(space=Sphere(3), start=MLP()), **changes})
+
+
+@pytest.mark.parametrize("name", ["particle_step", "learning_rate", "weight_decay", "energy_penalty", "restart_probability"])
+def test_bad_rates(name):
+    method = Contrastive(Sphere(3), MLP())
+    with pytest.raises(ValueError, match=f"{name} is -1"):
+        method.check(method.rates._replace(**{name: -1.0}), Samples(jnp.eye(3)))
+
+
+def test_rates_that_do_not_go_together():
+    data = Samples(jnp.eye(3))
+    every = Contrastive(Sphere(3), MLP(), restart_every=2)
+    with pytest.raises(ValueError, match="and restart_every is 2; give one"):
+        every.check(every.rates._replace(restart_probability=0.1), data)
+    told = Contrastive(Sphere(3), MLP(), walkers=10, begin="model", diagnosis=True)
+    with pytest.raises(ValueError, match="a restart has no weight"):
+        told.check(told.rates._replace(restart_probability=0.1), data)
+    copies = Contrastive(Sphere(3), MLP())
+    with pytest.raises(ValueError, match="copies of the data"):
+        copies.check(copies.rates, Samples(jnp.eye(3), jnp.zeros(3)))
