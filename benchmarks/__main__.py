@@ -87,7 +87,7 @@ class Settings:
     """Settings of the suite."""
 
     only: tuple[str, ...] = ()
-    """Any of step, scan, sweep, time-to-kl, memory, compile, devices, networks; all of them when absent."""
+    """Any of step, scan, sweep, time-to-kl, memory, compile, devices, networks, walkers; all of them when absent."""
     scale: str = "paper"
     """paper (S^14, n = 1e5, N = 2e5, m = 64) or small (n = 2000, for a look)."""
     repetitions: int | None = None
@@ -476,6 +476,25 @@ def networks(scale: Scale, folder: Path) -> dict:
     return dict(repetitions=answers)
 
 
+WALKERS = ("Jarzynski", "PCD", "noise", "products")
+"""The step with weights and without, and its parts: what no implementation can do without."""
+
+
+def walkers(scale: Scale, folder: Path) -> dict:
+    """Milliseconds of a step on the Gaussian mixture in 50 dimensions, beside those of its noise and its matrix products."""
+    del folder
+    jobs = {name: dict(job="walker_steps", implementation=name, count=20) for name in WALKERS}
+    answers = alternate(jobs, min(scale.repetitions, 3))
+    least = median(answers["noise"]) + median(answers["products"])
+    rows = [
+        [name, spread(runs, 1e-3), f"{median(runs) / least:.2f}", f"{runs[0]['temporary_bytes'] / 1e6:.0f}"]
+        for name, runs in answers.items()
+    ]
+    table(["step", "ms", "this / (noise + products)", "temporaries XLA plans, MB"], rows)
+    print("d = 50, n = N = 10,000, two components\n")
+    return dict(repetitions=answers)
+
+
 BENCHMARKS = {
     "step": step,
     "scan": scan,
@@ -485,6 +504,7 @@ BENCHMARKS = {
     "compile": compile_time,
     "devices": devices,
     "networks": networks,
+    "walkers": walkers,
 }
 
 

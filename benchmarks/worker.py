@@ -13,15 +13,20 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from benchmarks import ports
 from dualebm import columns, mesh, metrics, targets
+from dualebm.energies import GaussianMixture, Mixture
+from dualebm.flows import langevin
 from dualebm.measures import Samples, total_variation
 from dualebm.methods import dual
+from dualebm.methods.contrastive import Contrastive
+from dualebm.methods.jarzynski import Jarzynski
 from dualebm.methods.likelihood import Likelihood
 from dualebm.methods.stein import KernelStein, NetworkStein
 from dualebm.simulate import simulate
-from dualebm.spaces import Sphere
+from dualebm.spaces import Euclidean, Sphere
 
 TEACHER = "s14_monomodal"
 
@@ -387,7 +392,68 @@ def network_steps(implementation, n, neurons, dimension, count):
     return dict(seconds=seconds / count, answer=moved, peak_bytes=memory_bytes()[0], **cost)
 
 
-JOBS = {job.__name__: job for job in (prepare, steps, limit, grown_steps, sweep, time_to_kl, spread_steps, network_steps)}
+WALKERS, MIXTURE_DIMENSION = 10_000, 50
+
+
+def mixture_steps():
+    """An optimiser of optax with a rate for each field: that of the authors' program of the mixture."""
+    rates = {"means": optax.sgd(0.0025), "offsets": optax.sgd(0.0125)}
+    return optax.partition(rates, lambda parameters: GaussianMixture("means", "offsets", None))  # type: ignore[arg-type]
+
+
+def walker_steps(implementation, count):
+    """Seconds of a step on the Gaussian mixture of arXiv 2305.19414 (d = 50, n = N = 1e4), of its noise alone, or of its products alone.
+
+    The products are those with the two means, at each walker two for the gradient of the likelihood and two for the energy and the force
+    before and after the step of the parameters, and at each data point two.
+    """
+    d, n = MIXTURE_DIMENSION, WALKERS
+    space = Euclidean(d, None)
+    x = jax.random.normal(jax.random.key(1), (n, d)).at[:, 0].add(jnp.where(jnp.arange(n) < n // 4, -10.0, 6.0))
+    data = Samples(x)
+    if implementation == "noise":
+
+        def run(key, x):
+            def step(i, x):
+                halves = langevin.drawn(jax.random.fold_in(key, i), d, jnp.float32, "independent")(None, 0, n // 2)
+                return x + jnp.concatenate([half.normal for half in halves], axis=1)
+
+            return jax.lax.fori_loop(0, count, step, x)
+
+        arguments = (jax.random.key(2), x.T)
+    elif implementation == "products":
+
+        def run(means, x, data):
+            product = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
+
+            def step(_, means):
+                shares = product(means, x)
+                gradient = product(shares, x.T) - product(product(means, data), data.T)
+                moved = x - product(means.T, shares)
+                after = product(means.T, product(means, moved))
+                return means + 1e-9 * gradient + 1e-9 * product(shares, after.T)
+
+            return jax.lax.fori_loop(0, count, step, means)
+
+        arguments = (jnp.ones((2, d)), x.T + 0, x.T)
+    else:
+        common = dict(walkers=n, optimiser=mixture_steps, noise="independent", integrator="geodesic")
+        kind = {"Jarzynski": Jarzynski, "PCD": Contrastive}[implementation]
+        method = kind(space, Mixture(2), **common)
+        rates = float_rates(method.rates._replace(particle_step=0.1))
+        state = jax.jit(method.init)(jax.random.key(0), rates, data)
+        whole = scan_of_steps(method, count)
+
+        def run(key, state, rates, data):
+            return whole(key, state, rates, data).training.arrays.means
+
+        arguments = (jax.random.key(2), state, rates, data)
+    program, cost = compile_and_warm(jax.jit(run), *arguments)
+    seconds, _ = seconds_of(program)
+    return dict(seconds=seconds / count, peak_bytes=memory_bytes()[0], **cost)
+
+
+JOBS = {job.__name__: job for job in (prepare, steps, limit, grown_steps, sweep, time_to_kl, spread_steps, network_steps, walker_steps)}
 """What a process can be asked for."""
 
 

@@ -78,7 +78,8 @@ class GaussianMixture(Energy):
         if self.roots is None:
             # |x - a_i|^2 from the centre c of the means: |x - c|^2 - 2 <b_i, x - c> + |b_i|^2, b_i = a_i - c. Digits are lost to the
             # distances between the means alone, not to their distance from 0, and no (k, d, B) array is made.
-            centre = jnp.sum(self.means, axis=0) / k
+            # U does not depend on c: its derivative is left out, which would be a product as large as the others.
+            centre = jax.lax.stop_gradient(jnp.sum(self.means, axis=0) / k)
             apart, y = self.means - centre[None], x - centre[:, None]
             logits = _product(apart, y) - (0.5 * jnp.sum(apart**2, axis=1) + self._levels())[:, None]
             total = logsumexp(logits, axis=0)

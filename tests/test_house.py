@@ -14,7 +14,7 @@ ORDER = [
     "datasets", "images",
     "methods.dual", "methods.adaptive", "methods.score_matching", "methods.lazy",
     "methods.mean_field", "methods.tracked", "methods.likelihood", "methods.stein",
-    "methods.jarzynski", "methods.contrastive", "methods.weighted_dual",
+    "methods.jarzynski", "methods.contrastive", "methods.weighted_dual", "methods.audited",
     "metrics", "walker_metrics", "simulate", "settings", "grid", "saved", "store", "ranges", "model", "quality",
     "mesh", "run", "hosts", "plan", "sweep_folder", "sweep", "selection", "plot", "sphere_plot",
     "commands.methods", "commands.fit", "commands.sweeps", "cli",

@@ -201,7 +201,7 @@ def advance(
     def resampled():
         ancestors = measures.resample(key, everyone, everyone.shape[0], kind)
         own = columns.own_pairs(ancestors, count, axis)
-        chosen, of = (columns.gather_pairs(a, axis)[..., own] for a in (x, weights.ancestors))
+        chosen, of = (columns.choose(columns.gather_pairs(a, axis), own) for a in (x, weights.ancestors))
         level = weights.log_partition + logsumexp(everyone) - math.log(everyone.shape[0])
         return chosen, Weights(jnp.zeros_like(log_weights), level, of, weights.resamplings + 1, ess)
 

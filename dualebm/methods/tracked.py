@@ -102,6 +102,10 @@ class Tracked:
         """That of the method."""
         return self.method.energy(state.inner, rates, data)
 
+    def log_partition(self, state: TrackedState) -> tuple[Float[Array, ""], Float[Array, ""]]:
+        """log Z, and NaN: its error is not known."""
+        return state.log_partition, jnp.full_like(state.log_partition, jnp.nan)
+
     def diverged(self, state: TrackedState) -> Int[Array, ""]:
         """As the method says."""
         return self.method.diverged(state.inner)

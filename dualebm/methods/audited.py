@@ -1,0 +1,143 @@
+"""log Z along any training, without bias: walkers that the training never sees follow its energy with Jarzynski's weights.
+
+The weights of walkers that also make the steps of the parameters are exact for a path of energies that does not depend on them; it does,
+and log Z comes out low by an amount that falls as one over the walkers. Given the path, walkers of their own have E e^A = Z / Z_0 exactly,
+whatever the method and however few they are, and the error told is that of log Z. They cost their moves, and two evaluations of the energy.
+"""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+from jaxtyping import Array, Float, Int, Key
+
+from dualebm import checks
+from dualebm.flows import jarzynski, langevin
+from dualebm.flows.jarzynski import Weights
+from dualebm.measures import Samples
+from dualebm.methods.jarzynski import caution_of_weights
+
+ASIDE = 2**31 - 1
+"""Folded into the key of a step for the walkers; no method draws with this number."""
+
+
+class AuditedState(NamedTuple):
+    """inner, the state of the method within; columns (d, N), walkers that it does not see, and their weights; acceptance of the method."""
+
+    inner: Any
+    columns: Float[Array, "d N"]
+    weights: Weights
+    acceptance: Float[Array, ""]
+
+    @property
+    def particles(self) -> Float[Array, "N d"]:
+        """The particles of the method within, as rows."""
+        return self.inner.particles
+
+    @property
+    def log_weights(self) -> Float[Array, " N"]:
+        """Of the particles of the method within, where they have any."""
+        return self.inner.log_weights
+
+    @property
+    def atoms(self):
+        """The atoms of the method within."""
+        return self.inner.atoms
+
+    @property
+    def step(self) -> Int[Array, ""]:
+        """The iterations done."""
+        return self.inner.step
+
+    @property
+    def ess(self) -> Float[Array, ""]:
+        """The effective fraction of the walkers."""
+        return self.weights.ess
+
+
+@dataclasses.dataclass(frozen=True)
+class Audited:
+    """A method, and walkers that know log Z of its energy.
+
+    Args:
+        method: any. walkers: N, even; at the start of its first model, exactly or by annealing.
+        moves: of each walker in an iteration, by MALA of `particle_step`; None for 0.6 / d.
+        threshold: of the effective fraction, in (0, 1], below which the walkers are resampled (systematically).
+
+    Raises ValueError for what is not allowed.
+
+    >>> from dualebm.methods.dual import Dual; from dualebm.spaces import Sphere
+    >>> method = Audited(Dual(Sphere(3), neurons=8), walkers=100)
+    >>> data = Samples(Sphere(3).sample_base(jax.random.key(0), 100, jnp.float32))
+    >>> state = method.init(jax.random.key(1), method.rates, data)
+    >>> state = method.step(jax.random.key(2), state, method.rates, data)
+    >>> value, error = method.log_partition(state)
+    >>> bool(jnp.isfinite(value)), int(state.step)
+    (True, 1)
+    """
+
+    method: Any
+    walkers: int = 10_000
+    moves: int = 1
+    particle_step: float | None = None
+    threshold: float = 0.5
+
+    def __post_init__(self):
+        checks.count("walkers", self.walkers, 2)
+        if self.walkers % 2:
+            raise ValueError(f"walkers is {self.walkers}; it must be even: walkers i and i + N/2 are a pair")
+        checks.count("moves", self.moves)
+        if self.particle_step is not None:
+            checks.number("particle_step", self.particle_step, positive=True)
+        checks.number("threshold", self.threshold, positive=True, largest=1)
+
+    @property
+    def space(self):
+        """That of the method."""
+        return self.method.space
+
+    @property
+    def rates(self):
+        """Those of the method."""
+        return self.method.rates
+
+    def check(self, rates, data: Samples) -> None:
+        """Raises the errors of the method, and ValueError where walkers of its first model cannot be drawn."""
+        self.method.check(rates, data)
+        init = lambda: self.method.energy(self.method.init(jax.random.key(0), rates, data), rates, data)  # noqa: E731
+        jarzynski.check_start(eqx.filter_eval_shape(init), self.space)
+
+    def init(self, key: Key[Array, ""], rates, data: Samples) -> AuditedState:
+        """The start of the method under the same key, and walkers of its model."""
+        inner = self.method.init(key, rates, data)
+        energy = self.method.energy(inner, rates, data)
+        x, weights = jarzynski.first_walkers(jax.random.fold_in(key, 1), energy, self.space, self.walkers)
+        return AuditedState(inner, x, weights, inner.acceptance)
+
+    def step(self, key: Key[Array, ""], state: AuditedState, rates, data: Samples) -> AuditedState:
+        """One iteration of the method, under the same key; then the walkers move under the energy that it found, and are weighted."""
+        inner = self.method.step(key, state.inner, rates, data)
+        before, after = (self.method.energy(one, rates, data) for one in (state.inner, inner))
+        resample_key, noise_key = jax.random.split(jax.random.fold_in(key, ASIDE))
+        draw = langevin.drawn(noise_key, self.space.dimension, state.columns.dtype, "independent")
+        size = 0.6 / self.space.dimension if self.particle_step is None else self.particle_step
+        x, increments, _ = jarzynski.walk("mala", self.space, draw, state.columns, before, after, size, steps=self.moves)
+        x, weights = jarzynski.advance(resample_key, x, state.weights, increments, self.threshold)
+        return AuditedState(inner, x, weights, inner.acceptance)
+
+    def energy(self, state: AuditedState, rates, data: Samples) -> Any:
+        """That of the method."""
+        return self.method.energy(state.inner, rates, data)
+
+    def log_partition(self, state: AuditedState) -> tuple[Float[Array, ""], Float[Array, ""]]:
+        """log Z and its standard error: see `flows.jarzynski.log_partition`."""
+        return jarzynski.log_partition(state.weights)
+
+    def caution(self, state: AuditedState) -> str | None:
+        """What is to be said of a state on the host, or None."""
+        return caution_of_weights(state.weights)
+
+    def diverged(self, state: AuditedState) -> Int[Array, ""]:
+        """As the method says."""
+        return self.method.diverged(state.inner)

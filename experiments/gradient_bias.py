@@ -1,0 +1,320 @@
+"""The bias of the likelihood's gradient and of log Z: contrastive divergence, its persistent form, Jarzynski's correction.
+
+    python -m experiments.gradient_bias --preset quick
+    python -m experiments.gradient_bias --preset paper
+
+The protocol of arXiv 2305.19414, on two energies whose log Z is known at every iteration, and with it the gradient, E_model dU = -d log Z:
+a Gaussian mixture in 10 dimensions (masses 1/4 and 3/4, means 6 apart: walkers rarely cross) and a Gaussian-Bernoulli Boltzmann machine
+with 8 hidden units in 8 dimensions, whose states are enumerated. All methods have the same data, walkers, unadjusted Langevin steps and
+learning rate. The error of a gradient is E_walkers dU + d log Z at the parameters of the moment; its mean over seeds is the bias. log Z is
+by the weights, or, of unweighted walkers, by the mean of exp(U - U') over them in every iteration (`methods.tracked`).
+Each sweep is a folder under `--out` from which the same command continues.
+"""
+
+import dataclasses
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import matplotlib
+import numpy as np
+import xarray
+from jax.flatten_util import ravel_pytree
+from matplotlib.figure import Figure
+
+from dualebm import checks, measures, metrics, plot
+from dualebm.energies import Boltzmann, BoltzmannMachine, GaussianMixture, Mixture
+from dualebm.flows import parameters
+from dualebm.grid import product
+from dualebm.measures import Samples, cloud
+from dualebm.methods.contrastive import Contrastive
+from dualebm.methods.jarzynski import Jarzynski
+from dualebm.methods.tracked import Tracked
+from dualebm.spaces import Euclidean
+from dualebm.sweep import sweep
+from experiments import report
+from experiments.less_work import seconds_a_step
+
+SIZES = {"quick": dict(n=2000, walkers=2000, seeds=8, steps=600), "paper": dict(n=10_000, walkers=10_000, seeds=20, steps=4000)}
+"""Of the settings that a preset decides."""
+
+RECORDS = 10
+ENERGIES = ("mixture", "boltzmann")
+EXACT = "Jarzynski"
+KL = "KL(teacher || student) (nat)"
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Settings of the experiment; None takes the value of the preset."""
+
+    preset: str = "quick"
+    """quick (n = N = 2000, 8 seeds, 600 iterations) or paper (10,000, 20 seeds, 4000 iterations)."""
+    energies: tuple[str, ...] = ENERGIES
+    """Which of mixture, boltzmann."""
+    n: int | None = None
+    """Data points."""
+    walkers: int | None = None
+    """Of each method, even."""
+    seeds: int | None = None
+    """Runs of each method, at least 2."""
+    first_seed: int = 0
+    """The seeds are this and those that follow."""
+    steps: int | None = None
+    """Iterations, a multiple of 10."""
+    out: Path = Path("results/gradient_bias")
+    """Where results and figures are written."""
+
+
+def checked(settings: Settings) -> Settings:
+    """The settings with the values of the preset. Raises ValueError naming what is not allowed.
+
+    >>> checked(Settings()).walkers
+    2000
+    """
+    report.check(settings)
+    if not settings.energies:
+        raise ValueError("energies is empty; it must have at least one")
+    for name in settings.energies:
+        checks.choice("energies", name, ENERGIES)
+    given = {name: value for name, value in vars(settings).items() if value is not None}
+    settings = Settings(**{**SIZES[settings.preset], **given})
+    checks.count("seeds", settings.seeds, 2)
+    if settings.steps % RECORDS:  # type: ignore[operator]
+        raise ValueError(f"steps is {settings.steps}; it must be a multiple of {RECORDS}")
+    return settings
+
+
+# -- What is trained ------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """A space, a teacher by its key, the start of the student, and the rates."""
+
+    space: Euclidean
+    teacher: Any
+    start: Any
+    particle_step: float
+    learning_rate: float
+
+
+def mixture_teacher():
+    """Means -3 e_1 and 3 e_1, masses 1/4 and 3/4."""
+    means = jnp.zeros((2, 10)).at[:, 0].set(jnp.array([-3.0, 3.0]))
+    return GaussianMixture(means, -jnp.log(jnp.array([3.0])), None)
+
+
+def boltzmann_teacher():
+    """Eight dimensions, four hidden units with weights of norm about 2.8: several modes."""
+    weights = jax.random.normal(jax.random.key(11), (4, 8))
+    return BoltzmannMachine(weights, jnp.zeros(8), -0.5 * jnp.sum(weights**2, axis=1))
+
+
+PROBLEMS = {
+    "mixture": Problem(Euclidean(10, None), mixture_teacher, Mixture(2, separation=0.5), 0.1, 0.05),
+    "boltzmann": Problem(Euclidean(8), boltzmann_teacher, Boltzmann(8, spread=0.1), 0.05, 0.01),
+}
+
+
+def methods(settings: Settings, problem: Problem) -> dict[str, Any]:
+    """The methods by label: all with unadjusted moves and plain gradient steps.
+
+    >>> list(methods(checked(Settings()), PROBLEMS["mixture"]))
+    ['CD-1', 'CD-10', 'PCD', 'PCD from the model', 'Jarzynski', 'Jarzynski, 10 moves', 'uncorrected weights']
+    """
+    common: dict[str, Any] = dict(walkers=settings.walkers, noise="independent", optimiser="gradient", integrator="geodesic")
+    plain = lambda **changes: Tracked(Contrastive(problem.space, problem.start, **common, **changes), chains=0)  # noqa: E731
+    weighted = lambda **changes: Jarzynski(problem.space, problem.start, **common, **changes)  # noqa: E731
+    return {
+        "CD-1": plain(restart_every=1),
+        "CD-10": plain(restart_every=1, moves=10),
+        "PCD": plain(),
+        "PCD from the model": plain(begin="model"),
+        EXACT: weighted(),
+        "Jarzynski, 10 moves": weighted(moves=10),
+        "uncorrected weights": weighted(increment="uncorrected"),
+    }
+
+
+def data(key, energy, n) -> Samples:
+    """n points of the teacher."""
+    problem = PROBLEMS[energy]
+    return Samples(problem.teacher().sample(key, problem.space, n))
+
+
+class GradientError(eqx.Module):
+    """E_walkers dU + d log Z, all parameters as one vector; and before it the norm of d log Z, less its value at data: the gradient's."""
+
+    space: Euclidean = eqx.field(static=True)
+
+    def __call__(self, key, method, state, rates, data):
+        """(1 + parameters,)."""
+        del key
+        energy = method.energy(state, rates, data)
+        found = ravel_pytree(parameters.mean_gradient(energy, cloud(state)))[0]
+        exact = -ravel_pytree(jax.grad(lambda energy: energy.log_partition(self.space))(energy))[0]
+        observed = ravel_pytree(parameters.mean_gradient(energy, data))[0]
+        return jnp.concatenate([jnp.linalg.norm(observed - exact)[None], found - exact])
+
+
+class LogPartitions(eqx.Module):
+    """log Z by the walkers, and exactly, (2,)."""
+
+    space: Euclidean = eqx.field(static=True)
+
+    def __call__(self, key, method, state, rates, data):
+        """Both."""
+        del key
+        exact = method.energy(state, rates, data).log_partition(self.space)
+        return jnp.stack([method.log_partition(state)[0], exact])
+
+
+class Divergence(eqx.Module):
+    """KL(data's teacher || student) over the training data: E (U - U*) + log Z - log Z*, with both log Z exact."""
+
+    space: Euclidean = eqx.field(static=True)
+    teacher: Any
+
+    def __call__(self, key, method, state, rates, data):
+        """The divergence, a scalar, in nats."""
+        del key
+        energy = method.energy(state, rates, data)
+        apart = measures.mean(energy(data.points) - self.teacher(data.points), data.log_weights)
+        return apart + energy.log_partition(self.space) - self.teacher.log_partition(self.space)
+
+
+def monitors(energy) -> dict[str, Any]:
+    """What is recorded."""
+    problem = PROBLEMS[energy]
+    return {
+        "kl": Divergence(problem.space, problem.teacher()), "log_partition": LogPartitions(problem.space),
+        "gradient": GradientError(problem.space), "acceptance": metrics.Acceptance(),
+    }  # fmt: skip
+
+
+def swept(settings: Settings, energy: str, label: str, method) -> xarray.Dataset:
+    """The seeds of a method."""
+    problem, first = PROBLEMS[energy], settings.first_seed
+    print(f"{energy}: {label}", file=sys.stderr)
+    lanes = product(
+        energy=[energy], n=[settings.n], particle_step=[problem.particle_step], learning_rate=[problem.learning_rate],
+        seed=range(first, first + settings.seeds),  # type: ignore[operator]
+    )  # fmt: skip
+    folder = settings.out / f"{settings.preset}_{energy}" / label.replace(" ", "_").replace(",", "")
+    return sweep(
+        lanes, method, None, data, metrics=monitors, steps=settings.steps, every=settings.steps // RECORDS, folder=folder,  # type: ignore
+        progress=sys.stderr.isatty(),
+    ).load()  # fmt: skip
+
+
+# -- Rows and figures -------------------------------------------------------------------------------------
+
+
+def bias(errors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The norm of the mean of vectors (seed, ..., component) over seeds, less what their scatter makes of it, and the size of that.
+
+    |mean|^2 - sum of variances / seeds estimates the squared bias without bias; the second is the root of what is taken away, the norm that
+    a gradient without bias would show.
+
+    >>> [float(v) for v in bias(np.array([[3.0, 4.0], [3.0, 4.0]]))]
+    [5.0, 0.0]
+    """
+    noise = np.sum(np.var(errors, axis=0, ddof=1), axis=-1) / len(errors)
+    return np.sqrt(np.maximum(np.sum(np.mean(errors, axis=0) ** 2, axis=-1) - noise, 0)), np.sqrt(noise)
+
+
+def rows_of(energy: str, results: dict[str, xarray.Dataset], seconds: dict[str, float]) -> list[dict]:
+    """A row for each method: biases halfway and at the end, and what they cost."""
+    rows = []
+    for label, found in results.items():
+        gradient, log_z = found.gradient.values, found.log_partition.values
+        size, noise = bias(gradient[..., 1:])
+        error = (log_z[..., 0] - log_z[:, :1, 0]) - (log_z[..., 1] - log_z[:, :1, 1])  # unweighted walkers know its changes alone
+        half, steps = RECORDS // 2, int(found.step.values[-1])
+        rows.append(dict(
+            energy=energy, method=label, gradient_half=size[half], gradient_end=size[-1], noise=noise[-1],
+            exact_gradient=float(np.mean(gradient[:, half, 0])), log_Z_half=float(np.mean(error[:, half])),
+            log_Z=float(np.mean(error[:, -1])), log_Z_error=float(np.std(error[:, -1], ddof=1) / np.sqrt(len(error))),
+            KL=float(np.mean(found.kl.values[:, -1])), ms_a_step=1e3 * seconds[label], seconds=steps * seconds[label],
+        ))  # fmt: skip
+    return rows
+
+
+def figure_of(results: dict[str, dict[str, xarray.Dataset]], seconds: dict[str, dict[str, float]]) -> Figure:
+    """Bias of the gradient, error of log Z and KL against seconds of steps, a column for each energy."""
+    with matplotlib.rc_context(plot.STYLE):
+        figure = Figure(figsize=(plot.WIDTHS["double"], 6.6), layout="constrained")
+        panels = figure.subplots(3, len(results), squeeze=False, sharex="col")
+        for column, (energy, found) in enumerate(results.items()):
+            for i, (label, one) in enumerate(found.items()):
+                x = one.step.values[1:] * seconds[energy][label]
+                style: dict[str, Any] = dict(color=plot.COLOURS[i % len(plot.COLOURS)], marker=plot.MARKERS[i % len(plot.MARKERS)])
+                size, noise = bias(one.gradient.values[..., 1:])
+                panels[0, column].plot(x, np.maximum(size, noise)[1:], label=label, **style)
+                log_z = one.log_partition.values
+                error = (log_z[..., 0] - log_z[:, :1, 0]) - (log_z[..., 1] - log_z[:, :1, 1])
+                mean, spread = np.mean(error, 0)[1:], np.std(error, 0, ddof=1)[1:]
+                panels[1, column].plot(x, mean, **style)
+                panels[1, column].fill_between(x, mean - spread, mean + spread, color=style["color"], alpha=0.18, linewidth=0)
+                kl = one.kl.values[:, 1:]
+                panels[2, column].plot(x, kl.mean(0), **style)
+                panels[2, column].fill_between(x, kl.min(0), kl.max(0), color=style["color"], alpha=0.18, linewidth=0)
+            panels[0, column].set_title({"mixture": "Gaussian mixture, d = 10", "boltzmann": "Boltzmann machine, d = 8"}[energy])
+            panels[0, column].set_yscale("log")
+            panels[1, column].set_yscale("symlog", linthresh=0.1)
+            panels[1, column].axhline(0, color="0.6", linewidth=0.8)
+            panels[2, column].set_yscale("symlog", linthresh=0.01)
+            for panel in panels[:, column]:
+                plot.log_axis(panel.xaxis)
+            panels[2, column].set_xlabel("seconds of steps")
+        names = ("bias of the gradient, or noise\nof its mean where that is larger", "log Z by the walkers less exact (nat)", KL)
+        for panel, name in zip(panels[:, 0], names, strict=True):
+            panel.set_ylabel(name)
+        count = next(iter(next(iter(results.values())).values())).sizes["lane"]
+        handles, labels = panels[0, 0].get_legend_handles_labels()
+        title = f"{count} seeds; bands: log Z standard deviation, KL least to largest"
+        figure.legend(handles, labels, loc="outside lower center", ncols=4, title=title)
+    return figure
+
+
+# -- The command ---------------------------------------------------------------------------------------------
+
+
+def main(settings: Settings) -> list[dict]:
+    """Runs, times, writes; returns the rows."""
+    given, settings, begin = settings, checked(settings), time.perf_counter()
+    results, seconds, rows = {}, {}, []
+    for energy in settings.energies:
+        known = methods(settings, PROBLEMS[energy])
+        seconds[energy] = seconds_a_step(known, data(jax.random.key(settings.first_seed), energy, settings.n), 3)
+        results[energy] = {label: swept(settings, energy, label, method) for label, method in known.items()}
+        rows += rows_of(energy, results[energy], seconds[energy])
+        jax.clear_caches()  # so many programs would fill the maps of the process
+    told = []
+    for energy in settings.energies:
+        found = {row["method"]: row for row in rows if row["energy"] == energy}
+        told.append(
+            f"{energy}: bias of the gradient at the end {found[EXACT]['gradient_end']:.2g} with Jarzynski's weights (noise "
+            f"{found[EXACT]['noise']:.2g}), PCD {found['PCD']['gradient_end']:.2g}, CD-1 {found['CD-1']['gradient_end']:.2g}; log Z off by "
+            f"{found[EXACT]['log_Z']:.2g}, {found['PCD']['log_Z']:.2g}, {found['CD-1']['log_Z']:.2g} nat."
+        )
+    report.write(
+        settings.out / settings.preset,
+        title="Bias of the gradient and of log Z",
+        about=f"n = {settings.n}, N = {settings.walkers} walkers, {settings.seeds} seeds, {settings.steps} iterations. gradient: norm of "
+        "the mean over seeds of E_walkers dU + d log Z, less its scatter, halfway and at the end; noise: what a gradient without bias "
+        "would show; exact_gradient: the norm of the likelihood's own halfway; log_Z: by the walkers less exact, change since the start.",
+        command=report.command("gradient_bias", given), seconds=time.perf_counter() - begin, rows=rows, told=" ".join(told),
+        figures={"gradient_bias": figure_of(results, seconds)},
+        paper="Shows the protocol on a mixture and on images; has no such table.",
+    )  # fmt: skip
+    return rows
+
+
+if __name__ == "__main__":
+    report.script(main, Settings, __doc__)

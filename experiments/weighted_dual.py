@@ -1,0 +1,258 @@
+"""log Z and the cross-entropy along dual training, by Jarzynski's weights on its particles.
+
+    python -m experiments.weighted_dual --preset quick
+    python -m experiments.weighted_dual --preset paper
+
+Algorithm 1 of arXiv 2107.05134 with weights (`WeightedDual`; neither paper has them) beside the unweighted flow, whose log Z is followed by
+the mean of exp(U - U') over its particles in every iteration (`Tracked`), or by weighted walkers that it does not see (`Audited`). On S^2
+log Z is known by quadrature at every record. On S^14 the learnt energy has no exact log Z, but the teacher of two neurons has, by
+quadrature of their plane: KL(teacher || student) by the walkers, E* (U - U*) + log Z - log Z*, is beside the divergence by exact samples of
+the teacher, log E* exp(U* - U) + E* (U - U*), the same samples.
+The particles are made slow: `ratio` is the neurons' step over its default, over that of the particles. Where they keep up with the
+neurons the weights change nothing. Each sweep is a folder under `--out` from which the same command continues.
+"""
+
+import dataclasses
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import matplotlib
+import numpy as np
+import xarray
+from matplotlib.figure import Figure
+
+from dualebm import checks, measures, metrics, partition, plot, targets
+from dualebm.energy import Energy
+from dualebm.grid import product
+from dualebm.measures import Samples
+from dualebm.methods.audited import Audited
+from dualebm.methods.dual import Dual
+from dualebm.methods.tracked import Tracked
+from dualebm.methods.weighted_dual import WeightedDual
+from dualebm.sweep import sweep
+from experiments import report
+
+TEACHERS = ("s2_bimodal", "s14_monomodal", "s14_bimodal")
+SIZES = {
+    "quick": dict(teachers=TEACHERS[:2], n=2000, particles=10_000, seeds=2),
+    "paper": dict(teachers=TEACHERS, n=10_000, particles=100_000, seeds=5),
+}
+"""Of the settings that a preset decides."""
+
+RECORDS = 20
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Settings of the experiment; None takes the value of the preset."""
+
+    preset: str = "quick"
+    """quick (n = 2000, N = 1e4, 2 seeds) or paper (n = 1e4, N = 1e5, 5 seeds)."""
+    teachers: tuple[str, ...] | None = None
+    """Which of s2_bimodal, s14_monomodal, s14_bimodal; quick has the first two."""
+    ratios: tuple[float, ...] = (0.1, 10.0)
+    """Neurons' steps over those of the particles, each over its default; the slower has the tenth of its default, or its default."""
+    n: int | None = None
+    """Data points."""
+    particles: int | None = None
+    """N, even."""
+    seeds: int | None = None
+    """Runs of each kind."""
+    first_seed: int = 0
+    """The seeds are this and those that follow."""
+    steps: int = 200
+    """Iterations, a multiple of 20."""
+    test_points: int = 20_000
+    """Exact draws of the teacher on S^14."""
+    out: Path = Path("results/weighted_dual")
+    """Where results and figures are written."""
+
+
+def checked(settings: Settings) -> Settings:
+    """The settings with the values of the preset. Raises ValueError naming what is not allowed.
+
+    >>> checked(Settings()).n
+    2000
+    """
+    report.check(settings)
+    for name in settings.teachers or ():
+        checks.choice("teachers", name, TEACHERS)
+    for value in settings.ratios:
+        checks.number("ratios", value, positive=True)
+    if not settings.ratios or settings.teachers == ():
+        raise ValueError(f"ratios is {settings.ratios} and teachers {settings.teachers}; each must have at least one")
+    if settings.steps % RECORDS:
+        raise ValueError(f"steps is {settings.steps}; it must be a multiple of {RECORDS}")
+    given = {name: value for name, value in vars(settings).items() if value is not None}
+    return Settings(**{**SIZES[settings.preset], **given})
+
+
+def steps_of(teacher: str, ratio: float) -> dict[str, float]:
+    """The rates of a ratio: what is slower keeps its default step divided by the ratio.
+
+    >>> round(steps_of("s2_bimodal", 10.0)["particle_step"], 6), steps_of("s2_bimodal", 0.1)["particle_step"]
+    (0.02, 0.2)
+    """
+    default = Dual(targets.teacher(teacher).space).rates
+    slow, fast = max(ratio, 1.0), min(ratio, 1.0)
+    return dict(
+        particle_step=default.particle_step / slow, transport_step=default.transport_step * fast, reaction_step=default.reaction_step * fast
+    )  # type: ignore[operator]
+
+
+class Estimate(eqx.Module):
+    """KL(teacher || student) with log Z by the walkers: E* (U - U*) + log Z - log Z*; the same with exact means; the error of log Z.
+
+    On S^2 log Z and the mean are by quadrature. On S^14 the second is by the samples alone, `metrics.relative_entropy`, and has their
+    error.
+    """
+
+    teacher: Energy
+    samples: Samples
+    log_partition: Any
+    quadrature: Samples | None
+
+    def __call__(self, key, method, state, rates, data):
+        """(by the walkers, beside it, error of log Z, effective fraction), (4,)."""
+        del key
+        energy = method.energy(state, rates, data)
+        x, reference = self.samples.points, self.teacher(self.samples.points)
+        apart = measures.mean(energy(x) - reference, self.samples.log_weights)
+        value, error = method.log_partition(state)
+        if self.quadrature is None:
+            beside = metrics.relative_entropy(energy, reference, self.samples)
+        else:
+            beside = apart + partition.log_partition(energy, self.quadrature) - self.log_partition
+        return jnp.stack([apart + value - self.log_partition, beside, error, getattr(state, "ess", jnp.full_like(value, jnp.nan))])
+
+
+def data(key, teacher, n) -> Samples:
+    """n points of the teacher."""
+    return targets.sample(key, targets.teacher(teacher), n)[0]
+
+
+def monitors(key, teacher, test_points) -> dict[str, Any]:
+    """What is recorded."""
+    target = targets.teacher(teacher)
+    quadrature = target.quadrature()
+    value = partition.log_partition(target.energy, quadrature)
+    if target.space.dimension == 3:
+        return {"kl": Estimate(target.energy, metrics.exact_samples(target.energy, quadrature), value, quadrature)}
+    return {"kl": Estimate(target.energy, targets.sample(key, target, test_points)[0], value, None)}
+
+
+def methods(settings: Settings, teacher: str) -> dict[str, Any]:
+    """The methods by label.
+
+    >>> list(methods(checked(Settings()), "s2_bimodal"))
+    ['weighted', 'unweighted', 'unweighted, audited']
+    """
+    count: Any = settings.particles
+    space = targets.teacher(teacher).space
+    dual = Dual(space, particles=count)
+    return {
+        "weighted": WeightedDual(space, particles=count), "unweighted": Tracked(dual, chains=10_000),
+        "unweighted, audited": Audited(dual, walkers=count),
+    }  # fmt: skip
+
+
+def swept(settings: Settings, teacher: str, ratio: float, label: str, method) -> xarray.Dataset:
+    """The seeds of a method."""
+    print(f"{teacher}, ratio {ratio:g}: {label}", file=sys.stderr)
+    first = settings.first_seed
+    lanes = product(
+        teacher=[teacher], n=[settings.n], test_points=[settings.test_points], seed=range(first, first + settings.seeds),  # type: ignore
+        **{name: [value] for name, value in steps_of(teacher, ratio).items()},
+    )  # fmt: skip
+    return sweep(
+        lanes, method, None, data, metrics=monitors, steps=settings.steps, every=settings.steps // RECORDS,
+        folder=settings.out / f"{settings.preset}_{teacher}" / f"{label.replace(', ', '_')}_{ratio:g}", progress=sys.stderr.isatty(),
+    ).load()  # fmt: skip
+
+
+# -- Rows and figures -----------------------------------------------------------------------------------------
+
+
+def rows_of(teacher: str, ratio: float, found: dict[str, xarray.Dataset]) -> list[dict]:
+    """A row for each method: KL by the walkers less that beside it, largest and at the end, and the error that the weights tell."""
+    rows = []
+    for label, one in found.items():
+        values = one.kl.values
+        off = values[..., 0] - values[..., 1]
+        rows.append(dict(
+            teacher=teacher, ratio=ratio, particles=label, KL=float(values[:, -1, 1].mean()), KL_by_walkers=float(values[:, -1, 0].mean()),
+            off_at_end=float(off[:, -1].mean()), largest_off=float(np.abs(off).max()), error=float(np.mean(values[:, -1, 2])),
+            least_effective=float(np.min(values[..., 3])) if label != "unweighted" else None,
+        ))  # fmt: skip
+    return rows
+
+
+def figure_of(results: dict[tuple[str, float], dict[str, xarray.Dataset]]) -> Figure:
+    """KL by the walkers beside KL above, their difference below, a column for each teacher and ratio."""
+    with matplotlib.rc_context(plot.STYLE):
+        figure = Figure(figsize=(plot.WIDTHS["double"], 4.6), layout="constrained")
+        panels = figure.subplots(2, len(results), squeeze=False, sharex="col")
+        for column, ((teacher, ratio), found) in enumerate(results.items()):
+            for i, (label, one) in enumerate(found.items()):
+                x, values = one.step.values, one.kl.values
+                style: dict[str, Any] = dict(color=plot.COLOURS[i])
+                panels[0, column].plot(x, values[..., 1].mean(0), linestyle="--", **style, label=f"{label}: exact, or by test points")
+                panels[0, column].plot(x, values[..., 0].mean(0), marker=plot.MARKERS[i], markevery=2, **style, label=f"{label}: by log Z")
+                off = values[..., 0] - values[..., 1]
+                panels[1, column].plot(x, off.mean(0), **style, marker=plot.MARKERS[i], markevery=2)
+                panels[1, column].fill_between(x, off.min(0), off.max(0), color=plot.COLOURS[i], alpha=0.18, linewidth=0)
+                if label == "unweighted, audited":
+                    error = 2 * values[..., 2].mean(0)
+                    panels[1, column].fill_between(x, -error, error, color="0.5", alpha=0.25, linewidth=0, label="twice the error it tells")
+            panels[0, column].set_yscale("symlog", linthresh=0.01)
+            panels[1, column].set_yscale("symlog", linthresh=0.001)
+            for panel in panels[:, column]:
+                panel.axhline(0, color="0.6", linewidth=0.6)
+            panels[0, column].set_title(f"{teacher}\nratio {ratio:g}")
+            panels[1, column].set_xlabel("iteration")
+        panels[0, 0].set_ylabel("KL(teacher || student) (nat)")
+        panels[1, 0].set_ylabel("by the walkers, less exact (nat)")
+        labelled = [panel.get_legend_handles_labels() for panel in panels[:, 0]]
+        handles, names = ([item for part in labelled for item in part[i]] for i in (0, 1))
+        figure.legend(handles, names, loc="outside lower center", ncols=3)
+    return figure
+
+
+# -- The command -------------------------------------------------------------------------------------------------
+
+
+def main(settings: Settings) -> list[dict]:
+    """Runs, writes; returns the rows."""
+    given, settings, begin = settings, checked(settings), time.perf_counter()
+    results, rows = {}, []
+    for teacher in settings.teachers or ():
+        known = methods(settings, teacher)
+        for ratio in settings.ratios:
+            found = {label: swept(settings, teacher, ratio, label, method) for label, method in known.items()}
+            results[teacher, ratio] = found
+            rows += rows_of(teacher, ratio, found)
+        jax.clear_caches()  # so many programs would fill the maps of the process
+    told = [
+        f"{row['teacher']}, ratio {row['ratio']:g}, {row['particles']}: off by at most {row['largest_off']:.2g}, at the end by "
+        f"{row['off_at_end']:.2g}" + (f" (error told {row['error']:.2g})." if row["particles"] != "unweighted" else ".")
+        for row in rows
+    ]
+    report.write(
+        settings.out / settings.preset,
+        title="log Z along dual training",
+        about=f"n = {settings.n}, N = {settings.particles}, {settings.seeds} seeds, {settings.steps} iterations. KL: exact on S^2, by "
+        f"{settings.test_points} exact draws of the teacher on S^14; off: KL with log Z by the particles less that, mean over seeds at the "
+        "end, and the largest of all records and seeds; error: of log Z, by the weights.",
+        command=report.command("weighted_dual", given), seconds=time.perf_counter() - begin, rows=rows, told=" ".join(told),
+        figures={"weighted_dual": figure_of(results)}, paper="Neither paper has weights on the particles of the dual flow.",
+    )  # fmt: skip
+    return rows
+
+
+if __name__ == "__main__":
+    report.script(main, Settings, __doc__)

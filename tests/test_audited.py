@@ -1,0 +1,69 @@
+"""log Z by walkers that a method does not see, beside quadrature; the method is as it is without them."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dualebm import partition, targets
+from dualebm.energies import MLP
+from dualebm.measures import Samples
+from dualebm.methods.audited import Audited
+from dualebm.methods.contrastive import Contrastive
+from dualebm.methods.dual import Dual
+from dualebm.spaces import Euclidean, Sphere
+
+TEACHER = targets.teacher("s2_bimodal")
+
+
+def test_errors_of_log_z_along_dual_training_are_calibrated():
+    """Neurons fast beside their particles, 64 keys: no bias, and errors that are right."""
+    data, _ = targets.sample(jax.random.key(0), TEACHER, 500)
+    cloud = TEACHER.quadrature()
+    inner = Dual(TEACHER.space, neurons=8, particles=500)
+    method = Audited(inner, walkers=1000, threshold=0.95, particle_step=0.02)
+    rates = inner.rates._replace(particle_step=0.02)
+
+    @jax.jit
+    def one(key):
+        state = method.init(key, rates, data)
+        state = jax.lax.fori_loop(0, 25, lambda i, s: method.step(jax.random.fold_in(key, i), s, rates, data), state)
+        exact = partition.log_partition(method.energy(state, rates, data), cloud)
+        return jnp.stack([*method.log_partition(state), exact, state.weights.resamplings.astype(jnp.float32)])
+
+    value, error, exact, resamplings = np.asarray(jax.jit(lambda keys: jax.lax.map(one, keys))(jax.random.split(jax.random.key(1), 64))).T
+    score = (value - exact) / error
+    assert abs(exact.mean()) > 0.5 and resamplings.mean() > 1
+    assert abs(score.mean()) < 5 / np.sqrt(64) and 0.7 < np.sqrt(np.mean(score**2)) < 1.4, (score.mean(), score.std())
+
+
+def test_the_method_is_as_without_walkers():
+    data = Samples(Sphere(3).sample_base(jax.random.key(0), 40, jnp.float32))
+    inner = Contrastive(Sphere(3), MLP(4))
+    method = Audited(inner, walkers=20)
+    state, alone = (jax.jit(m.init)(jax.random.key(1), inner.rates, data) for m in (method, inner))
+    after, expected = (jax.jit(m.step)(jax.random.key(2), s, inner.rates, data) for m, s in ((method, state), (inner, alone)))
+    for a, b in zip(jax.tree.leaves(after.inner), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7)
+    assert getattr(after, "log_weights", None) is None and after.particles.shape == (80, 3)  # metrics see the particles of the method
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (dict(walkers=3), "walkers is 3; it must be even"),
+        (dict(threshold=0.0), "threshold is 0"),
+        (dict(threshold=1.5), "threshold is 1"),
+        (dict(moves=0), "moves is 0"),
+        (dict(particle_step=0.0), "particle_step is 0"),
+    ],
+)
+def test_bad_choices(changes, message):
+    with pytest.raises(ValueError, match=message):
+        Audited(Dual(Sphere(3)), **changes)
+
+
+def test_a_first_model_that_cannot_be_sampled():
+    method = Audited(Contrastive(Euclidean(2, None), MLP(4)), walkers=20)
+    with pytest.raises(ValueError, match="flat measure cannot be sampled"):
+        method.check(method.rates, Samples(jnp.ones((3, 2))))
