@@ -45,7 +45,7 @@ def test_the_bias_of_vectors_without_their_scatter():
     assert abs(large - 25) < 0.5
 
 
-@pytest.mark.parametrize("energy", ["mixture", "boltzmann"])
+@pytest.mark.parametrize("energy", ["mixture", pytest.param("boltzmann", marks=pytest.mark.heavy)])
 def test_what_is_recorded_beside_the_exact_model(energy, x64):
     """Of exact samples of the energy at hand the error is noise; log Z as it is at the start; the divergence of a teacher from itself 0."""
     problem = PROBLEMS[energy]

@@ -82,6 +82,7 @@ def whole(tmp_path_factory):
     return main(dataclasses.replace(TOY, out=out, first_seed=7)), out
 
 
+@pytest.mark.heavy
 def test_end_to_end(whole):
     rows, out = whole
     assert [row["method"] for row in rows] == [JARZYNSKI, PCD] and all(row["seed"] == 7 for row in rows)
@@ -103,6 +104,7 @@ def test_end_to_end(whole):
     assert (out / "quick" / "training.png").stat().st_size > 10_000 and "Largest error of a mass" in told["told"]
 
 
+@pytest.mark.heavy
 def test_a_run_that_was_killed_ends_as_one_that_was_not(whole, tmp_path, monkeypatch):
     rows, out = whole
     settings, kept, calls = dataclasses.replace(TOY, out=tmp_path, first_seed=7), module.save_samples, []

@@ -12,7 +12,7 @@ import optax
 import pytest
 
 from dualebm import measures, partition
-from dualebm.energies import MLP, Boltzmann, GaussianMixture, Mixture
+from dualebm.energies import MLP, Boltzmann, BoltzmannMachine, GaussianMixture, Mixture
 from dualebm.energy import Energy, Shallow
 from dualebm.features import ReLU
 from dualebm.flows import jarzynski, langevin, parameters
@@ -352,6 +352,25 @@ def test_the_gradient_is_that_of_the_cross_entropy():
         assert np.abs(f - e).max() < 0.02
         if name == "means":
             assert np.abs(u - e).max() > 4 * np.abs(f - e).max()
+
+
+def test_a_boltzmann_machine_by_gibbs_moves():
+    """Trained on data of another machine: log Z beside the enumeration of hidden states, and the gradient's expectation."""
+    space = Euclidean(4)
+    weights = jax.random.normal(jax.random.key(7), (2, 4))
+    teacher = BoltzmannMachine(weights, jnp.zeros(4), -0.5 * jnp.sum(weights**2, axis=1))
+    data = Samples(teacher.sample(jax.random.key(1), space, 500))
+    method = Jarzynski(space, Boltzmann(3, spread=0.1), walkers=20_000, integrator="gibbs", optimiser="gradient")
+    rates = method.rates._replace(learning_rate=0.05)
+    state = jax.jit(lambda key: final(key, method, rates, data, 60))(jax.random.key(0))
+    energy = method.energy(state, rates, data)
+    value, error = map(float, method.log_partition(state))
+    assert int(state.weights.resamplings) > 2 and float(jnp.abs(energy.weights).max()) > 0.5
+    assert abs(value - float(energy.log_partition(space))) < 5 * error < 0.3
+    exact = jax.grad(lambda energy: -energy.log_partition(space))(energy)
+    found = parameters.mean_gradient(energy, Samples(state.particles, state.log_weights))
+    for e, f in zip(jax.tree.leaves(exact), jax.tree.leaves(found), strict=True):
+        assert float(jnp.abs(e - f).max()) < 0.1
 
 
 def test_any_optimiser_of_optax_with_its_schedule_and_clipping():

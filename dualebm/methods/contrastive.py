@@ -78,8 +78,8 @@ class Contrastive:
     >>> from dualebm.energies import MLP; from dualebm.spaces import Sphere
     >>> method = Contrastive(Sphere(3), MLP(width=8), restart_every=1, moves=5)
     >>> data = Samples(Sphere(3).sample_base(jax.random.key(0), 100, jnp.float32))
-    >>> state = method.init(jax.random.key(1), method.rates, data)
-    >>> state = method.step(jax.random.key(2), state, method.rates, data)
+    >>> state = jax.jit(method.init)(jax.random.key(1), method.rates, data)
+    >>> state = jax.jit(method.step)(jax.random.key(2), state, method.rates, data)
     >>> method.energy(state, method.rates, data)(data.points).shape
     (100,)
     """

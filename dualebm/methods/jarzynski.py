@@ -102,8 +102,8 @@ class Jarzynski:
     >>> from dualebm.energies import MLP; from dualebm.spaces import Sphere
     >>> method = Jarzynski(Sphere(3), MLP(width=8), walkers=100)
     >>> data = Samples(Sphere(3).sample_base(jax.random.key(0), 50, jnp.float32))
-    >>> state = method.init(jax.random.key(1), method.rates, data)
-    >>> state = method.step(jax.random.key(2), state, method.rates, data)
+    >>> state = jax.jit(method.init)(jax.random.key(1), method.rates, data)
+    >>> state = jax.jit(method.step)(jax.random.key(2), state, method.rates, data)
     >>> value, error = method.log_partition(state)
     >>> method.energy(state, method.rates, data)(data.points).shape, bool(abs(value) < 0.1)
     ((50,), True)

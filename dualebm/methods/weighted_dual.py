@@ -78,8 +78,8 @@ class WeightedDual:
     >>> from dualebm.spaces import Sphere
     >>> method = WeightedDual(Sphere(3), neurons=8, particles=100)
     >>> data = Samples(Sphere(3).sample_base(jax.random.key(0), 100, jnp.float32))
-    >>> state = method.init(jax.random.key(1), method.rates, data)
-    >>> state = method.step(jax.random.key(2), state, method.rates, data)
+    >>> state = jax.jit(method.init)(jax.random.key(1), method.rates, data)
+    >>> state = jax.jit(method.step)(jax.random.key(2), state, method.rates, data)
     >>> value, error = method.log_partition(state)
     >>> method.energy(state, method.rates, data)(data.points).shape, bool(abs(value) < 1)
     ((100,), True)
