@@ -246,7 +246,6 @@ def test_digits_says_what_to_install_where_scikit_learn_is_missing(monkeypatch):
 
 
 def test_digits_of_the_real_library():
-    pytest.importorskip("sklearn")
     images, labels = digits()
     assert images.shape == (1797, 8, 8) and images.min() == 0 and images.max() == 16
     assert np.bincount(labels).tolist() == [178, 182, 177, 183, 181, 182, 181, 179, 174, 180]

@@ -9,6 +9,11 @@ A method is a frozen dataclass of what is static; it holds no arrays. It has
     energy(state, rates, data) -> U      the model is exp(-U) times the base measure
     diverged(state) -> code              0, or the index of a cause in `dualebm.simulate.DIVERGENCE`
 
+where it knows log Z of its energy by weighted walkers
+
+    log_partition(state) -> value, error
+    caution(state) -> words or None      what a run warns of, on the host: weights that have collapsed
+
 and, where its particles can be split over devices (see `dualebm.mesh`), `paired(state)`, which arrays are of the particles, and a last
 argument `axis` of `step`.
 """
