@@ -17,8 +17,8 @@ import optax
 
 from benchmarks import ports
 from dualebm import columns, mesh, metrics, targets
-from dualebm.energies import GaussianMixture, Mixture
 from dualebm.flows import langevin
+from dualebm.gaussian_mixture import GaussianMixture, Mixture
 from dualebm.measures import Samples, total_variation
 from dualebm.methods import dual
 from dualebm.methods.contrastive import Contrastive

@@ -26,6 +26,15 @@ CHAINS = 4
 """Blocks that a sum handles side by side: XLA runs their products concurrently, but the parts of a product one after another."""
 
 
+def product(a: Float[Array, "*m k"], b: Float[Array, "*k n"]) -> Float[Array, "*m n"]:
+    """a @ b in the precision of its factors, also where an accelerator would round float32.
+
+    >>> product(jnp.array([[1.0, 2.0]]), jnp.array([3.0, 4.0])).tolist()
+    [11.0]
+    """
+    return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
+
+
 def block_columns(rows: int) -> int:
     """Columns of a block of an array (rows, N) on the default backend: a multiple of 256.
 

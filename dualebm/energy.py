@@ -14,14 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from dualebm.columns import block_columns, map_blocks, once, sum_blocks
+from dualebm.columns import block_columns, map_blocks, once, product, sum_blocks
 from dualebm.features import Feature, ReLU, Ridge
 from dualebm.measures import Atoms, Samples, coefficients, shares
 from dualebm.spaces import Space, Torus
-
-
-def _product(a, b):
-    return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
 
 
 class Located(NamedTuple):
@@ -104,7 +100,7 @@ class Shallow(Energy):
     def __call__(self, x: Float[Array, "N d"]) -> Float[Array, " N"]:
         """U(x), in units of temperature."""
         scaled = self.coefficients / self.coefficients.shape[0]
-        return map_blocks(lambda x: _product(self.feature(x.T, self.positions), scaled), x.T, self.width)
+        return map_blocks(lambda x: product(self.feature(x.T, self.positions), scaled), x.T, self.width)
 
     def locate(self, x: Float[Array, "d B"]) -> Located:
         """U and its gradient at points that are columns: for ridge features grad U = (1/m) sum_j c_j slope(<theta_j, x>) theta_j."""
@@ -114,11 +110,11 @@ class Shallow(Energy):
         scaled = self.coefficients / self.coefficients.shape[0]
         products = _products(self.feature, self.positions, x)
         pull = once((scaled[:, None] * self.positions[:, : x.shape[0]]).T)
-        gradient = _product(pull, self.feature.slope(products))
+        gradient = product(pull, self.feature.slope(products))
         if isinstance(self.feature, ReLU) and not self.feature.bias:  # homogeneous in x: x . grad U = k U
             value = jnp.sum(x * gradient, axis=0) / self.feature.power
         else:
-            value = _product(scaled, self.feature.profile(products))
+            value = product(scaled, self.feature.profile(products))
         return Located(x, value, gradient, products)
 
 
@@ -183,8 +179,8 @@ def _products(feature, theta, x):
     if theta.shape[1] != x.shape[0] + feature.bias:
         allowed = x.shape[0] + feature.bias
         raise ValueError(f"theta has {theta.shape[1]} components and x has {x.shape[0]}; allowed: {allowed} for theta")
-    product = _product(theta[:, : x.shape[0]], x)
-    return product + theta[:, -1:] if feature.bias else product
+    products = product(theta[:, : x.shape[0]], x)
+    return products + theta[:, -1:] if feature.bias else products
 
 
 Sums = tuple[Float[Array, " m"], Float[Array, "m p"]]
@@ -209,12 +205,12 @@ def feature_sums(
     """
     if not isinstance(feature, Ridge):
         ones = jnp.ones(x.shape[1], x.dtype) if weights is None else weights
-        value, pull_back = jax.vjp(lambda theta: _product(ones, feature(x.T, theta)), theta)
+        value, pull_back = jax.vjp(lambda theta: product(ones, feature(x.T, theta)), theta)
         return value, pull_back(jnp.ones_like(value))[0]
     products = _products(feature, theta, x) if products is None else products
     weighted = lambda a: a if weights is None else a * weights[None]  # noqa: E731
     slopes = weighted(feature.slope(products))
-    gradient = _product(slopes, x.T)
+    gradient = product(slopes, x.T)
     if feature.bias:
         gradient = jnp.concatenate([gradient, jnp.sum(slopes, axis=1, keepdims=True)], axis=1)
     if feature.homogeneity:

@@ -17,9 +17,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from dualebm import checks
-from dualebm.energies import BoltzmannMachine, Convolutional, GaussianMixture, Perceptron
+from dualebm.boltzmann import BoltzmannMachine
 from dualebm.energy import Energy, Shallow, Tabulated
 from dualebm.features import Bump, Feature, ReLU, Softplus
+from dualebm.gaussian_mixture import GaussianMixture
+from dualebm.networks import Convolutional, Perceptron
 from dualebm.rkhs import RBF, ArcCosine, BumpKernel, Distance, Embedding
 from dualebm.settings import check_settings, differences
 from dualebm.spaces import Euclidean, Sphere, Torus

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from dualebm import checks
-from dualebm.columns import block_columns, map_blocks, once, sum_blocks
+from dualebm.columns import block_columns, map_blocks, once, product, sum_blocks
 from dualebm.energy import Energy
 from dualebm.measures import Samples, shares
 from dualebm.rkhs import SOURCES
@@ -97,10 +97,6 @@ def _weights(samples):
 # -- Kernels -------------------------------------------------------------------------------------------
 
 
-def _product(a, b):
-    return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
-
-
 def stein_kernel(
     kernel: Any, space: Space, x: Float[Array, "N d"], score_x: Float[Array, "N d"], y: Points, score_y: Points
 ) -> Float[Array, "N n"]:
@@ -113,9 +109,9 @@ def stein_kernel(
     """
     k = kernel.derivatives(x, y, space)
     a, b = _shifted(space, x, score_x), _shifted(space, y, score_y)
-    along_x = k.cross * jnp.sum(b * y, axis=1)[None] + k.first * _product(x, b.T)
-    along_y = k.cross * jnp.sum(a * x, axis=1)[:, None] + k.second * _product(a, y.T)
-    return _product(a, b.T) * k.value + along_x + along_y + k.trace
+    along_x = k.cross * jnp.sum(b * y, axis=1)[None] + k.first * product(x, b.T)
+    along_y = k.cross * jnp.sum(a * x, axis=1)[:, None] + k.second * product(a, y.T)
+    return product(a, b.T) * k.value + along_x + along_y + k.trace
 
 
 def diagonal(kernel: Any, space: Space, points: Points, scores: Points) -> Float[Array, " n"]:
@@ -147,9 +143,9 @@ def kernelised(
     def against(x, y, shifted, p):
         """E_y of k s~(y), of grad_y k and of the trace, at columns x."""
         k = kernel.derivatives(x.T, y.T, space)
-        field = _product(p[None] * shifted, k.value.T)
-        slope = x * _product(k.cross, p)[None] + _product(p[None] * y, k.second.T)
-        return field, slope, _product(k.trace, p)
+        field = product(p[None] * shifted, k.value.T)
+        slope = x * product(k.cross, p)[None] + product(p[None] * y, k.second.T)
+        return field, slope, product(k.trace, p)
 
     def block(x):
         return sum_blocks(lambda *y: against(x, *y), sources, SOURCES)
@@ -205,7 +201,7 @@ def _goodness_of_fit(key, kernel, space, energy, points, bootstraps):
 
     def block(x, s, e):
         def against(y, t, f):
-            return _product(f, stein_kernel(kernel, space, x.T, s.T, y.T, t.T).T)
+            return product(f, stein_kernel(kernel, space, x.T, s.T, y.T, t.T).T)
 
         return jnp.sum(e * sum_blocks(against, sources, SOURCES), axis=1)
 
@@ -259,10 +255,10 @@ def draw_critics(key: Key[Array, ""], dimension: int, width: int, dtype) -> Crit
 def _each(critics, space, x, shifted, p):
     """G_i(omega) = E (A relu(<omega, .>) e_i) for each critic's neurons, and its gradient in omega: sums over columns x, of weights p."""
     d, width = critics.outer.shape
-    on = (_product(critics.positions.reshape(d * width, d), x) > 0).astype(x.dtype).reshape(d, width, -1)
+    on = (product(critics.positions.reshape(d * width, d), x) > 0).astype(x.dtype).reshape(d, width, -1)
     push = p[None] * (shifted - x if isinstance(space, Sphere) else shifted)  # d h_i / d x_i - x_i x . grad h, as h is homogeneous
-    gradient = _product((on * push[:, None]).reshape(d * width, -1), x.T).reshape(d, width, d)
-    return gradient + _product(on, p)[:, :, None] * jnp.eye(d, dtype=x.dtype)[:, None]
+    gradient = product((on * push[:, None]).reshape(d * width, -1), x.T).reshape(d, width, d)
+    return gradient + product(on, p)[:, :, None] * jnp.eye(d, dtype=x.dtype)[:, None]
 
 
 def critic_slopes(critics: Critics, space: Space, samples: Samples, scores: Points) -> Float[Array, "d k d"]:
@@ -320,7 +316,7 @@ def responses(critics: Critics, points: Points) -> Points:
     d, width = critics.outer.shape
 
     def block(x):
-        on = jnp.maximum(_product(critics.positions.reshape(d * width, d), x), 0).reshape(d, width, -1)
+        on = jnp.maximum(product(critics.positions.reshape(d * width, d), x), 0).reshape(d, width, -1)
         return jnp.sum(critics.outer[:, :, None] * on, axis=1)
 
     return map_blocks(block, once(points.T), block_columns(critics.outer.size)).T

@@ -28,12 +28,12 @@ import xarray
 from matplotlib.figure import Figure
 
 from dualebm import checks, metrics, plot, targets
-from dualebm.energies import MLP
 from dualebm.grid import product
 from dualebm.measures import Samples
 from dualebm.methods import dual
 from dualebm.methods.contrastive import Contrastive
 from dualebm.methods.dual import Dual
+from dualebm.networks import MLP
 from dualebm.sweep import sweep
 from experiments import report
 from experiments.less_work import seconds_a_step

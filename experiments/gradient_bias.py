@@ -27,8 +27,9 @@ from jax.flatten_util import ravel_pytree
 from matplotlib.figure import Figure
 
 from dualebm import checks, measures, metrics, plot
-from dualebm.energies import Boltzmann, BoltzmannMachine, GaussianMixture, Mixture
+from dualebm.boltzmann import Boltzmann, BoltzmannMachine
 from dualebm.flows import parameters
+from dualebm.gaussian_mixture import GaussianMixture, Mixture
 from dualebm.grid import product
 from dualebm.measures import Samples, cloud
 from dualebm.methods.contrastive import Contrastive

@@ -39,10 +39,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from dualebm import checks, images, measures, partition, plot
-from dualebm.energies import ConvNet
 from dualebm.measures import Samples
 from dualebm.methods.contrastive import Contrastive
 from dualebm.methods.jarzynski import Jarzynski, threshold_of_variation
+from dualebm.networks import ConvNet
 from dualebm.run import run
 from dualebm.spaces import Euclidean
 from dualebm.walker_metrics import EffectiveFraction, LogPartition, Resamplings, WalkerCrossEntropy, Walkers

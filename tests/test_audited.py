@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from dualebm import partition, targets
-from dualebm.energies import MLP
 from dualebm.measures import Samples
 from dualebm.methods.audited import Audited
 from dualebm.methods.contrastive import Contrastive
 from dualebm.methods.dual import Dual
+from dualebm.networks import MLP
 from dualebm.spaces import Euclidean, Sphere
 
 TEACHER = targets.teacher("s2_bimodal")

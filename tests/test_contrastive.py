@@ -9,11 +9,12 @@ import optax
 import pytest
 
 from dualebm import metrics, saved, targets
-from dualebm.energies import MLP, Mixture
 from dualebm.flows.jarzynski import log_partition
 from dualebm.flows.parameters import Training
+from dualebm.gaussian_mixture import Mixture
 from dualebm.measures import Samples
 from dualebm.methods.contrastive import Contrastive, contrastive_divergence
+from dualebm.networks import MLP
 from dualebm.simulate import simulate
 from dualebm.spaces import Euclidean, Sphere
 

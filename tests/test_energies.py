@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 
 from dualebm import columns
-from dualebm.energies import MLP, STARTS, Boltzmann, BoltzmannMachine, ConvNet, Convolutional, GaussianMixture, Mixture
+from dualebm.boltzmann import Boltzmann, BoltzmannMachine
 from dualebm.flows.langevin import Noise
+from dualebm.gaussian_mixture import GaussianMixture, Mixture
+from dualebm.networks import MLP, ConvNet, Convolutional
 from dualebm.spaces import Euclidean, Sphere
 
 SMALL = ConvNet(shape=(9, 6), channels=(2, 3), kernels=(5, 3), strides=(2, 2), paddings=(4, 1), width=4)
@@ -155,6 +157,28 @@ def test_the_network_for_28_by_28_beside_a_loop_over_pixels():
     assert sizes == [(16, 16, 16), (8, 8, 32), (4, 4, 64), (2, 2, 64)]
     value = np.asarray(jax.jit(lambda energy, x: energy(x))(energy, x))
     assert value.dtype == np.float32 and np.abs(value - expected).max() < 2e-6 * np.abs(expected).max()
+
+
+def test_a_network_of_images_at_production_size():
+    """20,000 images in blocks, beside XLA's own convolution."""
+    start = ConvNet(shape=(8, 8), channels=(4, 8), kernels=(3, 3), strides=(2, 1), paddings=(1, 0))
+    energy = network(start, d=64)
+    x = jax.random.normal(jax.random.key(3), (20_000, 64))
+
+    @jax.jit
+    def whole(x):
+        images = x.reshape(-1, 8, 8, 1)
+        for kernel, bias, stride, padding in zip(energy.kernels, energy.kernel_biases, energy.strides, energy.paddings, strict=True):
+            dimensions = ("NHWC", "HWIO", "NHWC")
+            images = jax.lax.conv_general_dilated(images, kernel, (stride, stride), [(padding, padding)] * 2, dimension_numbers=dimensions)
+            images = jax.nn.silu(images + bias[None, None, None])
+        hidden = jax.nn.silu(images.reshape(len(x), -1) @ energy.weights[0] + energy.biases[0][None])
+        return (hidden @ energy.weights[1] + energy.biases[1][None])[:, 0]
+
+    expected, pull = jax.vjp(whole, x)
+    value, gradient = jax.jit(lambda x: energy.value_and_gradient(x))(x)
+    np.testing.assert_allclose(value, expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(gradient, pull(jnp.ones(len(x)))[0], rtol=1e-4, atol=1e-5)
 
 
 def assert_slopes(function, energy):
@@ -352,17 +376,17 @@ def test_gibbs_leaves_the_model_as_it_is_and_finds_it_from_afar():
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize(
-    ("name", "settings", "space"),
+    ("kind", "settings", "space"),
     [
-        ("mixture", dict(covariances="full"), Euclidean(5, scale=None)),
-        ("boltzmann", {}, Euclidean(5)),
-        ("mlp", {}, Sphere(5)),
-        ("convnet", dict(shape=(2, 2), channels=(2,), kernels=(1,), strides=(1,), paddings=(0,)), Euclidean(4)),
+        (Mixture, dict(covariances="full"), Euclidean(5, scale=None)),
+        (Boltzmann, {}, Euclidean(5)),
+        (MLP, {}, Sphere(5)),
+        (ConvNet, dict(shape=(2, 2), channels=(2,), kernels=(1,), strides=(1,), paddings=(0,)), Euclidean(4)),
     ],
 )
-def test_starts_are_static_and_make_arrays_of_the_precision_asked_for(name, settings, space, dtype):
-    start = STARTS[name](**settings)
-    assert hash(start) == hash(STARTS[name](**settings))
+def test_starts_are_static_and_make_arrays_of_the_precision_asked_for(kind, settings, space, dtype):
+    start = kind(**settings)
+    assert hash(start) == hash(kind(**settings))
     with jax.enable_x64(dtype == "float64"):
         energy = jax.eval_shape(lambda: start(jax.random.key(0), space, jnp.dtype(dtype)))
         value = jax.eval_shape(lambda energy: energy(jnp.ones((3, space.dimension), dtype)), energy)

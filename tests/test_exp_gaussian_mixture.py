@@ -8,20 +8,22 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dualebm.energies import GaussianMixture
 from dualebm.flows import parameters
+from dualebm.gaussian_mixture import GaussianMixture
 from dualebm.measures import Samples
 from dualebm.methods.jarzynski import Jarzynski
 from dualebm.simulate import simulate
+from experiments import far_modes
 from experiments import gaussian_mixture as experiment
-from experiments.gaussian_mixture import RECORDS, Settings, checked, main, method_of, slope, teacher
+from experiments.far_modes import method_of, teacher
+from experiments.gaussian_mixture import RECORDS, Settings, checked, main, slope
 
 
 @functools.cache
 def trained(dimension=3, count=40, steps=4):
     """The method with weights, its rates, data, and a state of it after some steps."""
     method, rates = method_of("jarzynski", dimension, count)
-    data = experiment.data(jax.random.key(0), count, dimension)
+    data = far_modes.data(jax.random.key(0), count, dimension)
 
     @jax.jit
     def last():
@@ -37,7 +39,7 @@ def numpy_energy(x, means, offsets):
 
 
 def test_data_and_teacher():
-    data = experiment.data(jax.random.key(3), 4000, 5).points
+    data = far_modes.data(jax.random.key(3), 4000, 5).points
     assert int(jnp.sum(data[:, 0] < -3)) == 1000
     for part, first in ((data[:1000], -10), (data[1000:], 6)):
         np.testing.assert_allclose(part.mean(0), [first, 0, 0, 0, 0], atol=0.15)
@@ -49,13 +51,13 @@ def test_data_and_teacher():
 @pytest.mark.parametrize("name", ["jarzynski", "adjusted", "pcd", "cd"])
 def test_a_step_is_gradient_descent_with_two_steps(name):
     method, rates = method_of(name, 3, 40)
-    data = experiment.data(jax.random.key(0), 40, 3)
+    data = far_modes.data(jax.random.key(0), 40, 3)
     start = method.start(jax.random.key(1), method.space, jnp.float32)
     assert start.means[:, 0].tolist() == pytest.approx([-0.1, 0.1])
     assert rates.particle_step == 0.1 and method.integrator == ("mala" if name == "adjusted" else "geodesic") and method.walkers == 40
     assert getattr(method, "restart_every", None) == (4 if name == "cd" else None)
-    if name in experiment.WEIGHTED:
-        assert method.resampling == "systematic" and rates.threshold == pytest.approx(1 / 1.05)
+    if name in far_modes.WEIGHTED:
+        assert method.resampling == "systematic" and rates.threshold == 0.5
     faster = 10 if name == "cd" else 1
     gradient = jax.grad(lambda e: jnp.mean(e(data.points)) - 0.5 * jnp.mean(e(data.points + 1)))(start)
     optimiser = parameters.began(start, method.optimiser, None, ()).optimiser
@@ -69,7 +71,7 @@ def test_divergence_beside_numpy():
     energy, target = method.energy(state, rates, data), teacher(3)
     fresh = Samples(data.points[:7] + 0.5)
     for samples in (None, fresh):
-        found = experiment.Divergence(target, samples)(None, method, state, rates, data)
+        found = far_modes.Divergence(target, samples)(None, method, state, rates, data)
         points = (samples or data).points
         value = 0.0
         for sign, mixture in ((1, energy), (-1, target)):
@@ -77,7 +79,7 @@ def test_divergence_beside_numpy():
             value += sign * np.mean([numpy_energy(np.asarray(x, float), means, offsets) for x in points])
             value += sign * np.log(1 + np.exp(-offsets[0]))  # of log Z, without the factors that both have
         assert float(found) == pytest.approx(value, abs=1e-4)
-    at_teacher = experiment.Divergence(target, None)(None, Fixed(target), None, None, data)
+    at_teacher = far_modes.Divergence(target, None)(None, Fixed(target), None, None, data)
     assert float(at_teacher) == 0
 
 
@@ -96,16 +98,16 @@ class Fixed:
 
 def test_masses_means_and_log_z():
     energy = GaussianMixture(jnp.array([[1.0, 2.0], [3.0, 4.0]]), jnp.array([np.log(4.0)]), None)
-    assert float(experiment.Mass()(None, Fixed(energy), None, None, None)) == pytest.approx(0.8)
-    assert experiment.Means()(None, Fixed(energy), None, None, None).tolist() == [1, 3]
-    difference, error = experiment.PartitionError()(None, Fixed(energy, 2.0), None, None, None)
+    assert float(far_modes.Mass()(None, Fixed(energy), None, None, None)) == pytest.approx(0.8)
+    assert far_modes.Means()(None, Fixed(energy), None, None, None).tolist() == [1, 3]
+    difference, error = far_modes.PartitionError()(None, Fixed(energy, 2.0), None, None, None)
     assert float(difference) == pytest.approx(2 - np.log(1.25) - np.log(2 * np.pi), abs=1e-5) and float(error) == 0.125
 
 
 def test_the_expected_drift_beside_a_loop_and_beside_autodiff():
     method, rates, data, state = trained()
     rates, energy = rates._replace(learning_rate=3.0), method.energy(state, rates, data)
-    found = float(experiment.Drift()(None, method, state, rates, data))
+    found = float(far_modes.Drift()(None, method, state, rates, data))
     log_weights = np.asarray(state.log_weights, float)
     p = np.exp(log_weights) / np.exp(log_weights).sum()
     assert np.ptp(log_weights) > 0

@@ -14,10 +14,10 @@ import xarray
 
 import experiments.images as module
 from dualebm import images
-from dualebm.energies import Perceptron
 from dualebm.measures import Samples
 from dualebm.methods.contrastive import ContrastiveState
 from dualebm.methods.jarzynski import WalkerState
+from dualebm.networks import Perceptron
 from dualebm.spaces import Euclidean
 from experiments.images import (
     CLASSIFIER,

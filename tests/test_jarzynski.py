@@ -12,12 +12,14 @@ import optax
 import pytest
 
 from dualebm import measures, partition
-from dualebm.energies import MLP, Boltzmann, BoltzmannMachine, GaussianMixture, Mixture
+from dualebm.boltzmann import Boltzmann, BoltzmannMachine
 from dualebm.energy import Energy, Shallow
 from dualebm.features import ReLU
 from dualebm.flows import jarzynski, langevin, parameters
+from dualebm.gaussian_mixture import GaussianMixture, Mixture
 from dualebm.measures import Samples
 from dualebm.methods.jarzynski import Jarzynski, threshold_of_variation
+from dualebm.networks import MLP
 from dualebm.simulate import simulate
 from dualebm.spaces import Euclidean, Sphere, Torus
 
@@ -88,6 +90,21 @@ def test_a_moving_gaussian_at_a_large_step(increment):
     else:  # the numbers of an independent program, which has its own error
         assert (np.abs(found - NUMBERS[increment]) < 7 * errors).all(), (found, errors)
         assert (np.abs(found - NUMBERS["exact"]) > 10 * errors).any()
+
+
+def test_weights_of_unadjusted_moves_come_back_where_the_energy_rests(x64):
+    """U = a |x|^2 / 2 and h = 0.3: A_k = h/4 (|grad U(X_0)|^2 - |grad U(X_k)|^2) to rounding, so that its variance stays d h^2 / 4."""
+    space, energy, h = Euclidean(50, None), Gaussian(jnp.zeros(()), jnp.asarray(1.7)), 0.3 / 1.7
+    method = Jarzynski(space, lambda key, space, dtype: energy, walkers=2000, optimiser="gradient", resampling="none")
+    rates, data = method.rates._replace(particle_step=h, learning_rate=0.0), Samples(jnp.zeros((1, 50)))
+    first = method.init(jax.random.key(1), rates, data)
+    state = jax.jit(lambda key: jax.lax.fori_loop(0, 40, lambda i, s: method.step(jax.random.fold_in(key, i), s, rates, data), first))(
+        jax.random.key(0)
+    )
+    squares = [1.7**2 * jnp.sum(x**2, axis=1) for x in (first.particles, state.particles)]
+    np.testing.assert_allclose(state.log_weights, h / 4 * (squares[0] - squares[1]), rtol=0, atol=1e-10)
+    # (h a / 4)^2 (2 d + 2 d / (1 - h a / 2)^2): the law of the unadjusted chain has the variance 1 / (a (1 - h a / 2))
+    assert float(jnp.var(state.log_weights)) == pytest.approx((0.3 / 4) ** 2 * 100 * (1 + 1 / 0.85**2), rel=5 * (2 / 2000) ** 0.5)
 
 
 def final(key, method, rates, data, steps=STEPS):

@@ -16,13 +16,13 @@ import pytest
 from jax.sharding import AbstractMesh, PartitionSpec
 
 from dualebm import mesh, simulate
-from dualebm.energies import MLP
 from dualebm.measures import Samples, shares, total_variation
 from dualebm.methods.adaptive import Adaptive
 from dualebm.methods.contrastive import Contrastive
 from dualebm.methods.dual import Dual, DualRates
 from dualebm.methods.jarzynski import Jarzynski
 from dualebm.methods.weighted_dual import WeightedDual
+from dualebm.networks import MLP
 from dualebm.run import initial_state
 from dualebm.spaces import Sphere
 

@@ -6,9 +6,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dualebm.energies import MLP, Mixture, Perceptron
 from dualebm.flows import parameters
+from dualebm.gaussian_mixture import Mixture
 from dualebm.measures import Samples
+from dualebm.networks import MLP, Perceptron
 from dualebm.spaces import Euclidean, Sphere
 
 

@@ -19,13 +19,14 @@ import pytest
 import xarray
 
 from dualebm import metrics, saved, simulate, store
-from dualebm.energies import MLP, Mixture
 from dualebm.energy import Energy
+from dualebm.gaussian_mixture import Mixture
 from dualebm.measures import Samples
 from dualebm.methods.contrastive import Contrastive
 from dualebm.methods.dual import Dual
 from dualebm.methods.jarzynski import Jarzynski
 from dualebm.methods.weighted_dual import WeightedDual
+from dualebm.networks import MLP
 from dualebm.run import Diverged, initial_state, run
 from dualebm.spaces import Euclidean, Sphere
 

@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 
 from dualebm import saved
-from dualebm.energies import MLP, Boltzmann, ConvNet, Mixture
+from dualebm.boltzmann import Boltzmann
 from dualebm.energy import Energy, Shallow, Tabulated
 from dualebm.features import Bump, Custom, ReLU, Softplus
+from dualebm.gaussian_mixture import Mixture
+from dualebm.networks import MLP, ConvNet
 from dualebm.rkhs import BumpKernel, Embedding
 from dualebm.spaces import Euclidean, Sphere, Torus
 

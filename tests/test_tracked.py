@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from dualebm import partition, targets
-from dualebm.energies import MLP
 from dualebm.measures import Samples
 from dualebm.methods.contrastive import Contrastive
 from dualebm.methods.dual import Dual
 from dualebm.methods.tracked import Tracked
+from dualebm.networks import MLP
 from dualebm.simulate import simulate
 from dualebm.spaces import Sphere
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from dualebm import checks
-from dualebm.energies import MLP, Boltzmann
+from dualebm.boltzmann import Boltzmann
 from dualebm.flows.parameters import Start
 from dualebm.methods.contrastive import Contrastive
 from dualebm.methods.dual import Dual
@@ -16,6 +16,7 @@ from dualebm.methods.mean_field import MeanField
 from dualebm.methods.score_matching import ScoreMatching
 from dualebm.methods.stein import KernelStein, NetworkStein
 from dualebm.methods.weighted_dual import WeightedDual
+from dualebm.networks import MLP
 from dualebm.ranges import parse
 from dualebm.spaces import Sphere
 

@@ -59,7 +59,7 @@ def first_walkers(key: Key[Array, ""], energy: Any, space: Space, count: int) ->
     Annealed importance sampling from the base measure is unbiased for Z whatever the energy, and exact for U = 0. Raises ValueError as
     `partition.anneal`, for the flat measure, and as the energy's own functions.
 
-    >>> from dualebm.energies import MLP; from dualebm.spaces import Sphere
+    >>> from dualebm.networks import MLP; from dualebm.spaces import Sphere
     >>> network = MLP(width=8)(jax.random.key(0), Sphere(3), jnp.float32)
     >>> x, weights = first_walkers(jax.random.key(1), network, Sphere(3), 6)
     >>> x.shape, weights.log_weights.tolist()

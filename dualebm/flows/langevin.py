@@ -165,7 +165,7 @@ def independence(space: Space, noise: Noise, here: Located, energy: Energy, step
 def gibbs(space: Space, noise: Noise, here: Located, energy: Energy, step: Step) -> tuple[Located, Info]:
     """The exact move that an energy has of its own, `energy.gibbs(space, noise, x)`; the step is not used.
 
-    >>> from dualebm.energies import BoltzmannMachine; from dualebm.spaces import Euclidean
+    >>> from dualebm.boltzmann import BoltzmannMachine; from dualebm.spaces import Euclidean
     >>> energy = BoltzmannMachine(jnp.ones((1, 2)), jnp.zeros(2), jnp.zeros(1))
     >>> noise, here = Noise(jnp.zeros((2, 1)), jnp.full((1, 1), 0.9)), energy.locate(jnp.ones((2, 1)))
     >>> gibbs(Euclidean(2), noise, here, energy, 0.0)[0].points.tolist()

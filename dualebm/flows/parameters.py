@@ -23,7 +23,7 @@ from dualebm.spaces import Space
 Scalar = Float[Array, ""] | float
 
 Start = Callable[[Any, Space, Any], Energy]
-"""`start(key, space, dtype)`, the energy at the start of training: a function, or a frozen dataclass of settings such as `energies.MLP`."""
+"""`start(key, space, dtype)`, the energy at the start of training: a function, or a frozen dataclass of settings such as `networks.MLP`."""
 
 Optimiser = str | Callable[[], optax.GradientTransformation]
 """A word of `flows.descent.OPTIMISERS`, or a function that makes an optax optimiser, with its own schedule."""
@@ -39,7 +39,7 @@ class Training(NamedTuple):
 def skeleton(start: Start, space: Space, dtype) -> Any:
     """The energy of `start` without its arrays, found without computing anything: `eqx.combine` with the arrays makes the energy.
 
-    >>> from dualebm.energies import MLP; from dualebm.spaces import Sphere
+    >>> from dualebm.networks import MLP; from dualebm.spaces import Sphere
     >>> skeleton(MLP(width=8), Sphere(3), jnp.float32).activation
     'softplus'
     """
@@ -89,7 +89,7 @@ def mean_gradient(energy: Energy, samples: Samples, fixed: tuple[str, ...] = (),
 
     Over a mesh axis, of which each device holds as many of the samples: what `columns.mean_over` makes this mean of.
 
-    >>> from dualebm.energies import MLP; from dualebm.spaces import Sphere
+    >>> from dualebm.networks import MLP; from dualebm.spaces import Sphere
     >>> network = MLP(width=8, depth=1)(jax.random.key(0), Sphere(3), jnp.float32)
     >>> mean_gradient(network, Samples(jnp.eye(3))).biases[-1].tolist()
     [1.0]
@@ -114,7 +114,7 @@ def likelihood_gradient(
 ) -> Any:
     """d/dtheta of the cross-entropy, E_data dU - E_model dU, and of penalty (E_data U^2 + E_model U^2) with the samples as they are.
 
-    >>> from dualebm.energies import MLP; from dualebm.spaces import Sphere
+    >>> from dualebm.networks import MLP; from dualebm.spaces import Sphere
     >>> network = MLP(width=8, depth=1)(jax.random.key(0), Sphere(3), jnp.float32)
     >>> likelihood_gradient(network, Samples(jnp.eye(3)), Samples(-jnp.eye(3))).biases[-1].tolist()
     [0.0]
@@ -167,7 +167,7 @@ def check(method, data: Samples) -> None:
 def check_settings(method) -> None:
     """Raises ValueError for settings of training that are not allowed: start, optimiser, clip, fixed."""
     if not callable(method.start):
-        raise ValueError(f"start is {method.start!r}; it must be a function (key, space, dtype) -> Energy, such as energies.MLP()")
+        raise ValueError(f"start is {method.start!r}; it must be a function (key, space, dtype) -> Energy, such as networks.MLP()")
     if isinstance(method.optimiser, str):
         checks.choice("optimiser", method.optimiser, OPTIMISERS)
     elif not callable(method.optimiser):

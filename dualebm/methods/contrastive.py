@@ -75,7 +75,7 @@ class Contrastive:
 
     Raises ValueError for a choice that does not exist.
 
-    >>> from dualebm.energies import MLP; from dualebm.spaces import Sphere
+    >>> from dualebm.networks import MLP; from dualebm.spaces import Sphere
     >>> method = Contrastive(Sphere(3), MLP(width=8), restart_every=1, moves=5)
     >>> data = Samples(Sphere(3).sample_base(jax.random.key(0), 100, jnp.float32))
     >>> state = jax.jit(method.init)(jax.random.key(1), method.rates, data)
@@ -208,7 +208,7 @@ class Contrastive:
 def contrastive_divergence(space: Space, start: Start, moves: int, **changes) -> Contrastive:
     """CD-k: in every iteration all walkers start at the data and make `moves` moves. `changes` replace fields of `Contrastive`.
 
-    >>> from dualebm.energies import MLP; from dualebm.spaces import Sphere
+    >>> from dualebm.networks import MLP; from dualebm.spaces import Sphere
     >>> contrastive_divergence(Sphere(3), MLP(), 10).restart_every
     1
     """

@@ -34,13 +34,18 @@ ORDERS = ("particles_first", "parameters_first")
 
 class JarzynskiRates(NamedTuple):
     """particle_step h > 0; learning_rate s >= 0; weight_decay >= 0; energy_penalty >= 0, of E U^2 over data and model (the authors' 0.01
-    for images; not part of the likelihood); threshold of the effective fraction of the walkers, in (0, 1]."""
+    for images; not part of the likelihood); threshold of the effective fraction of the walkers, in (0, 1].
+
+    The weights of unadjusted moves never rest: under a fixed Gaussian energy A_k = h/4 (|grad U(X_0)|^2 - |grad U(X_k)|^2), whose variance
+    is d h^2 / 4 in units of its width. A threshold near 1 (1 / 1.05 is recommended elsewhere) then resamples every few iterations, and each
+    time what would have come back is lost: log Z and the masses of modes walk at random. Choose it below exp(-d h^2 / 4), or take "mala".
+    """
 
     particle_step: Scalar
     learning_rate: Scalar = 1e-3
     weight_decay: Scalar = 0.0
     energy_penalty: Scalar = 0.0
-    threshold: Scalar = 1 / 1.05
+    threshold: Scalar = 0.5
 
 
 class WalkerState(NamedTuple):
@@ -84,7 +89,7 @@ class Jarzynski:
 
     Args:
         space: where the data live. The model is exp(-U) times its base measure.
-        start: the energy at the start, `start(key, space, dtype) -> Energy`: one of `dualebm.energies`, or your own function.
+        start: the energy at the start, `start(key, space, dtype) -> Energy`: such as `networks.MLP`, or your own function.
         walkers: N, even; at the start they are of the model, exactly or by annealing with its weights.
         integrator: "geodesic" (unadjusted Langevin), "mala", "independence", or "gibbs" of energies that have it.
         moves: of each walker that moves in an iteration. noise: "independent" or as for `Dual`.
@@ -99,7 +104,7 @@ class Jarzynski:
 
     Raises ValueError for a choice that does not exist.
 
-    >>> from dualebm.energies import MLP; from dualebm.spaces import Sphere
+    >>> from dualebm.networks import MLP; from dualebm.spaces import Sphere
     >>> method = Jarzynski(Sphere(3), MLP(width=8), walkers=100)
     >>> data = Samples(Sphere(3).sample_base(jax.random.key(0), 50, jnp.float32))
     >>> state = jax.jit(method.init)(jax.random.key(1), method.rates, data)

@@ -1,0 +1,178 @@
+"""The Gaussian mixture of arXiv 2305.19414: teacher, data, methods and what is recorded, for `experiments.gaussian_mixture`."""
+
+import math
+from typing import Any, ClassVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optax
+
+from dualebm.gaussian_mixture import GaussianMixture, Mixture
+from dualebm.measures import Samples, cloud, shares
+from dualebm.methods.contrastive import Contrastive
+from dualebm.methods.jarzynski import Jarzynski
+from dualebm.spaces import Euclidean
+from dualebm.walker_metrics import EffectiveFraction, Resamplings
+
+FIRST, SECOND, MASS = -10.0, 6.0, 0.25
+"""The first coordinates of the teacher's means, and the mass of its first mode."""
+
+PARTICLE_STEP, MEANS_STEP, OFFSETS_STEP = 0.1, 0.0025, 0.0125
+RESTART_EVERY, FASTER = 4, 10.0
+"""Of CD: iterations between restarts at the data, and its learning rates in units of those of the others."""
+
+METHODS = {"jarzynski": "Jarzynski", "adjusted": "Jarzynski, adjusted", "pcd": "PCD", "cd": "CD"}
+WEIGHTED = ("jarzynski", "adjusted")
+
+
+def teacher(dimension: int) -> GaussianMixture:
+    """The mixture that makes the data.
+
+    >>> [round(float(mass), 3) for mass in jnp.exp(teacher(3).log_masses())]
+    [0.25, 0.75]
+    """
+    means = jnp.zeros((2, dimension)).at[:, 0].set(jnp.array([FIRST, SECOND]))
+    return GaussianMixture(means, jnp.array([-math.log((1 - MASS) / MASS)]), None)
+
+
+def data(key, n, dimension) -> Samples:
+    """n points of the teacher, exactly a quarter of them in the first mode.
+
+    >>> (data(jax.random.key(0), 8, 2).points[:, 0] < -2).tolist()
+    [True, True, False, False, False, False, False, False]
+    """
+    first = jnp.where(jnp.arange(n) < n * MASS, FIRST, SECOND)
+    return Samples(jax.random.normal(key, (n, dimension)).at[:, 0].add(first))
+
+
+def optimiser() -> optax.GradientTransformation:
+    """Gradient descent with a step for each of the two fields."""
+    field = lambda path, _: str(path[0]).lstrip(".")  # noqa: E731
+    steps: dict[Any, Any] = {"means": optax.sgd(MEANS_STEP), "offsets": optax.sgd(OFFSETS_STEP)}
+    return optax.partition(steps, lambda energy: jax.tree_util.tree_map_with_path(field, energy))
+
+
+def method_of(name: str, dimension: int, walkers: int) -> tuple[Any, Any]:
+    """A method of `METHODS` and its rates.
+
+    >>> method_of("cd", 3, 100)[0].restart_every, method_of("cd", 3, 100)[1].learning_rate, method_of("pcd", 3, 100)[0].restart_every
+    (4, 10.0, None)
+    """
+    integrator = "mala" if name == "adjusted" else "geodesic"
+    shared: dict[str, Any] = dict(walkers=walkers, integrator=integrator, noise="independent", optimiser=optimiser)
+    space, start = Euclidean(dimension, scale=None), Mixture(2, spread=0.01, separation=0.1)
+    if name in WEIGHTED:
+        method: Any = Jarzynski(space, start, **shared)
+    else:
+        method = Contrastive(space, start, **shared, begin="data", restart_every=RESTART_EVERY if name == "cd" else None)
+    return method, method.rates._replace(particle_step=PARTICLE_STEP, learning_rate=FASTER if name == "cd" else 1.0)
+
+
+# -- What is recorded ----------------------------------------------------------------------------------
+
+
+class Mass(eqx.Module):
+    """The mass of the student's first mode.
+
+    >>> Mass().units
+    '1'
+    """
+
+    long_name: ClassVar[str] = "mass of the first mode"
+    units: ClassVar[str] = "1"
+
+    def __call__(self, key, method, state, rates, data):
+        """The mass, a scalar."""
+        del key
+        return jnp.exp(method.energy(state, rates, data).log_masses()[0])
+
+
+class Means(eqx.Module):
+    """The first coordinates of the student's means, (2,).
+
+    >>> Means().units
+    '1'
+    """
+
+    long_name: ClassVar[str] = "first coordinates of the means"
+    units: ClassVar[str] = "1"
+
+    def __call__(self, key, method, state, rates, data):
+        """The coordinates."""
+        del key
+        return method.energy(state, rates, data).means[:, 0]
+
+
+class Divergence(eqx.Module):
+    """KL(teacher || student), E (U - U*) + log Z - log Z* with both log Z exact, over samples of the teacher; None for the training data.
+
+    >>> Divergence(teacher(2), None).units
+    'nat'
+    """
+
+    teacher: GaussianMixture
+    samples: Samples | None
+    long_name: ClassVar[str] = "KL(teacher || student)"
+    units: ClassVar[str] = "nat"
+
+    def __call__(self, key, method, state, rates, data):
+        """The KL, a scalar; below 0 where noise, or for training data overfitting, has it there."""
+        del key
+        student, points = method.energy(state, rates, data), (self.samples or data).points
+        levels = student.log_partition(method.space) - self.teacher.log_partition(method.space)
+        return jnp.mean(student(points) - self.teacher(points)) + levels
+
+
+class PartitionError(eqx.Module):
+    """log Z by the weights of the walkers less the exact one, and its standard error by the walkers, (2,).
+
+    >>> PartitionError().units
+    'nat'
+    """
+
+    long_name: ClassVar[str] = "log Z by the walkers less log Z"
+    units: ClassVar[str] = "nat"
+
+    def __call__(self, key, method, state, rates, data):
+        """The difference and the error."""
+        del key
+        value, error = method.log_partition(state)
+        return jnp.stack([value - method.energy(state, rates, data).log_partition(method.space), error])
+
+
+class Drift(eqx.Module):
+    """sum_i p_i^2 (s_means |dU/dmeans|^2 + s_offsets |dU/doffsets|^2) at the walkers: what a step is expected to take off log Z.
+
+    dU/da_j = r_j (a_j - x) and dU/dz_j = r_j, with r_j the share of component j at x.
+
+    >>> Drift().units
+    'nat'
+    """
+
+    long_name: ClassVar[str] = "expected loss of log Z in a step"
+    units: ClassVar[str] = "nat"
+
+    def __call__(self, key, method, state, rates, data):
+        """The loss, a scalar."""
+        del key
+        energy, walkers = method.energy(state, rates, data), cloud(state)
+        x, p = walkers.points, shares(walkers.log_weights)  # type: ignore[arg-type]
+        levels = jnp.concatenate([jnp.zeros(1, x.dtype), energy.offsets])
+        squares = jnp.stack([jnp.sum((x - mean[None]) ** 2, axis=1) for mean in energy.means], axis=1)
+        r = jax.nn.softmax(-0.5 * squares - levels[None], axis=1)
+        of_means, of_offsets = jnp.sum(r**2 * squares, axis=1), jnp.sum(r[:, 1:] ** 2, axis=1)
+        return rates.learning_rate * jnp.sum(p**2 * (MEANS_STEP * of_means + OFFSETS_STEP * of_offsets))
+
+
+def monitors(key, dimension, test_points) -> dict:
+    """Of all methods."""
+    target = teacher(dimension)
+    fresh = Samples(target.sample(key, Euclidean(dimension, scale=None), test_points))
+    return {"mass": Mass(), "means": Means(), "kl": Divergence(target, None), "kl_fresh": Divergence(target, fresh)}
+
+
+def weighted_monitors(key, dimension, test_points) -> dict:
+    """Of a method with weighted walkers."""
+    more = {"partition_error": PartitionError(), "drift": Drift(), "ess": EffectiveFraction(), "resamplings": Resamplings()}
+    return monitors(key, dimension, test_points) | more
