@@ -55,6 +55,7 @@ class MLP:
 
     Raises ValueError for a setting that is not allowed.
 
+    >>> from dualebm.spaces import Euclidean
     >>> MLP(width=8)(jax.random.key(0), Euclidean(3), jnp.float32)(jnp.eye(3)).tolist()
     [0.0, 0.0, 0.0]
     """
@@ -153,6 +154,7 @@ class ConvNet:
     Raises ValueError for a setting that is not allowed, for a layer whose images are empty, and for a space whose dimension is
     not height * width.
 
+    >>> from dualebm.spaces import Euclidean
     >>> energy = ConvNet()(jax.random.key(0), Euclidean(784), jnp.float32)
     >>> energy(jnp.ones((3, 784))).tolist(), [a.shape for a in energy.weights]
     ([0.0, 0.0, 0.0], [(256, 64), (64, 1)])

@@ -180,6 +180,7 @@ def _sweep(plan: Plan, folder: Path, note: Any, progress: bool) -> xarray.Datase
 
         for part in parts:
             _run_part(plan, part, where, show, interrupted)
+            drop_programs()
             if interrupted():
                 name = received[0].name if received else "a signal to another process"
                 raise KeyboardInterrupt(f"{name}; what is done is saved: the same call continues in {own}")
@@ -238,6 +239,16 @@ def _check_shards(own: Path) -> None:
             f"folder {own} has {wrong[0].relative_to(own)}, of another number of processes than the {count} that share the particles here; "
             "give the same number"
         )
+
+
+MAPS, MOST_MAPS = Path("/proc/self/maps"), 20_000
+"""The memory maps of this process on Linux, of which it allows 65,530, and how many may be kept from one part to the next."""
+
+
+def drop_programs() -> None:
+    """Drops compiled programs where they hold too many memory maps: a sweep of hundreds of structures would end in LLVM."""
+    if MAPS.exists() and MAPS.read_bytes().count(b"\n") > MOST_MAPS:
+        jax.clear_caches()
 
 
 def _run_part(plan: Plan, part: Part, where: Whereabouts, show: Callable, interrupted: Callable) -> None:

@@ -258,7 +258,6 @@ def solve_all(settings: Settings) -> Found:
     for case in asked:
         if counts_of(settings, case[1]):
             found[case] = solve(settings, *case)
-            jax.clear_caches()  # the programs of one case are no other's, and a process may map only so many
     return found
 
 

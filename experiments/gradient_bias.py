@@ -295,7 +295,6 @@ def main(settings: Settings) -> list[dict]:
         seconds[energy] = seconds_a_step(known, data(jax.random.key(settings.first_seed), energy, settings.n), 3)
         results[energy] = {label: swept(settings, energy, label, method) for label, method in known.items()}
         rows += rows_of(energy, results[energy], seconds[energy])
-        jax.clear_caches()  # so many programs would fill the maps of the process
     told = []
     for energy in settings.energies:
         found = {row["method"]: row for row in rows if row["energy"] == energy}

@@ -250,7 +250,6 @@ def main(settings: Settings) -> None:
     for k, d in cases:
         for regime in REGIMES:
             found[k, d, regime] = solve(settings, k, d, regime)
-            jax.clear_caches()  # the programs of one case are no other's, and a process may map only so many
     rows = []
     for k, d in cases:
         row: dict = dict(k=k, d=d, weight=float(teacher(k, d).energy.coefficients[0]))

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import matplotlib
 import numpy as np
@@ -236,7 +235,6 @@ def main(settings: Settings) -> list[dict]:
             found = {label: swept(settings, teacher, ratio, label, method) for label, method in known.items()}
             results[teacher, ratio] = found
             rows += rows_of(teacher, ratio, found)
-        jax.clear_caches()  # so many programs would fill the maps of the process
     told = [
         f"{row['teacher']}, ratio {row['ratio']:g}, {row['particles']}: off by at most {row['largest_off']:.2g}, at the end by "
         f"{row['off_at_end']:.2g}" + (f" (error told {row['error']:.2g})." if row["particles"] != "unweighted" else ".")

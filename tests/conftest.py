@@ -4,7 +4,6 @@ import atexit
 import os
 import shutil
 import tempfile
-from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("MPLBACKEND", "Agg")
@@ -26,19 +25,17 @@ install_import_hook("dualebm", "strict.typecheck")
 
 import jax  # noqa: E402, after the hook
 
+from dualebm.sweep import drop_programs  # noqa: E402
+
 jax.config.update("jax_numpy_rank_promotion", "raise")
-
-
-MAPS, MOST_MAPS = Path("/proc/self/maps"), 20_000
-"""Each compiled program holds some of the memory maps of a process, of which Linux allows 65,530: beyond them LLVM aborts."""
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item, nextitem):
     """After the tests of a file, doctests too, programs are dropped where they have become many; the cache on disk has them still."""
     result = yield
-    if (nextitem is None or nextitem.path != item.path) and MAPS.exists() and MAPS.read_bytes().count(b"\n") > MOST_MAPS:
-        jax.clear_caches()
+    if nextitem is None or nextitem.path != item.path:
+        drop_programs()
     return result
 
 

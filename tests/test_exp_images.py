@@ -19,14 +19,11 @@ from dualebm.methods.contrastive import ContrastiveState
 from dualebm.methods.jarzynski import WalkerState
 from dualebm.networks import Perceptron
 from dualebm.spaces import Euclidean
+from experiments.digit_classifier import CLASSIFIER, Classifier, ClassMasses, accuracy, trained
 from experiments.images import (
-    CLASSIFIER,
     JARZYNSKI,
     PCD,
-    Classifier,
-    ClassMasses,
     Settings,
-    accuracy,
     adam,
     annealed,
     bits,
@@ -37,7 +34,6 @@ from experiments.images import (
     methods,
     picture,
     read,
-    trained,
 )  # fmt: skip
 
 TOY = Settings(walkers=64, walker_batch=32, walker_batches=1, moves=2, data_noise=0.3, steps=12, records=6, temperatures=5, progress=False)

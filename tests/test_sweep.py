@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import xarray
 
+import dualebm.sweep as sweep_module
 from dualebm import mesh, plan, saved, simulate, store, sweep_folder
 from dualebm.grid import lanes_of, product, zipped
 from dualebm.measures import Samples
@@ -101,6 +102,19 @@ def test_each_group_compiles_once():
     traced.clear()
     go(grid=product(neurons=[5], particle_step=[0.7], seed=range(4)), metrics={"counting": counting}, batch_size=4)
     assert len(traced) == shapes  # other rates compile nothing
+
+
+@pytest.mark.skipif(not sweep_module.MAPS.exists(), reason="a system without /proc")
+def test_programs_are_dropped_where_they_hold_too_many_maps(monkeypatch):
+    """After each of three parts where one map is too many, after none where they are few."""
+    dropped = []
+    monkeypatch.setattr(sweep_module.jax, "clear_caches", lambda: dropped.append(1))
+    grid = product(neurons=[4, 5, 6])
+    for most, times in ((1, 3), (10**9, 0)):
+        monkeypatch.setattr(sweep_module, "MOST_MAPS", most)
+        dropped.clear()
+        go(grid=grid)
+        assert len(dropped) == times
 
 
 def test_common_random_numbers():
