@@ -26,7 +26,7 @@ CHAINS = 4
 """Blocks that a sum handles side by side: XLA runs their products concurrently, but the parts of a product one after another."""
 
 
-def product(a: Float[Array, "*m k"], b: Float[Array, "*k n"]) -> Float[Array, "*m n"]:
+def product(a: Float[Array, "..."], b: Float[Array, "..."]) -> Float[Array, "..."]:
     """a @ b in the precision of its factors, also where an accelerator would round float32.
 
     >>> product(jnp.array([[1.0, 2.0]]), jnp.array([3.0, 4.0])).tolist()

@@ -7,6 +7,7 @@ import tempfile
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("MPLBACKEND", "Agg")
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # of child processes too; set 0 for a suite that compiles as users do
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     # One program is compiled once, whichever test, worker or child process asks for it first: compiling is most of the suite's time.
     cache = tempfile.mkdtemp(prefix="dualebm-")
@@ -28,11 +29,22 @@ import jax  # noqa: E402, after the hook
 from dualebm.sweep import drop_programs  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+QUICK = os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] != "0"
+compiles = {"quick": QUICK}
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item, nextitem):
-    """After the tests of a file, doctests too, programs are dropped where they have become many; the cache on disk has them still."""
+    """Tests marked `optimised` compile as users do (production sizes, the hot path), the others without most optimisations.
+
+    That takes a quarter off the suite. Programs are dropped after a file, or its doctests, where they have become many; the cache on disk
+    has them still.
+    """
+    quick = QUICK and item.get_closest_marker("optimised") is None
+    if quick != compiles["quick"]:
+        jax.config.update("jax_disable_most_optimizations", quick)
+        jax.clear_caches()  # a program that is there would serve
+        compiles["quick"] = quick
     result = yield
     if nextitem is None or nextitem.path != item.path:
         drop_programs()

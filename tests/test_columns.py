@@ -8,6 +8,8 @@ import pytest
 from dualebm import columns
 from dualebm.columns import block_columns, map_blocks, once, split, sum_blocks, threefry
 
+pytestmark = pytest.mark.optimised
+
 
 @pytest.mark.parametrize("count", [1, 255, 256, 257, 512, 1023, 1024, 1025, 1100, 5000])
 @pytest.mark.parametrize("width", [256, 1024])

@@ -240,6 +240,7 @@ def test_the_coupling_has_the_marginals(x64):
         assert (np.diff(i) >= 0).all() and (np.diff(j) >= 0).all() and (mass >= 0).all()
 
 
+@pytest.mark.optimised
 def test_production_size_in_float32():
     """20 000 weighted points beside 5000 in 15 dimensions: NumPy in float64, to the digits that the docstrings promise."""
     n, m, d = 20_000, 5000, 15

@@ -21,6 +21,8 @@ from dualebm.metrics import KLDivergence, ScoreError
 from dualebm.simulate import run_intervals, simulate
 from dualebm.spaces import Euclidean, Sphere
 
+pytestmark = pytest.mark.optimised
+
 RATES = DualRates(0.04, 4.0, 4.0)
 TRACES = np.load(Path(__file__).with_name("reference_traces.npz"))
 

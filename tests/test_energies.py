@@ -16,6 +16,8 @@ from dualebm.gaussian_mixture import GaussianMixture, Mixture
 from dualebm.networks import MLP, ConvNet, Convolutional
 from dualebm.spaces import Euclidean, Sphere
 
+pytestmark = pytest.mark.optimised
+
 SMALL = ConvNet(shape=(9, 6), channels=(2, 3), kernels=(5, 3), strides=(2, 2), paddings=(4, 1), width=4)
 
 

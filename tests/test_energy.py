@@ -16,6 +16,8 @@ from dualebm.energy import Energy, Shallow, feature_mean, from_atoms, log_densit
 from dualebm.features import ReLU, Softplus
 from dualebm.measures import Atoms, Samples
 
+pytestmark = pytest.mark.optimised
+
 TOLERANCE = {"float32": 3e-6, "float64": 1e-12}
 LONG_SUM = {"float32": 5e-6, "float64": 1e-12}
 """Of means over particles for few atoms: XLA's product of a long vector and a few columns is a plain loop on CPUs."""

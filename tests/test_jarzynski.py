@@ -73,6 +73,7 @@ NUMBERS = {"exact": (-0.4576, 1.5, 0.3995), "uncorrected": (-0.4511, 1.524, 0.45
            "release": (-0.479, 1.546, 0.445)}  # fmt: skip
 
 
+@pytest.mark.optimised
 @pytest.mark.parametrize("increment", jarzynski.INCREMENTS)
 def test_a_moving_gaussian_at_a_large_step(increment):
     """h = 0.1, 30 steps, 4e5 walkers: log Z'/Z = log(0.4) / 2, mean and variance within 5 sigma; the biased increments where they are."""

@@ -25,6 +25,8 @@ from dualebm.flows.langevin import (
 from dualebm.measures import Samples
 from dualebm.spaces import Euclidean, Sphere, Torus
 
+pytestmark = pytest.mark.optimised
+
 
 def by_rows(transition):
     """The transition of points, noise and results that are rows."""

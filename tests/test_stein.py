@@ -117,6 +117,7 @@ def test_blocks_change_nothing(x64, monkeypatch):
     np.testing.assert_allclose(test.null, expected, rtol=1e-8)
 
 
+@pytest.mark.optimised
 def test_production_size_in_single_precision():
     """n = 5000 on S^14, m = 500, compiled, beside NumPy in float64, row by row: value, and gradient in the coefficients."""
     space, n, m = Sphere(15), 5000, 500
