@@ -33,7 +33,7 @@ from matplotlib.figure import Figure
 from dualebm import checks, metrics, plot, targets
 from dualebm.energy import feature_mean, from_atoms
 from dualebm.features import ReLU
-from dualebm.flows import langevin
+from dualebm.flows import langevin, restarts
 from dualebm.grid import cross, product, zipped
 from dualebm.measures import Atoms, Samples
 from dualebm.methods import dual
@@ -206,9 +206,9 @@ def _witnesses(keys, space, atoms: Atoms, data: Samples, step, way: str):
 
     def one(key):
         restart_key, noise_key = jax.random.split(key)
-        x = langevin.copies(data, 2 * data.points.shape[0])
+        x = restarts.copies(data, 2 * data.points.shape[0])
         if way == WAYS[0]:
-            x = langevin.restart(restart_key, x, data, 1.0)
+            x = restarts.restart(restart_key, x, data, 1.0)
         draw = langevin.drawn(noise_key, x.shape[0], x.dtype, "independent" if way == WAYS[1] else "antithetic")
         moved = langevin.move("projected", space, draw, x, from_atoms(feature, atoms), step)[0]
         return feature_mean(feature, atoms.positions, Samples(moved.T))[0]

@@ -134,9 +134,13 @@ def test_an_interrupted_fit_goes_on_and_ends_the_same(fitted, tmp_path, capsys, 
 
         return run(*arguments, **options, stop=stop)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(fitting, "run", interrupted)
-        code, _, err = call(capsys, "fit", *flags, "--out", tmp_path / "parts")
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell may have it ignore in the background
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(fitting, "run", interrupted)
+            code, _, err = call(capsys, "fit", *flags, "--out", tmp_path / "parts")
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert code == 130 and err.startswith("SIGINT at step 10 of 60; all of it is saved") and err.count("\n") == 1
     assert not (tmp_path / "parts" / "model.json").exists()
     code, _, err = call(capsys, "score", tmp_path / "parts", fitted / "data.csv")

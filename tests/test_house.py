@@ -11,7 +11,8 @@ PACKAGE = Path(__file__).parent.parent / "dualebm"
 ORDER = [
     "columns", "spaces", "measures", "checks", "cells", "features", "energy",
     "gaussian_mixture", "boltzmann", "networks", "rkhs", "distances",
-    "flows.langevin", "flows.wfr", "flows.descent", "flows.parameters", "stein", "partition", "flows.jarzynski", "certificate", "targets",
+    "flows.langevin", "flows.restarts", "flows.wfr",
+    "flows.descent", "flows.parameters", "stein", "partition", "flows.jarzynski", "certificate", "targets",
     "datasets", "images",
     "methods.dual", "methods.adaptive", "methods.score_matching", "methods.lazy",
     "methods.mean_field", "methods.tracked", "methods.likelihood", "methods.stein",

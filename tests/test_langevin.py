@@ -14,14 +14,12 @@ from dualebm.flows.langevin import (
     NOISE_PAIRS,
     NOISES,
     Noise,
-    copies,
-    draw_indices,
     drawn,
     given,
     move,
-    restart,
     sample,
 )
+from dualebm.flows.restarts import copies, draw_indices, restart
 from dualebm.measures import Samples
 from dualebm.spaces import Euclidean, Sphere, Torus
 

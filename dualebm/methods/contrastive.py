@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
 from dualebm import checks, columns
-from dualebm.flows import jarzynski, langevin, parameters
+from dualebm.flows import jarzynski, langevin, parameters, restarts
 from dualebm.flows.jarzynski import Weights
 from dualebm.flows.parameters import Optimiser, Start, Training
 from dualebm.measures import Samples
@@ -124,7 +124,7 @@ class Contrastive:
     def check(self, rates: ContrastiveRates, data: Samples) -> None:
         """Raises ValueError naming the argument, its value and what is allowed."""
         check_training(self, rates, data)
-        langevin.check_copies(self.walkers, data)
+        restarts.check_copies(self.walkers, data)
         if self.restart_every is not None and rates.restart_probability != 0:
             found = f"restart_probability is {rates.restart_probability} and restart_every is {self.restart_every}"
             raise ValueError(f"{found}; give one of them")
@@ -141,7 +141,7 @@ class Contrastive:
         energy: Any = self.start(energy_key, self.space, data.points.dtype)
         weights = None
         if self.begin == "data":
-            x = langevin.start(walker_key, self.walkers, data)
+            x = restarts.start(walker_key, self.walkers, data)
         else:
             x, weights = jarzynski.first_walkers(walker_key, energy, self.space, self.walkers or 0)
             if not self.diagnosis:  # unweighted from here on
@@ -187,12 +187,12 @@ class Contrastive:
             count = x.shape[1]
 
             def to_data():
-                return langevin.copies(data, count, axis) if self.walkers is None else langevin.restart(all_key, x, data, 1.0, axis)
+                return restarts.copies(data, count, axis) if self.walkers is None else restarts.restart(all_key, x, data, 1.0, axis)
 
             return jax.lax.cond(state.step % self.restart_every == 0, to_data, lambda: x)
         if self.restart_at == "data":
-            return langevin.restart(key, x, data, rates.restart_probability, axis)
-        return langevin.refresh(key, x, self.space, rates.restart_probability, axis)
+            return restarts.restart(key, x, data, rates.restart_probability, axis)
+        return restarts.refresh(key, x, self.space, rates.restart_probability, axis)
 
     def energy(self, state: ContrastiveState, rates: ContrastiveRates, data: Samples) -> Any:
         """U."""

@@ -21,7 +21,7 @@ from jaxtyping import Array, Float, Int, Key
 from dualebm import checks, columns
 from dualebm.energy import Located, Shallow, Sums, feature_mean, feature_sums, from_atoms
 from dualebm.features import Feature, ReLU
-from dualebm.flows import langevin, wfr
+from dualebm.flows import langevin, restarts, wfr
 from dualebm.measures import Atoms, Samples, log_total_variation
 from dualebm.spaces import Space, Torus
 
@@ -146,7 +146,7 @@ class Dual:
                 checks.count(name, getattr(self, name))
         if self.restart_until is not None and self.restart_every is None:
             raise ValueError(f"restart_until is {self.restart_until} and restart_every is None; give both or neither")
-        langevin.check_particles(self.particles, self.noise)
+        restarts.check_particles(self.particles, self.noise)
         if self.block is not None and self.block % langevin.NOISE_PAIRS:
             raise ValueError(f"block is {self.block}; it must be a multiple of {langevin.NOISE_PAIRS}, or None")
 
@@ -178,7 +178,7 @@ class Dual:
         unit = 1 if self.weight_unit == "one" else rates.radius
         parameters = self.feature.parameter_space(self.space)
         atoms = wfr.population(tuple(atom_keys), parameters, m, self.signs, self.weights, unit, dtype)
-        x = langevin.start(particle_key, self.particles, data)
+        x = restarts.start(particle_key, self.particles, data)
         snapshot = None
         if self.data_batch is not None:  # filled in the first step
             value = jnp.zeros(m, dtype)
@@ -197,13 +197,13 @@ class Dual:
         axis: of a mesh whose devices each hold equally many pairs of the particles and points of the data (see `dualebm.mesh`).
         """
         restart_key, noise_key = jax.random.split(key)
-        x = langevin.restart(restart_key, state.columns, data, rates.restart_probability, axis)
+        x = restarts.restart(restart_key, state.columns, data, rates.restart_probability, axis)
         draw = langevin.drawn(noise_key, x.shape[0], x.dtype, self.noise)
         draw = langevin.sharded(draw, x.shape[1] // 2, axis)
         batch = None
         if self.data_batch is not None:
             batch_key = jax.random.fold_in(key, 2)  # split(key) is 0 and 1
-            index = langevin.draw_indices(batch_key, columns.whole(data, axis), (self.data_batch,))
+            index = restarts.draw_indices(batch_key, columns.whole(data, axis), (self.data_batch,))
             batch = Samples(columns.pick(data.points, index, axis))
         return self.advance(draw, x, state, rates, data, batch, axis)
 
@@ -223,7 +223,7 @@ class Dual:
             due = (state.step + 1) % self.restart_every == 0
             if self.restart_until is not None:
                 due = due & (state.step + 1 <= self.restart_until)
-            to_data = lambda: langevin.copies(data, x.shape[1], axis)  # noqa: E731
+            to_data = lambda: restarts.copies(data, x.shape[1], axis)  # noqa: E731
             # Over an axis it may gather the data, so only where it is due.
             x = jnp.where(due, to_data(), x) if axis is None else jax.lax.cond(due, to_data, lambda: x)
             restarted = restarted | due

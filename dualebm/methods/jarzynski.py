@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
 from dualebm import checks, columns, measures
-from dualebm.flows import jarzynski, langevin, parameters
+from dualebm.flows import jarzynski, langevin, parameters, restarts
 from dualebm.flows.jarzynski import Weights
 from dualebm.flows.parameters import Optimiser, Start, Training
 from dualebm.measures import Samples
@@ -295,7 +295,7 @@ def batch_of(key: Key[Array, ""], data: Samples, size: int | None, axis: str | N
     """`size` points drawn of all data, or the data of this device where None."""
     if size is None:
         return data
-    index = langevin.draw_indices(key, columns.whole(data, axis), (size,))
+    index = restarts.draw_indices(key, columns.whole(data, axis), (size,))
     return Samples(columns.pick(data.points, index, axis))
 
 

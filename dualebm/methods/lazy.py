@@ -23,7 +23,7 @@ from dualebm import checks
 from dualebm.cells import cells
 from dualebm.energy import Shallow, Tabulated, feature_mean, feature_sums
 from dualebm.features import Feature, ReLU
-from dualebm.flows import langevin
+from dualebm.flows import langevin, restarts
 from dualebm.measures import Samples
 from dualebm.rkhs import Embedding, Kernel, embedding, kernel_of, mean_kernel
 from dualebm.spaces import Space, Sphere, Torus
@@ -72,13 +72,13 @@ class LazyState(NamedTuple):
 def _check(method, rates, data):
     checks.samples("data", data, method.space)
     checks.rates(rates, method.space)
-    langevin.check_copies(method.particles, data)
+    restarts.check_copies(method.particles, data)
 
 
 def _check_choices(method, names):
     for name in names:
         checks.choice(name, getattr(method, name), CHOICES[name])
-    langevin.check_particles(method.particles, method.noise)
+    restarts.check_particles(method.particles, method.noise)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,13 +139,13 @@ class Lazy:
         dtype = data.points.dtype
         positions = self.feature.parameter_space(self.space).sample_base(position_key, self.features, dtype)
         observed, zero = feature_mean(self.feature, positions, data)[0], jnp.zeros(self.features, dtype)
-        x = langevin.start(particle_key, self.particles, data)
+        x = restarts.start(particle_key, self.particles, data)
         return LazyState(x, positions, observed, zero, zero, jnp.int32(0), jnp.ones((), dtype), jnp.zeros((), dtype))
 
     def step(self, key: Key[Array, ""], state: LazyState, rates: LazyRates, data: Samples) -> LazyState:
         """One iteration; the key belongs to this step alone."""
         restart_key, noise_key = jax.random.split(key)
-        x = langevin.restart(restart_key, state.columns, data, rates.restart_probability)
+        x = restarts.restart(restart_key, state.columns, data, rates.restart_probability)
         draw = langevin.drawn(noise_key, x.shape[0], x.dtype, self.noise)
         energy = Shallow(self.feature, state.positions, state.charges)
 
@@ -265,7 +265,7 @@ class KernelFlow:
     def init(self, key: Key[Array, ""], rates: LazyRates, data: Samples) -> KernelState:
         """Particles at the data, jittered."""
         particle_key, noise_key = jax.random.split(key)
-        x = langevin.start(particle_key, self.particles, data)
+        x = restarts.start(particle_key, self.particles, data)
         if self.jitter:
             noise = self.space.tangent(x, self.jitter * jax.random.normal(noise_key, x.shape, x.dtype), axis=0)
             x = self.space.exp(x, noise, axis=0)
@@ -288,7 +288,7 @@ class KernelFlow:
         """One iteration; the key belongs to this step alone."""
         restart_key, noise_key = jax.random.split(key)
         energy = self._last_energy(state, rates, data)
-        x = langevin.restart(restart_key, state.columns, data, rates.restart_probability)
+        x = restarts.restart(restart_key, state.columns, data, rates.restart_probability)
         draw = langevin.drawn(noise_key, x.shape[0], x.dtype, self.noise)
         step = rates.particle_step * (state.discrepancy / rates.radius if self.time == "changed" else 1)
         x, acceptance, _ = langevin.move(self.integrator, self.space, draw, x, energy, step)

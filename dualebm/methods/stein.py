@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int, Key
 from dualebm import checks, stein
 from dualebm.energy import Shallow
 from dualebm.features import Feature, ReLU
-from dualebm.flows import descent, langevin
+from dualebm.flows import descent, restarts
 from dualebm.flows.descent import NetworkRates
 from dualebm.measures import Samples
 from dualebm.rkhs import RBF
@@ -77,7 +77,7 @@ class _Stein:
         batch_key, loss_key = jax.random.split(key)
         network, samples = state.neurons, data
         if self.batch is not None:
-            samples = Samples(data.points[langevin.draw_indices(batch_key, data, (self.batch,))])
+            samples = Samples(data.points[restarts.draw_indices(batch_key, data, (self.batch,))])
         value, slopes = self.loss(loss_key, samples, stein.score(network, self.space, samples.points))
         found = stein.pull_back(network, self.space, samples.points, self.neurons * slopes)
         network, optimiser = descent.descend(
