@@ -9,7 +9,8 @@ from typing import Annotated, Any, Union
 
 import tyro
 
-from dualebm.commands.fit import Fit, Sample, Score, fit, sample, score
+from dualebm.commands.fit import Fit, fit
+from dualebm.commands.score import Sample, Score, sample, score
 from dualebm.commands.sweeps import Runs, Show, Sweep, run_sweep, runs, show
 from dualebm.run import Diverged
 

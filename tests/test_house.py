@@ -19,11 +19,11 @@ ORDER = [
     "methods.jarzynski", "methods.contrastive", "methods.weighted_dual", "methods.audited",
     "metrics", "walker_metrics", "simulate", "settings", "grid", "saved", "store", "ranges", "model", "quality",
     "mesh", "run", "hosts", "plan", "sweep_folder", "sweep", "selection", "plot", "sphere_plot",
-    "commands.methods", "commands.fit", "commands.sweeps", "cli",
+    "commands.methods", "commands.score", "commands.fit", "commands.sweeps", "cli",
 ]  # fmt: skip
 SHELL = {
     "datasets", "images", "settings", "saved", "store", "model", "run", "hosts", "plan", "sweep_folder", "sweep", "selection",
-    "plot", "sphere_plot", "commands.methods", "commands.fit", "commands.sweeps", "cli",
+    "plot", "sphere_plot", "commands.methods", "commands.score", "commands.fit", "commands.sweeps", "cli",
 }  # fmt: skip
 
 
