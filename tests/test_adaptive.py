@@ -78,7 +78,7 @@ def test_eigenvalue_and_relaxation_against_a_dense_matrix(x64):
     np.testing.assert_allclose(additive[1], scales[1], rtol=1e-12)
 
 
-@pytest.mark.parametrize("rho", [1.0, 0.5])
+@pytest.mark.parametrize("rho", [pytest.param(1.0, marks=pytest.mark.heavy), 0.5])
 def test_the_edge_is_that_of_the_exact_dynamics(x64, rho):
     """On the circle, the particles' measure by quadrature, of which a fraction rho relaxes in a step: F's sign alternates and grows just
     above lambda = 4 / rho - 2, and dies below. Weights and positions move, in loops of NumPy; lambda is of the package."""
@@ -134,7 +134,10 @@ def test_the_edge_is_that_of_the_exact_dynamics(x64, rho):
     assert (np.sign(above[-6:-1, strongest]) == -np.sign(above[-5:, strongest])).all()
 
 
-@pytest.mark.parametrize(("particle_step", "safety", "bound"), [(0.4, 1.0, 0), (0.4, 0.1, 1), (0.0002, 1.0, 2)])
+@pytest.mark.parametrize(
+    ("particle_step", "safety", "bound"),
+    [(0.4, 1.0, 0), *(pytest.param(*case, marks=pytest.mark.heavy) for case in ((0.4, 0.1, 1), (0.0002, 1.0, 2)))],
+)
 def test_factors_follow_the_recursions(particle_step, safety, bound):
     """Both in NumPy, from the recorded acceptance, eigenvalue and relaxation; neurons wait five steps; all stop after the warm-up."""
     method, data = small(warmup=12, acceptance=0.6 if bound < 2 else None, safety=safety)
@@ -195,7 +198,7 @@ def test_the_method_within_takes_the_adapted_steps():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), stepped.inner, alone)
 
 
-@pytest.mark.parametrize("start", [0.004, 0.32])
+@pytest.mark.parametrize("start", [pytest.param(0.004, marks=pytest.mark.heavy), 0.32])
 def test_the_acceptance_is_reached(start):
     """From steps far too short and too long, on the data of a teacher with the teacher's own atoms: 0.8 within 0.04, as a mean of 40 steps
     of 2000 particles after the warm-up (standard error 0.002)."""
@@ -214,6 +217,7 @@ def test_the_acceptance_is_reached(start):
     assert abs(records["acceptance"][-2:].mean() - 0.8) < 0.04
 
 
+@pytest.mark.heavy
 def test_the_particle_step_stays_within_the_sphere():
     """However low the acceptance asked, `check` allows the step that results."""
     method, data = small(15, warmup=30, acceptance=0.02)
@@ -245,7 +249,7 @@ def test_resting_neurons_and_dead_atoms_give_no_nan():
     assert all(not np.isnan(leaf).any() for leaf in jax.tree.leaves(state))
 
 
-@pytest.mark.parametrize("changes", [dict(weight_update="additive"), dict(feature=Softplus(3.0))])
+@pytest.mark.parametrize("changes", [dict(weight_update="additive"), pytest.param(dict(feature=Softplus(3.0)), marks=pytest.mark.heavy)])
 def test_other_choices_train(changes):
     data = Samples(jnp.array(sphere_points(0, 60, 3), jnp.float32))
     state = trajectory(Adaptive(Dual(Sphere(3), neurons=6, **changes), warmup=10), RATES, data, 12)[-1]
@@ -253,6 +257,7 @@ def test_other_choices_train(changes):
     assert state.eigenvalue > 0 and state.relaxation > 0
 
 
+@pytest.mark.heavy
 def test_the_torus_trains():
     data = Samples(Torus(1).sample_base(jax.random.key(0), 60, jnp.float32))
     method = Adaptive(Dual(Torus(1), Bump(Torus(1)), neurons=6), warmup=10)
@@ -260,6 +265,7 @@ def test_the_torus_trains():
     assert np.isfinite(state.log_particle) and state.log_particle != 0 and state.eigenvalue > 0
 
 
+@pytest.mark.heavy
 def test_segments_files_and_one_run_agree(tmp_path):
     """A run stopped in the middle of its warm-up continues from its files to the same bits; its state survives the disk."""
     method, data = small(warmup=10)
@@ -293,7 +299,7 @@ def test_vmapped_lanes_equal_single_runs(x64):
         jax.tree.map(lambda a, b, i=i: np.testing.assert_allclose(a[i], b, atol=1e-9), lanes, alone)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("dtype", [pytest.param("float32", marks=pytest.mark.heavy), "float64"])
 def test_both_precisions(dtype):
     with jax.enable_x64(dtype == "float64"):
         data = Samples(jnp.array(sphere_points(0, 20, 3), dtype))

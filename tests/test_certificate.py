@@ -75,6 +75,7 @@ def test_the_gap_bounds_the_distance_to_the_optimum_and_falls_to_zero(ball, sign
     assert seen[0] > 0.2 and float(records["gap"][-1, 0]) < 0.1 * seen[0]
 
 
+@pytest.mark.heavy
 def test_the_search_finds_the_largest_of_a_grid(x64):
     space = Sphere(3)
     teacher, data = targets.teacher("s2_bimodal", "float64"), Samples(space.sample_base(jax.random.key(0), 300, float))
@@ -97,6 +98,7 @@ def test_no_charge_is_best_where_the_witness_has_the_other_sign(x64):
         assert abs(float(found.gap)) < 1e-3
 
 
+@pytest.mark.heavy
 def test_the_error_of_a_sampled_gap_is_its_spread():
     """Beside the exact gap at the theta* that was found, over 40 keys: mean 0 and variance 1 within 5 sigma."""
     teacher = targets.teacher("s2_bimodal")
@@ -132,6 +134,7 @@ def exact_gap(energy, found, nodes, data):
     return float(10 * found.sign * values[0] - jnp.mean(energy.coefficients * values[1:]))
 
 
+@pytest.mark.heavy
 def test_the_gap_from_samples_that_are_given(known):
     """With weights and, resampled, without: within 5 errors of the quadrature, and without a warning."""
     teacher, data, energy, nodes, weighted = known

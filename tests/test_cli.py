@@ -176,6 +176,7 @@ def line(tmp_path_factory):
     return folder
 
 
+@pytest.mark.heavy
 def test_standardised_data_come_back_in_their_units(line, capsys):
     """The density in Lebesgue measure integrates to 1 over the data's own units, and is that of the peaks."""
     grid = np.linspace(980, 1020, 4001)
@@ -200,6 +201,7 @@ def test_standardised_data_come_back_in_their_units(line, capsys):
     assert abs(samples.mean() - 1000) < 1 and abs(samples.std() - np.sqrt(17)) < 0.5
 
 
+@pytest.mark.heavy
 def test_data_far_from_the_base_measure_are_told_of(line, tmp_path, capsys):
     code, _, err = call(capsys, "fit", line / "data.csv", "--space", "euclidean", *QUICK, "--out", tmp_path / "a")
     assert code in (0, 1) and "note: columns have means up to 1e+03" in err and "--standardise brings" in err
@@ -381,14 +383,16 @@ def test_the_command_itself(tmp_path):
 @pytest.mark.parametrize(
     ("method", "flags"),
     [
-        ("lazy", ["--set", "features=32", "ascent_step=5", "--gap-chains", 200]),
+        pytest.param("lazy", ["--set", "features=32", "ascent_step=5", "--gap-chains", 200], marks=pytest.mark.heavy),
         pytest.param("score_matching", ["--neurons", 16], marks=pytest.mark.heavy),
         pytest.param("kernel_flow", ["--integrator", "geodesic"], marks=pytest.mark.heavy),
         pytest.param("mean_field", ["--feature", "relu", "--set", "cells=64", "neuron_cells=64"], marks=pytest.mark.heavy),
         ("jarzynski", ["--set", "width=8", "depth=1", "walkers=2000", "learning_rate=0.01"]),
         pytest.param("contrastive", ["--set", "width=8", "depth=1", "restart_every=1"], marks=pytest.mark.heavy),
         pytest.param("weighted_dual", ["--set", "particles=2000"], marks=pytest.mark.heavy),
-        ("likelihood", ["--neurons", 32, "--set", "learning_rate=0.2", "sampler=importance", "optimiser=adam"]),
+        pytest.param(
+            "likelihood", ["--neurons", 32, "--set", "learning_rate=0.2", "sampler=importance", "optimiser=adam"], marks=pytest.mark.heavy
+        ),
         pytest.param("weighted_likelihood", ["--neurons", 32, "--set", "sampler=mala", "chains=500"], marks=pytest.mark.heavy),
         pytest.param("kernel_stein", ["--neurons", 32, "--set", "learning_rate=0.2", "batch=100"], marks=pytest.mark.heavy),
         pytest.param("network_stein", ["--neurons", 32, "--set", "learning_rate=0.2", "critics=8"], marks=pytest.mark.heavy),

@@ -75,7 +75,7 @@ def sliced_loop(first, second, projections, order, dtype=float):
 # -- The kernel ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("d", [1, 3, 16, 17, 40])
+@pytest.mark.parametrize("d", [1, 3, pytest.param(16, marks=pytest.mark.heavy), 17, pytest.param(40, marks=pytest.mark.heavy)])
 def test_the_kernel_is_minus_the_distance_and_its_gradient_that_of_differences(d, x64):
     x, y, c = cloud(20, d), cloud(30, d, 1), cloud(30, 1, 2)[:, 0]
     found = Distance()(x, y)
@@ -88,7 +88,7 @@ def test_the_kernel_is_minus_the_distance_and_its_gradient_that_of_differences(d
     np.testing.assert_allclose(by_y, c[:, None] * Embedding(Distance(), x, jnp.ones(20)).gradient(y), atol=1e-12)
 
 
-@pytest.mark.parametrize("d", [3, 40])
+@pytest.mark.parametrize("d", [3, pytest.param(40, marks=pytest.mark.heavy)])
 def test_the_gradient_at_a_point_itself_is_that_of_the_others(d, x64):
     y = cloud(5, d)
     gradient = Embedding(Distance(), y, jnp.ones(5)).gradient(y[:1])
@@ -115,7 +115,7 @@ def test_near_points_far_from_the_origin_in_float32(d):
 # -- Energy distance -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("d", "weighted"), [(1, True), (1, False), (3, False), (20, True)])
+@pytest.mark.parametrize(("d", "weighted"), [(1, True), (1, False), pytest.param(3, False, marks=pytest.mark.heavy), (20, True)])
 def test_energy_distance_is_that_of_a_loop(d, weighted, x64):
     samples, arrays = pair(60, 90, d, weighted=weighted)
     found = float(energy(*samples))
@@ -143,8 +143,13 @@ def test_energy_distance_of_shifted_gaussians_within_5_sigma():
 
 
 @pytest.mark.parametrize(
-    ("n", "m", "weighted"), [(50, 50, False), (50, 75, False), (1, 40, False), (50, 50, True), (20, 75, True), (75, 2, True)]
-)
+    ("n", "m", "weighted"),
+    [
+        (50, 50, False),
+        *(pytest.param(*sizes, False, marks=pytest.mark.heavy) for sizes in ((50, 75), (1, 40))),
+        (50, 50, True), (20, 75, True), (75, 2, True),
+    ],
+)  # fmt: skip
 def test_sliced_wasserstein_is_that_of_a_loop(n, m, weighted, x64, monkeypatch):
     monkeypatch.setattr(distances, "ELEMENTS", 3 * (n + m))  # batches of three directions, and a rest
     samples, arrays = pair(n, m, weighted=weighted)

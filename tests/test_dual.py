@@ -139,7 +139,7 @@ def test_production_size_equals_numpy(x64):
 
 
 @pytest.mark.parametrize("witness_particles", ["moved", "current"])
-@pytest.mark.parametrize("p_restart", [0.0, 0.5])
+@pytest.mark.parametrize("p_restart", [pytest.param(0.0, marks=pytest.mark.heavy), 0.5])
 def test_current_sees_the_particles_before_their_restart_and_moved_after_their_move(x64, witness_particles, p_restart):
     """The sums that the moves leave behind are those of the right particles, with and without a random restart."""
     d, n = 3, 300

@@ -161,6 +161,7 @@ def test_bands():
         np.testing.assert_allclose(spread, [np.sqrt(0.5), 2.0, 0.0])
 
 
+@pytest.mark.heavy
 def test_rows_and_figures_of_known_numbers(tmp_path, monkeypatch):
     """KL = 2 / n of F1 and 6 / n of F2, with a spread that parts them for the first loss alone."""
 

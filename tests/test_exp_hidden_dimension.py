@@ -127,6 +127,7 @@ def test_bands():
     assert [part.tolist() for part in (n, mean, least, largest)] == [[10, 30], [1.5, 5.0], [1.0, 3.0], [2.0, 7.0]]
 
 
+@pytest.mark.heavy
 def test_rows_and_figures_of_known_numbers(tmp_path, monkeypatch):
     """KL = 5 d / n of F1, 5 d^2 / n of F2, which falls to 0.05 at n = 100 d and 100 d^2, or beyond the last n."""
 

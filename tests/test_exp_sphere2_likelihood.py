@@ -132,6 +132,7 @@ def test_the_ratios(monkeypatch):
     assert list(ratios(found_of([[1.0, 3.0 / EVERY]], [0, EVERY]))) == [EVERY]  # one record
 
 
+@pytest.mark.heavy
 def test_from_end_to_end(tmp_path, monkeypatch, capsys):
     methods = dict(network=Likelihood(teacher().space, neurons=64, sampler="importance", chains=1000))
     monkeypatch.setattr(sphere2_likelihood, "method_of", lambda case: methods.get(case, WeightedLikelihood(teacher().space, chains=1000)))

@@ -48,7 +48,13 @@ def run(label, steps, seed=0, n=20, **changes):
 
 
 @pytest.mark.parametrize(
-    ("label", "changes"), [("Jarzynski", {}), ("Jarzynski", dict(increment="trapezoid")), ("PCD", {}), ("unweighted", {})]
+    ("label", "changes"),
+    [
+        ("Jarzynski", {}),
+        pytest.param("Jarzynski", dict(increment="trapezoid"), marks=pytest.mark.heavy),
+        ("PCD", {}),
+        pytest.param("unweighted", {}, marks=pytest.mark.heavy),
+    ],
 )
 def test_s_follows_the_flow_of_two_fractions(label, changes, x64):
     """s beside a loop of ds = eta dt (p* - p_model), p_model by the weights in the two modes alone."""

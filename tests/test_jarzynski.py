@@ -124,7 +124,10 @@ WAYS = {
 }
 
 
-@pytest.mark.parametrize("way", WAYS)
+HEAVY = ("parameters first", "mala, parameters first", "batches, parameters first")
+
+
+@pytest.mark.parametrize("way", [pytest.param(way, marks=pytest.mark.heavy) if way in HEAVY else way for way in WAYS])
 def test_every_way_is_exact(way):
     """Through the method, with resampling, at h = 0.2 and a step that varies."""
     method = Jarzynski(LINE, at_rest, walkers=40_000, optimiser=protocol, **WAYS[way])
@@ -323,7 +326,15 @@ def test_log_z_is_continuous_through_resampling(kind, x64):
     assert not np.asarray(new.log_weights).any() and float(new.ess) == float(kept.ess) < 1
 
 
-@pytest.mark.parametrize(("kind", "threshold"), [("systematic", 0.9), ("multinomial", 0.9), ("residual", 0.99), ("systematic", 1e-6)])
+@pytest.mark.parametrize(
+    ("kind", "threshold"),
+    [
+        ("systematic", 0.9),
+        ("multinomial", 0.9),
+        pytest.param("residual", 0.99, marks=pytest.mark.heavy),
+        pytest.param("systematic", 1e-6, marks=pytest.mark.heavy),
+    ],
+)
 def test_errors_of_log_z_are_calibrated(kind, threshold):
     """Over 200 keys: (log Z - exact) / error has variance about 1, with many resamplings, few, and none."""
     method = Jarzynski(LINE, at_rest, walkers=500, optimiser=protocol, resampling=kind)

@@ -140,8 +140,16 @@ def chain(space, energy, x, step, steps, integrator="mala", antithetic=False):
     return x.T, acceptance
 
 
-@pytest.mark.parametrize("antithetic", [False, True])
-@pytest.mark.parametrize("name", ["s2_bimodal", "s14_monomodal", "s14_bimodal"])
+@pytest.mark.parametrize(
+    ("name", "antithetic"),
+    [
+        ("s2_bimodal", False),
+        pytest.param("s2_bimodal", True, marks=pytest.mark.heavy),
+        pytest.param("s14_monomodal", False, marks=pytest.mark.heavy),
+        ("s14_monomodal", True),
+        *(pytest.param("s14_bimodal", antithetic, marks=pytest.mark.heavy) for antithetic in (False, True)),
+    ],
+)
 def test_mala_leaves_the_exact_law_invariant(name, antithetic):
     """From exact draws of a teacher, 10 large steps: mean energy, and positions along both neurons, at 5 sigma of quadrature."""
     target = targets.teacher(name)
@@ -230,7 +238,7 @@ def test_proposal_densities_of_the_unadjusted_step(x64):
     assert (reversible.log_forward == 0).all() and (reversible.log_backward == 0).all()
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("float64", marks=pytest.mark.heavy)])
 def test_noise_is_that_of_jax_random_by_block_of_pairs(dtype):
     """Block b of a step's key k: jax.random.normal(fold_in(split(k)[0], b)), uniform of split(k)[1]; halves have opposite signs."""
     with jax.enable_x64(dtype == "float64"):
@@ -272,8 +280,8 @@ def test_noise_of_the_moves_of_a_step():
 @pytest.mark.parametrize(
     ("integrator", "count"),
     [
-        *(("mala", count) for count in (1, 513, 1537)),
-        *(pytest.param("mala", count, marks=pytest.mark.heavy) for count in (511, 1024)),
+        *(("mala", count) for count in (1, 513)),
+        *(pytest.param("mala", count, marks=pytest.mark.heavy) for count in (1537, 511, 1024)),
         ("projected", 2047), pytest.param("geodesic", 1536, marks=pytest.mark.heavy),
     ],
 )

@@ -72,6 +72,7 @@ def test_the_best_charges_are_where_the_ascent_ends(x64):
     np.testing.assert_allclose(*found, atol=1e-8)
 
 
+@pytest.mark.heavy
 def test_features_come_to_the_kernel(x64):
     """f of the best charges, at rate m^(-1/2), for particles that stay."""
     space = Sphere(3)
@@ -121,6 +122,7 @@ def test_stationary_states_are_of_the_model(name):
     np.testing.assert_array_less(np.abs(particles - model), 5 * deviation.std(axis=0, ddof=1) / np.sqrt(8) + 0.008)
 
 
+@pytest.mark.heavy
 def test_the_changed_time_is_the_natural_one_at_another_speed():
     space = Sphere(3)
     data = Samples(points_of(space, 30, dtype=jnp.float32))
@@ -250,6 +252,7 @@ def test_a_tabulated_energy_is_linear_between_its_values(space, x64):
         np.testing.assert_allclose(energy(jnp.array([[-0.1], [1.9], [3.9]])), [energy(jnp.array([[1.9]]))[0]] * 3, atol=1e-12)
 
 
+@pytest.mark.heavy
 def test_lanes_of_a_sweep_with_and_without_the_average():
     space = Torus(1)
     method, data = KernelFlow(space, BumpKernel(space), particles=4), Samples(points_of(space, 6, dtype=jnp.float32))

@@ -109,6 +109,7 @@ def test_proposals_are_of_the_base_measure(space, x64):
     assert float(jnp.max(space.distance_from(made))) < 1e-12
 
 
+@pytest.mark.heavy
 def test_fresh_chains_forget_and_others_do_not(x64):
     """Under the zero energy with a step that moves nothing, chains are where they were, or drawn anew."""
     space = Sphere(3)
@@ -159,6 +160,7 @@ def test_weighted_neurons_beside_a_loop(x64):
     np.testing.assert_allclose(no_decay.charges, small.charges, rtol=1e-6)
 
 
+@pytest.mark.heavy
 def test_it_learns_and_resumes_bit_for_bit(tmp_path):
     """A run in two halves is the run in one; KL falls tenfold."""
     teacher = targets.teacher("s2_bimodal")

@@ -37,7 +37,7 @@ def test_differences_over_faces_make_the_dirichlet_form(space, count, tolerance)
     assert form == pytest.approx(exact, rel=tolerance)
 
 
-@pytest.mark.parametrize("space", [Sphere(2), Sphere(3), Torus(1)])
+@pytest.mark.parametrize("space", [Sphere(2), pytest.param(Sphere(3), marks=pytest.mark.heavy), Torus(1)])
 def test_points_are_in_the_cell_whose_centre_is_nearest(space, x64):
     method = MeanField(space, Bump(space), cells=50, neuron_cells=50)
     points = space.sample_base(jax.random.key(0), 300, float)
@@ -81,7 +81,14 @@ def test_transport_follows_the_gradient(x64):
     assert float(np.arctan2(moved @ found.centres[:, 1], moved @ found.centres[:, 0])) == pytest.approx(expected, abs=3e-3)
 
 
-@pytest.mark.parametrize(("space", "feature"), [(Sphere(2), ReLU()), (Sphere(3), ReLU()), (Torus(1), Bump(Torus(1), 3.0))])
+@pytest.mark.parametrize(
+    ("space", "feature"),
+    [
+        (Sphere(2), ReLU()),
+        pytest.param(Sphere(3), ReLU(), marks=pytest.mark.heavy),
+        pytest.param(Torus(1), Bump(Torus(1), 3.0), marks=pytest.mark.heavy),
+    ],
+)
 def test_masses_are_kept_and_positive(space, feature, x64):
     method = MeanField(space, feature, cells=150, neuron_cells=100, substeps=2000)
     rates = method.rates._replace(particle_step=0.002, radius=1.05, restart_probability=0.01, reaction_step=0.5)

@@ -68,7 +68,16 @@ def pair(d, seed=0):
     return [np.float64(np.float32(a)) for a in arrays]
 
 
-@pytest.mark.parametrize("d", [3, 15])
+@pytest.mark.parametrize(
+    ("dtype", "d"),
+    [
+        pytest.param("float32", 3, marks=pytest.mark.heavy),
+        ("float32", 15),
+        ("float64", 3),
+        pytest.param("float64", 15, marks=pytest.mark.heavy),
+    ],
+    indirect=["dtype"],
+)
 def test_kl_and_score_equal_the_oracle(d, dtype):
     theta, w, student, c, x = pair(d)
     times = np.random.default_rng(1).integers(0, 4, len(x))  # weights that are counts: the means over repeated points

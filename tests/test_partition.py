@@ -267,7 +267,7 @@ def test_sampling_agrees_with_quadrature_and_knows_its_error(dtype, x64):
     assert float(size.min()) > 100 and float(size.max()) < 3000
 
 
-@pytest.mark.parametrize("count", [2, 1000, partition.DRAWS, 2 * partition.DRAWS + 77])
+@pytest.mark.parametrize("count", [2, 1000, pytest.param(partition.DRAWS, marks=pytest.mark.heavy), 2 * partition.DRAWS + 77])
 def test_sampling_is_the_mean_of_the_weights_of_all_its_draws(count, x64):
     """Against NumPy on the same draws, with a last block that is short, energies far from 0."""
     space, key, energy = Euclidean(2, scale=1.5), jax.random.key(7), Quadratic(jnp.asarray(3.0))
@@ -312,7 +312,7 @@ def test_sampling_refuses():
 # -- Annealed importance sampling --------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("temperatures", [2, 40])
+@pytest.mark.parametrize("temperatures", [2, pytest.param(40, marks=pytest.mark.heavy)])
 def test_annealing_agrees_with_quadrature_and_knows_its_error(temperatures):
     """Over 64 keys the errors in units of the standard error have mean 0 and variance 1, within 5 sigma, however few the temperatures."""
     energy = shallow(np.random.default_rng(3).standard_normal((4, 3)), [-9.0, -6.0, 3.0, -4.0], "float32")

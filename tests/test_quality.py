@@ -65,6 +65,7 @@ def test_values_are_those_of_the_distances(monkeypatch):
     assert found["sliced_wasserstein"] == pytest.approx(sliced, rel=1e-4)
 
 
+@pytest.mark.heavy
 def test_more_rows_than_are_compared_are_drawn_from(monkeypatch):
     monkeypatch.setattr(quality, "ROWS", 400)
     space = Sphere(3)
@@ -74,7 +75,7 @@ def test_more_rows_than_are_compared_are_drawn_from(monkeypatch):
     assert found["rows"] == 400 and found["energy_distance"] < 0.02
 
 
-@pytest.mark.parametrize("period", [1.0, 5.0])
+@pytest.mark.parametrize("period", [pytest.param(1.0, marks=pytest.mark.heavy), 5.0])
 def test_a_torus_has_no_seam(period, monkeypatch):
     """Rows on both sides of 0 are near each other: as far from the same rows, turned by half a period, on both."""
     space = Torus(1, period)
@@ -134,6 +135,7 @@ def test_score_says_how_near_samples_are_in_the_models_own_space(folder, capsys)
     assert told["other"][2] == pytest.approx(1 / np.sqrt(2), abs=0.15) and told["own"][2] < 0.25
 
 
+@pytest.mark.heavy
 def test_the_seed_is_of_the_samples_and_the_scores_are_as_without(folder, capsys):
     runs = {
         flags: score(capsys, folder / "fit", folder / "own.csv", *flags)

@@ -45,7 +45,9 @@ def tangent_basis(space, x):
     return np.linalg.svd(np.asarray(x)[None])[2][1:]
 
 
-@pytest.mark.parametrize(("space", "feature"), CASES)
+@pytest.mark.parametrize(
+    ("space", "feature"), [pytest.param(*case, marks=pytest.mark.heavy) if i in (1, 3, 5, 6) else case for i, case in enumerate(CASES)]
+)
 def test_gradient_and_laplacian_along_the_space(space, feature, x64):
     """By differences along geodesics."""
     theta, points = atoms_of(space, feature).positions, points_of(space, 6)
