@@ -10,8 +10,8 @@ weights of such steps vary even where the parameters rest, to an effective fract
 here, that is all; below the recommended 1 / 1.05 it is done in every third iteration, and each adds noise to the masses (`--variants`).
 Beside them are the same walkers with an adjusted (Metropolis) step, whose weights change by the step of the parameters alone.
 
-A second part takes fewer and more walkers: the parameters follow the noise of the walkers that weigh them, which lowers the estimated
-log Z by about sum_k sum_i p_i^2 (s_means |dU/dmeans|^2 + s_offsets |dU/doffsets|^2) at walker i, of order 1/N.
+A second part has `Jarzynski` with fewer and more walkers: the parameters follow the noise of the walkers that weigh them, which lowers the
+estimated log Z by about sum_k sum_i p_i^2 (s_means |dU/dmeans|^2 + s_offsets |dU/doffsets|^2) at walker i, of order 1/N.
 Each sweep is a folder under `--out` from which the same command continues.
 """
 
@@ -222,16 +222,16 @@ def slopes(found: dict[int, dict[str, np.ndarray]]) -> tuple[float, float]:
     return tuple(slope(counts, np.array([one[name].mean() for one in found.values()])) for name in ("error", "predicted"))  # type: ignore
 
 
-def rows_of_counts(name: str, found: dict[int, dict[str, np.ndarray]]) -> list[dict]:
-    """log Z error and mass for each number of walkers of a method, and the slopes."""
+def rows_of_counts(found: dict[int, dict[str, np.ndarray]]) -> list[dict]:
+    """log Z error and mass for each number of walkers, and the slopes."""
     rows = []
     for count, one in found.items():
-        part = f"{METHODS[name]}, N = {count}"
+        part = f"N = {count}"
         rows.append(row_of(part, "log Z error", f"{one['predicted'].mean():.3g}", one["error"]))
         rows.append(row_of(part, "mass of the first mode", f"{MASS:g}", one["mass"]))
     if len(found) > 1:
-        part, (seen, predicted) = f"{METHODS[name]}, all N", slopes(found)
-        rows += [row_of(part, "slope of the error in N", "-1", [seen]), row_of(part, "slope as expected", "-1", [predicted])]
+        seen, predicted = slopes(found)
+        rows += [row_of("all N", "slope of the error in N", "-1", [seen]), row_of("all N", "slope as expected", "-1", [predicted])]
     return rows
 
 
@@ -303,19 +303,17 @@ def draw_weights(found: dict[str, xarray.Dataset]) -> Figure:
     return figure
 
 
-def draw_counts(found: dict[str, dict[int, dict[str, np.ndarray]]]) -> Figure:
-    """The error of log Z and the mass at the end against the number of walkers, a mark for each run, by method."""
+def draw_counts(found: dict[int, dict[str, np.ndarray]]) -> Figure:
+    """The error of log Z and the mass at the end against the number of walkers, a mark for each run."""
     figure = Figure(figsize=(plot.WIDTHS["double"], 3.0), layout="constrained")
     errors, masses = figure.subplots(1, 2)
-    for name, of in found.items():
-        i = list(METHODS).index(name)
-        form: dict[str, Any] = dict(color=plot.COLOURS[i], marker=plot.MARKERS[i], linestyle="", fillstyle="none")
-        x = np.repeat(list(of), [len(one["error"]) for one in of.values()]) * (1.06 if i else 0.94)
-        loss = -np.concatenate([one["error"] for one in of.values()])
-        errors.plot(x[loss > 0], loss[loss > 0], label=METHODS[name], **form)  # what noise has above 0 is in the rows
-        masses.plot(x, np.concatenate([one["mass"] for one in of.values()]), **form)
-    counts = np.array(list(of))
-    errors.plot(counts, [-one["predicted"].mean() for one in of.values()], color="black", linestyle="--", label="expected")
+    form: dict[str, Any] = dict(color=plot.COLOURS[0], marker=plot.MARKERS[0], linestyle="", fillstyle="none")
+    counts = np.array(list(found))
+    x = np.repeat(counts, [len(one["error"]) for one in found.values()])
+    loss = -np.concatenate([one["error"] for one in found.values()])
+    errors.plot(x[loss > 0], loss[loss > 0], label="a run", **form)  # what noise has above 0 is in the rows
+    masses.plot(x, np.concatenate([one["mass"] for one in found.values()]), **form)
+    errors.plot(counts, [-one["predicted"].mean() for one in found.values()], color="black", linestyle="--", label="expected")
     masses.axhline(MASS, color="black", linestyle=":", linewidth=0.8, label="teacher")
     plot.log_axis(errors.yaxis)
     errors.set_ylabel("less than log Z by (nat)")
@@ -325,7 +323,7 @@ def draw_counts(found: dict[str, dict[int, dict[str, np.ndarray]]]) -> Figure:
         panel.set_xlim(counts.min() / 1.5, counts.max() * 1.5)
         panel.set_xlabel("walkers N")
     handles, names = (a + b for a, b in zip(errors.get_legend_handles_labels(), masses.get_legend_handles_labels(), strict=True))
-    figure.legend(handles, names, loc="outside lower center", ncols=4, title="a mark for each run")
+    figure.legend(handles, names, loc="outside lower center", ncols=3)
     return figure
 
 
@@ -345,12 +343,10 @@ def main(settings: Settings) -> list[dict]:
         figures["gaussian_mixture"] = draw_methods(found)
         if weighted := {name: results for name, results in found.items() if name in WEIGHTED}:
             figures["gaussian_mixture_weights"] = draw_weights(weighted)
-    counts = {}
-    for name in WEIGHTED if settings.walker_counts else ():
+    if settings.walker_counts:
         grid = product(walkers=settings.walker_counts, seed=range(first, first + settings.walker_seeds))  # type: ignore
-        counts[name] = by_count(swept(settings, name, "walkers", settings.walker_dimension, WALKERS_N, 2, grid))  # type: ignore[arg-type]
-        rows += rows_of_counts(name, counts[name])
-    if counts:
+        counts = by_count(swept(settings, "jarzynski", "walkers", settings.walker_dimension, WALKERS_N, 2, grid))  # type: ignore[arg-type]
+        rows += rows_of_counts(counts)
         with matplotlib.rc_context(plot.STYLE):
             figures["gaussian_mixture_walkers"] = draw_counts(counts)
     if settings.variants:
