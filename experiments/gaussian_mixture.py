@@ -26,6 +26,7 @@ import matplotlib
 import numpy as np
 import xarray
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from dualebm import checks, plot
 from dualebm.grid import cross, product, zipped
@@ -286,14 +287,15 @@ def draw_weights(found: dict[str, xarray.Dataset]) -> Figure:
     for name, results in found.items():
         step, i = results.step.values, list(METHODS).index(name)
         band(fractions, step, results.ess.values, i, METHODS[name])
-        band(times, step[1:], np.maximum(results.resamplings.values[:, 1:], 0.5), i, None)
+        band(times, step, results.resamplings.values, i, None)
         band(errors, step, results.partition_error.values[:, :, 0], i, None)
-    expected = -accumulated(step, results.drift.values)
-    errors.plot(step, expected.mean(0), color="black", linestyle="--", linewidth=1, label="expected of finite walkers")
+        expected = -accumulated(step, results.drift.values)
+        errors.plot(step, expected.mean(0), color=plot.COLOURS[i], linestyle="--", linewidth=1)
+    errors.plot([], [], color="black", linestyle="--", linewidth=1, label="expected of finite walkers")
     fractions.axhline(0.5, color="black", linestyle=":", linewidth=0.8, label="threshold")
     fractions.set_ylabel("effective fraction, at records")
     times.set_ylabel("resamplings")
-    plot.log_axis(times.yaxis)
+    times.yaxis.set_major_locator(MaxNLocator(integer=True))
     errors.set_ylabel("error of log Z (nat)")
     for panel in (fractions, times, errors):
         panel.set_xlabel("iteration")
