@@ -47,7 +47,15 @@ from dualebm.run import run
 from dualebm.spaces import Euclidean
 from dualebm.walker_metrics import EffectiveFraction, LogPartition, Resamplings, WalkerCrossEntropy, Walkers
 from experiments import report
-from experiments.digit_classifier import ACCURACY, CLASSIFIER, CLASSIFIER_NOISE, ClassMasses, accuracy, trained
+from experiments.digit_classifier import (
+    ACCURACY,
+    CLASSIFIER,
+    CLASSIFIER_NOISE,
+    Classifier,
+    ClassMasses,
+    accuracy,
+    trained,
+)
 
 HELD_OUT = 0.2
 """The fraction of each class that no method sees."""

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.optimised
+
 ROOT = Path(__file__).parent.parent
 PAGES = [
     ROOT / "README.md",

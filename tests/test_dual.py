@@ -21,8 +21,6 @@ from dualebm.metrics import KLDivergence, ScoreError
 from dualebm.simulate import run_intervals, simulate
 from dualebm.spaces import Euclidean, Sphere
 
-pytestmark = pytest.mark.optimised
-
 RATES = DualRates(0.04, 4.0, 4.0)
 TRACES = np.load(Path(__file__).with_name("reference_traces.npz"))
 
@@ -37,6 +35,7 @@ def state_of(particles, positions, weights, signs):
     return DualState(jnp.array(particles).T, atoms, jnp.int32(0), jnp.ones(()), jnp.int32(0))
 
 
+@pytest.mark.optimised
 @pytest.mark.parametrize("name", ["default", "alpha20", "restart1", "restart1_authors_alph"])
 def test_authors_traces(x64, name):
     trace = {key.removeprefix(name + "/"): TRACES[key] for key in TRACES.files if key.startswith(name + "/")}
@@ -62,6 +61,7 @@ def test_authors_traces(x64, name):
             np.testing.assert_allclose(value, trace[name_][i], rtol=1e-12, atol=1e-12, err_msg=f"{name_}, step {i + 1}")
 
 
+@pytest.mark.optimised
 @pytest.mark.parametrize("weight_update", ["multiplicative", "additive"])
 @pytest.mark.parametrize("witness_particles", ["moved", "current"])
 @pytest.mark.parametrize("integrator", ["projected", "geodesic", "mala"])
@@ -103,6 +103,7 @@ def test_steps_with_moving_atoms_equal_the_numpy_loop(x64, integrator, witness_p
     assert int(state.step) == 2
 
 
+@pytest.mark.optimised
 def test_production_size_equals_numpy(x64):
     """20001 particles and 1500 data: whole blocks, a remainder and one block; compared on sampled rows and all atoms."""
     d, m, n, N = 15, 64, 1500, 20001

@@ -390,7 +390,7 @@ def test_a_boltzmann_machine_by_gibbs_moves():
     teacher = BoltzmannMachine(weights, jnp.zeros(4), -0.5 * jnp.sum(weights**2, axis=1))
     data = Samples(teacher.sample(jax.random.key(1), space, 500))
     method = Jarzynski(space, Boltzmann(3, spread=0.1), walkers=20_000, integrator="gibbs", optimiser="gradient")
-    rates = method.rates._replace(learning_rate=0.05)
+    rates = method.rates._replace(learning_rate=0.05, threshold=0.95)
     state = jax.jit(lambda key: final(key, method, rates, data, 60))(jax.random.key(0))
     energy = method.energy(state, rates, data)
     value, error = map(float, method.log_partition(state))

@@ -23,8 +23,6 @@ from dualebm.flows.restarts import copies, draw_indices, restart
 from dualebm.measures import Samples
 from dualebm.spaces import Euclidean, Sphere, Torus
 
-pytestmark = pytest.mark.optimised
-
 
 def by_rows(transition):
     """The transition of points, noise and results that are rows."""
@@ -140,6 +138,7 @@ def chain(space, energy, x, step, steps, integrator="mala", antithetic=False):
     return x.T, acceptance
 
 
+@pytest.mark.optimised
 @pytest.mark.parametrize(
     ("name", "antithetic"),
     [
@@ -277,6 +276,7 @@ def test_noise_of_the_moves_of_a_step():
         assert uniform.min() >= 0 and uniform.max() < 1
 
 
+@pytest.mark.optimised
 @pytest.mark.parametrize(
     ("integrator", "count"),
     [

@@ -100,6 +100,7 @@ def test_masses_are_kept_and_positive(space, feature, x64):
     assert float(state.gamma.min()) >= 0 and float(state.gamma.sum()) == pytest.approx(1.05, abs=1e-12)  # at the radius
 
 
+@pytest.mark.optimised
 @pytest.mark.parametrize(("space", "count"), [pytest.param(Sphere(2), 512, marks=pytest.mark.heavy), (Sphere(3), 500)])
 def test_particles_and_neurons_come_to_it_at_rate_one_half(space, count):
     """Weakly: the energy at eight points and E x after a time, root mean square over seeds, for 64 and 1024 of each.

@@ -11,8 +11,6 @@ from dualebm.methods.dual import Dual, DualRates
 from dualebm.simulate import DIVERGENCE, intervals, simulate
 from dualebm.spaces import Sphere
 
-pytestmark = pytest.mark.optimised
-
 METHOD = Dual(Sphere(3), neurons=4)
 DATA = Samples(Sphere(3).sample_base(jax.random.key(5), 30, jnp.float32))
 RATES = DualRates(*map(jnp.float32, (0.04, 0.4, 0.4, 0.1, 10.0)))

@@ -10,8 +10,6 @@ from dualebm.flows import wfr
 from dualebm.measures import Atoms
 from dualebm.spaces import Euclidean, Sphere, Torus
 
-pytestmark = pytest.mark.optimised
-
 
 @pytest.fixture(params=["float32", "float64"])
 def dtype(request):
