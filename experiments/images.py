@@ -77,7 +77,7 @@ NETWORKS: dict[tuple[int, int], Any] = {
 PRESETS: dict[str, dict[str, Any]] = {
     "quick": dict(
         walkers=4096, walker_batches=1, integrator="mala", moves=2, particle_step=0.02, learning_rate=1.2e-3, energy_penalty=0.0,
-        threshold=0.5, data_noise=0.3, scale=0.8, steps=800, seeds=1, temperatures=1000,
+        threshold=0.5, data_noise=0.3, scale=0.8, steps=800, seeds=2, temperatures=1000,
     ),
     "paper": dict(
         walkers=1024, walker_batch=256, walker_batches=6, integrator="geodesic", moves=30, particle_step=0.01, learning_rate=1e-4,

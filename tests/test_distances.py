@@ -247,8 +247,8 @@ def test_the_coupling_has_the_marginals(x64):
 
 @pytest.mark.optimised
 def test_production_size_in_float32():
-    """20 000 weighted points beside 5000 in 15 dimensions: NumPy in float64, to the digits that the docstrings promise."""
-    n, m, d = 20_000, 5000, 15
+    """20 000 weighted points beside 2000 in 15 dimensions: NumPy in float64, to the digits that the docstrings promise."""
+    n, m, d = 20_000, 2000, 15
     x, y = cloud(n, d, dtype=jnp.float32), 1.05 * cloud(m, d, 1, jnp.float32)
     log_weights = cloud(n, 1, 2, jnp.float32)[:, 0]
     p = np.exp(np.float64(log_weights))

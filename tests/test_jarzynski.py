@@ -145,6 +145,7 @@ def test_every_way_is_exact(way):
     value, error = map(float, method.log_partition(state))
     mean, mean_error, variance, variance_error = weighted_moments(state)
     assert int(state.weights.resamplings) > 0
+    assert float(state.acceptance) == 1 if method.integrator == "geodesic" else 0.5 < float(state.acceptance) < 1
     assert abs(value - 0.5 * np.log(2 * np.pi) - 0.5 * np.log(0.4)) < 5 * error < 0.15, (value, error)
     # resampled walkers are not independent: three times the error that takes them to be
     assert abs(mean - 1.5) < 15 * mean_error and abs(variance - 0.4) < 15 * variance_error, (mean, mean_error, variance, variance_error)
@@ -157,7 +158,7 @@ def moving_shallow(dimension, dtype, k):
     return Shallow(ReLU(), positions, jnp.array([-3.0, 2.0], dtype) * (0.5 + k))
 
 
-@pytest.mark.parametrize("integrator", ["geodesic", "mala"])
+@pytest.mark.parametrize("integrator", ["geodesic", pytest.param("mala", marks=pytest.mark.heavy)])
 def test_on_the_sphere_beside_quadrature(integrator):
     """Moves of up to half way round and beyond: the weights are those of velocities."""
     space, cloud = Sphere(3), partition.sphere_quadrature(Sphere(3), 100)

@@ -148,6 +148,7 @@ def test_neurons_see_the_particles_after_their_move():
     np.testing.assert_allclose(after.gamma, begin.gamma * np.exp(2 * np.array([[1.0], [-1.0]]) * witness), rtol=1e-5)
 
 
+@pytest.mark.heavy
 def test_restarts_at_a_high_rate_are_score_matching():
     """Proposition 3: with restarts at the rate alpha and neurons at that speed, the energy comes to that of the flow of the score matching
     loss as 1 / alpha: from 32 to 64 its error is halved, but for what is of the order 1 / alpha^2 (measured: 1.92).
