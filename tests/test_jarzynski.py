@@ -295,6 +295,20 @@ def test_a_step_of_the_mixture_beside_numpy(x64):
     assert float(error) == pytest.approx(np.sqrt(np.sum((w / w.sum()) ** 2) - 1 / count), rel=1e-9)
 
 
+def test_the_gradient_of_a_batch_is_of_the_pairs_that_are_drawn(x64):
+    """Of 32 walkers the 8 of a batch change the step of the parameters: 4 pairs, one of each 4 consecutive ones."""
+    space = Euclidean(2, None)
+    method = Jarzynski(space, Mixture(2, separation=1.0), walkers=32, walker_batch=8, optimiser="gradient")
+    data = Samples(jax.random.normal(jax.random.key(0), (5, 2)))
+    state = method.init(jax.random.key(1), method.rates, data)
+
+    def means(columns):
+        return method.energy(method.step(jax.random.key(2), state._replace(columns=columns), method.rates, data), method.rates, data).means
+
+    seen = np.abs(np.asarray(jax.jit(jax.jacobian(means))(state.columns))).sum(axis=(0, 1, 2)) > 0
+    assert (seen[:16] == seen[16:]).all() and seen[:16].reshape(4, 4).sum(axis=1).tolist() == [1, 1, 1, 1]
+
+
 def test_moves_that_leave_the_model_invariant_have_no_density(x64):
     """MALA and Gibbs: U(x') - U'(x')."""
     space = Euclidean(3)
