@@ -37,6 +37,21 @@ def test_errors_of_log_z_along_dual_training_are_calibrated():
     assert abs(score.mean()) < 5 / np.sqrt(64) and 0.7 < np.sqrt(np.mean(score**2)) < 1.4, (score.mean(), score.std())
 
 
+def test_several_moves_go_as_far_as_moves_in_a_row():
+    """Of small steps the mean squared distance grows as their number."""
+    data = Samples(Sphere(3).sample_base(jax.random.key(0), 40, jnp.float32))
+    inner = Contrastive(Sphere(3), MLP(4))
+
+    def distance(moves):
+        method = Audited(inner, walkers=4000, moves=moves, particle_step=1e-4)
+        state = jax.jit(method.init)(jax.random.key(1), inner.rates, data)
+        after = jax.jit(method.step)(jax.random.key(2), state, inner.rates, data)
+        return float(jnp.mean(jnp.sum((after.columns - state.columns) ** 2, axis=0)))
+
+    one, three = distance(1), distance(3)  # 2 h for each of two directions
+    assert one == pytest.approx(4e-4, rel=0.1) and three == pytest.approx(12e-4, rel=0.1)
+
+
 def test_the_method_is_as_without_walkers():
     data = Samples(Sphere(3).sample_base(jax.random.key(0), 40, jnp.float32))
     inner = Contrastive(Sphere(3), MLP(4))

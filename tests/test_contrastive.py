@@ -8,12 +8,15 @@ import numpy as np
 import optax
 import pytest
 
-from dualebm import metrics, saved, targets
-from dualebm.flows.jarzynski import log_partition
+from dualebm import metrics, partition, saved, targets
+from dualebm.energy import Shallow
+from dualebm.features import ReLU
+from dualebm.flows.jarzynski import first_walkers, log_partition
 from dualebm.flows.parameters import Training
 from dualebm.gaussian_mixture import Mixture
 from dualebm.measures import Samples
 from dualebm.methods.contrastive import Contrastive, contrastive_divergence
+from dualebm.methods.jarzynski import Jarzynski
 from dualebm.networks import MLP
 from dualebm.simulate import simulate
 from dualebm.spaces import Euclidean, Sphere
@@ -25,23 +28,54 @@ def shifted(state):
 
 
 def test_a_step_is_the_gradient_of_the_likelihood_and_the_decay(x64):
-    """Of walkers that stay: plain gradient steps; and Adam's first, which is the sign of the gradient."""
+    """Of walkers after their move: plain gradient steps; and Adam's first, which is the sign of the gradient."""
     space = Sphere(3)
     data = Samples(space.sample_base(jax.random.key(0), 30, float))
     method = Contrastive(space, MLP(4), optimiser="gradient", walkers=20, integrator="geodesic")
-    rates = method.rates._replace(particle_step=1e-30, learning_rate=0.3, weight_decay=0.1)
+    rates = method.rates._replace(particle_step=0.05, learning_rate=0.3, weight_decay=0.1)
     state = shifted(method.init(jax.random.key(1), rates, data))
     after = jax.jit(method.step)(jax.random.key(2), state, rates, data)
     adam = dataclasses.replace(method, optimiser="adam")
     start = shifted(adam.init(jax.random.key(1), rates, data))
     moved = jax.jit(adam.step)(jax.random.key(2), start, rates._replace(weight_decay=0.0), data)
     network = method.energy(state, rates, data)
-    gradients = [jax.grad(lambda n, x=x: jnp.mean(n(x)))(network) for x in (data.points, state.particles)]
+    assert np.abs(np.asarray(after.particles - state.particles)).min(axis=0).max() > 1e-3
+    gradients = [jax.grad(lambda n, x=x: jnp.mean(n(x)))(network) for x in (data.points, after.particles)]
     trees = (network, after.training.arrays, moved.training.arrays, *gradients)
     for before, new, signed, observed, model in zip(*map(jax.tree.leaves, trees), strict=True):
         np.testing.assert_allclose(new, before - 0.3 * (observed - model + 0.1 * before), rtol=1e-9, atol=1e-12)
         large = np.abs(observed - model) > 1e-5
         np.testing.assert_allclose(np.where(large, signed - before, 0), np.where(large, -0.3 * np.sign(observed - model), 0), rtol=2e-3)
+
+
+@pytest.mark.parametrize("kind", [Contrastive, Jarzynski])
+def test_the_gradient_of_a_batch_of_data_is_of_those_that_are_drawn(kind, x64):
+    """In each step at most 3 of 8 points change the parameters; each of them does in some of 40 steps."""
+    space = Euclidean(2, None)
+    method = kind(space, Mixture(2, separation=1.0), walkers=10, data_batch=3, optimiser="gradient")
+    data = Samples(jax.random.normal(jax.random.key(0), (8, 2)))
+    state = method.init(jax.random.key(1), method.rates, data)
+
+    def means(points, key):
+        return method.energy(method.step(key, state, method.rates, Samples(points)), method.rates, data).means
+
+    slopes = jax.jit(jax.vmap(jax.jacobian(means), (None, 0)))(data.points, jax.random.split(jax.random.key(2), 40))
+    seen = np.abs(np.asarray(slopes)).sum(axis=(1, 2, 4)) > 0  # by step and point
+    assert seen.sum(axis=1).max() == 3 and seen.any(axis=0).all()
+
+
+def test_walkers_that_begin_at_the_model_are_of_it_without_weights():
+    """Of an energy that is annealed with uneven weights: E U within 5 sigma of quadrature, where the walkers as annealed are not."""
+    space = Sphere(3)
+    steep = Shallow(ReLU(), jnp.eye(3)[:1], jnp.array([-60.0]))
+    method = Contrastive(space, lambda key, space, dtype: steep, walkers=4000, begin="model")
+    data = Samples(space.sample_base(jax.random.key(0), 10, jnp.float32))
+    state = jax.jit(method.init)(jax.random.key(1), method.rates, data)
+    annealed, weights = jax.jit(lambda key: first_walkers(key, steep, space, 4000))(jax.random.split(jax.random.key(1))[1])
+    exact = float(partition.mean_energy(steep, partition.sphere_quadrature(space, 200)))
+    found, raw = np.asarray(steep(state.particles)), np.asarray(steep(annealed.T))
+    error = found.std() / np.sqrt(4000 * float(weights.ess))
+    assert abs(found.mean() - exact) < 5 * error and abs(raw.mean() - exact) > 8 * error, (found.mean(), raw.mean(), exact, error)
 
 
 def near(x, y):

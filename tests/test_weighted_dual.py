@@ -9,7 +9,7 @@ from dualebm import partition, targets
 from dualebm.energy import feature_mean
 from dualebm.features import ReLU
 from dualebm.flows import wfr
-from dualebm.measures import Samples, coefficients
+from dualebm.measures import Samples, coefficients, total_variation
 from dualebm.methods.weighted_dual import WeightedDual
 from dualebm.simulate import simulate
 from dualebm.spaces import Sphere
@@ -50,7 +50,7 @@ def test_a_step_is_that_of_the_neurons_with_weighted_particles(x64):
     space = Sphere(3)
     data = Samples(space.sample_base(jax.random.key(0), 20, float))
     method = WeightedDual(space, ReLU(), neurons=4, particles=60, resampling="none")
-    rates = method.rates._replace(particle_step=1e-30)  # particles stay
+    rates = method.rates._replace(particle_step=1e-30, radius=0.7)  # particles stay, and the budget binds
     state = method.init(jax.random.key(1), rates, data)
     after = jax.jit(method.step)(jax.random.key(2), state, rates, data)
     model, observed = (feature_mean(ReLU(), state.atoms.positions, s) for s in (Samples(state.particles, state.log_weights), data))
@@ -58,8 +58,25 @@ def test_a_step_is_that_of_the_neurons_with_weighted_particles(x64):
     atoms, _ = wfr.update(state.atoms, witness, rates.transport_step, rates.reaction_step, rates.radius, space, "multiplicative")
     np.testing.assert_allclose(after.atoms.positions, atoms.positions, rtol=1e-12)
     np.testing.assert_allclose(coefficients(after.atoms), coefficients(atoms), rtol=1e-12)
+    assert float(total_variation(after.atoms)) == pytest.approx(0.7)
     change = method.energy(state, rates, data)(state.particles) - method.energy(after, rates, data)(state.particles)
     np.testing.assert_allclose(after.log_weights, state.log_weights + change, rtol=1e-10, atol=1e-13)
+
+
+def test_several_moves_go_as_far_as_moves_in_a_row():
+    """Of small steps the mean squared distance grows as their number."""
+    space = Sphere(3)
+    data = Samples(space.sample_base(jax.random.key(0), 20, jnp.float32))
+
+    def distance(moves):
+        method = WeightedDual(space, neurons=4, particles=4000, noise="independent", particle_moves=moves, resampling="none")
+        rates = method.rates._replace(particle_step=1e-4)
+        state = method.init(jax.random.key(1), rates, data)
+        after = jax.jit(method.step)(jax.random.key(2), state, rates, data)
+        return float(jnp.mean(jnp.sum((after.particles - state.particles) ** 2, axis=1)))
+
+    one, three = distance(1), distance(3)  # 2 h for each of two directions
+    assert one == pytest.approx(4e-4, rel=0.1) and three == pytest.approx(12e-4, rel=0.1)
 
 
 @pytest.mark.heavy

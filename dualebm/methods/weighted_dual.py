@@ -40,14 +40,13 @@ class WeightedDualRates(NamedTuple):
 
 
 class WeightedDualState(NamedTuple):
-    """columns (d, N), the particles; weights, of them; atoms; step; acceptance; clipped, the weights of atoms that were cut to zero."""
+    """columns (d, N), the particles; weights, of them; atoms; step; acceptance."""
 
     columns: Float[Array, "d N"]
     weights: Weights
     atoms: Atoms
     step: Int[Array, ""]
     acceptance: Float[Array, ""]
-    clipped: Int[Array, ""]
 
     @property
     def particles(self) -> Float[Array, "N d"]:
@@ -130,7 +129,7 @@ class WeightedDual:
         inner = self.dual.init(dual_key, _unweighted(rates), data)
         energy = from_atoms(self.feature, inner.atoms)
         x, weights = jarzynski.first_walkers(walker_key, energy, self.space, self.particles)
-        return WeightedDualState(x, weights, inner.atoms, jnp.int32(0), jnp.ones((), x.dtype), jnp.int32(0))
+        return WeightedDualState(x, weights, inner.atoms, jnp.int32(0), jnp.ones((), x.dtype))
 
     def paired(self, state: WeightedDualState) -> WeightedDualState:
         """True in place of the arrays whose last axis is the particles, i paired with i + N/2; False in place of the others."""
@@ -148,10 +147,10 @@ class WeightedDual:
         model = feature_mean(self.feature, state.atoms.positions, Samples(x.T, state.weights.log_weights), axis)
         observed = feature_mean(self.feature, state.atoms.positions, data, axis)
         witness, acceptance = columns.mean_over((jax.tree.map(jnp.subtract, model, observed), acceptance), axis)
-        atoms, died = self.dual.update_atoms(state.atoms, witness, _unweighted(rates))
+        atoms, _ = self.dual.update_atoms(state.atoms, witness, _unweighted(rates))
         increments = jarzynski.reweigh(before, from_atoms(self.feature, atoms), x)
         x, weights = jarzynski.advance(resample_key, x, state.weights, increments, rates.threshold, self.resampling, axis)
-        return WeightedDualState(x, weights, atoms, state.step + 1, acceptance, state.clipped + died)
+        return WeightedDualState(x, weights, atoms, state.step + 1, acceptance)
 
     def energy(self, state: WeightedDualState, rates: WeightedDualRates, data: Samples) -> Shallow:
         """f = (1/m) sum_j sigma_j w_j phi(., theta_j)."""
@@ -168,7 +167,7 @@ class WeightedDual:
 
     def diverged(self, state: WeightedDualState) -> Int[Array, ""]:
         """As `Dual`."""
-        return self.dual.diverged(DualState(state.columns, state.atoms, state.step, state.acceptance, state.clipped))
+        return self.dual.diverged(DualState(state.columns, state.atoms, state.step, state.acceptance, jnp.int32(0)))
 
 
 def _unweighted(rates: WeightedDualRates) -> DualRates:
