@@ -149,7 +149,8 @@ def test_it_learns_a_planted_teacher(tmp_path):
     method = Contrastive(teacher.space, MLP(), moves=4)
     rates = method.rates._replace(learning_rate=0.01)
     state = method.init(jax.random.key(1), rates, data)
-    counts = dict(steps=400, every=200, metrics={"kl": exact})
+    falling = lambda k, rates: rates._replace(learning_rate=rates.learning_rate * (1 - k / 400))  # noqa: E731
+    counts = dict(steps=400, every=200, metrics={"kl": exact}, schedule=falling)
     run = jax.jit(lambda state, data: simulate(jax.random.key(2), method, state, rates, data, **counts))
     state, records = run(state, data)
     assert float(records["kl"][-1]) < 0.03  # of the uniform measure 0.6325

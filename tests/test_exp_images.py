@@ -36,7 +36,9 @@ from experiments.images import (
     read,
 )  # fmt: skip
 
-TOY = Settings(walkers=64, walker_batch=32, walker_batches=1, moves=2, data_noise=0.3, steps=12, records=6, temperatures=5, progress=False)
+TOY = Settings(
+    seeds=1, walkers=64, walker_batch=32, walker_batches=1, moves=2, data_noise=0.3, steps=12, records=6, temperatures=5, progress=False
+)
 
 
 def state_of(particles, log_weights):
