@@ -19,6 +19,9 @@ FIRST, SECOND, MASS = -10.0, 6.0, 0.25
 """The first coordinates of the teacher's means, and the mass of its first mode."""
 
 PARTICLE_STEP, MEANS_STEP, OFFSETS_STEP = 0.1, 0.0025, 0.0125
+THRESHOLD = 0.5
+"""The effective fraction of the walkers below which they are resampled."""
+
 RESTART_EVERY, FASTER = 4, 10.0
 """Of CD: iterations between restarts at the data, and its learning rates in units of those of the others."""
 
@@ -63,10 +66,10 @@ def method_of(name: str, dimension: int, walkers: int) -> tuple[Any, Any]:
     shared: dict[str, Any] = dict(walkers=walkers, integrator=integrator, noise="independent", optimiser=optimiser)
     space, start = Euclidean(dimension, scale=None), Mixture(2, spread=0.01, separation=0.1)
     if name in WEIGHTED:
-        method: Any = Jarzynski(space, start, **shared)
-    else:
-        method = Contrastive(space, start, **shared, begin="data", restart_every=RESTART_EVERY if name == "cd" else None)
-    return method, method.rates._replace(particle_step=PARTICLE_STEP, learning_rate=FASTER if name == "cd" else 1.0)
+        weighted = Jarzynski(space, start, **shared)
+        return weighted, weighted.rates._replace(particle_step=PARTICLE_STEP, learning_rate=1.0, threshold=THRESHOLD)
+    plain = Contrastive(space, start, **shared, begin="data", restart_every=RESTART_EVERY if name == "cd" else None)
+    return plain, plain.rates._replace(particle_step=PARTICLE_STEP, learning_rate=FASTER if name == "cd" else 1.0)
 
 
 # -- What is recorded ----------------------------------------------------------------------------------

@@ -34,7 +34,18 @@ from dualebm.measures import RESAMPLINGS
 from dualebm.methods.jarzynski import threshold_of_variation
 from dualebm.sweep import sweep
 from experiments import report
-from experiments.far_modes import FIRST, MASS, METHODS, SECOND, WEIGHTED, data, method_of, monitors, weighted_monitors
+from experiments.far_modes import (
+    FIRST,
+    MASS,
+    METHODS,
+    SECOND,
+    THRESHOLD,
+    WEIGHTED,
+    data,
+    method_of,
+    monitors,
+    weighted_monitors,
+)
 
 RECORDS = 160
 
@@ -143,7 +154,7 @@ def variants() -> dict[str, tuple[str, str, float]]:
     >>> list(variants())[:3]
     ['as the others', 'systematic below 1 / 1.05', 'increment uncorrected']
     """
-    usual = 0.5
+    usual = THRESHOLD
     found = {"as the others": ("exact", "systematic", usual), "systematic below 1 / 1.05": ("exact", "systematic", 1 / 1.05)}
     found |= {f"increment {increment}": (increment, "systematic", usual) for increment in ("uncorrected", "release")}
     found |= {f"{kind} resampling": ("exact", kind, usual) for kind in RESAMPLINGS if kind not in ("systematic", "multinomial")}
@@ -292,7 +303,7 @@ def draw_weights(found: dict[str, xarray.Dataset]) -> Figure:
         expected = -accumulated(step, results.drift.values)
         errors.plot(step, expected.mean(0), color=plot.COLOURS[i], linestyle="--", linewidth=1)
     errors.plot([], [], color="black", linestyle="--", linewidth=1, label="expected of finite walkers")
-    fractions.axhline(0.5, color="black", linestyle=":", linewidth=0.8, label="threshold")
+    fractions.axhline(THRESHOLD, color="black", linestyle=":", linewidth=0.8, label="threshold")
     fractions.set_ylabel("effective fraction, at records")
     times.set_ylabel("resamplings")
     times.yaxis.set_major_locator(MaxNLocator(integer=True))

@@ -9,6 +9,7 @@ import html
 import json
 import math
 import os
+import shlex
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -47,8 +48,8 @@ def command(name: str, settings: Any) -> str:
     ...     preset: str = "quick"
     ...     only: tuple[str, ...] = ()
     ...     budget: bool = True
-    >>> command("torus", Settings("paper", ("a", "b"), False))
-    'python -m experiments.torus --preset paper --only a b --no-budget'
+    >>> command("torus", Settings("paper", ("a", "b c"), False))
+    "python -m experiments.torus --preset paper --only a 'b c' --no-budget"
     """
     words = [f"python -m experiments.{name} --preset {settings.preset}"]
     for field in dataclasses.fields(settings):
@@ -58,9 +59,9 @@ def command(name: str, settings: Any) -> str:
         if isinstance(value, bool):
             words.append(f"--{flag}" if value else f"--no-{flag}")
         elif isinstance(value, (tuple, list)):
-            words.append(" ".join([f"--{flag}", *map(str, value)]))
+            words.append(" ".join([f"--{flag}", *(shlex.quote(str(one)) for one in value)]))
         else:
-            words.append(f"--{flag} {value}")
+            words.append(f"--{flag} {shlex.quote(str(value))}")
     return " ".join(words)
 
 

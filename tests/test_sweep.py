@@ -104,15 +104,18 @@ def test_each_group_compiles_once():
     assert len(traced) == shapes  # other rates compile nothing
 
 
-@pytest.mark.skipif(not sweep_module.MAPS.exists(), reason="a system without /proc")
-def test_programs_are_dropped_where_they_hold_too_many_maps(monkeypatch):
-    """After each of two parts where one map is too many, not where they are few."""
+def test_programs_are_dropped_where_they_hold_too_many_maps(tmp_path, monkeypatch):
+    """After each of two parts where there are more maps than allowed, not where there are as many, nor on a system that tells none."""
     dropped = []
+    (tmp_path / "maps").write_text("a\nb\nc\n")
+    monkeypatch.setattr(sweep_module, "MAPS", tmp_path / "maps")
     monkeypatch.setattr(sweep_module.jax, "clear_caches", lambda: dropped.append(1))
-    monkeypatch.setattr(sweep_module, "MOST_MAPS", 1)
+    monkeypatch.setattr(sweep_module, "MOST_MAPS", 2)
     go(grid=product(neurons=[4, 8]))
     assert len(dropped) == 2
-    monkeypatch.setattr(sweep_module, "MOST_MAPS", 10**9)
+    monkeypatch.setattr(sweep_module, "MOST_MAPS", 3)
+    sweep_module.drop_programs()
+    monkeypatch.setattr(sweep_module, "MAPS", tmp_path / "none")
     sweep_module.drop_programs()
     assert len(dropped) == 2
 
