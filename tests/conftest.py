@@ -1,15 +1,23 @@
-"""Strictness for every test: annotated shapes are checked at run time, warnings are errors, rank promotion raises."""
+"""What every test runs under: warnings are errors, rank promotion raises, and a run compiles in one way.
+
+Each folder is a run, which imports only what it needs. `package`, with the doctests, is what `python -m pytest` runs: it compiles
+quickly, without most optimisations, as compiling is nearly all of its time. `optimised` compiles as users do: production sizes, the hot
+path, the docs' snippets. `experiments` guards the experiments and the benchmarks. `heavy` is minutes of work; `-m heavy` collects all
+folders, and compiles as users do.
+"""
 
 import atexit
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
+from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("MPLBACKEND", "Agg")
-os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # of child processes too; set 0 for a suite that compiles as users do
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-    # One program is compiled once, whichever test, worker or child process asks for it first: compiling is most of the suite's time.
+    # One program is compiled once, whichever test, worker or child process asks for it first.
     cache = tempfile.mkdtemp(prefix="dualebm-")
     atexit.register(shutil.rmtree, cache, ignore_errors=True)
     os.environ |= {
@@ -19,32 +27,57 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         "TF_CPP_MIN_LOG_LEVEL": "3",  # each program that is loaded would else be a warning of the compiler's own preferences
     }
 
+import jax
 import pytest
 from jaxtyping import install_import_hook
 
-install_import_hook("dualebm", "strict.typecheck")
-
-import jax  # noqa: E402, after the hook
-
-from dualebm.sweep import drop_programs  # noqa: E402
+import tests.strict  # noqa: F401, which the hook names
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
-QUICK = os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] != "0"
-compiles = {"quick": QUICK}
+TESTS = Path(__file__).parent
+QUICKLY = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+
+
+def names(config, folder) -> bool:
+    """Whether an argument of the command lies in a folder of the tests."""
+    return any(Path(argument.partition("::")[0]).resolve().is_relative_to(TESTS / folder) for argument in config.args)
+
+
+def pytest_configure(config):
+    """The way to compile, here and in child processes; annotations are checked at run time, but in the run of the experiments."""
+    if not names(config, "experiments"):
+        install_import_hook("dualebm", "tests.strict.typecheck")
+    if names(config, "optimised") or config.option.markexpr != "not heavy":
+        return
+    jax.config.update("jax_disable_most_optimizations", True)
+    if "JAX_DISABLE_MOST_OPTIMIZATIONS" not in os.environ:  # here are no workers yet
+        os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
+        flags = f"{os.environ.get('XLA_FLAGS', '')} {QUICKLY}"
+        command = [sys.executable, "-c", "import jax; jax.devices()"]
+        if subprocess.run(command, env={**os.environ, "XLA_FLAGS": flags}, capture_output=True).returncode == 0:  # XLA knows them
+            os.environ["XLA_FLAGS"] = flags
+
+
+def pytest_ignore_collect(collection_path, config):
+    """Folders that are runs of their own, unless an argument names them or all are asked for."""
+    if collection_path.parent != TESTS or config.option.markexpr != "not heavy":
+        return None
+    unasked = collection_path.name in ("optimised", "experiments", "heavy") and not names(config, collection_path.name)
+    return True if unasked else None
+
+
+def pytest_collection_modifyitems(items):
+    """What lies in `heavy` is."""
+    for item in items:
+        if item.path.is_relative_to(TESTS / "heavy"):
+            item.add_marker("heavy")
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item, nextitem):
-    """Tests marked `optimised` compile as users do (production sizes, the hot path), the others without most optimisations.
+    """Programs are dropped after a file, or its doctests, where they have become many; the cache on disk has them still."""
+    from dualebm.sweep import drop_programs
 
-    That takes a quarter off the suite. Programs are dropped after a file, or its doctests, where they have become many; the cache on disk
-    has them still.
-    """
-    quick = QUICK and item.get_closest_marker("optimised") is None
-    if quick != compiles["quick"]:
-        jax.config.update("jax_disable_most_optimizations", quick)
-        jax.clear_caches()  # a program that is there would serve
-        compiles["quick"] = quick
     result = yield
     if nextitem is None or nextitem.path != item.path:
         drop_programs()
@@ -56,3 +89,10 @@ def x64():
     """float64 for the length of a test."""
     with jax.enable_x64(True):
         yield
+
+
+@pytest.fixture(params=["float32", "float64"])
+def dtype(request):
+    """The name of each precision, that of JAX for the length of a test."""
+    with jax.enable_x64(request.param == "float64"):
+        yield request.param

@@ -1,0 +1,124 @@
+"""The ports of the authors' program beside a loop of the formulas, a small run from end to end, and bad input. No timings."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from benchmarks import ports, worker
+from benchmarks.__main__ import Settings, check, draw_scan
+from dualebm.methods import dual
+from dualebm.spaces import Sphere
+from tests import oracles
+
+ROOT = Path(__file__).parents[2]
+
+
+def start(weight):
+    """Walkers, neurons, weights, data and noise; a weight of 9.999 meets the budget, one of 1 does not."""
+    rng = np.random.default_rng(0)
+    data, z = (oracles.normalise(rng.standard_normal((count, 5))) for count in (12, 4))
+    walkers = oracles.normalise(rng.standard_normal((24, 5)))
+    return walkers, z, weight * np.exp(0.1 * rng.standard_normal(4)), data, rng.standard_normal((12, 5))
+
+
+def expected(walkers, z, w, data, noise):
+    after = oracles.dual_step(
+        walkers, z, w, -np.ones(len(z)), data, np.concatenate([noise, -noise]), particle_step=0.02, transport_step=0.2,
+        reaction_step=0.2, radius=10.0, integrator="projected", witness_particles="moved", weight_update="multiplicative",
+    )  # fmt: skip
+    return after["particles"], after["positions"], after["weights"]
+
+
+@pytest.mark.parametrize("weight", [1.0, 12.0])
+def test_numpy_port(weight):
+    arguments = start(weight)
+    for ours, theirs in zip(ports.array_step(np, *arguments), expected(*arguments), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-12)
+    assert (expected(*arguments)[2].mean() == pytest.approx(10, abs=1e-9)) == (weight == 12)
+    single = ports.array_step(np, *(a.astype(np.float32) for a in arguments))
+    assert {a.dtype for a in single} == {np.dtype(np.float32)}
+
+
+@pytest.mark.parametrize("weight", [1.0, 12.0])
+def test_plain_jax_port(weight, x64):
+    arguments = start(weight)
+    moved = jax.jit(lambda *a: ports.array_step(jnp, *a))(*map(jnp.asarray, arguments))
+    for ours, theirs in zip(moved, expected(*arguments), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("weight", [1.0, 12.0])
+def test_torch_port(weight):
+    torch = pytest.importorskip("torch")
+    arguments = start(weight)
+    for ours, theirs in zip(ports.torch_step(*map(torch.from_numpy, arguments)), expected(*arguments), strict=True):
+        np.testing.assert_allclose(ours.numpy(), theirs, rtol=0, atol=1e-12)
+
+
+def test_divergence():
+    points, z, w, teacher, _ = start(3.0)
+    reference = oracles.energy(points, teacher[:2], np.array([-10.0, -4.0]))
+    kl, _ = oracles.kl_and_score(points, teacher[:2], np.array([-10.0, -4.0]), z, -w)
+    assert ports.divergence(points, reference, z, w) == pytest.approx(kl, abs=1e-12)
+
+
+def test_all_implementations_share_one_start(tmp_path):
+    file = str(tmp_path / "start.npz")
+    worker.prepare(file, 40, 8, 10)
+    shared = np.load(file)
+    state = dual.program(Sphere(15), neurons=8).init(jax.random.key(2), dual.program_rates(), worker.Samples(jnp.ones((1, 15))))
+    np.testing.assert_array_equal(shared["positions"], state.atoms.positions)
+    assert shared["data"].shape == (40, 15) and shared["reference"].shape == (10,)
+    answers = {name: worker.steps(name, file, 2)["answer"] for name in ("numpy float64", "dualebm projected")}
+    for quantity, value in answers["numpy float64"].items():  # the noise differs
+        assert value == pytest.approx(answers["dualebm projected"][quantity], abs=0.1)
+
+
+def test_every_way_to_draw_normals_draws_normals():
+    for generator in worker.normal_generators(3000, 4).values():
+        drawn = np.asarray(jax.jit(generator)(jax.random.key(0)))
+        assert drawn.size >= 12_000 and abs(drawn.mean()) < 0.05 and abs(drawn.std() - 1) < 0.05
+
+
+
+
+def test_figure(tmp_path):
+    values = {factor: [1, 2, 4] for factor in ("N", "m", "d", "runs")}
+    times = {f"{factor} = {v}": [dict(seconds=0.001 * v), dict(seconds=0.002 * v)] for factor in values for v in values[factor]}
+    result = dict(base=dict(N=2, m=2, d=2, runs=1), values=values, repetitions=times, slopes=dict.fromkeys(values, 1.0))
+    draw_scan(result, tmp_path / "scan.png")
+    assert (tmp_path / "scan.png").stat().st_size > 10_000
+
+
+def command(*arguments):
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
+    program = [sys.executable, "-m", "benchmarks", *map(str, arguments)]
+    return subprocess.run(program, cwd=ROOT, env=environment, capture_output=True, text=True)
+
+
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (dict(only=("step", "stp")), "only is 'stp'; did you mean 'step'?"),
+        (dict(scale="big"), "scale is 'big'"),
+        (dict(repetitions=0), "repetitions is 0; it must be an integer of at least 1"),
+        (dict(json=Path("/nowhere/at/all.json")), "json is /nowhere/at/all.json; it must be a file that can be written"),
+        (dict(figure=Path("/")), "figure is /; it must be a file"),
+    ],
+)
+def test_bad_input_is_refused_before_anything_runs(settings, words):
+    with pytest.raises(ValueError, match=words.replace("?", r"\?")):
+        check(Settings(**settings))
+
+
+def test_bad_input_at_the_command_line():
+    done = command("--only", "compile", "--json", "/nowhere/at/all.json")
+    assert done.returncode == 1 and done.stderr.startswith("error: json is /nowhere/at/all.json") and not done.stdout

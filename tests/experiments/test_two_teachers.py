@@ -1,0 +1,106 @@
+"""The experiment from end to end: files, table, comparison, bad input; and, behind a marker, the authors' curves and our targets."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import xarray
+
+from dualebm import metrics, targets
+from dualebm.methods import dual
+from dualebm.run import run
+from experiments import two_teachers
+from experiments.two_teachers import Settings, compare, main, problem
+
+SMALL = dict(teacher="s2_bimodal", n=200, neurons=8, seeds=2, steps=120, every=10, test_points=500)
+
+
+
+
+def test_comparison_with_the_authors():
+    steps = np.array([10, 50, 100])
+
+    def results(*lanes):
+        values = {name: (("lane", "step"), np.array(lanes, float)) for name in ("kl", "score", "total_variation")}
+        return xarray.Dataset(values, {"step": steps})
+
+    def authors(low, mean, high):
+        band = {
+            kind: np.full(3, value, float)
+            for kind, value in zip(("min", "mean", "max"), (low, mean, high), strict=True)
+        }
+        return {"iterations": steps, "KL": band, "SM": band, "TV": band}
+
+    several = compare(results([9, 1.5, 9.0], [9, 2.5, 9.1]), authors(3, 3.5, 4))["KL"]
+    assert several == {"agree": 1, "of": 2, "outside": [100]}  # our mean 2.0 lies in [2, 5], 9.05 does not
+    single = compare(results([0, 1.0, 3.0], [0, 2.0, 3.1]), authors(2.9, 2.9, 2.9))["TV"]
+    assert single == {"agree": 2, "of": 2, "outside": []}  # theirs lies in [0, 3] and in [2.9, 3.2]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (dict(teacher="s14_bimodl"), "did you mean 's14_bimodal'"),
+        (dict(preset="quik"), "did you mean 'quick'"),
+        (dict(method="progam"), "did you mean 'program'"),
+        (dict(integrator="mela"), "did you mean 'mala'"),
+        (dict(n=0), "n is 0"),
+        (dict(seeds=0), "seeds is 0"),
+        (dict(film=True), "film is True"),
+        (dict(particle_step=-1.0), "particle_step is -1.0"),
+        (dict(restart_probability=2.0), "restart_probability is 2.0"),
+        (dict(every=7), "steps is 120; it must be a multiple of every"),
+    ],
+)
+def test_bad_settings_write_nothing(tmp_path, changes, message):
+    settings = {**SMALL, "teacher": "s14_monomodal", **changes}
+    with pytest.raises(ValueError, match=message):
+        main(Settings(**settings, out=tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_command_line_errors_are_one_line(tmp_path):
+    command = [sys.executable, "-m", "experiments.two_teachers", "--teacher", "s14_monomodel", "--out", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2])
+    assert done.returncode == 2 and done.stderr.startswith(
+        "error: teacher is 's14_monomodel'; did you mean 's14_monomodal'?"
+    )
+    assert done.stderr.count("\n") == 1 and not any(tmp_path.iterdir())
+
+
+def test_presets_hold_the_papers_settings():
+    task = problem(Settings(preset="paper", method="program", restart_every=40))
+    assert (task.n, task.steps, task.seeds) == (10_000, 4_000, 8)
+    assert task.rates == dual.DualRates(0.02, pytest.approx(0.225), pytest.approx(0.225), 0.0, 10.0)
+    assert task.method == dual.program(task.target.space, restart_every=40)
+    assert problem(Settings(preset="paper", method="program", teacher="s2_bimodal")).rates.transport_step == 0.04
+    assert problem(Settings(preset="paper")).n == 100_000
+    assert two_teachers.name_of(Settings(signs="half", every=50), 7) == "s14_monomodal_default_n=7_signs=half_every=50"
+
+
+def train(teacher, method, rates, n, steps, seed, schedule=None):
+    target = targets.teacher(teacher)
+    keys = jax.random.split(jax.random.key(100 + seed), 3)
+    data, _ = targets.sample(keys[1], target, n)
+    test, _ = targets.sample(keys[2], target, 50_000)
+    monitors = metrics.standard(target.space, target.energy, test)
+    _, results = run(
+        keys[0], method, rates, data, steps=steps, every=50, metrics=monitors, schedule=schedule, progress=False
+    )
+    return results
+
+
+def test_first_hundred_iterations_of_the_authors():
+    """The archived mid-run anchors of p_R = 0, n = 1e4: KL and TV at 50 and 100, within the seeds' band widened by its width."""
+    results = train(
+        "s14_monomodal", dual.program(targets.teacher("s14_monomodal").space), dual.program_rates(), 10_000, 100, 0
+    )
+    found = compare(results.expand_dims("lane"), two_teachers.reference.author_runs("d15_mono_n1e4_p_R=0"))
+    assert all(f["of"] == 2 and not f["outside"] for f in found.values()), found
+
+
+
+

@@ -1,0 +1,64 @@
+"""The command from end to end: on a planted teacher, interrupted, on every space, and with what is not allowed."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dualebm import model, store
+from dualebm.commands import fit as fitting
+from dualebm.spaces import Torus
+from tests.package.test_cli import QUICK, call, done
+
+
+def test_standardised_data_come_back_in_their_units(line, capsys):
+    """The density in Lebesgue measure integrates to 1 over the data's own units, and is that of the peaks."""
+    grid = np.linspace(980, 1020, 4001)
+    np.savetxt(line / "grid.csv", grid)
+    out = done(capsys, "score", line / "fit", line / "grid.csv", "--out", line / "scores.csv")
+    names = (line / "scores.csv").read_text().splitlines()[0].split(",")
+    base, lebesgue = np.loadtxt(line / "scores.csv", delimiter=",", skiprows=1).T
+    assert names == ["log_density_base", "log_density_lebesgue"] and "by importance sampling; the effective" in out
+    found = model.load(line / "fit")
+    assert abs(np.sum(np.exp(lebesgue)) * 0.01 - 1) < 5 * found.log_partition.standard_error + 2e-3
+    peaks = 0.5 * sum(np.exp(-((grid - m) ** 2) / 2) for m in (996, 1004)) / np.sqrt(2 * np.pi)
+    assert np.sum(peaks * (np.log(peaks) - lebesgue)) * 0.01 < 0.4  # 0.72 of the Gaussian that has their variance
+    standard = (grid - found.mean[0]) / found.scale[0]
+    np.testing.assert_allclose(
+        lebesgue - base, -0.5 * standard**2 - 0.5 * np.log(2 * np.pi) - np.log(found.scale[0]), rtol=1e-4
+    )
+    kept, _ = fitting.split_rows(jax.random.split(jax.random.key(0), 3)[0], 1500, 0.2)
+    rows = np.loadtxt(line / "data.csv")[kept]
+    assert found.mean.tolist() == pytest.approx([rows.mean()]) and found.scale.tolist() == pytest.approx([rows.std()])
+    done(capsys, "sample", line / "fit", "--count", 2000, "--out", line / "samples.csv")
+    samples = np.loadtxt(line / "samples.csv", skiprows=1)
+    assert abs(samples.mean() - 1000) < 1 and abs(samples.std() - np.sqrt(17)) < 0.5
+
+
+def test_data_far_from_the_base_measure_are_told_of(line, tmp_path, capsys):
+    code, _, err = call(capsys, "fit", line / "data.csv", "--space", "euclidean", *QUICK, "--out", tmp_path / "a")
+    assert code in (0, 1) and "note: columns have means up to 1e+03" in err and "--standardise brings" in err
+    fitting._speak_of_scales(np.random.default_rng(0).normal(size=(100, 2)))
+    assert capsys.readouterr().err == ""
+
+
+def test_torus_in_double_precision(tmp_path, capsys):
+    draws = np.random.default_rng(0)
+    np.save(tmp_path / "angles.npy", (3.0 + 0.6 * draws.normal(size=(400, 2))) % 6.0)
+    flags = ["--space", "torus", "--period", 6, "--precision", 64, "--steps", 200, "--every", 50, "--neurons", 16]
+    out = done(capsys, "fit", tmp_path / "angles.npy", *flags, "--out", tmp_path / "fit")
+    assert "Torus(dimension=2, period=6.0), 80 held out; 200 iterations" in out
+    with jax.enable_x64(True):
+        found = model.load(tmp_path / "fit")
+        assert found.energy.positions.dtype == jnp.float64 and found.space == Torus(2, 6.0)
+        assert store.open_results(tmp_path / "fit").acceptance.dtype == np.float64
+    with pytest.raises(ValueError, match="holds 64-bit arrays"):
+        model.load(tmp_path / "fit")
+    done(capsys, "sample", tmp_path / "fit", "--count", 500, "--steps", 300, "--out", tmp_path / "s.npy")
+    samples = np.load(tmp_path / "s.npy")
+    assert samples.dtype == np.float64 and samples.shape == (500, 2) and 0 <= samples.min() <= samples.max() < 6
+    assert np.mean(np.abs(samples - 3) < 1.5) > 0.6  # 0.25 of the base measure
+    out = done(capsys, "score", tmp_path / "fit", tmp_path / "angles.npy", "--out", tmp_path / "scores.npy")
+    scores = np.load(tmp_path / "scores.npy")
+    assert scores.shape == (400, 1) and scores.dtype == np.float64 and f"{scores.mean():.6g}" in out
+    assert not jax.config.jax_enable_x64

@@ -1,0 +1,82 @@
+"""The experiment from end to end and again from its folders, what it tells of the digits, and its bad inputs."""
+
+import dataclasses
+import json
+
+import matplotlib.image
+import numpy as np
+import pytest
+import xarray
+
+import experiments.images as module
+from experiments.images import (
+    JARZYNSKI,
+    PCD,
+    main,
+    picture,
+)  # fmt: skip
+from tests.experiments.test_images import TOY, folder_of
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The rows of a run of both methods, and where it is."""
+    out = tmp_path_factory.mktemp("images")
+    return main(dataclasses.replace(TOY, out=out, first_seed=7)), out
+
+
+def test_end_to_end(whole):
+    rows, out = whole
+    assert [row["method"] for row in rows] == [JARZYNSKI, PCD] and all(row["seed"] == 7 for row in rows)
+    assert rows[0]["train"] < 0 and rows[0]["effective"] > 0.3 and rows[1]["train"] is None
+    for row in rows:
+        assert sum(row[f"mass_{c}"] for c in (2, 3, 6)) == pytest.approx(1, abs=1e-5)
+        assert row["annealed_train"] == pytest.approx(row["annealed_held_out"], abs=3) and row["seconds"] > 0
+    folder = out / "quick_Jarzynski_seed=7"
+    with xarray.open_zarr(folder / "run" / "results.zarr", consolidated=False) as found:
+        assert found.masses.shape == (1, 7, 3) and found.images.shape == (1, 7, 64, 64) and found.log_partition.shape == (1, 7, 2)
+        last = found.isel(lane=0, step=-1).load()
+    assert rows[0]["train"] == float(last.train) and rows[0]["error"] == float(last.log_partition[1])
+    assert rows[0]["mass_error"] == pytest.approx(np.abs(last.masses.values - np.array([4, 2, 1]) / 7).max(), abs=1e-6)
+    assert [path.stat().st_size > 1000 for path in folder.glob("*.png")] == [True] * 4
+    shown = matplotlib.image.imread(folder / "samples_12.png")
+    np.testing.assert_allclose(shown[3::7, 3::7, 0], (picture(last.images.values, (8, 8)) + 1) / 2, atol=0.01)
+    told = json.loads((out / "quick" / "report.json").read_text())
+    assert set(told["figures"]) == {"samples.png", "training.png"} and "--walkers 64" in told["command"]
+    assert (out / "quick" / "training.png").stat().st_size > 10_000 and "Largest error of a mass" in told["told"]
+
+
+def test_a_run_that_was_killed_ends_as_one_that_was_not(whole, tmp_path, monkeypatch):
+    rows, out = whole
+    settings, kept, calls = dataclasses.replace(TOY, out=tmp_path, first_seed=7), module.save_samples, []
+
+    def killed(folder, shape, results):
+        calls.append(int(results.step.values[-1]))
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return kept(folder, shape, results)
+
+    monkeypatch.setattr(module, "save_samples", killed)
+    with pytest.raises(KeyboardInterrupt):
+        main(settings)
+    assert calls == [2, 6, 10] and (tmp_path / "quick_Jarzynski_seed=7" / "samples_6.png").exists()
+    monkeypatch.setattr(module, "save_samples", kept)
+    rest = main(settings)
+    assert [{**row, "seconds": 0} for row in rest] == [{**row, "seconds": 0} for row in rows]
+    for folder in ("quick_Jarzynski_seed=7", "quick_PCD_data_seed=7"):
+        assert {p.name: p.read_bytes() for p in (tmp_path / folder).glob("*.png")} == {
+            p.name: p.read_bytes() for p in (out / folder).glob("*.png")
+        }
+    manifest = (tmp_path / "quick_PCD_data_seed=7" / "run" / "manifest.json").read_bytes()
+    again = main(settings)
+    assert (tmp_path / "quick_PCD_data_seed=7" / "run" / "manifest.json").read_bytes() == manifest  # nothing was done again
+    assert all(row["seconds"] > one["seconds"] for row, one in zip(again, rest, strict=True))
+
+
+def test_the_network_of_the_paper_on_idx_files(tmp_path):
+    folder = folder_of(tmp_path / "idx")
+    settings = dataclasses.replace(
+        TOY, preset="paper", data=folder, walkers=16, walker_batch=8, walker_batches=2, moves=1, steps=4, records=2, out=tmp_path / "out"
+    )
+    rows = main(settings)
+    assert all(np.isfinite(row["annealed_train"]) for row in rows) and (tmp_path / "out" / "paper" / "samples.png").exists()

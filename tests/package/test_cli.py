@@ -1,0 +1,389 @@
+"""The command from end to end: on a planted teacher, interrupted, on every space, and with what is not allowed."""
+
+import ast
+import dataclasses
+import hashlib
+import importlib
+import inspect
+import json
+import os
+import signal
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dualebm import cli, datasets, model, partition, store, targets
+from dualebm.commands import fit as fitting
+from dualebm.measures import Samples
+from dualebm.methods.dual import Dual
+from dualebm.run import run
+from dualebm.spaces import Euclidean, Sphere
+
+ROOT = Path(__file__).parents[2]
+QUICK = ["--neurons", "16", "--steps", "20", "--every", "10"]
+
+
+def call(capsys, *arguments):
+    """(exit code, standard output, standard error) of the command in this process."""
+    capsys.readouterr()
+    code = cli.main([str(a) for a in arguments])
+    found = capsys.readouterr()
+    return code, found.out, found.err
+
+
+def done(capsys, *arguments):
+    code, out, err = call(capsys, *arguments)
+    assert code == 0, err
+    return out
+
+
+@pytest.fixture(scope="module", autouse=True)
+def fewer_draws():
+    """For log Z, which are otherwise a million."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(model, "DRAWS", 2**16)
+        yield
+
+
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory):
+    """A folder with data.csv of the teacher, and the model fitted to it in `fit`."""
+    folder = tmp_path_factory.mktemp("fitted")
+    points, _ = targets.sample(jax.random.key(0), targets.teacher("s2_bimodal"), 2000)
+    np.savetxt(folder / "data.csv", points.points, "%.9g", ",", header="x,y,z", comments="")
+    settings = ["--space", "sphere", "--neurons", "32", "--steps", "600", "--every", "100"]
+    assert cli.main(["fit", str(folder / "data.csv"), *settings, "--out", str(folder / "fit")]) == 0
+    return folder
+
+
+def test_a_planted_teacher_is_found(fitted, capsys):
+    """Held-out points have the teacher's log density, on average (KL) and point by point (correlation)."""
+    target = targets.teacher("s2_bimodal")
+    test, _ = targets.sample(jax.random.key(5), target, 4000)
+    np.save(fitted / "test.npy", test.points)
+    out = done(capsys, "score", fitted / "fit", fitted / "test.npy", "--out", fitted / "scores.csv")
+    scores = np.loadtxt(fitted / "scores.csv", delimiter=",", skiprows=1)
+    assert (fitted / "scores.csv").read_text().startswith("log_density_base\n")
+    exact = -np.asarray(target.energy(test.points), np.float64) - target.log_partition
+    assert abs(np.mean(exact - scores)) < 0.02 and np.corrcoef(exact, scores)[0, 1] > 0.99
+    assert "by quadrature" in out and f"of 4000 rows = {scores.mean():.6g} +- " in out
+    code, out, err = call(capsys, "score", fitted / "fit", fitted / "test.npy")
+    assert code == 0 and "by quadrature" in err
+    np.testing.assert_allclose(np.loadtxt(out.splitlines()[1:]), scores, rtol=1e-8, atol=1e-8)
+
+
+def test_samples_are_of_the_model(fitted, capsys):
+    out = done(capsys, "sample", fitted / "fit", "--count", 3000, "--steps", 200, "--out", fitted / "samples.csv")
+    samples = datasets.load(fitted / "samples.csv", Sphere(3)).points
+    energy = model.load(fitted / "fit").energy
+    quadrature = partition.sphere_quadrature(Sphere(3), 60)
+    p = jnp.exp(quadrature.log_weights - energy(quadrature.points))
+    mean = jnp.sum(p[:, None] * quadrature.points, axis=0) / jnp.sum(p)
+    error = np.asarray(jnp.std(samples, axis=0)) / np.sqrt(3000)
+    assert (np.abs(samples.mean(axis=0) - mean) < 5 * error).all() and (np.abs(mean) > 10 * error).any()
+    assert 0.3 < float(out.split()[1]) < 1 and out.startswith("acceptance ")
+    done(capsys, "sample", fitted / "fit", "--count", 3000, "--steps", 200, "--out", fitted / "samples.npy")
+    assert np.array_equal(np.load(fitted / "samples.npy"), samples)
+    done(capsys, "sample", fitted / "fit", "--count", 3000, "--steps", 200, "--seed", 1, "--out", fitted / "b.npy")
+    assert not np.array_equal(np.load(fitted / "b.npy"), samples)
+    code, _, err = call(
+        capsys, "sample", fitted / "fit", "--count", 50, "--steps", 9, "--step", 3, "--out", fitted / "b.npy"
+    )
+    assert code == 0 and "note: fewer than 30% of moves were accepted; give a --step smaller than 3" in err
+
+
+def test_what_the_folder_of_a_fit_holds(fitted):
+    header = model.read(fitted / "fit")
+    assert header["data"]["sha256"] == hashlib.sha256((fitted / "data.csv").read_bytes()).hexdigest()
+    assert header["settings"]["neurons"] == 32 and header["rates"]["radius"] == 10.0
+    results = store.open_results(fitted / "fit").isel(lane=0)
+    assert {"fit_gap", "held_out_gap", "total_variation", "acceptance"} <= set(results)
+    assert results.step.values.tolist() == [0, 100, 200, 300, 400, 500, 600]
+    # The rows that are held out are those that the likelihood is of, and none that was trained on.
+    rows = datasets.load(fitted / "data.csv", Sphere(3)).points
+    kept, held = fitting.split_rows(jax.random.split(jax.random.key(0), 3)[0], 2000, 0.2)
+    assert len(held) == 400 and sorted([*kept, *held]) == list(range(2000)) and held.tolist() != list(range(400))
+    found = model.load(fitted / "fit")
+    for name, part in (("held_out", held), ("trained_on", kept)):
+        values = model.log_densities(found, rows[part])["log_density_base"]
+        assert header[name]["rows"] == len(part)
+        assert header[name]["log_density_base"]["mean"] == pytest.approx(values.mean(), rel=1e-9)
+        error = np.hypot(values.std(ddof=1) / np.sqrt(len(part)), found.log_partition.standard_error)
+        assert header[name]["log_density_base"]["standard_error"] == pytest.approx(error, rel=1e-9)
+    gaps = results.held_out_gap.values[-1] - results.fit_gap.values[-1]
+    assert gaps == pytest.approx(float(found.energy(rows[held]).mean() - found.energy(rows[kept]).mean()), abs=1e-5)
+    trained = json.loads((fitted / "fit" / "manifest.json").read_text())["settings"]["data"]
+    assert trained["points"]["sha256"] == hashlib.sha256(np.asarray(rows[kept]).tobytes()).hexdigest()
+
+
+def test_an_interrupted_fit_goes_on_and_ends_the_same(fitted, tmp_path, capsys, monkeypatch):
+    flags = [fitted / "data.csv", "--space", "sphere", "--neurons", 8, "--steps", 60, "--every", 2]
+    done(capsys, "fit", *flags, "--out", tmp_path / "whole")
+
+    def interrupted(*arguments, **options):
+        def stop(records):
+            if len(records.step) == 4:
+                os.kill(os.getpid(), signal.SIGINT)
+            return False
+
+        return run(*arguments, **options, stop=stop)
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell may have it ignore in the background
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(fitting, "run", interrupted)
+            code, _, err = call(capsys, "fit", *flags, "--out", tmp_path / "parts")
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert code == 130 and err.startswith("SIGINT at step 10 of 60; all of it is saved") and err.count("\n") == 1
+    assert not (tmp_path / "parts" / "model.json").exists()
+    code, _, err = call(capsys, "score", tmp_path / "parts", fitted / "data.csv")
+    assert code == 2 and "holds no fitted model" in err
+    done(capsys, "fit", *flags, "--out", tmp_path / "parts")
+    whole, parts = (model.load(tmp_path / name) for name in ("whole", "parts"))
+    assert all(np.array_equal(a, b) for a, b in zip(*map(jax.tree.leaves, (whole.energy, parts.energy)), strict=True))
+    first, second = (model.read(tmp_path / name) for name in ("whole", "parts"))
+    for header in (first, second):
+        header["settings"].pop("out")
+    assert first == second
+    stores = [store.open_results(tmp_path / name).load() for name in ("whole", "parts")]
+    assert stores[0].equals(stores[1])
+    again = (tmp_path / "parts" / "model.json").read_bytes()
+    done(capsys, "fit", *flags, "--out", tmp_path / "parts")  # finished: it returns at once, and says the same
+    assert (tmp_path / "parts" / "model.json").read_bytes() == again
+    code, _, err = call(capsys, "fit", *flags, "--seed", 1, "--out", tmp_path / "parts")
+    assert code == 2 and "is of another run" in err and err.count("\n") == 1
+    assert (tmp_path / "parts" / "model.json").read_bytes() == again
+
+
+LINE = ["--space", "euclidean", "--standardise", "--neurons", "32", "--steps", "600", "--every", "100"]
+
+
+@pytest.fixture(scope="module")
+def line(tmp_path_factory):
+    """Two peaks far from the standard Gaussian, and the model of them, standardised."""
+    folder = tmp_path_factory.mktemp("line")
+    draws = np.random.default_rng(0)
+    peaks = np.where(draws.integers(0, 2, 1500), 996.0, 1004.0) + draws.normal(size=1500)
+    np.savetxt(folder / "data.csv", peaks)
+    assert cli.main(["fit", str(folder / "data.csv"), *LINE, "--out", str(folder / "fit")]) == 0
+    return folder
+
+
+
+
+
+
+def test_a_radius_that_is_too_small_is_told_of(line, capsys):
+    code, _, err = call(capsys, "fit", line / "data.csv", *LINE, "--out", line / "fit")
+    assert code == 0 and "note: the total variation is at the radius, 10, and held_out_gap is -0.26" in err
+
+
+
+
+def test_rows_are_normalised_at_fit_and_at_score_or_refused_and_all_may_be_trained_on(fitted, tmp_path, capsys):
+    rows = np.loadtxt(fitted / "data.csv", delimiter=",", skiprows=1)[:300]
+    np.savetxt(tmp_path / "long.csv", 5 * rows, delimiter=",")
+    np.savetxt(tmp_path / "unit.csv", rows, delimiter=",")
+    code, _, err = call(capsys, "fit", tmp_path / "long.csv", "--space", "sphere", *QUICK, "--out", tmp_path / "a")
+    assert code == 2 and "long.csv has rows off the unit sphere (row 0 has norm 5)" in err
+    assert not (tmp_path / "a").exists()
+    flags = ["--normalise", "--holdout", 0, "--no-anneal", *QUICK]
+    out = done(capsys, "fit", tmp_path / "long.csv", "--space", "sphere", *flags, "--out", tmp_path / "a")
+    assert "300 rows" in out and ", 0 held out" in out and "held_out_gap" not in out and "held out:" not in out
+    assert model.read(tmp_path / "a")["held_out"] == {"rows": 0}
+    assert json.loads((tmp_path / "a" / "manifest.json").read_text())["settings"]["schedule"] is None
+    for name in ("long", "unit"):
+        done(capsys, "score", tmp_path / "a", tmp_path / f"{name}.csv", "--out", tmp_path / f"{name}.npy")
+    np.testing.assert_allclose(np.load(tmp_path / "long.npy"), np.load(tmp_path / "unit.npy"), atol=1e-5)
+    code, _, err = call(capsys, "score", fitted / "fit", tmp_path / "long.csv")
+    assert code == 2 and "rows off the unit sphere" in err
+
+
+FIT = "fit {data} --space sphere --out {out} --neurons 8 --steps 20 --every 10 "
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("fit missing.csv --space sphere --out {out}", "path is 'missing.csv'; there is no such file"),
+        ("fit {data}.txt --space sphere --out {out}", "Allowed: '.npy', '.npz', '.csv'"),
+        ("fit {data} --space shpere --out {out}", "space is 'shpere'; did you mean 'sphere'?"),
+        ("fit {below} --space torus --out {out}", "has rows outside Torus(dimension=3, period=1.0)"),
+        (FIT + "--standardise", "standardise is True and space is 'sphere'; allowed: 'euclidean'"),
+        (FIT + "--period 2", "period is 2.0 and space is 'sphere'; allowed: 'torus'"),
+        ("fit {data} --space euclidean --normalise --out {out}", "normalise is True and space is 'euclidean'"),
+        ("fit {data} --space torus --period -1 --out {out}", "period is -1.0; it must be a positive number"),
+        ("fit {wave} --space torus --feature relu --out {out}", "feature is 'relu' and space is 'torus'"),
+        ("fit {flat} --space euclidean --standardise --out {out}", "flat.csv has the column 2 with one value, 7"),
+        ("fit {flat} --space sphere --normalise --out {out} --steps 30 --every 20", "must be a multiple of every"),
+        ("fit {one} --space sphere --out {out}", "one.csv has 1 column; points of a sphere must have at least 2"),
+        ("fit {whole} --space euclidean --out {out}", "whole.npy has dtype int64"),
+        ("fit {whole} --space euclidean --standardise --out {out}", "whole.npy has dtype int64"),
+        ("fit {vector} --space euclidean --out {out}", "vector.npy has shape (4,); it must be (rows, columns)"),
+        (FIT + "--feature rellu", "feature is 'rellu'; did you mean 'relu'?"),
+        (FIT + "--integrator mela", "integrator is 'mela'; did you mean 'mala'?"),
+        (FIT + "--signs none", "signs is 'none'"),
+        (FIT + "--neurons 0", "neurons is 0; it must be an integer of at least 1"),
+        (FIT + "--particle-step 9", "particle_step is 9.0; on Sphere(dimension=3) it must be at most"),
+        (FIT + "--transport-step -1", "transport_step is -1.0"),
+        (FIT + "--reaction-step nan", "reaction_step is nan"),
+        (FIT + "--restart-probability 1.5", "restart_probability is 1.5"),
+        (FIT + "--radius 0", "radius is 0.0"),
+        (FIT + "--holdout 1", "holdout is 1.0 of 30 rows, which is 30"),
+        (FIT + "--holdout 0.001", "holdout is 0.001 of 30 rows, which is 0"),
+        (FIT + "--holdout -0.1", "holdout is -0.1"),
+        (FIT + "--precision 16", "precision is 16;"),
+        (FIT + "--seed -1", "seed is -1"),
+        ("sample {model} --out {out}.txt", "the suffix of"),
+        ("sample {model} --out {out}/a.csv", "there is no folder"),
+        ("sample {model} --count 0 --out {out}.csv", "count is 0"),
+        ("sample {model} --steps 0 --out {out}.csv", "steps is 0"),
+        ("sample {model} --step 0 --out {out}.csv", "step is 0.0; it must be a finite number, greater than 0"),
+        ("sample {data} --out {out}.csv", "holds no fitted model (model.json)"),
+        ("score {model} {wave}", "wave.csv has 2 components; it must have 3, as Sphere(dimension=3)"),
+        ("score {model} missing.csv", "path is 'missing.csv'; there is no such file"),
+        ("score {model} {data} --out {out}.json", "Allowed: '.csv', '.npy'"),
+        ("score {out} {data}", "holds no fitted model (model.json); dualebm fit writes one"),
+    ],
+)
+def test_what_is_not_allowed_is_one_line_and_writes_nothing(fitted, tmp_path, capsys, command, message):
+    files = {
+        "data": "0,0,1\n" * 30, "below": "0,0,-1\n" * 30, "one": "1\n-1\n1\n", "wave": "0.5,0.5\n0.1,0.2\n",
+        "flat": "1,7\n2,7\n3,7\n4,7\n5,7\n",
+    }  # fmt: skip
+    for name, text in files.items():
+        (tmp_path / f"{name}.csv").write_text(text)
+    np.save(tmp_path / "whole.npy", np.arange(20).reshape(10, 2))
+    np.save(tmp_path / "vector.npy", np.arange(4.0))
+    before = sorted(tmp_path.iterdir())
+    places = {path.stem: path for path in before} | {"out": tmp_path / "out", "model": fitted / "fit"}
+    code, out, err = call(capsys, *command.format(**places).split())
+    assert code == 2 and err.startswith("error: ") and err.count("\n") == 1 and out == ""
+    assert message in err and sorted(tmp_path.iterdir()) == before
+
+
+def test_a_run_that_diverges_is_one_line(tmp_path, capsys):
+    np.save(tmp_path / "a.npy", np.random.default_rng(0).normal(size=(100, 2)).astype("float32"))
+    flags = ["--space", "euclidean", "--particle-step", 1e4, *QUICK, "--out", tmp_path / "fit"]
+    code, _, err = call(capsys, "fit", tmp_path / "a.npy", *flags)
+    assert code == 1 and err.startswith("error: the run diverged between steps 0 and 10") and err.count("\n") == 1
+
+
+def test_default_rates_fit_the_scale_of_the_data():
+    """0.4 / E <theta, (x, 1)>^2, by the mean over uniform theta; a rate that is given is kept."""
+    points = 3 * jax.random.normal(jax.random.key(0), (500, 4))
+    settings = fitting.Fit(Path("a.csv"), "euclidean", Path("out"), reaction_step=0.1, restart_probability=0.25)
+    method = fitting.method_of(dataclasses.replace(settings, neurons=8, integrator="geodesic"), Euclidean(4))
+    assert method == Dual(Euclidean(4), fitting.ReLU(bias=True), neurons=8, integrator="geodesic")
+    theta = Sphere(5).sample_base(jax.random.key(1), 20_000)
+    square = float(jnp.mean((points @ theta[:, :4].T + theta[:, 4][None]) ** 2))
+    rates = fitting.rates_of(settings, method, Samples(points))
+    assert rates.transport_step == pytest.approx(0.4 / square, rel=0.02)
+    assert (rates.reaction_step, rates.restart_probability) == (0.1, 0.25)
+    assert rates.particle_step == method.rates.particle_step and rates.radius == 10.0
+
+
+@pytest.mark.parametrize("kind", cli.COMMANDS)
+def test_help_has_an_example_and_every_flag(kind, capsys):
+    with pytest.raises(SystemExit) as exited:
+        cli.main([kind.__name__.lower(), "--help"])
+    text = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert exited.value.code == 0 and f"For example: dualebm {kind.__name__.lower()} " in text
+    (body,) = [n.body for n in ast.parse(Path(inspect.getfile(kind)).read_text()).body if getattr(n, "name", "") == kind.__name__]
+    fields = [i for i, node in enumerate(body) if isinstance(node, ast.AnnAssign)]
+    assert len(fields) == len(dataclasses.fields(kind))
+    for i in fields:
+        about = ast.literal_eval(body[i + 1].value)  # the text below a field describes its flag
+        assert about.split()[0] in text and about.endswith(".")
+
+
+def test_the_example_of_fit_is_parsed(capsys):
+    example = fitting.Fit.__doc__.split("For example: dualebm ")[1].splitlines()[0].split()
+    code, _, err = call(capsys, *example)
+    assert code == 2 and "path is 'wind.csv'; there is no such file" in err
+
+
+def test_interrupted_anywhere_else(monkeypatch, capsys):
+    def press(settings):
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(cli.COMMANDS, cli.Score, press)
+    assert call(capsys, "score", "a", "b.csv") == (130, "", "interrupted\n")
+
+
+def test_the_command_itself(tmp_path):
+    """In a process of its own, by the entry point of the package."""
+    entry = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]["dualebm"]
+    name, function = entry.split(":")
+    assert getattr(importlib.import_module(name), function) is cli.main
+    program = f"import sys; from {name} import {function}; sys.exit({function}())"
+    command = [sys.executable, "-c", program, "fit", "missing.csv", "--space", "sphere", "--out", "a"]
+    found = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    assert (found.returncode, found.stdout) == (2, "")
+    assert found.stderr == "error: path is 'missing.csv'; there is no such file\n" and not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("method", "flags"),
+    [
+        pytest.param("lazy", ["--set", "features=32", "ascent_step=5", "--gap-chains", 200], marks=pytest.mark.heavy),
+        pytest.param("score_matching", ["--neurons", 16], marks=pytest.mark.heavy),
+        pytest.param("kernel_flow", ["--integrator", "geodesic"], marks=pytest.mark.heavy),
+        pytest.param("mean_field", ["--feature", "relu", "--set", "cells=64", "neuron_cells=64"], marks=pytest.mark.heavy),
+        ("jarzynski", ["--set", "width=8", "depth=1", "walkers=2000", "learning_rate=0.01"]),
+        pytest.param("contrastive", ["--set", "width=8", "depth=1", "restart_every=1"], marks=pytest.mark.heavy),
+        pytest.param("weighted_dual", ["--set", "particles=2000"], marks=pytest.mark.heavy),
+        pytest.param(
+            "likelihood", ["--neurons", 32, "--set", "learning_rate=0.2", "sampler=importance", "optimiser=adam"], marks=pytest.mark.heavy
+        ),
+        pytest.param("weighted_likelihood", ["--neurons", 32, "--set", "sampler=mala", "chains=500"], marks=pytest.mark.heavy),
+        pytest.param("kernel_stein", ["--neurons", 32, "--set", "learning_rate=0.2", "batch=100"], marks=pytest.mark.heavy),
+        pytest.param("network_stein", ["--neurons", 32, "--set", "learning_rate=0.2", "critics=8"], marks=pytest.mark.heavy),
+    ],
+)
+def test_every_method_is_fitted_scored_and_sampled(fitted, capsys, tmp_path, method, flags):
+    data, out = fitted / "data.csv", tmp_path / "out"
+    told = done(capsys, "fit", data, "--space", "sphere", "--method", method, *flags, "--steps", 20, "--every", 10, "--out", out)
+    about = json.loads((out / "model.json").read_text())
+    assert about["settings"]["method"] == method and about["trained_on"]["rows"] == 1600
+    assert about["trained_on"]["log_density_base"]["mean"] > 0  # better than the uniform measure
+    assert ("nats of the best F1 energy" in told) == (method in ("lazy", "score_matching", "mean_field"))  # the others have no radius
+    if method == "lazy":
+        assert about["method"]["features"] == 32 and about["rates"]["ascent_step"] == 5.0 and about["duality_gap"]["nats"] > 0
+    scored = done(capsys, "score", out, data, "--out", tmp_path / "scores.csv")
+    mean = float(scored.split("rows = ")[1].split()[0])
+    both = [about[part]["log_density_base"]["mean"] * about[part]["rows"] for part in ("trained_on", "held_out")]
+    assert mean == pytest.approx(sum(both) / 2000, rel=1e-4)
+    done(capsys, "sample", out, "--count", 5, "--steps", 3, "--out", tmp_path / "x.csv")
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--method", "lzy"], "method is 'lzy'; did you mean 'lazy'"),
+        (["--method", "lazy", "--neurons", "5"], "a setting of the method 'lazy' is 'neurons'; did you mean 'features'"),
+        (["--method", "lazy", "--set", "feature=relu"], "'lazy' is 'feature'"),
+        (["--method", "lazy", "--set", "features"], "set has 'features'; it must be name=value"),
+        (["--method", "lazy", "--set", "features=3,4"], "set has features with several values"),
+        (["--set", "radius=3", "--radius", "4"], "set has radius"),
+        (["--method", "contrastive", "--feature", "relu"], "feature is 'relu' and method is 'contrastive', which has none"),
+        (["--method", "jarzynski", "--set", "energy=mpl"], "energy is 'mpl'; did you mean 'mlp'"),
+        (["--method", "jarzynski", "--set", "hidden=4"], "a setting of the energy 'mlp' is 'hidden'"),
+        (["--method", "jarzynski", "--set", "energy=boltzmann"], "space is Sphere"),
+        (["--method", "jarzynski", "--set", "threshold=2"], "threshold is 2"),
+        (["--gap-chains", "-1"], "gap_chains is -1"),
+        (["--method", "likelihood", "--feature", "bump"], "feature is Bump"),
+        (["--method", "network_stein", "--set", "critics=0"], "critics is 0"),
+        (["--method", "kernel_stein", "--set", "kernel=3"], "'kernel_stein' is 'kernel'"),
+    ],
+)
+def test_bad_methods(fitted, capsys, tmp_path, flags, message):
+    code, _, err = call(capsys, "fit", fitted / "data.csv", "--space", "sphere", *flags, "--out", tmp_path / "out")
+    assert code == 2 and message in err and not (tmp_path / "out").exists()

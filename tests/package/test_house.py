@@ -1,0 +1,24 @@
+"""What no linter says of the house; the order of imports is in pyproject.toml, and `lint-imports` checks it."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+PACKAGE = Path(__file__).parents[2] / "dualebm"
+
+
+def test_numpy_reads_no_pickle_anywhere():
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.keyword) and node.arg == "allow_pickle":
+                assert isinstance(node.value, ast.Constant) and node.value.value is False, path
+
+
+def test_importing_changes_no_jax_setting_and_computes_nothing():
+    program = (
+        "import jax; before = dict(jax.config.values); import dualebm; "
+        "changed = {k for k in before if jax.config.values[k] != before[k]}; assert not changed, changed; "
+        "from jax._src import xla_bridge; assert not xla_bridge._backends"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)

@@ -1,0 +1,305 @@
+"""The integrators: weak order on a law in closed form, invariance, noise, restarts."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dualebm import partition, targets
+from dualebm.energy import Energy, Shallow
+from dualebm.features import ReLU
+from dualebm.flows import langevin
+from dualebm.flows.langevin import (
+    NOISE_PAIRS,
+    NOISES,
+    Noise,
+    drawn,
+    move,
+    sample,
+)
+from dualebm.flows.restarts import copies, draw_indices, restart
+from dualebm.measures import Samples
+from dualebm.spaces import Euclidean, Sphere, Torus
+from tests import oracles
+
+
+def by_rows(transition):
+    """The transition of points, noise and results that are rows."""
+
+    def step(space, noise, x, energy, step):
+        there, info = transition(space, Noise(noise.normal.T, noise.uniform), energy.locate(x.T), energy, step)
+        return there.points.T, info
+
+    return step
+
+
+projected, geodesic, mala = map(by_rows, langevin.TRANSITIONS.values())
+
+
+class Linear(Energy):
+    """U(x) = -concentration * x_1: the von Mises-Fisher law on a sphere."""
+
+    concentration: float
+
+    def __call__(self, x):
+        return -self.concentration * x[:, 0]
+
+
+class Waves(Energy):
+    """U(x) = -concentration * sum_k cos(2 pi x_k): von Mises laws on the torus."""
+
+    concentration: float
+
+    def __call__(self, x):
+        return -self.concentration * jnp.sum(jnp.cos(2 * jnp.pi * x), axis=1)
+
+
+class Spring(Energy):
+    """U(x) = stiffness |x|^2 / 2."""
+
+    stiffness: float
+
+    def __call__(self, x):
+        return 0.5 * self.stiffness * jnp.sum(x**2, axis=1)
+
+
+FLAT = Linear(0.0)
+
+
+def gaussian_nodes(dimension, count):
+    """Tensor Gauss-Hermite nodes and weights of a standard normal vector: expectations over the noise without sampling."""
+    nodes, weights = np.polynomial.hermite_e.hermegauss(count)
+    grid = np.stack(np.meshgrid(*[nodes] * dimension, indexing="ij"), -1).reshape(-1, dimension)
+    return grid, np.prod(np.stack(np.meshgrid(*[weights] * dimension), -1), -1).ravel() / weights.sum() ** dimension
+
+
+def expected(transition, space, energy, x, step, observable, nodes, levels):
+    """E f(X') from x after one step, by quadrature over the normal vector and `levels` stratified uniform numbers."""
+    grid, weights = gaussian_nodes(space.dimension, nodes)
+    uniform = (np.arange(levels) + 0.5) / levels
+    noise = Noise(jnp.array(np.repeat(grid, levels, 0)), jnp.array(np.tile(uniform, len(grid))))
+    y, _ = transition(space, noise, jnp.tile(jnp.array(x)[None], (len(grid) * levels, 1)), energy, step)
+    return float(np.repeat(weights / levels, levels) @ np.asarray(observable(y)))
+
+
+@pytest.mark.parametrize(("transition", "levels"), [(projected, 1), (geodesic, 1), pytest.param(mala, 4001, marks=pytest.mark.heavy)])
+def test_weak_order_one_on_the_circle(x64, transition, levels):
+    """U = -4 cos: E f(X') - f - h L f = O(h^2) with L f = f'' - U' f', for f = sin: an error of order 1 after 1/h steps."""
+    angle, errors = 0.7, []
+    generator = -np.sin(angle) - 4 * np.sin(angle) * np.cos(angle)
+    for step in (0.02, 0.01, 0.005):
+        x = np.array([np.cos(angle), np.sin(angle)])
+        nodes = 30 if transition is mala else 60
+        mean = expected(transition, Sphere(2), Linear(4.0), x, step, lambda y: y[:, 1], nodes, levels)
+        errors.append(abs(mean - np.sin(angle) - step * generator))
+    assert errors[0] / errors[1] == pytest.approx(4, rel=0.25) and errors[1] / errors[2] == pytest.approx(4, rel=0.25)
+
+
+@pytest.mark.parametrize("transition", [projected, geodesic])
+def test_weak_order_one_of_brownian_motion_on_the_sphere(x64, transition):
+    """E x_1(t) = exp(-(d-1) t) from the pole; a step multiplies it by E x_1(h), so that the error after t = 0.4 is known exactly."""
+    errors = []
+    for step in (0.04, 0.02, 0.01):
+        factor = expected(transition, Sphere(3), FLAT, np.array([1.0, 0, 0]), step, lambda y: y[:, 0], 30, 1)
+        errors.append(factor ** round(0.4 / step) - np.exp(-0.8))
+    assert errors[0] / errors[1] == pytest.approx(2, rel=0.1) and errors[1] / errors[2] == pytest.approx(2, rel=0.1)
+
+
+def test_geodesic_step_on_the_circle_is_exact_brownian_motion(x64):
+    """A Gaussian angle of variance 2h: E cos = exp(-h) at any step."""
+    mean = expected(geodesic, Sphere(2), FLAT, np.array([1.0, 0.0]), 0.3, lambda y: y[:, 0], 40, 1)
+    assert mean == pytest.approx(np.exp(-0.3), rel=1e-10)
+
+
+def test_weak_order_one_of_euler_maruyama_on_euclidean_space(x64):
+    """Ornstein-Uhlenbeck: the stationary variance of Euler-Maruyama is 1 / (k (1 - h k / 2)), by iterating its one-step map."""
+    k, variances = 2.0, []
+    for h in (0.2, 0.1):
+        x = jnp.array([[1.0], [0.0]])
+        still = Noise(jnp.zeros((2, 1)), jnp.zeros(2))
+        push = Noise(jnp.array([[0.0], [1.0]]), jnp.zeros(2))
+        for transition in (projected, geodesic):  # the base N(0, 1) adds 1 to the stiffness
+            factor = transition(Euclidean(1), still, x, Spring(k - 1), h)[0][0, 0]
+            spread = transition(Euclidean(1), push, x, Spring(k - 1), h)[0][1, 0]
+            assert float(factor) == pytest.approx(1 - h * k) and float(spread) == pytest.approx((2 * h) ** 0.5)
+        variances.append(float(spread**2 / (1 - factor**2)))
+        assert variances[-1] == pytest.approx(1 / (k * (1 - h * k / 2)))
+    assert (variances[0] - 1 / k) / (variances[1] - 1 / k) == pytest.approx(2, rel=0.15)
+
+
+def chain(space, energy, x, step, steps, integrator="mala", antithetic=False):
+    def body(x, i):
+        key = jax.random.fold_in(jax.random.key(7), i)
+        draw = drawn(key, space.dimension, x.dtype, "antithetic" if antithetic else "independent")
+        return move(integrator, space, draw, x, energy, step)[:2]
+
+    x, acceptance = jax.jit(lambda x: jax.lax.scan(body, x, jnp.arange(steps)))(x.T)
+    return x.T, acceptance
+
+
+
+
+def test_the_projected_step_is_biased_and_mala_is_not():
+    """At h = 0.02 on S^14 the projected chain runs at an effective temperature of about 0.87, MALA at 1."""
+    target = targets.teacher("s14_monomodal")
+    start, _ = targets.sample(jax.random.key(0), target, 8_000)
+    temperature = {}
+    for integrator in ("projected", "geodesic", "mala"):
+        x, _ = chain(target.space, target.energy, start.points, 0.02, 100, integrator)
+        mean = jnp.mean(target.energy(x))
+        temperature[integrator] = float(partition.effective_temperature(target.energy, target.quadrature(), mean))
+    assert 0.8 < temperature["projected"] < 0.93
+    assert abs(temperature["geodesic"] - 1) > 0.03
+    assert abs(temperature["mala"] - 1) < 0.03
+
+
+def test_mala_on_euclidean_space_and_torus(x64):
+    """Gaussian base times a quadratic energy is a Gaussian; von Mises on the circle by Bessel functions."""
+    from scipy.special import i0, i1
+
+    x, acceptance = chain(
+        Euclidean(3, scale=2.0), Spring(3.0), Euclidean(3).sample_base(jax.random.key(0), 20_000), 0.15, 30
+    )
+    variance = 1 / (3 + 1 / 4)
+    assert 0.5 < acceptance[-1] < 0.97
+    assert abs(x.var() - variance) < 5 * variance * (2 / x.size) ** 0.5
+    assert abs(x.mean()) < 5 * (variance / x.size) ** 0.5
+    y, acceptance = chain(Torus(2), Waves(2.0), Torus(2).sample_base(jax.random.key(1), 20_000), 0.02, 60)
+    assert 0.5 < acceptance[-1] < 0.97
+    cosine = jnp.cos(2 * jnp.pi * y)
+    assert abs(cosine.mean() - i1(2) / i0(2)) < 5 * float(cosine.std()) / cosine.size**0.5
+
+
+@pytest.mark.parametrize(("transition", "name"), [(projected, "projected"), (geodesic, "geodesic"), (mala, "mala")])
+def test_one_step_equals_the_numpy_loop(x64, transition, name):
+    rng = np.random.default_rng(0)
+    positions, coefficients = rng.normal(size=(6, 5)), 5 * rng.normal(size=6)
+    x = rng.normal(size=(40, 5))
+    x /= np.linalg.norm(x, axis=1, keepdims=True)
+    noise, uniforms = rng.normal(size=(40, 5)), rng.uniform(size=40)
+    energy = Shallow(ReLU(), jnp.array(positions), jnp.array(coefficients))
+    y, info = transition(Sphere(5), Noise(jnp.array(noise), jnp.array(uniforms)), jnp.array(x), energy, 0.3)
+    expected, accepted = oracles.move(
+        x, noise, 0.3, name, lambda x: oracles.energy_gradient(x, positions, coefficients),
+        lambda x: oracles.energy(x, positions, coefficients), uniforms,
+    )  # fmt: skip
+    np.testing.assert_allclose(y, expected, atol=1e-12)
+    np.testing.assert_array_equal(info.accepted, accepted)
+    if name == "mala":
+        assert 0 < accepted.sum() < 40
+
+
+def test_proposal_densities_of_the_unadjusted_step(x64):
+    """Forward and backward densities give the Metropolis ratio of the flat proposal, written out with scipy."""
+    from scipy.stats import norm
+
+    space, energy, h = Euclidean(2, scale=1.5), Spring(2.0), 0.3
+    x = np.array([[0.4, -1.0], [2.0, 0.1]])
+    noise = Noise(jnp.array([[0.3, -0.2], [1.0, 2.0]]), jnp.zeros(2))
+    y, info = geodesic(space, noise, jnp.array(x), energy, h)
+    assert info.accepted.all()
+    y, pull = np.asarray(y), 2.0 + 1 / 1.5**2
+    forward = norm.logpdf(y, x - h * pull * x, (2 * h) ** 0.5).sum(1)
+    backward = norm.logpdf(x, y - h * pull * y, (2 * h) ** 0.5).sum(1)
+    np.testing.assert_allclose(info.log_backward - info.log_forward, backward - forward, rtol=1e-12)
+    _, on_sphere = projected(Sphere(2), noise, jnp.array([[1.0, 0.0], [0.0, 1.0]]), energy, h)
+    assert jnp.isnan(on_sphere.log_forward).all()
+    _, reversible = mala(space, noise, jnp.array(x), energy, h)
+    assert (reversible.log_forward == 0).all() and (reversible.log_backward == 0).all()
+
+
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("float64", marks=pytest.mark.heavy)])
+def test_noise_is_that_of_jax_random_by_block_of_pairs(dtype):
+    """Block b of a step's key k: jax.random.normal(fold_in(split(k)[0], b)), uniform of split(k)[1]; halves have opposite signs."""
+    with jax.enable_x64(dtype == "float64"):
+        key, start, pairs = jax.random.key(5), 3 * NOISE_PAIRS, 2 * NOISE_PAIRS + 7
+        keys = jax.random.split(key)
+        blocks = [[jax.random.fold_in(k, 3 + b) for b in range(3)] for k in keys]
+        draws = {noise: jax.jit(lambda s, noise=noise: drawn(key, 3, dtype, noise)(None, s, pairs))(start) for noise in NOISES}
+        uniform = jnp.concatenate([jax.random.uniform(k, (2, NOISE_PAIRS), dtype) for k in blocks[1]], 1)[:, :pairs]
+        for first, second in draws.values():
+            np.testing.assert_array_equal(jnp.stack([first.uniform, second.uniform]), uniform)
+        normal = jnp.concatenate([jax.random.normal(k, (3, NOISE_PAIRS), dtype) for k in blocks[0]], 1)[:, :pairs]
+        np.testing.assert_array_equal(draws["antithetic"][0].normal, normal)
+        np.testing.assert_array_equal(draws["antithetic"][1].normal, -normal)
+        both = jnp.concatenate([jax.random.normal(k, (6, NOISE_PAIRS), dtype) for k in blocks[0]], 1)[:, :pairs]
+        np.testing.assert_array_equal(jnp.concatenate([half.normal for half in draws["independent"]]), both)
+        half = [jax.random.normal(k, (3, NOISE_PAIRS // 2), dtype) for k in blocks[0]]
+        x, y = (a.normal for a in draws["orthogonal"])
+        np.testing.assert_array_equal(x, -y)
+        np.testing.assert_array_equal(x[:, : NOISE_PAIRS // 2], half[0])
+        np.testing.assert_array_equal(x[:, NOISE_PAIRS // 2 : NOISE_PAIRS], jnp.stack([-half[0][1], half[0][0], -half[0][2]]))
+        assert x.dtype == uniform.dtype == dtype
+
+
+def test_noise_of_the_moves_of_a_step():
+    """Standard normal and uniform at 5 sigma, and the moves of one step and their pairs do not share any."""
+    draw = drawn(jax.random.key(0), 3, jnp.float32, "independent")
+    draws = [draw(k, 0, 50_000) for k in (None, jnp.int32(0), jnp.int32(1))]
+    normals = [half.normal for noise in draws for half in noise]
+    for i, normal in enumerate(normals):
+        assert abs(normal.mean()) < 5 / normal.size**0.5 and abs(normal.var() - 1) < 5 * (2 / normal.size) ** 0.5
+        assert len(np.unique(np.asarray(normal)[0])) > 0.99 * 50_000
+        for other in normals[:i]:
+            assert abs(jnp.mean(normal * other)) < 5 / normal.size**0.5
+    for uniform in (half.uniform for noise in draws for half in noise):
+        assert abs(uniform.mean() - 0.5) < 5 * (1 / 12 / uniform.size) ** 0.5
+        assert uniform.min() >= 0 and uniform.max() < 1
+
+
+
+
+def test_several_moves_under_one_energy_are_moves_in_a_row(x64):
+    """What is kept of a point from move to move is what would be computed there; `before` sees the points before the first."""
+    energy = Shallow(ReLU(2, True), jnp.array(np.random.default_rng(0).normal(size=(4, 4))), jnp.arange(4.0))
+    x = Sphere(3).sample_base(jax.random.key(1), 700).T
+    draw, seen = drawn(jax.random.key(2), 3, jnp.float64), dict(observe=lambda here: jnp.sum(here.products, axis=1))
+    together, acceptance, total = move("mala", Sphere(3), draw, x, energy, 0.3, steps=3, **seen)
+    one, rates = x, []
+    for k in range(3):
+        one, rate, now = move("mala", Sphere(3), lambda _, start, pairs, k=k: draw(k, start, pairs), one, energy, 0.3, **seen)
+        rates.append(float(rate))
+    np.testing.assert_allclose(together, one, atol=1e-13)
+    np.testing.assert_allclose(total, now, atol=1e-11)
+    assert float(acceptance) == pytest.approx(np.mean(rates)) and 0.2 < acceptance < 0.99
+    first = move("mala", Sphere(3), draw, x, energy, 0.3, steps=3, before=True, **seen)[2]
+    np.testing.assert_allclose(first, energy.locate(x).products.sum(1), atol=1e-11)
+
+
+def test_restart_draws_data_independently(x64):
+    """Rate, uniformity over the data, and independence of neighbours, at 5 sigma; probability 0 and 1 exactly."""
+    count, p = 20_001, 0.3
+    data = Samples(jnp.arange(7.0)[:, None] + 1)
+    x = jnp.zeros((1, count))
+    y = jax.jit(restart)(jax.random.key(0), x, data, p)[0]
+    chosen = y > 0
+    assert abs(chosen.mean() - p) < 5 * (p * (1 - p) / count) ** 0.5
+    both = (chosen[1:] & chosen[:-1]).mean()
+    assert abs(both - p**2) < 5 * (p**2 / count) ** 0.5
+    for value in range(1, 8):
+        assert abs((y == value).mean() - p / 7) < 5 * (p / 7 / count) ** 0.5
+    assert (restart(jax.random.key(0), x, data, 0.0) == x).all()
+    assert (restart(jax.random.key(0), x, data, 1.0) > 0).all()
+
+
+def test_copies_and_weighted_indices(x64):
+    data = Samples(jnp.arange(3.0)[:, None])
+    assert copies(data, 6)[0].tolist() == [0, 1, 2, 0, 1, 2]
+    assert copies(data, 4)[0].tolist() == [0, 1, 0, 1]
+    assert copies(data, 10)[0].tolist() == [0, 1, 2, 0, 1] * 2
+    weighted = data._replace(log_weights=jnp.log(jnp.array([0.2, 0.0, 0.8])))
+    index = draw_indices(jax.random.key(0), weighted, (10_000,))
+    assert abs((index == 2).mean() - 0.8) < 5 * (0.16 / 10_000) ** 0.5 and not (index == 1).any()
+
+
+def test_sample_of_a_trained_model():
+    target = targets.teacher("s2_bimodal")
+    x, acceptance = jax.jit(lambda key: sample(key, target.energy, Sphere(3), 20_000, steps=300, step=0.1))(
+        jax.random.key(0)
+    )
+    exact = float(partition.mean_energy(target.energy, target.quadrature()))
+    values = target.energy(x)
+    assert abs(float(values.mean()) - exact) < 5 * float(values.std()) / 20_000**0.5
+    assert 0.5 < float(acceptance) < 1
+    with pytest.raises(ValueError, match="flat"):
+        sample(jax.random.key(0), target.energy, Euclidean(3, scale=None), 10)

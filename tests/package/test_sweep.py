@@ -1,0 +1,482 @@
+"""Sweeps: lanes alone, in batches and after kills; parts, manifests, locks, errors."""
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import xarray
+
+import dualebm.sweep as sweep_module
+from dualebm import mesh, plan, saved, simulate, store, sweep_folder
+from dualebm.grid import lanes_of, product, zipped
+from dualebm.measures import Samples
+from dualebm.methods.dual import Dual
+from dualebm.plan import plan_of
+from dualebm.spaces import Sphere
+from dualebm.sweep import sweep
+from dualebm.sweep_folder import by_setting, manifest, open_sweep
+
+METHOD = Dual(Sphere(3), neurons=8)
+COUNTS = dict(steps=10, every=2, segment=2)  # 6 records, 3 segments
+GRID = product(particle_step=[0.1, 0.2], restart_probability=[0.0, 0.5], seed=[0, 1])
+
+
+def data(key, n=60):
+    return Samples(Sphere(3).sample_base(key, n, jnp.zeros(()).dtype))
+
+
+def acceptance(key, method, state, rates, data):
+    return state.acceptance
+
+
+def weights(key, method, state, rates, data):
+    return state.atoms.log_weights + jax.random.normal(key, state.atoms.signs.shape, data.points.dtype)
+
+
+METRICS = {"acceptance": acceptance, "weights": weights}
+
+
+class Crash(BaseException):
+    pass
+
+
+def go(folder=None, grid=GRID, **changes):
+    given = dict(method=METHOD, rates=None, data=data, metrics=METRICS, batch_size=3, progress=False, folder=folder)
+    return sweep(grid, **{**COUNTS, **given, **changes})
+
+
+@pytest.fixture(scope="module")
+def whole():
+    return go()
+
+
+
+
+def test_results_have_the_settings_as_dimensions(whole):
+    found = by_setting(whole)
+    assert found.weights.dims == ("particle_step", "restart_probability", "seed", "step", "weights_0")
+    for lane in range(8):
+        settings = {name: whole[name].values[lane] for name in ("particle_step", "restart_probability", "seed")}
+        np.testing.assert_array_equal(found.weights.sel(settings), whole.weights[lane])
+    with pytest.raises(ValueError, match="not a product"):
+        by_setting(whole.isel(lane=[0, 1, 2]))
+
+
+def test_each_group_compiles_once():
+    grid = product(neurons=[5, 6], particle_step=[0.1, 0.2, 0.3], seed=[0, 1])
+    traced = []
+
+    def counting(key, method, state, rates, data):
+        traced.append(method.neurons)
+        return state.acceptance
+
+    go(grid=grid, metrics={"counting": counting}, batch_size=4)
+    shapes = 2  # of the records, found when the part is begun and when it is run
+    assert [traced.count(m) for m in (5, 6)] == [shapes + 1] * 2  # segments, batches and lanes add nothing
+    traced.clear()
+    go(grid=product(neurons=[5], particle_step=[0.7], seed=range(4)), metrics={"counting": counting}, batch_size=4)
+    assert len(traced) == shapes  # other rates compile nothing
+
+
+def test_programs_are_dropped_where_they_hold_too_many_maps(tmp_path, monkeypatch):
+    """After each of two parts where there are more maps than allowed, not where there are as many, nor on a system that tells none."""
+    dropped = []
+    (tmp_path / "maps").write_text("a\nb\nc\n")
+    monkeypatch.setattr(sweep_module, "MAPS", tmp_path / "maps")
+    monkeypatch.setattr(sweep_module.jax, "clear_caches", lambda: dropped.append(1))
+    monkeypatch.setattr(sweep_module, "MOST_MAPS", 2)
+    go(grid=product(neurons=[4, 8]))
+    assert len(dropped) == 2
+    monkeypatch.setattr(sweep_module, "MOST_MAPS", 3)
+    sweep_module.drop_programs()
+    monkeypatch.setattr(sweep_module, "MAPS", tmp_path / "none")
+    sweep_module.drop_programs()
+    assert len(dropped) == 2
+
+
+def test_common_random_numbers():
+    grid = product(restart_probability=[0.0, 0.25], seed=[0, 1])
+    first = lambda results: results.weights.values[:, 0]  # noqa: E731
+    common, own = first(go(grid=grid, common=True)), first(go(grid=grid))
+    np.testing.assert_array_equal(common[0], common[2])
+    assert not np.allclose(own[0], own[2]) and not np.allclose(common[0], common[1])
+
+
+def test_lanes_that_are_added_leave_the_others_as_they_are(tmp_path, whole, monkeypatch):
+    few = product(particle_step=[0.1], restart_probability=[0.0, 0.5], seed=[0, 1])
+    go(tmp_path, grid=few, batch_size=2)
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "part-0").rglob("*") if path.is_file()}
+    both = go(tmp_path, batch_size=2)
+    assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "part-0").rglob("*") if path.is_file()}
+    xarray.testing.assert_equal(both, go(batch_size=2))
+    assert (tmp_path / "part-1").is_dir() and not (tmp_path / "part-2").exists()
+    monkeypatch.setattr(simulate, "run_lanes", None)  # all is done: nothing is computed
+    xarray.testing.assert_equal(go(tmp_path), both)
+    xarray.testing.assert_equal(go(tmp_path, grid=few), both.isel(lane=slice(0, 4)))
+
+
+def test_parts_of_other_shapes_lie_side_by_side(tmp_path):
+    found = go(tmp_path, grid=zipped(neurons=[4, 8], n=[60, 30], seed=[0, 0]))
+    assert found.weights.shape == (2, 6, 8)
+    np.testing.assert_array_equal(np.isnan(found.weights.values).any(axis=1).sum(axis=1), [4, 0])
+    alone = go(grid=product(neurons=[4], n=[60], seed=[0]))
+    np.testing.assert_array_equal(found.weights.values[0, :, :4], alone.weights.values[0])
+
+
+def test_settings_may_be_text(tmp_path):
+    found = go(tmp_path, grid=product(integrator=["mala", "projected"], seed=[0, 1]))
+    assert by_setting(found).integrator.values.tolist() == ["mala", "projected"]
+    assert store.open_results(tmp_path / "part-1").integrator.values.tolist() == ["projected"] * 2
+    store.to_netcdf(found, tmp_path / "results.nc")
+    assert xarray.load_dataset(tmp_path / "results.nc").integrator.values.tolist() == ["mala"] * 2 + ["projected"] * 2
+
+
+def test_a_diverged_lane_stops_and_the_others_go_on(tmp_path, whole):
+    grid = product(transport_step=[0.5], reaction_step=[1e30, 0.5], seed=[0, 1])
+    found = go(tmp_path, grid=grid, batch_size=4)
+    told = manifest(tmp_path)
+    assert [lane["state"] for lane in told] == ["diverged", "diverged", "done", "done"]
+    assert all(lane["step"] == 2 and lane["why"] for lane in told[:2])
+    assert np.isnan(found.acceptance.values[:2, 1:]).all() and np.isfinite(found.acceptance.values[2:]).all()
+    healthy = go(grid=product(transport_step=[0.5], reaction_step=[0.5], seed=[0, 1]), batch_size=4)
+    np.testing.assert_array_equal(found.weights.values[2:], healthy.weights)
+
+
+def test_a_lane_whose_data_fail_is_told_and_the_others_go_on(tmp_path):
+    def broken(key, n=60):
+        if (key == jax.random.split(jax.random.key(1), 3)[1]).all():
+            raise OSError("no such file")
+        return data(key, n)
+
+    with pytest.warns(UserWarning, match="2 lanes failed, the first with OSError: no such file"):
+        found = go(tmp_path, data=broken, batch_size=2, grid=product(particle_step=[0.1, 0.2], seed=[0, 1, 2]))
+    told = manifest(tmp_path)
+    assert [lane["state"] for lane in told] == ["done", "failed", "done"] * 2
+    assert told[1]["why"] == "OSError: no such file" and told[1]["settings"] == dict(particle_step=0.1, seed=1)
+    good = go(batch_size=2, grid=product(particle_step=[0.1, 0.2], seed=[0, 1, 2]))
+    np.testing.assert_array_equal(found.weights.values[[0, 2, 3, 5]], good.weights.values[[0, 2, 3, 5]])
+    assert np.isnan(found.weights.values[[1, 4]]).all() and (found.diverged.values[[1, 4]] == -1).all()
+
+
+def test_processes_share_the_lanes_and_need_not_know_each_other(tmp_path, whole):
+    for index in (1, 0, 2):
+        go(tmp_path, process=(index, 3))
+    found = open_sweep(tmp_path, lanes_of(GRID))
+    for name in METRICS:
+        np.testing.assert_allclose(found[name], whole[name], atol=1e-5)
+    with pytest.raises(ValueError, match=r"process-0-of-3, of another number of processes than 1"):
+        go(tmp_path)
+
+
+DEVICES = dict(steps=100, every=20, segment=3, batch_size=8)
+
+
+def on_devices(folder):
+    """In a process with eight devices and float64: the sweep on several meshes, and one that is killed and goes on; errors as JSON."""
+    with jax.enable_x64(True):
+        expected, found = go(**DEVICES), {}
+        points = lambda key: data(key, 64)  # noqa: E731
+        halves = go(data=points, **DEVICES)
+        for devices, per_run in ((4, 1), (8, 2)):
+            if per_run == 1:
+                results, right = go(devices=devices, **DEVICES), expected
+            else:
+                results, right = go(data=points, devices=devices, devices_per_run=per_run, **DEVICES), halves
+            found[f"{devices}, {per_run}"] = max(float(np.abs(results[name] - right[name]).max()) for name in METRICS)
+        whole = go(devices=4, **DEVICES)
+        inner, calls = mesh.run_intervals, []
+
+        def crashing(*args):
+            calls.append(1)
+            if len(calls) == 2:
+                raise Crash
+            return inner(*args)
+
+        mesh.run_intervals = crashing
+        try:
+            go(folder, devices=4, **DEVICES)
+        except Crash:
+            mesh.run_intervals = inner
+        found["resumed"] = bool(go(folder, devices=4, **DEVICES).equals(whole))
+        for name, changes in {
+            "other devices": dict(folder=folder, devices=2),
+            "points": dict(data=lambda key: data(key, 61), devices=2, devices_per_run=2),
+        }.items():
+            try:
+                go(**{**DEVICES, **changes})
+            except ValueError as error:
+                found[name] = str(error)
+    print(json.dumps(found))
+
+
+def in_a_child(call, **environment):
+    code = f"from tests.package import test_sweep; test_sweep.{call}"
+    env = {**os.environ, "JAX_PLATFORMS": "cpu", **environment}
+    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen([sys.executable, "-c", code], cwd=Path(__file__).parents[2], env=env, **pipes)
+
+
+def test_devices_share_lanes_and_particles(tmp_path):
+    flags = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"  # the second to compile quickly
+    child = in_a_child(f"on_devices({str(tmp_path)!r})", XLA_FLAGS=flags)
+    out, err = child.communicate(timeout=300)
+    assert child.returncode == 0, err
+    found = json.loads(out)
+    assert "devices is 4 there and 2 here" in found.pop("other devices")
+    assert "it must be a multiple of" in found.pop("points")
+    assert found.pop("resumed") is True
+    assert len(found) == 2 and all(error < 1e-9 for error in found.values()), found
+
+
+def test_more_devices_than_there_are():
+    for changes, message in (
+        (dict(devices=64), "devices is 64; it must be at most"),
+        (dict(devices=1, devices_per_run=2), "must divide"),
+        (dict(devices=1, vmapped=2), "vmapped is 2 and devices is 1"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            go(**changes)
+
+
+def part_of(folder, index):
+    go(Path(folder), process=(index, 2))
+
+
+def test_two_processes_at_once_and_one_that_dies(tmp_path, whole):
+    """Each process runs and keeps its own lanes; the death of one leaves the other running, and its start again goes on."""
+    children = [in_a_child(f"part_of({str(tmp_path)!r}, {index})") for index in range(2)]
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and not (tmp_path / "process-1-of-2" / sweep_folder.SWEEP).exists():
+        time.sleep(0.01)
+    children[1].kill()
+    assert children[0].wait(timeout=120) == 0, children[0].communicate()[1]
+    children[1].communicate()
+    states = {lane["part"].split("/")[-2]: [] for lane in manifest(tmp_path)}
+    for lane in manifest(tmp_path):
+        states[lane["part"].split("/")[-2]].append(lane["state"])
+    assert set(states["process-0-of-2"]) == {"done"} and len(states["process-1-of-2"]) == 4
+    assert set(states["process-1-of-2"]) != {"done"}, "it was done before it was killed"
+    part_of(tmp_path, 1)
+    children[0].communicate()
+    found = open_sweep(tmp_path, lanes_of(GRID))
+    for name in METRICS:
+        np.testing.assert_allclose(found[name], whole[name], atol=1e-5)
+
+
+# -- Kills ------------------------------------------------------------------------------------------
+
+LONG = dict(steps=240, every=2, segment=3)
+
+
+def child(folder):
+    go(Path(folder), **LONG)
+
+
+def kill_at_random(folder, kills, generator):
+    """Starts the sweep and kills it, so many times, each at a random moment after it has done something new."""
+    seen = -1
+    for _ in range(kills):
+        process = in_a_child(f"child({str(folder)!r})")
+        try:
+            deadline = time.monotonic() + 120
+            while time.monotonic() < deadline and process.poll() is None:
+                done = [m["batch"] * 1000 + m["records"] for p in folder.glob("part-*/manifest.json") if (m := json.loads(p.read_text()))]
+                if done and max(done) > seen:
+                    break
+                time.sleep(0.005)
+            seen = max(done)
+            time.sleep(generator.uniform(0, 0.15))
+        finally:
+            process.kill()
+            process.communicate()
+
+
+@pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.heavy)])
+def test_kill_at_any_moment_then_the_same_call(tmp_path, kills):
+    kill_at_random(tmp_path, kills, np.random.default_rng(os.getpid()))
+    states = {lane["state"] for lane in manifest(tmp_path)}
+    assert "waiting" in states or "running" in states or kills > 2, "it was done before it was killed"
+    xarray.testing.assert_equal(go(tmp_path, **LONG), go(**LONG))
+    assert {lane["state"] for lane in manifest(tmp_path)} == {"done"}
+    assert not list(tmp_path.rglob("checkpoint*"))
+
+
+def test_a_crash_at_any_write_costs_at_most_a_segment(tmp_path, whole, monkeypatch):
+    """Each of the writes of a sweep fails once, in turn; then the same call goes on."""
+    counted, original = [], saved.commit
+    monkeypatch.setattr(saved, "commit", lambda path, write: (counted.append(path), original(path, write))[1])
+    go(tmp_path / "whole")
+    for moment in range(0, len(counted), 3):
+        made = []
+
+        def commit(path, write, made=made, moment=moment):
+            made.append(path)
+            if len(made) == moment + 1:
+                raise Crash
+            original(path, write)
+
+        folder = tmp_path / str(moment)
+        monkeypatch.setattr(saved, "commit", commit)
+        with pytest.raises(Crash):
+            go(folder)
+        monkeypatch.setattr(saved, "commit", original)
+        segments = []
+        inner = simulate.run_lanes
+        monkeypatch.setattr(simulate, "run_lanes", lambda *a, inner=inner, segments=segments: (segments.append(1), inner(*a))[1])
+        xarray.testing.assert_equal(go(folder), whole)
+        monkeypatch.setattr(simulate, "run_lanes", inner)
+        manifests = sum(path.name == store.MANIFEST for path in counted[:moment]) - 1  # one is written before any segment
+        assert len(segments) <= 9 - max(manifests, 0)
+
+
+def test_a_full_disk_is_an_error_and_loses_nothing(tmp_path, whole, monkeypatch):
+    calls, original = [], store.write_results
+
+    def full(*args, **kwargs):
+        calls.append(1)
+        if len(calls) == 4:
+            with saved.writing(tmp_path):
+                raise OSError(errno.ENOSPC, "No space left on device")
+        original(*args, **kwargs)
+
+    monkeypatch.setattr(store, "write_results", full)
+    with pytest.raises(OSError, match=r"cannot write .*No space left"):
+        go(tmp_path)
+    states = [lane["state"] for lane in manifest(tmp_path)]
+    assert states == ["done"] * 3 + ["waiting"] * 5
+    monkeypatch.setattr(store, "write_results", original)
+    xarray.testing.assert_equal(go(tmp_path), whole)
+
+
+def test_a_signal_ends_the_sweep_after_the_segment_at_hand(tmp_path, whole, monkeypatch):
+    inner, calls = simulate.run_lanes, []
+
+    def interrupting(*args):
+        calls.append(1)
+        if len(calls) == 5:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return inner(*args)
+
+    monkeypatch.setattr(simulate, "run_lanes", interrupting)
+    with pytest.raises(KeyboardInterrupt, match=f"SIGTERM; .* continues in {tmp_path}"):
+        go(tmp_path)
+    assert len(calls) == 5
+    assert [lane["state"] for lane in manifest(tmp_path)] == ["done"] * 3 + ["running"] * 3 + ["waiting"] * 2
+    monkeypatch.setattr(simulate, "run_lanes", inner)
+    xarray.testing.assert_equal(go(tmp_path), whole)
+
+
+# -- Memory, progress, errors ------------------------------------------------------------------------
+
+
+def test_batches_fit_the_memory(monkeypatch):
+    planned = plan_of(GRID, METHOD, None, data, metrics=METRICS, **COUNTS)
+    lane = planned.lanes[0]
+    like = plan.like_of(planned, lane)
+    size = plan.bytes_of_lane(planned, lane, like)
+    least = 3 * 120 * 3 * 4 + 60 * 3 * 4  # three states of 120 particles in 3 dimensions, and the data
+    assert least < size < 2 * least
+    monkeypatch.setattr(plan, "memory", lambda: 3 * size)
+    shapes = []
+    inner = simulate.run_lanes
+    monkeypatch.setattr(simulate, "run_lanes", lambda *a: (shapes.append(a[0].shape), inner(*a))[1])
+    go(batch_size=None)
+    assert set(shapes) == {(3,)}
+    monkeypatch.undo()
+    side_by_side = planned._replace(vmapped=8)
+    assert plan.bytes_of_lane(side_by_side, lane, like) > size  # what a lane needs to compute counts too
+
+
+def test_progress_is_a_line_of_json_for_each_segment(capsys):
+    go(progress=True)
+    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert len(lines) == 9 and lines[-1] == lines[-1] | dict(part="part-0", lanes=[6, 8], step=10, of=10)
+
+
+def test_two_sweeps_never_share_a_folder(tmp_path):
+    with store.hold(tmp_path), pytest.raises(OSError, match="in use"):
+        go(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (dict(steps=9), "steps is 9; it must be a multiple of every"),
+        (dict(every=1, steps=2), "every is 1"),
+        (dict(batch_size=0), "batch_size is 0"),
+        (dict(vmapped=0), "vmapped is 0"),
+        (dict(segment=1), "segment is 1"),
+        (dict(process=(2, 2)), r"process is \(2, 2\); its index must be from 0 to 1"),
+        (dict(grid={}), "the grid is empty"),
+        (dict(grid=dict(seed=[1, 1])), "lanes 0 and 1 are the same"),
+        (dict(grid=dict(partical_step=[0.1])), "the nearest is 'particle_step'"),
+        (dict(grid=dict(particle_step=[0.1, float("inf")])), "particle_step is inf in lane 1"),
+        (dict(grid=dict(particle_step=[0.1, -0.1])), r"lane 1, \{\"particle_step\": -0.1\}: particle_step is -0.1"),
+        (dict(metrics={"step": acceptance}), "metrics has the name 'step'"),
+    ],
+)
+def test_bad_arguments_are_named_before_anything_is_compiled_or_written(tmp_path, monkeypatch, changes, message):
+    monkeypatch.setattr(simulate, "run_lanes", None)
+    folder = tmp_path / "sweep"
+    with pytest.raises(ValueError, match=message):
+        go(folder, **changes)
+    assert not list(folder.rglob("*"))
+
+
+@pytest.fixture(scope="module")
+def interrupted(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("interrupted")
+    inner, calls = simulate.run_lanes, []
+
+    def crashing(*args):
+        calls.append(1)
+        if len(calls) == 3:
+            raise Crash
+        return inner(*args)
+
+    simulate.run_lanes = crashing
+    try:
+        with pytest.raises(Crash):
+            go(folder)
+    finally:
+        simulate.run_lanes = inner
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (dict(steps=12), "steps is 10 there and 12 here"),
+        (dict(method=Dual(Sphere(3), neurons=9)), "method.neurons is 8 there and 9 here"),
+        (dict(common=True), "common is False there and True here"),
+        (dict(data=lambda key: data(key, 61)), "data.function is"),
+        (dict(batch_size=2), "batch_size is 2; .* was begun with 3"),
+        (dict(grid=product(particle_step=[0.1], restart_probability=[0.0], seed=[0])), "lanes that are not done and that the grid lacks"),
+    ],
+)
+def test_a_folder_of_another_sweep_is_refused_and_kept(interrupted, changes, message):
+    before = {path: path.read_bytes() for path in interrupted.rglob("*") if path.is_file()}
+    with pytest.raises(ValueError, match=message):
+        go(interrupted, **changes)
+    assert before == {path: path.read_bytes() for path in interrupted.rglob("*") if path.is_file()}
+
+
+def test_foreign_and_damaged_folders(tmp_path, interrupted):
+    (tmp_path / "thesis.tex").write_text("all of it")
+    with pytest.raises(ValueError, match=r"holds other files \(thesis.tex\)"):
+        go(tmp_path)
+    with pytest.raises(FileNotFoundError, match="holds no sweep"):
+        open_sweep(tmp_path)
+    (tmp_path / "thesis.tex").rename(tmp_path / sweep_folder.SWEEP)
+    with pytest.raises(ValueError, match="truncated or corrupt"):
+        go(tmp_path)
