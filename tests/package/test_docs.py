@@ -25,7 +25,7 @@ def test_snippets_run(page, tmp_path, monkeypatch):
 def test_readme_has_two_commands_and_a_snippet_of_fifteen_lines():
     text = (ROOT / "README.md").read_text()
     commands = [line for line in text.splitlines() if line.startswith("python3 -m venv")]
-    assert len(commands) == 2 and "experiments.two_teachers" in commands[0] and commands[1].endswith("-m pytest && .venv/bin/python -m pytest tests/optimised")
+    assert len(commands) == 2 and "experiments.two_teachers" in commands[0] and " -m pytest " in commands[1]
     (snippet,) = re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
     assert len([line for line in snippet.splitlines() if line.strip()]) <= 15
 
