@@ -163,11 +163,10 @@ class Adaptive:
 
     Raises ValueError naming the argument, its value and what is allowed.
 
-    >>> method = Adaptive(Dual(Sphere(3), neurons=8), warmup=4)
-    >>> data = Samples(Sphere(3).sample_base(jax.random.key(0), 100, jnp.float32))
-    >>> method.check(method.rates, data)
-    >>> state = method.init(jax.random.key(1), method.rates, data)
-    >>> state = method.step(jax.random.key(2), state, method.rates, data)
+    >>> from dualebm.simulate import start, step
+    >>> method, data = Adaptive(Dual(Sphere(3), neurons=8), warmup=4), Samples(jnp.eye(3))
+    >>> state = start(jax.random.key(1), method, method.rates, data)
+    >>> state = step(jax.random.key(2), method, state, method.rates, data)
     >>> bool(method.adapted(state, method.rates).particle_step > method.rates.particle_step)  # all moves were accepted
     True
     """

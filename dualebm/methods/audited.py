@@ -67,11 +67,10 @@ class Audited:
 
     Raises ValueError for what is not allowed.
 
-    >>> from dualebm.methods.dual import Dual; from dualebm.spaces import Sphere
-    >>> method = Audited(Dual(Sphere(3), neurons=8), walkers=100)
-    >>> data = Samples(Sphere(3).sample_base(jax.random.key(0), 100, "float32"))
-    >>> state = method.init(jax.random.key(1), method.rates, data)
-    >>> state = method.step(jax.random.key(2), state, method.rates, data)
+    >>> from dualebm.simulate import start, step; from dualebm.methods.dual import Dual; from dualebm.spaces import Sphere
+    >>> method, data = Audited(Dual(Sphere(3), neurons=8), walkers=100), Samples(jax.numpy.eye(3))
+    >>> state = start(jax.random.key(1), method, method.rates, data)
+    >>> state = step(jax.random.key(2), method, state, method.rates, data)
     >>> value, error = method.log_partition(state)
     >>> bool(jax.numpy.isfinite(value)), int(state.step)
     (True, 1)

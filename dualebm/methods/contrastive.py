@@ -75,13 +75,12 @@ class Contrastive:
 
     Raises ValueError for a choice that does not exist.
 
-    >>> from dualebm.networks import MLP; from dualebm.spaces import Sphere
-    >>> method = Contrastive(Sphere(3), MLP(width=8), restart_every=1, moves=5)
-    >>> data = Samples(Sphere(3).sample_base(jax.random.key(0), 100, jnp.float32))
-    >>> state = jax.jit(method.init)(jax.random.key(1), method.rates, data)
-    >>> state = jax.jit(method.step)(jax.random.key(2), state, method.rates, data)
+    >>> from dualebm.simulate import start, step; from dualebm.networks import MLP; from dualebm.spaces import Sphere
+    >>> method, data = Contrastive(Sphere(3), MLP(width=8), restart_every=1, moves=5), Samples(jnp.eye(3))
+    >>> state = start(jax.random.key(1), method, method.rates, data)
+    >>> state = step(jax.random.key(2), method, state, method.rates, data)
     >>> method.energy(state, method.rates, data)(data.points).shape
-    (100,)
+    (3,)
     """
 
     space: Space

@@ -106,14 +106,12 @@ class Dual:
 
     Raises ValueError for a choice that does not exist, with the nearest that does.
 
-    >>> from dualebm.spaces import Sphere
-    >>> method = Dual(Sphere(3), neurons=8)
-    >>> data = Samples(Sphere(3).sample_base(jax.random.key(0), 100, jnp.float32))
-    >>> method.check(method.rates, data)
-    >>> state = method.init(jax.random.key(1), method.rates, data)
-    >>> state = method.step(jax.random.key(2), state, method.rates, data)
+    >>> from dualebm.simulate import start, step; from dualebm.spaces import Sphere
+    >>> method, data = Dual(Sphere(3), neurons=8), Samples(jnp.eye(3))
+    >>> state = start(jax.random.key(1), method, method.rates, data)
+    >>> state = step(jax.random.key(2), method, state, method.rates, data)
     >>> state.particles.shape, int(state.step), method.energy(state, method.rates, data)(data.points).shape
-    ((200, 3), 1, (100,))
+    ((6, 3), 1, (3,))
     """
 
     space: Space

@@ -104,14 +104,13 @@ class Jarzynski:
 
     Raises ValueError for a choice that does not exist.
 
-    >>> from dualebm.networks import MLP; from dualebm.spaces import Sphere
-    >>> method = Jarzynski(Sphere(3), MLP(width=8), walkers=100)
-    >>> data = Samples(Sphere(3).sample_base(jax.random.key(0), 50, jnp.float32))
-    >>> state = jax.jit(method.init)(jax.random.key(1), method.rates, data)
-    >>> state = jax.jit(method.step)(jax.random.key(2), state, method.rates, data)
+    >>> from dualebm.simulate import start, step; from dualebm.networks import MLP; from dualebm.spaces import Sphere
+    >>> method, data = Jarzynski(Sphere(3), MLP(width=8), walkers=100), Samples(jnp.eye(3))
+    >>> state = start(jax.random.key(1), method, method.rates, data)
+    >>> state = step(jax.random.key(2), method, state, method.rates, data)
     >>> value, error = method.log_partition(state)
     >>> method.energy(state, method.rates, data)(data.points).shape, bool(abs(value) < 0.1)
-    ((50,), True)
+    ((3,), True)
     """
 
     space: Space

@@ -95,11 +95,10 @@ class Lazy:
         averaged: the energy is that of the mean charges over all iterations, not of the last.
         integrator, noise: of the particles, as for `Dual`.
 
-    >>> from dualebm.spaces import Sphere
-    >>> method = Lazy(Sphere(3), features=50, charges="best")
-    >>> data = Samples(Sphere(3).sample_base(jax.random.key(0), 100, jnp.float32))
-    >>> state = method.init(jax.random.key(1), method.rates, data)
-    >>> state = method.step(jax.random.key(2), state, method.rates, data)
+    >>> from dualebm.simulate import start, step; from dualebm.spaces import Sphere
+    >>> method, data = Lazy(Sphere(3), features=50, charges="best"), Samples(jnp.eye(3))
+    >>> state = start(jax.random.key(1), method, method.rates, data)
+    >>> state = step(jax.random.key(2), method, state, method.rates, data)
     >>> round(float(jnp.sqrt(jnp.mean(state.charges**2))), 4)
     10.0
     """
@@ -216,13 +215,12 @@ class KernelFlow:
             Torus(1) and Sphere(2). None for the last f, under which the particles move in either case.
         integrator, noise: of the particles, as for `Dual`.
 
-    >>> from dualebm.spaces import Sphere
-    >>> method = KernelFlow(Sphere(3))
-    >>> data = Samples(Sphere(3).sample_base(jax.random.key(0), 100, jnp.float32))
-    >>> state = method.init(jax.random.key(1), method.rates, data)
-    >>> state = method.step(jax.random.key(2), state, method.rates, data)
+    >>> from dualebm.simulate import start, step; from dualebm.spaces import Sphere
+    >>> method, data = KernelFlow(Sphere(3)), Samples(jnp.eye(3))
+    >>> state = start(jax.random.key(1), method, method.rates, data)
+    >>> state = step(jax.random.key(2), method, state, method.rates, data)
     >>> method.energy(state, method.rates, data)(data.points).shape
-    (100,)
+    (3,)
     """
 
     space: Space

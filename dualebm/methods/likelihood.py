@@ -134,13 +134,12 @@ class Likelihood:
 
     Raises ValueError for a choice that does not exist, a feature that is no ridge, and the flat measure.
 
-    >>> from dualebm.spaces import Sphere
-    >>> method = Likelihood(Sphere(3), neurons=8, chains=100)
-    >>> data = Samples(Sphere(3).sample_base(jax.random.key(0), 100, jnp.float32))
-    >>> state = method.init(jax.random.key(1), method.rates, data)
-    >>> state = method.step(jax.random.key(2), state, method.rates, data)
+    >>> from dualebm.simulate import start, step; from dualebm.spaces import Sphere
+    >>> method, data = Likelihood(Sphere(3), neurons=8, chains=100), Samples(jnp.eye(3))
+    >>> state = start(jax.random.key(1), method, method.rates, data)
+    >>> state = step(jax.random.key(2), method, state, method.rates, data)
     >>> method.energy(state, method.rates, data)(data.points).shape
-    (100,)
+    (3,)
     """
 
     space: Space
@@ -227,11 +226,10 @@ class WeightedLikelihood:
     all with F = E_model phi - E_data phi of the old neurons; c = 0 and w = 1 at the start. sampler, chains, moves, fresh: as for
     `Likelihood`, but with "importance" as the default (10,000 points, as there).
 
-    >>> from dualebm.spaces import Sphere
-    >>> method = WeightedLikelihood(Sphere(3), neurons=8, chains=100)
-    >>> data = Samples(Sphere(3).sample_base(jax.random.key(0), 100, jnp.float32))
-    >>> state = method.init(jax.random.key(1), method.rates, data)
-    >>> float(method.step(jax.random.key(2), state, method.rates, data).neurons.log_weights.sum())
+    >>> from dualebm.simulate import start, step; from dualebm.spaces import Sphere
+    >>> method, data = WeightedLikelihood(Sphere(3), neurons=8, chains=100), Samples(jnp.eye(3))
+    >>> state = start(jax.random.key(1), method, method.rates, data)
+    >>> float(step(jax.random.key(2), method, state, method.rates, data).neurons.log_weights.sum())
     0.0
     """
 

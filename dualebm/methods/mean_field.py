@@ -59,12 +59,10 @@ class MeanField:
 
     Raises ValueError for a choice that does not exist, and for spaces without cells.
 
-    >>> from dualebm.spaces import Sphere
-    >>> method = MeanField(Sphere(2), cells=64, neuron_cells=64)
-    >>> data = Samples(Sphere(2).sample_base(jax.random.key(0), 100, jnp.float32))
-    >>> rates = method.rates
-    >>> method.check(rates, data)
-    >>> state = method.step(jax.random.key(2), method.init(jax.random.key(1), rates, data), rates, data)
+    >>> from dualebm.simulate import start, step; from dualebm.spaces import Sphere
+    >>> method, data = MeanField(Sphere(2), cells=64, neuron_cells=64), Samples(jnp.eye(2))
+    >>> state = start(jax.random.key(1), method, method.rates, data)
+    >>> state = step(jax.random.key(2), method, state, method.rates, data)
     >>> round(float(state.nu.sum()), 5), bool((state.nu > 0).all())
     (1.0, True)
     """

@@ -66,12 +66,12 @@ class ScoreMatching:
 
     Raises ValueError for a choice that does not exist, and for a smoothing of a feature that needs none.
 
-    >>> method = ScoreMatching(Sphere(3), neurons=8)
-    >>> data = Samples(Sphere(3).sample_base(jax.random.key(0), 100, jnp.float32))
-    >>> state = method.init(jax.random.key(1), method.rates, data)
-    >>> state = method.step(jax.random.key(2), state, method.rates, data)
+    >>> from dualebm.simulate import start, step
+    >>> method, data = ScoreMatching(Sphere(3), neurons=8), Samples(jnp.eye(3))
+    >>> state = start(jax.random.key(1), method, method.rates, data)
+    >>> state = step(jax.random.key(2), method, state, method.rates, data)
     >>> int(state.step), method.energy(state, method.rates, data)(data.points).shape
-    (1, (100,))
+    (1, (3,))
     """
 
     space: Space

@@ -107,13 +107,12 @@ class KernelStein(_Stein):
 
     Raises ValueError for choices that do not exist, another space, and a kernel without derivatives.
 
-    >>> from dualebm.spaces import Sphere
-    >>> method = KernelStein(Sphere(3), neurons=8)
-    >>> data = Samples(Sphere(3).sample_base(jax.random.key(0), 100, jnp.float32))
-    >>> state = method.init(jax.random.key(1), method.rates, data)
-    >>> state = method.step(jax.random.key(2), state, method.rates, data)
+    >>> from dualebm.simulate import start, step; from dualebm.spaces import Sphere
+    >>> method, data = KernelStein(Sphere(3), neurons=8), Samples(jnp.eye(3))
+    >>> state = start(jax.random.key(1), method, method.rates, data)
+    >>> state = step(jax.random.key(2), method, state, method.rates, data)
     >>> method.energy(state, method.rates, data)(data.points).shape
-    (100,)
+    (3,)
     """
 
     kernel: Any = RBF()
@@ -148,13 +147,12 @@ class NetworkStein(_Stein):
 
     Raises ValueError for choices that do not exist and another space.
 
-    >>> from dualebm.spaces import Sphere
-    >>> method = NetworkStein(Sphere(3), neurons=8, critics=4)
-    >>> data = Samples(Sphere(3).sample_base(jax.random.key(0), 100, jnp.float32))
-    >>> state = method.init(jax.random.key(1), method.rates, data)
-    >>> state = method.step(jax.random.key(2), state, method.rates, data)
+    >>> from dualebm.simulate import start, step; from dualebm.spaces import Sphere
+    >>> method, data = NetworkStein(Sphere(3), neurons=8, critics=4), Samples(jnp.eye(3))
+    >>> state = start(jax.random.key(1), method, method.rates, data)
+    >>> state = step(jax.random.key(2), method, state, method.rates, data)
     >>> method.energy(state, method.rates, data)(data.points).shape
-    (100,)
+    (3,)
     """
 
     critics: int = 500

@@ -51,11 +51,10 @@ class Tracked:
     method: with `state.particles`, which an iteration moves under the energy that it found. chains: of the annealing that finds log Z of
     the first energy; 0 where this is known to be 0, as of methods that start at U = 0.
 
-    >>> from dualebm.methods.dual import Dual; from dualebm.spaces import Sphere
-    >>> method = Tracked(Dual(Sphere(3), neurons=8))
-    >>> data = Samples(Sphere(3).sample_base(jax.random.key(0), 100, jnp.float32))
-    >>> state = method.init(jax.random.key(1), method.rates, data)
-    >>> state = method.step(jax.random.key(2), state, method.rates, data)
+    >>> from dualebm.simulate import start, step; from dualebm.methods.dual import Dual; from dualebm.spaces import Sphere
+    >>> method, data = Tracked(Dual(Sphere(3), neurons=8)), Samples(jnp.eye(3))
+    >>> state = start(jax.random.key(1), method, method.rates, data)
+    >>> state = step(jax.random.key(2), method, state, method.rates, data)
     >>> bool(jnp.isfinite(state.log_partition)), int(state.step)
     (True, 1)
     """

@@ -74,14 +74,13 @@ class WeightedDual:
 
     Raises ValueError for a choice that does not exist.
 
-    >>> from dualebm.spaces import Sphere
-    >>> method = WeightedDual(Sphere(3), neurons=8, particles=100)
-    >>> data = Samples(Sphere(3).sample_base(jax.random.key(0), 100, jnp.float32))
-    >>> state = jax.jit(method.init)(jax.random.key(1), method.rates, data)
-    >>> state = jax.jit(method.step)(jax.random.key(2), state, method.rates, data)
+    >>> from dualebm.simulate import start, step; from dualebm.spaces import Sphere
+    >>> method, data = WeightedDual(Sphere(3), neurons=8, particles=100), Samples(jnp.eye(3))
+    >>> state = start(jax.random.key(1), method, method.rates, data)
+    >>> state = step(jax.random.key(2), method, state, method.rates, data)
     >>> value, error = method.log_partition(state)
     >>> method.energy(state, method.rates, data)(data.points).shape, bool(abs(value) < 1)
-    ((100,), True)
+    ((3,), True)
     """
 
     space: Space

@@ -34,7 +34,7 @@ from jaxtyping import install_import_hook
 import tests.strict  # noqa: F401, which the hook names
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
-TESTS = Path(__file__).parent
+TESTS = Path(__file__).parent / "tests"
 QUICKLY = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
 
 
