@@ -102,8 +102,7 @@ def shard_of(folder: Path) -> Path:
 def presence(folder: Path) -> Iterator[Callable]:
     """Tells in `folder` that this process runs, with a sign of life every `BEAT` seconds: a function tells where it is, and its end why.
 
-    >>> import tempfile
-    >>> sweep = Path(tempfile.mkdtemp())
+    >>> import tempfile; sweep = Path(tempfile.mkdtemp())
     >>> (sweep / "shard-0-of-1").mkdir()
     >>> with presence(sweep / "shard-0-of-1") as at:
     ...     at("part-0", 20)

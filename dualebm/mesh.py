@@ -71,7 +71,7 @@ def split(method, state):
 
     >>> from dualebm.methods.dual import Dual; from dualebm.spaces import Sphere
     >>> method = Dual(Sphere(3), neurons=8)
-    >>> state = method.init(jax.random.key(1), method.rates, Samples(jax.numpy.eye(3)))
+    >>> state = simulate.start(jax.random.key(1), method, method.rates, Samples(jax.numpy.eye(3)))
     >>> split(method, state).columns.shape, join(method, split(method, state)).columns.shape
     ((3, 2, 3), (3, 6))
     """
@@ -91,7 +91,7 @@ def join(method, state):
 
     >>> from dualebm.methods.dual import Dual; from dualebm.spaces import Sphere
     >>> method = Dual(Sphere(3), neurons=8)
-    >>> state = method.init(jax.random.key(1), method.rates, Samples(jax.numpy.eye(3)))
+    >>> state = simulate.start(jax.random.key(1), method, method.rates, Samples(jax.numpy.eye(3)))
     >>> bool((join(method, split(method, state)).columns == state.columns).all())
     True
     """
@@ -118,7 +118,7 @@ def place(mesh: Mesh, method, states, data: Samples, shared: bool = False):
 
     >>> from dualebm.methods.dual import Dual; from dualebm.spaces import Sphere
     >>> method, data = Dual(Sphere(3), neurons=8), Samples(jax.numpy.eye(3))
-    >>> state = split(method, method.init(jax.random.key(1), method.rates, data))
+    >>> state = split(method, simulate.start(jax.random.key(1), method, method.rates, data))
     >>> states, data = place(make(1), method, jax.tree.map(lambda a: a[None], state), data, shared=True)
     >>> tuple(states.columns.sharding.spec), tuple(data.points.sharding.spec)
     (('runs', None, None, 'particles'), ('particles',))
@@ -161,7 +161,7 @@ def assemble(mesh: Mesh, method, held):
 
     >>> from dualebm.methods.dual import Dual; from dualebm.spaces import Sphere
     >>> method = Dual(Sphere(3), neurons=8)
-    >>> state = split(method, method.init(jax.random.key(1), method.rates, Samples(jax.numpy.eye(3))))
+    >>> state = split(method, simulate.start(jax.random.key(1), method, method.rates, Samples(jax.numpy.eye(3))))
     >>> assemble(make(1), method, parts(jax.tree.map(lambda a: a[None], state))).columns.shape
     (1, 3, 2, 3)
     """
@@ -190,11 +190,10 @@ def initial(keys, method, rates, data: Samples, mesh: Mesh, shared: bool = False
     part. Raises the errors of `split` and `check`.
 
     >>> from dualebm.methods.dual import Dual; from dualebm.spaces import Sphere
-    >>> method = Dual(Sphere(3), neurons=8)
-    >>> rates = jax.tree.map(lambda rate: jax.numpy.full(2, rate), method.rates)
-    >>> data = Samples(Sphere(3).sample_base(jax.random.key(0), 100, jax.numpy.float32))
+    >>> method, data = Dual(Sphere(3), neurons=8), Samples(jax.numpy.eye(3))
+    >>> rates = jax.tree.map(lambda rate: np.full(2, rate, "float32"), method.rates)
     >>> initial(jax.random.split(jax.random.key(1), 2), method, rates, data, make(1), shared=True).columns.shape
-    (2, 3, 2, 100)
+    (2, 3, 2, 3)
     """
 
     def state(key, rates, data):
@@ -236,16 +235,12 @@ def intervals(keys, method, states, rates, data, active, every, metrics, schedul
 
     Returns (states, records), stacked. Raises the errors of `check`. Pure; `run_intervals` is compiled.
 
-    >>> from dualebm.methods.dual import Dual; from dualebm.spaces import Sphere
+    >>> from dualebm.methods.dual import Dual; from dualebm.metrics import Acceptance; from dualebm.spaces import Sphere
     >>> method, mesh, keys = Dual(Sphere(3), neurons=8), make(1), jax.random.split(jax.random.key(1), 2)
-    >>> rates = jax.tree.map(lambda rate: jax.numpy.full(2, rate), method.rates)
-    >>> data = Samples(Sphere(3).sample_base(jax.random.key(0), 100, jax.numpy.float32))
-    >>> states = initial(keys, method, rates, data, mesh, shared=True)
-    >>> metrics = {"acceptance": lambda key, method, state, rates, data: state.acceptance}
-    >>> active = jax.numpy.ones(3, bool)
-    >>> states, records = run_intervals(keys, method, states, rates, data, active, 2, metrics, None, mesh, (True, True))
-    >>> records["step"].tolist(), records["acceptance"].shape
-    ([[2, 4, 6], [2, 4, 6]], (2, 3))
+    >>> data, rates = Samples(jax.numpy.eye(3)), jax.tree.map(lambda rate: np.full(2, rate, "float32"), method.rates)
+    >>> states, metrics = initial(keys, method, rates, data, mesh, shared=True), {"acceptance": Acceptance()}
+    >>> run_intervals(keys, method, states, rates, data, np.ones(3, bool), 2, metrics, None, mesh, (True, True))[1]["step"].tolist()
+    [[2, 4, 6], [2, 4, 6]]
     """
     check(mesh, method, states, data)
     axis = PARTICLES if mesh.shape[PARTICLES] > 1 else None

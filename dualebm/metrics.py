@@ -2,6 +2,12 @@
 
 A metric that holds arrays (test points) is an equinox module, so that they are arguments of the compiled program.
 `long_name` and `units` label results and figures.
+
+>>> from dualebm.methods.dual import Dual; from dualebm.simulate import start; from dualebm.spaces import Sphere
+>>> method, data = Dual(Sphere(3), neurons=8), Samples(jnp.eye(3))
+>>> state = start(jax.random.key(1), method, method.rates, data)
+>>> float(TotalVariation()(jax.random.key(2), method, state, method.rates, data))
+1.0
 """
 
 from typing import Any, ClassVar
@@ -60,12 +66,6 @@ class KLDivergence(eqx.Module):
 
     `samples` are draws of the teacher that chose nothing, or `exact_samples`, which make it exact. Raises nothing; NaN
     where the energy is.
-
-    >>> from dualebm import targets
-    >>> teacher = targets.teacher("s2_bimodal")
-    >>> points, _ = targets.sample(jax.random.key(0), teacher, 1000)
-    >>> KLDivergence(teacher.energy, points).units
-    'nat'
     """
 
     samples: Samples
@@ -84,14 +84,7 @@ class KLDivergence(eqx.Module):
 
 
 class ScoreError(eqx.Module):
-    """E* |grad U - grad U*|^2, tangential gradients, over samples of the teacher (arXiv 2107.05134, Section 5).
-
-    >>> from dualebm import targets
-    >>> teacher = targets.teacher("s2_bimodal")
-    >>> points, _ = targets.sample(jax.random.key(0), teacher, 1000)
-    >>> ScoreError(teacher.space, teacher.energy, points).long_name
-    'mean squared score error'
-    """
+    """E* |grad U - grad U*|^2, tangential gradients, over samples of the teacher (arXiv 2107.05134, Section 5)."""
 
     space: Space = eqx.field(static=True)
     samples: Samples
@@ -118,10 +111,6 @@ class EffectiveTemperature(eqx.Module):
     1 for unbiased particles in equilibrium; below or above 1 measures the bias of an integrator. `quadrature` must be
     exact for U: any energy on S^1 and S^2, and functions of a plane elsewhere (`dualebm.partition`). NaN where no
     temperature fits.
-
-    >>> from dualebm.spaces import Sphere
-    >>> EffectiveTemperature(partition.sphere_quadrature(Sphere(3), 32)).units
-    '1'
     """
 
     quadrature: Samples
@@ -136,11 +125,7 @@ class EffectiveTemperature(eqx.Module):
 
 
 class TotalVariation(eqx.Module):
-    """|gamma|_TV = (1/m) sum_j |c_j| of the neurons of the energy, in units of temperature; NaN for energies of no neurons.
-
-    >>> TotalVariation().long_name
-    'total variation'
-    """
+    """|gamma|_TV = (1/m) sum_j |c_j| of the neurons of the energy, in units of temperature; NaN for energies of no neurons."""
 
     long_name: ClassVar[str] = "total variation"
     units: ClassVar[str] = "1"
@@ -153,11 +138,7 @@ class TotalVariation(eqx.Module):
 
 
 class Acceptance(eqx.Module):
-    """The fraction of the particles' moves that were accepted since the last record.
-
-    >>> Acceptance().long_name
-    'acceptance rate'
-    """
+    """The fraction of the particles' moves that were accepted since the last record."""
 
     long_name: ClassVar[str] = "acceptance rate"
     units: ClassVar[str] = "1"
@@ -175,9 +156,6 @@ class EnergyGap(eqx.Module):
     then 0, or below 0 where the radius holds the fit back. Over held-out samples it rises above that as the energy fits the
     noise of its data. It is the slope at t = 0 of the mean negative log-likelihood of exp(-(1 + t) U), and no divergence:
     a gap of 0 does not say that the model is right.
-
-    >>> EnergyGap(Samples(jnp.eye(2))).units
-    '1'
     """
 
     samples: Samples
@@ -199,12 +177,6 @@ class CrossEntropy(eqx.Module):
     all; else by annealed importance sampling with so many `chains` and `temperatures` (`partition.log_partition_by_annealing`). Raises
     ValueError for no samples, and for a quadrature and draws. Over samples of a teacher it is KL(teacher || student) less
     KL(teacher || tau).
-
-    >>> from dualebm import targets
-    >>> teacher = targets.teacher("s2_bimodal")
-    >>> points, _ = targets.sample(jax.random.key(0), teacher, 1000)
-    >>> CrossEntropy(points, teacher.space).units
-    'nat'
     """
 
     samples: Samples
@@ -240,10 +212,6 @@ class SteinDiscrepancy(eqx.Module):
     """KSD^2 of test samples from the model, the U-statistic (see `dualebm.stein`): needs no log Z; near 0, of both signs, where they agree.
 
     Raises ValueError for fewer than two samples, points off the space, and a kernel without derivatives.
-
-    >>> from dualebm.spaces import Sphere
-    >>> SteinDiscrepancy(Samples(jnp.eye(2)), Sphere(2)).units
-    '1'
     """
 
     samples: Samples
@@ -265,12 +233,7 @@ class SteinDiscrepancy(eqx.Module):
 
 
 class NetworkSteinDiscrepancy(eqx.Module):
-    """SD of test samples from the model, by critics in F1 of `width` neurons that ascend for `steps`: see `stein.network_discrepancy`.
-
-    >>> from dualebm.spaces import Sphere
-    >>> NetworkSteinDiscrepancy(Samples(jnp.eye(2)), Sphere(2)).long_name
-    'F1 Stein discrepancy'
-    """
+    """SD of test samples from the model, by critics in F1 of `width` neurons that ascend for `steps`: see `stein.network_discrepancy`."""
 
     samples: Samples
     space: Space = eqx.field(static=True)
@@ -297,10 +260,6 @@ class DualityGap(eqx.Module):
 
     The training data are those of the run, the radius that of its rates. An estimate, but by a quadrature, which makes it exact up to
     the search of the supremum; recorded under the name `gap`, `certificate.within` stops a run by it.
-
-    >>> from dualebm.spaces import Sphere
-    >>> DualityGap(Sphere(3)).long_name
-    'duality gap'
     """
 
     space: Space = eqx.field(static=True)
@@ -326,10 +285,6 @@ class MMD(eqx.Module):
 
     The root of the V-statistic `rkhs.squared_mmd`, whose rounding, a few eps, is a floor of sqrt(eps): 5e-4 in float32. Between N and n
     samples of one law its square is (1/N + 1/n) (E k(x, x) - E k(x, x')) in the mean.
-
-    >>> from dualebm.rkhs import RBF
-    >>> MMD(Samples(jnp.eye(2)), RBF()).units
-    '1'
     """
 
     samples: Samples
@@ -344,11 +299,7 @@ class MMD(eqx.Module):
 
 
 class EnergyDistance(eqx.Module):
-    """2 E|x - y| - E|x - x'| - E|y - y'| of the particles x and test samples y: see `distances.energy_distance`.
-
-    >>> EnergyDistance(Samples(jnp.eye(2))).long_name
-    'energy distance of the particles to test samples'
-    """
+    """2 E|x - y| - E|x - x'| - E|y - y'| of the particles x and test samples y: see `distances.energy_distance`."""
 
     samples: Samples
     long_name: ClassVar[str] = "energy distance of the particles to test samples"
@@ -361,11 +312,7 @@ class EnergyDistance(eqx.Module):
 
 
 class SlicedWasserstein(eqx.Module):
-    """The sliced Wasserstein distance of the particles to test samples: see `distances.sliced_wasserstein`.
-
-    >>> SlicedWasserstein(Samples(jnp.eye(2))).order
-    2
-    """
+    """The sliced Wasserstein distance of the particles to test samples: see `distances.sliced_wasserstein`."""
 
     samples: Samples
     projections: int = eqx.field(static=True, default=100)

@@ -155,9 +155,9 @@ class ConvNet:
     not height * width.
 
     >>> from dualebm.spaces import Euclidean
-    >>> energy = ConvNet()(jax.random.key(0), Euclidean(784), jnp.float32)
-    >>> energy(jnp.ones((3, 784))).tolist(), [a.shape for a in energy.weights]
-    ([0.0, 0.0, 0.0], [(256, 64), (64, 1)])
+    >>> energy = jax.eval_shape(lambda key: ConvNet()(key, Euclidean(784), jnp.float32), jax.random.key(0))
+    >>> [a.shape for a in energy.weights]
+    [(256, 64), (64, 1)]
     """
 
     shape: tuple[int, int] = (28, 28)

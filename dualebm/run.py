@@ -43,8 +43,7 @@ def initial_state(key, method, rates, data: Samples):
     """`method.init` under the key that a run with `key` gives it, which is that of no step.
 
     >>> from dualebm.methods.dual import Dual; from dualebm.spaces import Sphere
-    >>> method = Dual(Sphere(3), neurons=8)
-    >>> data = Samples(Sphere(3).sample_base(jax.random.key(0), 100, jnp.float32))
+    >>> method, data = Dual(Sphere(3), neurons=8), Samples(jnp.eye(3))
     >>> int(initial_state(jax.random.key(1), method, method.rates, data).step)
     0
     """
@@ -93,13 +92,9 @@ def run(
     differs; OSError for one that cannot be written; `Diverged`, naming the step and the likely cause; KeyboardInterrupt
     on SIGINT or SIGTERM, when the segment at hand is done and saved (a second signal interrupts at once).
 
-    >>> from dualebm.methods.dual import Dual; from dualebm.spaces import Sphere
-    >>> method = Dual(Sphere(3), neurons=8)
-    >>> data = Samples(Sphere(3).sample_base(jax.random.key(0), 100, jnp.float32))
-    >>> metrics = {"acceptance": lambda key, method, state, rates, data: state.acceptance}
-    >>> state, results = run(
-    ...     jax.random.key(1), method, method.rates, data, steps=6, every=2, metrics=metrics, progress=False
-    ... )
+    >>> from dualebm.methods.dual import Dual; from dualebm.metrics import Acceptance; from dualebm.spaces import Sphere
+    >>> method, data, metrics = Dual(Sphere(3), neurons=8), Samples(jnp.eye(3)), {"acceptance": Acceptance()}
+    >>> state, results = run(jax.random.key(1), method, method.rates, data, steps=6, every=2, metrics=metrics, progress=False)
     >>> results.step.values.tolist(), results.acceptance.shape
     ([0, 2, 4, 6], (4,))
     """
@@ -335,8 +330,7 @@ def first_fault(key, method, state, rates, data, every, schedule):
     """The first of `every` steps from a good state after which the state is at fault by itself; -1 for none. Steps are counted from 1.
 
     >>> from dualebm.methods.dual import Dual; from dualebm.spaces import Sphere
-    >>> method = Dual(Sphere(3), neurons=8)
-    >>> data = Samples(Sphere(3).sample_base(jax.random.key(0), 100, jnp.float32))
+    >>> method, data = Dual(Sphere(3), neurons=8), Samples(jnp.eye(3))
     >>> state = initial_state(jax.random.key(1), method, method.rates, data)
     >>> int(first_fault(jax.random.key(1), method, state, method.rates._replace(reaction_step=jnp.nan), data, 4, None))
     1

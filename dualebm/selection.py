@@ -100,19 +100,18 @@ def select(
     Raises ValueError for no settings, a setting that is in both, seeds that are in both, a validation that is no metric, and as `sweep` and
     `choose`.
 
-    >>> import jax, jax.numpy as jnp, tempfile
-    >>> from dualebm.metrics import CrossEntropy; from dualebm.partition import sphere_quadrature
+    >>> import jax.numpy as jnp, tempfile; from dualebm.metrics import CrossEntropy; from dualebm.partition import sphere_quadrature
     >>> from dualebm.measures import Samples; from dualebm.methods.dual import Dual; from dualebm.spaces import Sphere
     >>> def points(key, n):
     ...     return Samples(Sphere(3).sample_base(key, n, jnp.float32))
     >>> def monitors(key):
     ...     return {"validation": CrossEntropy(points(key, 50), Sphere(3), sphere_quadrature(Sphere(3), 8))}
     >>> found = select(
-    ...     dict(n=[20, 40]), dict(radius=[1.0, 5.0]), Dual(Sphere(3), neurons=4), None, points, metrics=monitors, repeats=[7, 8],
+    ...     dict(n=[20]), dict(radius=[1.0, 5.0]), Dual(Sphere(3), neurons=4), None, points, metrics=monitors, repeats=[7, 8],
     ...     folder=tempfile.mkdtemp(), steps=4, every=2, progress=False,
     ... )
     >>> [case["n"] for case in found.chosen], found.best.sizes["lane"]
-    ([20, 40], 4)
+    ([20], 2)
     """
     cases, over = ({name: list(values) for name, values in part.items()} for part in (cases, over))
     seeds, repeats = list(seeds), list(repeats)

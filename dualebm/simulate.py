@@ -126,13 +126,10 @@ def simulate(
     last good state and records NaN. Raises ValueError for counts that are not allowed. Pure: jit and vmap it over keys,
     states and rates.
 
-    >>> from dualebm.methods.dual import Dual; from dualebm.spaces import Sphere
-    >>> method = Dual(Sphere(3), neurons=8)
-    >>> data = Samples(Sphere(3).sample_base(jax.random.key(0), 100, jnp.float32))
-    >>> state = start(jax.random.key(1), method, method.rates, data)
-    >>> metrics = {"acceptance": lambda key, method, state, rates, data: state.acceptance}
-    >>> key = jax.random.key(2)
-    >>> state, records = simulate(key, method, state, method.rates, data, steps=6, every=2, metrics=metrics)
+    >>> from dualebm.methods.dual import Dual; from dualebm.metrics import Acceptance; from dualebm.spaces import Sphere
+    >>> method, data, key = Dual(Sphere(3), neurons=8), Samples(jnp.eye(3)), jax.random.key(1)
+    >>> state = start(key, method, method.rates, data)
+    >>> _, records = simulate(key, method, state, method.rates, data, steps=6, every=2, metrics={"acceptance": Acceptance()})
     >>> records["step"].tolist(), records["acceptance"].shape
     ([2, 4, 6], (3,))
     """

@@ -56,9 +56,10 @@ def snapshot(method, state, rates, data, kl: float | None = None) -> Frame:
     """The `Frame` of a method's state, with its particles and atoms where it has them.
 
     >>> import jax
-    >>> from dualebm.methods.dual import Dual; from dualebm.spaces import Sphere; from dualebm.measures import Samples
+    >>> from dualebm.measures import Samples; from dualebm.methods.dual import Dual
+    >>> from dualebm.simulate import start; from dualebm.spaces import Sphere
     >>> method, data = Dual(Sphere(3), neurons=8), Samples(jnp.eye(3))
-    >>> snapshot(method, method.init(jax.random.key(0), method.rates, data), method.rates, data).particles.shape
+    >>> snapshot(method, start(jax.random.key(0), method, method.rates, data), method.rates, data).particles.shape
     (6, 3)
     """
     energy = method.energy(state, rates, data)

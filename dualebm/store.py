@@ -227,10 +227,8 @@ def open_results(folder: PathLike) -> xarray.Dataset:
 def to_netcdf(results: xarray.Dataset | PathLike, path: PathLike) -> None:
     """Exports results, or those of a folder, to one netCDF 4 file; attributes that netCDF cannot hold become JSON text.
 
-    >>> import tempfile
-    >>> folder = Path(tempfile.mkdtemp())
-    >>> kl = Variable((), "float32", {})
-    >>> create_results(folder, np.array([0, 10]), {"kl": kl}, chunk=(1, 2), attributes={"key": [0, 1]})
+    >>> import tempfile; folder = Path(tempfile.mkdtemp())
+    >>> create_results(folder, np.array([0, 10]), {"kl": Variable((), "float32", {})}, chunk=(1, 2), attributes={"key": [0, 1]})
     >>> to_netcdf(folder, folder / "results.nc")
     >>> xarray.load_dataset(folder / "results.nc").attrs["key"]
     '[0, 1]'

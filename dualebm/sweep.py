@@ -90,14 +90,11 @@ def sweep(
     Raises ValueError naming the argument, the lane or the setting that is not allowed, before anything is compiled or written;
     OSError for a folder that cannot be written or that another process holds; KeyboardInterrupt as `run`.
 
-    >>> from dualebm.grid import product
+    >>> from dualebm.grid import product; from dualebm.metrics import Acceptance; from dualebm.sweep_folder import by_setting
     >>> from dualebm.measures import Samples; from dualebm.methods.dual import Dual; from dualebm.spaces import Sphere
-    >>> def data(key):
-    ...     return Samples(Sphere(3).sample_base(key, 100, jnp.float32))
-    >>> metrics = {"acceptance": lambda key, method, state, rates, data: state.acceptance}
-    >>> grid = product(particle_step=[0.1, 0.3], seed=range(2))
+    >>> grid, metrics = product(particle_step=[0.1, 0.3], seed=range(2)), {"acceptance": Acceptance()}
+    >>> data = lambda key: Samples(jnp.eye(3))
     >>> results = sweep(grid, Dual(Sphere(3), neurons=8), None, data, steps=4, every=2, metrics=metrics, progress=False)
-    >>> from dualebm.sweep_folder import by_setting
     >>> by_setting(results).acceptance.dims, by_setting(results).acceptance.shape
     (('particle_step', 'seed', 'step'), (2, 2, 3))
     """

@@ -1,4 +1,12 @@
-"""What weighted walkers tell along training: log Z, the cross-entropy, how many of them count. Metrics as those of `dualebm.metrics`."""
+"""What weighted walkers tell along training: log Z, the cross-entropy, how many of them count. Metrics as those of `dualebm.metrics`.
+
+>>> from jax import random; from dualebm.simulate import start
+>>> from dualebm.methods.weighted_dual import WeightedDual; from dualebm.spaces import Sphere
+>>> method, data = WeightedDual(Sphere(3), neurons=8, particles=100), Samples(jnp.eye(3))
+>>> state = start(random.key(1), method, method.rates, data)
+>>> [round(float(f(random.key(2), method, state, method.rates, data)), 2) for f in (EffectiveFraction(), Resamplings())]
+[1.0, 0.0]
+"""
 
 from typing import ClassVar
 
@@ -10,11 +18,7 @@ from dualebm.measures import Samples, cloud
 
 
 class EffectiveFraction(eqx.Module):
-    """(sum_i p_i^2)^-1 / N of the walkers when the last step ended, before it resampled: between 1/N and 1.
-
-    >>> EffectiveFraction().long_name
-    'effective fraction of the walkers'
-    """
+    """(sum_i p_i^2)^-1 / N of the walkers when the last step ended, before it resampled: between 1/N and 1."""
 
     long_name: ClassVar[str] = "effective fraction of the walkers"
     units: ClassVar[str] = "1"
@@ -26,11 +30,7 @@ class EffectiveFraction(eqx.Module):
 
 
 class Resamplings(eqx.Module):
-    """How often the walkers have been resampled so far.
-
-    >>> Resamplings().long_name
-    'resamplings'
-    """
+    """How often the walkers have been resampled so far."""
 
     long_name: ClassVar[str] = "resamplings"
     units: ClassVar[str] = "1"
@@ -42,11 +42,7 @@ class Resamplings(eqx.Module):
 
 
 class LogPartition(eqx.Module):
-    """log Z by the weights of the walkers and its standard error, (2,): see `flows.jarzynski.log_partition`.
-
-    >>> LogPartition().units
-    'nat'
-    """
+    """log Z by the weights of the walkers and its standard error, (2,): see `flows.jarzynski.log_partition`."""
 
     long_name: ClassVar[str] = "log Z by the walkers"
     units: ClassVar[str] = "nat"
@@ -61,9 +57,6 @@ class WalkerCrossEntropy(eqx.Module):
     """E U + log Z over samples, with log Z by the weights of the walkers: (value, standard error of log Z). It costs no sampling.
 
     Raises ValueError for no samples.
-
-    >>> WalkerCrossEntropy(Samples(jnp.eye(2))).units
-    'nat'
     """
 
     samples: Samples
@@ -82,11 +75,7 @@ class WalkerCrossEntropy(eqx.Module):
 
 
 class Walkers(eqx.Module):
-    """`count` walkers, drawn by their weights (systematic resampling), (count, d): samples of the model to look at as training goes.
-
-    >>> Walkers(16).count
-    16
-    """
+    """`count` walkers, drawn by their weights (systematic resampling), (count, d): samples of the model to look at as training goes."""
 
     count: int = eqx.field(static=True)
     long_name: ClassVar[str] = "walkers"

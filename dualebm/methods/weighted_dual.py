@@ -78,9 +78,8 @@ class WeightedDual:
     >>> method, data = WeightedDual(Sphere(3), neurons=8, particles=100), Samples(jnp.eye(3))
     >>> state = start(jax.random.key(1), method, method.rates, data)
     >>> state = step(jax.random.key(2), method, state, method.rates, data)
-    >>> value, error = method.log_partition(state)
-    >>> method.energy(state, method.rates, data)(data.points).shape, bool(abs(value) < 1)
-    ((3,), True)
+    >>> bool(abs(method.log_partition(state)[0]) < 1)  # log Z; its error is the second
+    True
     """
 
     space: Space
