@@ -121,7 +121,7 @@ def cosine(steps: int):
     """A schedule for `run`: the learning rate times (1 + cos(pi t / steps)) / 2 (optax); one object a length, so that it compiles once.
 
     >>> from dualebm.spaces import Sphere
-    >>> float(cosine(100)(50, Contrastive(Sphere(3), MLP()).rates._replace(learning_rate=0.02)).learning_rate)
+    >>> round(float(cosine(100)(50, Contrastive(Sphere(3), MLP()).rates._replace(learning_rate=0.02)).learning_rate), 6)
     0.01
     """
     factor = optax.cosine_decay_schedule(1.0, steps)

@@ -218,7 +218,7 @@ def validated(found: xarray.Dataset) -> xarray.Dataset:
     >>> values = xarray.DataArray([[[3.0, 1.0], [2.0, 5.0]]], {"n": [9], "radius": [5, 10], "seed": [0, 1]}, ("n", "radius", "seed"))
     >>> chosen = validated(xarray.Dataset({"kl": 10 * values, "held_out": values}))
     >>> chosen.kl.values.tolist(), chosen.radius.values.tolist()
-    ([[20.0, 10.0]], [[10, 5]])
+    ([[20.0, 10.0]], [[10.0, 5.0]])
     """
     radius = found.held_out.fillna(np.inf).idxmin("radius")
     return xarray.Dataset({"kl": found.kl.sel(radius=radius).drop_vars("radius"), "radius": radius})

@@ -336,8 +336,8 @@ def bits(cross_entropy: float, space: Euclidean, x: np.ndarray) -> float:
 def errors_of(masses: np.ndarray, wanted) -> np.ndarray:
     """The largest difference to the masses that are wanted, of each row.
 
-    >>> errors_of(np.array([[0.5, 0.5], [0.2, 0.8]]), [0.5, 0.5]).tolist()
-    [0.0, 0.3]
+    >>> errors_of(np.array([[0.5, 0.5], [0.25, 0.75]]), [0.5, 0.5]).tolist()
+    [0.0, 0.25]
     """
     return np.max(np.abs(masses - np.asarray(wanted)[None]), axis=-1)
 

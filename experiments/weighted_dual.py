@@ -94,8 +94,8 @@ def checked(settings: Settings) -> Settings:
 def steps_of(teacher: str, ratio: float) -> dict[str, float]:
     """The rates of a ratio: what is slower keeps its default step divided by the ratio.
 
-    >>> round(steps_of("s2_bimodal", 10.0)["particle_step"], 6), steps_of("s2_bimodal", 0.1)["particle_step"]
-    (0.02, 0.2)
+    >>> [round(steps_of("s2_bimodal", ratio)["particle_step"], 6) for ratio in (10.0, 0.1)]
+    [0.02, 0.2]
     """
     default = Dual(targets.teacher(teacher).space).rates
     slow, fast = max(ratio, 1.0), min(ratio, 1.0)
