@@ -1,10 +1,10 @@
 """What every test runs under: warnings are errors, rank promotion raises, and a run compiles in one way.
 
 Each folder is a run, which imports only what it needs. `package`, with the doctests, is what `python -m pytest` runs: it compiles
-quickly, without most optimisations, as compiling is nearly all of its time. `optimised` compiles as users do: production sizes, the hot
-path, the docs' snippets. `experiments` guards the experiments and the benchmarks. `heavy` is minutes of work; `-m heavy` collects all
-folders, and compiles as users do.
-"""
+Each folder is a run, which imports only what it needs. `package`, with the examples in docstrings, is what `python -m pytest` runs: it
+compiles quickly, without most optimisations, as compiling is nearly all of its time. `optimised` compiles as users do: production sizes,
+the hot path. `experiments` guards the experiments and the benchmarks. `heavy` is minutes of work; `-m heavy` collects all folders, and
+compiles as users do.
 
 import atexit
 import os
@@ -44,11 +44,11 @@ def names(config, folder) -> bool:
 
 
 def pytest_configure(config):
-    """The way to compile, here and in child processes; annotations are checked at run time, but in the run of the experiments."""
-    if not names(config, "experiments"):
-        install_import_hook("dualebm", "tests.strict.typecheck")
+    """The way to compile, here and in child processes; annotations are checked at run time where the package alone is tested."""
     if names(config, "optimised") or config.option.markexpr != "not heavy":
         return
+    if not names(config, "experiments"):
+        install_import_hook("dualebm", "tests.strict.typecheck")
     jax.config.update("jax_disable_most_optimizations", True)
     if "JAX_DISABLE_MOST_OPTIMIZATIONS" not in os.environ:  # here are no workers yet
         os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
