@@ -1,10 +1,10 @@
 """What every test runs under: warnings are errors, rank promotion raises, and a run compiles in one way.
 
-Each folder is a run, which imports only what it needs. `package`, with the doctests, is what `python -m pytest` runs: it compiles
-Each folder is a run, which imports only what it needs. `package`, with the examples in docstrings, is what `python -m pytest` runs: it
-compiles quickly, without most optimisations, as compiling is nearly all of its time. `optimised` compiles as users do: production sizes,
-the hot path. `experiments` guards the experiments and the benchmarks. `heavy` is minutes of work; `-m heavy` collects all folders, and
-compiles as users do.
+Each folder of `tests` is a run, which imports only what it needs. `package`, with the examples in docstrings, is what `python -m pytest`
+runs: it compiles quickly, without most optimisations, as compiling is nearly all of its time. `optimised` compiles as users do: production
+sizes, the hot path. `experiments` guards the experiments and the benchmarks. `heavy` is minutes of work; `-m heavy` collects all folders,
+and compiles as users do.
+"""
 
 import atexit
 import os
