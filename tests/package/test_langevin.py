@@ -1,5 +1,7 @@
 """The integrators: weak order on a law in closed form, invariance, noise, restarts."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,14 +11,7 @@ from dualebm import partition, targets
 from dualebm.energy import Energy, Shallow
 from dualebm.features import ReLU
 from dualebm.flows import langevin
-from dualebm.flows.langevin import (
-    NOISE_PAIRS,
-    NOISES,
-    Noise,
-    drawn,
-    move,
-    sample,
-)
+from dualebm.flows.langevin import NOISE_PAIRS, NOISES, Noise, drawn, move, sample
 from dualebm.flows.restarts import copies, draw_indices, restart
 from dualebm.measures import Samples
 from dualebm.spaces import Euclidean, Sphere, Torus
@@ -24,8 +19,9 @@ from tests import oracles
 
 
 def by_rows(transition):
-    """The transition of points, noise and results that are rows."""
+    """The transition, compiled, of points, noise and results that are rows."""
 
+    @partial(jax.jit, static_argnums=0)
     def step(space, noise, x, energy, step):
         there, info = transition(space, Noise(noise.normal.T, noise.uniform), energy.locate(x.T), energy, step)
         return there.points.T, info
@@ -77,9 +73,9 @@ def expected(transition, space, energy, x, step, observable, nodes, levels):
     """E f(X') from x after one step, by quadrature over the normal vector and `levels` stratified uniform numbers."""
     grid, weights = gaussian_nodes(space.dimension, nodes)
     uniform = (np.arange(levels) + 0.5) / levels
-    noise = Noise(jnp.array(np.repeat(grid, levels, 0)), jnp.array(np.tile(uniform, len(grid))))
-    y, _ = transition(space, noise, jnp.tile(jnp.array(x)[None], (len(grid) * levels, 1)), energy, step)
-    return float(np.repeat(weights / levels, levels) @ np.asarray(observable(y)))
+    noise = Noise(np.repeat(grid, levels, 0), np.tile(uniform, len(grid)))
+    y, _ = transition(space, noise, np.tile(x, (len(grid) * levels, 1)), energy, step)
+    return float(np.repeat(weights / levels, levels) @ observable(np.asarray(y)))
 
 
 @pytest.mark.parametrize(("transition", "levels"), [(projected, 1), (geodesic, 1), pytest.param(mala, 4001, marks=pytest.mark.heavy)])
@@ -114,60 +110,60 @@ def test_geodesic_step_on_the_circle_is_exact_brownian_motion(x64):
 def test_weak_order_one_of_euler_maruyama_on_euclidean_space(x64):
     """Ornstein-Uhlenbeck: the stationary variance of Euler-Maruyama is 1 / (k (1 - h k / 2)), by iterating its one-step map."""
     k, variances = 2.0, []
+    x, noise = np.array([[1.0], [0.0]]), Noise(np.array([[0.0], [1.0]]), np.zeros(2))  # a point alone, and noise alone
     for h in (0.2, 0.1):
-        x = jnp.array([[1.0], [0.0]])
-        still = Noise(jnp.zeros((2, 1)), jnp.zeros(2))
-        push = Noise(jnp.array([[0.0], [1.0]]), jnp.zeros(2))
         for transition in (projected, geodesic):  # the base N(0, 1) adds 1 to the stiffness
-            factor = transition(Euclidean(1), still, x, Spring(k - 1), h)[0][0, 0]
-            spread = transition(Euclidean(1), push, x, Spring(k - 1), h)[0][1, 0]
-            assert float(factor) == pytest.approx(1 - h * k) and float(spread) == pytest.approx((2 * h) ** 0.5)
-        variances.append(float(spread**2 / (1 - factor**2)))
+            factor, spread = np.asarray(transition(Euclidean(1), noise, x, Spring(k - 1), h)[0])[:, 0]
+            assert factor == pytest.approx(1 - h * k) and spread == pytest.approx((2 * h) ** 0.5)
+        variances.append(spread**2 / (1 - factor**2))
         assert variances[-1] == pytest.approx(1 / (k * (1 - h * k / 2)))
     assert (variances[0] - 1 / k) / (variances[1] - 1 / k) == pytest.approx(2, rel=0.15)
 
 
+@partial(jax.jit, static_argnames=("space", "steps", "integrator", "antithetic"))
 def chain(space, energy, x, step, steps, integrator="mala", antithetic=False):
+    """Where points, as rows, are after so many moves; and the acceptance of each move."""
+
     def body(x, i):
         key = jax.random.fold_in(jax.random.key(7), i)
         draw = drawn(key, space.dimension, x.dtype, "antithetic" if antithetic else "independent")
         return move(integrator, space, draw, x, energy, step)[:2]
 
-    x, acceptance = jax.jit(lambda x: jax.lax.scan(body, x, jnp.arange(steps)))(x.T)
+    x, acceptance = jax.lax.scan(body, x.T, jnp.arange(steps))
     return x.T, acceptance
-
-
 
 
 def test_the_projected_step_is_biased_and_mala_is_not():
     """At h = 0.02 on S^14 the projected chain runs at an effective temperature of about 0.87, MALA at 1."""
     target = targets.teacher("s14_monomodal")
-    start, _ = targets.sample(jax.random.key(0), target, 8_000)
-    temperature = {}
-    for integrator in ("projected", "geodesic", "mala"):
-        x, _ = chain(target.space, target.energy, start.points, 0.02, 100, integrator)
-        mean = jnp.mean(target.energy(x))
-        temperature[integrator] = float(partition.effective_temperature(target.energy, target.quadrature(), mean))
-    assert 0.8 < temperature["projected"] < 0.93
-    assert abs(temperature["geodesic"] - 1) > 0.03
-    assert abs(temperature["mala"] - 1) < 0.03
+    first, _ = targets.sample(jax.random.key(0), target, 8_000)
+
+    @jax.jit
+    def temperature(x, quadrature):
+        return partition.effective_temperature(target.energy, quadrature, jnp.mean(target.energy(x)))
+
+    found = {}
+    for integrator in ("projected", "mala"):
+        x, _ = chain(target.space, target.energy, first.points, 0.02, 100, integrator)
+        found[integrator] = float(temperature(x, target.quadrature()))
+    assert 0.8 < found["projected"] < 0.93
+    assert abs(found["mala"] - 1) < 0.03
 
 
 def test_mala_on_euclidean_space_and_torus(x64):
     """Gaussian base times a quadratic energy is a Gaussian; von Mises on the circle by Bessel functions."""
     from scipy.special import i0, i1
 
-    x, acceptance = chain(
-        Euclidean(3, scale=2.0), Spring(3.0), Euclidean(3).sample_base(jax.random.key(0), 20_000), 0.15, 30
-    )
+    rng = np.random.default_rng(0)
+    x, acceptance = map(np.asarray, chain(Euclidean(3, scale=2.0), Spring(3.0), rng.normal(size=(20_000, 3)), 0.15, 30))
     variance = 1 / (3 + 1 / 4)
     assert 0.5 < acceptance[-1] < 0.97
     assert abs(x.var() - variance) < 5 * variance * (2 / x.size) ** 0.5
     assert abs(x.mean()) < 5 * (variance / x.size) ** 0.5
-    y, acceptance = chain(Torus(2), Waves(2.0), Torus(2).sample_base(jax.random.key(1), 20_000), 0.02, 60)
+    y, acceptance = map(np.asarray, chain(Torus(2), Waves(2.0), rng.uniform(size=(20_000, 2)), 0.02, 60))
     assert 0.5 < acceptance[-1] < 0.97
-    cosine = jnp.cos(2 * jnp.pi * y)
-    assert abs(cosine.mean() - i1(2) / i0(2)) < 5 * float(cosine.std()) / cosine.size**0.5
+    cosine = np.cos(2 * np.pi * y)
+    assert abs(cosine.mean() - i1(2) / i0(2)) < 5 * cosine.std() / cosine.size**0.5
 
 
 @pytest.mark.parametrize(("transition", "name"), [(projected, "projected"), (geodesic, "geodesic"), (mala, "mala")])
@@ -178,7 +174,7 @@ def test_one_step_equals_the_numpy_loop(x64, transition, name):
     x /= np.linalg.norm(x, axis=1, keepdims=True)
     noise, uniforms = rng.normal(size=(40, 5)), rng.uniform(size=40)
     energy = Shallow(ReLU(), jnp.array(positions), jnp.array(coefficients))
-    y, info = transition(Sphere(5), Noise(jnp.array(noise), jnp.array(uniforms)), jnp.array(x), energy, 0.3)
+    y, info = transition(Sphere(5), Noise(noise, uniforms), x, energy, 0.3)
     expected, accepted = oracles.move(
         x, noise, 0.3, name, lambda x: oracles.energy_gradient(x, positions, coefficients),
         lambda x: oracles.energy(x, positions, coefficients), uniforms,
@@ -195,16 +191,16 @@ def test_proposal_densities_of_the_unadjusted_step(x64):
 
     space, energy, h = Euclidean(2, scale=1.5), Spring(2.0), 0.3
     x = np.array([[0.4, -1.0], [2.0, 0.1]])
-    noise = Noise(jnp.array([[0.3, -0.2], [1.0, 2.0]]), jnp.zeros(2))
-    y, info = geodesic(space, noise, jnp.array(x), energy, h)
+    noise = Noise(np.array([[0.3, -0.2], [1.0, 2.0]]), np.zeros(2))
+    y, info = jax.device_get(geodesic(space, noise, x, energy, h))
     assert info.accepted.all()
-    y, pull = np.asarray(y), 2.0 + 1 / 1.5**2
+    pull = 2.0 + 1 / 1.5**2
     forward = norm.logpdf(y, x - h * pull * x, (2 * h) ** 0.5).sum(1)
     backward = norm.logpdf(x, y - h * pull * y, (2 * h) ** 0.5).sum(1)
     np.testing.assert_allclose(info.log_backward - info.log_forward, backward - forward, rtol=1e-12)
-    _, on_sphere = projected(Sphere(2), noise, jnp.array([[1.0, 0.0], [0.0, 1.0]]), energy, h)
-    assert jnp.isnan(on_sphere.log_forward).all()
-    _, reversible = mala(space, noise, jnp.array(x), energy, h)
+    _, on_sphere = projected(Sphere(2), noise, np.eye(2), energy, h)
+    assert np.isnan(on_sphere.log_forward).all()
+    _, reversible = jax.device_get(mala(space, noise, x, energy, h))
     assert (reversible.log_forward == 0).all() and (reversible.log_backward == 0).all()
 
 
@@ -212,37 +208,45 @@ def test_proposal_densities_of_the_unadjusted_step(x64):
 def test_noise_is_that_of_jax_random_by_block_of_pairs(dtype):
     """Block b of a step's key k: jax.random.normal(fold_in(split(k)[0], b)), uniform of split(k)[1]; halves have opposite signs."""
     with jax.enable_x64(dtype == "float64"):
-        key, start, pairs = jax.random.key(5), 3 * NOISE_PAIRS, 2 * NOISE_PAIRS + 7
-        keys = jax.random.split(key)
-        blocks = [[jax.random.fold_in(k, 3 + b) for b in range(3)] for k in keys]
-        draws = {noise: jax.jit(lambda s, noise=noise: drawn(key, 3, dtype, noise)(None, s, pairs))(start) for noise in NOISES}
-        uniform = jnp.concatenate([jax.random.uniform(k, (2, NOISE_PAIRS), dtype) for k in blocks[1]], 1)[:, :pairs]
-        for first, second in draws.values():
-            np.testing.assert_array_equal(jnp.stack([first.uniform, second.uniform]), uniform)
-        normal = jnp.concatenate([jax.random.normal(k, (3, NOISE_PAIRS), dtype) for k in blocks[0]], 1)[:, :pairs]
-        np.testing.assert_array_equal(draws["antithetic"][0].normal, normal)
-        np.testing.assert_array_equal(draws["antithetic"][1].normal, -normal)
-        both = jnp.concatenate([jax.random.normal(k, (6, NOISE_PAIRS), dtype) for k in blocks[0]], 1)[:, :pairs]
-        np.testing.assert_array_equal(jnp.concatenate([half.normal for half in draws["independent"]]), both)
-        half = [jax.random.normal(k, (3, NOISE_PAIRS // 2), dtype) for k in blocks[0]]
-        x, y = (a.normal for a in draws["orthogonal"])
+        key, pairs = jax.random.key(5), 2 * NOISE_PAIRS + 7
+
+        @jax.jit
+        def draws(start):
+            return {noise: drawn(key, 3, dtype, noise)(None, start, pairs) for noise in NOISES}
+
+        @jax.jit
+        def blocks():
+            keys = [[jax.random.fold_in(k, 3 + b) for b in range(3)] for k in jax.random.split(key)]
+            shapes = {"both": (6, NOISE_PAIRS), "normal": (3, NOISE_PAIRS), "half": (3, NOISE_PAIRS // 2)}
+            normal = {name: [jax.random.normal(k, shape, dtype) for k in keys[0]] for name, shape in shapes.items()}
+            return normal | {"uniform": [jax.random.uniform(k, (2, NOISE_PAIRS), dtype) for k in keys[1]]}
+
+        found, known = jax.device_get((draws(3 * NOISE_PAIRS), blocks()))
+        half = known.pop("half")
+        known = {name: np.concatenate(parts, axis=1)[:, :pairs] for name, parts in known.items()}
+        for first, second in found.values():
+            np.testing.assert_array_equal([first.uniform, second.uniform], known["uniform"])
+        np.testing.assert_array_equal(found["antithetic"][0].normal, known["normal"])
+        np.testing.assert_array_equal(found["antithetic"][1].normal, -known["normal"])
+        np.testing.assert_array_equal(np.concatenate([a.normal for a in found["independent"]]), known["both"])
+        x, y = (a.normal for a in found["orthogonal"])
         np.testing.assert_array_equal(x, -y)
         np.testing.assert_array_equal(x[:, : NOISE_PAIRS // 2], half[0])
-        np.testing.assert_array_equal(x[:, NOISE_PAIRS // 2 : NOISE_PAIRS], jnp.stack([-half[0][1], half[0][0], -half[0][2]]))
-        assert x.dtype == uniform.dtype == dtype
+        np.testing.assert_array_equal(x[:, NOISE_PAIRS // 2 : NOISE_PAIRS], [-half[0][1], half[0][0], -half[0][2]])
+        assert x.dtype == known["uniform"].dtype == dtype
 
 
 def test_noise_of_the_moves_of_a_step():
     """Standard normal and uniform at 5 sigma, and the moves of one step and their pairs do not share any."""
     draw = drawn(jax.random.key(0), 3, jnp.float32, "independent")
-    draws = [draw(k, 0, 50_000) for k in (None, jnp.int32(0), jnp.int32(1))]
-    normals = [half.normal for noise in draws for half in noise]
+    draws = jax.device_get(jax.jit(lambda: [draw(k, 0, 50_000) for k in (None, jnp.int32(0), jnp.int32(1))])())
+    normals = [np.float64(half.normal) for noise in draws for half in noise]
     for i, normal in enumerate(normals):
         assert abs(normal.mean()) < 5 / normal.size**0.5 and abs(normal.var() - 1) < 5 * (2 / normal.size) ** 0.5
-        assert len(np.unique(np.asarray(normal)[0])) > 0.99 * 50_000
+        assert len(np.unique(normal[0])) > 0.99 * 50_000
         for other in normals[:i]:
-            assert abs(jnp.mean(normal * other)) < 5 / normal.size**0.5
-    for uniform in (half.uniform for noise in draws for half in noise):
+            assert abs(np.mean(normal * other)) < 5 / normal.size**0.5
+    for uniform in (np.float64(half.uniform) for noise in draws for half in noise):
         assert abs(uniform.mean() - 0.5) < 5 * (1 / 12 / uniform.size) ** 0.5
         assert uniform.min() >= 0 and uniform.max() < 1
 
@@ -251,55 +255,64 @@ def test_noise_of_the_moves_of_a_step():
 
 def test_several_moves_under_one_energy_are_moves_in_a_row(x64):
     """What is kept of a point from move to move is what would be computed there; `before` sees the points before the first."""
-    energy = Shallow(ReLU(2, True), jnp.array(np.random.default_rng(0).normal(size=(4, 4))), jnp.arange(4.0))
-    x = Sphere(3).sample_base(jax.random.key(1), 700).T
-    draw, seen = drawn(jax.random.key(2), 3, jnp.float64), dict(observe=lambda here: jnp.sum(here.products, axis=1))
-    together, acceptance, total = move("mala", Sphere(3), draw, x, energy, 0.3, steps=3, **seen)
+    rng = np.random.default_rng(0)
+    energy = Shallow(ReLU(2, True), jnp.array(rng.normal(size=(4, 4))), jnp.array([0.0, 1.0, 2.0, 3.0]))
+    x = oracles.normalise(rng.normal(size=(700, 3))).T
+    draw = drawn(jax.random.key(2), 3, jnp.float64)
+
+    @partial(jax.jit, static_argnames=("steps", "before"))
+    def moved(x, k=0, steps=1, before=False):
+        observe = lambda here: jnp.sum(here.products, axis=1)  # noqa: E731
+        at = draw if steps > 1 else lambda _, start, pairs: draw(k, start, pairs)
+        return move("mala", Sphere(3), at, x, energy, 0.3, steps=steps, observe=observe, before=before)
+
+    together, acceptance, total = moved(x, steps=3)
     one, rates = x, []
     for k in range(3):
-        one, rate, now = move("mala", Sphere(3), lambda _, start, pairs, k=k: draw(k, start, pairs), one, energy, 0.3, **seen)
+        one, rate, now = moved(one, k)
         rates.append(float(rate))
     np.testing.assert_allclose(together, one, atol=1e-13)
     np.testing.assert_allclose(total, now, atol=1e-11)
     assert float(acceptance) == pytest.approx(np.mean(rates)) and 0.2 < acceptance < 0.99
-    first = move("mala", Sphere(3), draw, x, energy, 0.3, steps=3, before=True, **seen)[2]
-    np.testing.assert_allclose(first, energy.locate(x).products.sum(1), atol=1e-11)
+    lifted = np.concatenate([x, np.ones((1, 700))])
+    products = np.asarray(energy.positions) @ lifted
+    np.testing.assert_allclose(moved(x, steps=3, before=True)[2], products.sum(1), atol=1e-11)
 
 
 def test_restart_draws_data_independently(x64):
     """Rate, uniformity over the data, and independence of neighbours, at 5 sigma; probability 0 and 1 exactly."""
     count, p = 20_001, 0.3
-    data = Samples(jnp.arange(7.0)[:, None] + 1)
-    x = jnp.zeros((1, count))
-    y = jax.jit(restart)(jax.random.key(0), x, data, p)[0]
+    data, x, restarted = Samples(jnp.array(np.arange(1.0, 8)[:, None])), np.zeros((1, count)), jax.jit(restart)
+    y = np.asarray(restarted(jax.random.key(0), x, data, p))[0]
     chosen = y > 0
     assert abs(chosen.mean() - p) < 5 * (p * (1 - p) / count) ** 0.5
     both = (chosen[1:] & chosen[:-1]).mean()
     assert abs(both - p**2) < 5 * (p**2 / count) ** 0.5
     for value in range(1, 8):
         assert abs((y == value).mean() - p / 7) < 5 * (p / 7 / count) ** 0.5
-    assert (restart(jax.random.key(0), x, data, 0.0) == x).all()
-    assert (restart(jax.random.key(0), x, data, 1.0) > 0).all()
+    assert (np.asarray(restarted(jax.random.key(0), x, data, 0.0)) == x).all()
+    assert (np.asarray(restarted(jax.random.key(0), x, data, 1.0)) > 0).all()
 
 
 def test_copies_and_weighted_indices(x64):
-    data = Samples(jnp.arange(3.0)[:, None])
-    assert copies(data, 6)[0].tolist() == [0, 1, 2, 0, 1, 2]
-    assert copies(data, 4)[0].tolist() == [0, 1, 0, 1]
-    assert copies(data, 10)[0].tolist() == [0, 1, 2, 0, 1] * 2
-    weighted = data._replace(log_weights=jnp.log(jnp.array([0.2, 0.0, 0.8])))
-    index = draw_indices(jax.random.key(0), weighted, (10_000,))
+    data = Samples(jnp.array([[0.0], [1.0], [2.0]]))
+    weighted = data._replace(log_weights=jnp.array([np.log(0.2), -np.inf, np.log(0.8)]))
+    found = jax.jit(lambda: [copies(data, count)[0] for count in (6, 4, 10)])()
+    assert [row.tolist() for row in found] == [[0, 1, 2, 0, 1, 2], [0, 1, 0, 1], [0, 1, 2, 0, 1] * 2]
+    index = np.asarray(jax.jit(draw_indices, static_argnums=2)(jax.random.key(0), weighted, (10_000,)))
     assert abs((index == 2).mean() - 0.8) < 5 * (0.16 / 10_000) ** 0.5 and not (index == 1).any()
 
 
 def test_sample_of_a_trained_model():
     target = targets.teacher("s2_bimodal")
-    x, acceptance = jax.jit(lambda key: sample(key, target.energy, Sphere(3), 20_000, steps=300, step=0.1))(
-        jax.random.key(0)
-    )
-    exact = float(partition.mean_energy(target.energy, target.quadrature()))
-    values = target.energy(x)
-    assert abs(float(values.mean()) - exact) < 5 * float(values.std()) / 20_000**0.5
-    assert 0.5 < float(acceptance) < 1
+
+    @jax.jit
+    def results(key, quadrature):
+        x, acceptance = sample(key, target.energy, Sphere(3), 20_000, steps=200, step=0.1)
+        return target.energy(x), acceptance, partition.mean_energy(target.energy, quadrature)
+
+    values, acceptance, exact = jax.device_get(results(jax.random.key(0), target.quadrature()))
+    assert abs(values.mean() - exact) < 5 * values.std() / 20_000**0.5
+    assert 0.5 < acceptance < 1
     with pytest.raises(ValueError, match="flat"):
         sample(jax.random.key(0), target.energy, Euclidean(3, scale=None), 10)
