@@ -1,5 +1,6 @@
 """The adapted steps against NumPy recursions, dense matrices, and the stability of exact dynamics on the circle."""
 
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -11,10 +12,12 @@ from dualebm.features import ReLU, Softplus
 from dualebm.measures import Atoms, Samples
 from dualebm.methods.adaptive import Adaptive, power_iteration, roots
 from dualebm.methods.dual import Dual, DualRates
-from dualebm.simulate import simulate
+from dualebm.simulate import start, step
 from dualebm.spaces import Sphere
 
 RATES = DualRates(0.02, 1.0, 2.0)
+COMMON = dict(warmup=12, acceptance=0.6, safety=1.0, sample=30)
+"""Settings of most tests, so that they share their programs; every fourth of 120 particles is seen."""
 
 
 def sphere_points(seed, *shape):
@@ -28,17 +31,27 @@ def small(d=3, count=60, **changes):
 
 
 def traced(rates, dtype=jnp.float32):
-    return jax.tree.map(lambda r: jnp.asarray(r, dtype), rates)
+    return DualRates(*(jnp.asarray(rate, dtype) for rate in rates))
 
 
-def trajectory(method, rates, data, steps, schedule=None):
+def trajectory(method, rates, data, steps):
     rates = traced(rates, data.points.dtype)
-    step = jax.jit(method.step)
-    states = [method.init(jax.random.key(1), rates, data)]
+    states = [start(jax.random.key(1), method, rates, data)]
     for i in range(steps):
-        current = rates if schedule is None else schedule(jnp.int32(i), rates)
-        states.append(step(jax.random.fold_in(jax.random.key(2), i), states[-1], current, data))
+        states.append(step(jax.random.fold_in(jax.random.key(2), i), method, states[-1], rates, data))
     return states
+
+
+adapted = jax.jit(Adaptive.adapted, static_argnums=0)
+
+
+@partial(jax.jit, static_argnames=("feature", "space", "count", "additive"))
+def iterated(feature, atoms, rates, before, x, direction, space, count=1, additive=False):
+    """The scales of the power method, and what `count` of its iterations find."""
+    scales = roots(atoms, rates, additive)
+    found = direction, jnp.zeros((), x.dtype), jnp.zeros((), x.dtype)
+    again = lambda _, found: power_iteration(feature, atoms, scales, before, x, found[0], space)  # noqa: E731
+    return scales, *jax.lax.fori_loop(0, count, again, found)
 
 
 def test_eigenvalue_and_relaxation_against_a_dense_matrix(x64):
@@ -60,16 +73,12 @@ def test_eigenvalue_and_relaxation_against_a_dense_matrix(x64):
 
     values, vectors = np.linalg.eigh(dense(x).T @ dense(x) / 300)
     g, old = dense(x) @ vectors[:, -1], dense(before) @ vectors[:, -1]
-    direction = (jnp.array(rng.normal(size=5)), jnp.array(rng.normal(size=(5, 3))))
-    scales = roots(atoms, DualRates(0.1, 0.7, 3.0))
-    for _ in range(300):
-        direction, eigenvalue, relaxation = power_iteration(
-            ReLU(), atoms, scales, jnp.array(before), jnp.array(x), direction, Sphere(3)
-        )
+    direction, rates = (rng.normal(size=5), rng.normal(size=(5, 3))), DualRates(0.1, 0.7, 3.0)
+    scales, _, eigenvalue, relaxation = iterated(ReLU(), atoms, rates, before, x, direction, Sphere(3), 300)
     assert values[-2] < 0.95 * values[-1]
     np.testing.assert_allclose(eigenvalue, values[-1], rtol=1e-10)
     np.testing.assert_allclose(relaxation, np.mean((g - old) ** 2) / (2 * np.mean(g**2)), rtol=1e-6)
-    additive = roots(atoms, DualRates(0.1, 0.7, 3.0), additive=True)
+    additive = jax.jit(roots, static_argnums=2)(atoms, rates, True)
     np.testing.assert_allclose(additive[0], np.sqrt(3.0 / 5), rtol=1e-12)
     np.testing.assert_allclose(additive[1], scales[1], rtol=1e-12)
 
@@ -92,21 +101,16 @@ def test_the_edge_is_that_of_the_exact_dynamics(x64, rho):
 
     data = gibbs(theta, weights)
     quantiles = np.interp((np.arange(20_000) + 0.5) / 20_000, np.cumsum(data), angle + np.pi / 2000)
-    particles = jnp.stack([jnp.cos(quantiles), jnp.sin(quantiles)], axis=1)
+    particles = np.stack([np.cos(quantiles), np.sin(quantiles)], axis=1)
     atoms = Atoms(jnp.array(theta), jnp.log(jnp.array(weights)), jnp.array(signs))
-    scales = roots(atoms, DualRates(0.1, *steps))
-    direction = (jnp.ones(3), jnp.array(sphere_points(5, 3, 2)))
-    for _ in range(100):
-        direction, eigenvalue, _ = power_iteration(
-            Softplus(sharpness), atoms, scales, particles, particles, direction, Sphere(2)
-        )
+    direction, rates = (np.ones(3), sphere_points(5, 3, 2)), DualRates(0.1, *steps)
+    scales, direction, eigenvalue, _ = jax.device_get(
+        iterated(Softplus(sharpness), atoms, rates, particles, particles, direction, Sphere(2), 100)
+    )
 
     def last(fraction, iterations=100):
         factor = fraction * (4 / rho - 2) / float(eigenvalue)
-        a, b = (
-            np.asarray(v) * np.asarray(s).reshape(-1, *[1] * (v.ndim - 1))
-            for v, s in zip(direction, scales, strict=True)
-        )
+        a, b = direction[0] * scales[0], direction[1] * scales[1][:, None]
         mass = weights / 3
         w, z = weights * np.exp(1e-5 * a / mass), theta + 1e-5 * b / mass[:, None]
         z /= np.linalg.norm(z, axis=1, keepdims=True)
@@ -136,8 +140,8 @@ def test_the_edge_is_that_of_the_exact_dynamics(x64, rho):
 )
 def test_factors_follow_the_recursions(particle_step, safety, bound):
     """Both in NumPy, from the recorded acceptance, eigenvalue and relaxation; neurons wait five steps; all stop after the warm-up."""
-    method, data = small(warmup=12, acceptance=0.6 if bound < 2 else None, safety=safety)
-    states = trajectory(method, RATES._replace(particle_step=particle_step), data, 16)
+    method, data = small(**{**COMMON, "acceptance": 0.6 if bound < 2 else None, "safety": safety})
+    states = jax.device_get(trajectory(method, RATES._replace(particle_step=particle_step), data, 16))
     binding = set()
     particle, neuron = 0.0, float(states[0].log_neuron)
     for t, state in enumerate(states[1:13]):
@@ -155,15 +159,16 @@ def test_factors_follow_the_recursions(particle_step, safety, bound):
     for state in states[13:]:
         for name in ("log_particle", "log_neuron", "direction", "eigenvalue", "relaxation", "start"):
             jax.tree.map(np.testing.assert_array_equal, getattr(state, name), getattr(states[12], name))
-    assert (states[13].particles != states[12].particles).any() and int(states[-1].step) == 16
+    assert (states[13].inner.columns != states[12].inner.columns).any() and states[-1].inner.step == 16
 
 
 def test_neurons_begin_at_half_the_quasi_static_edge(x64):
     """lambda of the initial atoms at full weights, dense, from the data themselves."""
     data = Samples(jnp.array(sphere_points(0, 80, 3)))
     method = Adaptive(Dual(Sphere(3), neurons=3, signs="all_negative"))
-    state = method.init(jax.random.key(0), RATES._replace(transport_step=0.0, radius=7.0), data)
-    K = -np.sqrt(2.0 * 7 / 3) * np.maximum(data.points @ state.atoms.positions.T, 0)
+    state = start(jax.random.key(0), method, RATES._replace(transport_step=0.0, radius=7.0), data)
+    state = jax.device_get(state)
+    K = -np.sqrt(2.0 * 7 / 3) * np.maximum(np.asarray(data.points) @ state.inner.atoms.positions.T, 0)
     largest = np.linalg.eigvalsh(np.cov(K.T, ddof=0)).max()
     np.testing.assert_allclose(np.exp(state.log_neuron) * largest, 1, rtol=1e-3)
 
@@ -181,89 +186,84 @@ def test_nothing_adapted_is_the_method_within():
 
 def test_the_method_within_takes_the_adapted_steps():
     """A step of the adaptive method is a step of its own at `adapted`; a schedule multiplies, and the radius passes through."""
-    method, data = small(warmup=30)
+    method, data = small(**COMMON)
     rates = traced(RATES)
     state = trajectory(method, RATES, data, 10)[-1]
-    particle, transport, reaction, _, radius = method.adapted(state, rates._replace(radius=4.0, transport_step=0.5))
+    particle, transport, reaction, _, radius = adapted(method, state, rates._replace(radius=4.0, transport_step=0.5))
     np.testing.assert_allclose(particle, 0.02 * np.exp(state.log_particle), rtol=1e-6)
     np.testing.assert_allclose(transport, 0.5 * np.exp(state.log_neuron), rtol=1e-6)
     np.testing.assert_allclose(reaction, 2.0 * np.exp(state.log_neuron), rtol=1e-6)
     assert radius == 4.0
-    stepped = method.step(jax.random.key(7), state, rates, data)
-    alone = method.method.step(jax.random.key(7), state.inner, method.adapted(state, rates), data)
+    stepped = step(jax.random.key(7), method, state, rates, data)
+    alone = step(jax.random.key(7), method.method, state.inner, adapted(method, state, rates), data)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), stepped.inner, alone)
 
 
-@pytest.mark.parametrize("start", [pytest.param(0.004, marks=pytest.mark.heavy), 0.32])
-def test_the_acceptance_is_reached(start):
+@pytest.mark.parametrize("begin", [pytest.param(0.004, marks=pytest.mark.heavy), 0.32])
+def test_the_acceptance_is_reached(begin):
     """From steps far too short and too long, on the data of a teacher with the teacher's own atoms: 0.8 within 0.04, as a mean of 40 steps
     of 2000 particles after the warm-up (standard error 0.002)."""
     target = targets.teacher("s14_monomodal")
     data, _ = targets.sample(jax.random.key(0), target, 1000)
     method = Adaptive(Dual(target.space, neurons=2, signs="all_negative"), warmup=60)
-    rates = traced(DualRates(start, 0.0, 0.0))
-    state = method.init(jax.random.key(1), rates, data)
+    rates = traced(DualRates(begin, 0.0, 0.0))
+    state = start(jax.random.key(1), method, rates, data)
     energy = target.energy
-    atoms = Atoms(energy.positions, jnp.log(-energy.coefficients), -jnp.ones(2))
-    state = state._replace(inner=state.inner._replace(atoms=atoms))
-    mean = lambda key, method, state, rates, data: state.acceptance  # noqa: E731
-    _, records = simulate(
-        jax.random.key(2), method, state, rates, data, steps=100, every=20, metrics={"acceptance": mean}
-    )
-    assert abs(records["acceptance"][-2:].mean() - 0.8) < 0.04
-
-
+    atoms = Atoms(energy.positions, jnp.array(np.log(-np.asarray(energy.coefficients))), jnp.array([-1.0, -1.0]))
+    state, acceptance = state._replace(inner=state.inner._replace(atoms=atoms)), []
+    for i in range(100):
+        state = step(jax.random.fold_in(jax.random.key(2), i), method, state, rates, data)
+        acceptance.append(float(state.acceptance))
+    assert abs(np.mean(acceptance[-40:]) - 0.8) < 0.04
 
 
 def test_neuron_steps_do_not_depend_on_where_they_begin():
     """A factor of a thousand in both neuron steps is taken back, but for rounding."""
-    method, data = small(warmup=20)
+    method, data = small(**COMMON)
     found = []
     for factor in (1, 1000):
         rates = traced(RATES._replace(transport_step=0.01 * factor, reaction_step=0.02 * factor))
         state = trajectory(method, rates, data, 8)[-1]
-        found.append(float(method.adapted(state, rates).transport_step))
+        found.append(float(adapted(method, state, rates).transport_step))
     assert found[1] == pytest.approx(found[0], rel=0.02)
 
 
 def test_resting_neurons_and_dead_atoms_give_no_nan():
-    method, data = small(warmup=20)
+    method, data = small(**COMMON)
     state = trajectory(method, DualRates(0.02, 0.0, 0.0), data, 8)[-1]
     assert state.log_neuron == 0 and state.eigenvalue == 0
-    dead = state.inner.atoms._replace(log_weights=jnp.full(6, -jnp.inf).at[0].set(0.0))
+    dead = state.inner.atoms._replace(log_weights=jnp.array([0.0] + 5 * [-np.inf], jnp.float32))
     state = state._replace(inner=state.inner._replace(atoms=dead))
-    state = method.step(jax.random.key(0), state, traced(RATES), data)
+    state = step(jax.random.key(0), method, state, traced(RATES), data)
     assert all(not np.isnan(leaf).any() for leaf in jax.tree.leaves(state))
 
 
-@pytest.mark.parametrize("changes", [dict(weight_update="additive"), pytest.param(dict(feature=Softplus(3.0)), marks=pytest.mark.heavy)])
-def test_other_choices_train(changes):
-    data = Samples(jnp.array(sphere_points(0, 60, 3), jnp.float32))
-    state = trajectory(Adaptive(Dual(Sphere(3), neurons=6, **changes), warmup=10), RATES, data, 12)[-1]
-    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.inner.particles))
-    assert state.eigenvalue > 0 and state.relaxation > 0
+@pytest.mark.parametrize(
+    "changes", [{}, dict(weight_update="additive"), pytest.param(dict(feature=Softplus(3.0)), marks=pytest.mark.heavy)]
+)
+def test_every_kth_particle_tells_lambda_and_rho(changes):
+    """What a step finds is an iteration of the power method for its atoms, over at most `sample` particles before and after their move."""
+    data = small()[1]
+    inner = Dual(Sphere(3), neurons=6, **changes)
+    before, after = trajectory(Adaptive(inner, **COMMON), RATES, data, 2)[1:]
+    seen = [jnp.array(np.asarray(state.inner.columns)[:, ::4].T) for state in (before, after)]
+    additive = inner.weight_update == "additive"
+    _, direction, eigenvalue, relaxation = iterated(
+        inner.feature, after.atoms, before.start, *seen, before.direction, Sphere(3), additive=additive
+    )
+    assert after.eigenvalue > 0 and after.relaxation > 0
+    np.testing.assert_allclose(after.eigenvalue, eigenvalue, rtol=1e-5)
+    np.testing.assert_allclose(after.relaxation, relaxation, rtol=1e-4)
+    jax.tree.map(partial(np.testing.assert_allclose, atol=1e-5), after.direction, direction)
 
 
-
-
-
-
-
-
-@pytest.mark.parametrize("dtype", [pytest.param("float32", marks=pytest.mark.heavy), "float64"])
 def test_both_precisions(dtype):
-    with jax.enable_x64(dtype == "float64"):
-        data = Samples(jnp.array(sphere_points(0, 20, 3), dtype))
-        method = Adaptive(Dual(Sphere(3), neurons=4), warmup=3)
-        state = trajectory(method, method.rates, data, 4)[-1]
-        floats = [x.dtype for x in jax.tree.leaves(state) if jnp.issubdtype(x.dtype, jnp.floating)]
-        assert set(map(str, floats)) == {dtype}
-
-
-def test_a_sample_of_the_particles_is_seen():
-    method, data = small(count=64, sample=16)
-    state = method.init(jax.random.key(0), RATES, data)
-    np.testing.assert_array_equal(method._few(state.inner), state.particles[::8])
+    data, method = Samples(jnp.array(sphere_points(0, 20, 3), dtype)), Adaptive(Dual(Sphere(3), neurons=4), warmup=3)
+    rates = traced(method.rates, dtype)
+    state = jax.eval_shape(partial(start, method=method), jax.random.key(1), rates=rates, data=data)
+    after = jax.eval_shape(partial(step, method=method), jax.random.key(0), state=state, rates=rates, data=data)
+    for leaves in map(jax.tree.leaves, (state, after)):
+        assert {x.dtype.name for x in leaves if jnp.issubdtype(x.dtype, jnp.floating)} == {dtype}
 
 
 @pytest.mark.parametrize(
@@ -287,11 +287,3 @@ def test_bad_rates_are_those_of_the_method_within():
     method, data = small()
     with pytest.raises(ValueError, match=r"particle_step is 2\.0"):
         method.check(RATES._replace(particle_step=2.0), data)
-
-
-
-
-
-
-
-
