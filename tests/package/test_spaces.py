@@ -13,8 +13,20 @@ from tests import oracles
 SPHERES = [Sphere(2), Sphere(3), Sphere(15)]
 FLAT = [Euclidean(4, scale=2.5), Euclidean(3, scale=None), Torus(3, period=2.5)]
 SPACES = SPHERES + FLAT
-everywhere = pytest.mark.parametrize("space", SPACES, ids=str)
-on_spheres = pytest.mark.parametrize("space", SPHERES, ids=str)
+# Each space in one precision, and each kind of space in both: dimensions and scales do not meet the precision in the code.
+CASES = [
+    (Sphere(2), "float32"), (Sphere(3), "float64"), (Sphere(15), "float32"), (Euclidean(4, scale=2.5), "float64"),
+    (Euclidean(3, scale=None), "float32"), (Torus(3, period=2.5), "float32"), (Torus(3, period=2.5), "float64"),
+]  # fmt: skip
+
+
+def of_kind(*kinds):
+    """The cases of these kinds of spaces."""
+    cases = [case for case in CASES if isinstance(case[0], kinds)]
+    return pytest.mark.parametrize(("space", "dtype"), cases, indirect=["dtype"], ids=str)
+
+
+everywhere, on_spheres, where_flat = of_kind(Sphere, Euclidean, Torus), of_kind(Sphere), of_kind(Euclidean, Torus)
 
 
 def draw(space, count, seed):
@@ -51,8 +63,6 @@ def on_device(function, *arrays):
     return jax.device_get(jax.jit(function)(*map(jnp.asarray, arrays)))
 
 
-
-
 @everywhere
 def test_tangent_is_the_orthogonal_projection(space, dtype):
     x, v = draw(space, 20, 0)
@@ -65,8 +75,6 @@ def test_tangent_is_the_orthogonal_projection(space, dtype):
     np.testing.assert_allclose(projected, [m @ w for m, w in zip(matrices, v, strict=True)], atol=20 * eps)
     np.testing.assert_allclose(twice, projected, atol=20 * eps)
     assert projected.dtype == dtype
-
-
 
 
 @everywhere
@@ -101,8 +109,8 @@ def test_moves_beyond_the_longest_are_flagged_and_not_undone(space, longest, dty
 
 
 def test_the_torus_measures_the_longest_move_by_component():
-    v = jnp.array([[0.4, 0.4, 0.4], [0.1, -0.5, 0.0], [0.1, 0.6, 0.0]])  # the first is longer than 0.5 as a whole
-    assert too_long(Torus(3), v).tolist() == [False, True, True]
+    v = np.array([[0.4, 0.4, 0.4], [0.1, -0.5, 0.0], [0.1, 0.6, 0.0]], "float32")  # the first is longer than 0.5 as a whole
+    assert on_device(lambda v: too_long(Torus(3), v), v).tolist() == [False, True, True]
 
 
 @everywhere
@@ -124,13 +132,13 @@ def test_exp_and_retract_keep_points_in_the_space(space, dtype):
 
 def test_the_torus_is_half_open_under_rounding(dtype):
     """0 - tiny is the period itself after rounding: it must come out as 0."""
-    for period in (1.0, 0.3, 7.7):
-        for tiny in (1e-30, 1e-12, 1e-9):
-            y = Torus(1, period).exp(jnp.zeros(1, dtype), jnp.full(1, -tiny, dtype))
-            assert 0 <= y[0] < jnp.asarray(period, dtype)
+    periods = (1.0, 0.3, 7.7)
+    tiny = np.array([[1e-30], [1e-12], [1e-9]], dtype)
+    for period, y in zip(periods, on_device(lambda v: [Torus(1, p).exp(jnp.zeros_like(v), -v) for p in periods], tiny), strict=True):
+        assert ((y >= 0) & (y < np.asarray(period, dtype))).all()
 
 
-@on_spheres
+@pytest.mark.parametrize("space", SPHERES, ids=str)
 def test_retract_agrees_with_exp_to_second_order(space, x64):
     """|retract - exp| = |v|^3 / 3 + O(|v|^5): the arctangent; order and constant are measured."""
     x, v = draw(space, 10, 6)
@@ -143,7 +151,7 @@ def test_retract_agrees_with_exp_to_second_order(space, x64):
     np.testing.assert_allclose(errors[-1] / steps[-1] ** 3, 1 / 3, rtol=1e-3)
 
 
-@pytest.mark.parametrize("space", FLAT, ids=str)
+@where_flat
 def test_retract_is_exp_where_the_space_is_flat(space, dtype):
     x, v = (a.astype(dtype) for a in draw(space, 10, 7))
     np.testing.assert_array_equal(on_device(space.retract, x, v), on_device(space.exp, x, v))
@@ -156,7 +164,7 @@ def test_retract_of_an_ambient_vector_is_the_normalised_sum(space, dtype):
     np.testing.assert_allclose(moved, oracles.normalise(x + v), atol=20 * np.finfo(dtype).eps)
 
 
-@pytest.mark.parametrize("space", [Sphere(2), Sphere(4), Torus(2, period=0.5)], ids=str)
+@pytest.mark.parametrize("space", [Sphere(3), Torus(2, period=0.5)], ids=str)
 def test_derivatives_of_exp_and_log_equal_finite_differences(space, x64):
     """In both arguments, at velocities of no length, tiny and of length 0.2; NaN is what a bare norm gives at none."""
     x, v = draw(space, 3, 9)
@@ -238,26 +246,28 @@ def test_grad_log_base_is_the_gradient_of_log_base(space, dtype):
     assert value.shape == (20,) and value.dtype == gradient.dtype == dtype
 
 
-@pytest.mark.parametrize("scale", [0.3, 2.5])
-@pytest.mark.parametrize("dimension", [1, 3])
+@pytest.mark.parametrize(("dimension", "scale"), [(1, 0.3), (3, 2.5)])
 def test_the_gaussian_base_has_mass_one_and_its_variance(dimension, scale, x64):
     """The trapezoid rule on a box of 9 standard deviations: exact to rounding for a Gaussian."""
     axis = scale * np.linspace(-9, 9, 37)
     grid = np.stack(np.meshgrid(*[axis] * dimension), axis=-1).reshape(-1, dimension)
-    mass = np.exp(np.asarray(Euclidean(dimension, scale).log_base(jnp.array(grid)))) * (axis[1] - axis[0]) ** dimension
+    mass = np.exp(on_device(Euclidean(dimension, scale).log_base, grid)) * (axis[1] - axis[0]) ** dimension
     np.testing.assert_allclose([mass.sum(), mass @ grid[:, 0] ** 2], [1, scale**2], rtol=1e-7)
 
 
 @pytest.mark.parametrize("space", [Sphere(3), Torus(3, period=2.5), Euclidean(3, scale=None)], ids=str)
 def test_densities_refer_to_the_base_measure_itself_elsewhere(space):
-    assert (space.log_base(jnp.array(draw(space, 5, 0)[0], jnp.float32)) == 0).all()
+    assert (on_device(space.log_base, draw(space, 5, 0)[0].astype("float32")) == 0).all()
 
 
 def test_distance_from_the_space():
-    np.testing.assert_allclose(Sphere(2).distance_from(jnp.array([[0.6, 0.8], [0, 3.0], [0, 0]])), [0, 2, 1], atol=1e-6)
-    off = jnp.array([[0.0, 1.9], [-0.5, 1.0], [2.25, -0.1]])
-    np.testing.assert_allclose(Torus(2, period=2.0).distance_from(off), [0, 0.5, 0.25], atol=1e-6)
-    assert Euclidean(2).distance_from(1e9 * jnp.ones((3, 2))).tolist() == [0, 0, 0]
+    around, off = np.array([[0.6, 0.8], [0, 3.0], [0, 0]], "float32"), np.array([[0.0, 1.9], [-0.5, 1.0], [2.25, -0.1]], "float32")
+    sphere, torus, plane = on_device(
+        lambda x, y: (Sphere(2).distance_from(x), Torus(2, period=2.0).distance_from(y), Euclidean(2).distance_from(1e9 * x)), around, off
+    )
+    np.testing.assert_allclose(sphere, [0, 2, 1], atol=1e-6)
+    np.testing.assert_allclose(torus, [0, 0.5, 0.25], atol=1e-6)
+    assert plane.tolist() == [0, 0, 0]
 
 
 @pytest.mark.parametrize(("space", "smallest"), [(Sphere, 2), (Euclidean, 1), (Torus, 1)])
