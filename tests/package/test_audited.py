@@ -23,7 +23,7 @@ def test_errors_of_log_z_along_dual_training_are_calibrated():
     data, _ = targets.sample(jax.random.key(0), TEACHER, 500)
     cloud = TEACHER.quadrature()
     inner = Dual(TEACHER.space, neurons=8, particles=500)
-    method = Audited(inner, walkers=1000, threshold=0.95, particle_step=0.02)
+    method = Audited(inner, walkers=500, threshold=0.95, particle_step=0.02)
     rates = inner.rates._replace(particle_step=0.02)
 
     def one(key):

@@ -76,10 +76,13 @@ def test_weights_of_unadjusted_moves_come_back_where_the_energy_rests(x64):
     space, energy, h = Euclidean(50, None), Gaussian(jnp.array(0.0), jnp.array(1.7)), 0.3 / 1.7
     method = Jarzynski(space, lambda key, space, dtype: energy, walkers=2000, optimiser="gradient", resampling="none")
     rates, data = method.rates._replace(particle_step=h, learning_rate=0.0), Samples(jnp.array(np.zeros((1, 50))))
-    first = start(jax.random.key(1), method, rates, data)
-    state = jax.jit(lambda key: jax.lax.fori_loop(0, 40, lambda i, s: method.step(jax.random.fold_in(key, i), s, rates, data), first))(
-        jax.random.key(0)
-    )
+
+    @jax.jit
+    def run(key):
+        first = method.init(jax.random.fold_in(key, 1000), rates, data)
+        return first, jax.lax.fori_loop(0, 40, lambda i, state: method.step(jax.random.fold_in(key, i), state, rates, data), first)
+
+    first, state = run(jax.random.key(0))
     squares = [1.7**2 * np.sum(np.asarray(s.columns) ** 2, axis=0) for s in (first, state)]
     np.testing.assert_allclose(state.log_weights, h / 4 * (squares[0] - squares[1]), rtol=0, atol=1e-10)
     # (h a / 4)^2 (2 d + 2 d / (1 - h a / 2)^2): the law of the unadjusted chain has the variance 1 / (a (1 - h a / 2))
@@ -462,10 +465,14 @@ def test_functions_in_an_energy_stay_out_of_the_state():
     method = Jarzynski(Torus(2), network, walkers=100)
     data = Samples(jnp.array(np.full((10, 2), 0.5, np.float32)))
     method.check(method.rates, data)
-    state = start(jax.random.key(1), method, method.rates, data)
-    state = step(jax.random.key(0), method, state, method.rates, data)
-    assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(state))
-    assert jax.eval_shape(lambda state: method.energy(state, method.rates, data)(data.points), state).shape == (10,)
+
+    def moved(key):
+        first = method.init(key, method.rates, data)
+        state = method.step(key, first, method.rates, data)
+        return first, state, method.energy(state, method.rates, data)(data.points)
+
+    *_, values = jax.eval_shape(moved, jax.random.key(0))  # which only arrays leave
+    assert values.shape == (10,)
 
 
 # -- Bad input ----------------------------------------------------------------------------------------------

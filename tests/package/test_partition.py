@@ -258,24 +258,30 @@ def test_rank_is_found_up_to_the_rounding_of_the_dtype(dtype):
 def test_sampling_agrees_with_quadrature_and_knows_its_error(dtype, x64):
     """Over 64 keys the errors in units of the standard error have mean 0 and variance 1, within 5 sigma."""
     energy = shallow(np.random.default_rng(3).standard_normal((4, 3)), [-9.0, -6.0, 3.0, -4.0], dtype)
-    exact = float(partition.log_partition(energy, partition.sphere_quadrature(Sphere(3), 200, dtype)))
-    estimate = jax.jit(lambda key: partition.log_partition_by_sampling(key, energy, Sphere(3), 3000))
-    log_z, error, size = jax.vmap(estimate)(jax.random.split(jax.random.key(0), 64))
+    exact = float(log_partition_and_mean(energy, partition.sphere_quadrature(Sphere(3), 200, dtype))[0])
+    estimate = jax.jit(jax.vmap(lambda key: partition.log_partition_by_sampling(key, energy, Sphere(3), 3000)))
+    log_z, error, size = jax.device_get(estimate(jax.random.split(jax.random.key(0), 64)))
     assert log_z.dtype == dtype
     scores = (np.asarray(log_z, np.float64) - exact) / np.asarray(error, np.float64)
     assert abs(scores.mean()) < 5 / np.sqrt(64) and abs(scores.var() - 1) < 5 * np.sqrt(2 / 64)
-    assert float(size.min()) > 100 and float(size.max()) < 3000
+    assert size.min() > 100 and size.max() < 3000
 
 
 @pytest.mark.parametrize("count", [2, 1000, pytest.param(partition.DRAWS, marks=pytest.mark.heavy), 2 * partition.DRAWS + 77])
 def test_sampling_is_the_mean_of_the_weights_of_all_its_draws(count, x64):
     """Against NumPy on the same draws, with a last block that is short, energies far from 0."""
-    space, key, energy = Euclidean(2, scale=1.5), jax.random.key(7), Quadratic(jnp.asarray(3.0))
+    space, key, energy = Euclidean(2, scale=1.5), jax.random.key(7), Quadratic(jnp.array(3.0))
     width = min(count, partition.DRAWS)
-    draws = [space.sample_base(jax.random.fold_in(key, b), width, float) for b in range(-(-count // width))]
-    weights = np.exp(-np.asarray(energy(jnp.concatenate(draws)[:count])))
-    for tried, shift in ((energy, 0.0), (Shifted(jnp.asarray(3.0)), 2000.0)):
-        log_z, error, size = partition.log_partition_by_sampling(key, tried, space, count)
+
+    @jax.jit
+    def everything(key):
+        draws = [space.sample_base(jax.random.fold_in(key, b), width, float) for b in range(-(-count // width))]
+        tried = [partition.log_partition_by_sampling(key, e, space, count) for e in (energy, Shifted(jnp.array(3.0)))]
+        return energy(jnp.concatenate(draws)[:count]), tried
+
+    energies, tried = jax.device_get(everything(key))
+    weights = np.exp(-energies)
+    for (log_z, error, size), shift in zip(tried, (0.0, 2000.0), strict=True):
         assert float(log_z) == pytest.approx(np.log(weights.mean()) - shift, rel=1e-12, abs=1e-12)
         assert float(error) == pytest.approx(weights.std(ddof=1) / np.sqrt(count) / weights.mean(), rel=1e-9)
         assert float(size) == pytest.approx(weights.sum() ** 2 / (weights**2).sum(), rel=1e-9)
@@ -294,7 +300,8 @@ class Shifted(Energy):
 def test_sampling_of_a_gaussian(dimension, stiffness):
     """log Z = -(d / 2) log(1 + stiffness scale^2), within 5 standard errors, and the closed form of the error."""
     space, count = Euclidean(dimension, scale=1.5), 40_000
-    log_z, error, size = partition.log_partition_by_sampling(jax.random.key(1), Quadratic(stiffness), space, count)
+    estimate = jax.jit(lambda key: partition.log_partition_by_sampling(key, Quadratic(stiffness), space, count))
+    log_z, error, size = estimate(jax.random.key(1))
     one, two = (1 + k * stiffness * 1.5**2 for k in (1, 2))
     assert abs(float(log_z) + 0.5 * dimension * np.log(one)) < 5 * float(error)
     spread = (one**2 / two) ** (dimension / 2)  # E w^2 / (E w)^2
@@ -316,25 +323,37 @@ def test_sampling_refuses():
 def test_annealing_agrees_with_quadrature_and_knows_its_error(temperatures):
     """Over 64 keys the errors in units of the standard error have mean 0 and variance 1, within 5 sigma, however few the temperatures."""
     energy = shallow(np.random.default_rng(3).standard_normal((4, 3)), [-9.0, -6.0, 3.0, -4.0], "float32")
-    exact = float(partition.log_partition(energy, partition.sphere_quadrature(Sphere(3), 200)))
-    estimate = jax.jit(lambda key: partition.log_partition_by_annealing(key, energy, Sphere(3), 2000, temperatures=temperatures))
-    log_z, error, size = jax.lax.map(estimate, jax.random.split(jax.random.key(0), 64))
+    exact = float(log_partition_and_mean(energy, partition.sphere_quadrature(Sphere(3), 200))[0])
+
+    @jax.jit
+    def estimates(keys):
+        anneal = lambda key: partition.log_partition_by_annealing(key, energy, Sphere(3), 2000, temperatures=temperatures)  # noqa: E731
+        return jax.lax.map(anneal, keys)
+
+    log_z, error, size = jax.device_get(estimates(jax.random.split(jax.random.key(0), 64)))
     scores = (np.asarray(log_z, np.float64) - exact) / np.asarray(error, np.float64)
     assert abs(scores.mean()) < 5 / np.sqrt(64) and abs(scores.var() - 1) < 5 * np.sqrt(2 / 64)
-    assert (float(size.min()) > 1000) == (temperatures == 40)
+    assert (size.min() > 1000) == (temperatures == 40)
 
 
 def test_annealing_reaches_where_draws_of_the_base_measure_do_not():
     """The monomodal teacher on S^14 (log Z 1.964898), and at a sixth of the temperature, of which uniform draws see next to nothing."""
     teacher = targets.teacher("s14_monomodal")
-    log_z, error, size = partition.log_partition_by_annealing(jax.random.key(0), teacher.energy, teacher.space, 2000)
-    assert abs(float(log_z) - 1.964898) < 5 * float(error) < 0.1 and float(size) > 1000
-    sharp = Tempered(teacher.energy, jnp.float32(6))
-    exact = float(partition.log_partition(sharp, teacher.quadrature()))
-    annealed, error, size = partition.log_partition_by_annealing(jax.random.key(1), sharp, teacher.space, 2000, temperatures=400)
-    drawn = partition.log_partition_by_sampling(jax.random.key(1), sharp, teacher.space, 2000)[2]
-    assert abs(float(annealed) - exact) < 5 * float(error) < 1 and float(size) > 200
-    assert float(drawn) < 10  # effective draws
+    cloud = teacher.quadrature()
+
+    @jax.jit
+    def estimates(key, inverse):
+        energy = Tempered(teacher.energy, inverse)
+        drawn = partition.log_partition_by_sampling(key, energy, teacher.space, 2000)
+        annealed = partition.log_partition_by_annealing(key, energy, teacher.space, 2000, temperatures=400)
+        return annealed, drawn[2], partition.log_partition(energy, cloud)
+
+    (log_z, error, size), _, exact = jax.device_get(estimates(jax.random.key(0), jnp.array(1.0)))
+    assert exact == pytest.approx(1.964898, abs=1e-5)
+    assert abs(log_z - exact) < 5 * error < 0.1 and size > 1000
+    (log_z, error, size), drawn, exact = jax.device_get(estimates(jax.random.key(1), jnp.array(6.0)))
+    assert abs(log_z - exact) < 5 * error < 1 and size > 200
+    assert drawn < 10  # effective draws
 
 
 @pytest.mark.parametrize(
