@@ -1,5 +1,7 @@
 """log Z by walkers that a method does not see, beside quadrature; the method is as it is without them."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,6 +18,8 @@ from dualebm.spaces import Euclidean, Sphere
 
 TEACHER = targets.teacher("s2_bimodal")
 POINTS = Samples(jnp.array(np.concatenate([np.eye(3), -np.eye(3)])))
+INNER = Contrastive(Sphere(3), MLP(4))
+ALONGSIDE = Audited(INNER, walkers=4000, particle_step=1e-4)
 
 
 def test_errors_of_log_z_along_dual_training_are_calibrated():
@@ -40,12 +44,11 @@ def test_errors_of_log_z_along_dual_training_are_calibrated():
 
 def test_several_moves_go_as_far_as_moves_in_a_row():
     """Of small steps the mean squared distance grows as their number."""
-    inner = Contrastive(Sphere(3), MLP(4))
+    state = start(jax.random.key(1), ALONGSIDE, INNER.rates, POINTS)
 
     def distance(moves):
-        method = Audited(inner, walkers=4000, moves=moves, particle_step=1e-4)
-        state = start(jax.random.key(1), method, inner.rates, POINTS)
-        after = step(jax.random.key(2), method, state, inner.rates, POINTS)
+        method = dataclasses.replace(ALONGSIDE, moves=moves)
+        after = step(jax.random.key(2), method, state, INNER.rates, POINTS)
         return np.mean(np.sum((np.asarray(after.columns) - np.asarray(state.columns)) ** 2, axis=0))
 
     one, three = distance(1), distance(3)  # 2 h for each of two directions
@@ -53,10 +56,10 @@ def test_several_moves_go_as_far_as_moves_in_a_row():
 
 
 def test_the_method_is_as_without_walkers():
-    inner = Contrastive(Sphere(3), MLP(4))
-    method = Audited(inner, walkers=20)
-    state, alone = (start(jax.random.key(1), m, inner.rates, POINTS) for m in (method, inner))
-    after, expected = (step(jax.random.key(2), m, s, inner.rates, POINTS) for m, s in ((method, state), (inner, alone)))
+    states = [start(jax.random.key(1), method, INNER.rates, POINTS) for method in (ALONGSIDE, INNER)]
+    after, expected = (
+        step(jax.random.key(2), method, state, INNER.rates, POINTS) for method, state in zip((ALONGSIDE, INNER), states, strict=True)
+    )
     for a, b in zip(jax.tree.leaves(after.inner), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7)
     assert getattr(after, "log_weights", None) is None and after.particles.shape == (12, 3)  # metrics see the particles of the method

@@ -112,10 +112,11 @@ def test_a_fraction_of_the_walkers_begins_anew():
     """A quarter of 4000, at the base measure or at data."""
     space = Euclidean(2, scale=0.1)
     data = Samples(jnp.array(np.full((10, 2), 300.0)))
+    method = Contrastive(space, MLP(4), walkers=4000, integrator="geodesic")
+    rates = method.rates._replace(particle_step=1e-6, learning_rate=0.0, restart_probability=0.25)
+    state = start(jax.random.key(1), method, rates, data)._replace(columns=jnp.array(np.full((2, 4000), -500.0)))
     for restart_at, place in (("base", 0.0), ("data", 300.0)):
-        method = Contrastive(space, MLP(4), walkers=4000, restart_at=restart_at, integrator="geodesic")
-        rates = method.rates._replace(particle_step=1e-6, learning_rate=0.0, restart_probability=0.25)
-        state = start(jax.random.key(1), method, rates, data)._replace(columns=jnp.array(np.full((2, 4000), -500.0)))
+        method = dataclasses.replace(method, restart_at=restart_at)
         after = step(jax.random.key(2), method, state, rates, data)
         there = np.abs(np.asarray(after.particles) - place).max(1) < 1
         assert abs(there.mean() - 0.25) < 5 * np.sqrt(0.25 * 0.75 / 4000)

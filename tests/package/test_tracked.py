@@ -26,14 +26,15 @@ METRICS = {"exact": exact, "tracked": lambda key, method, state, rates, data: st
 
 @pytest.mark.parametrize("kind", [pytest.param("shallow", marks=pytest.mark.heavy), "deep"])
 def test_it_follows_log_z(kind):
-    """Within 0.01 nat after hundreds of steps, for parameters that are slow beside the particles."""
-    data, _ = targets.sample(jax.random.key(0), TEACHER, 2000)
+    """Within 0.01 nat after more than a hundred steps, for parameters that are slow beside the particles."""
+    count, steps = (2000, 300) if kind == "shallow" else (1000, 150)
+    data, _ = targets.sample(jax.random.key(0), TEACHER, count)
     inner = Dual(TEACHER.space, neurons=16) if kind == "shallow" else Contrastive(TEACHER.space, MLP(16), optimiser="gradient")
-    rates = inner.rates._replace(**(dict(transport_step=0.05, reaction_step=0.05) if kind == "shallow" else dict(learning_rate=0.01)))
+    rates = inner.rates._replace(**(dict(transport_step=0.05, reaction_step=0.05) if kind == "shallow" else dict(learning_rate=0.02)))
     method = Tracked(inner, chains=10_000 if kind == "shallow" else 0)
     state, alone = (start(jax.random.key(1), m, rates, data) for m in (method, inner))
     assert all(np.array_equal(a, b) for a, b in zip(jax.tree.leaves(alone), jax.tree.leaves(state.inner), strict=True))
-    run = jax.jit(lambda key, state: simulate(key, method, state, rates, data, steps=300, every=100, metrics=METRICS))
+    run = jax.jit(lambda key, state: simulate(key, method, state, rates, data, steps=steps, every=steps // 3, metrics=METRICS))
     records = jax.device_get(run(jax.random.key(2), state)[1])
     error = np.abs(records["tracked"] - records["exact"])
     assert abs(records["exact"][-1]) > 0.2 and error.max() < 0.01, (records["exact"], error)

@@ -1,5 +1,7 @@
 """Algorithm 1 with Jarzynski's weights: log Z along dual training beside quadrature, on S^2 and on S^14."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -78,11 +80,12 @@ def test_several_moves_go_as_far_as_moves_in_a_row():
     """Of small steps the mean squared distance grows as their number."""
     space, data = Sphere(3), on_the_sphere(20)
 
+    method = WeightedDual(space, neurons=4, particles=4000, noise="independent", resampling="none")
+    rates = method.rates._replace(particle_step=1e-4)
+    state = start(jax.random.key(1), method, rates, data)
+
     def distance(moves):
-        method = WeightedDual(space, neurons=4, particles=4000, noise="independent", particle_moves=moves, resampling="none")
-        rates = method.rates._replace(particle_step=1e-4)
-        state = start(jax.random.key(1), method, rates, data)
-        after = step(jax.random.key(2), method, state, rates, data)
+        after = step(jax.random.key(2), dataclasses.replace(method, particle_moves=moves), state, rates, data)
         return np.mean(np.sum((np.asarray(after.particles) - np.asarray(state.particles)) ** 2, axis=1))
 
     one, three = distance(1), distance(3)  # 2 h for each of two directions
