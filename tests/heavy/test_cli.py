@@ -5,10 +5,23 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dualebm import model, store
+from dualebm import cli, model, store
 from dualebm.commands import fit as fitting
 from dualebm.spaces import Torus
-from tests.package.test_cli import QUICK, call, done
+from tests.package.test_cli import QUICK, call, done, fewer_draws  # noqa: F401, which holds for every test here
+
+LINE = ["--space", "euclidean", "--standardise", "--neurons", "32", "--steps", "600", "--every", "100"]
+
+
+@pytest.fixture(scope="module")
+def line(tmp_path_factory):
+    """Two peaks far from the standard Gaussian, and the model of them, standardised."""
+    folder = tmp_path_factory.mktemp("line")
+    draws = np.random.default_rng(0)
+    peaks = np.where(draws.integers(0, 2, 1500), 996.0, 1004.0) + draws.normal(size=1500)
+    np.savetxt(folder / "data.csv", peaks)
+    assert cli.main(["fit", str(folder / "data.csv"), *LINE, "--out", str(folder / "fit")]) == 0
+    return folder
 
 
 def test_standardised_data_come_back_in_their_units(line, capsys):
@@ -38,8 +51,9 @@ def test_standardised_data_come_back_in_their_units(line, capsys):
 def test_data_far_from_the_base_measure_are_told_of(line, tmp_path, capsys):
     code, _, err = call(capsys, "fit", line / "data.csv", "--space", "euclidean", *QUICK, "--out", tmp_path / "a")
     assert code in (0, 1) and "note: columns have means up to 1e+03" in err and "--standardise brings" in err
-    fitting._speak_of_scales(np.random.default_rng(0).normal(size=(100, 2)))
-    assert capsys.readouterr().err == ""
+    np.save(tmp_path / "standard.npy", np.random.default_rng(0).normal(size=(100, 2)).astype("float32"))
+    code, _, err = call(capsys, "fit", tmp_path / "standard.npy", "--space", "euclidean", *QUICK, "--out", tmp_path / "b")
+    assert code == 0 and "columns have" not in err
 
 
 def test_torus_in_double_precision(tmp_path, capsys):

@@ -2,13 +2,13 @@
 
 import numpy as np
 
-from tests.package.test_mesh import CASES, WALKERS, answers_of
+from tests.package.test_mesh import CASES, WALKERS, answers_of, everything_of
 
 
 def test_eight_devices():
     """One process tells all, so that it starts once."""
     cases = tuple(name for name in CASES if name not in WALKERS)
-    answers = answers_of("child", cases)
+    answers = answers_of(everything_of, cases)
     for name in cases:
         errors, counts = answers[name], CASES[name][3]
         assert len(errors) == len(counts) and max(errors.values()) < 1e-9, (name, errors)

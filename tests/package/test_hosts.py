@@ -1,11 +1,11 @@
 """Processes that share the particles of each lane: equal to one, and what is left when one of them dies."""
 
+import contextlib
+import io
 import json
 import os
 import shlex
 import socket
-import subprocess
-import sys
 import time
 
 import jax
@@ -13,16 +13,24 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dualebm import cli, hosts
-from dualebm import sweep as sweeps
+from dualebm import cli, hosts, mesh, saved
 from dualebm.grid import product
 from dualebm.measures import Samples
 from dualebm.methods.dual import Dual
-from dualebm.plan import plan_of
 from dualebm.spaces import Sphere
-from dualebm.sweep_folder import Part, manifest, open_sweep
+from dualebm.sweep import sweep
+from dualebm.sweep_folder import manifest, open_sweep
+from tests.children import Child
 
-FLAGS = shlex.split("--teacher s2_bimodal --n 64 --neurons 8 --every 2 --test-points 50 --seed 0:2 --alpha 1 --precision 64")
+FLAGS = shlex.split("--teacher s2_bimodal --n 64 --neurons 8 --test-points 50 --seed 0:2 --alpha 1 --precision 64")
+
+
+def command(arguments):
+    """(exit code, standard output, standard error) of the command, which leaves JAX as a process that ends does."""
+    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:
+        code = cli.main(arguments)
+    jax.distributed.shutdown()
+    return code, out.getvalue(), err.getvalue()
 
 
 def start(folder, *flags, processes=2):
@@ -30,21 +38,17 @@ def start(folder, *flags, processes=2):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
-    common = [sys.executable, "-m", "dualebm.cli", "sweep", *FLAGS, *flags, "--out", str(folder)]
-    each = [[*common, "--coordinator", f"127.0.0.1:{port}", "--process", f"{i}/{processes}"] for i in range(processes)]
-    pipe = subprocess.PIPE
-    return [subprocess.Popen(one, env=environment, stdout=pipe, stderr=pipe, text=True) for one in each]
+    common = ["sweep", *FLAGS, *flags, "--out", str(folder), "--coordinator", f"127.0.0.1:{port}", "--process"]
+    return [Child(command, [*common, f"{i}/{processes}"], devices=2) for i in range(processes)]
 
 
-def ended(children, seconds=180):
+def ended(children):
     """(exit code, standard output, standard error) of each."""
     try:
-        told = [child.communicate(timeout=seconds) for child in children]
+        return [child.answer(180) for child in children]
     finally:
         for child in children:
             child.kill()
-    return [(child.returncode, *texts) for child, texts in zip(children, told, strict=True)]
 
 
 def on_one_device(folder, *flags):
@@ -54,7 +58,7 @@ def on_one_device(folder, *flags):
 
 def test_two_processes_with_a_run_on_both_equal_one(tmp_path):
     """100 steps in float64."""
-    flags = "--steps", "100", "--restart-probability", "0.05"
+    flags = "--steps", "100", "--every", "10", "--restart-probability", "0.05"
     found = ended(start(tmp_path / "two", *flags))
     assert [code for code, _, _ in found] == [0, 0], found
     assert "written to" in found[0][1] and "written to" not in found[1][1]
@@ -64,8 +68,6 @@ def test_two_processes_with_a_run_on_both_equal_one(tmp_path):
     assert {lane["state"] for lane in manifest(tmp_path / "two")} == {"done"}
     assert [told["state"] for told in hosts.processes(tmp_path / "two")] == ["done", "done"]
     assert not list((tmp_path / "two").rglob("checkpoint*"))
-
-
 
 
 def test_who_was_lost(tmp_path):
@@ -97,10 +99,17 @@ def test_presence_is_a_sign_of_life_and_a_last_word(tmp_path, monkeypatch):
     assert (told["state"], told["why"], told["part"], told["step"]) == ("stopped", "OSError: disk", "part-1", 60)
 
 
-def test_no_wait_is_without_an_end():
-    program = "import time; from dualebm import hosts\nwith hosts.at_most(0.05, 'a barrier'): time.sleep(60)"
-    child = subprocess.run([sys.executable, "-c", program], stderr=subprocess.PIPE, text=True, timeout=50)
-    assert child.returncode == 1 and child.stderr == "error: a barrier took more than 0.05 s; another process hangs\n"
+def wait(path):
+    """Longer than is allowed, with standard error in a file."""
+    os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), 2)
+    with hosts.at_most(0.05, "a barrier"):
+        time.sleep(60)
+
+
+def test_no_wait_is_without_an_end(tmp_path):
+    child = Child(wait, tmp_path / "told")
+    child.process.join(50)
+    assert child.kill() == 1 and (tmp_path / "told").read_text() == "error: a barrier took more than 0.05 s; another process hangs\n"
 
 
 @pytest.mark.parametrize(
@@ -117,12 +126,25 @@ def test_bad_addresses(arguments, message):
         hosts.join(*arguments)
 
 
+METHOD = Dual(Sphere(3), neurons=4)
+COUNTS = dict(steps=14, every=2, segment=2)  # 8 records, 4 segments
+METRICS = {"acceptance": lambda key, method, state, rates, data: state.acceptance}
+
+
+def data(key):
+    return Samples(Sphere(3).sample_base(key, 10, jnp.zeros(()).dtype))
+
+
+def go(folder=None, **changes):
+    return sweep(product(seed=[0, 1]), METHOD, None, data, metrics=METRICS, folder=folder, progress=False, **COUNTS, **changes)
+
+
 def test_a_folder_of_another_number_of_processes(tmp_path):
     part = tmp_path / "shard-0-of-2" / "part-0"
     part.mkdir(parents=True)
     (part / "checkpoint-0-3.npz").touch()
     with pytest.raises(ValueError, match=r"shard-0-of-2/part-0/checkpoint-0-3.npz, of another number of processes than the 1"):
-        sweeps._check_shards(tmp_path)
+        go(tmp_path)
 
 
 # -- One of several processes, with the words of the others put in its mouth --------------------------
@@ -130,59 +152,72 @@ def test_a_folder_of_another_number_of_processes(tmp_path):
 
 @pytest.fixture
 def one_of_two(monkeypatch):
-    """This process takes itself for the first of two; what the second says is `others`, by what is asked, else the same."""
-    others = {}
+    """This process takes itself for the first of two, whose particles it has all.
+
+    By what is asked: `others`, what the second says, else the same as the first; `said`, what the first said last.
+    """
+    others, said = {}, {}
 
     def agree(values, what):
-        values = np.asarray(values)
-        return np.stack([values, np.asarray(others.get(what, values))])
+        said[what] = np.asarray(values)
+        return np.stack([said[what], np.asarray(others.get(what, values))])
 
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     monkeypatch.setattr(hosts, "agree", agree)
-    return others
+    return others, said
 
 
-METHOD = Dual(Sphere(3), neurons=4)
-COUNTS = dict(steps=4, every=2, metrics={"acceptance": lambda key, method, state, rates, data: state.acceptance})
+class Crash(BaseException):
+    pass
 
 
-def data(key):
-    return Samples(Sphere(3).sample_base(key, 10, jnp.zeros(()).dtype))
+def test_a_batch_continues_from_the_last_checkpoint_of_all(tmp_path, one_of_two, monkeypatch):
+    """Of the last two of this process, where the other lacks one; from the start where it has none."""
+    others, _ = one_of_two
+    inner, segments, asked = mesh.run_intervals, [], []
+
+    def counting(*arguments):
+        segments.append(1)
+        if len(segments) == 4:
+            raise Crash
+        return inner(*arguments)
+
+    def asked_for(path, *_):
+        asked.append(path.name)
+        raise Crash
+
+    monkeypatch.setattr(mesh, "run_intervals", counting)
+    with pytest.raises(Crash):
+        go(tmp_path)
+    last, before = (tmp_path / "shard-0-of-2" / "part-0" / f"checkpoint-0-{records}.npz" for records in (6, 4))
+    assert sorted(path.name for path in last.parent.iterdir()) == [before.name, last.name]
+    monkeypatch.setattr(saved, "load_state", asked_for)
+    for _ in range(2):
+        with pytest.raises(Crash):
+            go(tmp_path)
+        last.unlink(missing_ok=True)
+    assert asked == [last.name, before.name]
+    others["the checkpoint"] = False
+    go(tmp_path)
+    assert len(asked) == 2 and len(segments) == 4 + 4
 
 
-def test_a_batch_continues_from_the_last_checkpoint_of_all(tmp_path, one_of_two):
-    planned = plan_of(product(seed=[0]), METHOD, None, data, segment=2, **COUNTS)
-    where = sweeps.Whereabouts(tmp_path, None)
-    part = Part(tmp_path / "part-0", [], 1)
-    assert sweeps._common(planned, part, where, 0, 8) == 0
-    (tmp_path / "part-0").mkdir()
-    for records in (6, 8):
-        where.checkpoint(part, 0, records).touch()
-    assert sweeps._common(planned, part, where, 0, 8) == 8
-    where.checkpoint(part, 0, 8).unlink()
-    assert sweeps._common(planned, part, where, 0, 8) == 6
-    one_of_two["the checkpoint"] = False
-    assert sweeps._common(planned, part, where, 0, 8) == 0
-    assert sweeps._common(planned, part, sweeps.Whereabouts(None, None), 0, 8) == 8  # of a process alone the manifest is right
-
-
-def test_processes_must_make_the_same_data(one_of_two):
-    planned = plan_of(product(seed=[0, 1]), METHOD, None, data, **COUNTS)
-    like = sweeps.like_of(planned, planned.lanes[0])
-    made, why = sweeps._make(planned, planned.lanes, like, {})
-    assert set(made) == {0, 1} and not why
-    sums = [sweeps._checksum(made[i]) for i in (0, 1)]
-    assert sums[0] != sums[1]
-    one_of_two["the data"] = [[1, 0], [sums[0], 0]]
-    made, why = sweeps._make(planned, planned.lanes, like, {})
-    assert set(made) == {0} and why == {1: "another process could not make its data or metrics"}
-    one_of_two["the data"] = [[1, 1], [sums[0], sums[0]]]
+def test_processes_must_make_the_same_data(tmp_path, one_of_two):
+    others, said = one_of_two
+    go(tmp_path / "whole")
+    made, sums = said["the data"].tolist()
+    assert made == [1, 1] and sums[0] != sums[1]
+    others["the data"] = [[1, 0], [sums[0], 0]]
+    with pytest.warns(UserWarning, match="1 lanes failed, the first with another process could not make its data or metrics"):
+        found = go(tmp_path / "lacking")
+    assert np.isfinite(found.acceptance.values[0]).all() and np.isnan(found.acceptance.values[1]).all()
+    others["the data"] = [[1, 1], [sums[0], sums[0]]]
     with pytest.raises(ValueError, match="lane 1: the processes made different data"):
-        sweeps._make(planned, planned.lanes, like, {})
+        go(tmp_path / "different")
 
 
 def test_what_processes_that_share_particles_may_not_ask_for(one_of_two):
     with pytest.raises(ValueError, match="folder is None; the 2 processes that share the particles"):
-        sweeps.sweep(product(seed=[0]), METHOD, None, data, **COUNTS)
+        go()
     with pytest.raises(ValueError, match="devices is 2 and devices_per_run is 1; 2 processes share the particles"):
-        plan_of(product(seed=[0]), METHOD, None, data, devices=2, **COUNTS)
+        go(devices=2)

@@ -1,13 +1,9 @@
-"""Runs and particles over a mesh of eight devices, which a process of its own has, against `simulate` on one device."""
+"""Runs and particles over a mesh of several devices, which a process of its own has, against `simulate` on one device."""
 
 import dataclasses
-import json
-import os
 import re
-import subprocess
-import sys
+import warnings
 from functools import partial
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +21,7 @@ from dualebm.methods.weighted_dual import WeightedDual
 from dualebm.networks import MLP
 from dualebm.run import initial_state
 from dualebm.spaces import Sphere
+from tests.children import Child
 
 DUAL = Dual(Sphere(3), neurons=8)
 EVERY, RECORDS = 20, 5
@@ -162,12 +159,12 @@ def side_by_side():
     """As on accelerators, in float32: the sums over particles at the end of eight runs, on 2 x 4 devices and on one."""
     keys, rates, data = lanes("float32")
     grid = mesh.make(8, particles=4)
-    one_by_one, mesh._each_lane = mesh._each_lane, lambda grid, lane, stacks: jax.vmap(lane)(*stacks)
+    one_by_one, jax.lax.map = jax.lax.map, lambda function, stacks: jax.vmap(function)(stacks)
     try:
         start = mesh.initial(keys, DUAL, rates, data, grid)
         state, records = mesh.run_intervals(keys, DUAL, start, rates, data, jnp.ones(2, bool), EVERY, METRICS, None, grid)
     finally:
-        mesh._each_lane = one_by_one
+        jax.lax.map = one_by_one
     start = mesh.join(DUAL, start)
     expected = [on_one_device(keys[i], DUAL, lane(start, i), lane(rates, i), lane(data, i), 2)[1] for i in range(8)]
     return {
@@ -211,48 +208,51 @@ WALKERS = tuple(name for name, case in CASES.items() if isinstance(case[0], (Jar
 
 
 def errors_of(*cases):
-    import warnings
-
     warnings.simplefilter("error")
-    print(json.dumps({name: one_run(name) for name in cases}))
+    return {name: one_run(name) for name in cases}
 
 
-def child(*cases):
-    import warnings
-
-    warnings.simplefilter("error")
-    answers: dict = {name: one_run(name) for name in cases} | {"many": many_runs(), "counted": counted()}
+def everything_of(*cases):
+    answers: dict = errors_of(*cases) | {"many": many_runs(), "counted": counted()}
     with jax.enable_x64(False):
         answers["float32"] = side_by_side()
-    print(json.dumps(answers))
+    return answers
 
 
 def answers_of(function, cases):
-    """What a process with eight devices prints."""
-    flags = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"  # the second to compile quickly
-    environment = dict(os.environ, XLA_FLAGS=flags, JAX_ENABLE_X64="1")
-    command = [sys.executable, "-c", f"import tests.conftest; from tests.package import test_mesh; test_mesh.{function}(*{cases!r})"]
-    done = subprocess.run(command, cwd=Path(__file__).parents[2], env=environment, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr[-5000:]
-    return json.loads(done.stdout.splitlines()[-1])
+    """What a process with eight devices and float64 finds."""
+    return Child(function, *cases, devices=8, x64=True).answer(600)
 
 
 @pytest.mark.parametrize("cases", [WALKERS[:1], pytest.param(WALKERS[1:], marks=pytest.mark.heavy)])
 def test_walkers_over_devices(cases):
     """Weights, resampling among all walkers, batches of them, restarts: as on one device, to rounding."""
-    answers = answers_of("errors_of", cases)
+    answers = answers_of(errors_of, cases)
     for name in cases:
         assert len(answers[name]) == len(CASES[name][3]) and max(answers[name].values()) < 1e-9, (name, answers[name])
 
 
+@dataclasses.dataclass(frozen=True)
+class Still(Dual):
+    """What is wrong on one device stays there."""
+
+    def step(self, key, state, rates, data, axis=None):
+        return state
 
 
 def test_a_fault_on_one_device_is_a_divergence_on_all():
-    states = jax.vmap(lambda key: DUAL.init(key, DUAL.rates, Samples(jnp.eye(3))))(jax.random.split(jax.random.key(0), 3))
-    broken = states._replace(columns=states.columns.at[1, 0, 2].set(jnp.nan))
-    code = partial(simulate._divergence, DUAL, axis="particles")
-    assert jax.vmap(code, axis_name="particles")(broken).tolist() == [1, 1, 1]
-    assert jax.vmap(code, axis_name="particles")(states).tolist() == [0, 0, 0]
+    method, data = Still(Sphere(3), neurons=8), Samples(jnp.eye(3))
+    state = jax.tree.map(np.asarray, simulate.start(jax.random.key(0), method, method.rates, data))
+    whole = jax.tree.map(lambda a: np.stack([a] * 3), state)
+    broken = whole.columns.copy()
+    broken[1, 0, 2] = np.nan
+
+    @partial(jax.vmap, axis_name="particles")
+    def code(state):
+        return simulate.interval(jax.random.key(1), method, state, method.rates, data, 2, None, "particles")[1]
+
+    code = jax.jit(code)
+    assert code(whole).tolist() == [0, 0, 0] and code(whole._replace(columns=broken)).tolist() == [1, 1, 1]
 
 
 def shapes(lanes, particles):
@@ -292,4 +292,4 @@ def test_what_does_not_fit_is_refused(call, message):
 def test_an_odd_number_of_particles_has_no_pairs():
     method = dataclasses.replace(DUAL, noise="independent", particles=5)
     with pytest.raises(ValueError, match="a state has 5 particles; it must be an even number"):
-        mesh.split(method, method.init(jax.random.key(0), method.rates, Samples(jnp.eye(3))))
+        mesh.split(method, simulate.start(jax.random.key(0), method, method.rates, Samples(jnp.eye(3))))

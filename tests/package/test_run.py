@@ -4,8 +4,6 @@ import dataclasses
 import json
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -29,11 +27,12 @@ from dualebm.methods.weighted_dual import WeightedDual
 from dualebm.networks import MLP
 from dualebm.run import Diverged, initial_state, run
 from dualebm.spaces import Euclidean, Sphere
+from tests.children import Child
 
 METHOD = Dual(Sphere(3), neurons=8)
 KEY = jax.random.key(1)
 STEPS, EVERY, SEGMENT = 22, 2, 3  # 12 records in 4 segments
-LONG = dict(steps=400)  # 67 segments
+LONG = dict(steps=240)  # 121 records in 41 segments
 
 
 def acceptance(key, method, state, rates, data):
@@ -57,7 +56,7 @@ def go(folder=None, **changes):
     return run(**{**given, "segment": SEGMENT, "progress": False, "folder": folder, **changes})
 
 
-def child(folder, segments):
+def long(folder, segments):
     """In a process of its own: a run that kills itself after so many segments (0: it waits to be killed)."""
     calls = []
 
@@ -199,26 +198,19 @@ def test_a_crash_at_any_write_costs_at_most_a_segment(tmp_path, whole, monkeypat
     assert crashes > 10 and Path.unlink is unlink
 
 
-def start_child(folder, segments):
-    command = f"from tests.package import test_run; test_run.child({str(folder)!r}, {segments})"
-    return subprocess.Popen([sys.executable, "-c", command], cwd=Path(__file__).parents[2], stderr=subprocess.PIPE)
-
-
 def test_sigkill_then_the_same_call_equals_an_uninterrupted_run(tmp_path):
-    itself, waiting = start_child(tmp_path / "itself", 7), start_child(tmp_path / "waiting", 0)
+    itself, waiting = Child(long, tmp_path / "itself", 7), Child(long, tmp_path / "waiting", 0)
     expected = go(**LONG)
-    try:
-        deadline = time.monotonic() + 300
-        while time.monotonic() < deadline and not (tmp_path / "waiting" / "checkpoint-9.npz").exists():
-            time.sleep(0.01)
-        time.sleep(np.random.default_rng(os.getpid()).uniform(0, 0.3))  # any moment will do
-    finally:
-        waiting.kill()
-    for process, name in ((itself, "itself"), (waiting, "waiting")):
-        assert process.wait(300) == -signal.SIGKILL, process.stderr.read()
-        process.stderr.close()
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and waiting.process.is_alive() and not (tmp_path / "waiting" / "checkpoint-9.npz").exists():
+        time.sleep(0.01)
+    time.sleep(np.random.default_rng(os.getpid()).uniform(0, 0.1))  # any moment will do
+    codes = [waiting.kill()]
+    itself.process.join(300)
+    assert [*codes, itself.kill()] == [-signal.SIGKILL] * 2
+    for name in ("itself", "waiting"):
         done = store.read_manifest(tmp_path / name)["records"]
-        assert 0 < done < 201 and (name == "waiting" or done == 21)
+        assert 0 < done < 121 and (name == "waiting" or done == 21)
         assert np.isfinite(stored(tmp_path / name).acceptance[:done]).all()
         assert_same(go(tmp_path / name, **LONG), expected)
         xarray.testing.assert_equal(stored(tmp_path / name), expected[1])

@@ -4,10 +4,7 @@ import errno
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +21,7 @@ from dualebm.plan import plan_of
 from dualebm.spaces import Sphere
 from dualebm.sweep import sweep
 from dualebm.sweep_folder import by_setting, manifest, open_sweep
+from tests.children import Child
 
 METHOD = Dual(Sphere(3), neurons=8)
 COUNTS = dict(steps=10, every=2, segment=2)  # 6 records, 3 segments
@@ -94,7 +92,7 @@ def test_programs_are_dropped_where_they_hold_too_many_maps(tmp_path, monkeypatc
     monkeypatch.setattr(sweep_module, "MAPS", tmp_path / "maps")
     monkeypatch.setattr(sweep_module.jax, "clear_caches", lambda: dropped.append(1))
     monkeypatch.setattr(sweep_module, "MOST_MAPS", 2)
-    go(grid=product(neurons=[4, 8]))
+    go(grid=zipped(neurons=[4, 8], n=[60, 30], seed=[0, 0]))
     assert len(dropped) == 2
     monkeypatch.setattr(sweep_module, "MOST_MAPS", 3)
     sweep_module.drop_programs()
@@ -141,14 +139,14 @@ def test_settings_may_be_text(tmp_path):
 
 
 def test_a_diverged_lane_stops_and_the_others_go_on(tmp_path, whole):
-    grid = product(transport_step=[0.5], reaction_step=[1e30, 0.5], seed=[0, 1])
-    found = go(tmp_path, grid=grid, batch_size=4)
+    grid = product(transport_step=[0.5], seed=[0, 1], reaction_step=[1e30, 0.5])  # two batches, each with one that diverges
+    found = go(tmp_path, grid=grid, batch_size=2)
     told = manifest(tmp_path)
-    assert [lane["state"] for lane in told] == ["diverged", "diverged", "done", "done"]
-    assert all(lane["step"] == 2 and lane["why"] for lane in told[:2])
-    assert np.isnan(found.acceptance.values[:2, 1:]).all() and np.isfinite(found.acceptance.values[2:]).all()
-    healthy = go(grid=product(transport_step=[0.5], reaction_step=[0.5], seed=[0, 1]), batch_size=4)
-    np.testing.assert_array_equal(found.weights.values[2:], healthy.weights)
+    assert [lane["state"] for lane in told] == ["diverged", "done"] * 2
+    assert all(lane["step"] == 2 and lane["why"] for lane in told[::2])
+    assert np.isnan(found.acceptance.values[::2, 1:]).all() and np.isfinite(found.acceptance.values[1::2]).all()
+    healthy = go(grid=product(transport_step=[0.5], seed=[0, 1], reaction_step=[0.5]), batch_size=2)
+    np.testing.assert_array_equal(found.weights.values[1::2], healthy.weights)
 
 
 def test_a_lane_whose_data_fail_is_told_and_the_others_go_on(tmp_path):
@@ -181,60 +179,42 @@ DEVICES = dict(steps=100, every=20, segment=3, batch_size=8)
 
 
 def on_devices(folder):
-    """In a process with eight devices and float64: the sweep on several meshes, and one that is killed and goes on; errors as JSON."""
-    with jax.enable_x64(True):
-        expected, found = go(**DEVICES), {}
-        points = lambda key: data(key, 64)  # noqa: E731
-        halves = go(data=points, **DEVICES)
-        for devices, per_run in ((4, 1), (8, 2)):
-            if per_run == 1:
-                results, right = go(devices=devices, **DEVICES), expected
-            else:
-                results, right = go(data=points, devices=devices, devices_per_run=per_run, **DEVICES), halves
-            found[f"{devices}, {per_run}"] = max(float(np.abs(results[name] - right[name]).max()) for name in METRICS)
-        whole = go(devices=4, **DEVICES)
-        inner, calls = mesh.run_intervals, []
+    """With four devices and float64: the errors of the sweep on several meshes; whether one that crashes goes on; what is refused."""
+    points = lambda key: data(key, 64)  # noqa: E731
+    expected, found = go(data=points, **DEVICES), {}
+    whole = go(data=points, devices=4, **DEVICES)
+    halves = go(data=points, devices=4, devices_per_run=2, **DEVICES)
+    errors = [max(float(np.abs(results[name] - expected[name]).max()) for name in METRICS) for results in (whole, halves)]
+    inner, calls = mesh.run_intervals, []
 
-        def crashing(*args):
-            calls.append(1)
-            if len(calls) == 2:
-                raise Crash
-            return inner(*args)
+    def crashing(*args):
+        calls.append(1)
+        if len(calls) == 2:
+            raise Crash
+        return inner(*args)
 
-        mesh.run_intervals = crashing
+    mesh.run_intervals = crashing
+    try:
+        go(folder, data=points, devices=4, **DEVICES)
+    except Crash:
+        mesh.run_intervals = inner
+    resumed = go(folder, data=points, devices=4, **DEVICES).equals(whole)
+    for name, changes in {
+        "other devices": dict(folder=folder, data=points, devices=2),
+        "points": dict(data=lambda key: data(key, 61), devices=2, devices_per_run=2),
+    }.items():
         try:
-            go(folder, devices=4, **DEVICES)
-        except Crash:
-            mesh.run_intervals = inner
-        found["resumed"] = bool(go(folder, devices=4, **DEVICES).equals(whole))
-        for name, changes in {
-            "other devices": dict(folder=folder, devices=2),
-            "points": dict(data=lambda key: data(key, 61), devices=2, devices_per_run=2),
-        }.items():
-            try:
-                go(**{**DEVICES, **changes})
-            except ValueError as error:
-                found[name] = str(error)
-    print(json.dumps(found))
-
-
-def in_a_child(call, **environment):
-    code = f"from tests.package import test_sweep; test_sweep.{call}"
-    env = {**os.environ, "JAX_PLATFORMS": "cpu", **environment}
-    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    return subprocess.Popen([sys.executable, "-c", code], cwd=Path(__file__).parents[2], env=env, **pipes)
+            go(**{**DEVICES, **changes})
+        except ValueError as error:
+            found[name] = str(error)
+    return errors, resumed and len(calls) == 2, found
 
 
 def test_devices_share_lanes_and_particles(tmp_path):
-    flags = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"  # the second to compile quickly
-    child = in_a_child(f"on_devices({str(tmp_path)!r})", XLA_FLAGS=flags)
-    out, err = child.communicate(timeout=300)
-    assert child.returncode == 0, err
-    found = json.loads(out)
-    assert "devices is 4 there and 2 here" in found.pop("other devices")
-    assert "it must be a multiple of" in found.pop("points")
-    assert found.pop("resumed") is True
-    assert len(found) == 2 and all(error < 1e-9 for error in found.values()), found
+    errors, resumed, refused = Child(on_devices, tmp_path, devices=4, x64=True).answer()
+    assert resumed and max(errors) < 1e-9, errors
+    assert "devices is 4 there and 2 here" in refused["other devices"]
+    assert "it must be a multiple of" in refused["points"]
 
 
 def test_more_devices_than_there_are():
@@ -248,25 +228,23 @@ def test_more_devices_than_there_are():
 
 
 def part_of(folder, index):
-    go(Path(folder), process=(index, 2))
+    go(folder, process=(index, 2))
 
 
 def test_two_processes_at_once_and_one_that_dies(tmp_path, whole):
     """Each process runs and keeps its own lanes; the death of one leaves the other running, and its start again goes on."""
-    children = [in_a_child(f"part_of({str(tmp_path)!r}, {index})") for index in range(2)]
+    children = [Child(part_of, tmp_path, index) for index in range(2)]
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and not (tmp_path / "process-1-of-2" / sweep_folder.SWEEP).exists():
         time.sleep(0.01)
-    children[1].kill()
-    assert children[0].wait(timeout=120) == 0, children[0].communicate()[1]
-    children[1].communicate()
-    states = {lane["part"].split("/")[-2]: [] for lane in manifest(tmp_path)}
+    assert children[1].kill() == -signal.SIGKILL
+    children[0].answer()
+    states = {"process-0-of-2": [], "process-1-of-2": []}
     for lane in manifest(tmp_path):
         states[lane["part"].split("/")[-2]].append(lane["state"])
     assert set(states["process-0-of-2"]) == {"done"} and len(states["process-1-of-2"]) == 4
     assert set(states["process-1-of-2"]) != {"done"}, "it was done before it was killed"
     part_of(tmp_path, 1)
-    children[0].communicate()
     found = open_sweep(tmp_path, lanes_of(GRID))
     for name in METRICS:
         np.testing.assert_allclose(found[name], whole[name], atol=1e-5)
@@ -274,30 +252,27 @@ def test_two_processes_at_once_and_one_that_dies(tmp_path, whole):
 
 # -- Kills ------------------------------------------------------------------------------------------
 
-LONG = dict(steps=240, every=2, segment=3)
+LONG = dict(steps=120, every=2, segment=3)
 
 
-def child(folder):
-    go(Path(folder), **LONG)
+def long(folder):
+    go(folder, **LONG)
 
 
 def kill_at_random(folder, kills, generator):
     """Starts the sweep and kills it, so many times, each at a random moment after it has done something new."""
     seen = -1
     for _ in range(kills):
-        process = in_a_child(f"child({str(folder)!r})")
-        try:
-            deadline = time.monotonic() + 120
-            while time.monotonic() < deadline and process.poll() is None:
-                done = [m["batch"] * 1000 + m["records"] for p in folder.glob("part-*/manifest.json") if (m := json.loads(p.read_text()))]
-                if done and max(done) > seen:
-                    break
-                time.sleep(0.005)
-            seen = max(done)
-            time.sleep(generator.uniform(0, 0.15))
-        finally:
-            process.kill()
-            process.communicate()
+        child = Child(long, folder)
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline and child.process.is_alive():
+            done = [m["batch"] * 1000 + m["records"] for p in folder.glob("part-*/manifest.json") if (m := json.loads(p.read_text()))]
+            if done and max(done) > seen:
+                break
+            time.sleep(0.005)
+        seen = max(done)
+        time.sleep(generator.uniform(0, 0.15))
+        child.kill()
 
 
 @pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.heavy)])
@@ -315,7 +290,7 @@ def test_a_crash_at_any_write_costs_at_most_a_segment(tmp_path, whole, monkeypat
     counted, original = [], saved.commit
     monkeypatch.setattr(saved, "commit", lambda path, write: (counted.append(path), original(path, write))[1])
     go(tmp_path / "whole")
-    for moment in range(0, len(counted), 3):
+    for moment in range(0, len(counted), 5):
         made = []
 
         def commit(path, write, made=made, moment=moment):
