@@ -13,7 +13,7 @@ import scipy.stats
 from dualebm import distances, metrics
 from dualebm.distances import energy_distance, median_distance, quantile_coupling, sliced_wasserstein
 from dualebm.measures import Samples
-from dualebm.rkhs import RBF, Distance, Embedding, squared_distances, squared_mmd
+from dualebm.rkhs import RBF, Distance, Embedding, squared_mmd
 
 KEY = jax.random.key(7)
 
@@ -26,8 +26,15 @@ def slices(first, second, projections=10):
     return [sliced_wasserstein(KEY, first, second, projections=projections, order=order) for order in (1, 2)]
 
 
-def cloud(count, d=3, seed=0, dtype=float):
-    return jax.random.normal(jax.random.key(seed), (count, d), dtype)
+@jax.jit
+def of_distances(x, y, c):
+    """k(x, y) = -|x - y| and k(y, y), the gradient in x of sum_i c_i k(x, y_i), and that of sum_j c . k(x_j, y) in y."""
+    slopes = jax.grad(lambda y: jnp.sum(Distance()(x, y) @ c))(y)
+    return Distance()(x, y), Distance()(y, y), Embedding(Distance(), y, c).gradient(x), slopes
+
+
+def cloud(count, d=3, seed=0, dtype=np.float64):
+    return np.random.default_rng(seed).normal(size=(count, d)).astype(dtype)
 
 
 def pair(n, m, d=3, *, weighted=True):
@@ -35,8 +42,8 @@ def pair(n, m, d=3, *, weighted=True):
     x, y = cloud(n, d), 1.3 * cloud(m, d, 1) + 0.2
     if not weighted:
         return (Samples(x), Samples(y)), [(np.float64(z), np.full(len(z), 1 / len(z))) for z in (x, y)]
-    logs = [cloud(k, 1, 2 + k)[:, 0].at[::10].set(-jnp.inf) for k in (n, m)]
-    weights = [np.exp(np.float64(a)) / np.exp(np.float64(a)).sum() for a in logs]
+    logs = [np.where(np.arange(k) % 10, cloud(k, 1, 2 + k)[:, 0], -np.inf) for k in (n, m)]
+    weights = [np.exp(a) / np.exp(a).sum() for a in logs]
     return (Samples(x, logs[0]), Samples(y, logs[1])), [(np.float64(x), weights[0]), (np.float64(y), weights[1])]
 
 
@@ -50,7 +57,7 @@ def energy_loop(first, second):
 def line_loop(x, p, y, q, order):
     """W_p^p on the line by the north-west corner: the mass of one pair of sorted points after another."""
     ranks = np.argsort(x), np.argsort(y)
-    (x, p), (y, q) = (x[ranks[0]], p[ranks[0]].copy()), (y[ranks[1]], q[ranks[1]].copy())
+    (x, p), (y, q) = (x[ranks[0]], p[ranks[0]]), (y[ranks[1]], q[ranks[1]])
     i = j = 0
     cost = 0.0
     while i < len(x) and j < len(y):
@@ -62,8 +69,8 @@ def line_loop(x, p, y, q, order):
 
 
 def directions(d, projections, dtype):
-    x = jax.random.normal(KEY, (projections, d), dtype)
-    return np.float64(x / jnp.linalg.norm(x, axis=1, keepdims=True))
+    x = np.float64(jax.random.normal(KEY, (projections, d), dtype))
+    return x / np.linalg.norm(x, axis=1, keepdims=True)
 
 
 def sliced_loop(first, second, projections, order, dtype=float):
@@ -76,40 +83,39 @@ def sliced_loop(first, second, projections, order, dtype=float):
 
 
 @pytest.mark.parametrize("d", [1, 3, pytest.param(16, marks=pytest.mark.heavy), 17, pytest.param(40, marks=pytest.mark.heavy)])
-def test_the_kernel_is_minus_the_distance_and_its_gradient_that_of_differences(d, x64):
+def test_the_kernel_is_minus_the_distance_and_its_gradient_of_unit_vectors(d, x64):
     x, y, c = cloud(20, d), cloud(30, d, 1), cloud(30, 1, 2)[:, 0]
-    found = Distance()(x, y)
-    np.testing.assert_allclose(found, [[-np.linalg.norm(a - b) for b in np.asarray(y)] for a in np.asarray(x)], rtol=1e-12)
-    energy, e = Embedding(Distance(), y, c), 1e-6
-    for k in range(min(d, 3)):
-        shift = jnp.zeros((1, d)).at[0, k].set(e)
-        np.testing.assert_allclose(energy.gradient(x)[:, k], (energy(x + shift) - energy(x - shift)) / (2 * e), atol=1e-7)
-    by_y = jax.grad(lambda y: jnp.sum(Distance()(x, y) @ c))(y)
-    np.testing.assert_allclose(by_y, c[:, None] * Embedding(Distance(), x, jnp.ones(20)).gradient(y), atol=1e-12)
+    apart = x[:, None] - y[None]
+    lengths = np.linalg.norm(apart, axis=2)
+    found, _, by_x, by_y = of_distances(x, y, c)
+    np.testing.assert_allclose(found, -lengths, rtol=1e-12)
+    pull = c[None, :, None] * apart / lengths[:, :, None]
+    np.testing.assert_allclose(by_x, -pull.sum(axis=1), atol=1e-12)
+    np.testing.assert_allclose(by_y, pull.sum(axis=0), atol=1e-12)
 
 
 @pytest.mark.parametrize("d", [3, pytest.param(40, marks=pytest.mark.heavy)])
 def test_the_gradient_at_a_point_itself_is_that_of_the_others(d, x64):
     y = cloud(5, d)
-    gradient = Embedding(Distance(), y, jnp.ones(5)).gradient(y[:1])
-    np.testing.assert_allclose(gradient, Embedding(Distance(), y[1:], jnp.ones(4)).gradient(y[:1]), atol=1e-6)
+    expected = (y[1:] - y[:1]) / np.linalg.norm(y[1:] - y[:1], axis=1, keepdims=True)
+    np.testing.assert_allclose(of_distances(y[:1], y, np.ones(5))[2], expected.sum(axis=0)[None], atol=1e-6)
 
 
-@pytest.mark.parametrize("d", [1, 15, 16, 17, 784])
+@pytest.mark.parametrize("d", [1, 16, 17, 784])
 def test_near_points_far_from_the_origin_in_float32(d):
     """Up to 16 components to 1e-6 of a distance of 1e-4 or so at 30; beyond, to sqrt(eps) of the cloud's own size."""
-    y = cloud(50, d, dtype=jnp.float32) + 30
-    x = y + 1e-4 * cloud(50, d, 1, jnp.float32)
-    found = -np.float64(Distance()(x, y))
+    y = cloud(50, d, dtype=np.float32) + np.float32(30)
+    x = y + np.float32(1e-4) * cloud(50, d, 1, np.float32)
+    found, itself = (-np.float64(k) for k in of_distances(x, y, np.ones(50, np.float32))[:2])
     exact = np.linalg.norm(np.float64(x)[:, None] - np.float64(y)[None], axis=2)
     near = np.eye(50, dtype=bool)
     np.testing.assert_allclose(found[~near], exact[~near], rtol=2e-6)
     if d <= 16:
         np.testing.assert_allclose(found[near], exact[near], rtol=1e-6)
-        assert (np.diag(Distance()(y, y)) == 0).all()
+        assert (np.diag(itself) == 0).all()
     else:
         assert np.abs(found - exact)[near].max() < 5 * np.sqrt(np.finfo("float32").eps * d)
-        assert np.min(squared_distances(y, y)) >= 0 and np.diag(squared_distances(y, y)).max() < 1e-5 * d
+        assert itself.min() >= 0 and np.diag(itself).max() ** 2 < 1e-5 * d
 
 
 # -- Energy distance -------------------------------------------------------------------------------
@@ -128,13 +134,14 @@ def test_energy_distance_is_that_of_a_loop(d, weighted, x64):
 
 def test_energy_distance_of_shifted_gaussians_within_5_sigma():
     """Of N(0, 1) and N(2, 1): 2 E|N(2, 2)| - 2 E|N(0, 2)|, and as a V-statistic 2 / n of E|N(0, 2)| more."""
-    n, shift, blocks = 2000, 2.0, 40
+    n, shift, blocks = 200, 2.0, 400
 
     def mean(m):
         return 2 / np.sqrt(np.pi) * np.exp(-(m**2) / 4) + m * (1 - 2 * scipy.stats.norm.cdf(-m / np.sqrt(2)))
 
-    clouds = [cloud(n, 1, i, jnp.float32) for i in range(2 * blocks)]
-    found = [float(energy(Samples(x), Samples(y + shift))) for x, y in zip(clouds[::2], clouds[1::2], strict=True)]
+    x = cloud(2 * blocks * n, 1, dtype=np.float32).reshape(2, blocks, n, 1)
+    each = jax.jit(lambda x, y: jax.lax.map(lambda pair: energy_distance(*map(Samples, pair)), (x, y)))
+    found = np.float64(each(x[0], x[1] + shift))
     sigma = np.std(found, ddof=1) / np.sqrt(blocks)
     assert abs(np.mean(found) - (2 * mean(shift) - 2 * mean(0) + 2 / n * mean(0))) < 5 * sigma < 0.05
 
@@ -147,7 +154,7 @@ def test_energy_distance_of_shifted_gaussians_within_5_sigma():
     [
         (50, 50, False),
         *(pytest.param(*sizes, False, marks=pytest.mark.heavy) for sizes in ((50, 75), (1, 40))),
-        (50, 50, True), (20, 75, True), (75, 2, True),
+        (20, 75, True), (75, 2, True),
     ],
 )  # fmt: skip
 def test_sliced_wasserstein_is_that_of_a_loop(n, m, weighted, x64, monkeypatch):
@@ -186,65 +193,61 @@ def test_the_slices_beside_ott(weighted, x64):
         assert float(slices(*samples, 20)[order - 1]) == pytest.approx(float(expected) ** (1 / order), rel=1e-8)
 
 
-@pytest.mark.parametrize("d", [2, 15])
-def test_a_translation_is_its_length_over_the_root_of_the_dimension_within_5_sigma(d):
+def test_a_translation_is_its_length_over_the_root_of_the_dimension_within_5_sigma():
     """W_2^2 of a slice is <s, a>^2, whose mean is |s|^2 / d and variance 2 (d - 1) / (d^2 (d + 2)) |s|^4."""
-    x, shift, count = cloud(300, d, dtype=jnp.float32), jnp.ones((1, d)), 4000
-    by_order_1, found = (float(value) for value in slices(Samples(x), Samples(x + shift), count))
+    d, count = 15, 4000
+    x = cloud(100, d, dtype=np.float32)
+    by_order_1, found = (float(value) for value in slices(Samples(x), Samples(x + 1), count))
     sigma = np.sqrt(2 * (d - 1) / (d**2 * (d + 2)) / count) * d
     assert abs(found**2 - 1) < 5 * sigma < 0.12
-    along = np.abs(directions(d, count, jnp.float32) @ np.ones(d))
+    along = np.abs(directions(d, count, np.float32) @ np.ones(d))
     assert by_order_1 == pytest.approx(along.mean(), rel=1e-4)
 
 
 def test_shifted_and_scaled_gaussians_on_the_line_within_5_sigma():
     """W_2^2 of N(0, 1) and N(1, 4) is 1 + 1, up to 1 / n."""
-    n, blocks = 20_000, 20
-    found = [
-        float(slices(Samples(x[:n]), Samples(2 * x[n:] + 1), 1)[1]) ** 2
-        for x in (cloud(2 * n, 1, i, jnp.float32) for i in range(blocks))
-    ]
+    n, blocks = 10_000, 20
+    clouds = (cloud(2 * n, 1, i, np.float32) for i in range(blocks))
+    found = [float(slices(Samples(x[:n]), Samples(2 * x[n:] + 1), 1)[1]) ** 2 for x in clouds]
     sigma = np.std(found, ddof=1) / np.sqrt(blocks)
     assert abs(np.mean(found) - 2) < 5 * sigma + 1e-3 and sigma < 0.02
 
 
 def test_samples_far_from_the_origin_keep_their_digits():
     """In float32, the sample and its move at a distance of 4096, where float32 has 11 binary digits behind the point."""
-    x = jnp.round(64 * cloud(500, dtype=jnp.float32)) / 64
-    y = jnp.round(64 * cloud(700, seed=1, dtype=jnp.float32)) / 64 + 0.5
-    near, far = (np.array(slices(Samples(x + s), Samples(y + s))) for s in (0.0, 4096.0))
+    x = np.round(64 * cloud(500, dtype=np.float32)) / 64
+    y = np.round(64 * cloud(700, seed=1, dtype=np.float32)) / 64 + np.float32(0.5)
+    near, far = (np.array(slices(Samples(x + s), Samples(y + s))) for s in np.float32([0, 4096]))
     np.testing.assert_allclose(far, near, rtol=1e-6)
 
 
 def test_a_point_of_no_weight_has_no_part():
     """A thousand of them at 1e6, which the rounding of cumulative weights in float32 would show."""
-    x, y = cloud(3000, dtype=jnp.float32), cloud(2000, seed=1, dtype=jnp.float32)
-    log_weights = cloud(3000, 1, 2, jnp.float32)[:, 0]
+    x, y = cloud(3000, dtype=np.float32), cloud(2000, seed=1, dtype=np.float32)
+    log_weights = cloud(3000, 1, 2, np.float32)[:, 0]
     kept = Samples(x[::3], log_weights[::3])
-    dead = jnp.arange(3000) % 3 > 0
-    whole = Samples(jnp.where(dead[:, None], 1e6 * x, x), jnp.where(dead, -jnp.inf, log_weights))
+    dead = np.arange(3000) % 3 > 0
+    whole = Samples(np.where(dead[:, None], np.float32(1e6) * x, x), np.where(dead, np.float32(-np.inf), log_weights))
     found, expected = (np.array(slices(s, Samples(y))) for s in (whole, kept))
     np.testing.assert_allclose(found, expected, rtol=1e-4)
 
 
 def test_equal_samples_are_at_zero_whatever_their_order_and_copies():
-    x = cloud(64, dtype=jnp.float32)
-    twice = Samples(jnp.concatenate([x[::-1], x]))
-    counts = Samples(jnp.concatenate([x, x[:9] + 5]), jnp.concatenate([jnp.zeros(64), jnp.full(9, -jnp.inf)]))
-    for other in (twice, counts, Samples(x)):
+    x = cloud(64, dtype=np.float32)
+    twice = Samples(np.concatenate([x[::-1], x]))
+    counts = Samples(np.concatenate([x, x + 5]), np.repeat(np.float32([0, -np.inf]), 64))
+    for other in (twice, counts):
         assert max(float(value) for value in slices(Samples(x), other)) < 2e-3
     assert float(slices(Samples(x), twice)[1]) < 1e-6  # unweighted: exact to the digits of a product
 
 
 def test_the_coupling_has_the_marginals(x64):
-    laws = [jnp.asarray(np.random.default_rng(i).dirichlet(np.ones(n))) for i, n in enumerate((30, 50))]
+    laws, couple = [np.random.default_rng(i).dirichlet(np.ones(n)) for i, n in enumerate((30, 50))], jax.jit(quantile_coupling)
     for p, q in (laws, laws[::-1]):
-        i, j, mass = quantile_coupling(jnp.cumsum(p), jnp.cumsum(q))
+        i, j, mass = map(np.asarray, couple(np.cumsum(p), np.cumsum(q)))
         np.testing.assert_allclose(np.bincount(i, mass), p, atol=1e-15)
         np.testing.assert_allclose(np.bincount(j, mass), q, atol=1e-15)
         assert (np.diff(i) >= 0).all() and (np.diff(j) >= 0).all() and (mass >= 0).all()
-
-
 
 
 def test_memory_does_not_grow_with_directions():
@@ -258,7 +261,7 @@ def test_memory_does_not_grow_with_directions():
 
 
 def test_median_distance():
-    x = np.asarray(cloud(400))
+    x = cloud(400)
     apart = [np.linalg.norm(x[i] - x[j]) for i in range(400) for j in range(i)]
     assert median_distance(x) == pytest.approx(np.median(apart))
     assert median_distance(np.concatenate([x[:30]] * 2)) == pytest.approx(median_distance(x[:30]), rel=1e-12)
@@ -276,12 +279,12 @@ def test_median_distance():
 )
 def test_pairs_that_are_not_allowed(distance, first, second, message):
     with pytest.raises(ValueError, match=message):
-        distance(Samples(jnp.zeros(first)), Samples(jnp.zeros(second)))
+        distance(Samples(np.zeros(first)), Samples(np.zeros(second)))
 
 
 def test_weights_of_another_count():
     with pytest.raises(ValueError, match=r"second has log_weights of shape \(3,\); it must be \(4,\)"):
-        distances.check_pair(Samples(jnp.eye(4)), Samples(jnp.eye(4), jnp.zeros(3)))
+        distances.check_pair(Samples(np.eye(4)), Samples(np.eye(4), np.zeros(3)))
 
 
 @pytest.mark.parametrize(
@@ -294,7 +297,7 @@ def test_weights_of_another_count():
 )
 def test_options_that_are_not_allowed(options, message):
     with pytest.raises(ValueError, match=message):
-        sliced_wasserstein(KEY, Samples(jnp.eye(2)), Samples(jnp.eye(2)), **options)
+        sliced_wasserstein(KEY, Samples(np.eye(2)), Samples(np.eye(2)), **options)
 
 
 def test_equal_points_have_no_median_distance():
@@ -308,15 +311,18 @@ def test_equal_points_have_no_median_distance():
 def test_metrics_are_of_the_particles_and_the_test_samples(x64):
     (first, test), (x, y) = pair(60, 90)
     particles, x = first.points, (x[0], np.full(60, 1 / 60))
-    state = SimpleNamespace(particles=particles)
-    measure = jax.jit(lambda metric: metric(KEY, None, state, None, None))
-    assert float(measure(metrics.EnergyDistance(test))) == pytest.approx(energy_loop(x, y), rel=1e-9)
-    assert float(measure(metrics.SlicedWasserstein(test, 10, 1))) == pytest.approx(sliced_loop(x, y, 10, 1), rel=1e-9)
-    assert float(measure(metrics.SlicedWasserstein(test))) == pytest.approx(sliced_loop(x, y, 100, 2), rel=1e-9)
-    expected = float(squared_mmd(RBF(0.7), Samples(particles), test)) ** 0.5
-    assert float(measure(metrics.MMD(test, RBF(0.7)))) == pytest.approx(expected, rel=1e-12) and expected > 0.1
-    same = [Samples(particles[jax.random.permutation(jax.random.key(i), 60)]) for i in range(20)]
-    assert min(float(squared_mmd(RBF(0.7), Samples(particles), x)) for x in same) < 0  # by rounding
-    assert all(0 <= float(measure(metrics.MMD(x, RBF(0.7)))) < 1e-7 for x in same)
-    for metric in (metrics.MMD(test, RBF(0.7)), metrics.EnergyDistance(test), metrics.SlicedWasserstein(test)):
-        assert metric.units == "1" and metric.long_name.endswith("of the particles to test samples")
+    kinds = (
+        metrics.EnergyDistance(test), metrics.SlicedWasserstein(test, 10, 1), metrics.SlicedWasserstein(test),
+        metrics.MMD(test, RBF(0.7)),
+    )  # fmt: skip
+
+    @jax.jit
+    def measure(metrics, particles, test):
+        state = SimpleNamespace(particles=particles)
+        return [metric(KEY, None, state, None, None) for metric in metrics], squared_mmd(RBF(0.7), Samples(particles), test)
+
+    (by_energy, first_order, second_order, mmd), squared = measure(kinds, particles, test)
+    assert float(by_energy) == pytest.approx(energy_loop(x, y), rel=1e-9)
+    assert float(first_order) == pytest.approx(sliced_loop(x, y, 10, 1), rel=1e-9)
+    assert float(second_order) == pytest.approx(sliced_loop(x, y, 100, 2), rel=1e-9)
+    assert float(mmd) == pytest.approx(float(squared) ** 0.5, rel=1e-12) and float(mmd) > 0.1
