@@ -1,6 +1,5 @@
 """Jarzynski's weights beside loops, closed forms and quadrature, whatever the move, the order and the resampling."""
 
-import dataclasses
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -564,8 +563,3 @@ def test_collapse_is_told_with_what_to_change():
     lost = state._replace(weights=state.weights._replace(ess=jnp.array(0.0101)))
     told = method.caution(lost)
     assert "effective sample size is 1.01 of 100" in told and "Lower learning_rate" in told
-
-
-def test_settings_compare_by_value():
-    made = [Jarzynski(Euclidean(2), MLP(8), walkers=100) for _ in range(2)]
-    assert made[0] == made[1] and hash(made[0]) == hash(made[1]) and made[0] != dataclasses.replace(made[0], walkers=200)
