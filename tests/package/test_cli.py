@@ -58,7 +58,7 @@ def fitted(tmp_path_factory):
     folder = tmp_path_factory.mktemp("fitted")
     points, _ = targets.sample(jax.random.key(0), targets.teacher("s2_bimodal"), 2000)
     np.savetxt(folder / "data.csv", points.points, "%.9g", ",", header="x,y,z", comments="")
-    settings = ["--space", "sphere", "--neurons", "32", "--steps", "500", "--every", "100"]
+    settings = ["--space", "sphere", "--neurons", "32", "--steps", "600", "--every", "100"]
     assert cli.main(["fit", str(folder / "data.csv"), *settings, "--out", str(folder / "fit")]) == 0
     return folder
 
@@ -104,7 +104,7 @@ def test_what_the_folder_of_a_fit_holds(fitted):
     assert header["settings"]["neurons"] == 32 and header["rates"]["radius"] == 10.0
     results = store.open_results(fitted / "fit").isel(lane=0)
     assert {"fit_gap", "held_out_gap", "total_variation", "acceptance"} <= set(results)
-    assert results.step.values.tolist() == [0, 100, 200, 300, 400, 500]
+    assert results.step.values.tolist() == [0, 100, 200, 300, 400, 500, 600]
     # The rows that are held out are those that the likelihood is of, and none that was trained on.
     rows = datasets.load(fitted / "data.csv", Sphere(3)).points
     kept, held = fitting.split_rows(jax.random.split(jax.random.key(0), 3)[0], 2000, 0.2)
@@ -167,12 +167,8 @@ def test_a_radius_that_is_too_small_is_told_of(tmp_path, capsys):
     flags = ["--space", "euclidean", "--radius", 1, "--gap-chains", 0, *QUICK[:3], 200, *QUICK[4:], "--out", tmp_path / "fit"]
     code, _, err = call(capsys, "fit", tmp_path / "a.npy", *flags)
     told = re.fullmatch(r"note: the total variation is at the radius, 1, and held_out_gap is (\S+): .*\n", err)
-    assert code == 0 and told and float(told[1]) == pytest.approx(held_out_gap(tmp_path / "fit"), rel=0.01) and float(told[1]) < -0.1
-
-
-def held_out_gap(folder):
-    """The last that was recorded."""
-    return float(store.open_results(folder).held_out_gap[0, -1])
+    gap = float(store.open_results(tmp_path / "fit").held_out_gap[0, -1])
+    assert code == 0 and told and gap < -0.1 and float(told[1]) == pytest.approx(gap, rel=0.05)  # of two digits
 
 
 def test_rows_are_normalised_at_fit_and_at_score_or_refused_and_all_may_be_trained_on(fitted, tmp_path, capsys):

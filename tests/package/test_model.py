@@ -2,6 +2,7 @@
 
 import json
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -32,29 +33,30 @@ def test_quadrature_on_the_sphere_agrees_with_the_teacher():
     found = estimate_log_partition(jax.random.key(1), target.energy, target.space, points)
     assert abs(found.value - target.log_partition) < 5e-6 and found.trusted and found.draws is None
     assert 0 < found.standard_error < 1e-4
-    assert found.kl_to_base == pytest.approx(target.kl_to_uniform, abs=5 * float(jnp.std(target.energy(points))) / 4000**0.5)
+    assert found.kl_to_base == pytest.approx(target.kl_to_uniform, abs=5 * float(np.std(target.energy(points))) / 4000**0.5)
     assert found.told().endswith("by quadrature")
 
 
-def test_sampling_elsewhere_agrees_with_the_teacher():
+def test_sampling_elsewhere_agrees_with_the_teacher(monkeypatch):
+    monkeypatch.setattr(model, "DRAWS", 2**18)
     target = targets.teacher("s14_bimodal")
     points = targets.sample(jax.random.key(0), target, 1000)[0].points
     found = estimate_log_partition(jax.random.key(1), target.energy, target.space, points)
-    assert abs(found.value - target.log_partition) < 5 * found.standard_error < 0.01
+    assert abs(found.value - target.log_partition) < 5 * found.standard_error < 0.02
     assert found.trusted and found.draws == model.DRAWS and "NOT" not in found.told()
 
 
 def test_an_error_that_cannot_be_trusted_is_told(monkeypatch):
     monkeypatch.setattr(model, "DRAWS", 20_000)
-    strong = Shallow(ReLU(), jnp.eye(15)[:1], jnp.array([-60.0]))
-    few = estimate_log_partition(jax.random.key(0), strong, Sphere(15), jnp.eye(15)[:1])
+    strong = Shallow(ReLU(), jnp.array(np.eye(15)[:1]), jnp.array([-60.0]))
+    few = estimate_log_partition(jax.random.key(0), strong, Sphere(15), strong.positions)
     assert not few.trusted and few.effective_sample_size < model.SMALLEST_SAMPLE
     assert "NOT TO BE TRUSTED: the effective sample size is" in few.told()
-    inside = 1.5 + 0.01 * jax.random.normal(jax.random.key(1), (100, 8))
+    inside = jnp.array(1.5 + 0.01 * np.random.default_rng(1).normal(size=(100, 8)))
     missed = estimate_log_partition(jax.random.key(0), Well(80.0), Euclidean(8), inside)
     assert missed.effective_sample_size > 19_000 and abs(missed.value) < 0.01  # no draw has seen the well
     assert not missed.trusted and missed.kl_to_base > 70
-    shallow = estimate_log_partition(jax.random.key(0), Well(1.0), Euclidean(8), jnp.zeros((10, 8)))
+    shallow = estimate_log_partition(jax.random.key(0), Well(1.0), Euclidean(8), jnp.zeros((100, 8)))
     assert shallow.trusted
 
 
@@ -135,7 +137,10 @@ def test_damaged_models_are_refused(tmp_path):
 
 def test_quadrature_nodes_suffice_for_a_strong_energy(x64):
     """The error that is told is at least the error against many more nodes."""
-    strong = Shallow(ReLU(bias=True), Sphere(4).sample_base(jax.random.key(0), 8, jnp.float64), 100 * jnp.linspace(-1, 1, 8))
-    exact = float(partition.log_partition(strong, partition.sphere_quadrature(Sphere(3), 900, jnp.float64)))
+    theta = np.random.default_rng(0).normal(size=(8, 4))
+    theta /= np.linalg.norm(theta, axis=1, keepdims=True)
+    strong = Shallow(ReLU(bias=True), jnp.array(theta), jnp.array(100 * np.linspace(-1, 1, 8)))
+    nodes = partition.sphere_quadrature(Sphere(3), 900, jnp.float64)
+    exact = float(eqx.filter_jit(partition.log_partition)(strong, nodes))
     found = estimate_log_partition(jax.random.key(0), strong, Sphere(3), jnp.eye(3))
     assert abs(found.value - exact) < found.standard_error < 1e-3

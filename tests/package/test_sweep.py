@@ -252,7 +252,7 @@ def test_two_processes_at_once_and_one_that_dies(tmp_path, whole):
 
 # -- Kills ------------------------------------------------------------------------------------------
 
-LONG = dict(steps=120, every=2, segment=3)
+LONG = dict(steps=60)  # 31 records, 16 segments of each of 3 batches
 
 
 def long(folder):
