@@ -108,11 +108,11 @@ def test_segments_of_any_length_equal_simulate(dtype, segments):
 def test_first_record_is_the_initial_state(whole):
     _, results = whole
     start = initial_state(KEY, METHOD, jax.tree.map(jnp.float32, METHOD.rates), points())
-    expected = simulate.measure(KEY, METHOD, start, METHOD.rates, points(), METRICS)
+    expected = jax.jit(lambda start, data: simulate.measure(KEY, METHOD, start, METHOD.rates, data, METRICS))(start, points())
     assert results.step.values.tolist() == list(range(0, STEPS + 1, EVERY))
     np.testing.assert_array_equal(results.noisy_weights[0], expected["noisy_weights"])
     assert int(start.step) == 0 and int(whole[0].step) == STEPS
-    of_a_step = METHOD.init(jax.random.fold_in(KEY, 0), METHOD.rates, points())
+    of_a_step = simulate.start(jax.random.fold_in(KEY, 0), METHOD, METHOD.rates, points())
     assert not np.allclose(start.atoms.positions, of_a_step.atoms.positions)
 
 
