@@ -1,5 +1,7 @@
 """Blocks of columns and random numbers, against NumPy and `jax.random`."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,8 +11,10 @@ from dualebm import columns
 from dualebm.columns import block_columns, map_blocks, once, split, sum_blocks, threefry
 
 
-@pytest.mark.parametrize("count", [1, 255, 256, 257, 512, 1023, 1024, 1025, 1100, 5000])
-@pytest.mark.parametrize("width", [256, 1024])
+@pytest.mark.parametrize(
+    ("count", "width"),  # less than a block, one, a column less and more, several, with a rest and without
+    [(1, 256), (255, 256), (256, 256), (257, 256), (512, 256), (1100, 256), (1023, 1024), (1025, 1024), (5000, 1024)],
+)
 def test_blocks_of_every_remainder(count, width):
     rng = np.random.default_rng(count)
     a, b = rng.normal(size=(3, count)).astype("float32"), rng.integers(0, 9, count)
@@ -67,11 +71,11 @@ def test_once_is_exact(dtype):
 def test_threefry_equals_the_published_vectors():
     """Known answers of Random123 (Salmon et al. 2011) for threefry2x32, 20 rounds: key and counter 0, and all ones."""
     for key, counter, words in [(0, 0, (0x6B200159, 0x99BA4EFE))]:
-        found = threefry((jnp.uint32(key), jnp.uint32(key)), jnp.full(1, counter, jnp.uint32))
+        found = jax.jit(threefry)((np.uint32(key), np.uint32(key)), np.full(1, counter, np.uint32))
         assert tuple(int(w[0]) for w in found) == words
     key = jax.random.key(123)
-    found = threefry(tuple(jax.random.key_data(key)), jnp.arange(1000, dtype=jnp.uint32))
-    np.testing.assert_array_equal(found[0] ^ found[1], jax.random.bits(key, 1000))
+    found = jax.jit(lambda words: jnp.bitwise_xor(*threefry(tuple(words), jnp.arange(1000, dtype=jnp.uint32))))(jax.random.key_data(key))
+    np.testing.assert_array_equal(found, jax.random.bits(key, 1000))
 
 
 @pytest.mark.parametrize("kind", ["normal", "uniform"])
@@ -79,17 +83,17 @@ def test_threefry_equals_the_published_vectors():
 def test_draws_equal_jax_random_in_any_company(kind, dtype):
     """Blocks 2 to 5 of 7 rows at once, one by one, and by `jax.random`; also vmapped over keys."""
     with jax.enable_x64(dtype == "float64"):
-        key = jax.random.key(9)
-        expected = [getattr(jax.random, kind)(jax.random.fold_in(key, 2 + b), (7, 256), dtype) for b in range(4)]
-        together = jax.jit(lambda block: columns.draw(kind, key, block, 4, 7, dtype))(2)
-        np.testing.assert_array_equal(together, jnp.concatenate(expected, axis=1))
-        np.testing.assert_array_equal(columns.draw(kind, key, 3, 1, 7, dtype), expected[1])
-        keys = jax.random.split(key, 3)
-        lanes = jax.jit(jax.vmap(lambda key: columns.draw(kind, key, 0, 2, 7, dtype)))(keys)
-        np.testing.assert_array_equal(lanes[1], columns.draw(kind, keys[1], 0, 2, 7, dtype))
+        keys = jax.random.split(jax.random.key(9), 3)
+        draw = jax.jit(partial(columns.draw, kind), static_argnums=(2, 3, 4))
+        blocks = jax.jit(lambda key, block: getattr(jax.random, kind)(jax.random.fold_in(key, block), (7, 256), dtype))
+        expected = [np.asarray(blocks(keys[1], 2 + b)) for b in range(4)]
+        np.testing.assert_array_equal(draw(keys[1], 2, 4, 7, dtype), np.concatenate(expected, axis=1))
+        np.testing.assert_array_equal(draw(keys[1], 3, 1, 7, dtype), expected[1])
+        lanes = np.asarray(jax.jit(jax.vmap(lambda key: columns.draw(kind, key, 2, 2, 7, dtype)))(keys))
+        np.testing.assert_array_equal(lanes[1], np.concatenate(expected[:2], axis=1))
 
 
-@pytest.mark.parametrize("count", [2, 512, 514, 1024, 3000])
+@pytest.mark.parametrize("count", [2, 512, 514, 3000])
 def test_pairs_in_blocks_of_every_remainder(count):
     """Each pair once, by its place, both members side by side."""
     rng = np.random.default_rng(count)
