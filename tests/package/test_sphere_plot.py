@@ -13,13 +13,20 @@ from PIL import Image
 from dualebm import sphere_plot
 from dualebm.energy import Shallow
 from dualebm.features import ReLU
-from dualebm.measures import Atoms
+from dualebm.measures import Atoms, Samples
+from dualebm.methods.dual import Dual
+from dualebm.simulate import start
 from dualebm.spaces import Sphere
+from tests import oracles
 
 
 def teacher(dtype=jnp.float32):
     positions = jnp.array([[1.0, 0, 0], [0, 0.6, 0.8]], dtype)
     return Shallow(ReLU(), positions, jnp.array([-9.0, 5.0], dtype))
+
+
+def particles_of(count, seed=0):
+    return oracles.normalise(np.random.default_rng(seed).normal(size=(count, 3))).astype(np.float32)
 
 
 def legend(figure):
@@ -40,11 +47,11 @@ def test_the_map_preserves_areas_and_positions_invert_it():
 
 
 def test_the_view_puts_the_mean_in_the_centre_and_two_neurons_on_the_equator():
-    x = Sphere(3).sample_base(jax.random.key(1), 2, jnp.float32)
+    x = particles_of(2, 1)
     view = sphere_plot.view_of(x)
     np.testing.assert_allclose(view @ view.T, np.eye(3), atol=1e-6)
     assert np.linalg.det(view) == pytest.approx(1)
-    mean, both = sphere_plot.map_position(np.asarray(x).mean(0, keepdims=True), view), sphere_plot.map_position(x, view)
+    mean, both = sphere_plot.map_position(x.mean(0, keepdims=True), view), sphere_plot.map_position(x, view)
     np.testing.assert_allclose(mean, 0, atol=1e-3)
     np.testing.assert_allclose(both[:, 1], 0, atol=1e-3)
     np.testing.assert_allclose(both[0], -both[1], atol=1e-3)
@@ -72,10 +79,11 @@ def test_a_density_in_float64_with_large_energies(x64):
 
 
 def test_neurons_are_marked_by_sign_and_weight_and_particles_are_dots():
-    weights = jnp.array([4.0, 1.0, 2.0, 0.0])
-    positions = jnp.array([[1.0, 0, 0], [0, 1, 0], [0, 0, 1], [0, 0, -1]])
-    atoms = Atoms(positions, jnp.log(weights), jnp.array([-1.0, 1, -1, 1]))
-    particles = Sphere(3).sample_base(jax.random.key(0), 4000, jnp.float32)
+    weights = np.float32([4, 1, 2, 0])
+    positions = np.float32([[1.0, 0, 0], [0, 1, 0], [0, 0, 1], [0, 0, -1]])
+    with np.errstate(divide="ignore"):
+        atoms = Atoms(jnp.array(positions), jnp.array(np.log(weights)), jnp.array([-1.0, 1, -1, 1]))
+    particles = particles_of(4000)
     figure = sphere_plot.sphere_density(teacher(), atoms, particles, teacher=teacher(), rows=20)
     assert [panel.get_title() for panel in figure.axes[:2]] == ["teacher", "student"]
     assert figure.axes[2].get_ylabel() == "density (uniform = 1)"
@@ -98,7 +106,7 @@ def test_maps_that_cannot_be_drawn():
     with pytest.raises(ValueError, match=r"particles has shape \(5, 4\)"):
         sphere_plot.sphere_density(teacher(), particles=np.zeros((5, 4), np.float32))
     with pytest.raises(ValueError, match=r"atoms.positions has shape \(2, 2\)"):
-        sphere_plot.sphere_density(teacher(), Atoms(jnp.eye(2), jnp.zeros(2), jnp.ones(2)))
+        sphere_plot.sphere_density(teacher(), Atoms(np.eye(2), np.zeros(2), np.ones(2)))
     with pytest.raises(ValueError, match="800 values that are not finite"):
         sphere_plot.density_map(lambda x: jnp.nan * x[:, 0], rows=20)
     with pytest.raises(ValueError, match=r"of shape \(800,\)"):
@@ -108,10 +116,10 @@ def test_maps_that_cannot_be_drawn():
 
 
 def frames(count):
-    particles = np.asarray(Sphere(3).sample_base(jax.random.key(0), 200, jnp.float32))
+    particles, eye = particles_of(200), jnp.array(np.eye(3), jnp.float32)
     for i in range(count):
-        atoms = Atoms(jnp.eye(3), jnp.full(3, i / count), jnp.array([-1.0, -1.0, 1.0]))
-        energy = Shallow(ReLU(), jnp.eye(3), jnp.array([-2.0, -2.0, 1.0]) * i)
+        atoms = Atoms(eye, jnp.array(np.full(3, i / count), jnp.float32), jnp.array([-1.0, -1.0, 1.0]))
+        energy = Shallow(ReLU(), eye, jnp.array([-2.0 * i, -2.0 * i, 1.0 * i]))
         yield sphere_plot.Frame(10 * i, energy, particles, atoms, 1.0 / (i + 1) if i else None)
 
 
@@ -163,12 +171,9 @@ def test_a_gif_opens_elsewhere_and_keeps_the_colours_of_the_markers(tmp_path):
 
 
 def test_a_film_of_a_method(tmp_path):
-    from dualebm.measures import Samples
-    from dualebm.methods.dual import Dual
-
     method = Dual(Sphere(3), neurons=8)
-    data = Samples(Sphere(3).sample_base(jax.random.key(0), 50, jnp.float32))
-    state = method.init(jax.random.key(1), method.rates, data)
+    data = Samples(jnp.array(particles_of(50)))
+    state = start(jax.random.key(1), method, method.rates, data)
     frame = sphere_plot.snapshot(method, state, method.rates, data, kl=0.5)
     assert frame.step == 0 and frame.kl == 0.5 and frame.particles.shape == (100, 3) and frame.atoms is state.atoms
     view = sphere_plot.view_of(state.atoms.positions)

@@ -46,8 +46,7 @@ def check_integrals(target, exact, rel):
 # ---- teachers and their integrals --------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("name", targets.TEACHERS)
+@pytest.mark.parametrize(("name", "dtype"), list(zip(targets.TEACHERS, ["float32", "float64", "float32", "float64"], strict=True)))
 def test_teachers_have_the_constants_of_the_paper(name, dtype, request):
     if dtype == "float64":
         request.getfixturevalue("x64")
@@ -87,7 +86,7 @@ def test_one_neuron_parallel_neurons_and_more_in_one_plane(x64):
 
 @pytest.mark.parametrize("dimension", [2, 15])
 def test_integrals_of_steep_targets_equal_the_oracle(dimension, x64):
-    exact = oracles.two_neuron_quadrature(1.0, [-1000, -500], dimension, 300, 300)
+    exact = oracles.two_neuron_quadrature(1.0, [-1000, -500], dimension, 200, 200)
     check_integrals(planted(neurons(dimension, [0.0, 1.0]), [-1000, -500], jnp.float64), exact, rel=1e-9)
 
 
@@ -148,7 +147,7 @@ def test_the_quadrature_of_a_target_serves_partition(name, dtype, tolerance, req
 def test_the_quadrature_on_the_circle_and_the_two_sphere_serves_every_energy(x64):
     for dimension in (2, 3):
         target = planted(np.eye(dimension)[:1], [-10], jnp.float64)
-        student = Shallow(ReLU(), jnp.eye(dimension)[-1:], jnp.array([-10.0]))  # off the teacher's line
+        student = Shallow(ReLU(), jnp.array(np.eye(dimension)[-1:]), jnp.array([-10.0]))  # off the teacher's line
         log_z = float(eqx.filter_jit(partition.log_partition)(student, target.quadrature(jnp.float64)))
         assert log_z == pytest.approx(target.log_partition, abs=1e-5)
 
@@ -163,11 +162,11 @@ def test_min_energy_is_the_least_of_many_points(count, dimension, signs):
     weights = rng.uniform(3, 12, count) * {"negative": -1, "positive": 1, "mixed": rng.choice([-1, 1], count)}[signs]
     target = planted(rng.standard_normal((count, dimension)), weights)
     positions, weights = (np.asarray(a, np.float64) for a in (target.energy.positions, target.energy.coefficients))
-    x = oracles.normalise(rng.standard_normal((20_000, dimension)))
+    x = oracles.normalise(rng.standard_normal((6000, dimension)))
     for width in (0.0, 0.1, 0.02, 0.004, 8e-4, 1.6e-4, 3e-5):  # the neighbourhood of the best so far, ever smaller
         x = oracles.normalise(x + width * rng.standard_normal(x.shape))
         values = np.maximum(x @ positions.T, 0) @ weights / count
-        x = np.repeat(x[np.argsort(values)[:100]], 200, axis=0)
+        x = np.repeat(x[np.argsort(values)[:60]], 100, axis=0)
     assert target.min_energy <= values.min() + 1e-9
     assert target.min_energy == pytest.approx(values.min(), abs=2e-3)
 
@@ -233,20 +232,17 @@ def test_samples_of_the_teachers_have_the_exact_moments(name, dtype, request):
     check_moments(target, points, 40_000)
 
 
-@pytest.mark.parametrize("dimension", [2, 3, 5, 15])
 @pytest.mark.parametrize(
-    "angles,weights",
-    [
-        ([0.2, 2.2], [-12, 7]),
-        ([0.5, 1.0], [9, -25]),
-        ([0.3, 1.9], [8, 6]),
-        ([1.0], [-9]),
-        ([0.4, 0.4 + np.pi], [-8, -12]),
-        ([0.1, 2.0, 4.0], [-20, 9, -15]),
-        ([0.0, 2.0], [0, 0]),
+    ("angles", "weights", "dimension"),
+    [  # the circle, S^2, and more dimensions, each with signs that are equal and that differ
+        ([0.2, 2.2], [-12, 7], 2), ([0.2, 2.2], [-12, 7], 3), ([0.2, 2.2], [-12, 7], 15),
+        ([0.5, 1.0], [9, -25], 5), ([0.3, 1.9], [8, 6], 2), ([0.3, 1.9], [8, 6], 3), ([0.3, 1.9], [8, 6], 15),
+        ([1.0], [-9], 2), ([1.0], [-9], 15), ([0.4, 0.4 + np.pi], [-8, -12], 2), ([0.4, 0.4 + np.pi], [-8, -12], 5),
+        ([0.1, 2.0, 4.0], [-20, 9, -15], 2), ([0.1, 2.0, 4.0], [-20, 9, -15], 3), ([0.1, 2.0, 4.0], [-20, 9, -15], 15),
+        ([0.0, 2.0], [0, 0], 3),
     ],
-)
-def test_samples_in_a_plane_have_the_exact_moments(dimension, angles, weights):
+)  # fmt: skip
+def test_samples_in_a_plane_have_the_exact_moments(angles, weights, dimension):
     target = planted(neurons(dimension, angles), weights)
     samples, acceptance = sample(jax.random.key(4), target, 10_000)
     assert acceptance > 0.8
@@ -327,11 +323,14 @@ def test_batches_of_rejection_have_their_own_keys(monkeypatch):
 
 
 def test_the_direction_off_the_plane_is_orthogonal_to_it():
-    """In three dimensions little of a normal vector may be left, and its rounding is large."""
-    basis = jnp.asarray(partition.plane(neurons(3, [0.2, 2.2])).basis[:2], jnp.float32)
-    projected = jnp.tile(jnp.array([[0.36, 0.48, 0.8]]), (100_000, 1))
-    x = targets._embed(jax.random.key(0), projected, basis)
-    np.testing.assert_allclose(x @ basis.T, projected[:, :2], atol=1e-6)
+    """The plane's coordinates are drawn in float64. In three dimensions little of a normal vector may be left: its rounding is large."""
+    positions, found = np.float32(neurons(3, [0.1, 2.0])), []
+    basis = partition.plane(positions).basis[:2]
+    for dtype in ("float32", "float64"):
+        with jax.enable_x64(dtype == "float64"):
+            points = sample(jax.random.key(0), planted(positions, [-7.3, -2.1], dtype), 40_000)[0].points
+            found.append(np.asarray(points, np.float64) @ basis.T)
+    assert np.mean(np.abs(found[0] - found[1]) > 1e-6) < 1e-3  # a few may be drawn in the cell beside
 
 
 def test_a_point_below_the_least_energy_found_is_an_error(monkeypatch):
@@ -383,11 +382,11 @@ def test_the_effective_temperature_of_exact_samples_is_theirs(name, temperature)
         (lambda: sample(jax.random.key(0), teacher("s2_bimodal"), 0), "count is 0; it must be an integer of at least"),
         (lambda: sample(jax.random.key(0, impl="rbg"), teacher("s2_bimodal"), 9), "key is .*must be a typed threefry"),
         (
-            lambda: Target(Sphere(3), Shallow(ReLU(2), jnp.eye(3), jnp.ones(3))),
+            lambda: Target(Sphere(3), Shallow(ReLU(2), jnp.array(np.eye(3)), jnp.array(np.ones(3)))),
             r"energy is .*; it must be Shallow with the feature ReLU\(\)",
         ),
         (
-            lambda: Target(Sphere(2), Shallow(ReLU(), jnp.eye(3), jnp.ones(3))),
+            lambda: Target(Sphere(2), Shallow(ReLU(), jnp.array(np.eye(3)), jnp.array(np.ones(3)))),
             "energy.positions has 3 components; it must have 2",
         ),
         (lambda: teacher("s2_bimodal").quadrature(nodes=0), "nodes is 0"),
