@@ -349,7 +349,7 @@ def least(settings: Settings, teacher: str, found: Scene, start, seed: int) -> R
     if found.quadrature is None:
         points = targets.sample(jax.random.fold_in(found.key, 1), found.target, DRAWS[settings.preset])[0].points
     steps = min(DESCENT[settings.preset], settings.steps or DESCENT[settings.preset])
-    method = Descent(found.target.space, particles=2, teacher=teacher)
+    method = Descent(found.target.space, particles=points.shape[0], teacher=teacher)
     rates = method.rates._replace(transport_step=method.rates.transport_step / 2, reaction_step=method.rates.reaction_step / 2)
     start = start._replace(columns=points.T, step=jnp.int32(0))
     return trained(settings, teacher, found, LEAST, Line(method, rates, None, steps), seed, start, (steps,))[1]

@@ -201,7 +201,7 @@ def in_order(mutant, lines, seconds):
             yield sorted((t for t in tests if t.startswith("tests/optimised/") == optimised), key=lambda t: seconds[t])
 
 
-def pytest_on(tests, copy: Path, environment, limit):
+def tests_on(tests, copy: Path, environment, limit):
     """The finished process, or None where it took longer than the limit."""
     (copy / "tests.txt").write_text("\n".join(tests))
     options = ["-x", "-n0", "--dist=no", "--tb=line", "-rf", "-p", "no:cacheprovider", "@tests.txt"]
@@ -226,9 +226,9 @@ def outcome_of(mutant, copy: Path, lines, seconds, programs: Path, patience):
     try:
         for tests in filter(None, in_order(mutant, lines, seconds)):
             limit = 120 + patience * sum(seconds[test] for test in tests)
-            done = pytest_on(tests, copy, environment, limit)
+            done = tests_on(tests, copy, environment, limit)
             if done and done.returncode == pytest.ExitCode.USAGE_ERROR:  # a case is named after what is broken: all cases of its test
-                done = pytest_on(sorted({test.split("[")[0] for test in tests}), copy, environment, limit)
+                done = tests_on(sorted({test.split("[")[0] for test in tests}), copy, environment, limit)
             if done is None:
                 return {"outcome": "timeout"}
             if done.returncode:

@@ -49,9 +49,13 @@ def exact_gap(energy, found, nodes, data):
     return float(10 * found.sign * values[0] - jnp.mean(energy.coefficients * values[1:]))
 
 
-def test_the_gap_from_samples_that_are_given(known):
+def test_the_gap_from_samples_that_are_given():
     """With weights and, resampled, without: within 5 errors of the quadrature, and without a warning."""
-    teacher, data, energy, nodes, weighted = known
+    teacher = targets.teacher("s2_bimodal")
+    data, _ = targets.sample(jax.random.key(0), teacher, 500)
+    energy = Shallow(ReLU(), teacher.energy.positions, 0.7 * teacher.energy.coefficients)
+    base = teacher.space.sample_base(jax.random.key(1), 4000, jnp.float32)
+    nodes, weighted = metrics.exact_samples(energy, teacher.quadrature()), Samples(base, -energy(base))
     drawn = Samples(weighted.points[jax.random.categorical(jax.random.key(2), weighted.log_weights, shape=(4000,))])
     for model in (weighted, drawn):
         found = certify(jax.random.key(3), energy, teacher.space, data, 10.0, model=model, starts=8, steps=40)

@@ -11,7 +11,7 @@ from experiments import adaptive as experiment
 def test_experiment_end_to_end(tmp_path, capsys):
     small = dict(teachers=("s2_bimodal",), signs=("half",), n=100, neurons=4, steps=8, warmup=4, seeds=2)
     summaries = experiment.main(experiment.Settings(**small, test_points=100, out=tmp_path))
-    (folder,) = tmp_path.iterdir()
+    (folder,) = (path for path in tmp_path.iterdir() if path.name != "report.json")
     assert {path.name for path in folder.iterdir()} == {"results.nc", "summary.json", "figure.png"}
     assert json.loads((folder / "summary.json").read_text()) == summaries[folder.name]
     results = xarray.load_dataset(folder / "results.nc")

@@ -15,7 +15,9 @@ def test_end_to_end(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(less_work, "TEACHERS", ("s2_bimodal",))
     settings = Settings(n=200, seeds=2, steps=60, repetitions=1, test_points=500, out=tmp_path)
     summary = main(settings)
-    assert {path.name for path in tmp_path.iterdir()} == {"results.nc", "summary.json", "less_work.png"}
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "results.nc", "summary.json", "report.json", "less_work.png", "less_work.pdf",
+    }  # fmt: skip
     results = xarray.load_dataset(tmp_path / "results.nc")
     assert dict(results.kl.sizes) == {"teacher": 1, "option": 3, "seed": 2, "step": 7}
     assert np.isfinite(results.kl).all() and (results.seconds > 0).all()

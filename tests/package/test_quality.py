@@ -156,3 +156,14 @@ def test_equal_rows_are_one_line_and_write_nothing(folder, capsys, tmp_path):
     code, out, err = score(capsys, folder / "fit", folder / "equal.csv", "--quality", 5, "--out", tmp_path / "scores.csv")
     assert (code, out) == (2, "") and "equal.csv has no two different points among 4" in err and err.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.heavy
+def test_the_seed_is_of_the_samples_and_the_scores_are_as_without(folder, capsys):
+    runs = {
+        flags: score(capsys, folder / "fit", folder / "own.csv", *flags)
+        for flags in [(), ("--quality", 50), ("--quality", 50, "--seed", 0), ("--quality", 50, "--seed", 1)]
+    }
+    plain, zero, again, one = runs.values()
+    assert plain[1] == zero[1] == one[1] and "samples of the model" not in plain[2]
+    assert zero == again and zero[2].startswith(plain[2]) and zero[2] != one[2]
