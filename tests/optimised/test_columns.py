@@ -93,7 +93,7 @@ def test_draws_equal_jax_random_in_any_company(kind, dtype):
         np.testing.assert_array_equal(lanes[1], np.concatenate(expected[:2], axis=1))
 
 
-@pytest.mark.parametrize("count", [2, 512, 514, 3000])
+@pytest.mark.parametrize("count", [2, 512, 514, 1024, 3000])
 def test_pairs_in_blocks_of_every_remainder(count):
     """Each pair once, by its place, both members side by side."""
     rng = np.random.default_rng(count)

@@ -62,6 +62,7 @@ def test_the_method_is_as_without_walkers():
     )
     for a, b in zip(jax.tree.leaves(after.inner), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7)
+    assert int(after.step) == 1 and after.acceptance == expected.acceptance
     assert getattr(after, "log_weights", None) is None and after.particles.shape == (12, 3)  # metrics see the particles of the method
 
 

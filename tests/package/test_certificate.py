@@ -137,6 +137,17 @@ def test_samples_that_are_not_relaxed_are_told(known, monkeypatch):
     assert float(jitted.gap) == pytest.approx(float(found.gap), abs=1e-4)
 
 
+def test_the_gap_from_samples_of_annealing(known):
+    """Within 5 of its errors of the gap by quadrature, at nearly the same theta*."""
+    teacher, data, energy, *_ = known
+    by = eqx.filter_jit(lambda key, quadrature=None: certify(
+        key, energy, teacher.space, data, 10.0, quadrature=quadrature, chains=2000, temperatures=50, starts=8, steps=40
+    ))  # fmt: skip
+    drawn, exact = by(jax.random.key(3)), by(jax.random.key(3), teacher.quadrature())
+    assert 0.005 < float(drawn.error) < 0.2 and float(exact.error) == 0
+    assert abs(float(drawn.gap) - float(exact.gap)) < 5 * float(drawn.error) + 0.01
+
+
 def test_a_certificate_as_a_sentence():
     exact = Certificate(jnp.float32(0.5), jnp.float32(0.0), jnp.array(np.zeros(2)), jnp.ones(()))
     assert told(exact, 3.5) == "within 0.5000 nats of the best F1 energy of radius 3.5 (by quadrature)"

@@ -164,8 +164,9 @@ def test_an_interrupted_fit_goes_on_and_ends_the_same(fitted, tmp_path, capsys, 
 
 def test_a_radius_that_is_too_small_is_told_of(tmp_path, capsys):
     np.save(tmp_path / "a.npy", np.random.default_rng(0).normal(2.0, 0.5, (100, 2)).astype("float32"))
-    flags = ["--space", "euclidean", "--radius", 1, "--gap-chains", 0, *QUICK[:3], 200, *QUICK[4:], "--out", tmp_path / "fit"]
-    code, _, err = call(capsys, "fit", tmp_path / "a.npy", *flags)
+    flags = ["--space", "euclidean", "--radius", 1, "--gap-chains", 100, *QUICK[:3], 200, *QUICK[4:], "--out", tmp_path / "fit"]
+    code, out, err = call(capsys, "fit", tmp_path / "a.npy", *flags)
+    assert re.search(r"estimated within \S+ \+- \S+ nats of the best F1 energy of radius 1\b", out)
     told = re.fullmatch(r"note: the total variation is at the radius, 1, and held_out_gap is (\S+): .*\n", err)
     gap = float(store.open_results(tmp_path / "fit").held_out_gap[0, -1])
     assert code == 0 and told and gap < -0.1 and float(told[1]) == pytest.approx(gap, rel=0.05)  # of two digits

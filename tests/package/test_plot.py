@@ -126,3 +126,8 @@ def test_curves_that_cannot_be_drawn(change, message):
         plot.curves(**{"results": runs(), **change})
 
 
+def test_a_logarithmic_axis_has_the_ticks_that_are_given():
+    axes = matplotlib.figure.Figure().subplots()
+    axes.plot([1, 5000], [1, 2])
+    plot.log_axis(axes.xaxis, (30, 1000))
+    assert axes.get_xscale() == "log" and [label.get_text() for label in axes.get_xticklabels()] == ["30", "1000"]
