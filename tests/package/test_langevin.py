@@ -11,8 +11,8 @@ from dualebm import partition, targets
 from dualebm.energy import Energy, Shallow
 from dualebm.features import ReLU
 from dualebm.flows import langevin
-from dualebm.flows.langevin import NOISE_PAIRS, NOISES, Noise, drawn, move, sample
-from dualebm.flows.restarts import copies, draw_indices, restart
+from dualebm.flows.langevin import NOISE_PAIRS, NOISES, Noise, drawn, move, sample, sharded
+from dualebm.flows.restarts import copies, draw_indices, refresh, restart
 from dualebm.measures import Samples
 from dualebm.spaces import Euclidean, Sphere, Torus
 from tests import oracles
@@ -236,6 +236,18 @@ def test_noise_is_that_of_jax_random_by_block_of_pairs(dtype):
         assert x.dtype == known["uniform"].dtype == dtype
 
 
+@pytest.mark.parametrize("pairs", [NOISE_PAIRS, NOISE_PAIRS + 1, 300])
+def test_noise_belongs_to_the_pairs_however_they_are_split(pairs):
+    """Whole blocks on each of three devices, a pair more, and a part of one; of moves in a row too."""
+    for k in (None, 1):
+        draw = drawn(jax.random.key(5), 3, jnp.float32)
+        whole = jax.jit(lambda draw=draw, k=k: draw(k, 0, 3 * pairs))()
+        axis = dict(axis_name="particles", axis_size=3)
+        parts = jax.jit(jax.vmap(lambda draw=draw, k=k: sharded(draw, pairs, "particles")(k, 0, pairs), **axis))()
+        for part, one in zip(jax.tree.leaves(parts), jax.tree.leaves(whole), strict=True):
+            np.testing.assert_array_equal(np.concatenate(part, axis=-1), one)
+
+
 def test_noise_of_the_moves_of_a_step():
     """Standard normal and uniform at 5 sigma, and the moves of one step and their pairs do not share any."""
     draw = drawn(jax.random.key(0), 3, jnp.float32, "independent")
@@ -292,6 +304,19 @@ def test_restart_draws_data_independently(x64):
         assert abs((y == value).mean() - p / 7) < 5 * (p / 7 / count) ** 0.5
     assert (np.asarray(restarted(jax.random.key(0), x, data, 0.0)) == x).all()
     assert (np.asarray(restarted(jax.random.key(0), x, data, 1.0)) > 0).all()
+
+
+def test_restarts_at_the_base_measure_belong_to_the_pairs_however_they_are_split():
+    """300 pairs on each of two devices, whose particles are the first and the second halves of their pairs."""
+    x = np.zeros((3, 2, 600), np.float32)
+
+    def anew(x, axis=None):
+        return refresh(jax.random.key(3), x.reshape(3, -1), Sphere(3), 0.5, axis).reshape(x.shape)
+
+    whole = jax.jit(anew)(x)
+    split = jax.vmap(lambda x: anew(x, "particles"), in_axes=2, out_axes=2, axis_name="particles")
+    np.testing.assert_array_equal(jax.jit(split)(x.reshape(3, 2, 2, 300)).reshape(x.shape), whole)
+    assert 0.4 < np.mean(np.any(np.asarray(whole) != 0, axis=0)) < 0.6
 
 
 def test_copies_and_weighted_indices(x64):
