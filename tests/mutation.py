@@ -6,7 +6,8 @@
 
 `record` runs the suite under coverage and writes to the folder `--out`. `run` works in copies of the tree. For each mutant it runs the
 tests that ran the mutant's line, fastest first, then the other tests of the same files (a compiled program is traced once in a file,
-so a later test that runs it records no lines), and stops at the first failure. It appends each outcome to `outcomes.jsonl`. A mutant is
+so a later test that runs it records no lines) and those that start processes of their own (whose lines are not recorded), and stops at
+the first failure. It appends each outcome to `outcomes.jsonl`. A mutant is
 the source with one operator, number, name, order of arguments or statement changed.
 """
 
@@ -71,7 +72,7 @@ def replacements(node):
         yield node, f"{text(node.value)}.{NAMES[node.attr]}"
     elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
         yield node, "pass"
-    elif isinstance(node, ast.Call) and len(node.args) == 2 and not any(isinstance(a, ast.Starred) for a in node.args):
+    elif isinstance(node, ast.Call) and len(node.args) == 2 and text(node.func).startswith(("jnp.", "np.", "jax.lax.", "math.")):
         first, second, *named = node.args[0], node.args[1], *node.keywords
         swapped = [text(second), text(first), *(f"{k.arg}={text(k.value)}" if k.arg else f"**{text(k.value)}" for k in named)]
         yield node, f"{text(node.func)}({', '.join(swapped)})"
@@ -187,14 +188,22 @@ def tests_by_line(out: Path):
 # ---- the tests of a mutant --------------------------------------------------------------------------
 
 
-def in_order(mutant, lines, seconds):
-    """The tests to run, fastest first, in groups that each compile in one way: those that ran the line, then the others of their files."""
+def with_children(root: Path) -> set[str]:
+    """Files whose tests start processes, in which no line is recorded."""
+    return {p.relative_to(root).as_posix() for p in (root / "tests/package").glob("test_*.py") if "tests.children" in p.read_text()}
+
+
+def in_order(mutant, lines, seconds, unseen=frozenset()):
+    """The tests to run, fastest first, in groups that each compile in one way: those that ran the line, then the others of their files.
+
+    unseen: files that are run in any case.
+    """
     ran = lines.get(mutant["file"], {})
     first, last = mutant["lines"]
     near = set().union(*(ran.get(line, set()) for line in range(first, last + 1)))
     if not near:  # it runs at import
         near = set().union(*ran.values())
-    files = {test.split("::")[0] for test in near}
+    files = {test.split("::")[0] for test in near} | unseen
     rest = {test for test in seconds if test.split("::")[0] in files} - near
     for tests in (near, rest):
         for optimised in (False, True):
@@ -224,7 +233,7 @@ def outcome_of(mutant, copy: Path, lines, seconds, programs: Path, patience):
     )  # fmt: skip
     count = 0
     try:
-        for tests in filter(None, in_order(mutant, lines, seconds)):
+        for tests in filter(None, in_order(mutant, lines, seconds, with_children(ROOT))):
             limit = 120 + patience * sum(seconds[test] for test in tests)
             done = tests_on(tests, copy, environment, limit)
             if done and done.returncode == pytest.ExitCode.USAGE_ERROR:  # a case is named after what is broken: all cases of its test

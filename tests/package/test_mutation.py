@@ -31,5 +31,7 @@ def test_tests_that_ran_the_line_come_first_and_the_fastest_of_them_first():
     lines = {"dualebm/x.py": {7: {slow, hot}, 8: {quick}, 20: {other}}}
     groups = list(mutation.in_order(dict(file="dualebm/x.py", lines=[7, 8]), lines, seconds))
     assert groups == [[quick, slow], [hot], [other], []]
+    elsewhere = list(mutation.in_order(dict(file="dualebm/x.py", lines=[7, 8]), lines, seconds, {"tests/package/c.py"}))
+    assert elsewhere == [[quick, slow], [hot], ["tests/package/c.py::elsewhere", other], []]
     at_import = list(mutation.in_order(dict(file="dualebm/x.py", lines=[1, 1]), lines, seconds))
     assert at_import == [[other, quick, slow], [hot], [], []]
