@@ -284,6 +284,7 @@ def test_bad_rates(name, value):
         (rates_from_paper, (0.1, 1.0, 1.0, 0.0, "fats"), "did you mean 'fast'"),
         (rates_from_program, (0.0, 1.0, 1.0, 1.0), "hx is 0.0"),
         (rates_from_program, (1.0, -1.0, 1.0, 1.0), "hz is -1.0"),
+        (rates_from_program, (1.0, 1.0, -1.0, 1.0), "hw is -1.0"),
         (rates_from_program, (1.0, 1.0, 1.0, 0.0), "budget is 0.0"),
     ],
 )

@@ -519,8 +519,8 @@ class Wrong(Energy):
     scale: Any
 
     def __call__(self, x):
-        found = {"matrix": jnp.ones((x.shape[0], 1)), "scalar": jnp.ones(()), "nan": jnp.full(x.shape[0], jnp.nan)}[self.shape]
-        return found * self.scale
+        last = jnp.where(jnp.arange(x.shape[0]) == x.shape[0] - 1, jnp.nan, 1.0)
+        return {"matrix": jnp.ones((x.shape[0], 1)), "scalar": jnp.ones(()), "nan at a point": last}[self.shape] * self.scale
 
 
 @pytest.mark.parametrize(
@@ -528,7 +528,7 @@ class Wrong(Energy):
     [
         (lambda key, space, dtype: Wrong("matrix", jnp.ones((), dtype)), {}, r"\(3, 2\) is float32 of shape \(3, 1\); it must be"),
         (lambda key, space, dtype: Wrong("scalar", jnp.ones((), dtype)), {}, r"is float32 of shape \(\); it must be"),
-        (lambda key, space, dtype: Wrong("nan", jnp.ones((), dtype)), {}, "is not finite in step 0"),
+        (lambda key, space, dtype: Wrong("nan at a point", jnp.ones((), dtype)), {}, "is not finite in step 0"),
         (lambda key, space, dtype: jnp.ones(3), {}, "it must be an Energy"),
         (Mixture(2), dict(fixed=("meens",)), "fixed is 'meens'; did you mean 'means'"),
         (Mixture(2), dict(fixed=("means", "offsets")), "leaves nothing of GaussianMixture"),
