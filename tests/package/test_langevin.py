@@ -292,14 +292,15 @@ def test_several_moves_under_one_energy_are_moves_in_a_row(x64):
 
 
 def test_restart_draws_data_independently(x64):
-    """Rate, uniformity over the data, and independence of neighbours, at 5 sigma; probability 0 and 1 exactly."""
+    """Rate, uniformity over the data, and independence of neighbours and of a pair, at 5 sigma; probability 0 and 1 exactly."""
     count, p = 20_001, 0.3
     data, x, restarted = Samples(jnp.array(np.arange(1.0, 8)[:, None])), np.zeros((1, count)), jax.jit(restart)
     y = np.asarray(restarted(jax.random.key(0), x, data, p))[0]
     chosen = y > 0
     assert abs(chosen.mean() - p) < 5 * (p * (1 - p) / count) ** 0.5
-    both = (chosen[1:] & chosen[:-1]).mean()
-    assert abs(both - p**2) < 5 * (p**2 / count) ** 0.5
+    for apart in (1, (count + 1) // 2):  # particles i and i + N/2 share a block
+        both = (chosen[apart:] & chosen[:-apart]).mean()
+        assert abs(both - p**2) < 5 * (p**2 / (count - apart)) ** 0.5
     for value in range(1, 8):
         assert abs((y == value).mean() - p / 7) < 5 * (p / 7 / count) ** 0.5
     assert (np.asarray(restarted(jax.random.key(0), x, data, 0.0)) == x).all()
