@@ -7,6 +7,7 @@ and compiles as users do.
 """
 
 import atexit
+import gc
 import os
 import shutil
 import subprocess
@@ -34,6 +35,7 @@ from jaxtyping import install_import_hook
 import tests.strict  # noqa: F401, which the hook names
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+gc.set_threshold(50_000, 20, 100)  # tracing makes many objects that live on: to look through them often costs 6% of the time
 TESTS = Path(__file__).parent / "tests"
 QUICKLY = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
 
