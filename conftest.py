@@ -47,6 +47,8 @@ def names(config, folder) -> bool:
 
 def pytest_configure(config):
     """The way to compile, here and in child processes; annotations are checked at run time where the package alone is tested."""
+    if names(config, "heavy") and config.option.markexpr == "not heavy":
+        config.option.markexpr = "heavy"
     if names(config, "optimised") or config.option.markexpr != "not heavy":
         return
     if not names(config, "experiments"):
