@@ -137,6 +137,14 @@ def test_samples_that_are_not_relaxed_are_told(known, monkeypatch):
     assert float(jitted.gap) == pytest.approx(float(found.gap), abs=1e-4)
 
 
+def test_the_search_climbs_from_few_parameters():
+    """F = 1/4 - phi((1, 0, 0), .) over the uniform measure of S^2: the largest of |F| is where phi is."""
+    model, data = partition.sphere_quadrature(Sphere(3), 32), Samples(jnp.eye(1, 3))
+    zero = Shallow(ReLU(), jnp.array([[0.6, 0.8, 0.0]]), jnp.zeros(1))
+    theta, sign = jax.jit(lambda key: certificate.supremum(key, zero, Sphere(3), model, data, starts=1))(jax.random.key(0))
+    assert theta[0] > 0.9999 and sign == -1
+
+
 def test_the_gap_from_samples_of_annealing(known):
     """Within 5 of its errors of the gap by quadrature, at nearly the same theta*."""
     teacher, data, energy, *_ = known

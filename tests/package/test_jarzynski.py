@@ -483,6 +483,8 @@ def test_functions_in_an_energy_stay_out_of_the_state():
         (dict(walkers=5), "walkers is 5; it must be even"),
         (dict(integrator="projected", space=Sphere(3)), "integrator is 'projected' on Sphere"),
         (dict(integrator="ula"), "integrator is 'ula'"),
+        (dict(noise="antithetc"), "did you mean 'antithetic'"),
+        (dict(data_batch=0), "data_batch is 0"),
         (dict(order="first"), "order is 'first'"),
         (dict(increment="exakt"), "did you mean 'exact'"),
         (dict(resampling="sistematic"), "did you mean 'systematic'"),
