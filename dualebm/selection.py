@@ -102,13 +102,11 @@ def select(
 
     >>> import jax.numpy as jnp, tempfile; from dualebm.metrics import CrossEntropy; from dualebm.partition import sphere_quadrature
     >>> from dualebm.measures import Samples; from dualebm.methods.dual import Dual; from dualebm.spaces import Sphere
-    >>> def points(key, n):
-    ...     return Samples(Sphere(3).sample_base(key, n, jnp.float32))
-    >>> def monitors(key):
-    ...     return {"validation": CrossEntropy(points(key, 50), Sphere(3), sphere_quadrature(Sphere(3), 8))}
+    >>> points = lambda key, n: Samples(Sphere(3).sample_base(key, n, jnp.float32))
     >>> found = select(
-    ...     dict(n=[20]), dict(radius=[1.0, 5.0]), Dual(Sphere(3), neurons=4), None, points, metrics=monitors, repeats=[7, 8],
-    ...     folder=tempfile.mkdtemp(), steps=4, every=2, progress=False,
+    ...     dict(n=[20]), dict(radius=[1.0, 5.0]), Dual(Sphere(3), neurons=4), None, points, repeats=[7, 8], steps=4, every=2,
+    ...     metrics=lambda key: {"validation": CrossEntropy(points(key, 50), Sphere(3), sphere_quadrature(Sphere(3), 8))},
+    ...     folder=tempfile.mkdtemp(), progress=False,
     ... )
     >>> [case["n"] for case in found.chosen], found.best.sizes["lane"]
     ([20], 2)

@@ -93,8 +93,9 @@ def sweep(
     >>> from dualebm.grid import product; from dualebm.metrics import Acceptance; from dualebm.sweep_folder import by_setting
     >>> from dualebm.measures import Samples; from dualebm.methods.dual import Dual; from dualebm.spaces import Sphere
     >>> grid, metrics = product(particle_step=[0.1, 0.3], seed=range(2)), {"acceptance": Acceptance()}
-    >>> data = lambda key: Samples(jnp.eye(3))
-    >>> results = sweep(grid, Dual(Sphere(3), neurons=8), None, data, steps=4, every=2, metrics=metrics, progress=False)
+    >>> results = sweep(
+    ...     grid, Dual(Sphere(3), neurons=8), None, lambda key: Samples(jnp.eye(3)), steps=4, every=2, metrics=metrics, progress=False
+    ... )
     >>> by_setting(results).acceptance.dims, by_setting(results).acceptance.shape
     (('particle_step', 'seed', 'step'), (2, 2, 3))
     """
