@@ -398,9 +398,12 @@ def test_new_values_compile_nothing_new(tmp_path):
 
 
 def test_progress_goes_to_standard_error(capsys):
-    go(progress=True)
+    """With the metrics that are numbers, or numbers with their errors."""
+    estimate = lambda key, method, state, rates, data: jnp.array([0.25, 0.03125])  # noqa: E731
+    go(progress=True, metrics={**METRICS, "estimate": estimate})
     shown = capsys.readouterr()
-    assert "22/22" in shown.err and "it/s" in shown.err and "acceptance=" in shown.err and shown.out == ""
+    assert "22/22" in shown.err and "it/s" in shown.err and shown.out == ""
+    assert "acceptance=" in shown.err and "estimate=0.25+-0.03" in shown.err and "noisy_weights=" not in shown.err
     go(progress=False)
     shown = capsys.readouterr()
     assert shown.err == shown.out == ""
