@@ -9,7 +9,7 @@ import time
 import pytest
 import xarray
 
-from dualebm import hosts
+from dualebm import hosts, store
 from dualebm.sweep_folder import open_sweep
 from tests.package.test_hosts import ended, start
 
@@ -22,9 +22,11 @@ def test_survivors_end_within_a_minute(tmp_path, which, how):
     assert [code for code, _, _ in whole] == [0, 0], whole
     children = start(tmp_path / "two", *flags)
     deadline = time.monotonic() + 120
-    both = [f"shard-{i}-of-2/part-0/checkpoint-*.npz" for i in range(2)]
-    while time.monotonic() < deadline and not all(list((tmp_path / "two").glob(one)) for one in both):
-        time.sleep(0.01)
+    part, both = tmp_path / "two" / "part-0", [f"shard-{i}-of-2/part-0/checkpoint-*.npz" for i in range(2)]
+    while time.monotonic() < deadline and not (
+        all(list((tmp_path / "two").glob(one)) for one in both) and store.read_manifest(part)["records"] > 0
+    ):
+        time.sleep(0.01)  # till a segment is committed: its manifest comes after the checkpoints
     os.kill(children[which].process.pid, how)
     other = children[1 - which]
     other.process.join(60)
