@@ -46,7 +46,7 @@ def names(config, folder) -> bool:
 
 
 def pytest_configure(config):
-    """The way to compile, here and in child processes; annotations are checked at run time where the package alone is tested."""
+    """Sets how this process and its children compile; checks annotations at run time in the run of the package alone."""
     if names(config, "heavy") and config.option.markexpr == "not heavy":
         config.option.markexpr = "heavy"
     if names(config, "optimised") or config.option.markexpr != "not heavy":
@@ -63,7 +63,7 @@ def pytest_configure(config):
 
 
 def pytest_ignore_collect(collection_path, config):
-    """Folders that are runs of their own, unless an argument names them or all are asked for."""
+    """Skips folders that are runs of their own, unless an argument names them or `-m` selects other tests than the default."""
     if collection_path.parent != TESTS or config.option.markexpr != "not heavy":
         return None
     unasked = collection_path.name in ("optimised", "experiments", "heavy") and not names(config, collection_path.name)
@@ -71,7 +71,7 @@ def pytest_ignore_collect(collection_path, config):
 
 
 def pytest_collection_modifyitems(items):
-    """What lies in `heavy` is."""
+    """Marks every test in the folder `heavy` as heavy."""
     for item in items:
         if item.path.is_relative_to(TESTS / "heavy"):
             item.add_marker("heavy")
@@ -79,7 +79,7 @@ def pytest_collection_modifyitems(items):
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item, nextitem):
-    """Programs are dropped after a file, or its doctests, where they have become many; the cache on disk has them still."""
+    """Drops compiled programs after each file once they hold many memory maps; the cache on disk keeps them."""
     from dualebm.sweep import drop_programs
 
     result = yield

@@ -17,7 +17,7 @@ from tests.package.test_adaptive import RATES, small, sphere_points, trajectory
 
 
 def test_the_particle_step_stays_within_the_sphere():
-    """However low the acceptance asked, `check` allows the step that results."""
+    """However low the target acceptance, `check` allows the step that results."""
     method, data = small(15, warmup=30, acceptance=0.02)
     state = trajectory(method, RATES, data, 30)[-1]
     found = method.adapted(state, RATES)

@@ -154,7 +154,8 @@ def test_a_folder_of_another_number_of_processes(tmp_path):
 def one_of_two(monkeypatch):
     """This process takes itself for the first of two, whose particles it has all.
 
-    By what is asked: `others`, what the second says, else the same as the first; `said`, what the first said last.
+    `others` holds, by question, what the second process answers; without an entry it answers as the first.
+    `said` holds the last answers of the first.
     """
     others, said = {}, {}
 
@@ -174,7 +175,7 @@ class Crash(BaseException):
 def test_a_batch_continues_from_the_last_checkpoint_of_all(tmp_path, one_of_two, monkeypatch):
     """Of the last two of this process, where the other lacks one; from the start where it has none."""
     others, _ = one_of_two
-    inner, segments, asked = mesh.run_intervals, [], []
+    inner, segments, loaded = mesh.run_intervals, [], []
 
     def counting(*arguments):
         segments.append(1)
@@ -182,8 +183,8 @@ def test_a_batch_continues_from_the_last_checkpoint_of_all(tmp_path, one_of_two,
             raise Crash
         return inner(*arguments)
 
-    def asked_for(path, *_):
-        asked.append(path.name)
+    def load(path, *_):
+        loaded.append(path.name)
         raise Crash
 
     monkeypatch.setattr(mesh, "run_intervals", counting)
@@ -191,15 +192,15 @@ def test_a_batch_continues_from_the_last_checkpoint_of_all(tmp_path, one_of_two,
         go(tmp_path)
     last, before = (tmp_path / "shard-0-of-2" / "part-0" / f"checkpoint-0-{records}.npz" for records in (6, 4))
     assert sorted(path.name for path in last.parent.iterdir()) == [before.name, last.name]
-    monkeypatch.setattr(saved, "load_state", asked_for)
+    monkeypatch.setattr(saved, "load_state", load)
     for _ in range(2):
         with pytest.raises(Crash):
             go(tmp_path)
         last.unlink(missing_ok=True)
-    assert asked == [last.name, before.name]
+    assert loaded == [last.name, before.name]
     others["the checkpoint"] = False
     go(tmp_path)
-    assert len(asked) == 2 and len(segments) == 4 + 4
+    assert len(loaded) == 2 and len(segments) == 4 + 4
 
 
 def test_processes_must_make_the_same_data(tmp_path, one_of_two):

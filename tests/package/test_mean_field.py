@@ -168,7 +168,7 @@ def test_bad_choices(make, message):
 
 @pytest.mark.parametrize("name", ["particle_step", "transport_step"])
 def test_steps_for_which_a_mass_could_become_negative_are_refused(name, x64):
-    """The number of substeps that is asked for is enough, and one that is far from it is not."""
+    """The method takes enough substeps; far fewer are not enough."""
     method = MeanField(Sphere(2), cells=64, neuron_cells=64, substeps=1)
     rates = method.rates._replace(**{"particle_step": 1e-4, "transport_step": 1e-3, name: 0.3})
     with pytest.raises(ValueError, match=rf"{name} is 0.3; with 1 substeps it must be at most .* or substeps at least (\d+)") as error:
