@@ -53,6 +53,8 @@ def pytest_configure(config):
         return
     if not names(config, "experiments"):
         install_import_hook("dualebm", "tests.strict.typecheck")
+    if os.environ.get("JAX_DISABLE_MOST_OPTIMIZATIONS") == "0":
+        return
     jax.config.update("jax_disable_most_optimizations", True)
     if "JAX_DISABLE_MOST_OPTIMIZATIONS" not in os.environ:  # here are no workers yet
         os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
