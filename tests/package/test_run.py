@@ -64,6 +64,7 @@ def long(folder, segments):
         calls.append(records)
         if len(calls) == segments:
             os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(0 if segments else 0.03)  # so that it is not done before it is killed
         return False
 
     go(folder, stop=stop, **LONG)
@@ -202,7 +203,8 @@ def test_sigkill_then_the_same_call_equals_an_uninterrupted_run(tmp_path):
     itself, waiting = Child(long, tmp_path / "itself", 7), Child(long, tmp_path / "waiting", 0)
     expected = go(**LONG)
     deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and waiting.process.is_alive() and not (tmp_path / "waiting" / "checkpoint-9.npz").exists():
+    manifest = tmp_path / "waiting" / "manifest.json"
+    while time.monotonic() < deadline and not (manifest.exists() and store.read_manifest(manifest.parent)["records"] >= 9):
         time.sleep(0.01)
     time.sleep(np.random.default_rng(os.getpid()).uniform(0, 0.1))  # any moment will do
     codes = [waiting.kill()]
