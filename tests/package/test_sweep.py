@@ -256,6 +256,8 @@ LONG = dict(steps=60)  # 31 records, 16 segments of each of 3 batches
 
 
 def long(folder):
+    write = saved.commit
+    saved.commit = lambda path, content: (time.sleep(0.02), write(path, content))[1]  # not done before it is killed
     go(folder, **LONG)
 
 
