@@ -82,7 +82,7 @@ def pytest_collection_modifyitems(items):
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item, nextitem):
     """Drops compiled programs after each file once they hold many memory maps; the cache on disk keeps them."""
-    from dualebm.sweep import drop_programs
+    from dualebm.sweeps.engine import drop_programs
 
     result = yield
     if nextitem is None or nextitem.path != item.path:

@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 import tyro
 
-from dualebm import checks
+from dualebm._internal import checks
 
 ROOT = Path(__file__).parent.parent
 BEGIN = time.perf_counter()

@@ -16,17 +16,20 @@ import numpy as np
 import optax
 
 from benchmarks import ports
-from dualebm import columns, mesh, metrics, targets
+from dualebm import metrics
+from dualebm._internal import columns
+from dualebm.data import targets
+from dualebm.energies.mixture import GaussianMixture, Mixture
 from dualebm.flows import langevin
-from dualebm.gaussian_mixture import GaussianMixture, Mixture
 from dualebm.measures import Samples, total_variation
 from dualebm.methods import dual
 from dualebm.methods.contrastive import Contrastive
 from dualebm.methods.jarzynski import Jarzynski
 from dualebm.methods.likelihood import Likelihood
 from dualebm.methods.stein import KernelStein, NetworkStein
-from dualebm.simulate import simulate
 from dualebm.spaces import Euclidean, Sphere
+from dualebm.training import sharding
+from dualebm.training.simulate import simulate
 
 TEACHER = "s14_monomodal"
 
@@ -329,13 +332,13 @@ def time_to_kl(file, seed, goal, every, longest):
 
 def spread_steps(n, neurons, devices, count):
     """Seconds a step of the default method with its particles and data over so many devices of this machine, and where neurons then are."""
-    space, grid = Sphere(15), mesh.make(devices, devices)
+    space, grid = Sphere(15), sharding.make(devices, devices)
     method = dual.Dual(space, neurons=neurons)
     rates = jax.tree.map(lambda rate: rate[None], float_rates(method.rates))
-    data = mesh.place_data(grid, Samples(space.sample_base(jax.random.key(1), n, jnp.float32)), shared=True)
+    data = sharding.place_data(grid, Samples(space.sample_base(jax.random.key(1), n, jnp.float32)), shared=True)
     keys, active = jax.random.split(jax.random.key(0), 1), jnp.ones(2, bool)
-    state = mesh.initial(keys, method, rates, data, grid, True)
-    program = lambda: mesh.run_intervals(keys, method, state, rates, data, active, count // 2, {}, None, grid, (True, True))  # noqa: E731
+    state = sharding.initial(keys, method, rates, data, grid, True)
+    program = lambda: sharding.run_intervals(keys, method, state, rates, data, active, count // 2, {}, None, grid, (True, True))  # noqa: E731
     jax.block_until_ready(program())
     seconds, (end, _) = seconds_of(program)
     return dict(seconds=seconds / (count // 2 * 2), neuron=np.asarray(end.atoms.positions[0, 0], float).tolist())

@@ -1,16 +1,17 @@
 """Coupled measure dynamics for energy-based models: neurons and particles that evolve together.
 
-The words are here; the loops are `dualebm.run.run` and `dualebm.simulate.simulate`, the figures `dualebm.plot`.
+The words are here; the loops are `dualebm.training.run.run` and `dualebm.training.simulate.simulate`,
+the figures `dualebm.plotting.charts`.
 """
 
-from dualebm.energy import Energy, Shallow, log_density
+from dualebm.energies.shallow import Energy, Shallow, log_density
 from dualebm.features import Bump, Custom, ReLU, Softplus
 from dualebm.flows.langevin import sample
 from dualebm.measures import Atoms, Samples, total_variation
 from dualebm.methods.adaptive import Adaptive
 from dualebm.methods.dual import Dual, DualRates, annealing, rates_from_paper, rates_from_program
-from dualebm.saved import load_energy, save_energy
 from dualebm.spaces import Euclidean, Sphere, Torus
+from dualebm.training.checkpoints import load_energy, save_energy
 
 __all__ = [
     "Adaptive",

@@ -1,6 +1,6 @@
 """Distances between two samples in ambient space, weighted or not and of any counts: none needs log Z or a density.
 
-MMD^2 is `rkhs.squared_mmd`. On a torus these are distances between coordinates, which see its seam.
+MMD^2 is `kernels.squared_mmd`. On a torus these are distances between coordinates, which see its seam.
 """
 
 import jax
@@ -9,9 +9,9 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key
 from scipy.spatial.distance import pdist
 
-from dualebm import checks
+from dualebm._internal import checks
+from dualebm.kernels import Distance, squared_mmd
 from dualebm.measures import Samples, shares
-from dualebm.rkhs import Distance, squared_mmd
 
 ELEMENTS = 2**20
 """Projections of points that are alive at a time."""

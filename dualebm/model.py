@@ -1,6 +1,6 @@
 """A fitted model in a folder: its energy, how data come to its space, and log Z with what is known of its error.
 
-It is two files: `energy.npz` (see `dualebm.saved`) and `model.json`. They may lie beside the files of the run that made
+It is two files: `energy.npz` (see `dualebm.training.checkpoints`) and `model.json`. They may lie beside the files of the run that made
 them. Values in `model.json` are plain JSON; no file holds code.
 """
 
@@ -14,11 +14,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from dualebm import checks, datasets, partition, saved
-from dualebm.energy import Energy
+from dualebm._internal import checks
+from dualebm.data import tables
+from dualebm.energies.shallow import Energy
+from dualebm.log_z import partition
 from dualebm.measures import Samples
-from dualebm.settings import describe
 from dualebm.spaces import Euclidean, Space, Sphere, Torus
+from dualebm.training import checkpoints
+from dualebm.training.fingerprint import describe
 
 ENERGY, MODEL = "energy.npz", "model.json"
 
@@ -70,7 +73,7 @@ def estimate_log_partition(key: Key[Array, ""], energy: Energy, space: Space, pa
     sample size is at least 100 and KL + 3 <= log(draws): a region of the model that no draw has reached leaves the
     effective sample size as it is, but lowers log Z, and so raises this KL.
 
-    >>> from dualebm.energy import Shallow; from dualebm.features import ReLU
+    >>> from dualebm.energies.shallow import Shallow; from dualebm.features import ReLU
     >>> energy = Shallow(ReLU(), jnp.eye(3), jnp.zeros(3))
     >>> estimate_log_partition(jax.random.key(0), energy, Sphere(3), jnp.eye(3)).trusted
     True
@@ -109,7 +112,7 @@ class Model(NamedTuple):
 def to_space(
     x, space: Space, dtype, *, normalise: bool = False, mean=None, scale=None, name: str = "x"
 ) -> Samples:
-    """Rows as points of the space, standardised where there are a mean and a scale; raises as `datasets.as_samples`.
+    """Rows as points of the space, standardised where there are a mean and a scale; raises as `tables.as_samples`.
 
     >>> x = np.array([[3.0], [5.0]])
     >>> to_space(x, Euclidean(1), "float32", mean=np.array([4.0]), scale=np.array([2.0])).points.tolist()
@@ -117,7 +120,7 @@ def to_space(
     """
     if scale is not None and np.ndim(x) == 2 and x.shape[1] == len(scale) and x.dtype.kind == "f":
         x = (x.astype(np.float64) - mean) / scale  # what has another shape or dtype is refused below
-    return datasets.as_samples(x, space, normalise, dtype, name)
+    return tables.as_samples(x, space, normalise, dtype, name)
 
 
 def from_space(model: Model, points: Float[Array, "N d"]) -> np.ndarray:
@@ -138,7 +141,7 @@ def log_densities(model: Model, points: Float[Array, "N d"]) -> dict[str, np.nda
     """log p at points of the space, (N,), in nats: `log_density_base`, in the base measure, -U - log Z; and on Euclidean
     space `log_density_lebesgue`, in the units of the data, that plus log tau less the log scales of the columns.
 
-    >>> from dualebm.energy import Shallow; from dualebm.features import ReLU
+    >>> from dualebm.energies.shallow import Shallow; from dualebm.features import ReLU
     >>> energy, log_z = Shallow(ReLU(), jnp.eye(1), jnp.zeros(1)), LogPartition(0.0, 0.0, 1.0, 1, 0.0, True)
     >>> model = Model(energy, Euclidean(1), False, np.array([4.0]), np.array([2.0]), log_z, 0.1)
     >>> {name: values.round(4).tolist() for name, values in log_densities(model, jnp.zeros((1, 1))).items()}
@@ -166,12 +169,12 @@ def mean_with_error(values: np.ndarray, error: float = 0.0) -> tuple[float, floa
 # -- Files -----------------------------------------------------------------------------------------
 
 
-def save(folder: saved.PathLike, model: Model, about: dict[str, Any]) -> None:
+def save(folder: checkpoints.PathLike, model: Model, about: dict[str, Any]) -> None:
     """Writes the two files, `model.json` last; `about`, JSON, goes there too (what the model was fitted to, and how)."""
-    saved.save_energy(Path(folder) / ENERGY, model.energy)
+    checkpoints.save_energy(Path(folder) / ENERGY, model.energy)
     header = {
         "kind": "model",
-        "format": saved.FORMAT,
+        "format": checkpoints.FORMAT,
         "space": describe(model.space),
         "normalise": model.normalise,
         "mean": None if model.mean is None else model.mean.tolist(),
@@ -180,10 +183,10 @@ def save(folder: saved.PathLike, model: Model, about: dict[str, Any]) -> None:
         "particle_step": model.particle_step,
         "precision": 8 * jax.tree.leaves(model.energy)[0].dtype.itemsize,
     }
-    saved.commit(Path(folder) / MODEL, lambda path: path.write_text(json.dumps({**about, **header}, indent=1)))
+    checkpoints.commit(Path(folder) / MODEL, lambda path: path.write_text(json.dumps({**about, **header}, indent=1)))
 
 
-def read(folder: saved.PathLike) -> dict[str, Any]:
+def read(folder: checkpoints.PathLike) -> dict[str, Any]:
     """`model.json` of a folder; raises FileNotFoundError where there is none, ValueError where it is not one.
 
     >>> read("no/such/folder")
@@ -198,17 +201,17 @@ def read(folder: saved.PathLike) -> dict[str, Any]:
         header = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path} is truncated or corrupt ({error})") from error
-    saved.check_format(path, header, "model")
+    checkpoints.check_format(path, header, "model")
     return header
 
 
-def load(folder: saved.PathLike) -> Model:
-    """The model in a folder, as `save` wrote it; raises as `read` and `saved.load_energy` do.
+def load(folder: checkpoints.PathLike) -> Model:
+    """The model in a folder, as `save` wrote it; raises as `read` and `checkpoints.load_energy` do.
 
     One of 64 bits needs x64 on: `with jax.enable_x64(read(folder)["precision"] == 64)`.
     """
     header = read(folder)
-    energy = saved.load_energy(Path(folder) / ENERGY)
+    energy = checkpoints.load_energy(Path(folder) / ENERGY)
     try:
         fields = dict(header["space"])
         space = {kind.__name__: kind for kind in (Sphere, Euclidean, Torus)}[fields.pop("type")](**fields)

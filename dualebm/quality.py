@@ -10,9 +10,9 @@ from jaxtyping import Array, Float, Key
 from dualebm import stein
 from dualebm.distances import energy_distance, median_distance, sliced_wasserstein
 from dualebm.flows import langevin
+from dualebm.kernels import RBF, squared_mmd
 from dualebm.measures import Samples
 from dualebm.model import Model
-from dualebm.rkhs import RBF, squared_mmd
 from dualebm.spaces import Space, Torus
 
 ROWS = 20_000
@@ -56,7 +56,7 @@ def quality(
     samples are those of `langevin.sample`, `steps` moves of the fit's particle step, with their `acceptance`;
     `samples` and `rows` are the counts. Raises ValueError where all points are equal.
 
-    >>> from dualebm.energy import Shallow; from dualebm.features import ReLU; from dualebm.spaces import Sphere
+    >>> from dualebm.energies.shallow import Shallow; from dualebm.features import ReLU; from dualebm.spaces import Sphere
     >>> free = Model(Shallow(ReLU(), jnp.eye(3), jnp.zeros(3)), Sphere(3), False, None, None, None, 0.1)
     >>> found = quality(jax.random.key(0), free, Sphere(3).sample_base(jax.random.key(1), 500), 500, steps=10)
     >>> found["rows"], found["energy_distance"] < 0.02

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Key
 
-from dualebm.columns import once
+from dualebm._internal.columns import once
 
 Points = Float[Array, "*points"]
 """Points along the last axis, (..., dimension), or along `axis`."""

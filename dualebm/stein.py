@@ -16,11 +16,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from dualebm import checks
-from dualebm.columns import block_columns, map_blocks, once, product, sum_blocks
-from dualebm.energy import Energy
+from dualebm._internal import checks
+from dualebm._internal.columns import block_columns, map_blocks, once, product, sum_blocks
+from dualebm.energies.shallow import Energy
+from dualebm.kernels import SOURCES
 from dualebm.measures import Samples, shares
-from dualebm.rkhs import SOURCES
 from dualebm.spaces import Euclidean, Space, Sphere
 
 Points = Float[Array, "n d"]
@@ -41,7 +41,7 @@ def check_space(space: Space) -> None:
 def check_kernel(kernel: Any) -> None:
     """Raises ValueError for a kernel without derivatives.
 
-    >>> from dualebm.rkhs import RBF
+    >>> from dualebm.kernels import RBF
     >>> check_kernel(RBF())
     """
     if not hasattr(kernel, "derivatives"):
@@ -62,7 +62,7 @@ def check_samples(name: str, samples: Samples, space: Space, statistic: str) -> 
 def score(energy: Energy, space: Space, points: Points) -> Points:
     """s = grad log p = P (grad log tau - grad U) at points, `(n, d)`.
 
-    >>> from dualebm.energy import Shallow; from dualebm.features import ReLU
+    >>> from dualebm.energies.shallow import Shallow; from dualebm.features import ReLU
     >>> score(Shallow(ReLU(), jnp.eye(2), jnp.array([2.0, 4.0])), Sphere(2), jnp.array([[1.0, 0.0]])).tolist()
     [[0.0, 0.0]]
     """
@@ -72,7 +72,7 @@ def score(energy: Energy, space: Space, points: Points) -> Points:
 def pull_back(energy: Energy, space: Space, points: Points, slopes: Points) -> Any:
     """The gradient in the arrays of an energy of sum_i slopes_i . s(x_i), in the form of the energy, streamed by blocks of points.
 
-    >>> from dualebm.energy import Shallow; from dualebm.features import ReLU
+    >>> from dualebm.energies.shallow import Shallow; from dualebm.features import ReLU
     >>> energy = Shallow(ReLU(), jnp.eye(2), jnp.ones(2))
     >>> pull_back(energy, Euclidean(2), jnp.array([[0.6, 0.8]]), jnp.array([[4.0, -6.0]])).coefficients.tolist()
     [-2.0, 3.0]
@@ -102,7 +102,7 @@ def stein_kernel(
 ) -> Float[Array, "N n"]:
     """The matrix u(x_i, y_j), all at once.
 
-    >>> from dualebm.rkhs import RBF
+    >>> from dualebm.kernels import RBF
     >>> x = jnp.array([[1.0, 0.0]])
     >>> stein_kernel(RBF(), Euclidean(2, None), x, jnp.zeros((1, 2)), x, jnp.zeros((1, 2))).tolist()
     [[2.0]]
@@ -117,7 +117,7 @@ def stein_kernel(
 def diagonal(kernel: Any, space: Space, points: Points, scores: Points) -> Float[Array, " n"]:
     """u(x_i, x_i).
 
-    >>> from dualebm.rkhs import RBF
+    >>> from dualebm.kernels import RBF
     >>> diagonal(RBF(), Euclidean(2, None), jnp.eye(2), jnp.zeros((2, 2))).tolist()
     [2.0, 2.0]
     """
@@ -132,7 +132,7 @@ def kernelised(
     With weights p_i that sum to 1: V = sum_ij p_i p_j u_ij and U = (V - sum_i p_i^2 u_ii) / (1 - sum_i p_i^2). U has no bias, and for few
     samples is not convex in s.
 
-    >>> from dualebm.rkhs import RBF
+    >>> from dualebm.kernels import RBF
     >>> value, slopes = kernelised(RBF(), Euclidean(2, None), Samples(jnp.zeros((2, 2))), jnp.ones((2, 2)))
     >>> float(value), slopes.tolist()
     (4.0, [[1.0, 1.0], [1.0, 1.0]])
@@ -179,7 +179,7 @@ def goodness_of_fit(
     (1 + B). The points must be independent, such as data held out, not a chain's. Needs no log Z and no samples of the model. Raises
     ValueError for points off the space, fewer than two, a kernel without derivatives, and fewer than one bootstrap.
 
-    >>> from dualebm.energy import Shallow; from dualebm.features import ReLU; from dualebm.rkhs import RBF
+    >>> from dualebm.energies.shallow import Shallow; from dualebm.features import ReLU; from dualebm.kernels import RBF
     >>> points = Sphere(3).sample_base(jax.random.key(0), 200, jnp.float32)
     >>> wrong = Shallow(ReLU(), jnp.eye(3), jnp.array([-9.0, 0.0, 0.0]))
     >>> round(float(goodness_of_fit(jax.random.key(1), RBF(), Sphere(3), wrong, points, 99).p_value), 4)
@@ -355,7 +355,7 @@ def network_discrepancy(
 
     Raises ValueError for samples off the space, critics of no neurons, and a normalisation that does not exist.
 
-    >>> from dualebm.energy import Shallow; from dualebm.features import ReLU
+    >>> from dualebm.energies.shallow import Shallow; from dualebm.features import ReLU
     >>> points = Sphere(3).sample_base(jax.random.key(0), 100, jnp.float32)
     >>> zero = Shallow(ReLU(), jnp.eye(3), jnp.zeros(3))
     >>> bool(network_discrepancy(jax.random.key(1), Sphere(3), zero, Samples(points), width=8) < 1)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import tyro
 
-from dualebm import checks
+from dualebm._internal import checks
 from experiments import report
 
 EXPERIMENTS = (

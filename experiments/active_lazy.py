@@ -26,15 +26,19 @@ import numpy as np
 import xarray
 from matplotlib.figure import Figure
 
-from dualebm import checks, metrics, partition, plot, targets
-from dualebm.flows import descent
+from dualebm import metrics
+from dualebm._internal import checks
+from dualebm.data import targets
+from dualebm.flows import two_layer
+from dualebm.log_z import partition
 from dualebm.measures import Samples
 from dualebm.methods.dual import Dual, annealing
 from dualebm.methods.lazy import Lazy
 from dualebm.methods.likelihood import Likelihood
 from dualebm.methods.stein import KernelStein, NetworkStein
-from dualebm.selection import Selection, select
+from dualebm.plotting import charts
 from dualebm.spaces import Sphere
+from dualebm.sweeps.selection import Selection, select
 from experiments import report
 
 TEACHERS = {"J1_w2": (2.0,), "J1_w10": (10.0,), "J2_w2.5": (-2.5,) * 2, "J2_w5": (-5.0,) * 2, "J4_w7.5": (-7.5, -7.5, 7.5, 7.5)}
@@ -227,7 +231,7 @@ def schedule_of(loss: str, regime: str) -> Callable | None:
     """The learning rate falls; Algorithm 1 anneals its radius."""
     if loss == "dual":
         return annealing() if regime == "active" else None
-    return descent.scheduled(descent.inverse_time(FALL[loss]))
+    return two_layer.scheduled(two_layer.inverse_time(FALL[loss]))
 
 
 def counts_of(settings: Settings, loss: str) -> tuple[int, ...]:
@@ -276,7 +280,7 @@ def band_of(best: xarray.Dataset, name: str) -> tuple[np.ndarray, np.ndarray, np
 def draw(found: Found, name: str, settings: Settings) -> Figure:
     """Test cross-entropy (above) and KL (below) of a teacher against n, a column for each loss."""
     losses = [loss for loss in settings.losses if (name, loss, "active") in found]
-    figure = Figure(figsize=(plot.WIDTHS["double"], 4.2), layout="constrained")
+    figure = Figure(figsize=(charts.WIDTHS["double"], 4.2), layout="constrained")
     panels = figure.subplots(2, len(losses), sharex=True, sharey="row", squeeze=False)
     for column, loss in zip(panels.T, losses, strict=True):
         target = teacher(name, dimension_of(loss))
@@ -291,12 +295,12 @@ def draw(found: Found, name: str, settings: Settings) -> Figure:
             best = found[name, loss, regime].best
             for panel, metric in zip(column, ("cross_entropy", "kl"), strict=True):
                 n, mean, spread = band_of(best, metric)
-                style = dict(color=plot.COLOURS[i], marker=plot.MARKERS[i], label=f"{regime} ({label})")
+                style = dict(color=charts.COLOURS[i], marker=charts.MARKERS[i], label=f"{regime} ({label})")
                 panel.errorbar(n, mean, spread, capsize=2, **style)
-        plot.log_axis(column[1].xaxis, settings.n)
+        charts.log_axis(column[1].xaxis, settings.n)
         column[1].set_xlim(min(settings.n) / 1.5, max(settings.n) * 1.5)  # pyright: ignore[reportArgumentType]
         column[1].set_xlabel("data points n")
-    plot.log_axis(panels[1, 0].yaxis)
+    charts.log_axis(panels[1, 0].yaxis)
     panels[0, 0].set_ylabel("test cross-entropy (nat)")
     panels[1, 0].set_ylabel("KL(teacher || student) (nat)")
     figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
@@ -327,7 +331,7 @@ def main(settings: Settings) -> None:
     settings, given = completed(settings), settings
     begin = time.perf_counter()
     found = solve_all(settings)
-    with matplotlib.rc_context(plot.STYLE):
+    with matplotlib.rc_context(charts.STYLE):
         figures = {f"active_lazy_{name}": draw(found, name, settings) for name in settings.teachers}  # pyright: ignore[reportOptionalIterable]
     rows = rows_of(found, settings)
     apart = [row for row in rows if row["F1_KL"] + row["F1_KL_std"] < row["F2_KL"] - row["F2_KL_std"]]

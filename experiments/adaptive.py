@@ -23,11 +23,14 @@ import numpy as np
 import xarray
 from matplotlib.figure import Figure
 
-from dualebm import checks, metrics, store, targets
+from dualebm import metrics
+from dualebm._internal import checks
+from dualebm.data import targets
 from dualebm.methods.adaptive import Adaptive
 from dualebm.methods.dual import Dual, annealing
-from dualebm.run import initial_state
-from dualebm.simulate import simulate
+from dualebm.training import run_folder
+from dualebm.training.run import initial_state
+from dualebm.training.simulate import simulate
 from experiments import report
 
 ALL = ("s14_monomodal", "s14_bimodal", "s2_bimodal", "s9_trimodal")
@@ -266,7 +269,7 @@ def main(settings: Settings) -> dict:
         name = f"{target.name}_{signs}_n={summary['n']}{'' if settings.anneal else '_constant'}"
         folder = settings.out / name
         folder.mkdir(parents=True, exist_ok=True)
-        store.to_netcdf(results, folder / "results.nc")
+        run_folder.to_netcdf(results, folder / "results.nc")
         (folder / "summary.json").write_text(json.dumps(summary, indent=1))
         draw(results, summary, f"{target.name}, {signs}").savefig(folder / "figure.png", dpi=150)
         show(target.name, signs, summary)

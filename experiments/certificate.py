@@ -29,15 +29,18 @@ import numpy as np
 import xarray
 from matplotlib.figure import Figure
 
-from dualebm import certificate, checks, measures, metrics, plot, targets
-from dualebm.certificate import Certificate, certify
-from dualebm.energy import Energy, Shallow, feature_mean, from_atoms
+from dualebm import duality_gap, measures, metrics
+from dualebm._internal import checks
+from dualebm.data import targets
+from dualebm.duality_gap import Certificate, certify
+from dualebm.energies.shallow import Energy, Shallow, feature_mean, from_atoms
 from dualebm.features import ReLU
 from dualebm.measures import Samples
 from dualebm.methods import dual
 from dualebm.methods.dual import Dual
 from dualebm.methods.score_matching import ScoreMatching
-from dualebm.run import run
+from dualebm.plotting import charts
+from dualebm.training.run import run
 from experiments import report
 from experiments.less_work import seconds_a_step
 
@@ -272,7 +275,7 @@ def scene(settings: Settings, teacher: str, seed: int) -> Scene:
     return Scene(target, data, key, test, target.energy(test.points), quadrature)
 
 
-compiled = eqx.filter_jit(certify), eqx.filter_jit(certificate.relaxation)
+compiled = eqx.filter_jit(certify), eqx.filter_jit(duality_gap.relaxation)
 """One program for the energies of all methods."""
 
 
@@ -375,7 +378,7 @@ def stopped(settings: Settings, teacher: str, line: Line) -> xarray.Dataset:
     _, results = run(
         found.key, line.method, line.rates, found.data, steps=line.steps, every=EVERY, schedule=line.schedule, segment=2, progress=False,
         metrics={"gap": gap, "kl": metrics.KLDivergence(found.target.energy, found.test)},
-        folder=settings.out / f"{settings.preset}_{teacher}" / "stopped", stop=certificate.within(TOLERANCE),
+        folder=settings.out / f"{settings.preset}_{teacher}" / "stopped", stop=duality_gap.within(TOLERANCE),
     )  # fmt: skip
     return results
 
@@ -437,19 +440,19 @@ def rows_of(teacher: str, readings: dict[str, Reading], seconds: dict[str, float
 
 def band(panel, x, values, i: int, **form) -> None:
     """The mean over seeds, with their minimum to maximum."""
-    colour = plot.COLOURS[i]
+    colour = charts.COLOURS[i]
     panel.plot(x, values.mean(0), color=colour, **form)
     panel.fill_between(x, values.min(0), values.max(0), color=colour, alpha=0.15, linewidth=0)
 
 
 def figure_of(teacher: str, readings: dict[str, Reading], exact: bool) -> Figure:
     """Gap and distance, and KL, against iterations."""
-    with matplotlib.rc_context(plot.STYLE):
-        figure = Figure(figsize=(plot.WIDTHS["double"], 3.5), layout="constrained")
+    with matplotlib.rc_context(charts.STYLE):
+        figure = Figure(figsize=(charts.WIDTHS["double"], 3.5), layout="constrained")
         left, right = figure.subplots(1, 2)
         shown = []
         for i, label in enumerate(label for label in LINES if label in readings):
-            one, colour, mark = readings[label], plot.COLOURS[i], plot.MARKERS[i]
+            one, colour, mark = readings[label], charts.COLOURS[i], charts.MARKERS[i]
             gap, errors = one.gaps["gap"][..., 0].mean(0), np.sqrt(np.sum(one.gaps["gap"][..., 1] ** 2, 0)) / len(one.kl)
             most = (gap <= 2 * errors) & (not exact)  # not told from 0: an arrow down from what it is at most
             shape = np.where(most, gap + 2 * errors, gap)
@@ -465,11 +468,11 @@ def figure_of(teacher: str, readings: dict[str, Reading], exact: bool) -> Figure
         limits = max(min(value for value in shown if value > 0) / 1.5, 1e-4), 1.5 * max(shown)
         for panel in (left, right):
             panel.set_xlabel("iteration")
-            plot.log_axis(panel.xaxis)
+            charts.log_axis(panel.xaxis)
         left.set_ylim(limits)
-        plot.log_axis(left.yaxis)
+        charts.log_axis(left.yaxis)
         left.set_ylim(limits)
-        plot.log_axis(right.yaxis)
+        charts.log_axis(right.yaxis)
         left.set_ylabel("gap (solid) and L - L* (dashed) (nat)")
         right.set_ylabel("KL(teacher || student) (nat)")
         count = len(readings[LINES[0]].kl)
@@ -483,26 +486,26 @@ def figure_of(teacher: str, readings: dict[str, Reading], exact: bool) -> Figure
 
 def particles_figure(readings: dict[str, dict[str, Reading]]) -> Figure:
     """The gap from the training's own particles beside that of the model, and what `relaxation` sees of them."""
-    with matplotlib.rc_context(plot.STYLE):
-        figure = Figure(figsize=(plot.WIDTHS["double"], 4.2), layout="constrained")
+    with matplotlib.rc_context(charts.STYLE):
+        figure = Figure(figsize=(charts.WIDTHS["double"], 4.2), layout="constrained")
         panels = figure.subplots(2, len(readings), squeeze=False, height_ratios=(3, 2), sharex="col")
         for (above, below), (teacher, found) in zip(panels.T, readings.items(), strict=True):
             for i, label in enumerate(label for label in LINES if label in found):
                 one = found[label]
                 if one.gaps["particles"].size:
-                    form = dict(color=plot.COLOURS[i], marker=plot.MARKERS[i])
+                    form = dict(color=charts.COLOURS[i], marker=charts.MARKERS[i])
                     above.plot(one.at, one.gaps["gap"][..., 0].mean(0), label=f"{label}: samples of the model", **form)
                     form |= dict(linestyle=":", mfc="white")
                     above.plot(one.at, one.gaps["particles"][..., 0].mean(0), label=f"{label}: its own particles", **form)
                     below.plot(one.at, np.abs(one.gaps["particles"][..., 2]).mean(0), **form)
-            below.axhline(certificate.DOUBTFUL, color="black", linewidth=0.8)
-            below.text(0.02, certificate.DOUBTFUL * 1.1, "warning above", fontsize=6, transform=below.get_yaxis_transform())
+            below.axhline(duality_gap.DOUBTFUL, color="black", linewidth=0.8)
+            below.text(0.02, duality_gap.DOUBTFUL * 1.1, "warning above", fontsize=6, transform=below.get_yaxis_transform())
             above.axhline(0, color="0.7", linewidth=0.6)
             above.set_yscale("symlog", linthresh=0.1)
             above.set_title(teacher)
             below.set_xlabel("iteration")
-            plot.log_axis(below.xaxis)
-            plot.log_axis(below.yaxis)
+            charts.log_axis(below.xaxis)
+            charts.log_axis(below.yaxis)
         panels[0, 0].set_ylabel("gap (nat)")
         panels[1, 0].set_ylabel("change of mean energy\n(standard errors)")
         figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
@@ -533,7 +536,7 @@ def main(settings: Settings) -> list[dict]:
         last = Certificate(*jnp.asarray(found[LINES[0]].gaps["gap"][0, -1]), position=jnp.zeros(1), sign=jnp.ones(()))
         outcome = f"ends at iteration {at} of {chosen[LINES[0]].steps}" if at < chosen[LINES[0]].steps else "does not end early"
         sentences.append(
-            f"{teacher}, {LINES[0]}, seed {settings.first_seed}: {certificate.told(last, RADIUS)}; "
+            f"{teacher}, {LINES[0]}, seed {settings.first_seed}: {duality_gap.told(last, RADIUS)}; "
             f"with `stop=within({TOLERANCE:g})` it {outcome}."
         )
     figures["certificate_particles"] = particles_figure(readings)

@@ -27,14 +27,17 @@ import optax
 import xarray
 from matplotlib.figure import Figure
 
-from dualebm import checks, metrics, plot, targets
-from dualebm.grid import product
+from dualebm import metrics
+from dualebm._internal import checks
+from dualebm.data import targets
+from dualebm.energies.networks import MLP
 from dualebm.measures import Samples
 from dualebm.methods import dual
 from dualebm.methods.contrastive import Contrastive
 from dualebm.methods.dual import Dual
-from dualebm.networks import MLP
-from dualebm.sweep import sweep
+from dualebm.plotting import charts
+from dualebm.sweeps.engine import sweep
+from dualebm.sweeps.grid import product
 from experiments import report
 from experiments.less_work import seconds_a_step
 
@@ -236,8 +239,8 @@ def rows_of(teacher: str, results: dict[str, xarray.Dataset], chosen: dict[str, 
 
 def figure_of(results: dict[str, dict[str, xarray.Dataset]], seconds: dict[str, dict[str, float]]) -> Figure:
     """KL against iterations above and against seconds of steps below, a column for each teacher."""
-    with matplotlib.rc_context(plot.STYLE):
-        figure = Figure(figsize=(plot.WIDTHS["double"], 4.6), layout="constrained")
+    with matplotlib.rc_context(charts.STYLE):
+        figure = Figure(figsize=(charts.WIDTHS["double"], 4.6), layout="constrained")
         panels = figure.subplots(2, len(results), squeeze=False, sharey="col")
         for column, (teacher, found) in enumerate(results.items()):
             for row, panel in enumerate(panels[:, column]):
@@ -245,10 +248,10 @@ def figure_of(results: dict[str, dict[str, xarray.Dataset]], seconds: dict[str, 
                     kl = one.kl.values[:, 1:]
                     x = one.step.values[1:] * (seconds[teacher][label] if row else 1)
                     name = "shallow (Dual)" if label == SHALLOW else f"perceptron, {label}"
-                    panel.plot(x, np.nanmean(kl, 0), color=plot.COLOURS[i], marker=plot.MARKERS[i], markevery=(i, 5), label=name)
-                    panel.fill_between(x, np.nanmin(kl, 0), np.nanmax(kl, 0), color=plot.COLOURS[i], alpha=0.18, linewidth=0)
-                plot.log_axis(panel.xaxis)
-                plot.log_axis(panel.yaxis)
+                    panel.plot(x, np.nanmean(kl, 0), color=charts.COLOURS[i], marker=charts.MARKERS[i], markevery=(i, 5), label=name)
+                    panel.fill_between(x, np.nanmin(kl, 0), np.nanmax(kl, 0), color=charts.COLOURS[i], alpha=0.18, linewidth=0)
+                charts.log_axis(panel.xaxis)
+                charts.log_axis(panel.yaxis)
                 panel.set_xlabel("seconds of steps" if row else "iteration")
             panels[0, column].set_title(teacher)
         for panel in panels[:, 0]:

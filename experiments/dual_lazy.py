@@ -28,14 +28,17 @@ import xarray
 from jax.scipy.special import logsumexp
 from matplotlib.figure import Figure
 
-from dualebm import checks, metrics, plot, targets
-from dualebm.energy import Energy
-from dualebm.grid import Grid, product
+from dualebm import metrics
+from dualebm._internal import checks
+from dualebm.data import targets
+from dualebm.energies.shallow import Energy
 from dualebm.measures import Samples
 from dualebm.methods.dual import Dual, annealing
 from dualebm.methods.lazy import KernelFlow, Lazy
-from dualebm.sweep import sweep
-from dualebm.sweep_folder import by_setting
+from dualebm.plotting import charts
+from dualebm.sweeps.engine import sweep
+from dualebm.sweeps.folder import by_setting
+from dualebm.sweeps.grid import Grid, product
 from experiments import report
 
 TEACHERS = ("s14_monomodal", "s14_bimodal", "s2_bimodal")
@@ -246,13 +249,13 @@ def slope(kl: xarray.DataArray) -> float:
 
 def band(panel, x, values: xarray.DataArray, label: str, i: int) -> None:
     """The median over seeds, with their least to largest."""
-    panel.plot(x, values.median("seed"), color=plot.COLOURS[i], marker=plot.MARKERS[i], label=label)
-    panel.fill_between(x, values.min("seed"), values.max("seed"), color=plot.COLOURS[i], alpha=0.2, linewidth=0)
+    panel.plot(x, values.median("seed"), color=charts.COLOURS[i], marker=charts.MARKERS[i], label=label)
+    panel.fill_between(x, values.min("seed"), values.max("seed"), color=charts.COLOURS[i], alpha=0.2, linewidth=0)
 
 
 def panels_of(teachers) -> tuple[Figure, np.ndarray]:
     """A row of panels, one for each teacher, with the KL of the zero energy."""
-    figure = Figure(figsize=(plot.WIDTHS["double"], 2.9), layout="constrained")
+    figure = Figure(figsize=(charts.WIDTHS["double"], 2.9), layout="constrained")
     panels = figure.subplots(1, len(teachers), sharey=True, squeeze=False)[0]
     for panel, teacher in zip(panels, teachers, strict=True):
         panel.axhline(targets.teacher(teacher).kl_to_uniform, color="black", linestyle="--", linewidth=0.8, label="zero energy (uniform)")
@@ -265,8 +268,8 @@ def finish(figure: Figure, panels, xlabel: str, columns: int, ticks) -> None:
     """Axes and legend."""
     for panel in panels:
         panel.set_xlabel(xlabel)
-        plot.log_axis(panel.xaxis, ticks)
-        plot.log_axis(panel.yaxis)
+        charts.log_axis(panel.xaxis, ticks)
+        charts.log_axis(panel.yaxis)
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=columns)
 
 
@@ -317,7 +320,7 @@ def main(settings: Settings) -> None:
     settings, given = completed(settings), settings
     begin = time.perf_counter()
     found = solve_all(settings)
-    with matplotlib.rc_context(plot.STYLE):
+    with matplotlib.rc_context(charts.STYLE):
         figures = {"dual_lazy_n": draw_counts(found, settings), "dual_lazy_radius": draw_radii(found, settings)}
     slopes = [
         f"{teacher} {slope(lines[0]):.2f} (F1, radius {RADIUS:g}) and {slope(lines[2]):.2f} (F2)"

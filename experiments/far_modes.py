@@ -8,12 +8,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from dualebm.gaussian_mixture import GaussianMixture, Mixture
+from dualebm.energies.mixture import GaussianMixture, Mixture
 from dualebm.measures import Samples, cloud, shares
 from dualebm.methods.contrastive import Contrastive
 from dualebm.methods.jarzynski import Jarzynski
+from dualebm.metrics.walkers import EffectiveFraction, Resamplings
 from dualebm.spaces import Euclidean
-from dualebm.walker_metrics import EffectiveFraction, Resamplings
 
 FIRST, SECOND, MASS = -10.0, 6.0, 0.25
 """The first coordinates of the teacher's means, and the mass of its first mode."""

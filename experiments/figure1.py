@@ -29,10 +29,13 @@ import numpy as np
 import xarray
 from matplotlib.figure import Figure
 
-from dualebm import checks, metrics, plot, targets
+from dualebm import metrics
+from dualebm._internal import checks
+from dualebm.data import targets
 from dualebm.methods import dual
-from dualebm.run import run
+from dualebm.plotting import charts
 from dualebm.spaces import Sphere
+from dualebm.training.run import run
 from experiments import reference, report
 
 TEACHERS = ("s14_monomodal", "s14_bimodal")
@@ -243,7 +246,7 @@ def main(settings: Settings) -> list[dict]:
             primal, fast = (np.array([iterations(r, teacher) for r in found[reading, teacher, a]]) for a in ALGORITHMS)
             ratios[reading, teacher] = speed_ups(primal, fast)
             rows += rows_of(teacher, reading, primal, fast)
-    with matplotlib.rc_context(plot.STYLE):
+    with matplotlib.rc_context(charts.STYLE):
         figures = {f"figure1_{reading}": draw(settings.teachers, scale.n, reading, found) for reading in settings.readings}
         figures["figure1_speed_up"] = draw_speed_ups(settings.teachers, scale.n, ratios)
     ends = []
@@ -295,9 +298,9 @@ def draw(teachers: tuple[str, ...], n: int, reading: str, found: dict) -> Figure
             for i, algorithm in enumerate(ALGORITHMS):
                 runs = xarray.concat([r[variable] for r in found[reading, teacher, algorithm]], "seed", join="outer")
                 runs = runs.isel(step=slice(1, None)).dropna("step")  # where one seed has ended the mean would jump
-                form = dict(color=plot.COLOURS[i], marker=plot.MARKERS[i], markevery=(0.05 + 0.05 * i, 0.2))
+                form = dict(color=charts.COLOURS[i], marker=charts.MARKERS[i], markevery=(0.05 + 0.05 * i, 0.2))
                 (line,) = panel.plot(runs.step, runs.mean("seed"), **form)
-                panel.fill_between(runs.step, runs.min("seed"), runs.max("seed"), color=plot.COLOURS[i], alpha=0.25, linewidth=0)
+                panel.fill_between(runs.step, runs.min("seed"), runs.max("seed"), color=charts.COLOURS[i], alpha=0.25, linewidth=0)
                 handles[f"{algorithm}, ours (n = {n:g})"] = line
                 known = archived(teacher, algorithm, variable)
                 if known is not None:
@@ -313,8 +316,8 @@ def draw(teachers: tuple[str, ...], n: int, reading: str, found: dict) -> Figure
             for name, threshold in THRESHOLDS[teacher]:
                 if name == variable:
                     panel.axhline(threshold, color="0.8", linewidth=0.5, zorder=0)
-            plot.log_axis(panel.yaxis)
-            plot.log_axis(panel.xaxis)
+            charts.log_axis(panel.yaxis)
+            charts.log_axis(panel.xaxis)
             panel.xaxis.set_ticks([10.0**k for k in range(1, 6)], [f"$10^{k}$" for k in range(1, 6)])
             panel.set_xlim(9, 2.2e5)
             panel.set_title(teacher.replace("s14_", "S^14, ") if variable == "kl" else "", loc="left")
@@ -340,7 +343,7 @@ def draw_speed_ups(teachers: tuple[str, ...], n: int, ratios: dict[tuple[str, st
             ratio = ratios[reading, teacher]
             kept = np.flatnonzero(np.isfinite(ratio).any(axis=0))
             mean, low, high = (of(ratio[:, kept], axis=0) for of in (np.nanmean, np.nanmin, np.nanmax))
-            form = dict(color=plot.COLOURS[i], marker=plot.MARKERS[i], capsize=2, linestyle="")
+            form = dict(color=charts.COLOURS[i], marker=charts.MARKERS[i], capsize=2, linestyle="")
             side = 0.12 * (2 * i - 1)
             panel.errorbar(kept + side, mean, (mean - low, high - mean), label=f"{reading} settings", **form)
             for missing in set(range(len(names))) - set(kept.tolist()):
@@ -351,7 +354,7 @@ def draw_speed_ups(teachers: tuple[str, ...], n: int, ratios: dict[tuple[str, st
         panel.set_title(f"{teacher.replace('s14_', 'S^14, ')}, n = {n:g}", loc="left")
         panel.set_xlabel("threshold (KL in nats)")
     panels[0].set_ylim(5, 200)
-    plot.log_axis(panels[0].yaxis)
+    charts.log_axis(panels[0].yaxis)
     panels[0].set_ylabel("iterations, primal / dual")
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return figure

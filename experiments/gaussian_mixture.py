@@ -28,11 +28,12 @@ import xarray
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from dualebm import checks, plot
-from dualebm.grid import cross, product, zipped
+from dualebm._internal import checks
 from dualebm.measures import RESAMPLINGS
 from dualebm.methods.jarzynski import threshold_of_variation
-from dualebm.sweep import sweep
+from dualebm.plotting import charts
+from dualebm.sweeps.engine import sweep
+from dualebm.sweeps.grid import cross, product, zipped
 from experiments import report
 from experiments.far_modes import (
     FIRST,
@@ -252,17 +253,17 @@ def rows_of_counts(found: dict[int, dict[str, np.ndarray]]) -> list[dict]:
 
 def band(panel, x, values, i: int, label: str | None, **look) -> None:
     """The mean over runs and, as a band, the least to the largest."""
-    panel.plot(x, values.mean(0), color=plot.COLOURS[i], label=label, **look)
-    panel.fill_between(x, values.min(0), values.max(0), color=plot.COLOURS[i], alpha=0.2, linewidth=0)
+    panel.plot(x, values.mean(0), color=charts.COLOURS[i], label=label, **look)
+    panel.fill_between(x, values.min(0), values.max(0), color=charts.COLOURS[i], alpha=0.2, linewidth=0)
 
 
 def draw_methods(found: dict[str, xarray.Dataset]) -> Figure:
     """Masses, means and KL against iterations, of all methods."""
-    figure = Figure(figsize=(plot.WIDTHS["double"], 2.8), layout="constrained")
+    figure = Figure(figsize=(charts.WIDTHS["double"], 2.8), layout="constrained")
     masses, means, kls = figure.subplots(1, 3)
     for i, (name, results) in enumerate(found.items()):
         step, label = results.step.values, METHODS[name]
-        look: dict[str, Any] = dict(marker=plot.MARKERS[i], markevery=(6 * i, 24))
+        look: dict[str, Any] = dict(marker=charts.MARKERS[i], markevery=(6 * i, 24))
         band(masses, step, results.mass.values, i, label, **look)
         for component in range(2):
             band(means, step, results.means.values[:, :, component], i, None, **look)
@@ -274,7 +275,7 @@ def draw_methods(found: dict[str, xarray.Dataset]) -> Figure:
     masses.set(ylabel="mass of the first mode", ylim=(0, None))
     means.set_ylabel("first coordinates of the means")
     kls.set_ylabel("KL, fresh data (nat)")
-    plot.log_axis(kls.yaxis)
+    charts.log_axis(kls.yaxis)
     for panel in (masses, means, kls):
         panel.set_xlabel("iteration")
     count = next(iter(found.values())).sizes["lane"]
@@ -293,7 +294,7 @@ def told_of(count: int) -> str:
 
 def draw_weights(found: dict[str, xarray.Dataset]) -> Figure:
     """Of the methods with weights: effective fraction, resamplings, and the error of log Z beside what is expected of finite walkers."""
-    figure = Figure(figsize=(plot.WIDTHS["double"], 2.8), layout="constrained")
+    figure = Figure(figsize=(charts.WIDTHS["double"], 2.8), layout="constrained")
     fractions, times, errors = figure.subplots(1, 3)
     for name, results in found.items():
         step, i = results.step.values, list(METHODS).index(name)
@@ -301,7 +302,7 @@ def draw_weights(found: dict[str, xarray.Dataset]) -> Figure:
         band(times, step, results.resamplings.values, i, None)
         band(errors, step, results.partition_error.values[:, :, 0], i, None)
         expected = -accumulated(step, results.drift.values)
-        errors.plot(step, expected.mean(0), color=plot.COLOURS[i], linestyle="--", linewidth=1)
+        errors.plot(step, expected.mean(0), color=charts.COLOURS[i], linestyle="--", linewidth=1)
     errors.plot([], [], color="black", linestyle="--", linewidth=1, label="expected of finite walkers")
     fractions.axhline(THRESHOLD, color="black", linestyle=":", linewidth=0.8, label="threshold")
     fractions.set_ylabel("effective fraction, at records")
@@ -318,9 +319,9 @@ def draw_weights(found: dict[str, xarray.Dataset]) -> Figure:
 
 def draw_counts(found: dict[int, dict[str, np.ndarray]]) -> Figure:
     """The error of log Z and the mass at the end against the number of walkers, a mark for each run."""
-    figure = Figure(figsize=(plot.WIDTHS["double"], 3.0), layout="constrained")
+    figure = Figure(figsize=(charts.WIDTHS["double"], 3.0), layout="constrained")
     errors, masses = figure.subplots(1, 2)
-    form: dict[str, Any] = dict(color=plot.COLOURS[0], marker=plot.MARKERS[0], linestyle="", fillstyle="none")
+    form: dict[str, Any] = dict(color=charts.COLOURS[0], marker=charts.MARKERS[0], linestyle="", fillstyle="none")
     counts = np.array(list(found))
     x = np.repeat(counts, [len(one["error"]) for one in found.values()])
     loss = -np.concatenate([one["error"] for one in found.values()])
@@ -328,11 +329,11 @@ def draw_counts(found: dict[int, dict[str, np.ndarray]]) -> Figure:
     masses.plot(x, np.concatenate([one["mass"] for one in found.values()]), **form)
     errors.plot(counts, [-one["predicted"].mean() for one in found.values()], color="black", linestyle="--", label="expected")
     masses.axhline(MASS, color="black", linestyle=":", linewidth=0.8, label="teacher")
-    plot.log_axis(errors.yaxis)
+    charts.log_axis(errors.yaxis)
     errors.set_ylabel("less than log Z by (nat)")
     masses.set_ylabel("mass of the first mode at the end")
     for panel in (errors, masses):
-        plot.log_axis(panel.xaxis, counts.tolist())
+        charts.log_axis(panel.xaxis, counts.tolist())
         panel.set_xlim(counts.min() / 1.5, counts.max() * 1.5)
         panel.set_xlabel("walkers N")
     handles, names = (a + b for a, b in zip(errors.get_legend_handles_labels(), masses.get_legend_handles_labels(), strict=True))
@@ -352,7 +353,7 @@ def main(settings: Settings) -> list[dict]:
     for name in settings.methods:
         found[name] = swept(settings, name, "methods", d, n, walkers, product(seed=seeds))  # type: ignore[arg-type]
     rows += rows_of_methods(found)
-    with matplotlib.rc_context(plot.STYLE):
+    with matplotlib.rc_context(charts.STYLE):
         figures["gaussian_mixture"] = draw_methods(found)
         if weighted := {name: results for name, results in found.items() if name in WEIGHTED}:
             figures["gaussian_mixture_weights"] = draw_weights(weighted)
@@ -360,7 +361,7 @@ def main(settings: Settings) -> list[dict]:
         grid = product(walkers=settings.walker_counts, seed=range(first, first + settings.walker_seeds))  # type: ignore
         counts = by_count(swept(settings, "jarzynski", "walkers", settings.walker_dimension, WALKERS_N, 2, grid))  # type: ignore[arg-type]
         rows += rows_of_counts(counts)
-        with matplotlib.rc_context(plot.STYLE):
+        with matplotlib.rc_context(charts.STYLE):
             figures["gaussian_mixture_walkers"] = draw_counts(counts)
     if settings.variants:
         known = variants()

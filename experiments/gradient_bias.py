@@ -26,17 +26,19 @@ import xarray
 from jax.flatten_util import ravel_pytree
 from matplotlib.figure import Figure
 
-from dualebm import checks, measures, metrics, plot
-from dualebm.boltzmann import Boltzmann, BoltzmannMachine
-from dualebm.flows import parameters
-from dualebm.gaussian_mixture import GaussianMixture, Mixture
-from dualebm.grid import product
+from dualebm import measures, metrics
+from dualebm._internal import checks
+from dualebm.energies.boltzmann import Boltzmann, BoltzmannMachine
+from dualebm.energies.mixture import GaussianMixture, Mixture
+from dualebm.flows import likelihood
 from dualebm.measures import Samples, cloud
 from dualebm.methods.contrastive import Contrastive
 from dualebm.methods.jarzynski import Jarzynski
 from dualebm.methods.tracked import Tracked
+from dualebm.plotting import charts
 from dualebm.spaces import Euclidean
-from dualebm.sweep import sweep
+from dualebm.sweeps.engine import sweep
+from dualebm.sweeps.grid import product
 from experiments import report
 from experiments.less_work import seconds_a_step
 
@@ -168,9 +170,9 @@ class GradientError(eqx.Module):
         """(1 + parameters,)."""
         del key
         energy = method.energy(state, rates, data)
-        found = ravel_pytree(parameters.mean_gradient(energy, cloud(state)))[0]
+        found = ravel_pytree(likelihood.mean_gradient(energy, cloud(state)))[0]
         exact = -ravel_pytree(jax.grad(lambda energy: energy.log_partition(self.space))(energy))[0]
-        observed = ravel_pytree(parameters.mean_gradient(energy, data))[0]
+        observed = ravel_pytree(likelihood.mean_gradient(energy, data))[0]
         return jnp.concatenate([jnp.linalg.norm(observed - exact)[None], found - exact])
 
 
@@ -259,13 +261,13 @@ def rows_of(energy: str, results: dict[str, xarray.Dataset], seconds: dict[str, 
 
 def figure_of(results: dict[str, dict[str, xarray.Dataset]], seconds: dict[str, dict[str, float]]) -> Figure:
     """Bias of the gradient, error of log Z and KL against seconds of steps, a column for each energy."""
-    with matplotlib.rc_context(plot.STYLE):
-        figure = Figure(figsize=(plot.WIDTHS["double"], 6.6), layout="constrained")
+    with matplotlib.rc_context(charts.STYLE):
+        figure = Figure(figsize=(charts.WIDTHS["double"], 6.6), layout="constrained")
         panels = figure.subplots(3, len(results), squeeze=False, sharex="col")
         for column, (energy, found) in enumerate(results.items()):
             for i, (label, one) in enumerate(found.items()):
                 x = one.step.values[1:] * seconds[energy][label]
-                style: dict[str, Any] = dict(color=plot.COLOURS[i % len(plot.COLOURS)], marker=plot.MARKERS[i % len(plot.MARKERS)])
+                style: dict[str, Any] = dict(color=charts.COLOURS[i % len(charts.COLOURS)], marker=charts.MARKERS[i % len(charts.MARKERS)])
                 size, noise = bias(one.gradient.values[..., 1:])
                 panels[0, column].plot(x, np.maximum(size, noise)[1:], label=label, **style)
                 log_z = one.log_partition.values
@@ -282,7 +284,7 @@ def figure_of(results: dict[str, dict[str, xarray.Dataset]], seconds: dict[str, 
             panels[1, column].axhline(0, color="0.6", linewidth=0.8)
             panels[2, column].set_yscale("symlog", linthresh=0.01)
             for panel in panels[:, column]:
-                plot.log_axis(panel.xaxis)
+                charts.log_axis(panel.xaxis)
             panels[2, column].set_xlabel("seconds of steps")
         names = ("bias of the gradient, or noise\nof its mean where that is larger", "log Z by the walkers less exact (nat)", KL)
         for panel, name in zip(panels[:, 0], names, strict=True):

@@ -23,12 +23,15 @@ import numpy as np
 import xarray
 from matplotlib.figure import Figure
 
-from dualebm import checks, metrics, plot, targets
+from dualebm import metrics
+from dualebm._internal import checks
+from dualebm.data import targets
 from dualebm.measures import Samples
 from dualebm.methods.dual import Dual, annealing
 from dualebm.methods.lazy import Lazy
-from dualebm.selection import select
+from dualebm.plotting import charts
 from dualebm.spaces import Sphere
+from dualebm.sweeps.selection import select
 from experiments import report
 
 START = 0.5
@@ -201,7 +204,7 @@ def bands(best: xarray.Dataset) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.
 
 def draw_curves(found: dict, settings: Settings) -> Figure:
     """KL against n, a panel for each k and regime, a curve for each d."""
-    figure = Figure(figsize=(plot.WIDTHS["double"], 2.4 * len(settings.hidden) + 0.5), layout="constrained")  # pyright: ignore[reportArgumentType]
+    figure = Figure(figsize=(charts.WIDTHS["double"], 2.4 * len(settings.hidden) + 0.5), layout="constrained")  # pyright: ignore[reportArgumentType]
     panels = figure.subplots(len(settings.hidden), 2, sharex=True, sharey=True, squeeze=False)  # pyright: ignore[reportArgumentType]
     for row, hidden in zip(panels, settings.hidden, strict=True):  # pyright: ignore[reportArgumentType]
         for panel, (regime, label) in zip(row, REGIMES.items(), strict=True):
@@ -209,11 +212,11 @@ def draw_curves(found: dict, settings: Settings) -> Figure:
             panel.axhline(START * settings.fraction, color="black", linestyle=":", linewidth=0.8, label="level at which n is read")
             for i, dimension in enumerate(settings.dimensions):  # pyright: ignore[reportArgumentType]
                 n, mean, least, largest = bands(found[hidden, dimension, regime])
-                panel.plot(n, mean, color=plot.COLOURS[i], marker=plot.MARKERS[i], label=f"d = {dimension}")
-                panel.fill_between(n, least, largest, color=plot.COLOURS[i], alpha=0.2, linewidth=0)
+                panel.plot(n, mean, color=charts.COLOURS[i], marker=charts.MARKERS[i], label=f"d = {dimension}")
+                panel.fill_between(n, least, largest, color=charts.COLOURS[i], alpha=0.2, linewidth=0)
             panel.set_title(f"{regime} ({label}), k = {hidden}")
-            plot.log_axis(panel.xaxis, settings.n)
-        plot.log_axis(row[0].yaxis)
+            charts.log_axis(panel.xaxis, settings.n)
+        charts.log_axis(row[0].yaxis)
         row[0].set_ylabel("KL(teacher || student) (nat)")
     for panel in panels[-1]:
         panel.set_xlabel("data points n")
@@ -223,19 +226,19 @@ def draw_curves(found: dict, settings: Settings) -> Figure:
 
 def draw_needed(rows: list[dict], settings: Settings) -> Figure:
     """The n that is needed against d, a panel for each k."""
-    figure = Figure(figsize=(plot.WIDTHS["double"], 2.9), layout="constrained")
+    figure = Figure(figsize=(charts.WIDTHS["double"], 2.9), layout="constrained")
     panels = figure.subplots(1, len(settings.hidden), sharey=True, squeeze=False)[0]  # pyright: ignore[reportArgumentType]
     for panel, hidden in zip(panels, settings.hidden, strict=True):  # pyright: ignore[reportArgumentType]
         for i, (regime, label) in enumerate(REGIMES.items()):
             mine = [row for row in rows if row["k"] == hidden]
             d, n = (np.array([row[name] for row in mine], float) for name in ("d", f"{label}_needs"))
-            panel.plot(d, n, color=plot.COLOURS[i], marker=plot.MARKERS[i], label=f"{regime} ({label})")
+            panel.plot(d, n, color=charts.COLOURS[i], marker=charts.MARKERS[i], label=f"{regime} ({label})")
         panel.set_title(f"hidden dimension k = {hidden}")
         panel.set_xlabel("ambient dimension d")
-        plot.log_axis(panel.xaxis, settings.dimensions)
+        charts.log_axis(panel.xaxis, settings.dimensions)
         panel.set_xlim(min(settings.dimensions) / 1.5, max(settings.dimensions) * 1.5)  # pyright: ignore[reportArgumentType]
     if any(np.isfinite(row[f"{label}_needs"]) for row in rows for label in REGIMES.values()):
-        plot.log_axis(panels[0].yaxis)  # of all panels; without a value there is no such axis
+        charts.log_axis(panels[0].yaxis)  # of all panels; without a value there is no such axis
     panels[0].set_ylabel(f"n to {settings.fraction:g} of KL(teacher || uniform)")
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return figure
@@ -258,7 +261,7 @@ def main(settings: Settings) -> None:
             row[f"{label}_needs"] = needed(n, mean, settings.fraction * START)
             row |= {f"{label}_KL_{one}": kl for one, kl in zip(n, mean, strict=True)}
         rows.append(row)
-    with matplotlib.rc_context(plot.STYLE):
+    with matplotlib.rc_context(charts.STYLE):
         figures = {"hidden_dimension_needed": draw_needed(rows, settings), "hidden_dimension": draw_curves(found, settings)}
     report.write(
         settings.out / settings.preset,

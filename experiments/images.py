@@ -38,14 +38,18 @@ from jaxtyping import Array, Float, Int
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from dualebm import checks, images, measures, partition, plot
+from dualebm import measures
+from dualebm._internal import checks
+from dualebm.energies.networks import ConvNet
+from dualebm.log_z import partition
 from dualebm.measures import Samples
 from dualebm.methods.contrastive import Contrastive
 from dualebm.methods.jarzynski import Jarzynski, threshold_of_variation
-from dualebm.networks import ConvNet
-from dualebm.run import run
+from dualebm.metrics.walkers import EffectiveFraction, LogPartition, Resamplings, WalkerCrossEntropy, Walkers
+from dualebm.plotting import charts
 from dualebm.spaces import Euclidean
-from dualebm.walker_metrics import EffectiveFraction, LogPartition, Resamplings, WalkerCrossEntropy, Walkers
+from dualebm.training.run import run
+from experiments import idx_images as images
 from experiments import report
 from experiments.digit_classifier import (
     ACCURACY,
@@ -178,7 +182,7 @@ class Images(NamedTuple):
 
 
 def read(folder: Path | None) -> tuple[np.ndarray, np.ndarray, tuple[int, int]]:
-    """All images as rows in [-1, 1], their labels, and the shape of one; raises ValueError and OSError as `dualebm.images`.
+    """All images as rows in [-1, 1], their labels, and the shape of one; raises ValueError and OSError as `experiments.idx_images`.
 
     >>> x, labels, shape = read(None)
     >>> x.shape, shape
@@ -360,8 +364,8 @@ def row_of(settings: Settings, label: str, seed: int, results: xarray.Dataset, t
 
 def samples_figure(shape, shown: dict[str, np.ndarray]) -> Figure:
     """A panel of images for each label."""
-    with matplotlib.rc_context(plot.STYLE):
-        figure = Figure(figsize=(plot.WIDTHS["double"], 2.6), layout="constrained")
+    with matplotlib.rc_context(charts.STYLE):
+        figure = Figure(figsize=(charts.WIDTHS["double"], 2.6), layout="constrained")
         for panel, (label, rows) in zip(figure.subplots(1, len(shown)), shown.items(), strict=True):
             panel.imshow(picture(rows, shape), cmap="gray", vmin=-1, vmax=1, interpolation="nearest")
             panel.set_title(label)
@@ -371,15 +375,15 @@ def samples_figure(shape, shown: dict[str, np.ndarray]) -> Figure:
 
 def training_figure(settings: Settings, results: dict[str, list[xarray.Dataset]]) -> Figure:
     """Masses of both methods against iterations above; cross-entropy and effective fraction of Jarzynski below."""
-    with matplotlib.rc_context(plot.STYLE):
-        figure = Figure(figsize=(plot.WIDTHS["double"], 4.6), layout="constrained")
+    with matplotlib.rc_context(charts.STYLE):
+        figure = Figure(figsize=(charts.WIDTHS["double"], 4.6), layout="constrained")
         panels = figure.subplots(2, 2, sharex=True)
         for panel, (label, runs) in zip(panels[0], results.items(), strict=True):
             for i, (digit, wanted) in enumerate(zip(settings.classes, settings.masses, strict=True)):
-                colour = plot.COLOURS[i % len(plot.COLOURS)]
+                colour = charts.COLOURS[i % len(charts.COLOURS)]
                 panel.axhline(wanted, color=colour, linestyle=":", linewidth=0.9)
                 for j, found in enumerate(runs):
-                    marker = plot.MARKERS[i % len(plot.MARKERS)]
+                    marker = charts.MARKERS[i % len(charts.MARKERS)]
                     form: dict[str, Any] = dict(color=colour, marker=marker, markevery=(2 * i, 8), alpha=1 if j == 0 else 0.5)
                     panel.plot(found.step.values, found.masses.values[:, i], label=None if j else f"digit {digit}", **form)
             handles, names = panel.get_legend_handles_labels()
@@ -389,11 +393,11 @@ def training_figure(settings: Settings, results: dict[str, list[xarray.Dataset]]
         for j, found in enumerate(results[JARZYNSKI]):
             alpha, error = 1 if j == 0 else 0.5, 2 * found.log_partition.values[:, 1]
             for i, (name, text) in enumerate({"train": "training images", "held_out": "held-out images"}.items()):
-                form = dict(color=plot.COLOURS[i], linestyle=("-", "--")[i], alpha=alpha)
+                form = dict(color=charts.COLOURS[i], linestyle=("-", "--")[i], alpha=alpha)
                 entropy.plot(found.step.values, found[name].values, label=None if j else text, **form)
                 low, high = found[name].values - error, found[name].values + error
-                entropy.fill_between(found.step.values, low, high, color=plot.COLOURS[i], alpha=0.25, linewidth=0)
-            form = dict(color=plot.COLOURS[0], marker=plot.MARKERS[0], markevery=4, alpha=alpha)
+                entropy.fill_between(found.step.values, low, high, color=charts.COLOURS[i], alpha=0.25, linewidth=0)
+            form = dict(color=charts.COLOURS[0], marker=charts.MARKERS[0], markevery=4, alpha=alpha)
             effective.plot(found.step.values, found.effective.values, label=None if j else "at the records", **form)
         entropy.set(title=f"{JARZYNSKI}, by the walkers (band: 2 standard errors)", ylabel="cross-entropy to the base (nat)")
         effective.axhline(settings.threshold, color="black", linestyle=":", linewidth=0.9, label="resampled below")

@@ -22,9 +22,13 @@ import numpy as np
 import xarray
 from matplotlib.figure import Figure
 
-from dualebm import checks, metrics, plot, store, targets
+from dualebm import metrics
+from dualebm._internal import checks
+from dualebm.data import targets
 from dualebm.methods import dual
-from dualebm.run import run
+from dualebm.plotting import charts
+from dualebm.training import run_folder
+from dualebm.training.run import run
 from experiments import report
 
 PRESETS = {"quick": dict(n=2_000, seeds=1, steps=120), "paper": dict(n=20_000, seeds=3, steps=240)}
@@ -138,15 +142,15 @@ def measure(settings: Settings, teacher: str) -> tuple[xarray.DataArray, dict[st
 
 def figure_of(kl: xarray.DataArray, seconds: xarray.DataArray) -> Figure:
     """KL against seconds, a panel a teacher: the mean over seeds, with a band from the least to the greatest."""
-    with plot.matplotlib.rc_context(plot.STYLE):
-        figure = Figure(figsize=(plot.WIDTHS["double"], 3.4), layout="constrained")
+    with charts.matplotlib.rc_context(charts.STYLE):
+        figure = Figure(figsize=(charts.WIDTHS["double"], 3.4), layout="constrained")
         panels = figure.subplots(1, kl.sizes["teacher"], sharey=True, squeeze=False)[0]
         for panel, teacher in zip(panels, kl.teacher.values, strict=True):
             for i, label in enumerate(seconds.option.values):
                 curve = kl.sel(teacher=teacher, option=label)
                 elapsed = curve.step * float(seconds.sel(teacher=teacher, option=label))
-                colour = "black" if label == "default" else plot.COLOURS[i % len(plot.COLOURS)]
-                mark = plot.MARKERS[i % len(plot.MARKERS)]
+                colour = "black" if label == "default" else charts.COLOURS[i % len(charts.COLOURS)]
+                mark = charts.MARKERS[i % len(charts.MARKERS)]
                 panel.plot(elapsed[1:], curve.mean("seed")[1:], color=colour, marker=mark, markevery=3, label=label)
                 panel.fill_between(elapsed[1:], curve.min("seed")[1:], curve.max("seed")[1:], color=colour, alpha=0.15, lw=0)
             panel.set(title=str(teacher), xlabel="seconds of steps", yscale="log", xscale="log")
@@ -177,7 +181,7 @@ def main(settings: Settings) -> dict:
             times = [None if s is None else s * each for s in reached]
             summary[f"{teacher}, {label}"] = dict(seconds_a_step=each, seconds_to=dict(zip(map(str, goals), times, strict=True)), kl=last)
     settings.out.mkdir(parents=True, exist_ok=True)
-    store.to_netcdf(xarray.Dataset({"kl": kl, "seconds": seconds}), settings.out / "results.nc")
+    run_folder.to_netcdf(xarray.Dataset({"kl": kl, "seconds": seconds}), settings.out / "results.nc")
     (settings.out / "summary.json").write_text(json.dumps(summary, indent=1))
     rows = [
         {"teacher and option": name, "ms a step": 1e3 * row["seconds_a_step"], "KL in equal time": row["kl"]}

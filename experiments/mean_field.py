@@ -33,17 +33,18 @@ import xarray
 from jaxtyping import Array, Float
 from matplotlib.figure import Figure
 
-from dualebm import checks, plot
-from dualebm.cells import cells
+from dualebm._internal import checks
+from dualebm._internal.finite_volume import cells
 from dualebm.features import Feature, ReLU, Softplus
-from dualebm.grid import cross, product, zipped
 from dualebm.measures import Samples, coefficients
 from dualebm.methods.dual import Dual, DualRates
 from dualebm.methods.mean_field import MeanField
 from dualebm.methods.score_matching import ScoreMatching, ScoreMatchingRates
-from dualebm.run import run
+from dualebm.plotting import charts
 from dualebm.spaces import Space, Sphere
-from dualebm.sweep import sweep
+from dualebm.sweeps.engine import sweep
+from dualebm.sweeps.grid import cross, product, zipped
+from dualebm.training.run import run
 from experiments import report
 
 STUDIES = ("circle", "sphere", "matching")
@@ -338,20 +339,20 @@ def row(case, at, against, expected, slope, uncertain, values, bias=None, chance
 
 def draw_errors(case: Case, sizes, times, errors: dict[str, Errors]) -> Figure:
     """Errors against N with the lines of their slopes, and floors, for either measure."""
-    figure = Figure(figsize=(plot.WIDTHS["double"], 3.8), layout="constrained")
+    figure = Figure(figsize=(charts.WIDTHS["double"], 3.8), layout="constrained")
     panels = figure.subplots(1, 2)
     labels = {"nu": "particles: $\\int \\psi \\, d\\nu$", "gamma": "neurons: $\\int \\psi \\, d\\gamma$"}
     for panel, (measure, error) in zip(panels, errors.items(), strict=True):
         for i, moment in enumerate(times, 1):
-            colour, marker = plot.COLOURS[i - 1], plot.MARKERS[i - 1]
+            colour, marker = charts.COLOURS[i - 1], charts.MARKERS[i - 1]
             slope, uncertain, constant = fitted_slope(sizes, error.by_size[:, i])
             label = f"t = {moment:g}: slope {slope:.2f} ± {uncertain:.2f}"
             panel.plot(sizes, error.by_size[:, i], marker, color=colour, label=label)
             panel.plot(sizes, np.exp(constant) * np.asarray(sizes) ** slope, color=colour, linewidth=0.8)
         for floor, dashes, label in ((error.grid, ":", "other grids, t = {:g}"), (error.step, "--", "half the time step, t = {:g}")):
             panel.axhline(floor[-1], color="0.4", linestyle=dashes, linewidth=1, label=label.format(times[-1]))
-        plot.log_axis(panel.xaxis, sizes[:: 2 if len(sizes) > 4 else 1])
-        plot.log_axis(panel.yaxis)
+        charts.log_axis(panel.xaxis, sizes[:: 2 if len(sizes) > 4 else 1])
+        charts.log_axis(panel.yaxis)
         panel.set(xlabel="particles N (with N / 10 neurons)", ylabel="error, root mean square", title=f"{case.title}; {labels[measure]}")
         panel.legend(fontsize=6, loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2)
     return figure
@@ -359,7 +360,7 @@ def draw_errors(case: Case, sizes, times, errors: dict[str, Errors]) -> Figure:
 
 def draw_densities(limit: xarray.Dataset, found: xarray.Dataset, times) -> Figure:
     """nu above and gamma below, of the equations and of the largest particle system, at the start and at the records."""
-    figure = Figure(figsize=(plot.WIDTHS["double"], 3.6), layout="constrained")
+    figure = Figure(figsize=(charts.WIDTHS["double"], 3.6), layout="constrained")
     panels = figure.subplots(2, RECORDS + 1, sharex=True)
     largest = found.isel(lane=int(np.argmax(found.particles.values)))
     size, neurons = int(largest.particles), int(largest.neurons)
@@ -368,11 +369,11 @@ def draw_densities(limit: xarray.Dataset, found: xarray.Dataset, times) -> Figur
     for column, moment in enumerate((0.0, *times)):
         above, below = panels[:, column]
         for i, (panel, sign, colour) in enumerate(((above, 1, 0), (below, 1, 5), (below, -1, 2))):
-            panel.stairs(sign * system[column, i], arcs, fill=True, color=plot.COLOURS[colour], alpha=0.35, linewidth=0)
+            panel.stairs(sign * system[column, i], arcs, fill=True, color=charts.COLOURS[colour], alpha=0.35, linewidth=0)
             if column or i:
-                panel.plot(2 * (np.arange(FINE) + 0.5) / FINE, sign * solved[column, i], color=plot.COLOURS[colour], linewidth=0.9)
+                panel.plot(2 * (np.arange(FINE) + 0.5) / FINE, sign * solved[column, i], color=charts.COLOURS[colour], linewidth=0.9)
             else:  # the data are atoms: their density depends on the arcs
-                panel.stairs(solved[0, 0].reshape(COARSE, -1).mean(axis=1), arcs, color=plot.COLOURS[colour], linewidth=0.9)
+                panel.stairs(solved[0, 0].reshape(COARSE, -1).mean(axis=1), arcs, color=charts.COLOURS[colour], linewidth=0.9)
         top = (system[1:, 0] if column else system[0, 0]).max()
         above.set(title=f"t = {moment:g}", ylim=(0, 1.1 * max(top, solved[1:, 0].max())))
         below.axhline(0, color="0.6", linewidth=0.5)
@@ -513,22 +514,22 @@ def matching(settings: Settings) -> tuple[dict[str, Figure], list[dict[str, Any]
 
 def draw_matching(curves, sizes, spread, scale: float) -> Figure:
     """Distances of the equations to the limit against alpha, and of particles to the equations against N, in units of the limit's size."""
-    figure = Figure(figsize=(plot.WIDTHS["double"], 3.0), layout="constrained")
+    figure = Figure(figsize=(charts.WIDTHS["double"], 3.0), layout="constrained")
     first, second = figure.subplots(1, 2)
     for i, (label, (ratios, error)) in enumerate(curves.items()):
-        first.plot(ratios, error / scale, marker=plot.MARKERS[i], color=plot.COLOURS[i], label=label)
+        first.plot(ratios, error / scale, marker=charts.MARKERS[i], color=charts.COLOURS[i], label=label)
     ratios, error = curves["neuron step p_R"]
     first.plot(ratios, error[-1] / scale * ratios[-1] / ratios, color="0.5", linestyle="--", linewidth=0.8, label="slope -1")
     first.set(title="equations to score matching", xlabel="restart rate α", ylabel="relative distance of energies")
     for i, (ratio, values) in enumerate(spread.items()):
         slope, uncertain, constant = fitted_slope(sizes, values)
-        colour = plot.COLOURS[i]
-        second.plot(sizes, values / scale, plot.MARKERS[i], color=colour, label=f"α = {ratio}: slope {slope:.2f} ± {uncertain:.2f}")
+        colour = charts.COLOURS[i]
+        second.plot(sizes, values / scale, charts.MARKERS[i], color=colour, label=f"α = {ratio}: slope {slope:.2f} ± {uncertain:.2f}")
         second.plot(sizes, np.exp(constant) * np.asarray(sizes) ** slope / scale, color=colour, linewidth=0.8)
     second.set(title="particles to equations", xlabel="particles N (with N / 10 neurons)")
     for panel, ticks in ((first, ratios[::2].tolist()), (second, sizes)):
-        plot.log_axis(panel.xaxis, ticks)
-        plot.log_axis(panel.yaxis)
+        charts.log_axis(panel.xaxis, ticks)
+        charts.log_axis(panel.yaxis)
         panel.legend(fontsize=6)
     return figure
 
@@ -546,7 +547,7 @@ def main(settings: Settings) -> list[dict[str, Any]]:
             checks.count(name, getattr(settings, name), 2)
     begin, figures, rows = time.perf_counter(), {}, []
     known = cases(settings.preset == "paper")
-    with matplotlib.rc_context(plot.STYLE):
+    with matplotlib.rc_context(charts.STYLE):
         for name in settings.only:
             drawn, told = matching(settings) if name == "matching" else many(name, known[name], settings)
             figures |= drawn

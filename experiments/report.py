@@ -19,8 +19,9 @@ import matplotlib
 import tyro
 from matplotlib.figure import Figure
 
-from dualebm import checks, plot
-from dualebm.run import Diverged
+from dualebm._internal import checks
+from dualebm.plotting import charts
+from dualebm.training.run import Diverged
 
 REPORT = "report.json"
 PRESETS = ("quick", "paper")
@@ -105,7 +106,7 @@ def write(
     """
     folder.mkdir(parents=True, exist_ok=True)
     files = dict(made or {})
-    with matplotlib.rc_context(plot.STYLE):
+    with matplotlib.rc_context(charts.STYLE):
         for name, figure in (figures or {}).items():
             figure.savefig(folder / f"{name}.png")
             figure.savefig(folder / f"{name}.pdf")

@@ -30,16 +30,19 @@ import optax
 import xarray
 from matplotlib.figure import Figure
 
-from dualebm import checks, metrics, plot, targets
-from dualebm.energy import feature_mean, from_atoms
+from dualebm import metrics
+from dualebm._internal import checks
+from dualebm.data import targets
+from dualebm.energies.shallow import feature_mean, from_atoms
 from dualebm.features import ReLU
-from dualebm.flows import langevin, restarts
-from dualebm.grid import cross, product, zipped
+from dualebm.flows import initialise, langevin
 from dualebm.measures import Atoms, Samples
 from dualebm.methods import dual
 from dualebm.methods.dual import Dual, DualRates
+from dualebm.plotting import charts
 from dualebm.spaces import Sphere
-from dualebm.sweep import sweep
+from dualebm.sweeps.engine import sweep
+from dualebm.sweeps.grid import cross, product, zipped
 from experiments import report
 from experiments.reference import author_runs
 from experiments.time_scales import first_below
@@ -206,9 +209,9 @@ def _witnesses(keys, space, atoms: Atoms, data: Samples, step, way: str):
 
     def one(key):
         restart_key, noise_key = jax.random.split(key)
-        x = restarts.copies(data, 2 * data.points.shape[0])
+        x = initialise.copies(data, 2 * data.points.shape[0])
         if way == WAYS[0]:
-            x = restarts.restart(restart_key, x, data, 1.0)
+            x = initialise.restart(restart_key, x, data, 1.0)
         draw = langevin.drawn(noise_key, x.shape[0], x.dtype, "independent" if way == WAYS[1] else "antithetic")
         moved = langevin.move("projected", space, draw, x, from_atoms(feature, atoms), step)[0]
         return feature_mean(feature, atoms.positions, Samples(moved.T))[0]
@@ -248,13 +251,13 @@ def noise_study(settings: Settings, folder: Path) -> dict[str, Any]:
             for step, mean, deviation in zip(steps, signal, spread, strict=True):
                 said = dict(teacher=problem.name, n=problem.n, start=way, particle_step=step)
                 rows.append(said | dict(signal=mean, noise=deviation, ratio=deviation / mean))
-            style = dict(marker=plot.MARKERS[i], color=plot.COLOURS[i], linestyle="--")
+            style = dict(marker=charts.MARKERS[i], color=charts.COLOURS[i], linestyle="--")
             panel.plot(steps, spread, label=f"noise: {way}", **style)
         panel.axvline(HX, color="0.7", linewidth=0.8, zorder=0)
         panel.text(HX * 1.1, 0.02, "program", transform=panel.get_xaxis_transform(), fontsize=6, color="0.4")
         panel.set(title=f"{problem.name}, n = {problem.n}", xlabel="particle step $h_x$")
-        plot.log_axis(panel.xaxis, [1e-4, 1e-3, 1e-2, 1e-1])
-        plot.log_axis(panel.yaxis)
+        charts.log_axis(panel.xaxis, [1e-4, 1e-3, 1e-2, 1e-1])
+        charts.log_axis(panel.yaxis)
     panels[0].set_ylabel("$F / h_x$, RMS over neurons")
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=1 if len(found) == 1 else 2)
     at = [row for row in rows if row["particle_step"] == HX and row["teacher"] == found[0].name]
@@ -361,9 +364,9 @@ def continuum_figure(found: list[Problem], all_results: list[xarray.Dataset]) ->
                 x = [1 / k for k in problem.periods]
                 mean, low, high = (np.array([float(getattr(c, f)()) for c in cells]) for f in ("mean", "min", "max"))
                 text = f"{algorithm}, {'periodic' if kind == 'periodic' else 'Bernoulli'}"
-                style = dict(color=plot.COLOURS[i], marker=plot.MARKERS[i], linestyle="-" if kind == "periodic" else "--")
+                style = dict(color=charts.COLOURS[i], marker=charts.MARKERS[i], linestyle="-" if kind == "periodic" else "--")
                 panel.plot(x, mean, label=text, **style)
-                panel.fill_between(x, low, high, color=plot.COLOURS[i], alpha=0.18, linewidth=0)
+                panel.fill_between(x, low, high, color=charts.COLOURS[i], alpha=0.18, linewidth=0)
                 if kind == "periodic":
                     start = of_runs(picked(results, algorithm=algorithm, restarts=kind, period=0))
                     panel.errorbar([never], [float(start.mean())], reach(start), capsize=2, **style)
@@ -378,9 +381,9 @@ def continuum_figure(found: list[Problem], all_results: list[xarray.Dataset]) ->
             if not column:
                 panel.set_ylabel(label)
             if row < 3:
-                plot.log_axis(panel.yaxis)
+                charts.log_axis(panel.yaxis)
             shown = [p for p in (0.001, 0.01, 0.1, 1.0) if p > 2 * never]
-            plot.log_axis(panel.xaxis, [never, *shown])
+            charts.log_axis(panel.xaxis, [never, *shown])
             panel.xaxis.set_ticks([never, *shown], ["0", *(f"{p:g}" for p in shown)])
             between = [m * 10.0**e for e in range(-4, 0) for m in range(1, 10)]
             panel.xaxis.set_ticks([p for p in between if p > 2 * never], minor=True)
@@ -577,22 +580,22 @@ def annealed_study(settings: Settings, folder: Path) -> dict[str, Any]:
 
 def annealed_figure(problem: Problem, winner: str, fastest: str, results: dict[str, xarray.Dataset]) -> Figure:
     """KL against iterations of the chosen, the constants and the default; and KL of all, at the end and at its least."""
-    figure = Figure(figsize=(plot.WIDTHS["double"], 4.0), layout="constrained")
+    figure = Figure(figsize=(charts.WIDTHS["double"], 4.0), layout="constrained")
     curves, ends = figure.subplots(1, 2, width_ratios=[1, 0.9])
     on_top = next(name for name in results if name.startswith("default_"))
     shown = list(dict.fromkeys([winner, "constant_0", "constant_periodic_40", "constant_periodic_1", "default", on_top, fastest]))
     for i, name in enumerate(shown):
         kl = results[name].kl[:, 1:]
         mean, low, high = kl.mean("seed"), kl.min("seed"), kl.max("seed")
-        curves.plot(kl.step, mean, color=plot.COLOURS[i], marker=plot.MARKERS[i], markevery=(0.04 * i, 0.2), label=title_of(name))
-        curves.fill_between(kl.step, low, high, color=plot.COLOURS[i], alpha=0.2, linewidth=0)
+        curves.plot(kl.step, mean, color=charts.COLOURS[i], marker=charts.MARKERS[i], markevery=(0.04 * i, 0.2), label=title_of(name))
+        curves.fill_between(kl.step, low, high, color=charts.COLOURS[i], alpha=0.2, linewidth=0)
     curves.set(xlabel="iteration", ylabel="KL(teacher || student) (nat)")
-    plot.log_axis(curves.xaxis, [t for t in (20, 50, 100, 200, 500, 1000, 2000) if t <= problem.steps])
-    plot.log_axis(curves.yaxis)
+    charts.log_axis(curves.xaxis, [t for t in (20, 50, 100, 200, 500, 1000, 2000) if t <= problem.steps])
+    charts.log_axis(curves.yaxis)
     curves.legend(fontsize=6)
     names, marks = list(results)[::-1], {fastest: " (fastest)"} | {winner: " (chosen)"}
     for y, name in enumerate(names):
-        colour = plot.COLOURS[shown.index(name)] if name in shown else "0.45"
+        colour = charts.COLOURS[shown.index(name)] if name in shown else "0.45"
         kl = results[name].kl
         for values, offset, marker, fill, kind in (
             (kl[:, -1], 0.12, "o", colour, "at the end"),
@@ -602,7 +605,7 @@ def annealed_figure(problem: Problem, winner: str, fastest: str, results: dict[s
             ends.errorbar([float(values.mean())], [y + offset], xerr=reach(values), label="" if y else kind, **style)
     ends.set_yticks(range(len(names)), [title_of(name) + marks.get(name, "") for name in names], fontsize=6)
     low, high = ends.get_xlim()
-    plot.log_axis(ends.xaxis, [m * 10.0**e for e in range(-4, 1) for m in (1, 1.5, 2, 3, 5, 7) if low <= m * 10.0**e <= high])
+    charts.log_axis(ends.xaxis, [m * 10.0**e for e in range(-4, 1) for m in (1, 1.5, 2, 3, 5, 7) if low <= m * 10.0**e <= high])
     ends.set_xlabel("KL(teacher || student) (nat)")
     ends.legend(fontsize=6, loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=2)
     ends.grid(axis="x", color="0.9", linewidth=0.5)
@@ -613,7 +616,7 @@ def annealed_figure(problem: Problem, winner: str, fastest: str, results: dict[s
 
 def choosing_figure(choices: list[tuple]) -> Figure:
     """KL at the end of all candidates on the seeds that choose, a panel for each teacher."""
-    figure = Figure(figsize=(plot.WIDTHS["double"], 2.6 * len(choices) + 0.4), layout="constrained")
+    figure = Figure(figsize=(charts.WIDTHS["double"], 2.6 * len(choices) + 0.4), layout="constrained")
     panels = figure.subplots(len(choices), 1, squeeze=False)[:, 0]
     for panel, (problem, variants, runs) in zip(panels, choices, strict=True):
         kinds = list(dict.fromkeys((warmup, age) for _, _, warmup, age in variants.values()))
@@ -622,12 +625,12 @@ def choosing_figure(choices: list[tuple]) -> Figure:
             i, values = kinds.index((warmup, age)), runs[name].kl[:, -1]
             x, value = shapes.index(shape) + 0.16 * (i - (len(kinds) - 1) / 2), float(values.mean())
             label = f"warm-up {warmup}, {'with' if age else 'without'} age factor" if shape == shapes[0] else ""
-            style = dict(marker=plot.MARKERS[i], color=plot.COLOURS[i], capsize=2, linestyle="none")
+            style = dict(marker=charts.MARKERS[i], color=charts.COLOURS[i], capsize=2, linestyle="none")
             panel.errorbar([x], [value], reach(values), label=label, **style)
         ranges = {"reversed": "0 to 1", "exponential": "1 to 0.001"}
         panel.set_xticks(range(len(shapes)), [f"{shape.replace('_', ' ')}\n{ranges.get(shape, '1 to 0')}" for shape in shapes])
         panel.set(title=f"{problem.name}, n = {problem.n}", ylabel=f"KL at iteration {problem.steps} (nat)")
-        plot.log_axis(panel.yaxis)
+        charts.log_axis(panel.yaxis)
         panel.legend(fontsize=6, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
@@ -643,7 +646,7 @@ def main(settings: Settings) -> None:
     for name in settings.only:
         begin = time.perf_counter()
         folder = settings.out / f"{settings.preset}_{name}"
-        with matplotlib.rc_context(plot.STYLE):
+        with matplotlib.rc_context(charts.STYLE):
             told = studies[name](settings, folder)
         own = report.command("restarts", dataclasses.replace(settings, only=(name,)))
         report.write(folder, command=own, seconds=time.perf_counter() - begin, **told)

@@ -23,12 +23,14 @@ import numpy as np
 import xarray
 from matplotlib.figure import Figure
 
-from dualebm import measures, metrics, plot, sphere_plot, targets
-from dualebm.energy import Shallow
+from dualebm import measures, metrics
+from dualebm.data import targets
+from dualebm.energies.shallow import Shallow
 from dualebm.features import ReLU
 from dualebm.methods import dual
-from dualebm.run import run
+from dualebm.plotting import charts, maps
 from dualebm.spaces import Sphere
+from dualebm.training.run import run
 from experiments import reference, report
 from experiments.two_teachers import compare
 
@@ -120,7 +122,7 @@ def coefficients(key, method, state, rates, data):
 
 def particles(key, method, state, rates, data):
     """As many of the particles as a map shows."""
-    return state.particles[:: -(-state.columns.shape[1] // sphere_plot.PARTICLES_DRAWN)]
+    return state.particles[:: -(-state.columns.shape[1] // maps.PARTICLES_DRAWN)]
 
 
 def train(settings: Settings, scale: Scale, teacher: str, method: str, seed: int) -> xarray.Dataset:
@@ -143,11 +145,11 @@ def train(settings: Settings, scale: Scale, teacher: str, method: str, seed: int
     return xarray.concat([legs[0], legs[1].isel(step=slice(1, None))], "step", combine_attrs="drop_conflicts")
 
 
-def frame(results: xarray.Dataset, step: int) -> sphere_plot.Frame:
+def frame(results: xarray.Dataset, step: int) -> maps.Frame:
     """A record of the first seed as a picture."""
     at = results.sel(step=step)
     energy = Shallow(ReLU(), jnp.asarray(at.positions.values), jnp.asarray(at.coefficients.values))
-    return sphere_plot.Frame(int(step), energy, at.particles.values, kl=float(at.kl))
+    return maps.Frame(int(step), energy, at.particles.values, kl=float(at.kl))
 
 
 def log_spaced(steps: np.ndarray, count: int) -> list[int]:
@@ -189,15 +191,15 @@ def main(settings: Settings) -> list[dict]:
     made, agreement = {}, ""
     for teacher in TEACHERS:
         target = targets.teacher(teacher)
-        view = sphere_plot.view_of(np.asarray(target.energy.positions))
+        view = maps.view_of(np.asarray(target.energy.positions))
         curves = {}
         for method, words in METHODS.items():
             found = [train(settings, scale, teacher, method, settings.first_seed + i) for i in range(scale.seeds)]
-            names = [*plot.QUANTITIES]
+            names = [*charts.QUANTITIES]
             curves[words] = runs = xarray.concat([one[names] for one in found], "lane", combine_attrs="drop_conflicts")
             rows += rows_of(teacher, method, runs)
             pictures = [frame(found[0], step) for step in (*SHOWN, scale.steps)]
-            figures[f"{teacher}_{method}"] = sphere_plot.snapshots(pictures, teacher=target.energy, view=view)
+            figures[f"{teacher}_{method}"] = maps.snapshots(pictures, teacher=target.energy, view=view)
             if method == "program" and teacher == ARCHIVED:
                 agrees = compare(runs, reference.author_runs("d3_bimodal_n1000_p_R=0"))
                 agreement = "; ".join(f"{name} at {one['agree']} of {one['of']}" for name, one in agrees.items())
@@ -205,11 +207,11 @@ def main(settings: Settings) -> list[dict]:
                 settings.out.mkdir(parents=True, exist_ok=True)
                 steps = log_spaced(found[0].step.values, settings.frames)
                 pictures = (frame(found[0], step) for step in steps)
-                file = sphere_plot.film(settings.out / f"{teacher}.mp4", pictures, teacher=target.energy, view=view)
+                file = maps.film(settings.out / f"{teacher}.mp4", pictures, teacher=target.energy, view=view)
                 made[file.name] = f"{teacher}, {words}, first seed: {len(steps)} of its records, evenly spaced in the logarithm"
         archived = {"authors' archived run, one seed": reference.author_sphere2("0")} if teacher == ARCHIVED else None
         drawn = {words: runs.sel(step=log_spaced(runs.step.values, DRAWN)) for words, runs in curves.items()}
-        figures[f"{teacher}_curves"] = plot.curves(drawn, archived)
+        figures[f"{teacher}_curves"] = charts.curves(drawn, archived)
     report.write(
         settings.out,
         title="S^2: densities, neurons and particles along training",

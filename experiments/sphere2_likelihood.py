@@ -21,12 +21,15 @@ import numpy as np
 import xarray
 from matplotlib.figure import Figure
 
-from dualebm import metrics, partition, plot, targets
-from dualebm.grid import product
+from dualebm import metrics
+from dualebm.data import targets
+from dualebm.log_z import partition
 from dualebm.measures import Samples
 from dualebm.methods.likelihood import Likelihood, WeightedLikelihood
-from dualebm.sweep import sweep
-from dualebm.sweep_folder import by_setting
+from dualebm.plotting import charts
+from dualebm.sweeps.engine import sweep
+from dualebm.sweeps.folder import by_setting
+from dualebm.sweeps.grid import product
 from experiments import reference, report
 
 ANGLE, WEIGHT = 2.552, -2.5
@@ -139,16 +142,16 @@ def ratios(found: xarray.Dataset) -> dict[int, float]:
 
 def draw(found: dict[str, xarray.Dataset]) -> Figure:
     """KL against iterations: median over seeds with least and largest; the authors' curve; the start."""
-    figure = Figure(figsize=(plot.WIDTHS["single"], 3.2), layout="constrained")
+    figure = Figure(figsize=(charts.WIDTHS["single"], 3.2), layout="constrained")
     panel = figure.subplots()
     for i, (case, one) in enumerate(found.items()):
         kl = one.kl.isel(step=slice(1, None))
-        panel.fill_between(kl.step, kl.min("seed"), kl.max("seed"), color=plot.COLOURS[i], alpha=0.2, linewidth=0)
-        panel.plot(kl.step, kl.median("seed"), color=plot.COLOURS[i], label=CASES[case])
+        panel.fill_between(kl.step, kl.min("seed"), kl.max("seed"), color=charts.COLOURS[i], alpha=0.2, linewidth=0)
+        panel.plot(kl.step, kl.median("seed"), color=charts.COLOURS[i], label=CASES[case])
     panel.plot(*reference.author_sphere2_likelihood(), color="black", linewidth=0.8, label="authors' run")
     panel.set_xlabel("iterations")
     panel.set_ylabel("KL(teacher || student) (nat)")
-    plot.log_axis(panel.xaxis)
+    charts.log_axis(panel.xaxis)
     panel.set_yscale("log")
     figure.legend(*panel.get_legend_handles_labels(), loc="outside lower center", ncols=1)
     return figure
@@ -173,7 +176,7 @@ def main(settings: Settings) -> None:
         f"{CASES[case]}: {min(r.values()):.2f} to {max(r.values()):.2f} times the authors' KL from iteration {EVERY} on"
         for case, r in apart.items()
     )
-    with matplotlib.rc_context(plot.STYLE):
+    with matplotlib.rc_context(charts.STYLE):
         figures = {"sphere2_likelihood": draw(found)}
     report.write(
         settings.out / settings.preset,

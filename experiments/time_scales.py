@@ -30,14 +30,17 @@ import xarray
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
-from dualebm import checks, metrics, plot, targets
-from dualebm.grid import Grid, cross, product, zipped
+from dualebm import metrics
+from dualebm._internal import checks
+from dualebm.data import targets
 from dualebm.measures import Samples
 from dualebm.methods.dual import Dual, DualRates, rates_from_paper
-from dualebm.plan import plan_of
+from dualebm.plotting import charts
 from dualebm.spaces import Sphere
-from dualebm.sweep import forecast, sweep
-from dualebm.sweep_folder import by_setting
+from dualebm.sweeps.engine import forecast, sweep
+from dualebm.sweeps.folder import by_setting
+from dualebm.sweeps.grid import Grid, cross, product, zipped
+from dualebm.sweeps.plan import plan_of
 from experiments import report
 
 STUDIES = ("claim", "restarts", "plane", "radius", "factors", "large")
@@ -254,20 +257,20 @@ def band(panel, x, values: xarray.DataArray, label: str, i: int) -> None:
     """The median over seeds, with their minimum to maximum; what never arrives is left out of the line."""
     median, low, high = values.median("seed"), values.min("seed"), values.max("seed")
     finite = lambda a: np.where(np.isfinite(a), a, np.nan)  # noqa: E731
-    colour = plot.COLOURS[i % len(plot.COLOURS)]
-    panel.plot(x, finite(median), marker=plot.MARKERS[i % len(plot.MARKERS)], color=colour, label=label)
+    colour = charts.COLOURS[i % len(charts.COLOURS)]
+    panel.plot(x, finite(median), marker=charts.MARKERS[i % len(charts.MARKERS)], color=colour, label=label)
     panel.fill_between(x, finite(low), finite(high), color=colour, alpha=0.2, linewidth=0)
 
 
 def ratio_axis(panel, label: bool = True, both: bool = True) -> None:
     """alpha of the text on the axis below; of the program (ball of radius beta, temperature 1), beta times it, above."""
-    plot.log_axis(panel.xaxis, RATIOS[::2])
+    charts.log_axis(panel.xaxis, RATIOS[::2])
     panel.set_xlim(RATIOS[0] / 1.2, RATIOS[-1] * 1.2)
     if label:
         panel.set_xlabel("alpha of the text (beta = 10)")
     if both:
         above = panel.secondary_xaxis("top", functions=(lambda x: BETA * x, lambda x: x / BETA))
-        plot.log_axis(above.xaxis, [BETA * ratio for ratio in RATIOS[::2]])
+        charts.log_axis(above.xaxis, [BETA * ratio for ratio in RATIOS[::2]])
         above.set_xlabel("h_theta / h_x (alpha at beta = 1)")
 
 
@@ -283,7 +286,7 @@ def heat(figure, panel, cells: xarray.DataArray, x: str, y: str, label: str, nor
     for axis, name, names in ((panel.xaxis, x, cells[x]), (panel.yaxis, y, cells[y])):
         axis.set_ticks(range(len(names)), [f"{float(v):.2g}" for v in names.values], fontsize=6)
         axis.set_label_text({"ratio": "alpha", "restart_probability": "p_R"}.get(name, name.replace("_", " ")))
-    plot.log_axis(figure.colorbar(image, ax=panel, label=label).ax.yaxis)
+    charts.log_axis(figure.colorbar(image, ax=panel, label=label).ax.yaxis)
 
 
 def log_norm(values) -> LogNorm:
@@ -312,8 +315,8 @@ def draw_claim(results: xarray.Dataset) -> tuple[dict[str, Figure], list[dict]]:
                     panel.plot(x, values.mean("seed"), color=colour, label=f"{ratio:g}", linewidth=1)
                     panel.fill_between(x, values.min("seed"), values.max("seed"), color=colour, alpha=0.12, linewidth=0)
                 panel.set_title(f"{integrator}\n{'particle' if scale == 'particle' else 'faster'} step fixed", fontsize=7)
-                plot.log_axis(panel.xaxis, [10.0**i for i in range(6) if x[0] <= 10**i <= x[-1]])
-                plot.log_axis(panel.yaxis)
+                charts.log_axis(panel.xaxis, [10.0**i for i in range(6) if x[0] <= 10**i <= x[-1]])
+                charts.log_axis(panel.yaxis)
                 if row:
                     panel.set_xlabel("work (products of N m d)" if work else "iteration")
                 if not column:
@@ -341,7 +344,7 @@ def draw_claim(results: xarray.Dataset) -> tuple[dict[str, Figure], list[dict]]:
         titles = ("KL at the end (nat)", f"work to {near} (products of N m d)", f"iterations to {near}", f"iterations to {far}")
         for i, (panel, title) in enumerate(zip(panels.flat, titles, strict=True)):
             ratio_axis(panel, label=i > 1, both=i < 2)
-            plot.log_axis(panel.yaxis)
+            charts.log_axis(panel.yaxis)
             panel.set_ylabel(title)
         summary.suptitle(str(teacher))
         summary.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
@@ -433,7 +436,7 @@ def draw_factors(results):
             band(panels[row, 1], kl.ratio, first_below(kl, 2 * floor_of(kl[..., -1])), label, i)
         for panel, title in zip(panels[row], ("KL at the end (nat)", "iterations to twice the least of each"), strict=True):
             ratio_axis(panel, label=row == 1, both=row == 0)
-            plot.log_axis(panel.yaxis)
+            charts.log_axis(panel.yaxis)
             panel.set_ylabel(title)
         panels[row, 0].legend(fontsize=6)
     return {"factors": figure}, rows
@@ -451,7 +454,7 @@ def draw_large(results):
         band(panels[1], one.ratio, first_below(one, 2 * floor), str(integrator), i)
     for panel, title in zip(panels, ("KL at the end (nat)", f"iterations to KL {2 * floor:.2g}"), strict=True):
         ratio_axis(panel)
-        plot.log_axis(panel.yaxis)
+        charts.log_axis(panel.yaxis)
         panel.set_ylabel(title)
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return {"large": figure}, _cells(kl, ("integrator", "ratio"))
@@ -477,7 +480,7 @@ def main(settings: Settings) -> None:
         begin = time.perf_counter()
         results = sweep(study.grid, **arguments(settings, study), folder=folder, progress=sys.stderr.isatty()).load()
         seconds = time.perf_counter() - begin
-        with matplotlib.rc_context(plot.STYLE):
+        with matplotlib.rc_context(charts.STYLE):
             figures, rows = study.draw(results)
         one = dataclasses.replace(settings, only=(name,))
         report.write(

@@ -32,17 +32,17 @@ import numpy as np
 import xarray
 from matplotlib.figure import Figure
 
-from dualebm import plot
 from dualebm.features import Bump
-from dualebm.grid import product
+from dualebm.kernels import BumpKernel
 from dualebm.measures import Samples
 from dualebm.methods.dual import Dual, DualRates
 from dualebm.methods.lazy import KernelFlow, Lazy, LazyRates
 from dualebm.methods.mean_field import MeanField
-from dualebm.rkhs import BumpKernel
+from dualebm.plotting import charts
 from dualebm.spaces import Torus
-from dualebm.sweep import sweep
-from dualebm.sweep_folder import by_setting
+from dualebm.sweeps.engine import sweep
+from dualebm.sweeps.folder import by_setting
+from dualebm.sweeps.grid import product
 from experiments import report
 
 SPACE, CONCENTRATION, BETA = Torus(1), 10.0, 10.0
@@ -259,12 +259,12 @@ def solve(settings: Settings, kinds: tuple[str, ...], steps: int, every: int) ->
 def style(kind: str) -> dict:
     """Colour, marker and label of a method."""
     i = METHODS.index(kind)
-    return dict(color=plot.COLOURS[i], marker=plot.MARKERS[i], label=TITLES[kind])
+    return dict(color=charts.COLOURS[i], marker=charts.MARKERS[i], label=TITLES[kind])
 
 
 def draw_errors(parts: list[xarray.Dataset], best: list[Best]) -> Figure:
     """Errors against iterations: above of the last energy, below of the mean one; median over seeds, least to largest."""
-    figure = Figure(figsize=(plot.WIDTHS["double"], 4.6), layout="constrained")
+    figure = Figure(figsize=(charts.WIDTHS["double"], 4.6), layout="constrained")
     panels = figure.subplots(2, 3, sharex=True, sharey="col")
     of_best = [errors(found.energy) for found in best]
     for (row, column), panel in np.ndenumerate(panels):
@@ -279,8 +279,8 @@ def draw_errors(parts: list[xarray.Dataset], best: list[Best]) -> Figure:
                 panel.fill_between(part.step[1:], values.min(axis=0), values.max(axis=0), color=look["color"], alpha=0.2, linewidth=0)
         level = np.median([found[name] for found in of_best])
         panel.axhline(level, color="black", linestyle="--", linewidth=0.8, label="best of the F2 ball")
-        plot.log_axis(panel.xaxis)
-        plot.log_axis(panel.yaxis)
+        charts.log_axis(panel.xaxis)
+        charts.log_axis(panel.yaxis)
         panel.set_title(ERRORS[name] if not row else None)
         if row:
             panel.set_xlabel("iteration")
@@ -292,7 +292,7 @@ def draw_errors(parts: list[xarray.Dataset], best: list[Best]) -> Figure:
 
 def draw_profiles(parts: list[xarray.Dataset], best: Best) -> Figure:
     """Energies and densities at the end, of the first seed."""
-    figure = Figure(figsize=(plot.WIDTHS["double"], 4.4), layout="constrained")
+    figure = Figure(figsize=(charts.WIDTHS["double"], 4.4), layout="constrained")
     panels = figure.subplots(2, 3, sharex=True, sharey="row")
     x = nodes()
     known = {"teacher": (teacher(x), "-"), "best of the F2 ball": (best.energy, "--")}
@@ -353,7 +353,7 @@ def main(settings: Settings) -> None:
     steps: int = settings.steps  # pyright: ignore[reportAssignmentType]
     parts = [solve(settings, FLOWS, steps, EVERY), solve(settings, REST, LONGER * steps, LONGER * EVERY)]
     best = [best_on(sample(int(seed), settings.n)) for seed in parts[0].seed.values]  # pyright: ignore[reportArgumentType]
-    with matplotlib.rc_context(plot.STYLE):
+    with matplotlib.rc_context(charts.STYLE):
         figures = {"torus_errors": draw_errors(parts, best), "torus_profiles": draw_profiles(parts, best[0])}
     report.write(
         settings.out / settings.preset,

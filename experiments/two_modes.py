@@ -29,14 +29,15 @@ import xarray
 from jaxtyping import Array, Float
 from matplotlib.figure import Figure
 
-from dualebm import checks, plot
-from dualebm.energy import Energy
-from dualebm.grid import product
+from dualebm._internal import checks
+from dualebm.energies.shallow import Energy
 from dualebm.measures import Samples, cloud
 from dualebm.methods.contrastive import Contrastive
 from dualebm.methods.jarzynski import Jarzynski
+from dualebm.plotting import charts
 from dualebm.spaces import Euclidean
-from dualebm.sweep import sweep
+from dualebm.sweeps.engine import sweep
+from dualebm.sweeps.grid import product
 from experiments import report
 
 FIRST, SECOND = -12.0, 9.0
@@ -281,17 +282,17 @@ def rows_of(found: dict[str, xarray.Dataset], time_step: float) -> list[dict]:
 
 def figure_of(found: dict[str, xarray.Dataset], time_step: float) -> Figure:
     """s against time, a panel for each kind of run, with the closed forms."""
-    with matplotlib.rc_context(plot.STYLE):
-        figure = Figure(figsize=(plot.WIDTHS["double"], 4.6), layout="constrained")
+    with matplotlib.rc_context(charts.STYLE):
+        figure = Figure(figsize=(charts.WIDTHS["double"], 4.6), layout="constrained")
         panels = figure.subplots(2, 2, sharex=True)
         for panel, (label, results) in zip(panels.flat, found.items(), strict=True):
             at = time_step * results.step.values
             for i, (s, fractions) in enumerate(zip(results.logit.values, results.fraction.values, strict=True)):
-                colour = plot.COLOURS[i % len(plot.COLOURS)]
+                colour = charts.COLOURS[i % len(charts.COLOURS)]
                 panel.plot(at, s, color=colour, label=f"seed {results.seed.values[i]}")
                 walkers, observed = fractions[0]
                 closed = [expected(label, observed, walkers, t) for t in at]
-                panel.plot(at, closed, color="black", linestyle=plot.DASHES[1], linewidth=0.8, label=None if i else "closed form")
+                panel.plot(at, closed, color="black", linestyle=charts.DASHES[1], linewidth=0.8, label=None if i else "closed form")
             panel.axhline(TEACHER, color="0.6", linestyle="--", linewidth=0.8, label="teacher")
             panel.set_title(label)
         for panel in panels[1]:

@@ -23,13 +23,18 @@ import jax.numpy as jnp
 import numpy as np
 import xarray
 
-from dualebm import certificate, checks, metrics, partition, plot, sphere_plot, store, targets
-from dualebm.energy import from_atoms
+from dualebm import duality_gap, metrics
+from dualebm._internal import checks
+from dualebm.data import targets
+from dualebm.energies.shallow import from_atoms
+from dualebm.log_z import partition
 from dualebm.measures import Samples
 from dualebm.methods import dual
-from dualebm.run import initial_state, run
-from dualebm.simulate import simulate
+from dualebm.plotting import charts, maps
 from dualebm.spaces import Sphere
+from dualebm.training import run_folder
+from dualebm.training.run import initial_state, run
+from dualebm.training.simulate import simulate
 from experiments import reference, report
 
 AUTHORS = {
@@ -88,7 +93,7 @@ class Settings:
     """Where a folder named after the settings is written."""
 
 
-certify = eqx.filter_jit(certificate.certify)
+certify = eqx.filter_jit(duality_gap.certify)
 
 ABOUT = "Section 5 of arXiv 2107.05134: a planted energy, learnt from its samples by the coupled flow of neurons and particles."
 MADE = {
@@ -291,7 +296,7 @@ def show(summary: dict) -> None:
 
 
 def gaps(settings: Settings, task: Problem, states: list) -> dict:
-    """The duality gap of each seed's last energy (see `dualebm.certificate`): exact on S^2, estimated elsewhere."""
+    """The duality gap of each seed's last energy (see `dualebm.duality_gap`): exact on S^2, estimated elsewhere."""
     ball = "negative" if task.method.signs == "all_negative" else "full"
     on_s2, found = task.target.space == Sphere(3), []
     for seed, state in enumerate(states, settings.first_seed):
@@ -301,7 +306,7 @@ def gaps(settings: Settings, task: Problem, states: list) -> dict:
         quadrature = partition.sphere_quadrature(task.target.space, 100, data.points.dtype) if on_s2 else None
         found.append(certify(test_key, energy, task.target.space, data, task.rates.radius, quadrature=quadrature, ball=ball))
     worst = max(found, key=lambda one: float(one.gap))
-    told = f"The seed with the largest gap is {certificate.told(worst, float(task.rates.radius), ball)}."
+    told = f"The seed with the largest gap is {duality_gap.told(worst, float(task.rates.radius), ball)}."
     return {"ball": ball, "gap": [float(one.gap) for one in found], "error": [float(one.error) for one in found], "told": told}
 
 
@@ -334,11 +339,11 @@ def film(task: Problem, settings: Settings, path: Path) -> None:
         current = state
         for _ in range(60):
             kl = float(divergence(run_key, task.method, current, rates, data))
-            yield sphere_plot.snapshot(task.method, current, rates, data, kl)
+            yield maps.snapshot(task.method, current, rates, data, kl)
             current = advance(current)
 
-    view = sphere_plot.view_of(np.asarray(task.target.energy.positions))
-    sphere_plot.film(path, frames(), teacher=task.target.energy, view=view)
+    view = maps.view_of(np.asarray(task.target.energy.positions))
+    maps.film(path, frames(), teacher=task.target.energy, view=view)
 
 
 def main(settings: Settings) -> dict:
@@ -351,16 +356,16 @@ def main(settings: Settings) -> dict:
     results, states = train(settings, task, folder)
     authors = authors_curve(settings)
     summary = summarise(results, task, authors, time.perf_counter() - start)
-    store.to_netcdf(results, folder / "results.nc")
+    run_folder.to_netcdf(results, folder / "results.nc")
     summary["certificate"] = gaps(settings, task, states)
     (folder / "summary.json").write_text(json.dumps(summary, indent=1))
     label = f"dualebm, {settings.method}, n={task.n}"
-    figure = plot.curves({label: results}, None if authors is None else {AUTHORS[settings.teacher]: authors})
+    figure = charts.curves({label: results}, None if authors is None else {AUTHORS[settings.teacher]: authors})
     figure.savefig(folder / "curves.png", dpi=200)
     if task.target.space == Sphere(3):
         energy = from_atoms(task.method.feature, states[0].atoms)
-        view = sphere_plot.view_of(np.asarray(task.target.energy.positions))
-        density = sphere_plot.sphere_density(
+        view = maps.view_of(np.asarray(task.target.energy.positions))
+        density = maps.sphere_density(
             energy, states[0].atoms, states[0].particles, teacher=task.target.energy, view=view
         )
         density.savefig(folder / "density.png", dpi=200)

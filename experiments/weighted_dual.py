@@ -25,15 +25,19 @@ import numpy as np
 import xarray
 from matplotlib.figure import Figure
 
-from dualebm import checks, measures, metrics, partition, plot, targets
-from dualebm.energy import Energy
-from dualebm.grid import product
+from dualebm import measures, metrics
+from dualebm._internal import checks
+from dualebm.data import targets
+from dualebm.energies.shallow import Energy
+from dualebm.log_z import partition
 from dualebm.measures import Samples
 from dualebm.methods.audited import Audited
 from dualebm.methods.dual import Dual
 from dualebm.methods.tracked import Tracked
 from dualebm.methods.weighted_dual import WeightedDual
-from dualebm.sweep import sweep
+from dualebm.plotting import charts
+from dualebm.sweeps.engine import sweep
+from dualebm.sweeps.grid import product
 from experiments import report
 
 TEACHERS = ("s2_bimodal", "s14_monomodal", "s14_bimodal")
@@ -193,18 +197,19 @@ def rows_of(teacher: str, ratio: float, found: dict[str, xarray.Dataset]) -> lis
 
 def figure_of(results: dict[tuple[str, float], dict[str, xarray.Dataset]]) -> Figure:
     """KL by the walkers beside KL above, their difference below, a column for each teacher and ratio."""
-    with matplotlib.rc_context(plot.STYLE):
-        figure = Figure(figsize=(plot.WIDTHS["double"], 4.6), layout="constrained")
+    with matplotlib.rc_context(charts.STYLE):
+        figure = Figure(figsize=(charts.WIDTHS["double"], 4.6), layout="constrained")
         panels = figure.subplots(2, len(results), squeeze=False, sharex="col")
         for column, ((teacher, ratio), found) in enumerate(results.items()):
             for i, (label, one) in enumerate(found.items()):
                 x, values = one.step.values, one.kl.values
-                style: dict[str, Any] = dict(color=plot.COLOURS[i])
+                style: dict[str, Any] = dict(color=charts.COLOURS[i])
                 panels[0, column].plot(x, values[..., 1].mean(0), linestyle="--", **style, label=f"{label}: exact, or by test points")
-                panels[0, column].plot(x, values[..., 0].mean(0), marker=plot.MARKERS[i], markevery=2, **style, label=f"{label}: by log Z")
+                style |= dict(marker=charts.MARKERS[i], markevery=2)
+                panels[0, column].plot(x, values[..., 0].mean(0), **style, label=f"{label}: by log Z")
                 off = values[..., 0] - values[..., 1]
-                panels[1, column].plot(x, off.mean(0), **style, marker=plot.MARKERS[i], markevery=2)
-                panels[1, column].fill_between(x, off.min(0), off.max(0), color=plot.COLOURS[i], alpha=0.18, linewidth=0)
+                panels[1, column].plot(x, off.mean(0), **style)
+                panels[1, column].fill_between(x, off.min(0), off.max(0), color=charts.COLOURS[i], alpha=0.18, linewidth=0)
                 if label == "unweighted, audited":
                     error = 2 * values[..., 2].mean(0)
                     panels[1, column].fill_between(x, -error, error, color="0.5", alpha=0.25, linewidth=0, label="twice the error it tells")

@@ -11,7 +11,7 @@ import traceback
 import jax
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["dualebm.cli", "pytest"])
+CONTEXT.set_forkserver_preload(["dualebm.cli.main", "pytest"])
 
 
 def call(sender, devices, x64, module, name, arguments):

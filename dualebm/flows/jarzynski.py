@@ -17,9 +17,11 @@ import jax.numpy as jnp
 from jax.scipy.special import logsumexp
 from jaxtyping import Array, Float, Int, Key
 
-from dualebm import columns, measures, partition
-from dualebm.energy import Energy
+from dualebm import measures
+from dualebm._internal import columns
+from dualebm.energies.shallow import Energy
 from dualebm.flows import langevin
+from dualebm.log_z import partition
 from dualebm.spaces import Euclidean, Space, Sphere
 
 Scalar = Float[Array, ""] | float
@@ -59,7 +61,7 @@ def first_walkers(key: Key[Array, ""], energy: Any, space: Space, count: int) ->
     Annealed importance sampling from the base measure is unbiased for Z whatever the energy, and exact for U = 0. Raises ValueError as
     `partition.anneal`, for the flat measure, and as the energy's own functions.
 
-    >>> from dualebm.networks import MLP; from dualebm.spaces import Sphere
+    >>> from dualebm.energies.networks import MLP; from dualebm.spaces import Sphere
     >>> network = MLP(width=8)(jax.random.key(0), Sphere(3), jnp.float32)
     >>> x, weights = first_walkers(jax.random.key(1), network, Sphere(3), 6)
     >>> x.shape, weights.log_weights.tolist()
@@ -93,7 +95,7 @@ def walk(
 
     With one and the same energy the increments are those of the moves alone. width: pairs that are moved at a time.
 
-    >>> from dualebm.energy import Shallow; from dualebm.features import ReLU; from dualebm.spaces import Sphere
+    >>> from dualebm.energies.shallow import Shallow; from dualebm.features import ReLU; from dualebm.spaces import Sphere
     >>> energy, changed = (Shallow(ReLU(), jnp.eye(2), jnp.full(2, c)) for c in (1.0, 3.0))
     >>> still = langevin.given(jnp.zeros((2, 2)), jnp.ones(2))
     >>> walk("mala", Sphere(2), still, jnp.eye(2), energy, changed, 0.1)[1].tolist()
@@ -159,7 +161,7 @@ def _derivative(before: Any, after: Any, at: Any, x: Float[Array, "d B"]) -> Flo
 def reweigh(before: Energy, after: Energy, x: Float[Array, "d N"]) -> Float[Array, " N"]:
     """U(x) - U'(x), the increments of walkers that stay while the energy changes, streamed.
 
-    >>> from dualebm.energy import Shallow; from dualebm.features import ReLU
+    >>> from dualebm.energies.shallow import Shallow; from dualebm.features import ReLU
     >>> energy, changed = (Shallow(ReLU(), jnp.eye(2), jnp.full(2, c)) for c in (1.0, 3.0))
     >>> reweigh(energy, changed, jnp.eye(2)).tolist()
     [-1.0, -1.0]

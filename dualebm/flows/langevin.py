@@ -1,7 +1,7 @@
 """dX = (-grad U + grad log tau) dt + sqrt(2) dW: the particles' flow at temperature 1 (arXiv 2107.05134, eq. 8).
 
 A transition `(space, noise, here, energy, step) -> (there, Info)` is deterministic in its noise; it takes and returns points
-`Located` in the energy, the columns of a block (see `dualebm.columns`). `move` streams it over all particles.
+`Located` in the energy, the columns of a block (see `dualebm._internal.columns`). `move` streams it over all particles.
 """
 
 from collections.abc import Callable
@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Key
 
-from dualebm import columns
-from dualebm.energy import Energy, Located, precision_of
+from dualebm._internal import columns
+from dualebm.energies.shallow import Energy, Located, precision_of
 from dualebm.spaces import Space, Sphere, too_long
 
 NOISE_PAIRS = columns.GRAIN
@@ -58,7 +58,7 @@ def projected(space: Space, noise: Noise, here: Located, energy: Energy, step: S
     X <- retract(X, h (-grad U + grad log tau) + sqrt(2 h) xi); on the sphere (X + ...)/|X + ...|. The authors' choice;
     its bias on the sphere is O(h). On Euclidean space and the torus it is the usual Euler-Maruyama step.
 
-    >>> from dualebm.energy import Shallow; from dualebm.features import ReLU; from dualebm.spaces import Sphere
+    >>> from dualebm.energies.shallow import Shallow; from dualebm.features import ReLU; from dualebm.spaces import Sphere
     >>> energy, still = Shallow(ReLU(), jnp.eye(2), jnp.ones(2)), Noise(jnp.zeros((2, 1)), jnp.zeros(1))
     >>> here = energy.locate(jnp.array([[1.0], [0.0]]))
     >>> projected(Sphere(2), still, here, energy, 0.1)[0].points.tolist()
@@ -88,7 +88,7 @@ def log_backward(space: Space, back: Float[Array, "d B"], there: Located, step: 
 
     -|u - h grad log p(y)|^2 / 4h. The energy need not be that of the move that led there.
 
-    >>> from dualebm.energy import Shallow; from dualebm.features import ReLU; from dualebm.spaces import Euclidean
+    >>> from dualebm.energies.shallow import Shallow; from dualebm.features import ReLU; from dualebm.spaces import Euclidean
     >>> there = Shallow(ReLU(), jnp.eye(2), jnp.zeros(2)).locate(jnp.array([[1.0], [0.0]]))
     >>> log_backward(Euclidean(2, None), jnp.array([[0.0], [1.0]]), there, 0.25).tolist()
     [-1.0]
@@ -111,7 +111,7 @@ def geodesic(space: Space, noise: Noise, here: Located, energy: Energy, step: St
 
     X <- Exp_X(v), v = h grad log p(X) + sqrt(2 h) P xi, with p = exp(-U) tau and Riemannian gradients.
 
-    >>> from dualebm.energy import Shallow; from dualebm.features import ReLU; from dualebm.spaces import Sphere
+    >>> from dualebm.energies.shallow import Shallow; from dualebm.features import ReLU; from dualebm.spaces import Sphere
     >>> energy, push = Shallow(ReLU(), jnp.eye(2), jnp.zeros(2)), Noise(jnp.array([[5.0], [jnp.pi / 2]]), jnp.zeros(1))
     >>> here = energy.locate(jnp.array([[1.0], [0.0]]))
     >>> geodesic(Sphere(2), push, here, energy, 0.5)[0].points.round(3).tolist()
@@ -128,7 +128,7 @@ def mala(space: Space, noise: Noise, here: Located, energy: Energy, step: Step) 
     log p and u_back the velocity from y to x; the Jacobian of the exponential map is symmetric in x and y and cancels. A
     proposal that reaches to the injectivity radius is rejected: two velocities would lead there.
 
-    >>> from dualebm.energy import Shallow; from dualebm.features import ReLU; from dualebm.spaces import Sphere
+    >>> from dualebm.energies.shallow import Shallow; from dualebm.features import ReLU; from dualebm.spaces import Sphere
     >>> energy, far = Shallow(ReLU(), jnp.eye(2), jnp.zeros(2)), Noise(jnp.array([[0.0], [4.0]]), jnp.zeros(1))
     >>> mala(Sphere(2), far, energy.locate(jnp.array([[1.0], [0.0]])), energy, 0.5)[1].accepted.tolist()
     [False]
@@ -148,7 +148,7 @@ def independence(space: Space, noise: Noise, here: Located, energy: Energy, step
 
     The proposals of the authors' program of arXiv 2104.07531; uniform on the sphere and the torus.
 
-    >>> from dualebm.energy import Shallow; from dualebm.features import ReLU; from dualebm.spaces import Sphere
+    >>> from dualebm.energies.shallow import Shallow; from dualebm.features import ReLU; from dualebm.spaces import Sphere
     >>> energy, noise = Shallow(ReLU(), jnp.eye(2), jnp.array([2.0, 0.0])), Noise(jnp.array([[0.0], [5.0]]), jnp.full(1, 0.9))
     >>> independence(Sphere(2), noise, energy.locate(jnp.array([[1.0], [0.0]])), energy, 0.0)[0].points.tolist()
     [[0.0], [1.0]]
@@ -164,7 +164,7 @@ def independence(space: Space, noise: Noise, here: Located, energy: Energy, step
 def gibbs(space: Space, noise: Noise, here: Located, energy: Energy, step: Step) -> tuple[Located, Info]:
     """The exact move that an energy has of its own, `energy.gibbs(space, noise, x)`; the step is not used.
 
-    >>> from dualebm.boltzmann import BoltzmannMachine; from dualebm.spaces import Euclidean
+    >>> from dualebm.energies.boltzmann import BoltzmannMachine; from dualebm.spaces import Euclidean
     >>> energy = BoltzmannMachine(jnp.ones((1, 2)), jnp.zeros(2), jnp.zeros(1))
     >>> noise, here = Noise(jnp.zeros((2, 1)), jnp.full((1, 1), 0.9)), energy.locate(jnp.ones((2, 1)))
     >>> gibbs(Euclidean(2), noise, here, energy, 0.0)[0].points.tolist()
@@ -283,7 +283,7 @@ def move(
 
     Returns the particles, the fraction of moves that were accepted, and the total of `observe` (None without).
 
-    >>> from dualebm.energy import Shallow; from dualebm.features import ReLU; from dualebm.spaces import Sphere
+    >>> from dualebm.energies.shallow import Shallow; from dualebm.features import ReLU; from dualebm.spaces import Sphere
     >>> energy = Shallow(ReLU(), jnp.eye(2), jnp.zeros(2))
     >>> x, acceptance, total = move(
     ...     "mala", Sphere(2), drawn(jax.random.key(0), 2, jnp.float32), jnp.eye(2), energy, 0.01,
@@ -353,7 +353,7 @@ def sample(
     Each is the end of its own `mala` chain of `steps` steps of size `step`, started at the base measure. Raises
     ValueError where the base measure cannot be sampled (flat Euclidean space).
 
-    >>> from dualebm.energy import Shallow; from dualebm.features import ReLU; from dualebm.spaces import Sphere
+    >>> from dualebm.energies.shallow import Shallow; from dualebm.features import ReLU; from dualebm.spaces import Sphere
     >>> energy = Shallow(ReLU(), jnp.eye(2), jnp.array([-5.0, 0.0]))
     >>> x, acceptance = sample(jax.random.key(0), energy, Sphere(2), 1000, steps=200, step=0.05)
     >>> bool(x[:, 0].mean() > 0.3)

@@ -34,8 +34,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
-from dualebm import checks, columns
-from dualebm.energy import Shallow
+from dualebm._internal import checks, columns
+from dualebm.energies.shallow import Shallow
 from dualebm.features import Feature
 from dualebm.measures import Atoms, Samples, total_variation
 from dualebm.methods.dual import Dual, DualRates, DualState
@@ -163,7 +163,7 @@ class Adaptive:
 
     Raises ValueError naming the argument, its value and what is allowed.
 
-    >>> from dualebm.simulate import start, step
+    >>> from dualebm.training.simulate import start, step
     >>> method, data = Adaptive(Dual(Sphere(3), neurons=8), warmup=4), Samples(jnp.eye(3))
     >>> state = start(jax.random.key(1), method, method.rates, data)
     >>> state = step(jax.random.key(2), method, state, method.rates, data)

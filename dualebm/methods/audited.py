@@ -12,7 +12,7 @@ import equinox as eqx
 import jax
 from jaxtyping import Array, Float, Int, Key
 
-from dualebm import checks
+from dualebm._internal import checks
 from dualebm.flows import jarzynski, langevin
 from dualebm.flows.jarzynski import Weights
 from dualebm.measures import Samples
@@ -67,7 +67,7 @@ class Audited:
 
     Raises ValueError for what is not allowed.
 
-    >>> from dualebm.simulate import start, step; from dualebm.methods.dual import Dual; from dualebm.spaces import Sphere
+    >>> from dualebm.training.simulate import start, step; from dualebm.methods.dual import Dual; from dualebm.spaces import Sphere
     >>> method, data = Audited(Dual(Sphere(3), neurons=8), walkers=100), Samples(jax.numpy.eye(3))
     >>> state = start(jax.random.key(1), method, method.rates, data)
     >>> state = step(jax.random.key(2), method, state, method.rates, data)

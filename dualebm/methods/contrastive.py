@@ -17,10 +17,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-from dualebm import checks, columns
-from dualebm.flows import jarzynski, langevin, parameters, restarts
+from dualebm._internal import checks, columns
+from dualebm.flows import initialise, jarzynski, langevin, likelihood
 from dualebm.flows.jarzynski import Weights
-from dualebm.flows.parameters import Optimiser, Start, Training
+from dualebm.flows.likelihood import Optimiser, Start, Training
 from dualebm.measures import Samples
 from dualebm.methods.jarzynski import batch_of, check_training, check_walkers, drawn
 from dualebm.spaces import Euclidean, Space
@@ -75,7 +75,7 @@ class Contrastive:
 
     Raises ValueError for a choice that does not exist.
 
-    >>> from dualebm.simulate import start, step; from dualebm.networks import MLP; from dualebm.spaces import Sphere
+    >>> from dualebm.training.simulate import start, step; from dualebm.energies.networks import MLP; from dualebm.spaces import Sphere
     >>> method, data = Contrastive(Sphere(3), MLP(width=8), restart_every=1, moves=5), Samples(jnp.eye(3))
     >>> state = start(jax.random.key(1), method, method.rates, data)
     >>> state = step(jax.random.key(2), method, state, method.rates, data)
@@ -99,7 +99,7 @@ class Contrastive:
     diagnosis: bool = False
 
     def __post_init__(self):
-        parameters.check_settings(self)
+        likelihood.check_settings(self)
         check_walkers(self if self.walkers is not None else dataclasses.replace(self, walkers=2))
         checks.choice("begin", self.begin, BEGIN)
         checks.choice("restart_at", self.restart_at, RESTART_AT)
@@ -123,7 +123,7 @@ class Contrastive:
     def check(self, rates: ContrastiveRates, data: Samples) -> None:
         """Raises ValueError naming the argument, its value and what is allowed."""
         check_training(self, rates, data)
-        restarts.check_copies(self.walkers, data)
+        initialise.check_copies(self.walkers, data)
         if self.restart_every is not None and rates.restart_probability != 0:
             found = f"restart_probability is {rates.restart_probability} and restart_every is {self.restart_every}"
             raise ValueError(f"{found}; give one of them")
@@ -140,12 +140,12 @@ class Contrastive:
         energy: Any = self.start(energy_key, self.space, data.points.dtype)
         weights = None
         if self.begin == "data":
-            x = restarts.start(walker_key, self.walkers, data)
+            x = initialise.start(walker_key, self.walkers, data)
         else:
             x, weights = jarzynski.first_walkers(walker_key, energy, self.space, self.walkers or 0)
             if not self.diagnosis:  # unweighted from here on
                 x, weights = jarzynski.advance(jax.random.fold_in(walker_key, 2), x, weights, 0 * weights.log_weights, 1.0)
-        training = parameters.began(energy, self.optimiser, self.clip, self.fixed)
+        training = likelihood.began(energy, self.optimiser, self.clip, self.fixed)
         return ContrastiveState(x, training, jnp.int32(0), jnp.ones((), data.points.dtype), weights if self.diagnosis else None)
 
     def paired(self, state: ContrastiveState) -> ContrastiveState:
@@ -168,8 +168,8 @@ class Contrastive:
                 self.integrator, self.space, draw, x, before, before, rates.particle_step, steps=self.moves
             )
         observed = batch_of(jax.random.fold_in(key, 2), data, self.data_batch, axis)  # split(key) is 0 and 1
-        gradient = parameters.likelihood_gradient(before, Samples(x.T), observed, self.fixed, rates.energy_penalty, axis)
-        after, optimiser = parameters.descend(
+        gradient = likelihood.likelihood_gradient(before, Samples(x.T), observed, self.fixed, rates.energy_penalty, axis)
+        after, optimiser = likelihood.descend(
             before, gradient, state.training.optimiser, rates, self.optimiser, self.clip, self.fixed
         )
         if diagnosis is not None:
@@ -186,17 +186,17 @@ class Contrastive:
             count = x.shape[1]
 
             def to_data():
-                return restarts.copies(data, count, axis) if self.walkers is None else restarts.restart(all_key, x, data, 1.0, axis)
+                return initialise.copies(data, count, axis) if self.walkers is None else initialise.restart(all_key, x, data, 1.0, axis)
 
             return jax.lax.cond(state.step % self.restart_every == 0, to_data, lambda: x)
         if self.restart_at == "data":
-            return restarts.restart(key, x, data, rates.restart_probability, axis)
-        return restarts.refresh(key, x, self.space, rates.restart_probability, axis)
+            return initialise.restart(key, x, data, rates.restart_probability, axis)
+        return initialise.refresh(key, x, self.space, rates.restart_probability, axis)
 
     def energy(self, state: ContrastiveState, rates: ContrastiveRates, data: Samples) -> Any:
         """U."""
         del rates
-        return eqx.combine(state.training.arrays, parameters.skeleton(self.start, self.space, data.points.dtype))
+        return eqx.combine(state.training.arrays, likelihood.skeleton(self.start, self.space, data.points.dtype))
 
     def diverged(self, state: ContrastiveState) -> Int[Array, ""]:
         """0: no cause of its own."""
@@ -207,7 +207,7 @@ class Contrastive:
 def contrastive_divergence(space: Space, start: Start, moves: int, **changes) -> Contrastive:
     """CD-k: in every iteration all walkers start at the data and make `moves` moves. `changes` replace fields of `Contrastive`.
 
-    >>> from dualebm.networks import MLP; from dualebm.spaces import Sphere
+    >>> from dualebm.energies.networks import MLP; from dualebm.spaces import Sphere
     >>> contrastive_divergence(Sphere(3), MLP(), 10).restart_every
     1
     """

@@ -18,10 +18,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-from dualebm import checks, columns
-from dualebm.energy import Located, Shallow, Sums, feature_mean, feature_sums, from_atoms
+from dualebm._internal import checks, columns
+from dualebm.energies.shallow import Located, Shallow, Sums, feature_mean, feature_sums, from_atoms
 from dualebm.features import Feature, ReLU
-from dualebm.flows import langevin, restarts, wfr
+from dualebm.flows import initialise, langevin, wfr
 from dualebm.measures import Atoms, Samples, log_total_variation
 from dualebm.spaces import Space, Torus
 
@@ -106,7 +106,7 @@ class Dual:
 
     Raises ValueError for a choice that does not exist, with the nearest that does.
 
-    >>> from dualebm.simulate import start, step; from dualebm.spaces import Sphere
+    >>> from dualebm.training.simulate import start, step; from dualebm.spaces import Sphere
     >>> method, data = Dual(Sphere(3), neurons=8), Samples(jnp.eye(3))
     >>> state = start(jax.random.key(1), method, method.rates, data)
     >>> state = step(jax.random.key(2), method, state, method.rates, data)
@@ -144,7 +144,7 @@ class Dual:
                 checks.count(name, getattr(self, name))
         if self.restart_until is not None and self.restart_every is None:
             raise ValueError(f"restart_until is {self.restart_until} and restart_every is None; give both or neither")
-        restarts.check_particles(self.particles, self.noise)
+        initialise.check_particles(self.particles, self.noise)
         if self.block is not None and self.block % langevin.NOISE_PAIRS:
             raise ValueError(f"block is {self.block}; it must be a multiple of {langevin.NOISE_PAIRS}, or None")
 
@@ -176,7 +176,7 @@ class Dual:
         unit = 1 if self.weight_unit == "one" else rates.radius
         parameters = self.feature.parameter_space(self.space)
         atoms = wfr.population(tuple(atom_keys), parameters, m, self.signs, self.weights, unit, dtype)
-        x = restarts.start(particle_key, self.particles, data)
+        x = initialise.start(particle_key, self.particles, data)
         snapshot = None
         if self.data_batch is not None:  # filled in the first step
             value = jnp.zeros(m, dtype)
@@ -192,16 +192,16 @@ class Dual:
     ) -> DualState:
         """One iteration of Algorithm 1; the key belongs to this step alone.
 
-        axis: of a mesh whose devices each hold equally many pairs of the particles and points of the data (see `dualebm.mesh`).
+        axis: of a mesh whose devices each hold equally many pairs of the particles and points of the data (see `training.sharding`).
         """
         restart_key, noise_key = jax.random.split(key)
-        x = restarts.restart(restart_key, state.columns, data, rates.restart_probability, axis)
+        x = initialise.restart(restart_key, state.columns, data, rates.restart_probability, axis)
         draw = langevin.drawn(noise_key, x.shape[0], x.dtype, self.noise)
         draw = langevin.sharded(draw, x.shape[1] // 2, axis)
         batch = None
         if self.data_batch is not None:
             batch_key = jax.random.fold_in(key, 2)  # split(key) is 0 and 1
-            index = restarts.draw_indices(batch_key, columns.whole(data, axis), (self.data_batch,))
+            index = initialise.draw_indices(batch_key, columns.whole(data, axis), (self.data_batch,))
             batch = Samples(columns.pick(data.points, index, axis))
         return self.advance(draw, x, state, rates, data, batch, axis)
 
@@ -221,7 +221,7 @@ class Dual:
             due = (state.step + 1) % self.restart_every == 0
             if self.restart_until is not None:
                 due = due & (state.step + 1 <= self.restart_until)
-            to_data = lambda: restarts.copies(data, x.shape[1], axis)  # noqa: E731
+            to_data = lambda: initialise.copies(data, x.shape[1], axis)  # noqa: E731
             # Over an axis it may gather the data, so only where it is due.
             x = jnp.where(due, to_data(), x) if axis is None else jax.lax.cond(due, to_data, lambda: x)
             restarted = restarted | due

@@ -19,10 +19,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-from dualebm import checks, columns, measures
-from dualebm.flows import jarzynski, langevin, parameters, restarts
+from dualebm import measures
+from dualebm._internal import checks, columns
+from dualebm.flows import initialise, jarzynski, langevin, likelihood
 from dualebm.flows.jarzynski import Weights
-from dualebm.flows.parameters import Optimiser, Start, Training
+from dualebm.flows.likelihood import Optimiser, Start, Training
 from dualebm.measures import Samples
 from dualebm.spaces import Space
 
@@ -104,7 +105,7 @@ class Jarzynski:
 
     Raises ValueError for a choice that does not exist.
 
-    >>> from dualebm.simulate import start, step; from dualebm.networks import MLP; from dualebm.spaces import Sphere
+    >>> from dualebm.training.simulate import start, step; from dualebm.energies.networks import MLP; from dualebm.spaces import Sphere
     >>> method, data = Jarzynski(Sphere(3), MLP(width=8), walkers=100), Samples(jnp.eye(3))
     >>> state = start(jax.random.key(1), method, method.rates, data)
     >>> state = step(jax.random.key(2), method, state, method.rates, data)
@@ -129,7 +130,7 @@ class Jarzynski:
     resampling: str = "systematic"
 
     def __post_init__(self):
-        parameters.check_settings(self)
+        likelihood.check_settings(self)
         check_walkers(self)
         checks.choice("order", self.order, ORDERS)
         checks.choice("increment", self.increment, jarzynski.INCREMENTS)
@@ -161,7 +162,7 @@ class Jarzynski:
         energy_key, walker_key = jax.random.split(key)
         energy: Any = self.start(energy_key, self.space, data.points.dtype)
         x, weights = jarzynski.first_walkers(walker_key, energy, self.space, self.walkers)
-        training = parameters.began(energy, self.optimiser, self.clip, self.fixed)
+        training = likelihood.began(energy, self.optimiser, self.clip, self.fixed)
         return WalkerState(x, weights, training, jnp.int32(0), jnp.ones((), data.points.dtype))
 
     def paired(self, state: WalkerState) -> WalkerState:
@@ -176,8 +177,8 @@ class Jarzynski:
         chosen = [self._chosen(jax.random.fold_in(batch_key, 2), x.shape[1], x.dtype, axis) for batch_key in batch_keys]
         model = Samples(_taken(x, chosen[0]).T, _taken(weights.log_weights, chosen[0]))
         observed = batch_of(data_key, data, self.data_batch, axis)
-        gradient = parameters.likelihood_gradient(before, model, observed, self.fixed, rates.energy_penalty, axis)
-        after, optimiser = parameters.descend(
+        gradient = likelihood.likelihood_gradient(before, model, observed, self.fixed, rates.energy_penalty, axis)
+        after, optimiser = likelihood.descend(
             before, gradient, state.training.optimiser, rates, self.optimiser, self.clip, self.fixed
         )
 
@@ -227,7 +228,7 @@ class Jarzynski:
     def energy(self, state: WalkerState, rates: JarzynskiRates, data: Samples) -> Any:
         """U."""
         del rates
-        return eqx.combine(state.training.arrays, parameters.skeleton(self.start, self.space, data.points.dtype))
+        return eqx.combine(state.training.arrays, likelihood.skeleton(self.start, self.space, data.points.dtype))
 
     def log_partition(self, state: WalkerState) -> tuple[Float[Array, ""], Float[Array, ""]]:
         """log Z and its standard error: see `flows.jarzynski.log_partition`."""
@@ -263,7 +264,7 @@ def check_training(method, rates, data: Samples) -> None:
     """Raises ValueError for data, rates and an energy that are not allowed."""
     checks.samples("data", data, method.space)
     checks.rates(rates, method.space)
-    parameters.check(method, data)
+    likelihood.check(method, data)
     if method.integrator == "gibbs":
         energy = eqx.filter_eval_shape(method.start, jax.random.key(0), method.space, data.points.dtype)
         if not hasattr(energy, "gibbs"):
@@ -293,7 +294,7 @@ def batch_of(key: Key[Array, ""], data: Samples, size: int | None, axis: str | N
     """`size` points drawn of all data, or the data of this device where None."""
     if size is None:
         return data
-    index = restarts.draw_indices(key, columns.whole(data, axis), (size,))
+    index = initialise.draw_indices(key, columns.whole(data, axis), (size,))
     return Samples(columns.pick(data.points, index, axis))
 
 

@@ -19,13 +19,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-from dualebm import checks
-from dualebm.cells import cells
-from dualebm.energy import Shallow, Tabulated, feature_mean, feature_sums
+from dualebm._internal import checks
+from dualebm._internal.finite_volume import cells
+from dualebm.energies.shallow import Shallow, Tabulated, feature_mean, feature_sums
 from dualebm.features import Feature, ReLU
-from dualebm.flows import langevin, restarts
+from dualebm.flows import initialise, langevin
+from dualebm.kernels import Embedding, Kernel, embedding, kernel_of, mean_kernel
 from dualebm.measures import Samples
-from dualebm.rkhs import Embedding, Kernel, embedding, kernel_of, mean_kernel
 from dualebm.spaces import Space, Sphere, Torus
 
 Scalar = Float[Array, ""] | float
@@ -72,13 +72,13 @@ class LazyState(NamedTuple):
 def _check(method, rates, data):
     checks.samples("data", data, method.space)
     checks.rates(rates, method.space)
-    restarts.check_copies(method.particles, data)
+    initialise.check_copies(method.particles, data)
 
 
 def _check_choices(method, names):
     for name in names:
         checks.choice(name, getattr(method, name), CHOICES[name])
-    restarts.check_particles(method.particles, method.noise)
+    initialise.check_particles(method.particles, method.noise)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,7 +95,7 @@ class Lazy:
         averaged: the energy is that of the mean charges over all iterations, not of the last.
         integrator, noise: of the particles, as for `Dual`.
 
-    >>> from dualebm.simulate import start, step; from dualebm.spaces import Sphere
+    >>> from dualebm.training.simulate import start, step; from dualebm.spaces import Sphere
     >>> method, data = Lazy(Sphere(3), features=50, charges="best"), Samples(jnp.eye(3))
     >>> state = start(jax.random.key(1), method, method.rates, data)
     >>> state = step(jax.random.key(2), method, state, method.rates, data)
@@ -138,13 +138,13 @@ class Lazy:
         dtype = data.points.dtype
         positions = self.feature.parameter_space(self.space).sample_base(position_key, self.features, dtype)
         observed, zero = feature_mean(self.feature, positions, data)[0], jnp.zeros(self.features, dtype)
-        x = restarts.start(particle_key, self.particles, data)
+        x = initialise.start(particle_key, self.particles, data)
         return LazyState(x, positions, observed, zero, zero, jnp.int32(0), jnp.ones((), dtype), jnp.zeros((), dtype))
 
     def step(self, key: Key[Array, ""], state: LazyState, rates: LazyRates, data: Samples) -> LazyState:
         """One iteration; the key belongs to this step alone."""
         restart_key, noise_key = jax.random.split(key)
-        x = restarts.restart(restart_key, state.columns, data, rates.restart_probability)
+        x = initialise.restart(restart_key, state.columns, data, rates.restart_probability)
         draw = langevin.drawn(noise_key, x.shape[0], x.dtype, self.noise)
         energy = Shallow(self.feature, state.positions, state.charges)
 
@@ -205,7 +205,7 @@ class KernelFlow:
     """The flow of particles under f = R (E_particles k - E_data k) / MMD: entropy-regularised MMD, N (N + n) kernels in an iteration.
 
     Args:
-        space: where the particles live. kernel: k; None for that of ReLUs (`rkhs.kernel_of`).
+        space: where the particles live. kernel: k; None for that of ReLUs (`kernels.kernel_of`).
         particles: N drawn from the data at the start; None for two copies of the data.
         jitter: the standard deviation of a step of noise at the start, which the changed time needs: particles that lie on the data have an
             MMD of 0, and would stay.
@@ -215,7 +215,7 @@ class KernelFlow:
             Torus(1) and Sphere(2). None for the last f, under which the particles move in either case.
         integrator, noise: of the particles, as for `Dual`.
 
-    >>> from dualebm.simulate import start, step; from dualebm.spaces import Sphere
+    >>> from dualebm.training.simulate import start, step; from dualebm.spaces import Sphere
     >>> method, data = KernelFlow(Sphere(3)), Samples(jnp.eye(3))
     >>> state = start(jax.random.key(1), method, method.rates, data)
     >>> state = step(jax.random.key(2), method, state, method.rates, data)
@@ -263,7 +263,7 @@ class KernelFlow:
     def init(self, key: Key[Array, ""], rates: LazyRates, data: Samples) -> KernelState:
         """Particles at the data, jittered."""
         particle_key, noise_key = jax.random.split(key)
-        x = restarts.start(particle_key, self.particles, data)
+        x = initialise.start(particle_key, self.particles, data)
         if self.jitter:
             noise = self.space.tangent(x, self.jitter * jax.random.normal(noise_key, x.shape, x.dtype), axis=0)
             x = self.space.exp(x, noise, axis=0)
@@ -286,7 +286,7 @@ class KernelFlow:
         """One iteration; the key belongs to this step alone."""
         restart_key, noise_key = jax.random.split(key)
         energy = self._last_energy(state, rates, data)
-        x = restarts.restart(restart_key, state.columns, data, rates.restart_probability)
+        x = initialise.restart(restart_key, state.columns, data, rates.restart_probability)
         draw = langevin.drawn(noise_key, x.shape[0], x.dtype, self.noise)
         step = rates.particle_step * (state.discrepancy / rates.radius if self.time == "changed" else 1)
         x, acceptance, _ = langevin.move(self.integrator, self.space, draw, x, energy, step)

@@ -17,10 +17,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-from dualebm import checks
-from dualebm.energy import Shallow, Sums, feature_mean, feature_sums
+from dualebm._internal import checks
+from dualebm.energies.shallow import Shallow, Sums, feature_mean, feature_sums
 from dualebm.features import Feature, ReLU
-from dualebm.flows import descent, langevin
+from dualebm.flows import langevin, two_layer
 from dualebm.measures import Samples, effective_sample_size
 from dualebm.spaces import Euclidean, Space
 
@@ -134,7 +134,7 @@ class Likelihood:
 
     Raises ValueError for a choice that does not exist, a feature that is no ridge, and the flat measure.
 
-    >>> from dualebm.simulate import start, step; from dualebm.spaces import Sphere
+    >>> from dualebm.training.simulate import start, step; from dualebm.spaces import Sphere
     >>> method, data = Likelihood(Sphere(3), neurons=8, chains=100), Samples(jnp.eye(3))
     >>> state = start(jax.random.key(1), method, method.rates, data)
     >>> state = step(jax.random.key(2), method, state, method.rates, data)
@@ -154,7 +154,7 @@ class Likelihood:
     initial_scale: float = 0.1
 
     def __post_init__(self):
-        descent.check(self)
+        two_layer.check(self)
         _check_sampler(self)
 
     @property
@@ -171,8 +171,8 @@ class Likelihood:
         del rates
         network_key, chain_key = jax.random.split(key)
         dtype = data.points.dtype
-        network = descent.network(network_key, self.feature, self.space, self.neurons, self.regime, self.initial_scale, dtype)
-        optimiser, one = descent.start(self.optimiser, network), jnp.ones((), dtype)
+        network = two_layer.network(network_key, self.feature, self.space, self.neurons, self.regime, self.initial_scale, dtype)
+        optimiser, one = two_layer.start(self.optimiser, network), jnp.ones((), dtype)
         if self.sampler == "importance":
             return ImportanceState(network, optimiser, jnp.int32(0), one, self.chains * one)
         return ChainState(_first_chains(self, chain_key, dtype), network, optimiser, jnp.int32(0), one)
@@ -185,7 +185,7 @@ class Likelihood:
         model, columns, seen = _expectation(self, key, network, chains, rates.particle_step)
         value, gradient = jax.tree.map(jnp.subtract, feature_mean(self.feature, network.positions, data), model)
         slopes = (value, network.coefficients[:, None] * gradient)
-        network, optimiser = descent.descend(self.optimiser, self.regime, network, slopes, state.optimiser, rates)
+        network, optimiser = two_layer.descend(self.optimiser, self.regime, network, slopes, state.optimiser, rates)
         changed = dict(neurons=network, optimiser=optimiser, step=state.step + 1)
         if self.sampler == "importance":
             return state._replace(**changed, ess=seen)
@@ -226,7 +226,7 @@ class WeightedLikelihood:
     all with F = E_model phi - E_data phi of the old neurons; c = 0 and w = 1 at the start. sampler, chains, moves, fresh: as for
     `Likelihood`, but with "importance" as the default (10,000 points, as there).
 
-    >>> from dualebm.simulate import start, step; from dualebm.spaces import Sphere
+    >>> from dualebm.training.simulate import start, step; from dualebm.spaces import Sphere
     >>> method, data = WeightedLikelihood(Sphere(3), neurons=8, chains=100), Samples(jnp.eye(3))
     >>> state = start(jax.random.key(1), method, method.rates, data)
     >>> float(step(jax.random.key(2), method, state, method.rates, data).neurons.log_weights.sum())

@@ -7,7 +7,7 @@ with f = int phi d(gamma_+ - gamma_-), F = E_nu phi - E_data phi, and K what kee
 takes the time `particle_step` for nu and the neuron steps for gamma, in the order of Algorithm 1: the limit of `Dual` with N and m large,
 and small steps of its particles.
 
-Finite volumes on cells (`dualebm.cells`). nu flows through a face by the fluxes of Scharfetter and Gummel,
+Finite volumes on cells (`dualebm._internal.finite_volume`). nu flows through a face by the fluxes of Scharfetter and Gummel,
 
     conductance (B(f_j - f_i) nu_i / v_i - B(f_i - f_j) nu_j / v_j),   B(z) = z / (e^z - 1),
 
@@ -23,9 +23,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
-from dualebm import checks
-from dualebm.cells import Cells, cells
-from dualebm.energy import Shallow, feature_mean
+from dualebm._internal import checks
+from dualebm._internal.finite_volume import Cells, cells
+from dualebm.energies.shallow import Shallow, feature_mean
 from dualebm.features import Feature, ReLU
 from dualebm.measures import Samples, shares
 from dualebm.methods.dual import DualRates
@@ -59,7 +59,7 @@ class MeanField:
 
     Raises ValueError for a choice that does not exist, and for spaces without cells.
 
-    >>> from dualebm.simulate import start, step; from dualebm.spaces import Sphere
+    >>> from dualebm.training.simulate import start, step; from dualebm.spaces import Sphere
     >>> method, data = MeanField(Sphere(2), cells=64, neuron_cells=64), Samples(jnp.eye(2))
     >>> state = start(jax.random.key(1), method, method.rates, data)
     >>> state = step(jax.random.key(2), method, state, method.rates, data)

@@ -22,9 +22,9 @@ import jax.numpy as jnp
 from jax.scipy.special import erfc, ndtr
 from jaxtyping import Array, Float, Int, Key
 
-from dualebm import checks
-from dualebm.columns import block_columns, map_blocks, once, sum_blocks
-from dualebm.energy import Shallow, Sums, from_atoms
+from dualebm._internal import checks
+from dualebm._internal.columns import block_columns, map_blocks, once, sum_blocks
+from dualebm.energies.shallow import Shallow, Sums, from_atoms
 from dualebm.features import Feature, ReLU, Ridge
 from dualebm.flows import wfr
 from dualebm.measures import Atoms, Samples, coefficients, log_total_variation, shares
@@ -66,7 +66,7 @@ class ScoreMatching:
 
     Raises ValueError for a choice that does not exist, and for a smoothing of a feature that needs none.
 
-    >>> from dualebm.simulate import start, step
+    >>> from dualebm.training.simulate import start, step
     >>> method, data = ScoreMatching(Sphere(3), neurons=8), Samples(jnp.eye(3))
     >>> state = start(jax.random.key(1), method, method.rates, data)
     >>> state = step(jax.random.key(2), method, state, method.rates, data)

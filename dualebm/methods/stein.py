@@ -12,13 +12,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-from dualebm import checks, stein
-from dualebm.energy import Shallow
+from dualebm import stein
+from dualebm._internal import checks
+from dualebm.energies.shallow import Shallow
 from dualebm.features import Feature, ReLU
-from dualebm.flows import descent, restarts
-from dualebm.flows.descent import NetworkRates
+from dualebm.flows import initialise, two_layer
+from dualebm.flows.two_layer import NetworkRates
+from dualebm.kernels import RBF
 from dualebm.measures import Samples
-from dualebm.rkhs import RBF
 from dualebm.spaces import Space
 
 
@@ -45,7 +46,7 @@ class _Stein:
     batch: int | None = None
 
     def __post_init__(self):
-        descent.check(self)
+        two_layer.check(self)
         stein.check_space(self.space)
         if self.batch is not None:
             checks.count("batch", self.batch)
@@ -64,9 +65,9 @@ class _Stein:
         """The network as `flows.descent.network` starts it."""
         del rates
         dtype = data.points.dtype
-        network = descent.network(key, self.feature, self.space, self.neurons, self.regime, self.initial_scale, dtype)
+        network = two_layer.network(key, self.feature, self.space, self.neurons, self.regime, self.initial_scale, dtype)
         zero = jnp.zeros((), dtype)
-        return SteinState(network, descent.start(self.optimiser, network), jnp.int32(0), zero + 1, zero)
+        return SteinState(network, two_layer.start(self.optimiser, network), jnp.int32(0), zero + 1, zero)
 
     def loss(self, key, samples: Samples, scores: Float[Array, "n d"]) -> tuple[Float[Array, ""], Float[Array, "n d"]]:
         """What is recorded, and the gradient in the scores of what is descended."""
@@ -77,10 +78,10 @@ class _Stein:
         batch_key, loss_key = jax.random.split(key)
         network, samples = state.neurons, data
         if self.batch is not None:
-            samples = Samples(data.points[restarts.draw_indices(batch_key, data, (self.batch,))])
+            samples = Samples(data.points[initialise.draw_indices(batch_key, data, (self.batch,))])
         value, slopes = self.loss(loss_key, samples, stein.score(network, self.space, samples.points))
         found = stein.pull_back(network, self.space, samples.points, self.neurons * slopes)
-        network, optimiser = descent.descend(
+        network, optimiser = two_layer.descend(
             self.optimiser, self.regime, network, (found.coefficients, found.positions), state.optimiser, rates
         )
         return SteinState(network, optimiser, state.step + 1, state.acceptance, value)
@@ -107,7 +108,7 @@ class KernelStein(_Stein):
 
     Raises ValueError for choices that do not exist, another space, and a kernel without derivatives.
 
-    >>> from dualebm.simulate import start, step; from dualebm.spaces import Sphere
+    >>> from dualebm.training.simulate import start, step; from dualebm.spaces import Sphere
     >>> method, data = KernelStein(Sphere(3), neurons=8), Samples(jnp.eye(3))
     >>> state = start(jax.random.key(1), method, method.rates, data)
     >>> state = step(jax.random.key(2), method, state, method.rates, data)
@@ -147,7 +148,7 @@ class NetworkStein(_Stein):
 
     Raises ValueError for choices that do not exist and another space.
 
-    >>> from dualebm.simulate import start, step; from dualebm.spaces import Sphere
+    >>> from dualebm.training.simulate import start, step; from dualebm.spaces import Sphere
     >>> method, data = NetworkStein(Sphere(3), neurons=8, critics=4), Samples(jnp.eye(3))
     >>> state = start(jax.random.key(1), method, method.rates, data)
     >>> state = step(jax.random.key(2), method, state, method.rates, data)

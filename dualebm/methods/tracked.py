@@ -16,8 +16,9 @@ import jax.numpy as jnp
 from jax.scipy.special import logsumexp
 from jaxtyping import Array, Float, Int, Key
 
-from dualebm import checks, partition
-from dualebm.energy import Energy
+from dualebm._internal import checks
+from dualebm.energies.shallow import Energy
+from dualebm.log_z import partition
 from dualebm.measures import Samples
 
 
@@ -51,7 +52,7 @@ class Tracked:
     method: with `state.particles`, which an iteration moves under the energy that it found. chains: of the annealing that finds log Z of
     the first energy; 0 where this is known to be 0, as of methods that start at U = 0.
 
-    >>> from dualebm.simulate import start, step; from dualebm.methods.dual import Dual; from dualebm.spaces import Sphere
+    >>> from dualebm.training.simulate import start, step; from dualebm.methods.dual import Dual; from dualebm.spaces import Sphere
     >>> method, data = Tracked(Dual(Sphere(3), neurons=8)), Samples(jnp.eye(3))
     >>> state = start(jax.random.key(1), method, method.rates, data)
     >>> state = step(jax.random.key(2), method, state, method.rates, data)

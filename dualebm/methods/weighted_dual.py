@@ -16,8 +16,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-from dualebm import checks, columns, measures
-from dualebm.energy import Shallow, feature_mean, from_atoms
+from dualebm import measures
+from dualebm._internal import checks, columns
+from dualebm.energies.shallow import Shallow, feature_mean, from_atoms
 from dualebm.features import Feature, ReLU
 from dualebm.flows import jarzynski, langevin
 from dualebm.flows.jarzynski import Weights
@@ -74,7 +75,7 @@ class WeightedDual:
 
     Raises ValueError for a choice that does not exist.
 
-    >>> from dualebm.simulate import start, step; from dualebm.spaces import Sphere
+    >>> from dualebm.training.simulate import start, step; from dualebm.spaces import Sphere
     >>> method, data = WeightedDual(Sphere(3), neurons=8, particles=100), Samples(jnp.eye(3))
     >>> state = start(jax.random.key(1), method, method.rates, data)
     >>> state = step(jax.random.key(2), method, state, method.rates, data)

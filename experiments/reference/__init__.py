@@ -1,4 +1,4 @@
-"""The curves of the published runs of the authors of arXiv 2107.05134, as numbers that `dualebm.plot.curves` draws.
+"""The curves of the published runs of the authors of arXiv 2107.05134, as numbers that `dualebm.plotting.charts.curves` draws.
 
 Each loader returns a dict of "iterations" (T,), those done; "KL", "SM" and "TV", each a dict of "mean", "min" and "max"
 (T,) over the seeds; and "meta", a sentence on the runs. KL is KL(teacher || student) in nats, SM the mean squared
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dualebm import checks
+from dualebm._internal import checks
 
 FOLDER = Path(__file__).parent
 QUANTITIES = ("KL", "SM", "TV")

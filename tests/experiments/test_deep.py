@@ -6,8 +6,8 @@ import optax
 import pytest
 import xarray
 
+from dualebm.energies.networks import MLP
 from dualebm.methods.contrastive import Contrastive
-from dualebm.networks import MLP
 from dualebm.spaces import Sphere
 from experiments.deep import CHOOSING, Settings, checked, chosen_rate, cosine, first_below
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import xarray
 
-from dualebm import targets
+from dualebm.data import targets
 from dualebm.methods.dual import Dual
 from experiments import dual_lazy
 from experiments.dual_lazy import HeldOut, Settings, completed, data, main, rates_of, slope, validated

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 import xarray
 
+from dualebm.data.targets import teacher
 from dualebm.methods import dual
 from dualebm.spaces import Sphere
-from dualebm.targets import teacher
 from experiments import figure1, reference, report
 from experiments.figure1 import (
     ALGORITHMS,

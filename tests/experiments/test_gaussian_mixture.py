@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dualebm.flows import parameters
-from dualebm.gaussian_mixture import GaussianMixture
+from dualebm.energies.mixture import GaussianMixture
+from dualebm.flows import likelihood
 from dualebm.measures import Samples
 from dualebm.methods.jarzynski import Jarzynski
-from dualebm.simulate import simulate
+from dualebm.training.simulate import simulate
 from experiments import far_modes
 from experiments import gaussian_mixture as experiment
 from experiments.far_modes import method_of, teacher
@@ -59,8 +59,8 @@ def test_a_step_is_gradient_descent_with_two_steps(name):
         assert method.resampling == "systematic" and rates.threshold == 0.5
     faster = 10 if name == "cd" else 1
     gradient = jax.grad(lambda e: jnp.mean(e(data.points)) - 0.5 * jnp.mean(e(data.points + 1)))(start)
-    optimiser = parameters.began(start, method.optimiser, None, ()).optimiser
-    after, _ = parameters.descend(start, gradient, optimiser, rates, method.optimiser, None, ())
+    optimiser = likelihood.began(start, method.optimiser, None, ()).optimiser
+    after, _ = likelihood.descend(start, gradient, optimiser, rates, method.optimiser, None, ())
     np.testing.assert_allclose(after.means, start.means - faster * 0.0025 * gradient.means, rtol=1e-5, atol=1e-7)
     np.testing.assert_allclose(after.offsets, start.offsets - faster * 0.0125 * gradient.offsets, rtol=1e-5, atol=1e-8)
 

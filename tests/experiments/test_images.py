@@ -9,12 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dualebm import images
+from dualebm.energies.networks import Perceptron
 from dualebm.measures import Samples
 from dualebm.methods.contrastive import ContrastiveState
 from dualebm.methods.jarzynski import WalkerState
-from dualebm.networks import Perceptron
 from dualebm.spaces import Euclidean
+from experiments import idx_images as images
 from experiments.digit_classifier import CLASSIFIER, Classifier, ClassMasses, accuracy, trained
 from experiments.images import (
     JARZYNSKI,

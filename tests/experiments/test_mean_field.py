@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dualebm.cells import cells
+from dualebm._internal.finite_volume import cells
 from dualebm.measures import Atoms, Samples
 from dualebm.methods.dual import Dual
 from dualebm.methods.mean_field import MeanField

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import xarray
 
-from dualebm import targets
-from dualebm.grid import Study, lanes_of
+from dualebm.data import targets
 from dualebm.methods import dual
+from dualebm.sweeps.grid import Study, lanes_of
 from experiments import restarts
 from experiments.restarts import SHAPES, WAYS, Settings, annealed, main, problems
 

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import xarray
 
-from dualebm import metrics, targets
-from dualebm.energy import Shallow
+from dualebm import metrics
+from dualebm.data import targets
+from dualebm.energies.shallow import Shallow
 from dualebm.features import ReLU
 from dualebm.methods import dual
 from dualebm.spaces import Sphere

@@ -10,7 +10,7 @@ import xarray
 from scipy import integrate
 
 from dualebm.methods.contrastive import ContrastiveState
-from dualebm.simulate import simulate
+from dualebm.training.simulate import simulate
 from experiments import two_modes as experiment
 from experiments.two_modes import ETA, SPACE, Settings, TwoModes, checked, drifted, expected, limit, methods
 

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import xarray
 
-from dualebm import metrics, targets
+from dualebm import metrics
+from dualebm.data import targets
 from dualebm.methods import dual
-from dualebm.run import run
+from dualebm.training.run import run
 from experiments import two_teachers
 from experiments.two_teachers import Settings, compare, main, problem
 

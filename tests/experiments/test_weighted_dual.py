@@ -5,7 +5,9 @@ import jax
 import numpy as np
 import pytest
 
-from dualebm import metrics, partition, targets
+from dualebm import metrics
+from dualebm.data import targets
+from dualebm.log_z import partition
 from dualebm.methods.weighted_dual import WeightedDual
 from experiments.weighted_dual import Settings, checked, monitors, steps_of
 

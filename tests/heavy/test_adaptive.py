@@ -5,14 +5,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dualebm import saved
 from dualebm.features import Bump
 from dualebm.measures import Samples
 from dualebm.methods.adaptive import Adaptive
 from dualebm.methods.dual import Dual, DualRates, annealing
-from dualebm.run import run
-from dualebm.simulate import simulate
 from dualebm.spaces import Sphere, Torus
+from dualebm.training import checkpoints
+from dualebm.training.run import run
+from dualebm.training.simulate import simulate
 from tests.package.test_adaptive import RATES, small, sphere_points, trajectory
 
 
@@ -46,8 +46,8 @@ def test_segments_files_and_one_run_agree(tmp_path):
     again, found = run(jax.random.key(3), method, RATES, data, **arguments)
     jax.tree.map(np.testing.assert_array_equal, again, whole)
     np.testing.assert_array_equal(found.x, results.x)
-    saved.save_state(tmp_path / "state.npz", whole)
-    jax.tree.map(np.testing.assert_array_equal, saved.load_state(tmp_path / "state.npz", whole), whole)
+    checkpoints.save_state(tmp_path / "state.npz", whole)
+    jax.tree.map(np.testing.assert_array_equal, checkpoints.load_state(tmp_path / "state.npz", whole), whole)
 
 
 def test_vmapped_lanes_equal_single_runs(x64):

@@ -5,9 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dualebm import cli, model, store
-from dualebm.commands import fit as fitting
+from dualebm import model
+from dualebm.cli import fit as fitting
+from dualebm.cli import main
 from dualebm.spaces import Torus
+from dualebm.training import run_folder
 from tests.package.test_cli import QUICK, call, done, fewer_draws  # noqa: F401, which holds for every test here
 
 LINE = ["--space", "euclidean", "--standardise", "--neurons", "32", "--steps", "600", "--every", "100"]
@@ -20,7 +22,7 @@ def line(tmp_path_factory):
     draws = np.random.default_rng(0)
     peaks = np.where(draws.integers(0, 2, 1500), 996.0, 1004.0) + draws.normal(size=1500)
     np.savetxt(folder / "data.csv", peaks)
-    assert cli.main(["fit", str(folder / "data.csv"), *LINE, "--out", str(folder / "fit")]) == 0
+    assert main.main(["fit", str(folder / "data.csv"), *LINE, "--out", str(folder / "fit")]) == 0
     return folder
 
 
@@ -65,7 +67,7 @@ def test_torus_in_double_precision(tmp_path, capsys):
     with jax.enable_x64(True):
         found = model.load(tmp_path / "fit")
         assert found.energy.positions.dtype == jnp.float64 and found.space == Torus(2, 6.0)
-        assert store.open_results(tmp_path / "fit").acceptance.dtype == np.float64
+        assert run_folder.open_results(tmp_path / "fit").acceptance.dtype == np.float64
     with pytest.raises(ValueError, match="holds 64-bit arrays"):
         model.load(tmp_path / "fit")
     done(capsys, "sample", tmp_path / "fit", "--count", 500, "--steps", 300, "--out", tmp_path / "s.npy")

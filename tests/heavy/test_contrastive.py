@@ -4,10 +4,12 @@
 import jax
 import numpy as np
 
-from dualebm import metrics, saved, targets
+from dualebm import metrics
+from dualebm.data import targets
+from dualebm.energies.networks import MLP
 from dualebm.methods.contrastive import Contrastive
-from dualebm.networks import MLP
-from dualebm.simulate import simulate
+from dualebm.training import checkpoints
+from dualebm.training.simulate import simulate
 
 
 def test_it_learns_a_planted_teacher(tmp_path):
@@ -23,6 +25,6 @@ def test_it_learns_a_planted_teacher(tmp_path):
     run = jax.jit(lambda state, data: simulate(jax.random.key(2), method, state, rates, data, **counts))
     state, records = run(state, data)
     assert float(records["kl"][-1]) < 0.03  # of the uniform measure 0.6325
-    saved.save_state(tmp_path / "state.npz", state)
-    back = saved.load_state(tmp_path / "state.npz", method.init(jax.random.key(1), method.rates, data))
+    checkpoints.save_state(tmp_path / "state.npz", state)
+    back = checkpoints.load_state(tmp_path / "state.npz", method.init(jax.random.key(1), method.rates, data))
     np.testing.assert_array_equal(method.energy(back, rates, data)(data.points), method.energy(state, rates, data)(data.points))

@@ -9,8 +9,8 @@ import numpy as np
 from dualebm.flows.langevin import given
 from dualebm.measures import Samples
 from dualebm.methods.dual import Dual, DualRates
-from dualebm.simulate import start, step
 from dualebm.spaces import Sphere
+from dualebm.training.simulate import start, step
 from tests.package.test_dual import sphere_points, still
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import xarray
 
-from dualebm.selection import Selection
+from dualebm.sweeps.selection import Selection
 from experiments import active_lazy
 from experiments.active_lazy import (
     Settings,

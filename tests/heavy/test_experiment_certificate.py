@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dualebm import partition
-from dualebm.energy import Shallow
+from dualebm.energies.shallow import Shallow
 from dualebm.features import ReLU
+from dualebm.log_z import partition
 from dualebm.measures import Samples
 from dualebm.methods.dual import Dual
 from experiments import certificate

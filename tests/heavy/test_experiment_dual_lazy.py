@@ -4,8 +4,8 @@ import json
 
 import numpy as np
 
-from dualebm.grid import product
-from dualebm.sweep_folder import open_sweep
+from dualebm.sweeps.folder import open_sweep
+from dualebm.sweeps.grid import product
 from experiments import dual_lazy
 from experiments.dual_lazy import Settings, main
 

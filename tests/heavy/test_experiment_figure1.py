@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from dualebm import store
+from dualebm.training import run_folder
 from experiments import figure1
 from experiments.figure1 import (
     ALGORITHMS,
@@ -23,7 +23,7 @@ def test_end_to_end(tmp_path, capsys, monkeypatch):
     told = json.loads((tmp_path / "report.json").read_text())
     assert set(told["figures"]) == {"figure1_archived.png", "figure1_speed_up.png"}
     assert "--n 50" in told["command"] and all((tmp_path / file).stat().st_size > 10_000 for file in told["figures"])
-    runs = {a: store.open_results(tmp_path / "n=50" / f"s14_monomodal_archived_{a}_0").isel(lane=0) for a in ALGORITHMS}
+    runs = {a: run_folder.open_results(tmp_path / "n=50" / f"s14_monomodal_archived_{a}_0").isel(lane=0) for a in ALGORITHMS}
     ended = runs["primal"].step.values[np.isfinite(runs["primal"].kl.values)]
     assert rows[0]["primal"] < ended[-1] < 8_000, "a primal run ends when it has passed all"
     # The same data, test points and (all signs -1, weights 1) the same neurons: a pair.

@@ -5,7 +5,7 @@ import json
 import pytest
 import xarray
 
-from dualebm import targets
+from dualebm.data import targets
 from dualebm.methods import dual
 from experiments import two_teachers
 from experiments.two_teachers import Settings, compare, main

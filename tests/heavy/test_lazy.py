@@ -7,14 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dualebm import metrics, targets
-from dualebm.grid import product
+from dualebm import metrics
+from dualebm.data import targets
+from dualebm.kernels import ArcCosine, BumpKernel, squared_mmd
 from dualebm.measures import Samples
 from dualebm.methods.lazy import KernelFlow, Lazy, LazyRates
-from dualebm.rkhs import ArcCosine, BumpKernel, squared_mmd
-from dualebm.simulate import simulate
 from dualebm.spaces import Sphere, Torus
-from dualebm.sweep import sweep
+from dualebm.sweeps.engine import sweep
+from dualebm.sweeps.grid import product
+from dualebm.training.simulate import simulate
 from tests.package.test_lazy import STILL, points_of
 
 

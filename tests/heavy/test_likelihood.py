@@ -4,11 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dualebm import metrics, targets
+from dualebm import metrics
+from dualebm.data import targets
 from dualebm.measures import Samples
 from dualebm.methods.likelihood import Likelihood
-from dualebm.run import run
 from dualebm.spaces import Sphere
+from dualebm.training.run import run
 from tests.package.test_likelihood import points_of
 
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dualebm.cells import cells
+from dualebm._internal.finite_volume import cells
 from dualebm.features import Softplus
 from dualebm.measures import Samples
 from dualebm.methods.dual import DualRates

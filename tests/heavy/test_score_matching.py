@@ -6,8 +6,8 @@ import jax.numpy as jnp
 
 from dualebm.measures import Samples
 from dualebm.methods.score_matching import ScoreMatching, loss
-from dualebm.simulate import simulate
 from dualebm.spaces import Sphere
+from dualebm.training.simulate import simulate
 
 
 def test_it_lowers_the_loss_and_keeps_the_budget():

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from dualebm.plan import plan_of
-from dualebm.run import run
+from dualebm.sweeps.plan import plan_of
+from dualebm.training.run import run
 from tests.package.test_sweep import GRID, METHOD, METRICS, data, go
 
 

@@ -3,7 +3,8 @@
 import jax
 import numpy as np
 
-from dualebm import partition, targets
+from dualebm.data import targets
+from dualebm.log_z import partition
 from dualebm.methods.weighted_dual import WeightedDual
 from tests.package.test_weighted_dual import run_of
 

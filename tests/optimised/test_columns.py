@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dualebm import columns
-from dualebm.columns import block_columns, map_blocks, once, split, sum_blocks, threefry
+from dualebm._internal import columns
+from dualebm._internal.columns import block_columns, map_blocks, once, split, sum_blocks, threefry
 
 
 @pytest.mark.parametrize(

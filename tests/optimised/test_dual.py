@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dualebm.energy import Shallow
+from dualebm.energies.shallow import Shallow
 from dualebm.features import ReLU
 from dualebm.measures import Samples, total_variation
 from dualebm.methods import dual

@@ -9,11 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dualebm import columns
-from dualebm.boltzmann import Boltzmann, BoltzmannMachine
+from dualebm._internal import columns
+from dualebm.energies.boltzmann import Boltzmann, BoltzmannMachine
+from dualebm.energies.mixture import GaussianMixture, Mixture
+from dualebm.energies.networks import MLP, ConvNet, Convolutional
 from dualebm.flows.langevin import Noise
-from dualebm.gaussian_mixture import GaussianMixture, Mixture
-from dualebm.networks import MLP, ConvNet, Convolutional
 from dualebm.spaces import Euclidean, Sphere
 
 SMALL = ConvNet(shape=(9, 6), channels=(2, 3), kernels=(5, 3), strides=(2, 2), paddings=(4, 1), width=4)

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dualebm.columns import block_columns
-from dualebm.energy import Energy, Shallow, feature_mean, from_atoms, log_density, witness
+from dualebm._internal.columns import block_columns
+from dualebm.energies.shallow import Energy, Shallow, feature_mean, from_atoms, log_density, witness
 from dualebm.features import ReLU, Softplus
 from dualebm.measures import Atoms, Samples
 from tests import oracles

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dualebm import targets
-from dualebm.energy import Shallow
+from dualebm.data import targets
+from dualebm.energies.shallow import Shallow
 from dualebm.features import ReLU
 from dualebm.flows.langevin import drawn, given, move
 from dualebm.spaces import Sphere

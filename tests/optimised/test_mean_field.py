@@ -9,8 +9,8 @@ import pytest
 
 from dualebm.methods.dual import Dual
 from dualebm.methods.mean_field import MeanField
-from dualebm.simulate import simulate
 from dualebm.spaces import Sphere
+from dualebm.training.simulate import simulate
 from tests.package.test_mean_field import data_of
 
 

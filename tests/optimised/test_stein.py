@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dualebm.energy import Shallow
+from dualebm.energies.shallow import Shallow
 from dualebm.features import ReLU
+from dualebm.kernels import RBF
 from dualebm.measures import Samples
-from dualebm.rkhs import RBF
 from dualebm.spaces import Sphere
 from tests import oracles
 from tests.package.test_stein import kernelised, pull_back, score

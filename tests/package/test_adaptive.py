@@ -7,13 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dualebm import targets
+from dualebm.data import targets
 from dualebm.features import ReLU, Softplus
 from dualebm.measures import Atoms, Samples
 from dualebm.methods.adaptive import Adaptive, power_iteration, roots
 from dualebm.methods.dual import Dual, DualRates
-from dualebm.simulate import start, step
 from dualebm.spaces import Sphere
+from dualebm.training.simulate import start, step
 
 RATES = DualRates(0.02, 1.0, 2.0)
 COMMON = dict(warmup=12, acceptance=0.6, safety=1.0, sample=30)

@@ -7,14 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dualebm import partition, targets
+from dualebm.data import targets
+from dualebm.energies.networks import MLP
+from dualebm.log_z import partition
 from dualebm.measures import Samples
 from dualebm.methods.audited import Audited
 from dualebm.methods.contrastive import Contrastive
 from dualebm.methods.dual import Dual
-from dualebm.networks import MLP
-from dualebm.simulate import start, step
 from dualebm.spaces import Euclidean, Sphere
+from dualebm.training.simulate import start, step
 
 TEACHER = targets.teacher("s2_bimodal")
 POINTS = Samples(jnp.array(np.concatenate([np.eye(3), -np.eye(3)])))

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dualebm import checks
+from dualebm._internal import checks
 from dualebm.measures import Samples
 from dualebm.spaces import Euclidean, Sphere, Torus
 

@@ -19,12 +19,16 @@ import jax
 import numpy as np
 import pytest
 
-from dualebm import cli, datasets, model, partition, store, targets
-from dualebm.commands import fit as fitting
+from dualebm import model
+from dualebm.cli import fit as fitting
+from dualebm.cli import main
+from dualebm.data import tables, targets
+from dualebm.log_z import partition
 from dualebm.measures import Samples
 from dualebm.methods.dual import Dual
-from dualebm.run import run
 from dualebm.spaces import Euclidean, Sphere
+from dualebm.training import run_folder
+from dualebm.training.run import run
 
 ROOT = Path(__file__).parents[2]
 QUICK = ["--neurons", "16", "--steps", "20", "--every", "10"]
@@ -33,7 +37,7 @@ QUICK = ["--neurons", "16", "--steps", "20", "--every", "10"]
 def call(capsys, *arguments):
     """(exit code, standard output, standard error) of the command in this process."""
     capsys.readouterr()
-    code = cli.main([str(a) for a in arguments])
+    code = main.main([str(a) for a in arguments])
     found = capsys.readouterr()
     return code, found.out, found.err
 
@@ -59,7 +63,7 @@ def fitted(tmp_path_factory):
     points, _ = targets.sample(jax.random.key(0), targets.teacher("s2_bimodal"), 2000)
     np.savetxt(folder / "data.csv", points.points, "%.9g", ",", header="x,y,z", comments="")
     settings = ["--space", "sphere", "--neurons", "32", "--steps", "600", "--every", "100"]
-    assert cli.main(["fit", str(folder / "data.csv"), *settings, "--out", str(folder / "fit")]) == 0
+    assert main.main(["fit", str(folder / "data.csv"), *settings, "--out", str(folder / "fit")]) == 0
     return folder
 
 
@@ -102,11 +106,11 @@ def test_what_the_folder_of_a_fit_holds(fitted):
     header = model.read(fitted / "fit")
     assert header["data"]["sha256"] == hashlib.sha256((fitted / "data.csv").read_bytes()).hexdigest()
     assert header["settings"]["neurons"] == 32 and header["rates"]["radius"] == 10.0
-    results = store.open_results(fitted / "fit").isel(lane=0)
+    results = run_folder.open_results(fitted / "fit").isel(lane=0)
     assert {"fit_gap", "held_out_gap", "total_variation", "acceptance"} <= set(results)
     assert results.step.values.tolist() == [0, 100, 200, 300, 400, 500, 600]
     # The rows that are held out are those that the likelihood is of, and none that was trained on.
-    rows = datasets.load(fitted / "data.csv", Sphere(3)).points
+    rows = tables.load(fitted / "data.csv", Sphere(3)).points
     kept, held = fitting.split_rows(jax.random.split(jax.random.key(0), 3)[0], 2000, 0.2)
     assert len(held) == 400 and sorted([*kept, *held]) == list(range(2000)) and held.tolist() != list(range(400))
     found = model.load(fitted / "fit")
@@ -152,7 +156,7 @@ def test_an_interrupted_fit_goes_on_and_ends_the_same(fitted, tmp_path, capsys, 
     for header in (first, second):
         header["settings"].pop("out")
     assert first == second
-    stores = [store.open_results(tmp_path / name).load() for name in ("whole", "parts")]
+    stores = [run_folder.open_results(tmp_path / name).load() for name in ("whole", "parts")]
     assert stores[0].equals(stores[1])
     again = (tmp_path / "parts" / "model.json").read_bytes()
     done(capsys, "fit", *flags, "--out", tmp_path / "parts")  # finished: it returns at once, and says the same
@@ -168,7 +172,7 @@ def test_a_radius_that_is_too_small_is_told_of(tmp_path, capsys):
     code, out, err = call(capsys, "fit", tmp_path / "a.npy", *flags)
     assert re.search(r"estimated within \S+ \+- \S+ nats of the best F1 energy of radius 1\b", out)
     told = re.fullmatch(r"note: the total variation is at the radius, 1, and held_out_gap is (\S+): .*\n", err)
-    gap = float(store.open_results(tmp_path / "fit").held_out_gap[0, -1])
+    gap = float(run_folder.open_results(tmp_path / "fit").held_out_gap[0, -1])
     assert code == 0 and told and gap < -0.1 and float(told[1]) == pytest.approx(gap, rel=0.05)  # of two digits
 
 
@@ -277,10 +281,10 @@ def test_default_rates_fit_the_scale_of_the_data():
     assert rates.particle_step == method.rates.particle_step and rates.radius == 10.0
 
 
-@pytest.mark.parametrize("kind", cli.COMMANDS)
+@pytest.mark.parametrize("kind", main.COMMANDS)
 def test_help_has_an_example_and_every_flag(kind, capsys):
     with pytest.raises(SystemExit) as exited:
-        cli.main([kind.__name__.lower(), "--help"])
+        main.main([kind.__name__.lower(), "--help"])
     text = " ".join(capsys.readouterr().out.replace("│", " ").split())
     assert exited.value.code == 0 and f"For example: dualebm {kind.__name__.lower()} " in text
     (body,) = [n.body for n in ast.parse(Path(inspect.getfile(kind)).read_text()).body if getattr(n, "name", "") == kind.__name__]
@@ -301,7 +305,7 @@ def test_interrupted_anywhere_else(monkeypatch, capsys):
     def press(settings):
         raise KeyboardInterrupt
 
-    monkeypatch.setitem(cli.COMMANDS, cli.Score, press)
+    monkeypatch.setitem(main.COMMANDS, main.Score, press)
     assert call(capsys, "score", "a", "b.csv") == (130, "", "interrupted\n")
 
 
@@ -309,7 +313,7 @@ def test_the_command_itself(tmp_path):
     """In a process of its own, by the entry point of the package."""
     entry = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]["dualebm"]
     name, function = entry.split(":")
-    assert getattr(importlib.import_module(name), function) is cli.main
+    assert getattr(importlib.import_module(name), function) is main.main
     program = f"import sys; from {name} import {function}; sys.exit({function}())"
     command = [sys.executable, "-c", program, "fit", "missing.csv", "--space", "sphere", "--out", "a"]
     found = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)})

@@ -6,10 +6,10 @@ import re
 import numpy as np
 import pytest
 
-from dualebm import cli
-from dualebm.commands.sweeps import Sweep, arguments, merged, process_of
-from dualebm.plan import plan_of
-from dualebm.sweep_folder import SWEEP, open_sweep
+from dualebm.cli import main
+from dualebm.cli.sweep import Sweep, arguments, merged, process_of
+from dualebm.sweeps.folder import SWEEP, open_sweep
+from dualebm.sweeps.plan import plan_of
 
 FLAGS = "--teacher s2_bimodal --n 60 --neurons 8 --steps 12 --every 4 --test-points 100 --seed 0:2 --alpha 1,5"
 QUICK = FLAGS.split()
@@ -18,7 +18,7 @@ QUICK = FLAGS.split()
 def call(capsys, *arguments):
     """(exit code, standard output, standard error) of the command in this process."""
     capsys.readouterr()
-    code = cli.main([str(a) for a in arguments])
+    code = main.main([str(a) for a in arguments])
     found = capsys.readouterr()
     return code, found.out, found.err
 
@@ -26,7 +26,7 @@ def call(capsys, *arguments):
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory):
     folder = tmp_path_factory.mktemp("swept") / "alpha"
-    assert cli.main(["sweep", *QUICK, "--restart-probability", "0,1/40", "--out", str(folder)]) == 0
+    assert main.main(["sweep", *QUICK, "--restart-probability", "0,1/40", "--out", str(folder)]) == 0
     return folder
 
 

@@ -8,18 +8,18 @@ import numpy as np
 import optax
 import pytest
 
-from dualebm import partition
-from dualebm.energy import Shallow
+from dualebm.energies.mixture import Mixture
+from dualebm.energies.networks import MLP
+from dualebm.energies.shallow import Shallow
 from dualebm.features import ReLU
 from dualebm.flows.jarzynski import first_walkers, log_partition
-from dualebm.flows.parameters import Training
-from dualebm.gaussian_mixture import Mixture
+from dualebm.flows.likelihood import Training
+from dualebm.log_z import partition
 from dualebm.measures import Samples
 from dualebm.methods.contrastive import Contrastive, contrastive_divergence
 from dualebm.methods.jarzynski import Jarzynski
-from dualebm.networks import MLP
-from dualebm.simulate import start, step
 from dualebm.spaces import Euclidean, Sphere
+from dualebm.training.simulate import start, step
 
 AXES = Samples(jnp.array(np.eye(3)))
 

@@ -12,8 +12,8 @@ import scipy.stats
 
 from dualebm import distances, metrics
 from dualebm.distances import energy_distance, median_distance, quantile_coupling, sliced_wasserstein
+from dualebm.kernels import RBF, Distance, Embedding, squared_mmd
 from dualebm.measures import Samples
-from dualebm.rkhs import RBF, Distance, Embedding, squared_mmd
 
 KEY = jax.random.key(7)
 

@@ -14,8 +14,8 @@ from dualebm.flows.langevin import given
 from dualebm.measures import Atoms, Samples
 from dualebm.methods import dual
 from dualebm.methods.dual import Dual, DualRates, DualState, rates_from_paper, rates_from_program
-from dualebm.simulate import simulate, start, step
 from dualebm.spaces import Euclidean, Sphere
+from dualebm.training.simulate import simulate, start, step
 from tests import oracles
 
 RATES = DualRates(0.04, 4.0, 4.0)

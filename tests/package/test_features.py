@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dualebm.energy import Shallow, feature_mean
+from dualebm.energies.shallow import Shallow, feature_mean
 from dualebm.features import Bump, Custom, ReLU, Softplus
 from dualebm.measures import Samples
 from dualebm.spaces import Euclidean, Sphere, Torus

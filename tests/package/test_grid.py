@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dualebm.grid import Study, Uniform, cross, draws, identity, lanes_of, product, zipped
 from dualebm.measures import Samples
 from dualebm.methods.dual import Dual, rates_from_paper
 from dualebm.spaces import Sphere
+from dualebm.sweeps.grid import Study, Uniform, cross, draws, identity, lanes_of, product, zipped
 
 METHOD = Dual(Sphere(3), neurons=8)
 

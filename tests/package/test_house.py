@@ -3,9 +3,17 @@
 import ast
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 PACKAGE = Path(__file__).parents[2] / "dualebm"
+
+
+def test_every_file_has_its_place_in_the_order_of_imports():
+    contracts = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    (layers,) = [contract["layers"] for contract in contracts if "layers" in contract]
+    files = {path.relative_to(PACKAGE).with_suffix("").as_posix().replace("/", ".") for path in PACKAGE.rglob("*.py")}
+    assert {name for name in files if not name.endswith("__init__") and name.split(".")[0] not in layers} <= set(layers)
 
 
 def test_numpy_reads_no_pickle_anywhere():

@@ -11,17 +11,18 @@ import numpy as np
 import optax
 import pytest
 
-from dualebm import measures, partition
-from dualebm.boltzmann import Boltzmann, BoltzmannMachine
-from dualebm.energy import Energy, Shallow
+from dualebm import measures
+from dualebm.energies.boltzmann import Boltzmann, BoltzmannMachine
+from dualebm.energies.mixture import GaussianMixture, Mixture
+from dualebm.energies.networks import MLP
+from dualebm.energies.shallow import Energy, Shallow
 from dualebm.features import ReLU
-from dualebm.flows import jarzynski, langevin, parameters
-from dualebm.gaussian_mixture import GaussianMixture, Mixture
+from dualebm.flows import jarzynski, langevin, likelihood
+from dualebm.log_z import partition
 from dualebm.measures import Samples
 from dualebm.methods.jarzynski import Jarzynski, threshold_of_variation
-from dualebm.networks import MLP
-from dualebm.simulate import start, step
 from dualebm.spaces import Euclidean, Sphere, Torus
+from dualebm.training.simulate import start, step
 
 LINE = Euclidean(1, None)
 STEPS = 30
@@ -382,7 +383,7 @@ def trained(key, method, rates, data, steps):
     state = final(key, method, rates, data, steps)
     energy = method.energy(state, rates, data)
     log_partition, slope = jax.value_and_grad(lambda energy: energy.log_partition(method.space))(energy)
-    found, unweighted = (parameters.mean_gradient(energy, Samples(state.particles, w)) for w in (state.log_weights, None))
+    found, unweighted = (likelihood.mean_gradient(energy, Samples(state.particles, w)) for w in (state.log_weights, None))
     return state, method.log_partition(state), log_partition, found, jax.tree.map(jnp.negative, slope), unweighted
 
 
@@ -513,7 +514,7 @@ def test_bad_settings(changes, message):
 def test_settings_of_another_type(changes, message):
     settings = {**dict(start=MLP(8), optimiser="adam", clip=None, fixed=()), **changes}
     with pytest.raises(ValueError, match=message):
-        parameters.check_settings(SimpleNamespace(**settings))
+        likelihood.check_settings(SimpleNamespace(**settings))
 
 
 class Wrong(Energy):

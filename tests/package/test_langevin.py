@@ -7,12 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dualebm import partition, targets
-from dualebm.energy import Energy, Shallow
+from dualebm.data import targets
+from dualebm.energies.shallow import Energy, Shallow
 from dualebm.features import ReLU
 from dualebm.flows import langevin
+from dualebm.flows.initialise import copies, draw_indices, refresh, restart
 from dualebm.flows.langevin import NOISE_PAIRS, NOISES, Noise, drawn, move, sample, sharded
-from dualebm.flows.restarts import copies, draw_indices, refresh, restart
+from dualebm.log_z import partition
 from dualebm.measures import Samples
 from dualebm.spaces import Euclidean, Sphere, Torus
 from tests import oracles

@@ -8,14 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dualebm import partition
-from dualebm.energy import Tabulated
+from dualebm.energies.shallow import Tabulated
 from dualebm.features import Bump
+from dualebm.kernels import RBF, BumpKernel
+from dualebm.log_z import partition
 from dualebm.measures import Samples
 from dualebm.methods.lazy import KernelFlow, Lazy, LazyRates
-from dualebm.rkhs import RBF, BumpKernel
-from dualebm.simulate import simulate, start, step
 from dualebm.spaces import Sphere, Torus
+from dualebm.training.simulate import simulate, start, step
 from tests import oracles
 
 STILL = 1e-30

@@ -5,16 +5,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dualebm import partition, targets
-from dualebm.energy import Shallow
+from dualebm.data import targets
+from dualebm.energies.shallow import Shallow
 from dualebm.features import ReLU, Softplus
 from dualebm.flows import langevin
+from dualebm.log_z import partition
 from dualebm.measures import Samples
 from dualebm.methods import likelihood
 from dualebm.methods.likelihood import Likelihood, WeightedLikelihood
 from dualebm.methods.tracked import Tracked
-from dualebm.simulate import simulate, start, step
 from dualebm.spaces import Euclidean, Sphere, Torus
+from dualebm.training.simulate import simulate, start, step
 from tests import oracles, oracles_stein
 
 

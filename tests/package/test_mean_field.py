@@ -7,13 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dualebm.cells import cells, nearest
+from dualebm._internal.finite_volume import cells, nearest
 from dualebm.features import Bump, ReLU
 from dualebm.measures import Samples
 from dualebm.methods.dual import DualRates
 from dualebm.methods.mean_field import MeanField
-from dualebm.simulate import simulate, start, step
 from dualebm.spaces import Euclidean, Sphere, Torus
+from dualebm.training.simulate import simulate, start, step
 from tests import oracles
 
 

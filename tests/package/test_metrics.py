@@ -9,13 +9,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dualebm import metrics, partition, stein, targets
-from dualebm.energy import Energy, Shallow, from_atoms
+from dualebm import metrics, stein
+from dualebm.data import targets
+from dualebm.energies.shallow import Energy, Shallow, from_atoms
 from dualebm.features import ReLU
+from dualebm.kernels import RBF, Embedding
+from dualebm.log_z import partition
+from dualebm.log_z.partition import sphere_quadrature
 from dualebm.measures import Atoms, Samples
 from dualebm.metrics import EffectiveTemperature, KLDivergence, ScoreError, exact_samples, relative_entropy
-from dualebm.partition import sphere_quadrature
-from dualebm.rkhs import RBF, Embedding
 from dualebm.spaces import Euclidean, Sphere, Torus
 from tests import oracles
 

@@ -8,9 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dualebm import model, partition, targets
-from dualebm.energy import Energy, Shallow
+from dualebm import model
+from dualebm.data import targets
+from dualebm.energies.shallow import Energy, Shallow
 from dualebm.features import ReLU
+from dualebm.log_z import partition
 from dualebm.model import LogPartition, Model, estimate_log_partition, from_space, log_densities, to_space
 from dualebm.spaces import Euclidean, Sphere, Torus
 

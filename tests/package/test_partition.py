@@ -6,9 +6,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dualebm import partition, targets
-from dualebm.energy import Energy, Shallow, Tempered
+from dualebm.data import targets
+from dualebm.energies.shallow import Energy, Shallow, Tempered
 from dualebm.features import ReLU
+from dualebm.log_z import partition
 from dualebm.measures import Samples
 from dualebm.spaces import Euclidean, Sphere, Torus
 from tests import oracles

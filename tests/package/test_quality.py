@@ -5,9 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dualebm import cli, model, quality, rkhs
+from dualebm import kernels, model, quality
+from dualebm.cli import main
 from dualebm.distances import energy_distance, median_distance, sliced_wasserstein
-from dualebm.energy import Shallow
+from dualebm.energies.shallow import Shallow
 from dualebm.features import ReLU
 from dualebm.measures import Samples
 from dualebm.model import LogPartition, Model
@@ -61,7 +62,7 @@ def test_values_are_those_of_the_distances(monkeypatch):
     def compared(drawn, rows):
         drawn, rows = Samples(drawn), Samples(rows)
         sliced = sliced_wasserstein(direction_key, drawn, rows, projections=quality.PROJECTIONS)
-        return rkhs.squared_mmd(rkhs.RBF(bandwidth), drawn, rows), energy_distance(drawn, rows), sliced
+        return kernels.squared_mmd(kernels.RBF(bandwidth), drawn, rows), energy_distance(drawn, rows), sliced
 
     squared, energy, sliced = map(float, compared(np.asarray(drawn) - 1000, np.asarray(rows) - 1000))
     expected = {
@@ -107,7 +108,7 @@ def folder(tmp_path_factory):
 def score(capsys, *arguments):
     """(exit code, standard output, standard error) of dualebm score."""
     capsys.readouterr()
-    code = cli.main(["score", *(str(a) for a in arguments)])
+    code = main.main(["score", *(str(a) for a in arguments)])
     found = capsys.readouterr()
     return code, found.out, found.err
 

@@ -16,17 +16,18 @@ import optax
 import pytest
 import xarray
 
-from dualebm import metrics, saved, simulate, store
-from dualebm.energy import Energy
-from dualebm.gaussian_mixture import Mixture
+from dualebm import metrics
+from dualebm.energies.mixture import Mixture
+from dualebm.energies.networks import MLP
+from dualebm.energies.shallow import Energy
 from dualebm.measures import Samples
 from dualebm.methods.contrastive import Contrastive
 from dualebm.methods.dual import Dual
 from dualebm.methods.jarzynski import Jarzynski
 from dualebm.methods.weighted_dual import WeightedDual
-from dualebm.networks import MLP
-from dualebm.run import Diverged, initial_state, run
 from dualebm.spaces import Euclidean, Sphere
+from dualebm.training import checkpoints, run_folder, simulate
+from dualebm.training.run import Diverged, initial_state, run
 from tests.children import Child
 
 METHOD = Dual(Sphere(3), neurons=8)
@@ -80,7 +81,7 @@ def assert_same(one, other):
 
 
 def stored(folder):
-    return store.open_results(folder).isel(lane=0, drop=True).load()
+    return run_folder.open_results(folder).isel(lane=0, drop=True).load()
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +131,7 @@ def test_a_folder_holds_what_the_call_returns(tmp_path, whole):
         "manifest.json",
         "results.zarr",
     ]
-    manifest = store.read_manifest(tmp_path / "a" / "b")
+    manifest = run_folder.read_manifest(tmp_path / "a" / "b")
     assert (manifest["status"], manifest["records"], manifest["step"]) == ("done", 12, STEPS)
 
 
@@ -159,7 +160,7 @@ class Crash(BaseException):
 
 def test_a_crash_at_any_write_costs_at_most_a_segment(tmp_path, whole, monkeypatch):
     """Dies at the n-th flush, which lies before and after each rename, for every n; and leaves its temporary files."""
-    flush, unlink, run_intervals = saved.flush, Path.unlink, simulate.run_intervals
+    flush, unlink, run_intervals = checkpoints.flush, Path.unlink, simulate.run_intervals
 
     def leave(path, missing_ok=False):
         if not path.name.endswith(".tmp"):
@@ -184,7 +185,7 @@ def test_a_crash_at_any_write_costs_at_most_a_segment(tmp_path, whole, monkeypat
 
         segments.clear()
         with monkeypatch.context() as patch:
-            patch.setattr(saved, "flush", dying)
+            patch.setattr(checkpoints, "flush", dying)
             patch.setattr(Path, "unlink", leave)
             try:
                 go(folder)
@@ -204,14 +205,14 @@ def test_sigkill_then_the_same_call_equals_an_uninterrupted_run(tmp_path):
     expected = go(**LONG)
     deadline = time.monotonic() + 120
     manifest = tmp_path / "waiting" / "manifest.json"
-    while time.monotonic() < deadline and not (manifest.exists() and store.read_manifest(manifest.parent)["records"] >= 9):
+    while time.monotonic() < deadline and not (manifest.exists() and run_folder.read_manifest(manifest.parent)["records"] >= 9):
         time.sleep(0.01)
     time.sleep(np.random.default_rng(os.getpid()).uniform(0, 0.1))  # any moment will do
     codes = [waiting.kill()]
     itself.process.join(300)
     assert [*codes, itself.kill()] == [-signal.SIGKILL] * 2
     for name in ("itself", "waiting"):
-        done = store.read_manifest(tmp_path / name)["records"]
+        done = run_folder.read_manifest(tmp_path / name)["records"]
         assert 0 < done < 121 and (name == "waiting" or done == 21)
         assert np.isfinite(stored(tmp_path / name).acceptance[:done]).all()
         assert_same(go(tmp_path / name, **LONG), expected)
@@ -233,7 +234,7 @@ def test_a_signal_ends_the_run_after_the_segment_at_hand(tmp_path, whole, number
             go(tmp_path, stop=stop)
         assert calls == [3]
         assert signal.getsignal(number) is signal.default_int_handler
-        manifest = store.read_manifest(tmp_path)
+        manifest = run_folder.read_manifest(tmp_path)
         assert (manifest["status"], manifest["records"]) == ("running", 6)
         assert_same(go(tmp_path), whole)
 
@@ -254,7 +255,7 @@ def test_a_second_signal_interrupts_at_once(tmp_path, whole):
 
         with pytest.raises(KeyboardInterrupt, match="second signal"):
             go(tmp_path, stop=stop)
-        assert store.read_manifest(tmp_path)["records"] == 3
+        assert run_folder.read_manifest(tmp_path)["records"] == 3
         assert_same(go(tmp_path), whole)
     finally:
         signal.signal(signal.SIGINT, before)
@@ -266,12 +267,12 @@ def test_early_stop_and_going_on(tmp_path, whole):
 
     state, results = go(tmp_path, stop=stop)
     assert int(state.step) == 10 and results.step.values.tolist() == [0, 2, 4, 6, 8, 10]
-    assert store.read_manifest(tmp_path)["status"] == "stopped"
+    assert run_folder.read_manifest(tmp_path)["status"] == "stopped"
     assert np.isnan(stored(tmp_path).acceptance[6:]).all() and (stored(tmp_path).diverged[6:] == -1).all()
     assert_same(go(tmp_path, stop=stop), (state, results))
     assert_same(go(stop=stop), (state, results))
     assert_same(go(tmp_path), whole)
-    assert store.read_manifest(tmp_path)["status"] == "done"
+    assert run_folder.read_manifest(tmp_path)["status"] == "done"
 
 
 def test_results_can_be_read_while_the_run_goes_on(tmp_path):
@@ -301,7 +302,7 @@ def test_a_diverged_run_raises_and_leaves_valid_files(tmp_path):
         (error.step, error.code) == (2, 4) and np.isfinite(error.state.particles).all() and int(error.state.step) == 0
     )
     assert error.results.diverged.values.tolist() == [0, 4, 4] and np.isnan(error.results.acceptance[1:]).all()
-    assert store.read_manifest(tmp_path)["status"] == "diverged"
+    assert run_folder.read_manifest(tmp_path)["status"] == "diverged"
     assert stored(tmp_path).diverged.values.tolist() == [0, 4, 4] + [-1] * 9
     with pytest.raises(Diverged, match=message):
         go(tmp_path, rates=rates)
@@ -363,7 +364,7 @@ def test_methods_with_walkers_go_on_bit_for_bit(name, tmp_path):
     common = dict(steps=16, every=2, metrics={"acceptance": metrics.Acceptance()}, segment=2, progress=False)
     at_once, expected = run(jax.random.key(1), method, rates, data, **common)
     run(jax.random.key(1), method, rates, data, folder=tmp_path, stop=lambda records: True, **common)
-    assert store.read_manifest(tmp_path)["status"] == "stopped"
+    assert run_folder.read_manifest(tmp_path)["status"] == "stopped"
     continued, results = run(jax.random.key(1), method, rates, data, folder=tmp_path, **common)
     for a, b in zip(jax.tree.leaves(at_once), jax.tree.leaves(continued), strict=True):
         np.testing.assert_array_equal(a, b)
@@ -577,7 +578,7 @@ def test_foreign_and_unwritable_folders(tmp_path, monkeypatch):
 
 
 def test_two_runs_never_share_a_folder(tmp_path, whole):
-    with store.hold(tmp_path), pytest.raises(BlockingIOError, match="in use"):
+    with run_folder.hold(tmp_path), pytest.raises(BlockingIOError, match="in use"):
         go(tmp_path)
     assert list(tmp_path.iterdir()) == []
     assert_same(go(tmp_path), whole)
@@ -590,7 +591,7 @@ def test_a_run_without_records_is_taken_over(tmp_path, whole):
 
     with pytest.raises(Crash):
         go(tmp_path, method=Broken(Sphere(3), neurons=8))
-    assert store.read_manifest(tmp_path)["records"] == 0
+    assert run_folder.read_manifest(tmp_path)["records"] == 0
     assert_same(go(tmp_path), whole)
 
 

@@ -11,8 +11,8 @@ from dualebm.features import Bump, Custom, ReLU, Softplus
 from dualebm.measures import Atoms, Samples
 from dualebm.methods.dual import Dual, DualRates
 from dualebm.methods.score_matching import ScoreMatching, ScoreMatchingRates, derivative, loss, operator, smoothed_relu
-from dualebm.simulate import simulate, start
 from dualebm.spaces import Euclidean, Sphere, Torus
+from dualebm.training.simulate import simulate, start
 from tests import oracles
 
 CASES = [

@@ -5,15 +5,15 @@ import numpy as np
 import pytest
 import xarray
 
-from dualebm import simulate
-from dualebm.grid import product
+from dualebm.log_z.partition import sphere_quadrature
 from dualebm.measures import Samples
 from dualebm.methods.dual import Dual
 from dualebm.metrics import CrossEntropy
-from dualebm.partition import sphere_quadrature
-from dualebm.selection import choose, select, stopped_early
 from dualebm.spaces import Sphere
-from dualebm.sweep import sweep
+from dualebm.sweeps.engine import sweep
+from dualebm.sweeps.grid import product
+from dualebm.sweeps.selection import choose, select, stopped_early
+from dualebm.training import simulate
 
 STEPS = np.array([0, 3, 6, 9, 12])
 GRID = product(n=[20, 5], kind=["b", "a"], rate=[0.1, 0.3, 0.2], seed=[0, 1, 2])

@@ -9,8 +9,8 @@ import pytest
 from dualebm import metrics
 from dualebm.measures import Samples
 from dualebm.methods.dual import Dual, DualRates
-from dualebm.simulate import DIVERGENCE, intervals, simulate, start, step
 from dualebm.spaces import Sphere
+from dualebm.training.simulate import DIVERGENCE, intervals, simulate, start, step
 from tests import oracles
 
 METHOD = Dual(Sphere(3), neurons=4)

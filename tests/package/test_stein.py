@@ -8,15 +8,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dualebm import metrics, stein, targets
-from dualebm.energy import Shallow
+from dualebm import metrics, stein
+from dualebm.data import targets
+from dualebm.energies.shallow import Shallow
 from dualebm.features import ReLU, Softplus
-from dualebm.flows.descent import NetworkRates
+from dualebm.flows.two_layer import NetworkRates
+from dualebm.kernels import RBF, ArcCosine, BumpKernel
 from dualebm.measures import Samples
 from dualebm.methods.stein import KernelStein, NetworkStein
-from dualebm.rkhs import RBF, ArcCosine, BumpKernel
-from dualebm.simulate import simulate, start, step
 from dualebm.spaces import Euclidean, Sphere, Torus
+from dualebm.training.simulate import simulate, start, step
 from tests import oracles, oracles_stein
 
 score, kernelised, stein_kernel, pull_back = map(eqx.filter_jit, (stein.score, stein.kernelised, stein.stein_kernel, stein.pull_back))

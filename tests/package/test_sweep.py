@@ -12,15 +12,17 @@ import numpy as np
 import pytest
 import xarray
 
-import dualebm.sweep as sweep_module
-from dualebm import mesh, plan, saved, simulate, store, sweep_folder
-from dualebm.grid import lanes_of, product, zipped
+import dualebm.sweeps.engine as sweep_module
 from dualebm.measures import Samples
 from dualebm.methods.dual import Dual
-from dualebm.plan import plan_of
 from dualebm.spaces import Sphere
-from dualebm.sweep import sweep
-from dualebm.sweep_folder import by_setting, manifest, open_sweep
+from dualebm.sweeps import folder as sweep_folder
+from dualebm.sweeps import plan
+from dualebm.sweeps.engine import sweep
+from dualebm.sweeps.folder import by_setting, manifest, open_sweep
+from dualebm.sweeps.grid import lanes_of, product, zipped
+from dualebm.sweeps.plan import plan_of
+from dualebm.training import checkpoints, run_folder, sharding, simulate
 from tests.children import Child
 
 METHOD = Dual(Sphere(3), neurons=8)
@@ -133,8 +135,8 @@ def test_parts_of_other_shapes_lie_side_by_side(tmp_path):
 def test_settings_may_be_text(tmp_path):
     found = go(tmp_path, grid=product(integrator=["mala", "projected"], seed=[0, 1]))
     assert by_setting(found).integrator.values.tolist() == ["mala", "projected"]
-    assert store.open_results(tmp_path / "part-1").integrator.values.tolist() == ["projected"] * 2
-    store.to_netcdf(found, tmp_path / "results.nc")
+    assert run_folder.open_results(tmp_path / "part-1").integrator.values.tolist() == ["projected"] * 2
+    run_folder.to_netcdf(found, tmp_path / "results.nc")
     assert xarray.load_dataset(tmp_path / "results.nc").integrator.values.tolist() == ["mala"] * 2 + ["projected"] * 2
 
 
@@ -185,7 +187,7 @@ def on_devices(folder):
     whole = go(data=points, devices=4, **DEVICES)
     halves = go(data=points, devices=4, devices_per_run=2, **DEVICES)
     errors = [max(float(np.abs(results[name] - expected[name]).max()) for name in METRICS) for results in (whole, halves)]
-    inner, calls = mesh.run_intervals, []
+    inner, calls = sharding.run_intervals, []
 
     def crashing(*args):
         calls.append(1)
@@ -193,11 +195,11 @@ def on_devices(folder):
             raise Crash
         return inner(*args)
 
-    mesh.run_intervals = crashing
+    sharding.run_intervals = crashing
     try:
         go(folder, data=points, devices=4, **DEVICES)
     except Crash:
-        mesh.run_intervals = inner
+        sharding.run_intervals = inner
     resumed = go(folder, data=points, devices=4, **DEVICES).equals(whole)
     for name, changes in {
         "other devices": dict(folder=folder, data=points, devices=2),
@@ -256,8 +258,8 @@ LONG = dict(steps=60)  # 31 records, 16 segments of each of 3 batches
 
 
 def long(folder):
-    write = saved.commit
-    saved.commit = lambda path, content: (time.sleep(0.02), write(path, content))[1]  # not done before it is killed
+    write = checkpoints.commit
+    checkpoints.commit = lambda path, content: (time.sleep(0.02), write(path, content))[1]  # not done before it is killed
     go(folder, **LONG)
 
 
@@ -289,8 +291,8 @@ def test_kill_at_any_moment_then_the_same_call(tmp_path, kills):
 
 def test_a_crash_at_any_write_costs_at_most_a_segment(tmp_path, whole, monkeypatch):
     """Each of the writes of a sweep fails once, in turn; then the same call goes on."""
-    counted, original = [], saved.commit
-    monkeypatch.setattr(saved, "commit", lambda path, write: (counted.append(path), original(path, write))[1])
+    counted, original = [], checkpoints.commit
+    monkeypatch.setattr(checkpoints, "commit", lambda path, write: (counted.append(path), original(path, write))[1])
     go(tmp_path / "whole")
     for moment in range(0, len(counted), 5):
         made = []
@@ -302,35 +304,35 @@ def test_a_crash_at_any_write_costs_at_most_a_segment(tmp_path, whole, monkeypat
             original(path, write)
 
         folder = tmp_path / str(moment)
-        monkeypatch.setattr(saved, "commit", commit)
+        monkeypatch.setattr(checkpoints, "commit", commit)
         with pytest.raises(Crash):
             go(folder)
-        monkeypatch.setattr(saved, "commit", original)
+        monkeypatch.setattr(checkpoints, "commit", original)
         segments = []
         inner = simulate.run_lanes
         monkeypatch.setattr(simulate, "run_lanes", lambda *a, inner=inner, segments=segments: (segments.append(1), inner(*a))[1])
         xarray.testing.assert_equal(go(folder), whole)
         monkeypatch.setattr(simulate, "run_lanes", inner)
-        manifests = sum(path.name == store.MANIFEST for path in counted[:moment]) - 1  # one is written before any segment
+        manifests = sum(path.name == run_folder.MANIFEST for path in counted[:moment]) - 1  # one is written before any segment
         assert len(segments) <= 9 - max(manifests, 0)
 
 
 def test_a_full_disk_is_an_error_and_loses_nothing(tmp_path, whole, monkeypatch):
-    calls, original = [], store.write_results
+    calls, original = [], run_folder.write_results
 
     def full(*args, **kwargs):
         calls.append(1)
         if len(calls) == 4:
-            with saved.writing(tmp_path):
+            with checkpoints.writing(tmp_path):
                 raise OSError(errno.ENOSPC, "No space left on device")
         original(*args, **kwargs)
 
-    monkeypatch.setattr(store, "write_results", full)
+    monkeypatch.setattr(run_folder, "write_results", full)
     with pytest.raises(OSError, match=r"cannot write .*No space left"):
         go(tmp_path)
     states = [lane["state"] for lane in manifest(tmp_path)]
     assert states == ["done"] * 3 + ["waiting"] * 5
-    monkeypatch.setattr(store, "write_results", original)
+    monkeypatch.setattr(run_folder, "write_results", original)
     xarray.testing.assert_equal(go(tmp_path), whole)
 
 
@@ -380,7 +382,7 @@ def test_progress_is_a_line_of_json_for_each_segment(capsys):
 
 
 def test_two_sweeps_never_share_a_folder(tmp_path):
-    with store.hold(tmp_path), pytest.raises(OSError, match="in use"):
+    with run_folder.hold(tmp_path), pytest.raises(OSError, match="in use"):
         go(tmp_path)
     assert not list(tmp_path.iterdir())
 

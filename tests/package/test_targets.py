@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from dualebm import partition, targets
-from dualebm.energy import Shallow
+from dualebm.data import targets
+from dualebm.data.targets import Target, planted, sample, teacher
+from dualebm.energies.shallow import Shallow
 from dualebm.features import ReLU
+from dualebm.log_z import partition
 from dualebm.spaces import Sphere
-from dualebm.targets import Target, planted, sample, teacher
 from tests import oracles
 
 # The planted teachers: log Z, KL(teacher || uniform), E |grad_S f*|^2, min f*, the angle between the neurons

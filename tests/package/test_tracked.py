@@ -5,14 +5,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dualebm import partition, targets
+from dualebm.data import targets
+from dualebm.energies.networks import MLP
+from dualebm.log_z import partition
 from dualebm.measures import Samples
 from dualebm.methods.contrastive import Contrastive
 from dualebm.methods.dual import Dual
 from dualebm.methods.tracked import Tracked
-from dualebm.networks import MLP
-from dualebm.simulate import simulate, start, step
 from dualebm.spaces import Sphere
+from dualebm.training.simulate import simulate, start, step
 
 TEACHER = targets.teacher("s2_bimodal")
 

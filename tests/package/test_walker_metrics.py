@@ -5,11 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dualebm import walker_metrics
 from dualebm.measures import Samples
 from dualebm.methods.weighted_dual import WeightedDual
-from dualebm.simulate import start
+from dualebm.metrics import walkers
 from dualebm.spaces import Sphere
+from dualebm.training.simulate import start
 
 METHOD, DATA = WeightedDual(Sphere(3), neurons=8, particles=100), Samples(jnp.eye(3))
 
@@ -28,15 +28,15 @@ def read(metric, state, method=METHOD):
 
 
 def test_walkers_are_drawn_by_their_weights(state):
-    drawn = read(walker_metrics.Walkers(5), state)
+    drawn = read(walkers.Walkers(5), state)
     np.testing.assert_array_equal(drawn, np.asarray(state.particles)[[7] * 5])
     unweighted = state._replace(weights=state.weights._replace(log_weights=jnp.zeros(100)))
-    assert len(np.unique(read(walker_metrics.Walkers(50), unweighted), axis=0)) == 50
+    assert len(np.unique(read(walkers.Walkers(50), unweighted), axis=0)) == 50
 
 
 def test_the_number_of_resamplings_and_the_effective_fraction(state):
-    assert read(walker_metrics.Resamplings(), state) == 4
-    assert read(walker_metrics.EffectiveFraction(), state) == pytest.approx(float(state.weights.ess))
+    assert read(walkers.Resamplings(), state) == 4
+    assert read(walkers.EffectiveFraction(), state) == pytest.approx(float(state.weights.ess))
 
 
 def test_the_cross_entropy_is_the_mean_energy_and_log_z(state):
@@ -47,7 +47,7 @@ def test_the_cross_entropy_is_the_mean_energy_and_log_z(state):
     method = Known(Sphere(3), neurons=8, particles=100)
     samples = Samples(jnp.eye(3), jnp.array([0.0, -jnp.inf, -jnp.inf]))
     mean = float(METHOD.energy(state, METHOD.rates, DATA)(jnp.eye(3))[0])
-    assert read(walker_metrics.LogPartition(), state, method).tolist() == [0.5, 0.125]
-    assert read(walker_metrics.WalkerCrossEntropy(samples), state, method) == pytest.approx([mean + 0.5, 0.125], abs=1e-6)
+    assert read(walkers.LogPartition(), state, method).tolist() == [0.5, 0.125]
+    assert read(walkers.WalkerCrossEntropy(samples), state, method) == pytest.approx([mean + 0.5, 0.125], abs=1e-6)
     with pytest.raises(ValueError, match="empty"):
-        walker_metrics.WalkerCrossEntropy(Samples(jnp.zeros((0, 3))))
+        walkers.WalkerCrossEntropy(Samples(jnp.zeros((0, 3))))

@@ -7,14 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dualebm import partition, targets
-from dualebm.energy import feature_mean
+from dualebm.data import targets
+from dualebm.energies.shallow import feature_mean
 from dualebm.features import ReLU
 from dualebm.flows import wfr
+from dualebm.log_z import partition
 from dualebm.measures import Samples, coefficients, total_variation
 from dualebm.methods.weighted_dual import WeightedDual
-from dualebm.simulate import simulate, start, step
 from dualebm.spaces import Sphere
+from dualebm.training.simulate import simulate, start, step
 
 
 def on_the_sphere(count):

@@ -1,0 +1,1 @@
+"""What the rest is built on, and what no user needs: columns of points, checks of arguments, cells."""

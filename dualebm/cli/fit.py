@@ -1,0 +1,373 @@
+"""`dualebm fit`: an energy of a file of data."""
+
+import dataclasses
+import hashlib
+import math
+import sys
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import jax
+import numpy as np
+import tyro
+
+from dualebm import duality_gap, measures, metrics, model
+from dualebm._internal import checks
+from dualebm.cli import methods
+from dualebm.cli.sample_score import NAMES, with_error
+from dualebm.data import tables
+from dualebm.energies.shallow import Shallow
+from dualebm.features import Bump, Feature, ReLU, Softplus
+from dualebm.kernels import kernel_of
+from dualebm.log_z import partition
+from dualebm.measures import Samples
+from dualebm.methods.dual import Dual, annealing
+from dualebm.methods.lazy import KernelFlow
+from dualebm.methods.weighted_dual import WeightedDual
+from dualebm.metrics.walkers import EffectiveFraction, WalkerCrossEntropy
+from dualebm.spaces import Euclidean, Space, Sphere, Torus
+from dualebm.training.fingerprint import describe
+from dualebm.training.run import initial_state, run, traced
+
+SPACES = ("sphere", "euclidean", "torus")
+FEATURES = ("relu_bias", "relu", "softplus_bias", "softplus", "bump")
+"""The files that `sample` and `score` write."""
+
+LARGEST_SCALE = 3.0
+"""How far from the standard Gaussian columns may be before `fit` speaks of --standardise."""
+
+WALKERS = 10_000
+"""Annealed samples of the model, of methods without particles."""
+
+WORSE = -0.1
+"""The gap of held-out energy below which `fit` speaks of a larger radius."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Fit:
+    """Fits an energy to the rows of a file by the coupled flow (Algorithm 1 of arXiv 2107.05134).
+
+    For example: dualebm fit wind.csv --space sphere --normalise --out results/wind
+
+    The model is exp(-U) times the base measure: uniform on the sphere and the torus, the standard Gaussian on Euclidean
+    space. Writes records, a checkpoint and the model into --out; the same command continues a run that was interrupted.
+    """
+
+    data: tyro.conf.Positional[Path]
+    """A .csv, .npy or .npz file with one point per row."""
+    space: str
+    """Where the points live: sphere (rows of norm 1), euclidean or torus (coordinates in [0, period))."""
+    out: Path
+    """The folder to write: a new or an empty one, or that of the run to continue."""
+    normalise: bool = False
+    """Divide the rows by their norms (sphere)."""
+    standardise: bool = False
+    """Subtract from the columns their means and divide them by their standard deviations (euclidean); the model keeps both
+    and gives samples and densities in the units of the data."""
+    period: float | None = None
+    """Of the coordinates (torus); None for 1."""
+    method: str = "dual"
+    """dual (Algorithm 1), score_matching, lazy (fixed features), kernel_flow, mean_field (on a grid, circle and S^2),
+    likelihood, weighted_likelihood, kernel_stein or network_stein (Stein discrepancies; not on a torus), weighted_dual (Algorithm 1 with
+    Jarzynski's weights), jarzynski or contrastive (any energy: --set energy=mlp width=64 depth=2, or energy=boltzmann hidden=16). The flags
+    below that are None are the method's own; those that it does not have are refused."""
+    set: tuple[str, ...] = ()
+    """Other settings and rates of the method, as width=128 learning_rate=0.003."""
+    feature: str | None = None
+    """phi of the energy: relu_bias, relu (on the sphere only even and linear functions), softplus_bias, softplus or bump; None
+    for bump on the torus and relu_bias elsewhere."""
+    neurons: int | None = None
+    """Neurons of the energy; None for 64."""
+    particles: int | None = None
+    """Particles; None for two copies of the data."""
+    signs: str | None = None
+    """Signs of the neurons: half (None), random or all_negative."""
+    integrator: str | None = None
+    """Moves of the particles: mala (None), geodesic or projected."""
+    noise: str | None = None
+    """Noise of the particles: independent, antithetic (None) or orthogonal."""
+    particle_moves: int | None = None
+    """Moves of the particles in an iteration; None for 1."""
+    neuron_moves: int | None = None
+    """Updates of the neurons in an iteration; None for 1."""
+    data_batch: int | None = None
+    """Rows drawn in each iteration for the data term; None for all."""
+    restart_every: int | None = None
+    """All particles to the data in iterations that are multiples of this; None for never."""
+    particle_step: float | None = None
+    """Step of the particles; None for one that fits the space."""
+    transport_step: float | None = None
+    """Step of the neurons' positions; None for one that fits the space and the data."""
+    reaction_step: float | None = None
+    """Step of the neurons' weights; None for one that fits the space and the data."""
+    restart_probability: float | None = None
+    """With which each particle restarts at a row of the data in an iteration; None for 0."""
+    radius: float | None = None
+    """The largest total variation of the neurons: how strong the energy may be, in units of temperature; None for 10."""
+    anneal: bool = True
+    """Let the radius grow to its value in the first fifth of the iterations, then the neurons' steps fall (of methods whose neurons move
+    in a ball: dual, weighted_dual, score_matching, mean_field)."""
+    steps: int = 2000
+    """Iterations, a multiple of --every."""
+    every: int = 20
+    """Iterations between records, at least 2."""
+    holdout: float = 0.2
+    """The fraction of the rows, drawn at random, that is not trained on; 0 for none."""
+    gap_chains: int = 20_000
+    """Annealed chains by which the duality gap is estimated at the end, twice; by quadrature on the circle and S^2. 0 for no gap."""
+    seed: int = 0
+    """Of everything that is drawn."""
+    precision: int = 32
+    """32 or 64 bits."""
+
+
+def fit(settings: Fit) -> None:
+    """Trains, and writes the folder of the run and the model; prints log Z and the held-out log density."""
+    checks.choice("precision", settings.precision, (32, 64))
+    checks.count("seed", settings.seed, 0)
+    checks.count("gap_chains", settings.gap_chains, 0)
+    with jax.enable_x64(settings.precision == 64):
+        _fit(settings)
+
+
+def _fit(settings: Fit) -> None:
+    rows = tables.read(settings.data)
+    digest = hashlib.sha256(settings.data.read_bytes()).hexdigest()
+    space = space_of(settings, rows)
+    method = method_of(settings, space)
+    split_key, run_key, partition_key = jax.random.split(jax.random.key(settings.seed), 3)
+    kept, held = split_rows(split_key, len(rows), settings.holdout)
+    mean, scale = column_scales(str(settings.data), rows[kept]) if settings.standardise else (None, None)
+    points = model.to_space(
+        rows, space, f"float{settings.precision}", normalise=settings.normalise, mean=mean, scale=scale,
+        name=str(settings.data),
+    ).points  # fmt: skip
+    data, unseen = Samples(points[kept]), Samples(points[held])
+    rates = rates_of(settings, method, data)
+    method.check(rates, data)
+    if isinstance(space, Euclidean) and not settings.standardise:
+        _speak_of_scales(data.points)
+    recorded = monitors(method, rates, data, unseen)
+    state, results = run(
+        run_key, method, rates, data, steps=settings.steps, every=settings.every, metrics=recorded,
+        schedule=schedule_of(settings, rates), folder=settings.out, progress=sys.stderr.isatty(),
+    )  # fmt: skip
+    energy = method.energy(state, rates, data)
+    particles = getattr(state, "particles", None)
+    if hasattr(method, "log_partition"):
+        particles = state.particles[measures.resample(partition_key, state.log_weights, len(state.particles))]
+    if particles is None:
+        particles = partition.anneal(run_key, energy, space, WALKERS).points
+    log_partition = model.estimate_log_partition(partition_key, energy, space, particles)
+    step = float(getattr(rates, "particle_step", 0) or Dual(space).rates.particle_step)
+    fitted = model.Model(energy, space, settings.normalise, mean, scale, log_partition, step)
+    likelihood = {name: _likelihood(fitted, part.points) for name, part in (("trained_on", data), ("held_out", unseen))}
+    gap = gap_of(partition_key, settings, energy, space, rates, data)
+    about = {
+        "settings": {name: str(v) if isinstance(v, Path) else v for name, v in dataclasses.asdict(settings).items()},
+        "data": {"file": str(settings.data), "sha256": digest, "rows": len(rows)},
+        "method": describe(method),
+        "rates": describe(rates),
+        "duality_gap": gap,
+        **likelihood,
+    }
+    model.save(settings.out, fitted, about)
+    print(f"{len(kept)} rows of {settings.data} on {space}, {len(held)} held out; {settings.steps} iterations")
+    print(", ".join(f"{name} {_told(results[name].values[-1])}" for name in recorded))
+    print(log_partition.told())
+    for name, found in likelihood.items():
+        for kind in [kind for kind in NAMES if kind in found]:
+            told = with_error(found[kind]["mean"], found[kind]["standard_error"])
+            print(f"{name.replace('_', ' ')}: mean {NAMES[kind]} of {found['rows']} rows = {told} nat")
+    if gap is not None:
+        print(gap["told"])
+    print(f"written to {settings.out}")
+    held_out = float(results["held_out_gap"][-1]) if "held_out_gap" in recorded else 0.0
+    radius = getattr(rates, "radius", math.inf)
+    if held_out < WORSE and float(results["total_variation"][-1]) > 0.99 * radius:
+        print(
+            f"note: the total variation is at the radius, {radius:g}, and held_out_gap is {held_out:.2g}: a stronger energy, "
+            "of a larger --radius, would fit the held-out rows better",
+            file=sys.stderr,
+        )
+
+
+def gap_of(key, settings: Fit, energy, space: Space, rates, data: Samples) -> dict[str, Any] | None:
+    """How far the energy is from the best of its F1 ball, as JSON; None where it has no neurons or the method no ball."""
+    radius = getattr(rates, "radius", None)
+    if not settings.gap_chains or radius is None or not isinstance(energy, Shallow):
+        return None
+    ball = "negative" if settings.signs == "all_negative" else "full"
+    quadrature = quadrature_of(space, data)
+    options: dict[str, Any] = dict(quadrature=quadrature, ball=ball, chains=settings.gap_chains)
+    found = eqx.filter_jit(duality_gap.certify)(key, energy, space, data, float(radius), **options)
+    value, error = float(found.gap), float(found.error)
+    return {"nats": value, "standard_error": error, "ball": ball, "told": duality_gap.told(found, float(radius), ball)}
+
+
+def quadrature_of(space: Space, data: Samples) -> Samples | None:
+    """Of the base measure, on the circle and S^2; None elsewhere."""
+    if isinstance(space, Sphere) and space.dimension in model.NODES:
+        return partition.sphere_quadrature(space, model.NODES[space.dimension] // 2, data.points.dtype)
+    return None
+
+
+def monitors(method, rates, data: Samples, unseen: Samples) -> dict[str, Any]:
+    """What is recorded: energies of the data less those of the particles; of methods without particles the cross-entropy."""
+    state = eqx.filter_eval_shape(initial_state, jax.random.key(0), method, traced(rates, data), data)
+    parts = {"fit": data, "held_out": unseen} if len(unseen.points) else {"fit": data}
+    if hasattr(method, "log_partition"):  # known by the weights of the walkers
+        recorded: dict[str, Any] = {f"{name}_cross_entropy": WalkerCrossEntropy(part) for name, part in parts.items()}
+        recorded["effective_fraction"] = EffectiveFraction()
+    elif hasattr(type(state), "particles"):
+        recorded = {f"{name}_gap": metrics.EnergyGap(part) for name, part in parts.items()}
+    else:
+        quadrature = quadrature_of(method.space, data)
+        recorded = {f"{name}_cross_entropy": metrics.CrossEntropy(part, method.space, quadrature) for name, part in parts.items()}
+    return recorded | {"total_variation": metrics.TotalVariation(), "acceptance": metrics.Acceptance()}
+
+
+def schedule_of(settings: Fit, rates):
+    """`annealing` over a fifth of the iterations, where it is asked for and the rates have what it anneals."""
+    moves = {"radius", "transport_step", "reaction_step"} <= set(rates._fields)
+    return annealing(math.ceil(settings.steps / 5)) if settings.anneal and moves else None
+
+
+def _told(value) -> str:
+    return f"{float(value):.4g}" if np.ndim(value) == 0 else f"{value[0]:.4g} +- {value[1]:.2g}"
+
+
+def _likelihood(fitted: model.Model, points) -> dict[str, Any]:
+    """The number of rows, and the mean log densities with their standard errors; of no rows, the number alone."""
+    means: dict[str, Any] = {"rows": len(points)}
+    if len(points):
+        for kind, values in model.log_densities(fitted, points).items():
+            mean, error = model.mean_with_error(values, fitted.log_partition.standard_error)
+            means[kind] = {"mean": mean, "standard_error": error}
+    return means
+
+
+def split_rows(key, count: int, holdout: float) -> tuple[np.ndarray, np.ndarray]:
+    """Indices of the rows to train on and of those held out, both in order.
+
+    >>> [len(part) for part in split_rows(jax.random.key(0), 10, 0.2)]
+    [8, 2]
+    """
+    checks.number("holdout", holdout, largest=1)
+    held = round(count * holdout)
+    if held == count or (holdout and not held):
+        raise ValueError(f"holdout is {holdout} of {count} rows, which is {held}; a row must be held out, and one be left")
+    order = np.asarray(jax.random.permutation(key, count))
+    return np.sort(order[held:]), np.sort(order[:held])
+
+
+def space_of(settings: Fit, rows: np.ndarray) -> Space:
+    """The space of the data; raises ValueError for flags that are another space's."""
+    checks.choice("space", settings.space, SPACES)
+    for flag, home in (("normalise", "sphere"), ("standardise", "euclidean"), ("period", "torus")):
+        value = getattr(settings, flag)
+        if value not in (None, False) and settings.space != home:
+            raise ValueError(f"{flag} is {value} and space is {settings.space!r}; allowed: {home!r}")
+    if rows.ndim != 2 or not len(rows):
+        raise ValueError(f"{settings.data} has shape {rows.shape}; it must be (rows, columns)")
+    if settings.space == "sphere" and rows.shape[1] < 2:
+        raise ValueError(f"{settings.data} has 1 column; points of a sphere must have at least 2")
+    if settings.space == "torus":
+        return Torus(rows.shape[1], 1.0 if settings.period is None else settings.period)
+    return (Sphere if settings.space == "sphere" else Euclidean)(rows.shape[1])
+
+
+def column_scales(name: str, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation of each column, (d,) in float64; raises ValueError for a column that is constant.
+
+    >>> [a.tolist() for a in column_scales("x", np.array([[1.0, 0.0], [3.0, 8.0]]))]
+    [[2.0, 4.0], [1.0, 4.0]]
+    """
+    rows = rows.astype(np.float64) if rows.dtype.kind == "f" else rows  # others are refused with the points
+    mean, scale = np.mean(rows, axis=0), np.std(rows, axis=0)
+    usable = scale > 1e-12 * np.abs(mean)
+    if np.isfinite(scale).all() and not usable.all():
+        column = int(np.argmin(usable)) + 1
+        raise ValueError(f"{name} has the column {column} with one value, {mean[column - 1]:g}; a column must vary to be standardised")
+    return mean, scale
+
+
+def method_of(settings: Fit, space: Space) -> Any:
+    """The method on a space, with those of its fields that are flags or set."""
+    kind = methods.kind(settings.method)
+    fields = {field.name for field in dataclasses.fields(kind)}
+    values = given(settings)
+    named = {name: value for name, value in values.items() if name in fields - set(methods.OBJECTS)}
+    feature = feature_of(settings, space)
+    if "feature" in fields:
+        return kind(space, feature, **named)
+    if kind is KernelFlow:
+        return kind(space, kernel_of(feature, space), **named)
+    if settings.feature is not None:
+        raise ValueError(f"feature is {settings.feature!r} and method is {settings.method!r}, which has none; leave it out")
+    if "start" in fields:
+        energy = {name: value for name, value in values.items() if name in ("energy", *methods.ENERGY_SETTINGS) and name not in fields}
+        return kind(space, methods.start(**energy), **named)
+    return kind(space, **named)
+
+
+FLAGS = (
+    "neurons", "particles", "signs", "integrator", "noise", "particle_moves", "neuron_moves", "data_batch", "restart_every",
+    "particle_step", "transport_step", "reaction_step", "restart_probability", "radius",
+)  # fmt: skip
+"""Flags that are fields or rates of a method."""
+
+
+def given(settings: Fit) -> dict[str, Any]:
+    """Fields and rates of the method that are not its own: flags that are not None, and what is set."""
+    values = {name: getattr(settings, name) for name in FLAGS if getattr(settings, name) is not None}
+    for name, found in methods.assignments(settings.set).items():
+        if len(found) > 1 or name in values:
+            raise ValueError(f"set has {name} with several values; it must have one")
+        values[name] = found[0]
+    methods.check_names(settings.method, values)
+    return values
+
+
+def feature_of(settings: Fit, space: Space) -> Feature:
+    """phi by name; on a torus, only one that is periodic."""
+    plain = "relu" if settings.method == "kernel_flow" else "relu_bias"
+    name = settings.feature or ("bump" if isinstance(space, Torus) else plain)
+    checks.choice("feature", name, FEATURES)
+    if name == "bump":
+        return Bump(space)
+    if isinstance(space, Torus):
+        raise ValueError(f"feature is {name!r} and space is 'torus', where it is not continuous; allowed: 'bump'")
+    return (ReLU if name.startswith("relu") else Softplus)(bias=name.endswith("_bias"))
+
+
+def rates_of(settings: Fit, method, data: Samples):
+    """The rates given, and where they are None those of `Dual.rates` with the neurons' steps in the scale of the data.
+
+    A neuron's step is stable in proportion to 1 / E <theta, (x, 1)>^2, 1 / d on the sphere, for which `Dual.rates` are; for
+    features of a product the default is 0.4 over that mean, over the data and over uniform theta.
+
+    >>> method = Dual(Sphere(4), ReLU())
+    >>> rates = rates_of(Fit(Path("x.csv"), "sphere", Path("out")), method, Samples(np.eye(4, dtype="float32")))
+    >>> round(float(rates.transport_step), 6)
+    1.6
+    """
+    rates = method.rates
+    if isinstance(method, (Dual, WeightedDual)) and not isinstance(method.feature, Bump):
+        bias = bool(getattr(method.feature, "bias", False))
+        square = float(np.mean(np.sum(np.asarray(data.points, np.float64) ** 2, axis=1)))
+        step = 0.4 * (method.space.dimension + bias) / (square + bias)
+        rates = rates._replace(transport_step=step, reaction_step=step)
+    return rates._replace(**{name: value for name, value in given(settings).items() if name in rates._fields})
+
+
+def _speak_of_scales(points) -> None:
+    x = np.asarray(points, np.float64)
+    mean, scale = np.abs(np.mean(x, axis=0)).max(), np.std(x, axis=0)
+    if mean > LARGEST_SCALE or scale.max() > LARGEST_SCALE or scale.min() < 1 / LARGEST_SCALE:
+        print(
+            f"note: columns have means up to {mean:.3g} and standard deviations from {scale.min():.3g} to {scale.max():.3g}, and the "
+            "base measure is the standard Gaussian; --standardise brings them to it",
+            file=sys.stderr,
+        )

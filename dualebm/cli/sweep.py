@@ -1,0 +1,378 @@
+"""`dualebm sweep`, `show` and `runs`: grids of runs on planted teachers, their tables and figures, and the state of each lane."""
+
+import dataclasses
+import json
+import os
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import tyro
+import xarray
+
+from dualebm import metrics
+from dualebm._internal import checks
+from dualebm.cli import methods
+from dualebm.cli.values import parse
+from dualebm.data import targets
+from dualebm.methods.contrastive import Contrastive
+from dualebm.methods.dual import annealing, rates_from_paper
+from dualebm.methods.jarzynski import Jarzynski
+from dualebm.plotting import charts
+from dualebm.sweeps.engine import forecast, sweep
+from dualebm.sweeps.folder import SWEEP, manifest, open_sweep, read
+from dualebm.sweeps.grid import product
+from dualebm.sweeps.plan import plan_of
+from dualebm.training import multihost, run_folder
+
+FIGURE = "figure.png"
+
+PAPER = ("alpha", "beta", "step_size")
+"""Flags that make the rates by the paper's conventions, and those that they stand for."""
+
+CORE = ("particle_step", "transport_step", "reaction_step", "radius")
+
+CLUSTERS = {
+    "slurm": ("SLURM_PROCID", "SLURM_NTASKS"),
+    "mpi": ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
+    "pmi": ("PMI_RANK", "PMI_SIZE"),
+}
+"""Where a launcher tells a process its index and their number."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Sweep:
+    """Runs a method, the coupled flow where none is named, on planted teachers for every combination of the values given.
+
+    For example: dualebm sweep --alpha 0.05:20:log9 --seed 0:32 --restart-probability 0,1/40,1 --out results/alpha
+
+    Values are single ones, lists (0,1/40,1), ranges of integers without their end (0:32), or spaced ranges with both ends
+    (0.05:20:log9, 0:1:lin5). The same command continues a sweep that was interrupted, and with more values adds lanes.
+    """
+
+    out: Path
+    """The folder to write: a new or an empty one, or that of the sweep to continue."""
+    config: Path | None = None
+    """A TOML file with values of these flags by name (alpha = "0.05:20:log9", or a list); flags win over it."""
+    resume: bool = False
+    """Continue the sweep of --out with the flags that it was started with; no others are needed."""
+    method: str = "dual"
+    """dual, score_matching, lazy, kernel_flow, mean_field, likelihood, weighted_likelihood, kernel_stein, network_stein, weighted_dual,
+    jarzynski or contrastive."""
+    set: tuple[str, ...] = ()
+    """Other settings and rates of the method, with their values, as features=256,512 ascent_step=10."""
+    teacher: str | None = None
+    """s14_monomodal (None), s14_bimodal, s2_monomodal, s2_bimodal."""
+    n: str | None = None
+    """Data points; None for 1000."""
+    seed: str | None = None
+    """Seeds of data, neurons and noise; None for 0:4."""
+    alpha: str | None = None
+    """The paper's ratio of time scales, (transport_step / particle_step) / beta; not with the four rates below."""
+    beta: str | None = None
+    """With --alpha: inverse temperature of the paper, which is the radius; None for 10."""
+    step_size: str | None = None
+    """With --alpha: the paper's step s; None for 0.2, a particle_step of 0.02."""
+    scale: str = "particle"
+    """With --alpha: whose step s is, the particles' ("particle") or the faster process's ("fast")."""
+    particle_step: str | None = None
+    """h_x; None for one that fits the space."""
+    transport_step: str | None = None
+    """h_theta; None for one that fits the space."""
+    reaction_step: str | None = None
+    """h_w; None for one that fits the space."""
+    radius: str | None = None
+    """The largest total variation; None for 10."""
+    restart_probability: str | None = None
+    """p_R, with which each particle restarts at a data point in an iteration; None for 0."""
+    restart_every: str | None = None
+    """All particles to the data every so many iterations; None for never."""
+    neurons: str | None = None
+    """m; None for 64."""
+    particles: str | None = None
+    """N; None for two copies of the data."""
+    integrator: str | None = None
+    """mala (None), geodesic, projected."""
+    noise: str | None = None
+    """antithetic (None), independent, orthogonal."""
+    signs: str | None = None
+    """half (None), random, all_negative."""
+    weight_update: str | None = None
+    """multiplicative (None), additive."""
+    witness_particles: str | None = None
+    """moved (None), current."""
+    anneal: bool = False
+    """Let the radius grow and the neurons' steps fall, as `annealing` does."""
+    common: bool = False
+    """Common random numbers: lanes of one seed have the same noise and start."""
+    steps: int = 1000
+    """Iterations, a multiple of --every."""
+    every: int = 20
+    """Iterations between records."""
+    test_points: int = 10_000
+    """Fresh draws of the teacher for KL and score."""
+    batch_size: int | None = None
+    """Lanes in memory at a time; None for what fits."""
+    devices: int | None = None
+    """Devices that share the lanes; None for one."""
+    devices_per_run: int = 1
+    """Devices that share the particles of each lane."""
+    process: str | None = None
+    """Which of several processes this is that share the lanes, as 0/4; slurm, mpi or pmi to ask the launcher."""
+    coordinator: str | None = None
+    """With --process: the processes share the particles of each lane instead. host:port of process 0, or auto with slurm and mpi."""
+    precision: int = 32
+    """32 or 64 bits."""
+    dry_run: bool = False
+    """Print lanes, batches, memory and the predicted time, and stop."""
+
+
+SWEPT = (
+    "teacher", "n", *PAPER, *CORE, "restart_probability", "restart_every", "neurons", "particles", "integrator", "noise", "signs",
+    "weight_update", "witness_particles", "seed",
+)  # fmt: skip
+"""The flags that take several values."""
+
+DEFAULTS = dict(teacher="s14_monomodal", n="1000", seed="0:4")
+
+
+def run_sweep(settings: Sweep) -> None:
+    """Runs, continues or forecasts the sweep, and prints its table."""
+    settings = merged(settings)
+    checks.choice("precision", settings.precision, (32, 64))
+    process = process_of(settings.process)
+    if settings.coordinator is not None:
+        if settings.process is None or (settings.coordinator == "auto" and settings.process not in ("slurm", "mpi")):
+            allowed = "process must be slurm or mpi with auto, or such as 0/2 with an address"
+            raise ValueError(f"coordinator is {settings.coordinator!r} and process is {settings.process!r}; {allowed}")
+        multihost.join(settings.coordinator, *process)
+        process = 0, 1
+    with jax.enable_x64(settings.precision == 64):
+        given: dict[str, Any] = arguments(settings) | dict(process=process)
+        if settings.dry_run:
+            tell_forecast(given)
+            return
+        results = sweep(**given, folder=settings.out, note=stored(settings))
+    if jax.process_index() == 0:
+        tell(results)
+        print(f"written to {settings.out}; dualebm show {settings.out} draws it")
+
+
+def stored(settings: Sweep) -> dict[str, Any]:
+    """The flags that say what the sweep is."""
+    skip = ("out", "config", "resume", "process", "coordinator", "dry_run")
+    return {name: value for name, value in dataclasses.asdict(settings).items() if name not in skip}
+
+
+def merged(settings: Sweep) -> Sweep:
+    """The flags, with those of a file or of the folder where they are not given. Raises ValueError for names that are no flags."""
+    there: dict[str, Any] = {}
+    if settings.resume:
+        found = [path.parent for path in (settings.out / SWEEP, *settings.out.glob(f"process-*/{SWEEP}")) if path.exists()]
+        there = read(found[0])["note"] if found else {}
+        if not there:
+            raise ValueError(f"resume is True and {settings.out} holds no sweep that was started by this command")
+    if settings.config is not None:
+        try:
+            there = tomllib.loads(settings.config.read_text())
+        except tomllib.TOMLDecodeError as error:
+            raise ValueError(f"{settings.config} is no TOML file ({error})") from error
+    fields = {field.name: field for field in dataclasses.fields(Sweep)}
+    changes = {}
+    for name, value in there.items():
+        where = f"the name {name!r} in {settings.config or settings.out}"
+        checks.choice(where, name, [n for n in fields if n not in ("out", "config")])
+        if name in SWEPT and value is not None:
+            value = ",".join(map(str, value)) if isinstance(value, list) else str(value)
+        elif name == "set":
+            value = tuple(value or ())
+        if getattr(settings, name) == fields[name].default:
+            changes[name] = value
+    return dataclasses.replace(settings, **changes)
+
+
+def process_of(text: str | None) -> tuple[int, int]:
+    """(index, count) of "0/4", or of what a launcher has set.
+
+    >>> process_of("1/4"), process_of(None)
+    ((1, 4), (0, 1))
+    """
+    if text is None:
+        return 0, 1
+    if text in CLUSTERS:
+        names = CLUSTERS[text]
+        if lacking := [name for name in names if name not in os.environ]:
+            raise ValueError(f"process is {text!r} and {lacking[0]} is not set; start it with the launcher, or give it as 0/4")
+        index, count = (int(os.environ[name]) for name in names)
+        return index, count
+    index, slash, count = text.partition("/")
+    if not (slash and index.isdigit() and count.isdigit()):
+        raise ValueError(f"process is {text!r}; allowed: such as 0/4, or {', '.join(CLUSTERS)}")
+    return int(index), int(count)
+
+
+ANNEALED = ("dual", "weighted_dual", "score_matching", "mean_field")
+"""Methods with the rates that `annealing` changes."""
+
+
+def arguments(settings: Sweep) -> dict[str, Any]:
+    """What `sweep` is called with. Raises ValueError for values that are not allowed, naming the flag."""
+    texts = {name: getattr(settings, name) or DEFAULTS.get(name) for name in SWEPT}
+    values = {}
+    for name, text in texts.items():
+        if text is not None:
+            try:
+                values[name] = parse(text)
+            except ValueError as error:
+                raise ValueError(f"{name}: {error}") from error
+    values |= {name: found for name, found in methods.assignments(settings.set).items() if name not in values}
+    of_method = [name for name in values if name not in ("teacher", "n", "seed", *PAPER)]
+    methods.check_names(settings.method, of_method)
+    if "alpha" in values and settings.method != "dual":
+        raise ValueError(f"alpha is {texts['alpha']} and method is {settings.method!r}; allowed: 'dual'")
+    if settings.anneal and settings.method not in ANNEALED:
+        raise ValueError(f"anneal is True and method is {settings.method!r}; allowed: {', '.join(map(repr, ANNEALED))}")
+    for name in values["teacher"]:
+        checks.choice("teacher", name, targets.TEACHERS)
+    for name in ("n", "seed", "neurons", "particles", "restart_every"):
+        for value in values.get(name, []):
+            checks.count(name, value, 0 if name == "seed" else 1)
+    checks.count("test_points", settings.test_points)
+    if "alpha" in values:
+        if wrong := [name for name in CORE if name in values]:
+            raise ValueError(f"{wrong[0]} is {texts[wrong[0]]} and alpha is {texts['alpha']}, which says it; give one of them")
+    elif wrong := [name for name in PAPER if name in values]:
+        raise ValueError(f"{wrong[0]} is {texts[wrong[0]]} and alpha is None; give alpha with it")
+    dtype, scale, count = f"float{settings.precision}", settings.scale, settings.test_points  # what the functions below close over
+
+    kind = methods.kind(settings.method)
+
+    def method(teacher):
+        return kind(targets.teacher(teacher, dtype).space)
+
+    def with_energy(teacher, energy="mlp", width=None, depth=None, activation=None, hidden=None, spread=None):
+        chosen = methods.start(energy, width=width, depth=depth, activation=activation, hidden=hidden, spread=spread)
+        return kind(targets.teacher(teacher, dtype).space, chosen)
+
+    def rates(alpha, beta=10.0, step_size=0.2):
+        return rates_from_paper(step_size, alpha, beta, scale=scale)
+
+    def data(key, teacher, n):
+        return targets.sample(key, targets.teacher(teacher, dtype), n)[0]
+
+    def monitors(key, teacher):
+        target = targets.teacher(teacher, dtype)
+        return metrics.standard(target.space, target.energy, targets.sample(key, target, count)[0])
+
+    return dict(
+        grid=product(**values), method=with_energy if issubclass(kind, (Jarzynski, Contrastive)) else method,
+        rates=rates if "alpha" in values else None, data=data, metrics=monitors,
+        steps=settings.steps, every=settings.every, schedule=annealing() if settings.anneal else None, common=settings.common,
+        batch_size=settings.batch_size, devices=settings.devices, devices_per_run=settings.devices_per_run,
+    )  # fmt: skip
+
+
+def tell_forecast(given: dict[str, Any]) -> None:
+    """Lanes, batches, memory and predicted time."""
+    found = forecast(plan_of(**given))
+    if jax.process_index() > 0:
+        return
+    for part in found:
+        about = ", ".join(f"{name} {value}" for name, value in part.lane.settings.items())
+        print(
+            f"{part.lanes} lanes like ({about}), in batches of {part.batch_size} ({part.bytes / 2**20:.0f} MiB): "
+            f"about {part.seconds:.0f} s"
+        )
+    print(f"{sum(p.lanes for p in found)} lanes, {len(found)} programs, about {sum(p.seconds for p in found):.0f} s and compiling")
+
+
+# -- dualebm show, dualebm runs --------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Show:
+    """The table and the figure of a sweep or a run, finished or still running.
+
+    For example: dualebm show results/alpha --metric kl
+    """
+
+    folder: tyro.conf.Positional[Path]
+    """Of a sweep, of a run, or of dualebm fit."""
+    metric: str | None = None
+    """What to show; None for the first that was recorded."""
+    out: Path | None = None
+    """The figure to write; None for figure.png in the folder."""
+
+
+def show(settings: Show) -> None:
+    """Prints the table and writes the figure."""
+    if (settings.folder / SWEEP).exists() or list(settings.folder.glob(f"process-*/{SWEEP}")):
+        results = open_sweep(settings.folder)
+    else:
+        results = run_folder.open_results(settings.folder)
+    recorded = [str(name) for name, v in results.data_vars.items() if v.dims == ("lane", "step") and name != "diverged"]
+    name = settings.metric or ("kl" if "kl" in recorded else recorded[0])
+    checks.choice("metric", name, recorded)
+    path = settings.out or settings.folder / FIGURE
+    figure = charts.sweep(results, name)
+    figure.savefig(path)
+    tell(results, name)
+    print(f"drawn in {path}")
+
+
+def tell(results: xarray.Dataset, name: str = "kl") -> None:
+    """A line for each combination of the settings but the seed: the last record, its mean and range over seeds, and how many diverged."""
+    names = charts.varied(results)
+    values = results[name].values
+    groups: dict[tuple, list[int]] = {}
+    for lane in range(results.sizes["lane"]):
+        groups.setdefault(tuple(results[n].values[lane].item() for n in names), []).append(lane)
+    widths = [max(len(n), 9) for n in names]
+    heads = [f"{n:>{w}}" for n, w in zip(names, widths, strict=True)]
+    print("  ".join([*heads, *(f"{head:>11}" for head in (name, "least", "largest")), "   step", "runs"]))
+    for key, lanes in groups.items():
+        rows = values[lanes]
+        written = np.isfinite(rows)
+        last = [row[w][-1] for row, w in zip(rows, written, strict=True) if w.any()]
+        step = int(results.step.values[np.flatnonzero(written.any(axis=0))[-1]]) if last else 0
+        lost = int((results["diverged"].values[lanes] > 0).any(axis=1).sum())
+        cells = [f"{value:>{w}}" if isinstance(value, str) else f"{value:>{w}.5g}" for value, w in zip(key, widths, strict=True)]
+        figures = [f"{f(last):>11.5g}" if last else f"{'':>11}" for f in (np.mean, np.min, np.max)]
+        print("  ".join([*cells, *figures, f"{step:>7}", f"{len(last):>4}" + (f", {lost} diverged" if lost else "")]))
+
+
+@dataclasses.dataclass(frozen=True)
+class Runs:
+    """The lanes of a sweep: which are done, running, waiting, diverged or failed, at which step, and why.
+
+    For example: dualebm runs results/alpha
+    """
+
+    folder: tyro.conf.Positional[Path]
+    """Of the sweep."""
+    json: bool = False
+    """A line of JSON for each lane, in place of the table."""
+
+
+def runs(settings: Runs) -> None:
+    """Prints the manifest."""
+    lanes = manifest(settings.folder)
+    for lane in lanes:
+        if settings.json:
+            print(json.dumps(lane))
+        else:
+            about = ", ".join(f"{name} {value}" for name, value in lane["settings"].items())
+            print(f"{lane['state']:9} {lane['step']:>7}  {about}" + (f"  ({lane['why']})" if lane["why"] else ""))
+    told = multihost.processes(settings.folder)
+    for one in told:
+        if settings.json:
+            print(json.dumps(one))
+        elif one["state"] != "lost":
+            print(f"process {one['process']} of {one['of']}: {one['state']}" + (f" ({one['why']})" if one["why"] else ""))
+    if not settings.json:
+        if lost := multihost.tell_lost(told):
+            print(f"{lost}; the same command on all of them continues")
+        states = [lane["state"] for lane in lanes]
+        print(", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states)))

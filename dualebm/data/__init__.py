@@ -1,0 +1,1 @@
+"""Data: tables of files, and planted teachers."""

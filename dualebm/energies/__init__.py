@@ -1,0 +1,1 @@
+"""Energies U: the model is exp(-U) times a base measure."""

@@ -1,0 +1,141 @@
+"""Gaussian mixtures of which everything is known: U, its gradient, log Z, exact samples."""
+
+import dataclasses
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.scipy.special import logsumexp
+from jaxtyping import Array, Float, Key
+
+from dualebm._internal import checks
+from dualebm._internal.columns import block_columns, map_blocks, product
+from dualebm.energies.shallow import Energy, Located
+from dualebm.spaces import Euclidean, Space
+
+
+def _flat(space: Space, dimension: int) -> None:
+    """Raises ValueError unless the space is R^d with the flat measure."""
+    allowed = Euclidean(dimension, scale=None)
+    if space != allowed:
+        raise ValueError(f"space is {space}; a Gaussian mixture needs the flat measure, {allowed}")
+
+
+class GaussianMixture(Energy):
+    """U(x) = -log sum_i exp(-|R_i (x - a_i)|^2 / 2 - z_i), with z_1 = 0 and z_{i+1} = offsets_i.
+
+    means a (k, d), offsets (k - 1,), roots R (k, d, d) of the inverse covariances R_i^T R_i, or None for the identity. On the
+    flat `Euclidean(d, scale=None)` the model is a Gaussian mixture with masses exp(-z_i) / |det R_i|, up to a factor.
+
+    >>> energy = GaussianMixture(jnp.array([[-1.0], [1.0]]), jnp.zeros(1), None)
+    >>> [round(float(u), 4) for u in energy(jnp.array([[0.0], [1.0]]))]  # 1/2 - log 2 and -log(1 + exp(-2))
+    [-0.1931, -0.1269]
+    >>> round(float(energy.log_partition(Euclidean(1, scale=None))), 4)  # log 2 + log(2 pi) / 2
+    1.6121
+    """
+
+    means: Float[Array, "k d"]
+    offsets: Float[Array, " k-1"]
+    roots: Float[Array, "k d d"] | None
+
+    @property
+    def width(self) -> int:
+        """Points that are evaluated at a time."""
+        k, d = self.means.shape
+        return block_columns(max(k, d) if self.roots is None else k * d)
+
+    def _levels(self) -> Float[Array, " k"]:
+        return jnp.concatenate([jnp.zeros(1, self.offsets.dtype), self.offsets])
+
+    def _value_and_forces(self, x):
+        """U (B,) and its gradient (d, B) at columns x. Nothing here is kept by `once`: its product would cost more than the rest."""
+        k, d = self.means.shape
+        if self.roots is None:
+            # |x - a_i|^2 from the centre c of the means: |x - c|^2 - 2 <b_i, x - c> + |b_i|^2, b_i = a_i - c. Digits are lost to the
+            # distances between the means alone, not to their distance from 0, and no (k, d, B) array is made.
+            # U does not depend on c: its derivative is left out, which would be a product as large as the others.
+            centre = jax.lax.stop_gradient(jnp.sum(self.means, axis=0) / k)
+            apart, y = self.means - centre[None], x - centre[:, None]
+            logits = product(apart, y) - (0.5 * jnp.sum(apart**2, axis=1) + self._levels())[:, None]
+            total = logsumexp(logits, axis=0)
+            return 0.5 * jnp.sum(y * y, axis=0) - total, y - product(apart.T, jnp.exp(logits - total[None]))
+        y = product(self.roots, x[None] - self.means[:, :, None])
+        logits = -0.5 * jnp.sum(y * y, axis=1) - self._levels()[:, None]
+        total = logsumexp(logits, axis=0)
+        forces = jnp.exp(logits - total[None])[:, None] * y
+        return -total, product(self.roots.reshape(k * d, d).T, forces.reshape(k * d, -1))
+
+    def __call__(self, x: Float[Array, "N d"]) -> Float[Array, " N"]:
+        """U(x), in units of temperature."""
+        return map_blocks(lambda x: self._value_and_forces(x)[0], x.T, self.width)
+
+    def locate(self, x: Float[Array, "d B"]) -> Located:
+        """U and its gradient sum_i r_i R_i^T R_i (x - a_i) at points that are columns, r_i the share of component i at x."""
+        return Located(x, *self._value_and_forces(x), None)
+
+    def _log_weights(self):
+        """log of the integrals of the components over R^d, up to (d/2) log 2 pi."""
+        return -self._levels() if self.roots is None else -self._levels() - jnp.linalg.slogdet(self.roots)[1]
+
+    def log_masses(self) -> Float[Array, " k"]:
+        """log of the masses of the components, which sum to 1, in the flat space."""
+        return jax.nn.log_softmax(self._log_weights())
+
+    def log_partition(self, space: Space) -> Float[Array, ""]:
+        """log sum_i exp(-z_i - log |det R_i|) + (d/2) log 2 pi; raises ValueError for a space that is not flat R^d."""
+        _flat(space, self.means.shape[1])
+        return logsumexp(self._log_weights()) + 0.5 * self.means.shape[1] * math.log(2 * math.pi)
+
+    def sample(self, key: Key[Array, ""], space: Space, count: int) -> Float[Array, "count d"]:
+        """`count` independent draws of the model; raises ValueError for a space that is not flat R^d."""
+        k, d = self.means.shape
+        _flat(space, d)
+        component_key, normal_key = jax.random.split(key)
+        component = jax.random.categorical(component_key, self.log_masses(), shape=(count,))
+        x = jax.random.normal(normal_key, (d, count), self.means.dtype)
+        if self.roots is not None:
+
+            def coloured(result, part):
+                i, inverse = part
+                return jnp.where((component == i)[None], product(inverse, x), result), None
+
+            x, _ = jax.lax.scan(coloured, x, (jnp.arange(k), jnp.linalg.inv(self.roots)))
+        return self.means[component] + x.T
+
+
+@dataclasses.dataclass(frozen=True)
+class Mixture:
+    """Start of a `GaussianMixture` of equal masses and unit covariances.
+
+    Args:
+        components: k. spread: the means are spread * N(0, I) ...
+        separation: ... but for their first coordinates, equally spaced from -separation to separation (0 where k = 1).
+        covariances: "unit", which stay the identity, or "full", which are trained.
+
+    Raises ValueError for a setting that is not allowed, and for a space that is not flat R^d.
+
+    >>> energy = Mixture()(jax.random.key(0), Euclidean(3, scale=None), jnp.float32)
+    >>> energy.means.shape, [round(float(a), 3) for a in energy.means[:, 0]], energy.offsets.tolist(), energy.roots
+    ((2, 3), [-0.1, 0.1], [0.0], None)
+    """
+
+    components: int = 2
+    spread: float = 0.01
+    separation: float = 0.1
+    covariances: str = "unit"
+
+    def __post_init__(self):
+        checks.count("components", self.components)
+        checks.number("spread", self.spread)
+        checks.number("separation", self.separation)
+        checks.choice("covariances", self.covariances, ("unit", "full"))
+
+    def __call__(self, key: Key[Array, ""], space: Space, dtype: Any) -> GaussianMixture:
+        """The mixture at the start of training."""
+        k, d = self.components, space.dimension
+        _flat(space, d)
+        first = jnp.linspace(-self.separation, self.separation, k, dtype=dtype) if k > 1 else jnp.zeros(1, dtype)
+        means = (self.spread * jax.random.normal(key, (k, d), dtype)).at[:, 0].set(first)
+        roots = None if self.covariances == "unit" else jnp.broadcast_to(jnp.eye(d, dtype=dtype), (k, d, d))
+        return GaussianMixture(means, jnp.zeros(k - 1, dtype), roots)

@@ -1,0 +1,204 @@
+"""Networks as energies: perceptrons, and convolutions of images. Their starts are frozen settings, `start(key, space, dtype)`."""
+
+import dataclasses
+import itertools
+import math
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
+
+from dualebm._internal import checks
+from dualebm._internal.columns import block_columns, map_blocks, product
+from dualebm.energies.shallow import Energy
+from dualebm.spaces import Space
+
+ACTIVATIONS = {"softplus": jax.nn.softplus, "relu": jax.nn.relu, "silu": jax.nn.silu, "tanh": jnp.tanh}
+
+
+def _dense(x, weights, biases, activation):
+    """A_L s(A_{L-1} ... s(A_1 x + b_1) ...) + b_L of columns, (B,)."""
+    for a, b in zip(weights[:-1], biases[:-1], strict=True):
+        x = ACTIVATIONS[activation](product(a.T, x) + b[:, None])
+    return product(weights[-1][:, 0], x) + biases[-1]
+
+
+class Perceptron(Energy):
+    """U(x) = A_L s(A_{L-1} ... s(A_1 x + b_1) ...) + b_L, of products of whole batches; for its start see `MLP`.
+
+    >>> Perceptron([jnp.eye(2), jnp.ones((2, 1))], [jnp.zeros(2), jnp.ones(1)], "relu")(jnp.array([[2.0, -3.0]])).tolist()
+    [3.0]
+    """
+
+    weights: list[Float[Array, "_ _"]]
+    biases: list[Float[Array, " _"]]
+    activation: str = eqx.field(static=True)
+
+    @property
+    def width(self) -> int:
+        """Points that are evaluated at a time."""
+        return block_columns(max(a.shape[1] for a in self.weights))
+
+    def __call__(self, x: Float[Array, "N d"]) -> Float[Array, " N"]:
+        """U(x), in units of temperature."""
+        return map_blocks(lambda x: _dense(x, self.weights, self.biases, self.activation), x.T, self.width)
+
+
+@dataclasses.dataclass(frozen=True)
+class MLP:
+    """Start of a `Perceptron`: weights normal of variance 2 / fan in, biases 0, the weights of the last layer 0, so that U = 0.
+
+    Args:
+        width, depth: of the hidden layers, and their number. activation: of `ACTIVATIONS`.
+
+    Raises ValueError for a setting that is not allowed.
+
+    >>> from dualebm.spaces import Euclidean
+    >>> MLP(width=8)(jax.random.key(0), Euclidean(3), jnp.float32)(jnp.eye(3)).tolist()
+    [0.0, 0.0, 0.0]
+    """
+
+    width: int = 64
+    depth: int = 2
+    activation: str = "softplus"
+
+    def __post_init__(self):
+        checks.count("width", self.width)
+        checks.count("depth", self.depth)
+        checks.choice("activation", self.activation, ACTIVATIONS)
+
+    def __call__(self, key: Key[Array, ""], space: Space, dtype: Any) -> Perceptron:
+        """The network at the start of training."""
+        sizes = [space.dimension, *[self.width] * self.depth, 1]
+        keys = jax.random.split(key, self.depth + 1)
+        pairs = list(itertools.pairwise(sizes))
+        weights = [math.sqrt(2 / a) * jax.random.normal(k, (a, b), dtype) for k, (a, b) in zip(keys, pairs, strict=True)]
+        return Perceptron([*weights[:-1], jnp.zeros_like(weights[-1])], [jnp.zeros(b, dtype) for _, b in pairs], self.activation)
+
+
+def _image_shapes(shape, kernels, strides, paddings):
+    """(height, width) of the image and of what each convolution makes of it."""
+    shapes = [tuple(shape)]
+    for k, stride, padding in zip(kernels, strides, paddings, strict=True):
+        shapes.append(tuple((size + 2 * padding - k) // stride + 1 for size in shapes[-1]))
+    return shapes
+
+
+def _convolution(images, kernel, stride, padding):
+    """Images (channels, height, width, B) convolved with a kernel (k, k, channels, out), as one product with all their patches.
+
+    XLA has no fast program on CPUs for the derivatives of a strided convolution, least of all in the kernel: 2 and 30 times as slow.
+    """
+    k, _, channels, out = kernel.shape
+    images = jnp.pad(images, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
+    height, width = ((size - k) // stride + 1 for size in images.shape[1:3])
+    at = lambda i, j: images[:, i : i + stride * (height - 1) + 1 : stride, j : j + stride * (width - 1) + 1 : stride]  # noqa: E731
+    patches = jnp.stack([at(i, j) for i in range(k) for j in range(k)]).reshape(k * k * channels, -1)
+    return product(kernel.reshape(k * k * channels, out).T, patches).reshape(out, height, width, -1)
+
+
+class Convolutional(Energy):
+    """U of images of one channel, x = rows of height * width numbers, row after row: convolutions, then dense layers.
+
+    kernels (k, k, in, out) with kernel_biases (out,); weights (a, b) with biases (b,), the first for an image as (row, column,
+    channel); shape (height, width); strides and paddings, on all sides, of the convolutions. The activation, of `ACTIVATIONS`,
+    is between all layers. For its start see `ConvNet`.
+
+    >>> one = jnp.ones((2, 2, 1, 1))
+    >>> network = Convolutional([one], [jnp.zeros(1)], [jnp.ones((1, 1))], [jnp.zeros(1)], (2, 2), (1,), (0,), "relu")
+    >>> network(jnp.array([[1.0, 2.0, 3.0, 4.0]])).tolist()
+    [10.0]
+    """
+
+    kernels: list[Float[Array, "_ _ _ _"]]
+    kernel_biases: list[Float[Array, " _"]]
+    weights: list[Float[Array, "_ _"]]
+    biases: list[Float[Array, " _"]]
+    shape: tuple[int, int] = eqx.field(static=True)
+    strides: tuple[int, ...] = eqx.field(static=True)
+    paddings: tuple[int, ...] = eqx.field(static=True)
+    activation: str = eqx.field(static=True)
+
+    @property
+    def width(self) -> int:
+        """Points that are evaluated at a time."""
+        _, *made = _image_shapes(self.shape, [a.shape[0] for a in self.kernels], self.strides, self.paddings)
+        patches = [math.prod(shape) * math.prod(a.shape[:3]) for shape, a in zip(made, self.kernels, strict=True)]
+        return block_columns(max(*patches, *(a.shape[1] for a in self.weights)))
+
+    def __call__(self, x: Float[Array, "N d"]) -> Float[Array, " N"]:
+        """U(x), in units of temperature."""
+        return map_blocks(self._value, x.T, self.width)
+
+    def _value(self, x):
+        images = x.reshape(1, *self.shape, -1)
+        for kernel, bias, stride, padding in zip(self.kernels, self.kernel_biases, self.strides, self.paddings, strict=True):
+            images = ACTIVATIONS[self.activation](_convolution(images, kernel, stride, padding) + bias[:, None, None, None])
+        flat = jnp.moveaxis(images, 0, 2).reshape(-1, x.shape[1])
+        return _dense(flat, self.weights, self.biases, self.activation)
+
+
+@dataclasses.dataclass(frozen=True)
+class ConvNet:
+    """Start of a `Convolutional` energy: weights normal of variance 2 / fan in, biases 0, the weights of the last layer 0, so that U = 0.
+
+    The defaults are the network of the MNIST experiment of arXiv 2305.19414: images of 16 x 16 x 16, 8 x 8 x 32, 4 x 4 x 64 and
+    2 x 2 x 64, then dense layers 256-64-1.
+
+    Args:
+        shape: height and width of the images. channels, kernels, strides, paddings: of each convolution.
+        width: of the hidden dense layer. activation: of `ACTIVATIONS`.
+
+    Raises ValueError for a setting that is not allowed, for a layer whose images are empty, and for a space whose dimension is
+    not height * width.
+
+    >>> from dualebm.spaces import Euclidean
+    >>> energy = jax.eval_shape(lambda key: ConvNet()(key, Euclidean(784), jnp.float32), jax.random.key(0))
+    >>> [a.shape for a in energy.weights]
+    [(256, 64), (64, 1)]
+    """
+
+    shape: tuple[int, int] = (28, 28)
+    channels: tuple[int, ...] = (16, 32, 64, 64)
+    kernels: tuple[int, ...] = (5, 3, 3, 3)
+    strides: tuple[int, ...] = (2, 2, 2, 2)
+    paddings: tuple[int, ...] = (4, 1, 1, 1)
+    width: int = 64
+    activation: str = "silu"
+
+    def __post_init__(self):
+        for name in ("shape", "channels", "kernels", "strides", "paddings"):
+            values, length = getattr(self, name), 2 if name == "shape" else max(len(self.channels), 1)
+            if not isinstance(values, tuple) or len(values) != length:
+                raise ValueError(f"{name} is {values}; it must be a tuple of {length} integers, with channels={self.channels}")
+            for i, value in enumerate(values):
+                checks.count(f"{name}[{i}]", value, 0 if name == "paddings" else 1)
+        checks.count("width", self.width)
+        checks.choice("activation", self.activation, ACTIVATIONS)
+        for i, (height, width) in enumerate(self.images):
+            if min(height, width) < 1:
+                raise ValueError(
+                    f"kernels[{i - 1}] is {self.kernels[i - 1]}; it must be at most the padded image, "
+                    f"{' x '.join(str(n + 2 * self.paddings[i - 1]) for n in self.images[i - 1])}"
+                )
+
+    @property
+    def images(self) -> list[tuple[int, ...]]:
+        """(height, width) of the image and of what each convolution makes of it."""
+        return _image_shapes(self.shape, self.kernels, self.strides, self.paddings)
+
+    def __call__(self, key: Key[Array, ""], space: Space, dtype: Any) -> Convolutional:
+        """The network at the start of training."""
+        if space.dimension != math.prod(self.shape):
+            raise ValueError(f"space is {space}; its dimension must be {math.prod(self.shape)}, for shape={self.shape}")
+        *conv_keys, dense_key = jax.random.split(key, len(self.channels) + 1)
+        normal = lambda key, shape: math.sqrt(2 / math.prod(shape[:-1])) * jax.random.normal(key, shape, dtype)  # noqa: E731
+        pairs = itertools.pairwise((1, *self.channels))
+        kernels = [normal(key, (k, k, a, b)) for key, k, (a, b) in zip(conv_keys, self.kernels, pairs, strict=True)]
+        weights = [normal(dense_key, (math.prod(self.images[-1]) * self.channels[-1], self.width)), jnp.zeros((self.width, 1), dtype)]
+        zeros = lambda arrays: [jnp.zeros(a.shape[-1], dtype) for a in arrays]  # noqa: E731
+        return Convolutional(
+            kernels, zeros(kernels), weights, zeros(weights), self.shape, self.strides, self.paddings, self.activation
+        )

@@ -1,0 +1,131 @@
+"""Where particles begin, and begin anew: at the data or at the base measure (arXiv 2107.05134, Algorithm 1, step 1)."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Key
+
+from dualebm._internal import checks, columns
+from dualebm.flows import langevin
+from dualebm.measures import Samples
+from dualebm.spaces import Space
+
+Scalar = Float[Array, ""] | float
+
+
+def _draw_by_blocks(key, count, draw, axis):
+    """Rows 0 .. count-1 of pairs (i, i + ceil(count/2)); `draw(block_key)` is `(halves, ..., langevin.NOISE_PAIRS)`."""
+
+    def blocks(k, start, pairs):
+        del k
+        blocks = start // langevin.NOISE_PAIRS + jnp.arange(-(-pairs // langevin.NOISE_PAIRS))
+        keys = jax.vmap(lambda block: jax.random.fold_in(key, block))(blocks)
+        drawn = jnp.moveaxis(jax.vmap(draw)(keys), 0, -2)  # (halves, ..., blocks, langevin.NOISE_PAIRS)
+        return drawn.reshape(*drawn.shape[:-2], -1)[..., :pairs]
+
+    pairs = -(-count // 2)
+    return langevin.sharded(blocks, pairs, axis)(None, 0, pairs)
+
+
+def restart(
+    key: Key[Array, ""], x: Float[Array, "d N"], data: Samples, probability: Scalar, axis: str | None = None
+) -> Float[Array, "d N"]:
+    """Each particle, a column, independently with `probability`, at a data point drawn at random (Algorithm 1, step 1).
+
+    Over a mesh axis, of which each device holds a part of the particles and of the data, it gathers all data.
+
+    >>> restart(jax.random.key(0), jnp.zeros((2, 3)), Samples(jnp.ones((5, 2))), 1.0).tolist()
+    [[1.0, 1.0, 1.0], [1.0, 1.0, 1.0]]
+    """
+
+    def restarted():
+        all_data = columns.whole(data, axis)
+
+        def draw(key):
+            chosen_key, index_key = jax.random.split(key)
+            chosen = jax.random.uniform(chosen_key, (2, langevin.NOISE_PAIRS), x.dtype) < probability
+            return jnp.stack([chosen, draw_indices(index_key, all_data, (2, langevin.NOISE_PAIRS))], axis=1)
+
+        drawn = _draw_by_blocks(key, x.shape[1], draw, axis)
+        chosen, index = jnp.concatenate([drawn[0], drawn[1]], axis=1)[:, : x.shape[1]]
+        return jnp.where(chosen[None] == 1, all_data.points[index].T, x)
+
+    return jax.lax.cond(probability > 0, restarted, lambda: x)
+
+
+def refresh(
+    key: Key[Array, ""], x: Float[Array, "d N"], space: Space, probability: Scalar, axis: str | None = None
+) -> Float[Array, "d N"]:
+    """Each particle, a column, independently with `probability`, at a point drawn from the base measure.
+
+    >>> from dualebm.spaces import Sphere
+    >>> refresh(jax.random.key(0), jnp.zeros((2, 3)), Sphere(2), 0.0).tolist()
+    [[0.0, 0.0, 0.0], [0.0, 0.0, 0.0]]
+    """
+
+    def restarted():
+        pairs = -(-x.shape[1] // 2)
+        draw = langevin.sharded(langevin.drawn(key, x.shape[0], x.dtype, "independent"), pairs, axis)
+        noise = jax.tree.map(lambda a, b: jnp.concatenate([a, b], axis=-1)[..., : x.shape[1]], *draw(None, 0, pairs))
+        return jnp.where(noise.uniform[None] < probability, space.from_normal(noise.normal, axis=0), x)
+
+    return jax.lax.cond(probability > 0, restarted, lambda: x)
+
+
+def draw_indices(key: Key[Array, ""], data: Samples, shape: tuple[int, ...]) -> Int[Array, "..."]:
+    """Indices of data points drawn independently with the weights of the data.
+
+    >>> draw_indices(jax.random.key(0), Samples(jnp.ones((1, 2))), (3,)).tolist()
+    [0, 0, 0]
+    """
+    if data.log_weights is None:
+        return jax.random.randint(key, shape, 0, data.points.shape[0])
+    cumulative = jnp.cumsum(jax.nn.softmax(data.log_weights))
+    uniform = jax.random.uniform(key, shape, data.points.dtype) * cumulative[-1]
+    return jnp.searchsorted(cumulative, uniform, side="right").clip(0, data.points.shape[0] - 1)
+
+
+def copies(data: Samples, count: int, axis: str | None = None) -> Float[Array, "d count"]:
+    """All particles, the columns, at the data in order, both particles of a pair (i, i + count/2) at the same point.
+
+    With count = 2n it is the program's [data, data]. Over a mesh axis `count` is of this device, which then has the points of its
+    pairs; with another count it gathers all data.
+
+    >>> copies(Samples(jnp.array([[1.0], [2.0]])), 4).tolist()
+    [[1.0, 2.0, 1.0, 2.0]]
+    """
+    pairs = (count + 1) // 2
+    pair = jnp.arange(count) % pairs
+    if axis is not None and pairs != data.points.shape[0]:
+        data, pair = columns.whole(data, axis), pair + jax.lax.axis_index(axis) * pairs
+    return data.points.T[:, pair % data.points.shape[0]]
+
+
+def start(key: Key[Array, ""], count: int | None, data: Samples) -> Float[Array, "d N"]:
+    """Particles, the columns: `count` draws of the data, or two copies of them where None.
+
+    >>> start(jax.random.key(0), None, Samples(jnp.array([[1.0], [2.0]]))).tolist()
+    [[1.0, 2.0, 1.0, 2.0]]
+    """
+    if count is None:
+        return copies(data, 2 * data.points.shape[0])
+    return data.points[draw_indices(key, data, (count,))].T
+
+
+def check_particles(count: int | None, noise: str) -> None:
+    """Raises ValueError for a number of particles, None for copies of the data, that is not allowed with a noise of `NOISES`.
+
+    >>> check_particles(None, "antithetic")
+    """
+    if count is not None:
+        checks.count("particles", count)
+        if noise != "independent" and count % 2:
+            raise ValueError(f"particles is {count}; it must be even with {noise} noise (or noise='independent')")
+
+
+def check_copies(count: int | None, data: Samples) -> None:
+    """Raises ValueError where particles are copies of data (count None) that have weights.
+
+    >>> check_copies(None, Samples(jnp.eye(2)))
+    """
+    if count is None and data.log_weights is not None:
+        raise ValueError("data.log_weights is given; copies of the data (particles=None) need equal weights: None")

@@ -1,0 +1,179 @@
+"""dtheta = E_model dU/dtheta - E_data dU/dtheta: maximum likelihood by gradient steps, for any energy (arXiv 2305.19414, eq. 5).
+
+The energy of a method is any `Energy` that a static function `start(key, space, dtype)` makes. Its arrays live in the state of a run, the
+rest of it (settings, functions) is made anew by `skeleton`, so that a state holds arrays alone.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float
+
+from dualebm._internal import checks, columns
+from dualebm.energies.shallow import Energy
+from dualebm.flows.two_layer import OPTIMISERS
+from dualebm.measures import Samples, shares
+from dualebm.spaces import Space
+
+Scalar = Float[Array, ""] | float
+
+Start = Callable[[Any, Space, Any], Energy]
+"""`start(key, space, dtype)`, the energy at the start of training: a function, or a frozen dataclass of settings such as `networks.MLP`."""
+
+Optimiser = str | Callable[[], optax.GradientTransformation]
+"""A word of `flows.descent.OPTIMISERS`, or a function that makes an optax optimiser, with its own schedule."""
+
+
+class Training(NamedTuple):
+    """What is trained: arrays, the arrays of the energy by its fields (None for what is none); optimiser, the state of the optimiser."""
+
+    arrays: Any
+    optimiser: Any
+
+
+def skeleton(start: Start, space: Space, dtype) -> Any:
+    """The energy of `start` without its arrays, found without computing anything: `eqx.combine` with the arrays makes the energy.
+
+    >>> from dualebm.energies.networks import MLP; from dualebm.spaces import Sphere
+    >>> skeleton(MLP(width=8), Sphere(3), jnp.float32).activation
+    'softplus'
+    """
+    shapes = eqx.filter_eval_shape(start, jax.random.key(0), space, dtype)
+    return eqx.filter(shapes, lambda leaf: not isinstance(leaf, jax.ShapeDtypeStruct))
+
+
+def partition(energy: Any, fixed: tuple[str, ...] = ()) -> tuple[Any, Any]:
+    """(trained, rest) of an energy: its floating arrays but for those of the fields `fixed`, and all else (`eqx.partition`).
+
+    >>> from dualebm.energies.shallow import Shallow; from dualebm.features import ReLU
+    >>> trained, _ = partition(Shallow(ReLU(), jnp.eye(2), jnp.ones(2)), ("positions",))
+    >>> trained.positions is None, trained.coefficients.tolist()
+    (True, [1.0, 1.0])
+    """
+
+    def free(path, leaf):
+        return hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.inexact) and str(path[0]).lstrip(".") not in fixed
+
+    return eqx.partition(energy, jax.tree_util.tree_map_with_path(free, energy))
+
+
+def made(optimiser: Optimiser, clip: float | None) -> optax.GradientTransformation:
+    """What takes a gradient to the direction of descent, less the norm beyond `clip` (global, optax).
+
+    >>> made("gradient", 1.0).update({"w": jnp.array([3.0, 4.0])}, made("gradient", 1.0).init({"w": jnp.zeros(2)}))[0]["w"].tolist()
+    [0.6000000238418579, 0.800000011920929]
+    """
+    clipped = [] if clip is None else [optax.clip_by_global_norm(clip)]
+    if isinstance(optimiser, str):
+        return optax.chain(*clipped, OPTIMISERS[optimiser]())
+    return optax.chain(*clipped, optimiser(), optax.scale(-1.0))  # an optimiser of optax is made to be added
+
+
+def began(energy: Energy, optimiser: Optimiser, clip: float | None, fixed: tuple[str, ...]) -> Training:
+    """The state of training at an energy.
+
+    >>> from dualebm.energies.shallow import Shallow; from dualebm.features import ReLU
+    >>> began(Shallow(ReLU(), jnp.eye(2), jnp.ones(2)), "gradient", None, ()).arrays.coefficients.tolist()
+    [1.0, 1.0]
+    """
+    return Training(eqx.filter(energy, eqx.is_array), made(optimiser, clip).init(partition(energy, fixed)[0]))
+
+
+def mean_gradient(energy: Energy, samples: Samples, fixed: tuple[str, ...] = (), penalty: Scalar = 0.0, axis: str | None = None) -> Any:
+    """E_samples d/dtheta (U + penalty U^2), in the form of the trained part of the energy, streamed by blocks of points.
+
+    Over a mesh axis, of which each device holds as many of the samples: what `columns.mean_over` makes this mean of.
+
+    >>> from dualebm.energies.networks import MLP; from dualebm.spaces import Sphere
+    >>> network = MLP(width=8, depth=1)(jax.random.key(0), Sphere(3), jnp.float32)
+    >>> mean_gradient(network, Samples(jnp.eye(3))).biases[-1].tolist()
+    [1.0]
+    """
+    trained, rest = partition(energy, fixed)
+    count = samples.points.shape[0]
+    given = samples.log_weights
+    weights = jnp.full(count, 1 / count, samples.points.dtype) if given is None else shares(given, axis)
+
+    def block(x, weights):
+        def total(trained):
+            value = eqx.combine(trained, rest)(x.T)
+            return jnp.sum(weights * (value + penalty * value**2))
+
+        return jax.grad(total)(trained)
+
+    return columns.sum_blocks(block, (samples.points.T, weights), energy.width)
+
+
+def likelihood_gradient(
+    energy: Energy, model: Samples, data: Samples, fixed: tuple[str, ...] = (), penalty: Scalar = 0.0, axis: str | None = None
+) -> Any:
+    """d/dtheta of the cross-entropy, E_data dU - E_model dU, and of penalty (E_data U^2 + E_model U^2) with the samples as they are.
+
+    >>> from dualebm.energies.networks import MLP; from dualebm.spaces import Sphere
+    >>> network = MLP(width=8, depth=1)(jax.random.key(0), Sphere(3), jnp.float32)
+    >>> likelihood_gradient(network, Samples(jnp.eye(3)), Samples(-jnp.eye(3))).biases[-1].tolist()
+    [0.0]
+    """
+    observed = mean_gradient(energy, data, fixed, penalty, axis)
+    expected = mean_gradient(energy, model, fixed, -penalty, axis)
+    return columns.mean_over(jax.tree.map(jnp.subtract, observed, expected), axis)
+
+
+def descend(energy: Energy, gradient: Any, state: Any, rates, optimiser: Optimiser, clip: float | None, fixed: tuple[str, ...]):
+    """(energy, state of the optimiser) after p <- p - learning_rate (direction + weight_decay p) of what is trained.
+
+    >>> from dualebm.energies.shallow import Shallow; from dualebm.features import ReLU; from dualebm.flows.two_layer import NetworkRates
+    >>> energy = Shallow(ReLU(), jnp.eye(2), jnp.ones(2))
+    >>> gradient, state = partition(energy, ("positions",))[0], began(energy, "gradient", None, ("positions",)).optimiser
+    >>> descend(energy, gradient, state, NetworkRates(0.25), "gradient", None, ("positions",))[0].coefficients.tolist()
+    [0.75, 0.75]
+    """
+    trained, rest = partition(energy, fixed)
+    direction, state = made(optimiser, clip).update(gradient, state, trained)
+    move = lambda p, d: p - rates.learning_rate * (d + rates.weight_decay * p)  # noqa: E731
+    return eqx.combine(jax.tree.map(move, trained, direction), rest), state
+
+
+def check(method, data: Samples) -> None:
+    """Raises ValueError for an energy that is none, has other fields than those that are held fixed, or values that are not one a point.
+
+    method has space, start, fixed. What it gives is found without computing but for the energy of the first points of the data.
+    """
+    dtype = data.points.dtype
+    energy = eqx.filter_eval_shape(method.start, jax.random.key(0), method.space, dtype)
+    if not isinstance(energy, Energy):
+        raise ValueError(f"start gives a {type(energy).__name__}; it must be an Energy (see dualebm.energies.shallow.Energy)")
+    names = [str(path[0]).lstrip(".") for path, leaf in jax.tree_util.tree_leaves_with_path(energy) if hasattr(leaf, "dtype")]
+    for name in method.fixed:
+        checks.choice("fixed", name, dict.fromkeys(names))
+    if not jax.tree.leaves(partition(energy, method.fixed)[0]):
+        raise ValueError(f"fixed is {method.fixed}, which leaves nothing of {type(energy).__name__} to be trained")
+    points = data.points[:4]
+    shape = eqx.filter_eval_shape(lambda energy, x: energy(x), energy, points)
+    if not hasattr(shape, "shape") or shape.shape != points.shape[:1] or shape.dtype != dtype:
+        found = f"{shape.dtype} of shape {shape.shape}" if hasattr(shape, "shape") else type(shape).__name__
+        wanted = f"it must be {dtype} of shape {points.shape[:1]}"
+        raise ValueError(f"the energy {type(energy).__name__} of points {points.shape} is {found}; {wanted}")
+    first = eqx.filter_jit(lambda x: method.start(jax.random.key(0), method.space, dtype).value_and_gradient(x))(jnp.asarray(points))
+    if not all(bool(np.isfinite(np.asarray(value)).all()) for value in first):
+        raise ValueError(f"the energy {type(energy).__name__} or its gradient is not finite in step 0, at the first points of the data")
+
+
+def check_settings(method) -> None:
+    """Raises ValueError for settings of training that are not allowed: start, optimiser, clip, fixed."""
+    if not callable(method.start):
+        raise ValueError(f"start is {method.start!r}; it must be a function (key, space, dtype) -> Energy, such as networks.MLP()")
+    if isinstance(method.optimiser, str):
+        checks.choice("optimiser", method.optimiser, OPTIMISERS)
+    elif not callable(method.optimiser):
+        allowed = "it must be a word or a function that makes an optax optimiser: lambda: optax.adam(1e-3)"
+        raise ValueError(f"optimiser is {method.optimiser!r}; {allowed}")
+    if method.clip is not None:
+        checks.number("clip", method.clip, positive=True)
+    if isinstance(method.fixed, str):
+        raise ValueError(f"fixed is {method.fixed!r}; it must be a tuple of names of fields")

@@ -1,0 +1,286 @@
+"""Reproducing kernels, and every N x n product of them, streamed by blocks of both.
+
+A kernel is a frozen dataclass, called as `kernel(x, y)` with x `(N, d)` and y `(n, d)`: the matrix `(N, n)`. Those here are of features:
+k(x, y) = E phi(x, theta) phi(y, theta) with theta uniform, whose ball of functions is F2 (arXiv 2107.05134, Section 2); but `Distance`.
+"""
+
+import dataclasses
+import math
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax.scipy.special import i0e
+from jaxtyping import Array, Float
+
+from dualebm._internal import checks
+from dualebm._internal.columns import block_columns, map_blocks, once, sum_blocks, total
+from dualebm.energies.shallow import Energy, Located
+from dualebm.features import Bump, Feature, ReLU
+from dualebm.measures import Samples, shares
+from dualebm.spaces import Space, Sphere, Torus
+
+SOURCES = 4096
+"""Points y of a block, of k(x, y)."""
+
+UNROLLED = 16
+"""Components up to which squared distances are sums of squared differences: as fast as inner products, and exact for near points."""
+
+Matrix = Float[Array, "N n"]
+
+
+def _inner(x, y):
+    return jnp.matmul(x, y.T, precision=jax.lax.Precision.HIGHEST)
+
+
+@jax.custom_jvp
+def arc_cosine(c: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """sin w + (pi - w) cos w with cos w = c, of which the derivative is pi - w, also at c = 1.
+
+    >>> [round(float(value), 4) for value in arc_cosine(jnp.array([-1.0, 1.0]))]
+    [0.0, 3.1416]
+    """
+    c = jnp.clip(c, -1, 1)
+    return jnp.sqrt((1 - c) * (1 + c)) + (math.pi - jnp.arccos(c)) * c
+
+
+@arc_cosine.defjvp
+def _arc_cosine_jvp(primals, tangents):
+    (c,), (direction,) = primals, tangents
+    return arc_cosine(c), (math.pi - jnp.arccos(jnp.clip(c, -1, 1))) * direction
+
+
+class Derivatives(NamedTuple):
+    """Of k(x_i, y_j) along a space, each (N, n): grad_x k = cross y + first x, grad_y k = cross x + second y, and the trace of
+    grad_x grad_y k, sum_a d/dx_a d/dy_a k (on the sphere of the tangential gradients)."""
+
+    value: Matrix
+    cross: Matrix
+    first: Matrix
+    second: Matrix
+    trace: Matrix
+
+
+@dataclasses.dataclass(frozen=True)
+class ArcCosine:
+    """k(x, y) = |x| |y| (sin w + (pi - w) cos w) / (2 pi d), w the angle between x and y: of ReLUs with theta uniform on the sphere.
+
+    >>> ArcCosine()(jnp.array([[1.0, 0.0]]), jnp.array([[1.0, 0.0], [-2.0, 0.0]])).round(4).tolist()
+    [[0.25, 0.0]]
+    """
+
+    def __call__(self, x: Float[Array, "N d"], y: Float[Array, "n d"]) -> Matrix:
+        """The matrix k(x_i, y_j)."""
+        lengths = [jnp.linalg.norm(z, axis=1) for z in (x, y)]
+        outer = lengths[0][:, None] * lengths[1][None]
+        return outer * arc_cosine(_inner(x, y) / outer) / (2 * math.pi * x.shape[1])
+
+    def derivatives(self, x: Float[Array, "N d"], y: Float[Array, "n d"], space: Space) -> Derivatives:
+        """On a sphere, whose points have length 1, or in R^d, where it is not smooth at 0."""
+        d = x.shape[1]
+        if isinstance(space, Sphere):
+            t = jnp.clip(_inner(x, y), -1, 1)
+            sine, angle = jnp.sqrt((1 - t) * (1 + t)), math.pi - jnp.arccos(t)
+            parts = (sine + angle * t, angle, -angle * t, -angle * t, angle * (d - 2 + t**2) - t * sine)
+        else:
+            a, b = (jnp.linalg.norm(z, axis=1) for z in (x, y))
+            t = jnp.clip(_inner(x, y) / (a[:, None] * b[None]), -1, 1)
+            sine, angle = jnp.sqrt((1 - t) * (1 + t)), math.pi - jnp.arccos(t)
+            ratio = b[None] / a[:, None]
+            parts = (a[:, None] * b[None] * (sine + angle * t), angle, ratio * sine, sine / ratio, d * angle)
+        return Derivatives(*(part / (2 * math.pi * d) for part in parts))
+
+
+@dataclasses.dataclass(frozen=True)
+class RBF:
+    """k(x, y) = exp(-|x - y|^2 / (2 bandwidth^2)); on the unit sphere with bandwidth 1 exp(-(1 - <x, y>)).
+
+    >>> round(float(RBF()(jnp.zeros((1, 2)), jnp.eye(2))[0, 1]), 4)
+    0.6065
+    """
+
+    bandwidth: float = 1.0
+
+    def __post_init__(self):
+        checks.number("bandwidth", self.bandwidth, positive=True)
+
+    def __call__(self, x: Float[Array, "N d"], y: Float[Array, "n d"]) -> Matrix:
+        """The matrix k(x_i, y_j)."""
+        squares = jnp.sum(x**2, axis=1)[:, None] + jnp.sum(y**2, axis=1)[None] - 2 * _inner(x, y)
+        return jnp.exp(-0.5 * squares / self.bandwidth**2)
+
+    def derivatives(self, x: Float[Array, "N d"], y: Float[Array, "n d"], space: Space) -> Derivatives:
+        """On a sphere or in R^d."""
+        d, scale = x.shape[1], 1 / self.bandwidth**2
+        if isinstance(space, Sphere):
+            t = _inner(x, y)
+            k = jnp.exp(scale * (t - 1))
+            cross = scale * k
+            return Derivatives(k, cross, -cross * t, -cross * t, cross * (d - 2 + t**2 - scale * t * (1 - t) * (1 + t)))
+        squares = jnp.sum(x**2, axis=1)[:, None] + jnp.sum(y**2, axis=1)[None] - 2 * _inner(x, y)
+        k = jnp.exp(-0.5 * scale * squares)
+        cross = scale * k
+        return Derivatives(k, cross, -cross, -cross, cross * (d - scale * squares))
+
+
+@dataclasses.dataclass(frozen=True)
+class BumpKernel:
+    """Of the bumps exp(a (cos - 1)) with centres uniform on a torus or a circle: prod_k exp(-2a) I_0(2a cos(pi (x_k - y_k) / period)).
+
+    On the unit circle of R^2 it is exp(-2a) I_0(a |x + y|). Raises ValueError for other spaces.
+
+    >>> round(float(BumpKernel(Torus(1), 10.0)(jnp.zeros((1, 1)), jnp.zeros((1, 1)))[0, 0]), 4)
+    0.0898
+    """
+
+    space: Torus | Sphere
+    concentration: float = 10.0
+
+    def __post_init__(self):
+        checks.number("concentration", self.concentration, positive=True)
+        if not (isinstance(self.space, Torus) or self.space == Sphere(2)):
+            raise ValueError(f"space is {self.space}; allowed: a Torus, Sphere(2)")
+
+    def __call__(self, x: Float[Array, "N d"], y: Float[Array, "n d"]) -> Matrix:
+        """The matrix k(x_i, y_j)."""
+        a = self.concentration
+        if isinstance(self.space, Sphere):
+            argument = a * jnp.sqrt(jnp.maximum(2 + 2 * _inner(x, y), jnp.finfo(x.dtype).tiny))
+            return i0e(argument) * jnp.exp(argument - 2 * a)
+        argument = 2 * a * jnp.abs(jnp.cos(math.pi / self.space.period * (x[:, None] - y[None])))
+        return jnp.prod(i0e(argument) * jnp.exp(argument - 2 * a), axis=2)
+
+
+@jax.custom_jvp
+def squared_distances(x: Float[Array, "N d"], y: Float[Array, "n d"]) -> Matrix:
+    """|x_i - y_j|^2 in ambient space: of up to 16 components to a relative error of a few eps, however near the points.
+
+    Beyond, and in the derivative, by inner products about the mean c of y: to an error of a few eps |x - c|^2, so that equal points may
+    be at sqrt(eps) |x - c| of each other, and eps |x - c| |dx|.
+
+    >>> squared_distances(jnp.array([[1000.0, 0.0]]), jnp.array([[1000.0, 0.0], [1003.0, 4.0]])).tolist()
+    [[0.0, 25.0]]
+    """
+    if x.shape[1] <= UNROLLED:
+        return total([(a[:, None] - b[None]) ** 2 for a, b in zip(x.T, y.T, strict=True)])
+    x, y = _centred(x, y)
+    squares = jnp.sum(x**2, axis=1)[:, None] + jnp.sum(y**2, axis=1)[None] - 2 * _inner(x, y)
+    return jnp.maximum(squares, 0)
+
+
+@squared_distances.defjvp
+def _squared_distances_jvp(primals, tangents):
+    """By products, of which no reverse pass holds an (N, n, d) array."""
+    (x, y), (dx, dy) = _centred(*primals), tangents
+    one, other = (jnp.sum(z * dz, axis=1) for z, dz in ((x, dx), (y, dy)))
+    return squared_distances(*primals), 2 * (one[:, None] + other[None] - _inner(dx, y) - _inner(x, dy))
+
+
+def _centred(x, y):
+    centre = jnp.mean(y, axis=0, keepdims=True)
+    return x - centre, y - centre
+
+
+@dataclasses.dataclass(frozen=True)
+class Distance:
+    """k(x, y) = -|x - y|, ambient: conditionally positive definite, so that its `squared_mmd` is the energy distance.
+
+    That is 2 E|x - y| - E|x - x'| - E|y - y'| (Szekely, Rizzo 2013). The gradient at x = y is 0. See `squared_distances` for rounding.
+
+    >>> Distance()(jnp.zeros((1, 2)), jnp.array([[3.0, 4.0], [0.0, 0.0]])).tolist()
+    [[-5.0, 0.0]]
+    """
+
+    def __call__(self, x: Float[Array, "N d"], y: Float[Array, "n d"]) -> Matrix:
+        """The matrix k(x_i, y_j)."""
+        squares = squared_distances(x, y)
+        apart = squares > 0
+        return jnp.where(apart, -jnp.sqrt(jnp.where(apart, squares, 1)), 0)
+
+
+Kernel = ArcCosine | RBF | BumpKernel | Distance
+
+
+def kernel_of(feature: Feature, space: Space) -> Kernel:
+    """The kernel of a feature whose parameters are uniform. Raises ValueError for those whose kernel is not here.
+
+    >>> kernel_of(ReLU(), Sphere(3))
+    ArcCosine()
+    """
+    if feature == ReLU():
+        return ArcCosine()
+    if isinstance(feature, Bump) and isinstance(space, (Torus, Sphere)):
+        return BumpKernel(space, feature.concentration)
+    raise ValueError(f"feature is {feature}; allowed: ReLU(), and Bump on a torus or a circle (or a kernel of your own)")
+
+
+# -- Products --------------------------------------------------------------------------------------------
+
+
+class Embedding(Energy):
+    """U(x) = sum_i c_i k(x, y_i): the energy of a kernel and of points with coefficients, of both signs.
+
+    >>> Embedding(RBF(), jnp.zeros((1, 2)), jnp.array([-2.0]))(jnp.zeros((3, 2))).tolist()
+    [-2.0, -2.0, -2.0]
+    """
+
+    kernel: Any = eqx.field(static=True)
+    points: Float[Array, "n d"]
+    coefficients: Float[Array, " n"]
+
+    @property
+    def width(self) -> int:
+        """Points x that are evaluated at a time."""
+        return block_columns(min(self.points.shape[0], SOURCES))
+
+    def __call__(self, x: Float[Array, "N d"]) -> Float[Array, " N"]:
+        """U(x), in units of temperature."""
+        sources = once(self.points.T)
+
+        def block(x):
+            return sum_blocks(lambda y, c: jnp.matmul(self.kernel(x.T, y.T), c, precision="highest"), (sources, self.coefficients), SOURCES)
+
+        return map_blocks(block, x.T, self.width)
+
+    def locate(self, x: Float[Array, "d B"]) -> Located:
+        """U and its gradient at points that are columns."""
+        x = once(x)
+
+        def block(y, c):
+            value, pull_back = jax.vjp(lambda x: jnp.matmul(self.kernel(x.T, y.T), c, precision="highest"), x)
+            return value, pull_back(jnp.ones_like(value))[0]
+
+        value, gradient = sum_blocks(block, (once(self.points.T), self.coefficients), SOURCES)
+        return Located(x, value, gradient, None)
+
+
+def embedding(kernel: Kernel, samples: Samples) -> Embedding:
+    """x -> E_samples k(x, .).
+
+    >>> embedding(RBF(), Samples(jnp.zeros((4, 2))))(jnp.zeros((1, 2))).tolist()
+    [1.0]
+    """
+    count = samples.points.shape[0]
+    weights = jnp.full(count, 1 / count, samples.points.dtype) if samples.log_weights is None else shares(samples.log_weights)
+    return Embedding(kernel, samples.points, weights)
+
+
+def mean_kernel(kernel: Kernel, first: Samples, second: Samples) -> Float[Array, ""]:
+    """E k(x, y) with x and y independent, of two samples.
+
+    >>> float(mean_kernel(RBF(), Samples(jnp.zeros((3, 2))), Samples(jnp.zeros((4, 2)))))
+    1.0
+    """
+    one = embedding(kernel, first)
+    return jnp.sum(one.coefficients * embedding(kernel, second)(first.points))
+
+
+def squared_mmd(kernel: Kernel, first: Samples, second: Samples) -> Float[Array, ""]:
+    """MMD^2 = E k(x, x') + E k(y, y') - 2 E k(x, y) of two samples, the V-statistic (never below 0 but for rounding).
+
+    >>> cloud = Samples(jnp.eye(2))
+    >>> float(squared_mmd(RBF(), cloud, cloud))
+    0.0
+    """
+    return mean_kernel(kernel, first, first) + mean_kernel(kernel, second, second) - 2 * mean_kernel(kernel, first, second)

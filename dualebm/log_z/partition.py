@@ -1,0 +1,392 @@
+"""Exact quadrature: log Z, mean energies and temperatures of any energy, without Monte-Carlo error; and log Z by sampling.
+
+A quadrature of the base measure tau is `Samples(points, log_weights)`: E_tau g = sum_q p_q g(x_q) with
+p = exp(log_weights). Nodes are made on the host in NumPy float64 and cast at the end; what uses them is pure JAX.
+"""
+
+import itertools
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.scipy.special import logsumexp
+from jaxtyping import Array, Float, Key
+
+from dualebm._internal import checks
+from dualebm.energies.shallow import Energy, Tempered, precision_of
+from dualebm.flows import langevin
+from dualebm.measures import Samples
+from dualebm.spaces import Euclidean, Space, Sphere, Torus
+
+LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE = 1e-3, 1e3
+"""The range in which `effective_temperature` looks."""
+
+DRAWS = 2**14
+"""Points of the base measure that `log_partition_by_sampling` draws at a time: part of the definition of its results."""
+
+BISECTIONS = 60
+"""Halvings of the range in log T: more than float64 can resolve."""
+
+Scalar = Float[Array, ""] | float
+Nodes = tuple[Float[np.ndarray, "Q d"], Float[np.ndarray, " Q"]]
+
+
+def _samples(nodes: Nodes, dtype) -> Samples:
+    points, log_weights = nodes
+    return Samples(jnp.asarray(points.astype(dtype)), jnp.asarray(log_weights.astype(dtype)))
+
+
+def _gauss_legendre(start: float, end: float, count: int):
+    """Nodes and weights of the `count`-point rule on [start, end]."""
+    nodes, weights = np.polynomial.legendre.leggauss(count)
+    return 0.5 * (end - start) * nodes + 0.5 * (end + start), 0.5 * (end - start) * weights
+
+
+def _normalised(log_weights: np.ndarray) -> np.ndarray:
+    top = log_weights.max()
+    return log_weights - top - np.log(np.sum(np.exp(log_weights - top)))
+
+
+# ---- nodes of the whole sphere, the circle and the line ------------------------------------------------
+
+
+def sphere_nodes(space: Space, nodes: int) -> Nodes:
+    """`sphere_quadrature` in NumPy float64: points (Q, d) and normalised log weights (Q,).
+
+    >>> sphere_nodes(Sphere(2), 4)[0].round(6).tolist()
+    [[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [-0.0, -1.0]]
+    """
+    if not isinstance(space, Sphere) or space.dimension not in (2, 3):
+        raise ValueError(f"space is {space}; allowed: Sphere(2), Sphere(3) (elsewhere see plane_quadrature)")
+    checks.count("nodes", nodes)
+    if space.dimension == 2:
+        angle = 2 * np.pi * np.arange(nodes) / nodes
+        return np.stack([np.cos(angle), np.sin(angle)], axis=1), np.full(nodes, -math.log(nodes))
+    height, weights = _gauss_legendre(-1.0, 1.0, nodes)
+    # each circle is turned by another angle: kinks along a meridian would else meet all circles alike and errors add up
+    turn = np.arange(2 * nodes) + np.arange(nodes)[:, None] * 0.5 * (math.sqrt(5) - 1)
+    angle, height = np.broadcast_arrays(np.pi * turn / nodes, height[:, None])
+    across = np.sqrt((1 - height) * (1 + height))
+    points = np.stack([across * np.cos(angle), across * np.sin(angle), height], axis=-1)
+    return points.reshape(-1, 3), _normalised(np.repeat(np.log(weights), 2 * nodes))
+
+
+def sphere_quadrature(space: Space, nodes: int, dtype=jnp.float32) -> Samples:
+    """Quadrature of the uniform measure of S^1 or S^2, for functions of every point.
+
+    `Sphere(2)`: `nodes` equispaced points (the trapezoid rule). `Sphere(3)`: `nodes` Gauss-Legendre heights z times
+    2 `nodes` equispaced azimuths, exact for polynomials of degree below 2 `nodes`. Energies of ReLUs have kinks: their
+    error is O(nodes^-2) on both. Raises ValueError for other spaces, fewer than one node, or another dtype than float32
+    and float64.
+
+    >>> cloud = sphere_quadrature(Sphere(3), 8)
+    >>> cloud.points.shape, round(float(jnp.sum(jnp.exp(cloud.log_weights) * cloud.points[:, 0] ** 2)), 5)
+    ((128, 3), 0.33333)
+    """
+    return _samples(sphere_nodes(space, nodes), checks.precision(dtype))
+
+
+def line_quadrature(space: Space, nodes: int, dtype=jnp.float32) -> Samples:
+    """Quadrature of the base measure in one dimension: equispaced on `Torus(1)`, Gauss-Hermite on `Euclidean(1)`.
+
+    Raises ValueError for other spaces (also the flat measure), fewer than one node, or another dtype than float32 and
+    float64.
+
+    >>> cloud = line_quadrature(Euclidean(1, scale=2.0), 8)
+    >>> round(float(jnp.sum(jnp.exp(cloud.log_weights) * cloud.points[:, 0] ** 2)), 4)
+    4.0
+    """
+    dtype = checks.precision(dtype)
+    checks.count("nodes", nodes)
+    if isinstance(space, Torus) and space.dimension == 1:
+        return _samples((space.period * np.arange(nodes)[:, None] / nodes, np.full(nodes, -math.log(nodes))), dtype)
+    if isinstance(space, Euclidean) and space.dimension == 1 and space.scale is not None:
+        from scipy.special import roots_hermitenorm
+
+        points, weights = roots_hermitenorm(nodes)
+        with np.errstate(divide="ignore"):  # the outermost weights of many nodes underflow to 0: log weight -inf
+            return _samples((space.scale * points[:, None], _normalised(np.log(weights))), dtype)
+    raise ValueError(f"space is {space}; allowed: Torus(1), and Euclidean(1) with a scale")
+
+
+# ---- nodes for functions of a projection on a plane ------------------------------------------------------
+
+
+class Plane(NamedTuple):
+    """A plane through the origin that holds the given directions: an orthonormal `basis` and their `coordinates` in it.
+
+    `basis` has a third row, orthogonal to the plane, where d > 2.
+    """
+
+    basis: Float[np.ndarray, "rows d"]
+    coordinates: Float[np.ndarray, "k 2"]
+
+
+def _span(directions):
+    """The directions in float64, and an orthonormal basis of their span, up to the rounding of their own dtype."""
+    directions = np.asarray(directions)
+    if not np.issubdtype(directions.dtype, np.floating):
+        directions = directions.astype(np.float64)
+    if directions.ndim != 2 or directions.shape[0] < 1 or directions.shape[1] < 2:
+        raise ValueError(f"directions has shape {directions.shape}; it must be (at least 1, at least 2)")
+    tolerance = 10 * math.sqrt(len(directions)) * np.finfo(directions.dtype).eps
+    directions = directions.astype(np.float64)
+    norms = np.linalg.norm(directions, axis=1)
+    if not (np.isfinite(norms) & (norms > 0)).all():
+        row = int(np.argmin(np.isfinite(norms) & (norms > 0)))
+        raise ValueError(f"directions has the row {row} of norm {norms[row]}; rows must be finite and not zero")
+    _, singular, rows = np.linalg.svd(directions / norms[:, None], full_matrices=False)
+    return directions, rows[singular > tolerance]
+
+
+def rank(directions) -> int:
+    """The dimension of the span of directions (k, d), up to the rounding of their own dtype.
+
+    >>> rank(jnp.array([[0.0, 3.0, 0.0], [0.0, -1.0, 0.0]]))
+    1
+    """
+    return len(_span(directions)[1])
+
+
+def plane(directions) -> Plane:
+    """The plane of directions (k, d) that span one, or a line; raises ValueError where they span more.
+
+    >>> plane(np.array([[0.0, 3.0, 0.0], [0.0, 0.0, 1.0], [0.0, 1.0, 1.0]])).basis.shape
+    (3, 3)
+    """
+    directions, basis = _span(directions)
+    if len(basis) > 2:
+        raise ValueError(f"directions spans {len(basis)} dimensions; a plane quadrature allows at most 2")
+    while len(basis) < min(3, directions.shape[1]):  # complete with what is left of the axis farthest from the span
+        rest = np.eye(1, directions.shape[1], int(np.argmin(np.sum(basis**2, axis=0))))[0]
+        for _ in range(2):  # the second pass takes away the rounding of the first
+            rest = rest - basis.T @ (basis @ rest)
+            rest /= np.linalg.norm(rest)
+        basis = np.concatenate([basis, rest[None]])
+    return Plane(basis, directions @ basis[:2].T)
+
+
+def kinks(coordinates: Float[np.ndarray, "k 2"]) -> Float[np.ndarray, " twice_k"]:
+    """The sorted angles in [0, 2 pi) at which some relu(<coordinate, (cos p, sin p)>) bends.
+
+    >>> (kinks(np.array([[1.0, 0.0]])) / np.pi).tolist()
+    [0.5, 1.5]
+    """
+    angles = np.arctan2(coordinates[:, 1], coordinates[:, 0])
+    return np.sort(np.concatenate([angles - np.pi / 2, angles + np.pi / 2]) % (2 * np.pi))
+
+
+def plane_nodes(directions, radial_nodes: int, arc_nodes: int) -> Nodes:
+    """`plane_quadrature` in NumPy float64: points (Q, d) and normalised log weights (Q,).
+
+    >>> plane_nodes(np.eye(2), 5, 3)[0].shape
+    (12, 2)
+    """
+    checks.count("radial_nodes", radial_nodes)
+    checks.count("arc_nodes", arc_nodes)
+    basis, coordinates = plane(directions)
+    dimension = basis.shape[1]
+    bends = kinks(coordinates)
+    ends = np.append(bends, bends[0] + 2 * np.pi)
+    arcs = [_gauss_legendre(a, b, arc_nodes) for a, b in itertools.pairwise(ends) if b - a > 1e-12]
+    angle, arc_weight = (np.concatenate(part) for part in zip(*arcs, strict=True))
+    circle = np.cos(angle)[:, None] * basis[0] + np.sin(angle)[:, None] * basis[1]
+    if dimension == 2:
+        return circle, _normalised(np.log(arc_weight))
+    # r = sin t has density (d - 2) sin t cos^{d-3} t; t = (pi / 2) y^2 has nodes near 0, the mass of high d
+    y, weight = _gauss_legendre(0.0, 1.0, radial_nodes)
+    t = 0.5 * np.pi * y**2
+    log_radial = np.log(weight * y * np.sin(t)) + (dimension - 3) * np.log(np.cos(t))
+    points = np.sin(t)[:, None, None] * circle + np.cos(t)[:, None, None] * basis[2]
+    return points.reshape(-1, dimension), _normalised((log_radial[:, None] + np.log(arc_weight)).ravel())
+
+
+def plane_quadrature(directions, radial_nodes: int = 64, arc_nodes: int = 24, dtype=jnp.float32) -> Samples:
+    """Quadrature of the uniform measure of S^{d-1}, d >= 2, for functions of the projection of x on span(directions).
+
+    directions (k, d), any lengths but zero, that span a plane or a line. The projection (r cos p, r sin p) has density
+    proportional to r (1 - r^2)^{(d-4)/2} (r = 1 on the circle): Gauss-Legendre in r, and on arcs between the kinks of
+    every relu(<direction, x>), so that the error falls exponentially in the nodes. The points lie on the sphere, in the
+    span of the plane and one more direction: an energy with neurons OUTSIDE the plane gets a wrong answer.
+    Raises ValueError where directions span more than a plane.
+
+    >>> from dualebm.energies.shallow import Shallow; from dualebm.features import ReLU
+    >>> neurons = jnp.eye(1, 15)
+    >>> cloud = plane_quadrature(neurons)
+    >>> energy = Shallow(ReLU(), neurons, jnp.array([-10.0]))
+    >>> round(float(log_partition(energy, cloud)), 4)
+    2.8942
+    """
+    dtype = checks.precision(dtype)
+    return _samples(plane_nodes(directions, radial_nodes, arc_nodes), dtype)
+
+
+# ---- what a quadrature gives -------------------------------------------------------------------------------
+
+
+def log_partition(energy: Energy, quadrature: Samples, temperature: Scalar = 1.0) -> Float[Array, ""]:
+    """log Z = log E_tau exp(-U / T), by quadrature (or any weighted sample of tau); a scalar, in nats.
+
+    >>> from dualebm.energies.shallow import Shallow; from dualebm.features import ReLU
+    >>> energy = Shallow(ReLU(), jnp.eye(3), jnp.zeros(3))
+    >>> abs(float(log_partition(energy, sphere_quadrature(Sphere(3), 8)))) < 1e-6
+    True
+    """
+    log_weights = quadrature.log_weights
+    value = -energy(quadrature.points) / temperature
+    if log_weights is None:
+        return logsumexp(value) - jnp.log(jnp.asarray(value.size, value.dtype))
+    return logsumexp(log_weights + value) - logsumexp(log_weights)
+
+
+def log_partition_by_sampling(key: Key[Array, ""], energy: Energy, space: Space, count: int) -> tuple[Scalar, Scalar, Scalar]:
+    """log Z = log E_tau exp(-U) by importance sampling from the base measure: (log Z, standard error, effective sample size).
+
+    With w_i = exp(-U(x_i)), x_i ~ tau: log of the mean w; by the delta method the error s / (mean w sqrt(count)), s^2 the
+    sample variance of w; Kish's (sum w)^2 / sum w^2. Weights are taken relative to the largest, and points are drawn and
+    evaluated a block at a time. Neither figure can see a region that no draw has reached: of the order of exp(KL) draws
+    are needed, KL the divergence of the model from tau (Chatterjee, Diaconis 2018, Theorem 1.1). Pure; `count` is static.
+    Raises ValueError for fewer than two draws, and for the flat base measure, which cannot be sampled.
+
+    >>> from dualebm.energies.shallow import Shallow; from dualebm.features import ReLU
+    >>> energy = Shallow(ReLU(), jnp.eye(3), jnp.zeros(3))
+    >>> [float(x) for x in log_partition_by_sampling(jax.random.key(0), energy, Sphere(3), 1000)]
+    [0.0, 0.0, 1000.0]
+    """
+    checks.count("count", count, 2)
+    dtype = precision_of(energy)
+    width = min(count, DRAWS)
+    blocks = -(-count // width)
+
+    def block(_, index):
+        """The largest -U of a block, and the number, mean and summed squared deviation of w relative to it."""
+        x = space.sample_base(jax.random.fold_in(key, index), width, dtype)
+        counted = index * width + jnp.arange(width) < count
+        values = jnp.where(counted, -energy(x), -jnp.inf)
+        top = jnp.max(values)
+        weights, number = jnp.exp(values - top), jnp.sum(counted, dtype=dtype)
+        mean = jnp.sum(weights) / number
+        return None, (top, number, mean, jnp.sum(jnp.where(counted, (weights - mean) ** 2, 0)))
+
+    _, (tops, numbers, means, squares) = jax.lax.scan(block, None, jnp.arange(blocks))
+    top = jnp.max(tops)
+    scale = jnp.exp(tops - top)
+    mean = jnp.sum(numbers * scale * means) / count
+    square = jnp.sum(scale**2 * squares + numbers * (scale * means - mean) ** 2) / mean**2
+    standard_error = jnp.sqrt(square / count / (count - 1))
+    return top + jnp.log(mean), standard_error, count / (1 + square / count)
+
+
+def anneal(
+    key: Key[Array, ""],
+    energy: Energy,
+    space: Space,
+    count: int,
+    *,
+    temperatures: int = 200,
+    moves: int = 1,
+    step: Scalar | None = None,
+    power: float = 2.0,
+) -> Samples:
+    """Weighted samples of the model by annealed importance sampling (Neal 2001) from the base measure: with weights w, E_model g is the
+    weighted mean of g, and the mean w an unbiased estimate of Z.
+
+    `count` chains start at x ~ tau and go through the energies t_k U, t_k = (k / K)^power with K `temperatures`: at each their log weight
+    grows by -(t_k - t_{k-1}) U(x), and then they make `moves` steps of MALA under t_k U, of size `step` (None: 0.6 / d). As MALA is
+    reversible nothing here is biased, for any K and step, but weighted means by O(1 / count). Pure; the counts are static. Raises
+    ValueError for fewer than two chains or other counts below 1, and for the flat base measure, which cannot be sampled.
+
+    >>> from dualebm.data import targets
+    >>> teacher = targets.teacher("s2_bimodal")
+    >>> anneal(jax.random.key(0), teacher.energy, teacher.space, 100, temperatures=10).points.shape
+    (100, 3)
+    """
+    for name, value, smallest in (("count", count, 2), ("temperatures", temperatures, 1), ("moves", moves, 1)):
+        checks.count(name, value, smallest)
+    start_key, chain_key = jax.random.split(key)
+    dtype = precision_of(energy)
+    size = 0.6 / space.dimension if step is None else step
+    x = space.sample_base(start_key, count, dtype).T
+    factors = jnp.asarray((np.arange(temperatures + 1) / temperatures) ** power, dtype)
+
+    def at(carry, k):
+        x, log_weights = carry
+        log_weights = log_weights - (factors[k] - factors[k - 1]) * energy(x.T)
+        draw = langevin.drawn(jax.random.fold_in(chain_key, k), space.dimension, dtype, "independent")
+        x, _, _ = langevin.move("mala", space, draw, x, Tempered(energy, factors[k]), size, steps=moves)
+        return (x, log_weights), None
+
+    (x, log_weights), _ = jax.lax.scan(at, (x, jnp.zeros(count, dtype)), jnp.arange(1, temperatures + 1))
+    return Samples(x.T, log_weights)
+
+
+def log_partition_by_annealing(key: Key[Array, ""], energy: Energy, space: Space, count: int, **options) -> tuple[Scalar, Scalar, Scalar]:
+    """log Z, the log of the mean weight of `anneal` with its options: (log Z, standard error, effective sample size).
+
+    The error is that of the mean, by the delta method; it cannot see a region that no chain has reached. Raises its ValueErrors.
+
+    >>> from dualebm.data import targets
+    >>> teacher = targets.teacher("s2_bimodal")
+    >>> log_z, error, _ = log_partition_by_annealing(jax.random.key(0), teacher.energy, teacher.space, 1000, temperatures=50)
+    >>> bool(abs(log_z - log_partition(teacher.energy, teacher.quadrature())) < 5 * error)
+    True
+    """
+    log_weights: Any = anneal(key, energy, space, count, **options).log_weights
+    top = jnp.max(log_weights)
+    weights = jnp.exp(log_weights - top)
+    mean = jnp.mean(weights)
+    square = jnp.sum((weights / mean - 1) ** 2)
+    return top + jnp.log(mean), jnp.sqrt(square / count / (count - 1)), count / (1 + square / count)
+
+
+def _mean_at(values, log_weights, temperature):
+    """E of `values`, energies less their minimum, under their own Gibbs measure."""
+    logits = -values / temperature if log_weights is None else log_weights - values / temperature
+    return jnp.sum(jax.nn.softmax(logits) * values)  # a sum: on CPUs a product of long vectors loses digits
+
+
+def mean_energy(energy: Energy, quadrature: Samples, temperature: Scalar = 1.0) -> Float[Array, ""]:
+    """E U under exp(-U / T) tau / Z, by quadrature: increasing in T. A scalar, in units of temperature.
+
+    >>> from dualebm.energies.shallow import Shallow; from dualebm.features import ReLU
+    >>> energy = Shallow(ReLU(), jnp.eye(3), jnp.array([-9.0, -6.0, 3.0]))
+    >>> cloud = sphere_quadrature(Sphere(3), 16)
+    >>> bool(mean_energy(energy, cloud, 0.5) < mean_energy(energy, cloud))
+    True
+    """
+    values = energy(quadrature.points)
+    lowest = jnp.min(values)
+    return lowest + _mean_at(values - lowest, quadrature.log_weights, temperature)
+
+
+def effective_temperature(energy: Energy, quadrature: Samples, particle_mean: Scalar) -> Float[Array, ""]:
+    """The temperature T at which `mean_energy` equals the particles' mean of U: 1 for unbiased samples of exp(-U) tau.
+
+    Bisection in log T between 1e-3 and 1e3, as the mean energy increases with T (its slope is Var_T(U) / T^2, which
+    turns an error of the mean into one of T); NaN where the mean lies outside that range, and where U is constant.
+    Pure and jittable; U is evaluated once.
+
+    >>> from dualebm.energies.shallow import Shallow; from dualebm.features import ReLU
+    >>> energy = Shallow(ReLU(), jnp.eye(3), jnp.array([-9.0, -6.0, 3.0]))
+    >>> cloud = sphere_quadrature(Sphere(3), 16)
+    >>> round(float(effective_temperature(energy, cloud, mean_energy(energy, cloud, 0.75))), 4)
+    0.75
+    """
+    values = energy(quadrature.points)
+    lowest = jnp.min(values)
+    values, target = values - lowest, particle_mean - lowest
+    low, high = (jnp.asarray(math.log(t), values.dtype) for t in (LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE))
+
+    def mean_at(log_temperature):
+        return _mean_at(values, quadrature.log_weights, jnp.exp(log_temperature))
+
+    def halve(_, bracket):
+        middle = 0.5 * (bracket[0] + bracket[1])
+        above = mean_at(middle) > target
+        return jnp.where(above, bracket[0], middle), jnp.where(above, middle, bracket[1])
+
+    inside = (mean_at(low) < target) & (target < mean_at(high))
+    bracket = jax.lax.fori_loop(0, BISECTIONS, halve, (low, high))
+    return jnp.where(inside, jnp.exp(0.5 * (bracket[0] + bracket[1])), jnp.nan)

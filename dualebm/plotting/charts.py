@@ -1,0 +1,261 @@
+"""Figures of runs: curves beside the authors', and the style that `dualebm.plotting.maps` shares.
+
+Every function returns what it made and shows nothing. Figures are made without pyplot and within a style of their own,
+so that no global setting changes and no window opens; `figure.savefig("name.pdf")` writes one. Colours are those of
+Okabe and Ito, and lines and markers differ in form too, for readers of greyscale.
+"""
+
+import textwrap
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import matplotlib
+import numpy as np
+import xarray
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+from dualebm._internal import checks
+
+WIDTHS = {"single": 3.4, "double": 7.0}
+"""The widths of a figure in one and in two columns of a journal, in inches."""
+
+STYLE: dict[Any, Any] = {
+    "figure.dpi": 200,
+    "font.size": 8,
+    "axes.titlesize": 8,
+    "axes.labelsize": 8,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "legend.fontsize": 7,
+    "legend.frameon": False,
+    "axes.linewidth": 0.6,
+    "hatch.linewidth": 0.3,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "lines.linewidth": 1.2,
+    "lines.markersize": 3.5,
+    "mathtext.fontset": "dejavusans",
+}
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+OTHER_COLOURS = ("black", "#D55E00", "#56B4E9", "#999999")  # of references that belong to no setting
+DASHES = ("--", (0, (1, 1)), "-.", (0, (5, 1, 1, 1, 1, 1)))
+
+QUANTITIES = {
+    "kl": ("KL", "KL(teacher ‖ student)", "nats", "log"),
+    "score": ("SM", "mean squared score difference", "", "log"),
+    "total_variation": ("TV", "total variation", "", "linear"),
+}
+"""Variable -> (name in a reference, label and unit where the variable has no such attributes, scale of its axis)."""
+
+
+def curves(
+    results: xarray.Dataset | Mapping[str, xarray.Dataset],
+    reference: Mapping | None = None,
+    *,
+    variables: Iterable[str] = tuple(QUANTITIES),
+    width: str = "double",
+) -> Figure:
+    """KL, score and total variation against the iteration: the mean over runs, and their minimum to maximum as a band.
+
+    Args:
+        results: a Dataset with the coordinate `step` (iterations done) and `variables` over `step` and any other
+            dimensions (the runs); or label -> Dataset for several settings. The attributes `long_name` and `units` of a
+            variable label its axis.
+        reference: published curves, dashed, as `experiments.reference.author_runs` returns them; or label -> such
+            curves. One under a label of `results` takes that colour, darker.
+        variables: the panels, of "kl" (log-log), "score" (log-log), "total_variation" (log-linear).
+        width: "single" (3.4 inches, panels below each other) or "double" (7 inches, side by side) column.
+
+    Step 0 has no place on the logarithmic axis and is left out. Runs with NaN at the end have diverged: from there on
+    the mean is over the others, and the legend says how many. Raises ValueError for an unknown variable or width, or
+    where nothing finite is left to draw.
+
+    >>> attributes = {"long_name": "KL", "units": "nats"}
+    >>> kl = xarray.DataArray([[0.5, 0.2], [0.7, 0.4]], dims=("lane", "step"), attrs=attributes)
+    >>> figure = curves(xarray.Dataset({"kl": kl}, {"step": [10, 20]}), variables=["kl"])
+    >>> figure.axes[0].get_ylabel(), figure.axes[0].lines[0].get_ydata().round(3).tolist()
+    ('KL (nats)', [0.6, 0.3])
+    """
+    checks.choice("width", width, WIDTHS)
+    variables = tuple(variables)
+    for variable in variables:
+        checks.choice("variables", variable, QUANTITIES)
+    settings = {"dualebm": results} if isinstance(results, xarray.Dataset) else dict(results)
+    if not settings or not variables:
+        raise ValueError(f"results has {len(settings)} settings, variables {len(variables)} names; give at least 1")
+    published = {} if reference is None else {"authors": reference} if "iterations" in reference else dict(reference)
+    for label, dataset in settings.items():
+        present = [str(name) for name in dataset.data_vars]
+        for variable in variables:
+            checks.choice(f"variables, in the results of {label!r},", variable, present)
+    rows, columns = (len(variables), 1) if width == "single" else (1, len(variables))
+    size = (WIDTHS[width], 0.5 + 1.7 * rows if width == "single" else 2.6)
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=size, layout=ConstrainedLayoutEngine(w_pad=0.06))
+        panels = figure.subplots(rows, columns, squeeze=False).flat
+        for panel, variable in zip(panels, variables, strict=True):
+            _draw_curves(panel, variable, settings, published)
+            if width == "double" or variable == variables[-1]:
+                panel.set_xlabel("iteration")
+        # a reference below its setting: legends fill by columns
+        handles = sorted(figure.axes[0].get_lines(), key=lambda line: str(line.get_gid()))
+        longest = max(len(str(handle.get_label())) for handle in handles)
+        per_row = max(min(int(18 * WIDTHS[width] / (longest + 8)), 4), 1)  # about 18 letters an inch
+        columns = len(handles) if len(handles) <= per_row else min(-(-len(handles) // 2), per_row)
+        figure.legend(handles=handles, loc="outside upper center", ncols=columns)
+    return figure
+
+
+def _draw_curves(panel, variable, settings, published):
+    """One panel of `curves`."""
+    name, label, unit, scale = QUANTITIES[variable]
+    attributes = next(iter(settings.values()))[variable].attrs
+    label, unit = attributes.get("long_name", label), attributes.get("units", unit)
+    colours, drawn = {}, []
+    for i, (setting, dataset) in enumerate(settings.items()):
+        colours[setting] = COLOURS[i % len(COLOURS)]
+        step, mean, low, high, runs, lost = _over_runs(dataset, variable, setting)
+        count = f"{runs} run{'s'[: runs != 1]}" + (f", {lost} diverged" if lost else "")
+        form: dict[str, Any] = dict(marker=MARKERS[i % len(MARKERS)], markevery=(0.05 + 0.03 * i, 0.18), gid=f"{i:03}")
+        panel.plot(step, mean, color=colours[setting], label=f"{setting} ({count})", zorder=3, **form)
+        if runs > 1:
+            panel.fill_between(step, low, high, color=colours[setting], alpha=0.25, linewidth=0)
+        drawn += [mean, low, high]
+    order = {setting: f"{i:03} reference" for i, setting in enumerate(settings)}
+    for i, (setting, curve) in enumerate(published.items()):
+        step = np.asarray(curve["iterations"])
+        mean, low, high = (np.asarray(curve[name][kind]) for kind in ("mean", "min", "max"))
+        darker = tuple(0.55 * np.array(to_rgb(colours[setting]))) if setting in colours else None
+        colour = darker or OTHER_COLOURS[i % len(OTHER_COLOURS)]
+        text = f"{setting}, authors" if setting in settings else setting
+        form = dict(linestyle=DASHES[i % len(DASHES)], gid=order.get(setting, "rest"))  # by gid the legend is ordered
+        panel.plot(step, mean, color=colour, label=text, zorder=3.5, **form)
+        if not np.array_equal(low, high, equal_nan=True):
+            panel.fill_between(step, low, high, facecolor=colour, alpha=0.2, linewidth=0, hatch="/////")
+        drawn += [mean, low, high]
+    label = label if unit in ("", "1") else f"{label} ({unit})"
+    panel.set(xscale="log", yscale=scale, ylabel=textwrap.fill(label, 24))
+    values = np.concatenate([np.ravel(values) for values in drawn])
+    values = values[np.isfinite(values) & ((values > 0) | (scale == "linear"))]
+    if scale == "log" and values.size:  # estimates of a small KL can be negative: they must not set the axis
+        panel.set_ylim(values.min() / 1.3, values.max() * 1.3)
+    elif scale == "linear":
+        panel.set_ylim(0, 1.05 * values.max() or 1)
+    panel.xaxis.set_major_locator(LogLocator(numticks=12))  # every decade
+    panel.xaxis.set_minor_locator(LogLocator(subs=range(2, 10), numticks=12))
+    panel.grid(which="major", color="0.9", linewidth=0.5)
+    panel.set_axisbelow(True)
+
+
+def _over_runs(dataset, variable, setting):
+    """Steps > 0 with a finite value; mean, minimum, maximum over runs; the number of runs; how many diverged."""
+    values = dataset[variable].transpose(..., "step").values
+    values = np.where(np.isfinite(values), values, np.nan).reshape(-1, values.shape[-1])
+    step = np.asarray(dataset["step"])
+    written = np.isfinite(values).any(axis=0) & (step > 0)
+    if not written.any():
+        raise ValueError(f"results of {setting!r} has no finite {variable!r} at a step > 0; there is nothing to draw")
+    values = values[:, written]
+    lost = int(np.isnan(values[:, -1]).sum())
+    return step[written], np.nanmean(values, 0), np.nanmin(values, 0), np.nanmax(values, 0), len(values), lost
+
+
+def log_axis(axis, values: Iterable[float] | None = None) -> None:
+    """Makes an axis logarithmic with few, plain labels: at the values given, or at 1, 2 and 5 of each decade (1 alone over many).
+
+    >>> axes = Figure().subplots()
+    >>> _ = axes.plot([20, 90], [1, 2])
+    >>> log_axis(axes.xaxis)
+    >>> [label.get_text() for label in axes.get_xticklabels() if 20 <= label.get_position()[0] <= 90]
+    ['20', '50']
+    """
+    getattr(axis.axes, f"set_{axis.axis_name}scale")("log")
+    axis.set_minor_formatter(NullFormatter())
+    if values is not None:
+        ticks = list(values)
+        axis.set_ticks(ticks, [f"{value:g}" for value in ticks])
+        return
+    low, high = axis.get_view_interval()
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low < 200 else (1,), numticks=12))
+    axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+
+
+def varied(results: xarray.Dataset) -> list[str]:
+    """The settings of a sweep, other than the seed, of which its lanes have several values.
+
+    >>> lanes = {"radius": ("lane", [1.0, 2.0]), "n": ("lane", [5, 5]), "seed": ("lane", [0, 1])}
+    >>> varied(xarray.Dataset(coords=lanes))
+    ['radius']
+    """
+    names = [str(name) for name, values in results.coords.items() if values.dims == ("lane",) and name not in ("lane", "seed")]
+    return [name for name in names if len(set(results[name].values.tolist())) > 1]
+
+
+def sweep(results: xarray.Dataset, variable: str = "kl") -> Figure:
+    """A metric of a sweep: its last record against the numeric setting with the most values, and its curves by that setting.
+
+    A line is a combination of the other settings, with the median over seeds and their minimum to maximum as a band; the curves are those
+    of the first combination. Without such a setting only curves are drawn. Lanes that are not finite are left out. Raises ValueError for a
+    variable that is not there, or of which nothing is written.
+
+    >>> kl = xarray.DataArray([[0.5, 0.2], [0.7, 0.4]], {"radius": ("lane", [1.0, 2.0]), "step": [10, 20]}, ("lane", "step"))
+    >>> [axes.get_xlabel() for axes in sweep(xarray.Dataset({"kl": kl})).axes]
+    ['radius', 'iteration']
+    """
+    checks.choice("variable", variable, [str(name) for name in results.data_vars])
+    found = results[variable]
+    values, step = found.values, results.step.values
+    if not np.isfinite(values).any():
+        raise ValueError(f"results has no finite {variable!r}; there is nothing to draw")
+    label, unit = found.attrs.get("long_name", variable), found.attrs.get("units", "")
+    label = label if unit in ("", "1") else f"{label} ({unit})"
+    settings = varied(results)
+    numeric = [name for name in settings if np.issubdtype(results[name].dtype, np.number)]
+    across = max(numeric, key=lambda name: len(np.unique(results[name].values)), default=None)
+    others = [name for name in settings if name != across]
+    combinations = list(dict.fromkeys(zip(*(results[name].values.tolist() for name in others), strict=True))) if others else [()]
+    lanes = np.arange(results.sizes["lane"])
+    of = lambda names, chosen: np.all([results[n].values == v for n, v in zip(names, chosen, strict=True)] or [lanes >= 0], axis=0)  # noqa: E731
+    positive = bool((values[np.isfinite(values)] > 0).all())
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(WIDTHS["double"], 3.2), layout=ConstrainedLayoutEngine(w_pad=0.06))
+        panels = list(figure.subplots(1, 1 if across is None else 2, squeeze=False).flat)
+        if across is not None:
+            points = np.unique(results[across].values)
+            last = np.array([row[np.isfinite(row)][-1] if np.isfinite(row).any() else np.nan for row in values])
+            for i, combination in enumerate(combinations):
+                rows = [last[of(others, combination) & (results[across].values == x)] for x in points]
+                rows = [row[np.isfinite(row)] for row in rows]
+                median, low, high = (np.array([f(row) if len(row) else np.nan for row in rows]) for f in (np.median, np.min, np.max))
+                name = ", ".join(f"{n} {v:g}" if isinstance(v, float) else f"{n} {v}" for n, v in zip(others, combination, strict=True))
+                colour, marker = COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]
+                panels[0].plot(points, median, label=name or None, color=colour, marker=marker, linestyle=("-", *DASHES)[i // 7 % 5])
+                panels[0].fill_between(points, low, high, color=colour, alpha=0.2, linewidth=0)
+            panels[0].set(xlabel=across, ylabel=f"last {label}")
+            if (points > 0).all() and points[-1] / points[0] > 20:
+                log_axis(panels[0].xaxis, points)
+        shown = np.unique(results[across].values) if across is not None else np.array([0.0])
+        colours = matplotlib.colormaps["viridis"](np.linspace(0, 0.9, len(shown)))
+        for x, colour in zip(shown, colours, strict=True):
+            rows = values[of(others, combinations[0]) & ((results[across].values == x) if across is not None else True)]
+            rows = rows[:, step > 0]
+            kept = np.isfinite(rows).any(axis=0)
+            if kept.any():
+                at = step[step > 0][kept]
+                panels[-1].plot(at, np.nanmedian(rows[:, kept], axis=0), color=colour, label=f"{across} {x:g}" if across else None)
+                panels[-1].fill_between(at, np.nanmin(rows[:, kept], 0), np.nanmax(rows[:, kept], 0), color=colour, alpha=0.15, linewidth=0)
+        panels[-1].set(xlabel="iteration", ylabel=label)
+        log_axis(panels[-1].xaxis)
+        for panel in panels:
+            if positive:
+                log_axis(panel.yaxis)
+            panel.grid(which="major", color="0.9", linewidth=0.5)
+            panel.set_axisbelow(True)
+            handles, names = panel.get_legend_handles_labels()
+            if 1 < len(handles) <= 24:
+                panel.legend(handles, names, fontsize=5.5, ncols=1 + len(handles) // 9)
+    return figure

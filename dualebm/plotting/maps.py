@@ -1,0 +1,403 @@
+"""Figures of runs on S^2: densities, neurons and particles on an equal-area map, and films, in the style of `plot`."""
+
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax.numpy as jnp
+import matplotlib
+import numpy as np
+from jaxtyping import Array, Float
+from matplotlib.animation import FFMpegWriter
+from matplotlib.colors import LinearSegmentedColormap, Normalize
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Ellipse
+
+from dualebm._internal import checks
+from dualebm.energies.shallow import Shallow
+from dualebm.measures import Atoms, coefficients
+from dualebm.plotting.charts import STYLE, WIDTHS
+
+DENSITY_COLOURS = LinearSegmentedColormap.from_list("density", matplotlib.colormaps["Blues"](np.linspace(0, 0.8, 256)))
+NEURONS = (  # sign, label, marker, colour
+    (-1, "negative neurons", "o", "#D55E00"),
+    (1, "positive neurons", "^", "#F0E442"),
+)
+NEURON_EDGES: dict[str, Any] = dict(edgecolors="black", linewidths=0.4)
+LARGEST_MARKER = 70.0  # points^2, of the neuron of largest weight
+SMALLEST_MARKER = 5.0  # so that a neuron is told from a particle where another holds most of the weight
+PARTICLES_DRAWN = 1500
+MAPS_IN_A_ROW = 3
+
+Points = Float[Array | np.ndarray, "N d"]
+EnergyFunction = Callable[..., Array]
+
+
+class Frame(NamedTuple):
+    """One picture of a run on S^2: iterations done; energy x (N, 3) -> (N,); particles (N, 3); atoms; KL in nats.
+
+    `snapshot` makes one of a method's state.
+
+    >>> Frame(0, lambda x: x[:, 0]).kl is None
+    True
+    """
+
+    step: int
+    energy: EnergyFunction
+    particles: Points | None = None
+    atoms: Atoms | None = None
+    kl: float | None = None
+
+
+def snapshot(method, state, rates, data, kl: float | None = None) -> Frame:
+    """The `Frame` of a method's state, with its particles and atoms where it has them.
+
+    >>> import jax
+    >>> from dualebm.measures import Samples; from dualebm.methods.dual import Dual
+    >>> from dualebm.training.simulate import start; from dualebm.spaces import Sphere
+    >>> method, data = Dual(Sphere(3), neurons=8), Samples(jnp.eye(3))
+    >>> snapshot(method, start(jax.random.key(0), method, method.rates, data), method.rates, data).particles.shape
+    (6, 3)
+    """
+    energy = method.energy(state, rates, data)
+    return Frame(int(state.step), energy, getattr(state, "particles", None), getattr(state, "atoms", None), kl)
+
+
+def map_points(rows: int, view: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """The points of S^2 at the pixels of a Mollweide map, (rows, 2 rows, 3), and which pixels lie in its ellipse.
+
+    The projection preserves areas: a mean over the pixels inside is an integral over the uniform measure. Row 0 is the
+    south, longitude grows to the right from -pi to pi. The rows of `view` (3, 3) are the directions in the centre, at
+    longitude pi/2 on the equator, and in the north of the map.
+
+    >>> points, inside = map_points(100)
+    >>> bool(np.allclose((points[inside] ** 2).mean(axis=0), 1 / 3, atol=1e-3))
+    True
+    """
+    checks.count("rows", rows, 2)
+    y = (2 * np.arange(rows)[:, None] + 1) / rows - 1
+    x = (2 * np.arange(2 * rows)[None, :] + 1) / (2 * rows) - 1
+    inside = x**2 + y**2 <= 1
+    half_width = np.sqrt(1 - y**2)
+    angle = np.arcsin(y)
+    sine = (2 * angle + np.sin(2 * angle)) / np.pi
+    longitude = np.pi * np.clip(x / half_width, -1, 1)  # pixels beyond the edge take its value: the ellipse cuts them
+    cosine = np.sqrt(1 - sine**2)
+    points = np.stack([cosine * np.cos(longitude), cosine * np.sin(longitude), sine + 0 * x], axis=-1)
+    return points @ _rotation(view), inside
+
+
+def map_position(x: Points, view: np.ndarray | None = None) -> np.ndarray:
+    """Where points of S^2 lie on the map of `map_points`, (N, 2): the ellipse |horizontal| <= 2, |vertical| <= 1.
+
+    >>> map_position(np.eye(3)).round(3).tolist()
+    [[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]]
+    """
+    a, b, c = (np.asarray(x, float) @ _rotation(view).T).T
+    table = np.linspace(-np.pi / 2, np.pi / 2, 4001)
+    angle = np.interp(c, (2 * table + np.sin(2 * table)) / np.pi, table)
+    return np.stack([2 * np.arctan2(b, a) / np.pi * np.cos(angle), np.sin(angle)], axis=1)
+
+
+def _rotation(view):
+    """`view` as a checked rotation; None is the identity: x in the centre, z in the north."""
+    if view is None:
+        return np.eye(3)
+    view = np.asarray(view, float)
+    if view.shape != (3, 3) or not np.allclose(view @ view.T, np.eye(3), atol=1e-5):
+        raise ValueError(f"view is {view.tolist()}; it must be (3, 3) with orthonormal rows, as `view_of` returns")
+    return view
+
+
+def view_of(directions: Points) -> np.ndarray:
+    """The view with the mean of `directions` in the centre of the map and their spread along its equator.
+
+    >>> map_position(np.eye(3)[:2], view_of(np.eye(3)[:2])).round(6)[:, 1].tolist()
+    [0.0, 0.0]
+    """
+    directions = np.asarray(directions, float)
+    directions = directions / np.linalg.norm(directions, axis=1, keepdims=True)
+    centre = directions.mean(axis=0)
+    if np.linalg.norm(centre) < 1e-6:
+        centre = directions[0]
+    centre = centre / np.linalg.norm(centre)
+    spread = directions - np.outer(directions @ centre, centre)
+    _, _, axes = np.linalg.svd(np.vstack([1e3 * len(directions) * centre, spread]))
+    east = axes[1] - (axes[1] @ centre) * centre
+    east /= np.linalg.norm(east)
+    return np.stack([centre, east, np.cross(centre, east)])
+
+
+@eqx.filter_jit
+def _evaluate(energy, x):
+    return energy(x)
+
+
+def density_map(energy: EnergyFunction, rows: int = 200, view: np.ndarray | None = None) -> np.ndarray:
+    """exp(-U) / Z with respect to the uniform measure at the points of `map_points`, (rows, 2 rows); its mean is 1.
+
+    One batched evaluation of the energy. Raises ValueError where the energy is not finite.
+
+    >>> density_map(lambda x: 0 * x[:, 0], rows=4)[0, :2].tolist()
+    [1.0, 1.0]
+    """
+    points, inside = map_points(rows, view)
+    energies = np.asarray(_evaluate(energy, jnp.asarray(points.reshape(-1, 3))), float)
+    if energies.shape != (inside.size,) or not np.isfinite(energies).all():
+        raise ValueError(
+            f"energy has shape {energies.shape} and {int((~np.isfinite(energies)).sum())} values that are not finite "
+            f"on the map; it must be finite, of shape ({inside.size},) for points ({inside.size}, 3)"
+        )
+    density = np.exp(energies.min() - energies).reshape(inside.shape)
+    return density / density[inside].mean()
+
+
+def sphere_density(
+    energy: EnergyFunction,
+    atoms: Atoms | None = None,
+    particles: Points | None = None,
+    *,
+    teacher: EnergyFunction | None = None,
+    view: np.ndarray | None = None,
+    width: str = "double",
+    rows: int = 300,
+) -> Figure:
+    """The density of exp(-U) on S^2 as an equal-area (Mollweide) map, with neurons and particles, beside the teacher's.
+
+    Args:
+        energy: x (N, 3) -> U(x) (N,), in units of temperature.
+        atoms: the neurons to mark, by sign, with area proportional to weight, from a smallest one on; None for those of a `Shallow` energy.
+        particles: points to draw as dots (every k-th, so that at most 1500 are drawn).
+        teacher: a second energy, drawn first on the same colour scale.
+        view: the orientation of the map, see `view_of`; None puts the x axis in the centre and the z axis in the north.
+        width: "single" (teacher above student) or "double" column. rows: pixels from south to north.
+
+    Raises ValueError for an unknown width, particles or atoms that are not in R^3, or an energy that is not finite.
+
+    >>> from dualebm.features import ReLU
+    >>> figure = sphere_density(Shallow(ReLU(), jnp.eye(3), jnp.array([-4.0, -2.0, 3.0])), rows=20)
+    >>> round(float(figure.axes[0].images[0].get_array()[map_points(20)[1]].mean()), 6)
+    1.0
+    """
+    checks.choice("width", width, WIDTHS)
+    _check_particles(particles)
+    energies = {"student": energy} if teacher is None else {"teacher": teacher, "student": energy}
+    densities = {name: density_map(each, rows, view) for name, each in energies.items()}
+    neurons = {name: _neurons(each, atoms if name == "student" else None) for name, each in energies.items()}
+    largest = max(density.max() for density in densities.values())
+    figure, maps = _maps(densities, neurons, width, largest, particles is not None)
+    for name, each in maps.items():
+        each.show(densities[name], neurons[name], particles if name == "student" else None, view)
+    return figure
+
+
+def snapshots(
+    frames: Iterable[Frame],
+    *,
+    teacher: EnergyFunction | None = None,
+    view: np.ndarray | None = None,
+    width: str = "double",
+    rows: int = 200,
+) -> Figure:
+    """A run on S^2 as maps in the order of its frames: densities, neurons and particles, on one scale, after the teacher's.
+
+    Args:
+        frames: one or more of different iterations, each titled with its iteration and KL; see `Frame` and `snapshot`.
+        teacher, view, width, rows: as in `sphere_density`; a double column has up to three maps in a row, a single column one.
+
+    Raises ValueError for no frames, two of one iteration, an unknown width, particles or atoms that are not in R^3, or an energy that is
+    not finite.
+
+    >>> frames = [Frame(step, lambda x, step=step: step * x[:, 0]) for step in (0, 10)]
+    >>> [panel.get_title() for panel in snapshots(frames, teacher=lambda x: x[:, 1], rows=20).axes[:3]]
+    ['teacher', 'iteration 0', 'iteration 10']
+    """
+    frames = list(frames)
+    checks.choice("width", width, WIDTHS)
+    steps = [frame.step for frame in frames]
+    if not frames or len(set(steps)) < len(steps):
+        raise ValueError(f"frames has the iterations {steps}; it must hold at least one Frame, each of another iteration")
+    for frame in frames:
+        _check_particles(frame.particles)
+    shown = {_caption(frame): frame for frame in frames}
+    if teacher is not None:
+        shown = {"teacher": Frame(0, teacher), **shown}
+    densities = {name: density_map(frame.energy, rows, view) for name, frame in shown.items()}
+    neurons = {name: _neurons(frame.energy, frame.atoms) for name, frame in shown.items()}
+    largest = max(density.max() for density in densities.values())
+    figure, maps = _maps(densities, neurons, width, largest, any(frame.particles is not None for frame in frames))
+    for name, each in maps.items():
+        each.show(densities[name], neurons[name], shown[name].particles, view)
+    return figure
+
+
+def _check_particles(particles):
+    if particles is not None and (np.ndim(particles) != 2 or particles.shape[1] != 3):
+        raise ValueError(f"particles has shape {np.shape(particles)}; it must be (N, 3) to be drawn on S^2")
+
+
+def _neurons(energy, atoms):
+    """Positions (m, 3) and coefficients (m,) of the neurons to draw."""
+    if atoms is not None:
+        if atoms.positions.shape[1] != 3:
+            raise ValueError(f"atoms.positions has shape {atoms.positions.shape}; it must be (m, 3) to be drawn on S^2")
+        return np.asarray(atoms.positions), np.asarray(coefficients(atoms))
+    if isinstance(energy, Shallow) and energy.positions.shape[1] == 3:
+        return np.asarray(energy.positions), np.asarray(energy.coefficients)
+    return np.zeros((0, 3)), np.zeros(0)
+
+
+class _Map:
+    """One map: its artists are made once and `show` gives them new numbers, so that a film redraws little."""
+
+    def __init__(self, panel, title, norm, largest_weight):
+        self.largest_weight = largest_weight
+        edge = Ellipse((0, 0), 4, 2, facecolor="none", edgecolor="0.3", linewidth=0.8, zorder=3, clip_on=False)
+        form: dict[str, Any] = dict(origin="lower", extent=(-2, 2, -1, 1), interpolation="bilinear")
+        self.image = panel.imshow(np.zeros((2, 4)), norm=norm, cmap=DENSITY_COLOURS, **form)
+        panel.add_patch(edge)
+        self.image.set_clip_path(edge)
+        self._draw_graticule(panel)
+        self.dots = panel.scatter([], [], s=1.2, c="black", alpha=0.4, linewidths=0, rasterized=True, zorder=2)
+        self.neurons = [
+            panel.scatter([], [], s=[], marker=marker, c=colour, zorder=4, clip_on=False, **NEURON_EDGES)
+            for _, _, marker, colour in NEURONS
+        ]
+        panel.set(title=title, xlim=(-2.02, 2.02), ylim=(-1.02, 1.02), aspect="equal")
+        panel.set_axis_off()
+
+    @staticmethod
+    def _draw_graticule(panel):
+        """Parallels every 30 degrees and meridians every 60."""
+        form: dict[str, Any] = dict(color="0.55", linewidth=0.3, zorder=1.5)
+        latitude = np.linspace(-np.pi / 2, np.pi / 2, 91)
+        for longitude in np.radians([-120, -60, 0, 60, 120]):
+            circle = np.cos(latitude) * np.cos(longitude), np.cos(latitude) * np.sin(longitude), np.sin(latitude)
+            panel.plot(*map_position(np.stack(circle, axis=1)).T, **form)
+        for height in map_position(np.array([[0, 0, np.sin(a)] for a in np.radians([-60, -30, 0, 30, 60])]))[:, 1]:
+            edge = 2 * np.sqrt(1 - height**2)
+            panel.plot([-edge, edge], [height, height], **form)
+
+    def show(self, density, neurons, particles, view):
+        """Draw these numbers."""
+        self.image.set_data(density)
+        if particles is not None:
+            particles = np.asarray(particles)
+            stride = -(-len(particles) // PARTICLES_DRAWN)
+            self.dots.set_offsets(map_position(particles[::stride], view))
+        positions, coefficients = neurons
+        directions = positions / np.linalg.norm(positions, axis=1, keepdims=True)
+        for (sign, *_), marks in zip(NEURONS, self.neurons, strict=True):
+            chosen = np.sign(coefficients) == sign
+            marks.set_offsets(map_position(directions[chosen], view))
+            marks.set_sizes(np.maximum(LARGEST_MARKER * np.abs(coefficients[chosen]) / self.largest_weight, SMALLEST_MARKER))
+
+
+def _maps(densities, neurons, width, largest_density, with_particles, caption=None):
+    """A figure with one empty map per name, a colour bar and a legend; and name -> `_Map`."""
+    weights = np.concatenate([np.abs(c) for _, c in neurons.values()] + [np.zeros(1)])
+    largest_weight = weights.max() or 1.0
+    columns = min(len(densities), MAPS_IN_A_ROW) if width == "double" else 1
+    rows = -(-len(densities) // columns)
+    map_height = (WIDTHS[width] - 0.7) / columns / 2
+    signs = np.concatenate([np.sign(c) for _, c in neurons.values()])
+    with matplotlib.rc_context(STYLE):
+        height = rows * (map_height + 0.25) + (0.4 if caption is None else 0.75)
+        figure = Figure(figsize=(WIDTHS[width], height), layout="compressed")
+        if caption is not None:
+            figure.suptitle(caption, fontsize=9)
+        panels = list(figure.subplots(rows, columns, squeeze=False).flat)
+        norm, maps = Normalize(0, largest_density), {}
+        for panel, name in zip(panels, densities, strict=False):
+            maps[name] = _Map(panel, name if len(densities) > 1 else "", norm, largest_weight)
+        spare = panels[len(densities) :]
+        for panel in spare:
+            panel.set_axis_off()
+        image = next(iter(maps.values())).image
+        bar = figure.colorbar(image, ax=figure.axes, location="right", shrink=0.9, aspect=15 * rows, pad=0.02)
+        bar.set_label("density (uniform = 1)")
+        bar.outline.set_linewidth(0.5)
+        form: dict[str, Any] = dict(linestyle="", markersize=5, markeredgecolor="black", markeredgewidth=0.4)
+        handles = [
+            Line2D([], [], marker=marker, markerfacecolor=colour, label=f"{label}, area: weight", **form)
+            for sign, label, marker, colour in NEURONS
+            if (signs == sign).any()
+        ]
+        if with_particles:
+            handles += [Line2D([], [], linestyle="", marker=".", markersize=2, color="black", label="particles")]
+        if handles and spare:
+            spare[0].legend(handles=handles, loc="center")
+        elif handles:
+            figure.legend(handles=handles, loc="outside lower center", ncols=3 if width == "double" else 2)
+    return figure, maps
+
+
+def film(
+    path: str | os.PathLike,
+    frames: Iterable[Frame],
+    *,
+    teacher: EnergyFunction | None = None,
+    view: np.ndarray | None = None,
+    fps: int = 12,
+    rows: int = 120,
+) -> Path:
+    """A film of a run on S^2: the model's density, neurons and particles, the iteration and KL, beside the teacher.
+
+    Args:
+        path: the file, .mp4 (H.264) or .gif, by the ffmpeg of imageio-ffmpeg; it appears whole or not at all.
+        frames: one or more, see `Frame` and `snapshot`; colour and marker scales are those of all frames together.
+        teacher, view: as in `sphere_density`. fps: frames per second. rows: pixels of the maps from south to north.
+
+    Returns the path. Raises ValueError for another suffix, a folder that does not exist, no frames, fps < 1.
+
+    >>> import tempfile
+    >>> frames = [Frame(step, lambda x, step=step: step * x[:, 0]) for step in (0, 10)]
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     film(Path(folder) / "run.gif", frames).name
+    'run.gif'
+    """
+    import imageio_ffmpeg
+
+    path, frames = Path(path), list(frames)
+    checks.choice("the suffix of path", path.suffix, (".mp4", ".gif"))
+    checks.count("fps", fps)
+    if not path.parent.is_dir():
+        raise ValueError(f"path is {str(path)!r}; its folder must exist")
+    if not frames:
+        raise ValueError("frames is empty; it must hold at least one Frame")
+    for frame in frames:
+        _check_particles(frame.particles)
+    densities = [density_map(frame.energy, rows, view).astype("float32") for frame in frames]
+    neurons = [_neurons(frame.energy, frame.atoms) for frame in frames]
+    first = {} if teacher is None else {"teacher": density_map(teacher, rows, view)}
+    taught = {} if teacher is None else {"teacher": _neurons(teacher, None)}
+    largest = max(density.max() for density in [*first.values(), *densities])
+    everyone = tuple(np.concatenate(parts) for parts in zip(*neurons, strict=True))
+    with_particles = any(frame.particles is not None for frame in frames)
+    named = {**first, "student": densities[0]}
+    neurons_of = {**taught, "student": everyone}
+    figure, maps = _maps(named, neurons_of, "double", largest, with_particles, _caption(frames[0]))
+    if teacher is not None:
+        maps["teacher"].show(first["teacher"], taught["teacher"], None, view)
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")  # the layout of the first frame serves all
+    with matplotlib.rc_context({**STYLE, "animation.ffmpeg_path": imageio_ffmpeg.get_ffmpeg_exe()}):
+        writer, dpi = FFMpegWriter(fps=fps), 160 if path.suffix == ".mp4" else 100
+        partial = path.with_name(f".{path.stem}.partial{path.suffix}")
+        try:
+            with writer.saving(figure, str(partial), dpi=dpi):
+                for frame, density, atoms in zip(frames, densities, neurons, strict=True):
+                    maps["student"].show(density, atoms, frame.particles, view)
+                    figure.suptitle(_caption(frame), fontsize=9)
+                    writer.grab_frame()
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+    return path
+
+
+def _caption(frame):
+    return f"iteration {frame.step}" + ("" if frame.kl is None else f", KL = {frame.kl:.2g} nats")

@@ -1,0 +1,265 @@
+"""The runs of a sweep, its lanes: a grid of settings, and what each lane is by them.
+
+A grid is a dict from the name of a setting to its value in each lane. A setting is `seed`; a field of the method's rates, or
+of the method; or an argument of the functions that make a lane's rates, method, data or metrics.
+"""
+
+import dataclasses
+import difflib
+import inspect
+import itertools
+import json
+import math
+import zlib
+from collections.abc import Callable, Iterable, MutableMapping
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import numpy as np
+
+from dualebm._internal import checks
+from dualebm.training.fingerprint import describe
+
+Grid = dict[str, list]
+"""Name of a setting -> its value in each lane."""
+
+RESERVED = ("lane", "step", "key")
+"""Names that no setting may have."""
+
+
+class Uniform(NamedTuple):
+    """Values between `low` and `high`, uniform in themselves or in their logarithm: see `draws`."""
+
+    low: float
+    high: float
+    log: bool = False
+
+
+def product(**values: Iterable) -> Grid:
+    """Every combination of the values; the last setting varies fastest. Raises ValueError where a setting has none.
+
+    >>> product(particle_step=[0.01, 0.02], seed=range(2))
+    {'particle_step': [0.01, 0.01, 0.02, 0.02], 'seed': [0, 1, 0, 1]}
+    """
+    lists = _lists(values)
+    lanes = list(itertools.product(*lists.values()))
+    return {name: [lane[i] for lane in lanes] for i, name in enumerate(lists)}
+
+
+def zipped(**values: Iterable) -> Grid:
+    """One lane per position. Raises ValueError where the settings do not have equally many values.
+
+    >>> zipped(transport_step=[1.0, 2.0], reaction_step=[0.5, 1.0])
+    {'transport_step': [1.0, 2.0], 'reaction_step': [0.5, 1.0]}
+    """
+    lists = _lists(values)
+    if len({len(found) for found in lists.values()}) > 1:
+        counts = ", ".join(f"{name} {len(found)}" for name, found in lists.items())
+        raise ValueError(f"the settings have different numbers of values ({counts}); they must have the same")
+    return lists
+
+
+def draws(seed: int, count: int, **values: Uniform | Iterable) -> Grid:
+    """`count` random lanes: of each setting independent draws from a `Uniform`, or from the values listed.
+
+    >>> draws(0, 3, transport_step=Uniform(0.1, 10.0, log=True), integrator=["mala"])["integrator"]
+    ['mala', 'mala', 'mala']
+    """
+    checks.count("count", count)
+    generator = np.random.default_rng(seed)
+    found = {}
+    for name, choice in values.items():
+        if isinstance(choice, Uniform):
+            low, high = (math.log(x) if choice.log and x > 0 else x for x in choice[:2])
+            if not (math.isfinite(low) and low < high < math.inf) or (choice.log and choice.low <= 0):
+                allowed = "0 < low < high" if choice.log else "low < high"
+                raise ValueError(f"{name} is {choice}; it must have {allowed}, both finite")
+            drawn = generator.uniform(low, high, count)
+            found[name] = [float(math.exp(x) if choice.log else x) for x in drawn]
+        else:
+            listed = _lists({name: choice})[name]
+            found[name] = [listed[i] for i in generator.integers(len(listed), size=count)]
+    return found
+
+
+def cross(*grids: Grid) -> Grid:
+    """Every lane of one grid with every lane of the others, as `cross(draws(0, 100, ...), product(seed=range(4)))`.
+
+    >>> cross(zipped(a=[1, 2], b=[3, 4]), product(seed=range(2)))
+    {'a': [1, 1, 2, 2], 'b': [3, 3, 4, 4], 'seed': [0, 1, 0, 1]}
+    """
+    names = [name for grid in grids for name in grid]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"{twice[0]} is in two of the grids; each setting must be in one")
+    lanes = [{k: v for lane in lanes for k, v in lane.items()} for lanes in itertools.product(*map(lanes_of, grids))]
+    return {name: [lane[name] for lane in lanes] for name in names}
+
+
+def _lists(values) -> Grid:
+    lists = {name: list(found) for name, found in values.items()}
+    if not lists:
+        raise ValueError("the grid is empty; give at least one setting with its values")
+    for name, found in lists.items():
+        if not found:
+            raise ValueError(f"{name} has no values; it must have at least one")
+    return lists
+
+
+def lanes_of(grid: Grid) -> list[dict[str, Any]]:
+    """The settings of each lane. Raises ValueError for an empty grid, unequal counts, a reserved name.
+
+    >>> lanes_of(product(seed=range(2)))
+    [{'seed': 0}, {'seed': 1}]
+    """
+    lists = zipped(**grid)
+    for name in lists:
+        if name in RESERVED or not name.isidentifier():
+            raise ValueError(f"the grid has the setting {name!r}; it must be an identifier other than {', '.join(RESERVED)}")
+    return [dict(zip(lists, values, strict=True)) for values in zip(*lists.values(), strict=True)]
+
+
+def identity(settings: dict[str, Any]) -> str:
+    """The settings of a lane as text that is the same in every process and for every order of the names.
+
+    >>> identity({"seed": 0, "radius": 10.0})
+    '{"radius": 10.0, "seed": 0}'
+    """
+    return json.dumps(describe(settings), sort_keys=True)
+
+
+class Lane(NamedTuple):
+    """A run: its place in the grid, its settings, its key and what it runs; data and metrics are made when they are needed."""
+
+    index: int
+    settings: dict[str, Any]
+    key: Any
+    method: Any
+    rates: Any
+    schedule: Callable | None
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Study:
+    """What the lanes of a sweep have in common; see `sweep`.
+
+    Each of method, rates, data and metrics is a value, or a function of those settings of a lane that its arguments name;
+    the functions of data and metrics may moreover have an argument `key`, one for each seed. rates: None for the
+    method's own. common: lanes of one seed have the same noise and the same start; otherwise each has its own.
+    Raises ValueError naming the setting for lanes that are the same, for a setting that nothing has (with the nearest
+    name), and, from `lane`, for numbers that are not finite.
+
+    >>> from dualebm.methods.dual import Dual; from dualebm.spaces import Sphere
+    >>> study = Study(Dual(Sphere(3)), None, lambda key, n: None, {})
+    >>> study.lane(0, {"seed": 1, "n": 100, "radius": 5.0}).rates.radius
+    5.0
+    """
+
+    method: Any
+    rates: Any
+    data: Any
+    metrics: Any
+    schedule: Callable | None = None
+    common: bool = False
+
+    def check(self, lanes: list[dict[str, Any]]) -> None:
+        """The errors of the settings as a whole."""
+        known: dict[str, int] = {}
+        for index, settings in enumerate(lanes):
+            first = known.setdefault(identity(settings), index)
+            if first != index:
+                raise ValueError(f"lanes {first} and {index} are the same: {identity(settings)}; each must differ from the others")
+        self.lane(0, lanes[0])
+
+    def _sources(self):
+        return {name: getattr(self, name) for name in ("method", "rates", "data", "metrics")}
+
+    def _arguments(self, name: str) -> list[str]:
+        source = self._sources()[name]
+        return list(inspect.signature(source).parameters) if callable(source) else []
+
+    def _call(self, name: str, settings, **more) -> Any:
+        """The value of a source for a lane: itself, or what its function says."""
+        source = self._sources()[name]
+        if not callable(source):
+            return source
+        given = {**settings, **more}
+        parameters = inspect.signature(source).parameters.values()
+        missing = [p.name for p in parameters if p.name not in given and p.default is p.empty]
+        if missing:
+            raise ValueError(f"{name} asks for {missing[0]!r}, which no setting of the grid is; it has {', '.join(settings)}")
+        return source(**{p.name: given[p.name] for p in parameters if p.name in given})
+
+    def lane(self, index: int, settings: dict[str, Any]) -> Lane:
+        """What a lane is by its settings."""
+        for name, value in settings.items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ValueError(f"{name} is {value} in lane {index}; it must be finite")
+        method = self._call("method", settings)
+        fields = {f.name for f in dataclasses.fields(method)} & set(settings)
+        method = dataclasses.replace(method, **{name: settings[name] for name in fields}) if fields else method
+        rates = self._call("rates", settings)
+        rates = method.rates if rates is None else rates
+        if type(rates) is not type(method.rates):
+            raise ValueError(f"rates is {rates!r}; it must be a {type(method.rates).__name__}, such as {method.rates}")
+        of_rates = set(rates._fields) & set(settings)
+        rates = rates._replace(**{name: settings[name] for name in of_rates})
+        asked = {argument for name in self._sources() for argument in self._arguments(name)}
+        allowed = {"seed", *asked, *rates._fields, *(f.name for f in dataclasses.fields(method))} - {"key"}
+        for name in settings:
+            if name not in allowed:
+                near = difflib.get_close_matches(name, allowed, 1)
+                nearest = f"; the nearest is {near[0]!r}" if near else ""
+                raise ValueError(f"the grid has the setting {name!r}; allowed: {', '.join(sorted(allowed))}{nearest}")
+        checks.count("seed", settings.get("seed", 0), 0)
+        return Lane(index, settings, self._keys(settings)[0], method, rates, self.schedule)
+
+    def _keys(self, settings):
+        """Keys of the run, of its data and of its metrics."""
+        run_key, data_key, metrics_key = jax.random.split(jax.random.key(settings.get("seed", 0)), 3)
+        if not self.common:
+            others = {name: value for name, value in settings.items() if name != "seed"}
+            run_key = jax.random.fold_in(run_key, zlib.crc32(identity(others).encode()))
+        return run_key, data_key, metrics_key
+
+    def make(self, name: str, settings: dict[str, Any], known: MutableMapping) -> Any:
+        """The lane's data or metrics, or what `known` has of the same settings."""
+        arguments = self._arguments(name)
+        used = {argument: settings[argument] for argument in arguments if argument in settings}
+        seed = settings.get("seed", 0) if "key" in arguments else None
+        identifier = name, seed, identity(used)
+        if identifier not in known:
+            key = self._keys(settings)[1 if name == "data" else 2]
+            known[identifier] = self._call(name, settings, key=key)
+        return known[identifier]
+
+    def varies(self, name: str) -> bool:
+        """Whether data or metrics are those of a lane, and not of all."""
+        return callable(self._sources()[name])
+
+    def groups(self, lanes: list[Lane]) -> list[list[Lane]]:
+        """Lanes of one static structure each (method, schedule, shapes): each group compiles once. In order of appearance.
+
+        Data and metrics are made once for each choice of their settings other than the seed, which is taken to leave shapes as
+        they are.
+        """
+        groups: dict[Any, list[Lane]] = {}
+        shapes: dict[str, Any] = {}
+        for lane in lanes:
+            asked = {*self._arguments("data"), *self._arguments("metrics")} - {"seed"}
+            choice = identity({name: value for name, value in lane.settings.items() if name in asked})
+            if choice not in shapes:
+                shapes[choice] = signature(tuple(self.make(name, lane.settings, {}) for name in ("data", "metrics")))
+            groups.setdefault((lane.method, lane.schedule, shapes[choice]), []).append(lane)
+        return list(groups.values())
+
+
+def signature(tree: Any) -> str:
+    """What of a pytree is static, and the shapes and types of its arrays, as text.
+
+    >>> signature((np.zeros(2), 1)) == signature((np.ones(2), 1)), signature(np.zeros(2)) == signature(np.zeros(3))
+    (True, False)
+    """
+    arrays, rest = eqx.partition(tree, eqx.is_array)
+    shapes = [(leaf.shape, str(leaf.dtype)) for leaf in jax.tree.leaves(arrays)]
+    return json.dumps([shapes, describe(jax.tree.leaves(rest)), str(jax.tree.structure(tree))])

@@ -1,0 +1,276 @@
+"""Many devices: lanes, which are runs, over the mesh axis `runs`, and the particles and data of each over the axis `particles`.
+
+Particles i and i + N/2 share their noise, so a device holds whole pairs. Here the particles of a state are (d, 2, N/2), which `split`
+makes of (d, N) and `join` undoes, and the devices have equal parts of the last axis. Atoms are on all of them. A step gathers once: each
+device's part of the witness. Noise belongs to a pair, wherever it is held: a run differs from one on one device only by rounding.
+A restart that draws its data, or that has N other than 2n, moreover gathers the data in its step; so do metrics with what they read.
+"""
+
+import equinox as eqx
+import jax
+import numpy as np
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
+
+from dualebm._internal import checks, columns
+from dualebm.measures import Samples
+from dualebm.training import simulate
+
+RUNS, PARTICLES = "runs", "particles"
+
+
+def make(devices: int | None = None, particles: int = 1) -> Mesh:
+    """A mesh (`runs`, `particles`) of the first `devices` devices, all where None, `particles` of them for each run.
+
+    Raises ValueError for more devices than there are, and where `particles` does not divide them.
+
+    >>> dict(make(1).shape)
+    {'runs': 1, 'particles': 1}
+    """
+    there = jax.devices()  # of one process after another
+    if devices is None:
+        devices = len(there)
+    checks.count("devices", devices)
+    checks.count("particles", particles)
+    if devices > len(there):
+        raise ValueError(f"devices is {devices}; it must be at most {len(there)}, the {there[0].platform} devices that there are")
+    if devices % particles:
+        raise ValueError(f"particles is {particles}; it must divide devices, which is {devices}")
+    shape = (devices // particles, particles)
+    return Mesh(np.asarray(there[:devices]).reshape(shape), (RUNS, PARTICLES), axis_types=(AxisType.Auto,) * 2)
+
+
+def check(mesh: Mesh | AbstractMesh, method, states, data: Samples) -> None:
+    """Raises ValueError unless a stack of split states of a method, or their shapes, and the data fit a mesh.
+
+    >>> from dualebm.methods.dual import Dual; from dualebm.spaces import Sphere
+    >>> method, data = Dual(Sphere(3), neurons=8), Samples(jax.numpy.eye(3))
+    >>> init = jax.vmap(lambda key: split(method, method.init(key, method.rates, data)))
+    >>> states = jax.eval_shape(init, jax.random.split(jax.random.key(1), 1))
+    >>> check(AbstractMesh((1, 2), (RUNS, PARTICLES)), method, states, data)
+    Traceback (most recent call last):
+    ...
+    ValueError: a state has 6 particles; it must be a multiple of 4, whole pairs for each of 2 devices
+    """
+    runs, parts = mesh.shape[RUNS], mesh.shape[PARTICLES]
+    lanes = jax.tree.leaves(states)[0].shape[0]
+    if lanes % runs:
+        raise ValueError(f"there are {lanes} lanes; it must be a multiple of the mesh's runs, which are {runs}")
+    pairs = {x.shape[-1] for paired, x in zip(*map(jax.tree.leaves, (method.paired(states), states)), strict=True) if paired}
+    for count in sorted(pairs):
+        if count % parts:
+            allowed = f"it must be a multiple of {2 * parts}, whole pairs for each of {parts} devices"
+            raise ValueError(f"a state has {2 * count} particles; {allowed}")
+    points = data.points.shape[-2]
+    if points % parts:
+        raise ValueError(f"data has {points} points; it must be a multiple of the mesh's particles, which are {parts}")
+
+
+def split(method, state):
+    """A state, or a stack of them, with its particles (..., d, N) as (..., d, 2, N/2): what the functions here take and return.
+
+    Raises ValueError for a method that does not say which arrays are particles, and for N that is odd.
+
+    >>> from dualebm.methods.dual import Dual; from dualebm.spaces import Sphere
+    >>> method = Dual(Sphere(3), neurons=8)
+    >>> state = simulate.start(jax.random.key(1), method, method.rates, Samples(jax.numpy.eye(3)))
+    >>> split(method, state).columns.shape, join(method, split(method, state)).columns.shape
+    ((3, 2, 3), (3, 6))
+    """
+    if not hasattr(method, "paired"):
+        raise ValueError(f"method is {method}; it must say which of its arrays are particles, as `Dual.paired` does")
+
+    def halves(x):
+        if x.shape[-1] % 2:
+            raise ValueError(f"a state has {x.shape[-1]} particles; it must be an even number to be split into pairs")
+        return x.reshape(*x.shape[:-1], 2, -1)
+
+    return jax.tree.map(lambda paired, x: halves(x) if paired else x, method.paired(state), state)
+
+
+def join(method, state):
+    """What `split` was given.
+
+    >>> from dualebm.methods.dual import Dual; from dualebm.spaces import Sphere
+    >>> method = Dual(Sphere(3), neurons=8)
+    >>> state = simulate.start(jax.random.key(1), method, method.rates, Samples(jax.numpy.eye(3)))
+    >>> bool((join(method, split(method, state)).columns == state.columns).all())
+    True
+    """
+    return jax.tree.map(lambda paired, x: x.reshape(*x.shape[:-2], -1) if paired else x, method.paired(state), state)
+
+
+def _state_specs(method, states):
+    """Lanes over the runs, the last axis of the particles over the devices of a run."""
+
+    def spec(paired, x):
+        return PartitionSpec(RUNS, *[None] * (len(x.shape) - 2), PARTICLES) if paired else PartitionSpec(RUNS)
+
+    return jax.tree.map(spec, method.paired(states), states)
+
+
+def _data_spec(shared):
+    return PartitionSpec(PARTICLES) if shared else PartitionSpec(RUNS, PARTICLES)
+
+
+def place(mesh: Mesh, method, states, data: Samples, shared: bool = False):
+    """(states, data) on the devices of a mesh: a stack of split states, and data with an axis of lanes unless they are `shared`.
+
+    Of arrays of NumPy, no device ever holds more than its part. Raises the errors of `check`.
+
+    >>> from dualebm.methods.dual import Dual; from dualebm.spaces import Sphere
+    >>> method, data = Dual(Sphere(3), neurons=8), Samples(jax.numpy.eye(3))
+    >>> state = split(method, simulate.start(jax.random.key(1), method, method.rates, data))
+    >>> states, data = place(make(1), method, jax.tree.map(lambda a: a[None], state), data, shared=True)
+    >>> tuple(states.columns.sharding.spec), tuple(data.points.sharding.spec)
+    (('runs', None, None, 'particles'), ('particles',))
+    """
+    check(mesh, method, states, data)
+    put = lambda x, spec: jax.device_put(x, NamedSharding(mesh, spec))  # noqa: E731
+    return jax.tree.map(put, states, _state_specs(method, states)), place_data(mesh, data, shared)
+
+
+def place_data(mesh: Mesh, data: Samples, shared: bool = False) -> Samples:
+    """Data on the devices of a mesh, also of one of several processes, each of which has the whole.
+
+    >>> place_data(make(1), Samples(jax.numpy.eye(3)), shared=True).points.shape
+    (3, 3)
+    """
+    sharding = NamedSharding(mesh, _data_spec(shared))
+    if sharding.is_fully_addressable:
+        return jax.tree.map(lambda x: jax.device_put(x, sharding), data)
+    return jax.tree.map(lambda x: jax.make_array_from_callback(x.shape, sharding, lambda index: np.asarray(x[index])), data)
+
+
+def parts(states):
+    """What this process holds of a stack of split states, as NumPy arrays; `assemble` undoes it. All of it where there is no other.
+
+    >>> parts((jax.numpy.zeros((1, 3, 2, 4)),))[0].shape
+    (1, 3, 2, 4)
+    """
+
+    def held(x):
+        if x.is_fully_addressable or x.is_fully_replicated:
+            return np.asarray(x)
+        shards = sorted(x.addressable_shards, key=lambda shard: shard.index[-1].start)
+        return np.concatenate([np.asarray(shard.data) for shard in shards], axis=-1)
+
+    return jax.tree.map(held, states)
+
+
+def assemble(mesh: Mesh, method, held):
+    """The stack of split states of which each process of a mesh holds one of equal `parts`.
+
+    >>> from dualebm.methods.dual import Dual; from dualebm.spaces import Sphere
+    >>> method = Dual(Sphere(3), neurons=8)
+    >>> state = split(method, simulate.start(jax.random.key(1), method, method.rates, Samples(jax.numpy.eye(3))))
+    >>> assemble(make(1), method, parts(jax.tree.map(lambda a: a[None], state))).columns.shape
+    (1, 3, 2, 3)
+    """
+
+    def whole(paired, x, spec):
+        shape = (*x.shape[:-1], x.shape[-1] * jax.process_count()) if paired else x.shape
+        return jax.make_array_from_process_local_data(NamedSharding(mesh, spec), x, shape)
+
+    return jax.tree.map(whole, method.paired(held), held, _state_specs(method, held))
+
+
+def _each_lane(mesh, lane, stacks):
+    """`lane` of each lane of this device: side by side on accelerators, one after another on CPUs, whose caches they would share."""
+    if jax.tree.leaves(stacks)[0].shape[0] == 1:
+        return jax.tree.map(lambda a: a[None], lane(*jax.tree.map(lambda a: a[0], stacks)))
+    if mesh.devices.flat[0].platform == "cpu":
+        return jax.lax.map(lambda arguments: lane(*arguments), stacks)
+    return jax.vmap(lane)(*stacks)
+
+
+@eqx.filter_jit
+def initial(keys, method, rates, data: Samples, mesh: Mesh, shared: bool = False):
+    """The states that `dualebm.training.run.initial_state` makes, of stacks of keys and rates: stacked, split, and on their devices.
+
+    data have an axis of lanes unless they are `shared`. Each device makes the whole state of a lane of all of its data, and keeps its
+    part. Raises the errors of `split` and `check`.
+
+    >>> from dualebm.methods.dual import Dual; from dualebm.spaces import Sphere
+    >>> method, data = Dual(Sphere(3), neurons=8), Samples(jax.numpy.eye(3))
+    >>> rates = jax.tree.map(lambda rate: np.full(2, rate, "float32"), method.rates)
+    >>> initial(jax.random.split(jax.random.key(1), 2), method, rates, data, make(1), shared=True).columns.shape
+    (2, 3, 2, 3)
+    """
+
+    def state(key, rates, data):
+        return split(method, method.init(jax.random.fold_in(key, simulate.ASIDE), rates, data))
+
+    def stack(keys, rates, data):
+        return jax.vmap(state, in_axes=(0, 0, None if shared else 0))(keys, rates, data)
+
+    shapes = jax.eval_shape(stack, keys, rates, data)
+    check(mesh, method, shapes, data)
+
+    def part(paired, x):
+        if not paired:
+            return x
+        width = x.shape[-1] // mesh.shape[PARTICLES]
+        return columns.take(x, jax.lax.axis_index(PARTICLES) * width, width)
+
+    def lane(key, rates, data):
+        made = state(key, rates, columns.whole(data, PARTICLES))
+        return jax.tree.map(part, method.paired(made), made)
+
+    def local(keys, rates, data):
+        if shared:
+            return _each_lane(mesh, lambda key, rates: lane(key, rates, data), (keys, rates))
+        return _each_lane(mesh, lane, (keys, rates, data))
+
+    runs = PartitionSpec(RUNS)
+    specs = (runs, runs, _data_spec(shared))
+    made = jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=_state_specs(method, shapes), check_vma=False)
+    return made(keys, rates, data)
+
+
+def intervals(keys, method, states, rates, data, active, every, metrics, schedule, mesh: Mesh, shared: tuple[bool, bool] = (False, False)):
+    """`dualebm.training.simulate.intervals` of a stack of lanes over the devices of a mesh; a single run is a stack of one lane.
+
+    keys, rates and the split `states` have a leading axis of lanes, a multiple of the mesh's runs; so have data and the arrays in metrics,
+    unless all lanes share the data, the metrics (`shared`). `active`, `every` and `schedule` are those of all. Metrics see the particles
+    and the data of their lane whole, of which XLA gathers what they read.
+
+    Returns (states, records), stacked. Raises the errors of `check`. Pure; `run_intervals` is compiled.
+
+    >>> from dualebm.methods.dual import Dual; from dualebm.metrics import Acceptance; from dualebm.spaces import Sphere
+    >>> method, mesh, keys = Dual(Sphere(3), neurons=8), make(1), jax.random.split(jax.random.key(1), 2)
+    >>> data, rates = Samples(jax.numpy.eye(3)), jax.tree.map(lambda rate: np.full(2, rate, "float32"), method.rates)
+    >>> states, metrics = initial(keys, method, rates, data, mesh, shared=True), {"acceptance": Acceptance()}
+    >>> run_intervals(keys, method, states, rates, data, np.ones(3, bool), 2, metrics, None, mesh, (True, True))[1]["step"].tolist()
+    [[2, 4, 6], [2, 4, 6]]
+    """
+    check(mesh, method, states, data)
+    axis = PARTICLES if mesh.shape[PARTICLES] > 1 else None
+    arrays, static = eqx.partition(metrics, eqx.is_array)
+
+    def whole(state, data):
+        if axis is None:
+            return state, data
+        last = lambda paired, x: jax.lax.all_gather(x, axis, axis=x.ndim - 1, tiled=True) if paired else x  # noqa: E731
+        state = join(method, jax.tree.map(last, method.paired(state), split(method, state)))
+        return state, columns.whole(data, axis)
+
+    def local(active, keys, states, rates, data, arrays):
+        def lane(key, state, rates, own_data, own_arrays):
+            mine = data if shared[0] else own_data
+            monitors = eqx.combine(arrays if shared[1] else own_arrays, static)
+            state, records = simulate.intervals(
+                key, method, join(method, state), rates, mine, active, every, monitors, schedule, axis, whole
+            )  # fmt: skip
+            return split(method, state), records
+
+        return _each_lane(mesh, lane, (keys, states, rates, None if shared[0] else data, None if shared[1] else arrays))
+
+    runs, everywhere = PartitionSpec(RUNS), PartitionSpec()
+    state_specs = _state_specs(method, states)
+    specs = (everywhere, runs, state_specs, runs, _data_spec(shared[0]), everywhere if shared[1] else runs)
+    sharded = jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=(state_specs, runs), check_vma=False)
+    return sharded(active, keys, states, rates, data, arrays)
+
+
+run_intervals = eqx.filter_jit(intervals)
+"""`intervals`, compiled: arrays (also those of metrics) are arguments, the rest is static."""

@@ -1,0 +1,295 @@
+"""Runs and particles over a mesh of several devices, which a process of its own has, against `simulate` on one device."""
+
+import dataclasses
+import re
+import warnings
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AbstractMesh, PartitionSpec
+
+from dualebm.energies.networks import MLP
+from dualebm.measures import Samples, shares, total_variation
+from dualebm.methods.adaptive import Adaptive
+from dualebm.methods.contrastive import Contrastive
+from dualebm.methods.dual import Dual, DualRates
+from dualebm.methods.jarzynski import Jarzynski
+from dualebm.methods.weighted_dual import WeightedDual
+from dualebm.spaces import Sphere
+from dualebm.training import sharding, simulate
+from dualebm.training.run import initial_state
+from tests.children import Child
+
+DUAL = Dual(Sphere(3), neurons=8)
+EVERY, RECORDS = 20, 5
+CASES = {  # method, restart probability, weighted data, numbers of devices
+    "default": (DUAL, 0.02, False, (1, 2, 8)),
+    "program": (
+        dataclasses.replace(DUAL, integrator="projected", restart_every=7, restart_until=80, block=256), 0.0, False, (2,),
+    ),
+    "text, 150 pairs on each device": (
+        dataclasses.replace(
+            DUAL, integrator="projected", noise="independent", particles=2400, restart_every=7, witness_particles="current"
+        ), 0.02, False, (8,),
+    ),
+    "several moves": (
+        dataclasses.replace(DUAL, noise="orthogonal", witness_particles="current", particle_moves=2, neuron_moves=2),
+        0.0, False, (4,),
+    ),
+    "adaptive, batches of weighted data": (
+        Adaptive(dataclasses.replace(DUAL, particles=2400, data_batch=50, data_refresh=7), warmup=60, safety=0.05, sample=700),
+        0.02, True, (4,),
+    ),
+    "jarzynski, batches, resampled": (
+        Jarzynski(Sphere(3), MLP(8), walkers=2048, walker_batch=512, data_batch=100, optimiser="momentum"), 0.0, False, (8,),
+    ),
+    "jarzynski, all walkers, multinomial": (
+        Jarzynski(Sphere(3), MLP(8), walkers=1024, resampling="multinomial", optimiser="gradient"), 0.0, True, (4,),
+    ),
+    "contrastive": (Contrastive(Sphere(3), MLP(8), restart_every=7, optimiser="gradient"), 0.0, False, (8,)),
+    "contrastive, told": (
+        Contrastive(Sphere(3), MLP(8), walkers=2400, begin="model", diagnosis=True, integrator="geodesic", optimiser="gradient"),
+        0.0, False, (4,),
+    ),
+    "contrastive, from the base": (
+        Contrastive(Sphere(3), MLP(8), walkers=2400, restart_at="base", optimiser="gradient"), 0.1, False, (4,),
+    ),
+    "weighted dual": (WeightedDual(Sphere(3), neurons=8, particles=2400), 0.0, False, (8,)),
+}  # fmt: skip
+
+
+def everything(key, method, state, rates, data):
+    """Reads every particle and data point in its place."""
+    del key, method, rates
+    weights = 0 if data.log_weights is None else jnp.sum(shares(data.log_weights) * jnp.arange(data.log_weights.size))
+    by_place = [jnp.sum(x * jnp.cos(jnp.arange(x.shape[0]))[:, None], axis=0) for x in (state.particles, data.points)]
+    return jnp.stack(by_place) + weights
+
+
+METRICS = {"everything": everything, "acceptance": lambda key, method, state, rates, data: state.acceptance}
+NONE = {"total_variation": lambda key, method, state, rates, data: total_variation(state.atoms)}
+
+
+def samples(weighted=False, count=2048, seed=0, dtype=float):
+    points = Sphere(3).sample_base(jax.random.key(seed), count, dtype)
+    return Samples(points, jnp.linspace(-3, 3, count) if weighted else None)
+
+
+def stacked(rates, lanes=1):
+    return jax.tree.map(lambda rate: jnp.full(lanes, rate), rates)
+
+
+def lane(tree, i=0):
+    return jax.tree.map(lambda a: a[i], tree)
+
+
+def on_one_device(key, method, state, rates, data, records=RECORDS):
+    """The final state with the records, from `simulate` as it is without a mesh."""
+    return simulate.run_intervals(key, method, state, rates, data, jnp.ones(records, bool), EVERY, METRICS, None)
+
+
+def error(a, b):
+    """The largest difference."""
+    return max(jax.tree.leaves(jax.tree.map(lambda a, b: float(np.abs(np.asarray(a, float) - b).max()), a, b)))
+
+
+def one_run(name):
+    """Errors of a run whose particles are split, by number of devices."""
+    method, restart, weighted, counts = CASES[name]
+    changes = dict(restart_probability=restart, threshold=1.0, learning_rate=0.01)  # of those that it has
+    rates = stacked(method.rates._replace(**{n: v for n, v in changes.items() if n in method.rates._fields}))
+    data, key = samples(weighted), jax.random.key(1)
+    state = initial_state(key, method, lane(rates), data)
+    # Its longer moves let rounding grow tenfold in ten steps, on one device too.
+    total = 2 if isinstance(method, Adaptive) else RECORDS
+    expected, found = on_one_device(key, method, state, lane(rates), data, total), {}
+    if isinstance(method, (Jarzynski, WeightedDual)):
+        assert int(expected[0].weights.resamplings) > 1
+    for count in counts:
+        grid = sharding.make(count, particles=count)
+        states, there = sharding.place(grid, method, jax.tree.map(lambda a: a[None], sharding.split(method, state)), data, shared=True)
+        states, records = sharding.run_intervals(
+            key[None], method, states, rates, there, jnp.ones(total, bool), EVERY, METRICS, None, grid, (True, True)
+        )
+        found[count] = error((lane(sharding.join(method, states)), lane(records)), expected)
+    return found
+
+
+def lanes(dtype=float):
+    """Keys, rates and data of eight runs, each with its own."""
+    rates = stacked(DUAL.rates, 8)
+    rates = DualRates(*(jnp.asarray(rate, dtype) for rate in rates))
+    spread = jnp.linspace(0.5, 1, 8, dtype=dtype)
+    rates = rates._replace(particle_step=rates.particle_step * spread, restart_probability=jnp.arange(8) % 3 * spread / 20)
+    each = [samples(count=512, seed=10 + i, dtype=dtype) for i in range(8)]
+    return jax.random.split(jax.random.key(3), 8), rates, jax.tree.map(lambda *a: jnp.stack(a), *each)
+
+
+def many_runs():
+    """Errors of eight runs on 4 x 2 devices that go on, from a checkpoint, on 2 x 4."""
+    keys, rates, data = lanes()
+    state = starts = None
+    made = []
+    for shape, records in (((4, 2), 2), ((2, 4), 3)):
+        grid = sharding.make(8, particles=shape[1])
+        if state is None:
+            state = sharding.initial(keys, DUAL, rates, data, grid)
+            starts = sharding.join(DUAL, state)
+            for i in range(8):
+                assert error(lane(starts, i), initial_state(keys[i], DUAL, lane(rates, i), lane(data, i))) == 0
+        else:
+            state = jax.tree.map(np.asarray, sharding.join(DUAL, state))
+            state, data = sharding.place(grid, DUAL, sharding.split(DUAL, state), data)
+        state, new = sharding.run_intervals(
+            keys, DUAL, state, rates, data, jnp.ones(records, bool), EVERY, METRICS, None, grid
+        )
+        part = state.columns.addressable_shards[0].data.shape
+        assert part == (8 // shape[0], 3, 2, 512 // shape[1]), part
+        made.append(new)
+    records = jax.tree.map(lambda *a: jnp.concatenate([np.asarray(x) for x in a], axis=1), *made)
+    expected = [on_one_device(keys[i], DUAL, lane(starts, i), lane(rates, i), lane(data, i)) for i in range(8)]
+    found = [(lane(sharding.join(DUAL, state), i), lane(records, i)) for i in range(8)]
+    return max(error(a, b) for a, b in zip(found, expected, strict=True))
+
+
+def side_by_side():
+    """As on accelerators, in float32: the sums over particles at the end of eight runs, on 2 x 4 devices and on one."""
+    keys, rates, data = lanes("float32")
+    grid = sharding.make(8, particles=4)
+    one_by_one, jax.lax.map = jax.lax.map, lambda function, stacks: jax.vmap(function)(stacks)
+    try:
+        start = sharding.initial(keys, DUAL, rates, data, grid)
+        state, records = sharding.run_intervals(keys, DUAL, start, rates, data, jnp.ones(2, bool), EVERY, METRICS, None, grid)
+    finally:
+        jax.lax.map = one_by_one
+    start = sharding.join(DUAL, start)
+    expected = [on_one_device(keys[i], DUAL, lane(start, i), lane(rates, i), lane(data, i), 2)[1] for i in range(8)]
+    return {
+        "here": [r["everything"][-1].tolist() for r in expected],
+        "there": records["everything"][:, -1].tolist(),
+        "types": [str(x.dtype) for x in jax.tree.leaves((state.columns, records["everything"]))],
+    }
+
+
+def collectives(compiled):
+    return sorted(re.findall(r" (all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter)(?:-start)?\(", compiled.as_text()))
+
+
+def counted():
+    """Collectives in a step without restarts, and in the program of a run whose metrics read no particles, or do."""
+    grid, data, keys = sharding.make(4, particles=4), samples(), jax.random.split(jax.random.key(1), 1)
+    states = sharding.initial(keys, DUAL, stacked(DUAL.rates), data, grid, shared=True)
+    spec = jax.tree.map(
+        lambda pairs: PartitionSpec(None, None, "particles") if pairs else PartitionSpec(), DUAL.paired(lane(states))
+    )
+
+    def step(state, data):
+        return sharding.split(DUAL, DUAL.step(jax.random.key(0), sharding.join(DUAL, state), DUAL.rates, data, "particles"))
+
+    specs = (spec, PartitionSpec("particles"))
+    sharded = jax.jit(jax.shard_map(step, mesh=grid, in_specs=specs, out_specs=spec, check_vma=False))
+
+    def run(metrics):
+        def never(states, data):  # rates that are constants: XLA sees that there is no restart
+            rates = stacked(DUAL.rates)
+            schedule = lambda step, rates: DUAL.rates  # noqa: E731
+            active = jnp.ones(RECORDS, bool)
+            return sharding.intervals(keys, DUAL, states, rates, data, active, EVERY, metrics, schedule, grid, (True, True))
+
+        return collectives(jax.jit(never).lower(states, data).compile())
+
+    return {"step": collectives(sharded.lower(lane(states), data).compile()), "run": run(NONE), "reading": run(METRICS)}
+
+
+WALKERS = tuple(name for name, case in CASES.items() if isinstance(case[0], (Jarzynski, Contrastive, WeightedDual)))
+
+
+def errors_of(*cases):
+    warnings.simplefilter("error")
+    return {name: one_run(name) for name in cases}
+
+
+def everything_of(*cases):
+    answers: dict = errors_of(*cases) | {"many": many_runs(), "counted": counted()}
+    with jax.enable_x64(False):
+        answers["float32"] = side_by_side()
+    return answers
+
+
+def answers_of(function, cases):
+    """What a process with eight devices and float64 finds."""
+    return Child(function, *cases, devices=8, x64=True).answer(600)
+
+
+@pytest.mark.parametrize("cases", [WALKERS[:1], pytest.param(WALKERS[1:], marks=pytest.mark.heavy)])
+def test_walkers_over_devices(cases):
+    """Weights, resampling among all walkers, batches of them, restarts: as on one device, to rounding."""
+    answers = answers_of(errors_of, cases)
+    for name in cases:
+        assert len(answers[name]) == len(CASES[name][3]) and max(answers[name].values()) < 1e-9, (name, answers[name])
+
+
+@dataclasses.dataclass(frozen=True)
+class Still(Dual):
+    """What is wrong on one device stays there."""
+
+    def step(self, key, state, rates, data, axis=None):
+        return state
+
+
+def test_a_fault_on_one_device_is_a_divergence_on_all():
+    method, data = Still(Sphere(3), neurons=8), Samples(jnp.eye(3))
+    state = jax.tree.map(np.asarray, simulate.start(jax.random.key(0), method, method.rates, data))
+    whole = jax.tree.map(lambda a: np.stack([a] * 3), state)
+    broken = whole.columns.copy()
+    broken[1, 0, 2] = np.nan
+
+    @partial(jax.vmap, axis_name="particles")
+    def code(state):
+        return simulate.interval(jax.random.key(1), method, state, method.rates, data, 2, None, "particles")[1]
+
+    code = jax.jit(code)
+    assert code(whole).tolist() == [0, 0, 0] and code(whole._replace(columns=broken)).tolist() == [1, 1, 1]
+
+
+def shapes(lanes, particles):
+    def stack(keys):
+        data = Samples(jnp.ones((particles // 2, 3)))
+        return jax.vmap(lambda key: sharding.split(DUAL, DUAL.init(key, DUAL.rates, data)))(keys)
+
+    return jax.eval_shape(stack, jax.random.split(jax.random.key(0), lanes))
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: sharding.make(2), "devices is 2; it must be at most 1, the cpu devices that there are"),
+        (lambda: sharding.make(1, particles=2), "particles is 2; it must divide devices, which is 1"),
+        (lambda: sharding.make(0), "devices is 0; it must be an integer of at least 1"),
+        (
+            lambda: sharding.check(AbstractMesh((4, 2), ("runs", "particles")), DUAL, shapes(6, 8), Samples(jnp.ones((4, 3)))),
+            "there are 6 lanes; it must be a multiple of the mesh's runs, which are 4",
+        ),
+        (
+            lambda: sharding.check(AbstractMesh((4, 2), ("runs", "particles")), DUAL, shapes(8, 6), Samples(jnp.ones((4, 3)))),
+            "a state has 6 particles; it must be a multiple of 4, whole pairs for each of 2 devices",
+        ),
+        (
+            lambda: sharding.check(AbstractMesh((4, 2), ("runs", "particles")), DUAL, shapes(8, 8), Samples(jnp.ones((8, 5, 3)))),
+            "data has 5 points; it must be a multiple of the mesh's particles, which are 2",
+        ),
+        (lambda: sharding.split("Dual", None), "method is Dual; it must say which of its arrays are particles"),
+    ],
+)
+def test_what_does_not_fit_is_refused(call, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        call()
+
+
+def test_an_odd_number_of_particles_has_no_pairs():
+    method = dataclasses.replace(DUAL, noise="independent", particles=5)
+    with pytest.raises(ValueError, match="a state has 5 particles; it must be an even number"):
+        sharding.split(method, simulate.start(jax.random.key(0), method, method.rates, Samples(jnp.eye(3))))
