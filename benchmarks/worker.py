@@ -23,6 +23,7 @@ from dualebm.energies.mixture import GaussianMixture, Mixture
 from dualebm.flows import langevin
 from dualebm.measures import Samples, total_variation
 from dualebm.methods import dual
+from dualebm.methods.base import Iterate
 from dualebm.methods.contrastive import Contrastive
 from dualebm.methods.jarzynski import Jarzynski
 from dualebm.methods.likelihood import Likelihood
@@ -159,7 +160,7 @@ def scan_of_steps(method, count):
 
     def run(key, state, rates, data):
         def step(state, i):
-            return method.step(jax.random.fold_in(key, i), state, rates, data), None
+            return method.step(jax.random.fold_in(key, i), state, rates, data)[0], None
 
         return jax.lax.scan(step, state, jnp.arange(count))[0]
 
@@ -316,7 +317,7 @@ def time_to_kl(file, seed, goal, every, longest):
         return simulate(key, method, state, rates, data, **counts, metrics={}, schedule=dual.annealing())[0]
 
     def measure(state, data, monitor):
-        return monitor(key, method, state, rates, data)
+        return monitor(key, Iterate(method, state, rates, data))
 
     advance, _ = compiled(advance, state, data)
     measure, _ = compiled(measure, state, data, monitor)
@@ -337,8 +338,9 @@ def spread_steps(n, neurons, devices, count):
     rates = jax.tree.map(lambda rate: rate[None], float_rates(method.rates))
     data = sharding.place_data(grid, Samples(space.sample_base(jax.random.key(1), n, jnp.float32)), shared=True)
     keys, active = jax.random.split(jax.random.key(0), 1), jnp.ones(2, bool)
-    state = sharding.initial(keys, method, rates, data, grid, True)
-    program = lambda: sharding.run_intervals(keys, method, state, rates, data, active, count // 2, {}, None, grid, (True, True))  # noqa: E731
+    setup = simulate.Setup(keys, method, rates, data, {}, count // 2)
+    state = sharding.initial(setup, grid, True)
+    program = lambda: sharding.run_intervals(setup, state, active, grid, (True, True))  # noqa: E731
     jax.block_until_ready(program())
     seconds, (end, _) = seconds_of(program)
     return dict(seconds=seconds / (count // 2 * 2), neuron=np.asarray(end.atoms.positions[0, 0], float).tolist())

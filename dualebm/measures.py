@@ -84,17 +84,6 @@ def effective_sample_size(log_weights: Float[Array, " n"]) -> Float[Array, ""]:
     return jnp.exp(2 * logsumexp(log_weights) - logsumexp(2 * log_weights))
 
 
-def cloud(state) -> Samples:
-    """The particles of the state of a method as samples of its model: with their weights, where they carry any.
-
-    >>> class State(NamedTuple):
-    ...     particles: Float[Array, "N d"]
-    >>> cloud(State(jnp.eye(2))).log_weights is None
-    True
-    """
-    return Samples(state.particles, getattr(state, "log_weights", None))
-
-
 def check_not_empty(samples: Samples) -> None:
     """Raises ValueError for samples without a point.
 

@@ -98,10 +98,10 @@ class ClassMasses(eqx.Module):
     long_name: ClassVar[str] = "masses of the classes"
     units: ClassVar[str] = "1"
 
-    def __call__(self, key, method, state, rates, data):
+    def __call__(self, key, iterate):
         """The masses."""
-        del key, method, rates, data
-        particles, log_weights = measures.cloud(state)
+        del key
+        particles, log_weights = iterate.samples
         logits = self.classifier(particles)
         if log_weights is None:
             log_weights = jnp.zeros_like(logits[:, 0])

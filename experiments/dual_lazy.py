@@ -131,10 +131,10 @@ class HeldOut(eqx.Module):
         self.samples, self.references = samples, references
         self.reference, self.known = teacher(references.points), log_partition
 
-    def __call__(self, key, method, state, rates, data):
+    def __call__(self, key, iterate):
         """The mean over the held-out points, a scalar."""
         del key
-        energy = method.energy(state, rates, data)
+        energy = iterate.energy
         difference = self.reference - energy(self.references.points)
         return jnp.mean(energy(self.samples.points)) + self.known + logsumexp(difference) - jnp.log(difference.size)
 
@@ -160,10 +160,10 @@ def monitors(count: int) -> Callable:
     return made
 
 
-def acceptance(key, method, state, rates, data):
+def acceptance(key, iterate):
     """Of the particles' moves, since the last record."""
-    del key, method, rates, data
-    return state.acceptance
+    del key
+    return iterate.info.acceptance
 
 
 def method_of(kind: str, teacher: str, features: int = FEATURES):

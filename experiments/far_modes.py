@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from dualebm.energies.mixture import GaussianMixture, Mixture
-from dualebm.measures import Samples, cloud, shares
+from dualebm.measures import Samples, shares
 from dualebm.methods.contrastive import Contrastive
 from dualebm.methods.jarzynski import Jarzynski
 from dualebm.metrics.walkers import EffectiveFraction, Resamplings
@@ -85,10 +85,10 @@ class Mass(eqx.Module):
     long_name: ClassVar[str] = "mass of the first mode"
     units: ClassVar[str] = "1"
 
-    def __call__(self, key, method, state, rates, data):
+    def __call__(self, key, iterate):
         """The mass, a scalar."""
         del key
-        return jnp.exp(method.energy(state, rates, data).log_masses()[0])
+        return jnp.exp(iterate.energy.log_masses()[0])
 
 
 class Means(eqx.Module):
@@ -101,10 +101,10 @@ class Means(eqx.Module):
     long_name: ClassVar[str] = "first coordinates of the means"
     units: ClassVar[str] = "1"
 
-    def __call__(self, key, method, state, rates, data):
+    def __call__(self, key, iterate):
         """The coordinates."""
         del key
-        return method.energy(state, rates, data).means[:, 0]
+        return iterate.energy.means[:, 0]
 
 
 class Divergence(eqx.Module):
@@ -119,11 +119,11 @@ class Divergence(eqx.Module):
     long_name: ClassVar[str] = "KL(teacher || student)"
     units: ClassVar[str] = "nat"
 
-    def __call__(self, key, method, state, rates, data):
+    def __call__(self, key, iterate):
         """The KL, a scalar; below 0 where noise, or for training data overfitting, has it there."""
         del key
-        student, points = method.energy(state, rates, data), (self.samples or data).points
-        levels = student.log_partition(method.space) - self.teacher.log_partition(method.space)
+        student, points = iterate.energy, (self.samples or iterate.data).points
+        levels = student.log_partition(iterate.method.space) - self.teacher.log_partition(iterate.method.space)
         return jnp.mean(student(points) - self.teacher(points)) + levels
 
 
@@ -137,11 +137,11 @@ class PartitionError(eqx.Module):
     long_name: ClassVar[str] = "log Z by the walkers less log Z"
     units: ClassVar[str] = "nat"
 
-    def __call__(self, key, method, state, rates, data):
+    def __call__(self, key, iterate):
         """The difference and the error."""
         del key
-        value, error = method.log_partition(state)
-        return jnp.stack([value - method.energy(state, rates, data).log_partition(method.space), error])
+        value, error = iterate.log_partition
+        return jnp.stack([value - iterate.energy.log_partition(iterate.method.space), error])
 
 
 class Drift(eqx.Module):
@@ -156,16 +156,16 @@ class Drift(eqx.Module):
     long_name: ClassVar[str] = "expected loss of log Z in a step"
     units: ClassVar[str] = "nat"
 
-    def __call__(self, key, method, state, rates, data):
+    def __call__(self, key, iterate):
         """The loss, a scalar."""
         del key
-        energy, walkers = method.energy(state, rates, data), cloud(state)
+        energy, walkers = iterate.energy, iterate.samples
         x, p = walkers.points, shares(walkers.log_weights)  # type: ignore[arg-type]
         levels = jnp.concatenate([jnp.zeros(1, x.dtype), energy.offsets])
         squares = jnp.stack([jnp.sum((x - mean[None]) ** 2, axis=1) for mean in energy.means], axis=1)
         r = jax.nn.softmax(-0.5 * squares - levels[None], axis=1)
         of_means, of_offsets = jnp.sum(r**2 * squares, axis=1), jnp.sum(r[:, 1:] ** 2, axis=1)
-        return rates.learning_rate * jnp.sum(p**2 * (MEANS_STEP * of_means + OFFSETS_STEP * of_offsets))
+        return iterate.rates.learning_rate * jnp.sum(p**2 * (MEANS_STEP * of_means + OFFSETS_STEP * of_offsets))
 
 
 def monitors(key, dimension, test_points) -> dict:

@@ -31,7 +31,7 @@ from dualebm._internal import checks
 from dualebm.energies.boltzmann import Boltzmann, BoltzmannMachine
 from dualebm.energies.mixture import GaussianMixture, Mixture
 from dualebm.flows import likelihood
-from dualebm.measures import Samples, cloud
+from dualebm.measures import Samples
 from dualebm.methods.contrastive import Contrastive
 from dualebm.methods.jarzynski import Jarzynski
 from dualebm.methods.tracked import Tracked
@@ -166,13 +166,13 @@ class GradientError(eqx.Module):
 
     space: Euclidean = eqx.field(static=True)
 
-    def __call__(self, key, method, state, rates, data):
+    def __call__(self, key, iterate):
         """(1 + parameters,)."""
         del key
-        energy = method.energy(state, rates, data)
-        found = ravel_pytree(likelihood.mean_gradient(energy, cloud(state)))[0]
+        energy = iterate.energy
+        found = ravel_pytree(likelihood.mean_gradient(energy, iterate.samples))[0]
         exact = -ravel_pytree(jax.grad(lambda energy: energy.log_partition(self.space))(energy))[0]
-        observed = ravel_pytree(likelihood.mean_gradient(energy, data))[0]
+        observed = ravel_pytree(likelihood.mean_gradient(energy, iterate.data))[0]
         return jnp.concatenate([jnp.linalg.norm(observed - exact)[None], found - exact])
 
 
@@ -181,11 +181,11 @@ class LogPartitions(eqx.Module):
 
     space: Euclidean = eqx.field(static=True)
 
-    def __call__(self, key, method, state, rates, data):
+    def __call__(self, key, iterate):
         """Both."""
         del key
-        exact = method.energy(state, rates, data).log_partition(self.space)
-        return jnp.stack([method.log_partition(state)[0], exact])
+        exact = iterate.energy.log_partition(self.space)
+        return jnp.stack([iterate.log_partition[0], exact])
 
 
 class Divergence(eqx.Module):
@@ -194,11 +194,11 @@ class Divergence(eqx.Module):
     space: Euclidean = eqx.field(static=True)
     teacher: Any
 
-    def __call__(self, key, method, state, rates, data):
+    def __call__(self, key, iterate):
         """The divergence, a scalar, in nats."""
         del key
-        energy = method.energy(state, rates, data)
-        apart = measures.mean(energy(data.points) - self.teacher(data.points), data.log_weights)
+        energy = iterate.energy
+        apart = measures.mean(energy(iterate.data.points) - self.teacher(iterate.data.points), iterate.data.log_weights)
         return apart + energy.log_partition(self.space) - self.teacher.log_partition(self.space)
 
 

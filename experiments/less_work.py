@@ -99,7 +99,7 @@ def checked(settings: Settings) -> Settings:
 
 @functools.partial(jax.jit, static_argnums=0)
 def _timed_steps(method, key, state, rates, data):
-    return jax.lax.fori_loop(0, TIMED, lambda i, state: method.step(jax.random.fold_in(key, i), state, rates, data), state)
+    return jax.lax.fori_loop(0, TIMED, lambda i, state: method.step(jax.random.fold_in(key, i), state, rates, data)[0], state)
 
 
 def seconds_a_step(methods: dict[str, dual.Dual], data, repetitions: int) -> dict[str, float]:

@@ -37,6 +37,7 @@ from dualebm._internal import checks
 from dualebm._internal.finite_volume import cells
 from dualebm.features import Feature, ReLU, Softplus
 from dualebm.measures import Samples, coefficients
+from dualebm.methods.base import Iterate
 from dualebm.methods.dual import Dual, DualRates
 from dualebm.methods.mean_field import MeanField
 from dualebm.methods.score_matching import ScoreMatching, ScoreMatchingRates
@@ -147,17 +148,17 @@ def measures(method, state):
     return (x, uniform), (state.atoms.positions, jnp.maximum(mass, 0), jnp.maximum(-mass, 0))
 
 
-def of_particles(key, method, state, rates, data):
+def of_particles(key, iterate):
     """Integrals of the harmonics in nu."""
-    del key, rates, data
-    (x, mass), _ = measures(method, state)
+    del key
+    (x, mass), _ = measures(iterate.method, iterate.state)
     return mass @ harmonics(x)
 
 
-def of_neurons(key, method, state, rates, data):
+def of_neurons(key, iterate):
     """Integrals of 1 and of the harmonics in gamma."""
-    del key, rates, data
-    _, (theta, plus, minus) = measures(method, state)
+    del key
+    _, (theta, plus, minus) = measures(iterate.method, iterate.state)
     return jnp.append((plus - minus) @ harmonics(theta), jnp.sum(plus - minus))
 
 
@@ -166,10 +167,10 @@ class Densities(eqx.Module):
 
     bins: int = eqx.field(static=True)
 
-    def __call__(self, key, method, state, rates, data):
+    def __call__(self, key, iterate):
         """The densities."""
-        del key, rates, data
-        (x, mass), (theta, plus, minus) = measures(method, state)
+        del key
+        (x, mass), (theta, plus, minus) = measures(iterate.method, iterate.state)
 
         def of(points, mass):
             turn = jnp.arctan2(points[:, 1], points[:, 0]) / (2 * math.pi)
@@ -179,10 +180,10 @@ class Densities(eqx.Module):
         return jnp.stack([of(x, mass), of(theta, plus), of(theta, minus)])
 
 
-def centred_energy(key, method, state, rates, data):
+def centred_energy(key, iterate):
     """f at 64 points of the circle, less its mean."""
     del key
-    f = method.energy(state, rates, data)(jnp.asarray(cells(Sphere(2), 64).centres, data.points.dtype))
+    f = iterate.energy(jnp.asarray(cells(Sphere(2), 64).centres, iterate.data.points.dtype))
     return f - jnp.mean(f)
 
 
@@ -229,7 +230,7 @@ def admissible(method: MeanField, rates: DualRates, data: Samples) -> MeanField:
 @partial(jax.jit, static_argnums=0)
 def after(method, state, rates, data: Samples, steps):
     """The state of a method that draws nothing, so many steps later: one program for any number of steps."""
-    return jax.lax.fori_loop(0, steps, lambda _, state: method.step(jax.random.key(0), state, rates, data), state)
+    return jax.lax.fori_loop(0, steps, lambda _, state: method.step(jax.random.key(0), state, rates, data)[0], state)
 
 
 # -- Many neurons and particles (Proposition 2) ------------------------------------------------------------
@@ -441,7 +442,7 @@ def limit_energy() -> tuple[np.ndarray, float]:
         state = method.init(jax.random.key(0), rates, data)
         state = state._replace(atoms=state.atoms._replace(positions=jnp.concatenate([half, half])))
         state = after(method, state, rates, data, steps)
-        energies.append(np.asarray(centred_energy(None, method, state, rates, data)))
+        energies.append(np.asarray(centred_energy(None, Iterate(method, state, rates, data))))
     limit = extrapolated(*energies)
     return limit, float(root_mean_square(limit - energies[-1]))
 
@@ -456,7 +457,7 @@ def restarted_equations(runs: list[tuple[int, int, bool]]) -> list[tuple[np.ndar
         state = method.init(jax.random.key(0), rates[0], data)
         for one, (_, steps, _) in zip(rates, runs, strict=True):
             last = after(method, state, one, data, steps)
-            energies.append(np.asarray(centred_energy(None, method, last, one, data)))
+            energies.append(np.asarray(centred_energy(None, Iterate(method, last, one, data))))
     pairs = zip(energies[: len(runs)], energies[len(runs) :], strict=True)
     return [(extrapolated(*pair), float(root_mean_square(pair[1] - pair[0]))) for pair in pairs]
 

@@ -110,19 +110,19 @@ def problem(method: str) -> tuple[dual.Dual, dual.DualRates, Callable | None]:
 # -- Runs --------------------------------------------------------------------------------------------------
 
 
-def positions(key, method, state, rates, data):
+def positions(key, iterate):
     """The neurons' positions, (m, 3)."""
-    return state.atoms.positions
+    return iterate.state.atoms.positions
 
 
-def coefficients(key, method, state, rates, data):
+def coefficients(key, iterate):
     """The neurons' signed weights, (m,)."""
-    return measures.coefficients(state.atoms)
+    return measures.coefficients(iterate.state.atoms)
 
 
-def particles(key, method, state, rates, data):
+def particles(key, iterate):
     """As many of the particles as a map shows."""
-    return state.particles[:: -(-state.columns.shape[1] // maps.PARTICLES_DRAWN)]
+    return iterate.state.particles[:: -(-iterate.state.columns.shape[1] // maps.PARTICLES_DRAWN)]
 
 
 def train(settings: Settings, scale: Scale, teacher: str, method: str, seed: int) -> xarray.Dataset:

@@ -199,21 +199,21 @@ class Profile(eqx.Module):
 
     points: jax.Array
 
-    def __call__(self, key, method, state, rates, data):
+    def __call__(self, key, iterate):
         """Both, in units of temperature."""
         del key
-        if not isinstance(method, KernelFlow | Lazy):
-            last = method.energy(state, rates, data)(self.points)
+        if not isinstance(iterate.method, KernelFlow | Lazy):
+            last = iterate.energy(self.points)
             return jnp.stack([last, jnp.full_like(last, jnp.nan)])
-        off = None if isinstance(method, KernelFlow) else False
-        last = dataclasses.replace(method, averaged=off)  # pyright: ignore[reportArgumentType]
-        return jnp.stack([m.energy(state, rates, data)(self.points) for m in (last, method)])
+        off = None if isinstance(iterate.method, KernelFlow) else False
+        last = dataclasses.replace(iterate.method, averaged=off)  # pyright: ignore[reportArgumentType]
+        return jnp.stack([m.energy(iterate.state, iterate.rates, iterate.data)(self.points) for m in (last, iterate.method)])
 
 
-def acceptance(key, method, state, rates, data):
+def acceptance(key, iterate):
     """Of the particles' moves, since the last record."""
-    del key, method, rates, data
-    return state.acceptance
+    del key
+    return iterate.info.acceptance
 
 
 def method_of(kind: str = METHODS[0], particles: int = 1000):

@@ -31,7 +31,7 @@ from matplotlib.figure import Figure
 
 from dualebm._internal import checks
 from dualebm.energies.shallow import Energy
-from dualebm.measures import Samples, cloud
+from dualebm.measures import Samples
 from dualebm.methods.contrastive import Contrastive
 from dualebm.methods.jarzynski import Jarzynski
 from dualebm.plotting import charts
@@ -186,10 +186,10 @@ class Logit(eqx.Module):
     long_name: ClassVar[str] = "s, the logit of the mass of the first mode"
     units: ClassVar[str] = "1"
 
-    def __call__(self, key, method, state, rates, data):
+    def __call__(self, key, iterate):
         """s, a scalar."""
         del key
-        return method.energy(state, rates, data).logit
+        return iterate.energy.logit
 
 
 class Fraction(eqx.Module):
@@ -202,10 +202,10 @@ class Fraction(eqx.Module):
     long_name: ClassVar[str] = "part in the first mode, of walkers and data"
     units: ClassVar[str] = "1"
 
-    def __call__(self, key, method, state, rates, data):
+    def __call__(self, key, iterate):
         """The two."""
-        del key, method, rates
-        points = (cloud(state).points, data.points)
+        del key
+        points = (iterate.samples.points, iterate.data.points)
         return jnp.stack([jnp.mean((x[:, 0] < 0.5 * (FIRST + SECOND)).astype(x.dtype)) for x in points])
 
 

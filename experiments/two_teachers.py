@@ -30,6 +30,7 @@ from dualebm.energies.shallow import from_atoms
 from dualebm.log_z import partition
 from dualebm.measures import Samples
 from dualebm.methods import dual
+from dualebm.methods.base import Iterate
 from dualebm.plotting import charts, maps
 from dualebm.spaces import Sphere
 from dualebm.training import run_folder
@@ -338,7 +339,7 @@ def film(task: Problem, settings: Settings, path: Path) -> None:
     def frames():
         current = state
         for _ in range(60):
-            kl = float(divergence(run_key, task.method, current, rates, data))
+            kl = float(divergence(run_key, Iterate(task.method, current, rates, data)))
             yield maps.snapshot(task.method, current, rates, data, kl)
             current = advance(current)
 

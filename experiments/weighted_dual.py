@@ -120,18 +120,18 @@ class Estimate(eqx.Module):
     log_partition: Any
     quadrature: Samples | None
 
-    def __call__(self, key, method, state, rates, data):
+    def __call__(self, key, iterate):
         """(by the walkers, beside it, error of log Z, effective fraction), (4,)."""
         del key
-        energy = method.energy(state, rates, data)
+        energy = iterate.energy
         x, reference = self.samples.points, self.teacher(self.samples.points)
         apart = measures.mean(energy(x) - reference, self.samples.log_weights)
-        value, error = method.log_partition(state)
+        value, error = iterate.log_partition
         if self.quadrature is None:
             beside = metrics.relative_entropy(energy, reference, self.samples)
         else:
             beside = apart + partition.log_partition(energy, self.quadrature) - self.log_partition
-        return jnp.stack([apart + value - self.log_partition, beside, error, getattr(state, "ess", jnp.full_like(value, jnp.nan))])
+        return jnp.stack([apart + value - self.log_partition, beside, error, getattr(iterate.state, "ess", jnp.full_like(value, jnp.nan))])
 
 
 def data(key, teacher, n) -> Samples:

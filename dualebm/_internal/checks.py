@@ -61,23 +61,18 @@ def number(name: str, value, *, positive: bool = False, largest: float = math.in
         raise ValueError(f"{name} is {value}; it must be a finite number, {bound}{limit}")
 
 
-def rates(values, space: Space) -> None:
-    """Raises ValueError for rates of a method that are not allowed: steps and decays at least 0, `particle_step` and `radius` greater
-    than 0, `restart_probability` at most 1; on a sphere also for a particle step whose noise goes half way round.
+def particle_step(name: str, step, space: Space) -> None:
+    """Raises ValueError for a step on a sphere whose noise goes half way round: projected moves of any step stay finite.
 
-    >>> from dualebm.methods.dual import DualRates
-    >>> rates(DualRates(1.0, 0.1, 0.1), Sphere(15))  # doctest: +ELLIPSIS
+    >>> particle_step("step", 1.0, Sphere(15))  # doctest: +ELLIPSIS
     Traceback (most recent call last):
     ...
-    ValueError: particle_step is 1.0; on Sphere(dimension=15) it must be at most 0.328987: beyond it the noise sqrt(2 h d) reaches pi, ...
+    ValueError: step is 1.0; on Sphere(dimension=15) it must be at most 0.328987: beyond it the noise sqrt(2 h d) reaches pi, ...
     """
-    for name, value in values._asdict().items():
-        largest = 1 if name == "restart_probability" else math.inf
-        number(name, value, positive=name in ("particle_step", "radius"), largest=largest)
-    step, longest = getattr(values, "particle_step", 0), math.pi**2 / (2 * space.dimension)
+    longest = math.pi**2 / (2 * space.dimension)
     if isinstance(space, Sphere) and step > longest:
         raise ValueError(
-            f"particle_step is {step}; on {space} it must be at most {longest:.6g}: beyond it the noise "
+            f"{name} is {step}; on {space} it must be at most {longest:.6g}: beyond it the noise "
             "sqrt(2 h d) reaches pi, half way round the sphere"
         )
 

@@ -154,11 +154,13 @@ def _fit(settings: Fit) -> None:
         schedule=schedule_of(settings, rates), folder=settings.out, progress=sys.stderr.isatty(),
     )  # fmt: skip
     energy = method.energy(state, rates, data)
-    particles = getattr(state, "particles", None)
-    if hasattr(method, "log_partition"):
-        particles = state.particles[measures.resample(partition_key, state.log_weights, len(state.particles))]
-    if particles is None:
+    samples = method.samples(state)
+    if samples is None:
         particles = partition.anneal(run_key, energy, space, WALKERS).points
+    elif samples.log_weights is None:
+        particles = samples.points
+    else:
+        particles = samples.points[measures.resample(partition_key, samples.log_weights, len(samples.points))]
     log_partition = model.estimate_log_partition(partition_key, energy, space, particles)
     step = float(getattr(rates, "particle_step", 0) or Dual(space).rates.particle_step)
     fitted = model.Model(energy, space, settings.normalise, mean, scale, log_partition, step)
@@ -217,10 +219,10 @@ def monitors(method, rates, data: Samples, unseen: Samples) -> dict[str, Any]:
     """What is recorded: energies of the data less those of the particles; of methods without particles the cross-entropy."""
     state = eqx.filter_eval_shape(initial_state, jax.random.key(0), method, traced(rates, data), data)
     parts = {"fit": data, "held_out": unseen} if len(unseen.points) else {"fit": data}
-    if hasattr(method, "log_partition"):  # known by the weights of the walkers
+    if eqx.filter_eval_shape(method.log_partition, state) is not None:  # known by the weights of the walkers
         recorded: dict[str, Any] = {f"{name}_cross_entropy": WalkerCrossEntropy(part) for name, part in parts.items()}
         recorded["effective_fraction"] = EffectiveFraction()
-    elif hasattr(type(state), "particles"):
+    elif eqx.filter_eval_shape(method.samples, state) is not None:
         recorded = {f"{name}_gap": metrics.EnergyGap(part) for name, part in parts.items()}
     else:
         quadrature = quadrature_of(method.space, data)

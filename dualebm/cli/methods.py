@@ -9,22 +9,8 @@ from dualebm.cli.values import parse
 from dualebm.energies.boltzmann import Boltzmann
 from dualebm.energies.networks import MLP
 from dualebm.flows.likelihood import Start
-from dualebm.methods.contrastive import Contrastive
-from dualebm.methods.dual import Dual
-from dualebm.methods.jarzynski import Jarzynski
-from dualebm.methods.lazy import KernelFlow, Lazy
-from dualebm.methods.likelihood import Likelihood, WeightedLikelihood
-from dualebm.methods.mean_field import MeanField
-from dualebm.methods.score_matching import ScoreMatching
-from dualebm.methods.stein import KernelStein, NetworkStein
-from dualebm.methods.weighted_dual import WeightedDual
+from dualebm.methods.registry import by_name
 from dualebm.spaces import Sphere
-
-METHODS: dict[str, type] = {
-    "dual": Dual, "score_matching": ScoreMatching, "lazy": Lazy, "kernel_flow": KernelFlow, "mean_field": MeanField,
-    "weighted_dual": WeightedDual, "jarzynski": Jarzynski, "contrastive": Contrastive,
-    "likelihood": Likelihood, "weighted_likelihood": WeightedLikelihood, "kernel_stein": KernelStein, "network_stein": NetworkStein,
-}  # fmt: skip
 
 WORDS = {"true": True, "false": False, "none": None}
 
@@ -41,8 +27,8 @@ def kind(name: str) -> Any:
     >>> kind("lazy").__name__
     'Lazy'
     """
-    checks.choice("method", name, METHODS)
-    return METHODS[name]
+    checks.choice("method", name, by_name())
+    return by_name()[name]
 
 
 def assignments(texts: Iterable[str]) -> dict[str, list]:

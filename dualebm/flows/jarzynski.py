@@ -37,13 +37,12 @@ TEMPERATURES = 100
 
 class Weights(NamedTuple):
     """log_weights A (N,) since the last resampling; log_partition, log Z at the last resampling; ancestors, from which of the first walkers
-    each comes (N,); resamplings, their number; ess, the effective fraction of the walkers when the last step ended, before it resampled."""
+    each comes (N,); resamplings, their number."""
 
     log_weights: Float[Array, " N"]
     log_partition: Float[Array, ""]
     ancestors: Int[Array, " N"]
     resamplings: Int[Array, ""]
-    ess: Float[Array, ""]
 
 
 def unadjusted(integrator: str) -> bool:
@@ -74,7 +73,7 @@ def first_walkers(key: Key[Array, ""], energy: Any, space: Space, count: int) ->
         annealed: Any = partition.anneal(key, energy, space, count, temperatures=TEMPERATURES)
         points, log_weights = annealed
         log_partition = jnp.zeros((), points.dtype)
-    weights = Weights(log_weights, log_partition, jnp.arange(count, dtype=jnp.int32), jnp.int32(0), _ess(log_weights))
+    weights = Weights(log_weights, log_partition, jnp.arange(count, dtype=jnp.int32), jnp.int32(0))
     return points.T, weights
 
 
@@ -169,10 +168,6 @@ def reweigh(before: Energy, after: Energy, x: Float[Array, "d N"]) -> Float[Arra
     return columns.map_blocks(lambda x: before(x.T) - after(x.T), x, before.width)
 
 
-def _ess(log_weights):
-    return measures.effective_sample_size(log_weights) / log_weights.shape[0]
-
-
 def advance(
     key: Key[Array, ""],
     x: Float[Array, "d N"],
@@ -181,33 +176,34 @@ def advance(
     threshold: Scalar,
     kind: str = "systematic",
     axis: str | None = None,
-) -> tuple[Float[Array, "d N"], Weights]:
-    """The weights after a step, and the walkers, resampled where the effective fraction of them falls below `threshold`.
+) -> tuple[Float[Array, "d N"], Weights, Float[Array, ""]]:
+    """Weigh walkers after a step, and resample them where their effective fraction falls below `threshold`.
 
     kind: of `measures.RESAMPLINGS`, or "none". log Z is continuous: what the weights say goes to `log_partition` and they start from 1.
     Over a mesh axis the ancestors are drawn of all walkers, which are then gathered.
+    Returns the walkers, their weights, and the effective fraction before the resampling.
 
-    >>> start = Weights(jnp.zeros(2), jnp.zeros(()), jnp.arange(2, dtype=jnp.int32), jnp.int32(0), jnp.ones(()))
-    >>> x, weights = advance(jax.random.key(0), jnp.array([[0.0, 1.0]]), start, jnp.log(jnp.array([1e-9, 2.0])), 0.9)
+    >>> start = Weights(jnp.zeros(2), jnp.zeros(()), jnp.arange(2, dtype=jnp.int32), jnp.int32(0))
+    >>> x, weights, effective = advance(jax.random.key(0), jnp.array([[0.0, 1.0]]), start, jnp.log(jnp.array([1e-9, 2.0])), 0.9)
     >>> x.tolist(), float(weights.log_partition), int(weights.resamplings)
     ([[1.0, 1.0]], 0.0, 1)
     """
     count = x.shape[1]
     log_weights = weights.log_weights + increments
     everyone = columns.gather_pairs(log_weights, axis)
-    ess = _ess(everyone)
-    kept = weights._replace(log_weights=log_weights, ess=ess)
+    effective = measures.effective_sample_size(everyone) / everyone.shape[0]
+    kept = weights._replace(log_weights=log_weights)
     if kind == "none":
-        return x, kept
+        return x, kept, effective
 
     def resampled():
         ancestors = measures.resample(key, everyone, everyone.shape[0], kind)
         own = columns.own_pairs(ancestors, count, axis)
         chosen, of = (columns.choose(columns.gather_pairs(a, axis), own) for a in (x, weights.ancestors))
         level = weights.log_partition + logsumexp(everyone) - math.log(everyone.shape[0])
-        return chosen, Weights(jnp.zeros_like(log_weights), level, of, weights.resamplings + 1, ess)
+        return chosen, Weights(jnp.zeros_like(log_weights), level, of, weights.resamplings + 1)
 
-    return jax.lax.cond(ess < threshold, resampled, lambda: (x, kept))
+    return *jax.lax.cond(effective < threshold, resampled, lambda: (x, kept)), effective
 
 
 def log_partition(weights: Weights, kind: str = "systematic") -> tuple[Float[Array, ""], Float[Array, ""]]:
@@ -218,7 +214,7 @@ def log_partition(weights: Weights, kind: str = "systematic") -> tuple[Float[Arr
     itself, (r + 1) / N for multinomial resampling and 1 / N for the others: of little noise, but for "residual", whose error is then too
     large. It does not see what the weights cannot: modes without a walker, and the bias of order 1/N of training on the same walkers.
 
-    >>> weights = Weights(jnp.zeros(4), jnp.ones(()), jnp.arange(4, dtype=jnp.int32), jnp.int32(0), jnp.ones(()))
+    >>> weights = Weights(jnp.zeros(4), jnp.ones(()), jnp.arange(4, dtype=jnp.int32), jnp.int32(0))
     >>> [float(value) for value in log_partition(weights)]
     [1.0, 0.0]
     """

@@ -19,9 +19,8 @@ from jaxtyping import Array, Float, Key
 from dualebm._internal import checks
 from dualebm.energies.shallow import Shallow
 from dualebm.features import Feature, Ridge
+from dualebm.rates import NonNegative
 from dualebm.spaces import Space
-
-Scalar = Float[Array, ""] | float
 
 OPTIMISERS: dict[str, Callable[[], Any]] = {
     "gradient": optax.identity,
@@ -37,9 +36,9 @@ REGIMES = ("active", "lazy")
 class NetworkRates(NamedTuple):
     """learning_rate s >= 0; position_rate rho >= 0, times which the positions move; weight_decay >= 0, in nats per unit of norm."""
 
-    learning_rate: Scalar = 0.05
-    position_rate: Scalar = 25.0
-    weight_decay: Scalar = 0.0
+    learning_rate: NonNegative = 0.05
+    position_rate: NonNegative = 25.0
+    weight_decay: NonNegative = 0.0
 
 
 def network(key: Key[Array, ""], feature: Feature, space: Space, neurons: int, regime: str, scale: float, dtype) -> Shallow:

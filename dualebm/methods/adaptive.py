@@ -27,7 +27,7 @@ Beyond the quasi-static edge large oscillations were seen to sustain themselves 
 
 import dataclasses
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -35,9 +35,9 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
 from dualebm._internal import checks, columns
-from dualebm.energies.shallow import Shallow
 from dualebm.features import Feature
 from dualebm.measures import Atoms, Samples, total_variation
+from dualebm.methods.base import Info, Wrapper
 from dualebm.methods.dual import Dual, DualRates, DualState
 from dualebm.spaces import Sphere
 
@@ -53,13 +53,12 @@ Direction = tuple[Float[Array, " m"], Float[Array, "m p"]]
 class AdaptiveState(NamedTuple):
     """The state of the method within, and what adapts beside it.
 
-    inner, a `DualState`; acceptance of the particles' last move; start, the rates that `init` was given; log_particle and log_neuron, the
+    inner, a `DualState`; start, the rates that `init` was given; log_particle and log_neuron, the
     logarithms of the factors on the particle step and on both neuron steps; direction, the power method's unit vector (weights (m),
     positions (m, p)); eigenvalue, lambda at the rates `start`; relaxation, rho.
     """
 
     inner: DualState
-    acceptance: Float[Array, ""]
     start: DualRates
     log_particle: Float[Array, ""]
     log_neuron: Float[Array, ""]
@@ -71,11 +70,6 @@ class AdaptiveState(NamedTuple):
     def particles(self) -> Float[Array, "N d"]:
         """The particles, (N, d)."""
         return self.inner.particles
-
-    @property
-    def atoms(self) -> Atoms:
-        """The atoms."""
-        return self.inner.atoms
 
     @property
     def step(self) -> Int[Array, ""]:
@@ -146,8 +140,8 @@ def _unit(direction):
 
 
 @dataclasses.dataclass(frozen=True)
-class Adaptive:
-    """`Dual` with its steps adapted in the first `warmup` iterations: no step need be guessed. A method, as `dualebm.methods` says.
+class Adaptive(Wrapper):
+    """`Dual` with its steps adapted in the first `warmup` iterations: no step need be guessed. A method as `methods.base` says.
 
     Its rates are those of the method within: particle_step is where the particles begin; of the neuron steps only the ratio counts. A
     schedule acts as ever: what it does to the rates is multiplied by the factors found (`adapted`), so that `annealing(warmup)` goes with
@@ -166,7 +160,7 @@ class Adaptive:
     >>> from dualebm.training.simulate import start, step
     >>> method, data = Adaptive(Dual(Sphere(3), neurons=8), warmup=4), Samples(jnp.eye(3))
     >>> state = start(jax.random.key(1), method, method.rates, data)
-    >>> state = step(jax.random.key(2), method, state, method.rates, data)
+    >>> state, info = step(jax.random.key(2), method, state, method.rates, data)
     >>> bool(method.adapted(state, method.rates).particle_step > method.rates.particle_step)  # all moves were accepted
     True
     """
@@ -178,6 +172,8 @@ class Adaptive:
     sample: int = 2048
 
     def __post_init__(self):
+        if not isinstance(self.method, Dual):
+            raise ValueError(f"method is {self.method!r}; it must be a Dual, whose steps adapt")
         checks.count("warmup", self.warmup)
         checks.count("sample", self.sample, 2)
         if self.acceptance is not None:
@@ -187,15 +183,6 @@ class Adaptive:
                 raise ValueError(f"method.integrator is {self.method.integrator!r}; only {allowed}")
         if self.safety is not None:
             checks.number("safety", self.safety, positive=True, largest=1)
-
-    @property
-    def rates(self) -> DualRates:
-        """The default rates of the method within, from which the steps begin."""
-        return self.method.rates
-
-    def check(self, rates: DualRates, data: Samples) -> None:
-        """Raises ValueError naming the argument, its value and what is allowed."""
-        self.method.check(rates, data)
 
     def init(self, key: Key[Array, ""], rates: DualRates, data: Samples) -> AdaptiveState:
         """The initial state of the method within, for the same key; neuron steps at half the quasi-static edge of full weights.
@@ -211,7 +198,7 @@ class Adaptive:
         a = jax.random.normal(a_key, inner.atoms.log_weights.shape, dtype)
         b = jax.random.normal(b_key, inner.atoms.positions.shape, dtype)
         direction = _unit((a, self._parameters().tangent(inner.atoms.positions, b)))
-        state = AdaptiveState(inner, inner.acceptance, start, zero, zero, direction, zero, zero)
+        state = AdaptiveState(inner, start, zero, zero, direction, zero, zero)
         if self.safety is None:
             return state
         x = self._few(inner)
@@ -230,15 +217,16 @@ class Adaptive:
 
     def step(
         self, key: Key[Array, ""], state: AdaptiveState, rates: DualRates, data: Samples, axis: str | None = None
-    ) -> AdaptiveState:
+    ) -> tuple[AdaptiveState, Info]:
         """One iteration of the method within at the adapted rates; in the warm-up the factors then adapt. axis: see `Dual.step`."""
-        inner = self.method.step(key, state.inner, self.adapted(state, rates), data, axis)
+        inner, info = self.method.step(key, state.inner, self.adapted(state, rates), data, axis)
+        moved: Any = info.acceptance
 
         def adapt():
-            gain = (state.step.astype(inner.acceptance.dtype) + 1) ** -0.6
+            gain = (state.step.astype(moved.dtype) + 1) ** -0.6
             adapting = state
             if self.acceptance is not None:
-                log_particle = state.log_particle + 2 * gain * (inner.acceptance - self.acceptance)
+                log_particle = state.log_particle + 2 * gain * (moved - self.acceptance)
                 log_longest = math.log(self._longest()) - jnp.log(state.start.particle_step)
                 adapting = adapting._replace(log_particle=jnp.minimum(log_particle, log_longest))
             if self.safety is not None:
@@ -256,7 +244,7 @@ class Adaptive:
             return adapting
 
         state = jax.lax.cond(state.step < self.warmup, adapt, lambda: state)
-        return state._replace(inner=inner, acceptance=inner.acceptance)
+        return state._replace(inner=inner), info
 
     def adapted(self, state: AdaptiveState, rates: DualRates) -> DualRates:
         """The rates of the next step: particle_step and both neuron steps times the factors found so far; the others as they are."""
@@ -267,14 +255,6 @@ class Adaptive:
             transport_step=rates.transport_step * factor,
             reaction_step=rates.reaction_step * factor,
         )
-
-    def energy(self, state: AdaptiveState, rates: DualRates, data: Samples) -> Shallow:
-        """f = (1/m) sum_j sigma_j w_j phi(., theta_j)."""
-        return self.method.energy(state.inner, rates, data)
-
-    def diverged(self, state: AdaptiveState) -> Int[Array, ""]:
-        """That of the method within."""
-        return self.method.diverged(state.inner)
 
     def _parameters(self):
         return self.method.feature.parameter_space(self.method.space)

@@ -16,19 +16,19 @@ from dualebm._internal import checks
 from dualebm.flows import jarzynski, langevin
 from dualebm.flows.jarzynski import Weights
 from dualebm.measures import Samples
-from dualebm.methods.jarzynski import caution_of_weights
+from dualebm.methods.base import Info, Wrapper
+from dualebm.methods.jarzynski import warning_of_weights
 
 ASIDE = 2**31 - 1
 """Folded into the key of a step for the walkers; no method draws with this number."""
 
 
 class AuditedState(NamedTuple):
-    """inner, the state of the method within; columns (d, N), walkers that it does not see, and their weights; acceptance of the method."""
+    """inner, the state of the method within; columns (d, N), walkers that it does not see, and their weights."""
 
     inner: Any
     columns: Float[Array, "d N"]
     weights: Weights
-    acceptance: Float[Array, ""]
 
     @property
     def particles(self) -> Float[Array, "N d"]:
@@ -36,28 +36,13 @@ class AuditedState(NamedTuple):
         return self.inner.particles
 
     @property
-    def log_weights(self) -> Float[Array, " N"]:
-        """Of the particles of the method within, where they have any."""
-        return self.inner.log_weights
-
-    @property
-    def atoms(self):
-        """The atoms of the method within."""
-        return self.inner.atoms
-
-    @property
     def step(self) -> Int[Array, ""]:
         """The iterations done."""
         return self.inner.step
 
-    @property
-    def ess(self) -> Float[Array, ""]:
-        """The effective fraction of the walkers."""
-        return self.weights.ess
-
 
 @dataclasses.dataclass(frozen=True)
-class Audited:
+class Audited(Wrapper):
     """A method, and walkers that know log Z of its energy.
 
     Args:
@@ -70,7 +55,7 @@ class Audited:
     >>> from dualebm.training.simulate import start, step; from dualebm.methods.dual import Dual; from dualebm.spaces import Sphere
     >>> method, data = Audited(Dual(Sphere(3), neurons=8), walkers=100), Samples(jax.numpy.eye(3))
     >>> state = start(jax.random.key(1), method, method.rates, data)
-    >>> state = step(jax.random.key(2), method, state, method.rates, data)
+    >>> state, info = step(jax.random.key(2), method, state, method.rates, data)
     >>> [bool(jax.numpy.isfinite(number)) for number in method.log_partition(state)]  # log Z and its error
     [True, True]
     """
@@ -90,19 +75,9 @@ class Audited:
             checks.number("particle_step", self.particle_step, positive=True)
         checks.number("threshold", self.threshold, positive=True, largest=1)
 
-    @property
-    def space(self):
-        """That of the method."""
-        return self.method.space
-
-    @property
-    def rates(self):
-        """Those of the method."""
-        return self.method.rates
-
     def check(self, rates, data: Samples) -> None:
         """Raises the errors of the method, and ValueError where walkers of its first model cannot be drawn."""
-        self.method.check(rates, data)
+        super().check(rates, data)
         init = lambda: self.method.energy(self.method.init(jax.random.key(0), rates, data), rates, data)  # noqa: E731
         jarzynski.check_start(eqx.filter_eval_shape(init), self.space)
 
@@ -111,31 +86,27 @@ class Audited:
         inner = self.method.init(key, rates, data)
         energy = self.method.energy(inner, rates, data)
         x, weights = jarzynski.first_walkers(jax.random.fold_in(key, 1), energy, self.space, self.walkers)
-        return AuditedState(inner, x, weights, inner.acceptance)
+        return AuditedState(inner, x, weights)
 
-    def step(self, key: Key[Array, ""], state: AuditedState, rates, data: Samples) -> AuditedState:
+    def step(self, key: Key[Array, ""], state: AuditedState, rates, data: Samples) -> tuple[AuditedState, Info]:
         """One iteration of the method, under the same key; then the walkers move under the energy that it found, and are weighted."""
-        inner = self.method.step(key, state.inner, rates, data)
+        inner, info = self.method.step(key, state.inner, rates, data)
         before, after = (self.method.energy(one, rates, data) for one in (state.inner, inner))
         resample_key, noise_key = jax.random.split(jax.random.fold_in(key, ASIDE))
         draw = langevin.drawn(noise_key, self.space.dimension, state.columns.dtype, "independent")
         size = 0.6 / self.space.dimension if self.particle_step is None else self.particle_step
         x, increments, _ = jarzynski.walk("mala", self.space, draw, state.columns, before, after, size, steps=self.moves)
-        x, weights = jarzynski.advance(resample_key, x, state.weights, increments, self.threshold)
-        return AuditedState(inner, x, weights, inner.acceptance)
-
-    def energy(self, state: AuditedState, rates, data: Samples) -> Any:
-        """That of the method."""
-        return self.method.energy(state.inner, rates, data)
+        x, weights, effective = jarzynski.advance(resample_key, x, state.weights, increments, self.threshold)
+        return AuditedState(inner, x, weights), info._replace(effective_fraction=effective)
 
     def log_partition(self, state: AuditedState) -> tuple[Float[Array, ""], Float[Array, ""]]:
         """log Z and its standard error: see `flows.jarzynski.log_partition`."""
         return jarzynski.log_partition(state.weights)
 
-    def caution(self, state: AuditedState) -> str | None:
-        """What is to be said of a state on the host, or None."""
-        return caution_of_weights(state.weights)
+    def resamplings(self, state: AuditedState) -> Int[Array, ""]:
+        """How often the walkers have been resampled."""
+        return state.weights.resamplings
 
-    def diverged(self, state: AuditedState) -> Int[Array, ""]:
-        """As the method says."""
-        return self.method.diverged(state.inner)
+    def warning(self, state: AuditedState, info: Info) -> str | None:
+        """Say when the weights have collapsed to one walker."""
+        return warning_of_weights(state.weights, info)

@@ -22,10 +22,10 @@ from dualebm.flows import initialise, jarzynski, langevin, likelihood
 from dualebm.flows.jarzynski import Weights
 from dualebm.flows.likelihood import Optimiser, Start, Training
 from dualebm.measures import Samples
+from dualebm.methods.base import Info, Method
 from dualebm.methods.jarzynski import batch_of, check_training, check_walkers, drawn
+from dualebm.rates import NonNegative, ParticleStep, Probability
 from dualebm.spaces import Euclidean, Space
-
-Scalar = Float[Array, ""] | float
 
 BEGIN = ("data", "model")
 """Where walkers are at the start: at data, or samples of the model of the first energy."""
@@ -38,20 +38,19 @@ class ContrastiveRates(NamedTuple):
     """particle_step h > 0; learning_rate s >= 0; weight_decay >= 0; energy_penalty >= 0, as for `Jarzynski`; restart_probability p_R in
     [0, 1]."""
 
-    particle_step: Scalar
-    learning_rate: Scalar = 1e-3
-    weight_decay: Scalar = 0.0
-    energy_penalty: Scalar = 0.0
-    restart_probability: Scalar = 0.0
+    particle_step: ParticleStep
+    learning_rate: NonNegative = 1e-3
+    weight_decay: NonNegative = 0.0
+    energy_penalty: NonNegative = 0.0
+    restart_probability: Probability = 0.0
 
 
 class ContrastiveState(NamedTuple):
-    """columns (d, N), the walkers; training; step; acceptance; diagnosis, weights that the training does not use, or None."""
+    """columns (d, N), the walkers; training; step; diagnosis, weights that the training does not use, or None."""
 
     columns: Float[Array, "d N"]
     training: Training
     step: Int[Array, ""]
-    acceptance: Float[Array, ""]
     diagnosis: Weights | None
 
     @property
@@ -61,7 +60,7 @@ class ContrastiveState(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Contrastive:
+class Contrastive(Method):
     """Any energy, trained against unweighted walkers.
 
     Args:
@@ -78,7 +77,7 @@ class Contrastive:
     >>> from dualebm.training.simulate import start, step; from dualebm.energies.networks import MLP; from dualebm.spaces import Sphere
     >>> method, data = Contrastive(Sphere(3), MLP(width=8), restart_every=1, moves=5), Samples(jnp.eye(3))
     >>> state = start(jax.random.key(1), method, method.rates, data)
-    >>> state = step(jax.random.key(2), method, state, method.rates, data)
+    >>> state, info = step(jax.random.key(2), method, state, method.rates, data)
     >>> method.energy(state, method.rates, data)(data.points).shape
     (3,)
     """
@@ -122,7 +121,8 @@ class Contrastive:
 
     def check(self, rates: ContrastiveRates, data: Samples) -> None:
         """Raises ValueError naming the argument, its value and what is allowed."""
-        check_training(self, rates, data)
+        super().check(rates, data)
+        check_training(self, data)
         initialise.check_copies(self.walkers, data)
         if self.restart_every is not None and rates.restart_probability != 0:
             found = f"restart_probability is {rates.restart_probability} and restart_every is {self.restart_every}"
@@ -144,9 +144,9 @@ class Contrastive:
         else:
             x, weights = jarzynski.first_walkers(walker_key, energy, self.space, self.walkers or 0)
             if not self.diagnosis:  # unweighted from here on
-                x, weights = jarzynski.advance(jax.random.fold_in(walker_key, 2), x, weights, 0 * weights.log_weights, 1.0)
+                x, weights, _ = jarzynski.advance(jax.random.fold_in(walker_key, 2), x, weights, 0 * weights.log_weights, 1.0)
         training = likelihood.began(energy, self.optimiser, self.clip, self.fixed)
-        return ContrastiveState(x, training, jnp.int32(0), jnp.ones((), data.points.dtype), weights if self.diagnosis else None)
+        return ContrastiveState(x, training, jnp.int32(0), weights if self.diagnosis else None)
 
     def paired(self, state: ContrastiveState) -> ContrastiveState:
         """True in place of the arrays whose last axis is the walkers, i paired with i + N/2; False in place of the others."""
@@ -156,11 +156,11 @@ class Contrastive:
 
     def step(
         self, key: Key[Array, ""], state: ContrastiveState, rates: ContrastiveRates, data: Samples, axis: str | None = None
-    ) -> ContrastiveState:
+    ) -> tuple[ContrastiveState, Info]:
         """One iteration; the key belongs to this step alone. axis: of a mesh, as for `Dual`."""
         restart_key, noise_key = jax.random.split(key)
         x, before = self._restarted(restart_key, state, rates, data, axis), self.energy(state, rates, data)
-        draw, diagnosis = drawn(self, noise_key, before, x, axis), state.diagnosis
+        draw, diagnosis, effective = drawn(self, noise_key, before, x, axis), state.diagnosis, None
         if diagnosis is None:
             x, acceptance, _ = langevin.move(self.integrator, self.space, draw, x, before, rates.particle_step, steps=self.moves)
         else:
@@ -174,9 +174,10 @@ class Contrastive:
         )
         if diagnosis is not None:
             increments = increments + jarzynski.reweigh(before, after, x)
-            _, diagnosis = jarzynski.advance(key, x, diagnosis, increments, 0.0, "none", axis)
+            _, diagnosis, effective = jarzynski.advance(key, x, diagnosis, increments, 0.0, "none", axis)
         training = Training(eqx.filter(after, eqx.is_array), optimiser)
-        return ContrastiveState(x, training, state.step + 1, columns.mean_over(acceptance, axis), diagnosis)
+        info = Info(columns.mean_over(acceptance, axis), effective)
+        return ContrastiveState(x, training, state.step + 1, diagnosis), info
 
     def _restarted(self, key, state, rates, data, axis):
         """The walkers after the restarts of an iteration."""
@@ -198,10 +199,13 @@ class Contrastive:
         del rates
         return eqx.combine(state.training.arrays, likelihood.skeleton(self.start, self.space, data.points.dtype))
 
-    def diverged(self, state: ContrastiveState) -> Int[Array, ""]:
-        """0: no cause of its own."""
-        del state
-        return jnp.int32(0)
+    def log_partition(self, state: ContrastiveState) -> tuple[Float[Array, ""], Float[Array, ""]] | None:
+        """log Z and its standard error by the weights of the diagnosis; None without them."""
+        return None if state.diagnosis is None else jarzynski.log_partition(state.diagnosis, "none")
+
+    def samples(self, state: ContrastiveState) -> Samples:
+        """The walkers, of equal weights."""
+        return Samples(state.particles)
 
 
 def contrastive_divergence(space: Space, start: Start, moves: int, **changes) -> Contrastive:

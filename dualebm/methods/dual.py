@@ -23,9 +23,9 @@ from dualebm.energies.shallow import Located, Shallow, Sums, feature_mean, featu
 from dualebm.features import Feature, ReLU
 from dualebm.flows import initialise, langevin, wfr
 from dualebm.measures import Atoms, Samples, log_total_variation
+from dualebm.methods.base import Divergence, Info, Method
+from dualebm.rates import NonNegative, ParticleStep, Positive, Probability, Scalar
 from dualebm.spaces import Space, Torus
-
-Scalar = Float[Array, ""] | float
 
 
 class DualRates(NamedTuple):
@@ -35,11 +35,11 @@ class DualRates(NamedTuple):
     radius > 0, the radius of the ball times the inverse temperature. For the steps that fit a space see `Dual.rates`.
     """
 
-    particle_step: Scalar
-    transport_step: Scalar
-    reaction_step: Scalar
-    restart_probability: Scalar = 0.0
-    radius: Scalar = 10.0
+    particle_step: ParticleStep
+    transport_step: NonNegative
+    reaction_step: NonNegative
+    restart_probability: Probability = 0.0
+    radius: Positive = 10.0
 
 
 class Snapshot(NamedTuple):
@@ -50,14 +50,15 @@ class Snapshot(NamedTuple):
 
 
 class DualState(NamedTuple):
-    """columns (d, N), the particles as the columns of an array; atoms (m); step, the iterations done; acceptance of the particles' last
-    move; clipped, the weights that an additive update has cut to zero so far; snapshot, where the data come in batches (else None)."""
+    """The state of Algorithm 1.
+
+    columns (d, N): the particles, as the columns of an array. atoms (m): the neurons. step: the iterations done. snapshot: where the data
+    come in batches, else None.
+    """
 
     columns: Float[Array, "d N"]
     atoms: Atoms
     step: Int[Array, ""]
-    acceptance: Float[Array, ""]
-    clipped: Int[Array, ""]
     snapshot: Snapshot | None = None
 
     @property
@@ -78,7 +79,7 @@ CHOICES = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Dual:
+class Dual(Method):
     """Algorithm 1 with every choice of the text and of the authors' program; the defaults are the best found.
 
     Args:
@@ -109,7 +110,7 @@ class Dual:
     >>> from dualebm.training.simulate import start, step; from dualebm.spaces import Sphere
     >>> method, data = Dual(Sphere(3), neurons=8), Samples(jnp.eye(3))
     >>> state = start(jax.random.key(1), method, method.rates, data)
-    >>> state = step(jax.random.key(2), method, state, method.rates, data)
+    >>> state, info = step(jax.random.key(2), method, state, method.rates, data)
     >>> state.particles.shape, int(state.step), method.energy(state, method.rates, data)(data.points).shape
     ((6, 3), 1, (3,))
     """
@@ -161,9 +162,8 @@ class Dual:
 
     def check(self, rates: DualRates, data: Samples) -> None:
         """Raises ValueError naming the argument, its value and what is allowed."""
-        checks.samples("data", data, self.space)
+        super().check(rates, data)
         self.feature.parameter_space(self.space)
-        checks.rates(rates, self.space)
         if data.log_weights is not None and (self.particles is None or self.restart_every is not None):
             raise ValueError(
                 "data.log_weights is given; copies of the data (particles=None, restart_every) need equal weights: None"
@@ -181,7 +181,7 @@ class Dual:
         if self.data_batch is not None:  # filled in the first step
             value = jnp.zeros(m, dtype)
             snapshot = Snapshot(jnp.zeros_like(atoms.positions), (value, jnp.zeros_like(atoms.positions)))
-        return DualState(x, atoms, jnp.int32(0), jnp.ones((), dtype), jnp.int32(0), snapshot)
+        return DualState(x, atoms, jnp.int32(0), snapshot)
 
     def paired(self, state: DualState) -> DualState:
         """True in place of the arrays whose last axis is the particles, i paired with i + N/2; False in place of the others."""
@@ -189,7 +189,7 @@ class Dual:
 
     def step(
         self, key: Key[Array, ""], state: DualState, rates: DualRates, data: Samples, axis: str | None = None
-    ) -> DualState:
+    ) -> tuple[DualState, Info]:
         """One iteration of Algorithm 1; the key belongs to this step alone.
 
         axis: of a mesh whose devices each hold equally many pairs of the particles and points of the data (see `training.sharding`).
@@ -214,7 +214,7 @@ class Dual:
         data: Samples,
         batch: Samples | None = None,
         axis: str | None = None,
-    ) -> DualState:
+    ) -> tuple[DualState, Info]:
         """The deterministic rest of a step, given its noise, the particles `x` after their random restarts, and its batch of data."""
         restarted = rates.restart_probability > 0
         if self.restart_every is not None:
@@ -245,7 +245,8 @@ class Dual:
             witness, acceptance = columns.mean_over((witness, acceptance), axis)
             atoms, cut = self.update_atoms(atoms, witness, rates)
             died = died + cut
-        return DualState(moved, atoms, state.step + 1, acceptance, state.clipped + died, snapshot)
+        clipped = died.astype(x.dtype) if self.weight_update == "additive" else None
+        return DualState(moved, atoms, state.step + 1, snapshot), Info(acceptance, clipped=clipped)
 
     def _move(self, draw, x, stored, restarted, energy, rates):
         """Step 2, and the mean of the feature over the particles that the neurons see, from the products that the moves have made."""
@@ -283,11 +284,20 @@ class Dual:
         return from_atoms(self.feature, state.atoms)
 
     def diverged(self, state: DualState) -> Int[Array, ""]:
-        """0, or the cause: 3 where the total variation is 0, 4 where one atom of several holds all the weight."""
+        """NO_WEIGHT where the total variation is 0, ONE_ATOM where one atom of several holds all the weight."""
         log_weights = state.atoms.log_weights
         total = log_total_variation(state.atoms) + math.log(self.neurons)
         alone = (jnp.max(log_weights) - total > math.log1p(-1e-6)) & (self.neurons > 1)
-        return jnp.where(jnp.isneginf(total), 3, jnp.where(alone, 4, 0)).astype(jnp.int32)
+        code = jnp.where(alone, Divergence.ONE_ATOM, Divergence.NONE)
+        return jnp.where(jnp.isneginf(total), Divergence.NO_WEIGHT, code).astype(jnp.int32)
+
+    def samples(self, state: DualState) -> Samples:
+        """The particles, of equal weights."""
+        return Samples(state.particles)
+
+    def atoms(self, state: DualState) -> Atoms:
+        """The neurons."""
+        return state.atoms
 
 
 def text(space: Space, **changes) -> Dual:

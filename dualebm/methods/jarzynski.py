@@ -25,9 +25,9 @@ from dualebm.flows import initialise, jarzynski, langevin, likelihood
 from dualebm.flows.jarzynski import Weights
 from dualebm.flows.likelihood import Optimiser, Start, Training
 from dualebm.measures import Samples
+from dualebm.methods.base import Info, Method
+from dualebm.rates import Fraction, NonNegative, ParticleStep
 from dualebm.spaces import Space
-
-Scalar = Float[Array, ""] | float
 
 ORDERS = ("particles_first", "parameters_first")
 """Whether walkers move under the energy before the step of the parameters (Algorithm 1) or after it (the authors' program of images)."""
@@ -42,21 +42,20 @@ class JarzynskiRates(NamedTuple):
     time what would have come back is lost: log Z and the masses of modes walk at random. Choose it below exp(-d h^2 / 4), or take "mala".
     """
 
-    particle_step: Scalar
-    learning_rate: Scalar = 1e-3
-    weight_decay: Scalar = 0.0
-    energy_penalty: Scalar = 0.0
-    threshold: Scalar = 0.5
+    particle_step: ParticleStep
+    learning_rate: NonNegative = 1e-3
+    weight_decay: NonNegative = 0.0
+    energy_penalty: NonNegative = 0.0
+    threshold: Fraction = 0.5
 
 
 class WalkerState(NamedTuple):
-    """columns (d, N), the walkers; weights, of them; training; step; acceptance of the last moves."""
+    """columns (d, N), the walkers; weights, of them; training; step."""
 
     columns: Float[Array, "d N"]
     weights: Weights
     training: Training
     step: Int[Array, ""]
-    acceptance: Float[Array, ""]
 
     @property
     def particles(self) -> Float[Array, "N d"]:
@@ -67,11 +66,6 @@ class WalkerState(NamedTuple):
     def log_weights(self) -> Float[Array, " N"]:
         """Of the walkers, up to a constant."""
         return self.weights.log_weights
-
-    @property
-    def ess(self) -> Float[Array, ""]:
-        """The effective fraction of the walkers."""
-        return self.weights.ess
 
 
 def threshold_of_variation(square: float) -> float:
@@ -85,7 +79,7 @@ def threshold_of_variation(square: float) -> float:
 
 
 @dataclasses.dataclass(frozen=True)
-class Jarzynski:
+class Jarzynski(Method):
     """Any energy, trained against weighted walkers.
 
     Args:
@@ -108,7 +102,7 @@ class Jarzynski:
     >>> from dualebm.training.simulate import start, step; from dualebm.energies.networks import MLP; from dualebm.spaces import Sphere
     >>> method, data = Jarzynski(Sphere(3), MLP(width=8), walkers=100), Samples(jnp.eye(3))
     >>> state = start(jax.random.key(1), method, method.rates, data)
-    >>> state = step(jax.random.key(2), method, state, method.rates, data)
+    >>> state, info = step(jax.random.key(2), method, state, method.rates, data)
     >>> bool(abs(method.log_partition(state)[0]) < 0.1)  # log Z; its error is the second
     True
     """
@@ -152,8 +146,8 @@ class Jarzynski:
 
     def check(self, rates: JarzynskiRates, data: Samples) -> None:
         """Raises ValueError naming the argument, its value and what is allowed."""
-        check_threshold(rates.threshold)
-        check_training(self, rates, data)
+        super().check(rates, data)
+        check_training(self, data)
         jarzynski.check_start(eqx.filter_eval_shape(self.start, jax.random.key(0), self.space, data.points.dtype), self.space)
 
     def init(self, key: Key[Array, ""], rates: JarzynskiRates, data: Samples) -> WalkerState:
@@ -163,14 +157,16 @@ class Jarzynski:
         energy: Any = self.start(energy_key, self.space, data.points.dtype)
         x, weights = jarzynski.first_walkers(walker_key, energy, self.space, self.walkers)
         training = likelihood.began(energy, self.optimiser, self.clip, self.fixed)
-        return WalkerState(x, weights, training, jnp.int32(0), jnp.ones((), data.points.dtype))
+        return WalkerState(x, weights, training, jnp.int32(0))
 
     def paired(self, state: WalkerState) -> WalkerState:
         """True in place of the arrays whose last axis is the walkers, i paired with i + N/2; False in place of the others."""
         none = jax.tree.map(lambda _: False, state)
         return none._replace(columns=True, weights=none.weights._replace(log_weights=True, ancestors=True))
 
-    def step(self, key: Key[Array, ""], state: WalkerState, rates: JarzynskiRates, data: Samples, axis: str | None = None) -> WalkerState:
+    def step(
+        self, key: Key[Array, ""], state: WalkerState, rates: JarzynskiRates, data: Samples, axis: str | None = None
+    ) -> tuple[WalkerState, Info]:
         """One iteration; the key belongs to this step alone. axis: of a mesh, as for `Dual`."""
         data_key, resample_key, *batch_keys = jax.random.split(key, 2 + self.walker_batches)
         x, weights, before = state.columns, state.weights, self.energy(state, rates, data)
@@ -206,9 +202,9 @@ class Jarzynski:
             x, increments, acceptance = walk_batches(x, before)
             increments = increments + jarzynski.reweigh(before, after, x)
         acceptance = columns.mean_over(acceptance, axis)
-        x, weights = jarzynski.advance(resample_key, x, weights, increments, rates.threshold, self.resampling, axis)
+        x, weights, effective = jarzynski.advance(resample_key, x, weights, increments, rates.threshold, self.resampling, axis)
         training = Training(eqx.filter(after, eqx.is_array), optimiser)
-        return WalkerState(x, weights, training, state.step + 1, acceptance)
+        return WalkerState(x, weights, training, state.step + 1), Info(acceptance, effective)
 
     def _chosen(self, key, count, dtype, axis):
         """Of each of the strata of consecutive pairs the place of the one that is drawn, (batch / 2,); None for all walkers.
@@ -234,14 +230,17 @@ class Jarzynski:
         """log Z and its standard error: see `flows.jarzynski.log_partition`."""
         return jarzynski.log_partition(state.weights, self.resampling)
 
-    def caution(self, state: WalkerState) -> str | None:
-        """What is to be said of a state on the host, or None."""
-        return caution_of_weights(state.weights)
+    def resamplings(self, state: WalkerState) -> Int[Array, ""]:
+        """How often the walkers have been resampled."""
+        return state.weights.resamplings
 
-    def diverged(self, state: WalkerState) -> Int[Array, ""]:
-        """0: no cause of its own."""
-        del state
-        return jnp.int32(0)
+    def warning(self, state: WalkerState, info: Info) -> str | None:
+        """Say when the weights have collapsed to one walker."""
+        return warning_of_weights(state.weights, info)
+
+    def samples(self, state: WalkerState) -> Samples:
+        """The walkers, with their weights."""
+        return Samples(state.particles, state.log_weights)
 
 
 # -- What methods with walkers have in common ----------------------------------------------------------
@@ -260,27 +259,14 @@ def check_walkers(method) -> None:
         checks.count("data_batch", method.data_batch)
 
 
-def check_training(method, rates, data: Samples) -> None:
-    """Raises ValueError for data, rates and an energy that are not allowed."""
-    checks.samples("data", data, method.space)
-    checks.rates(rates, method.space)
+def check_training(method, data: Samples) -> None:
+    """Raises ValueError for an energy that is not allowed."""
     likelihood.check(method, data)
     if method.integrator == "gibbs":
         energy = eqx.filter_eval_shape(method.start, jax.random.key(0), method.space, data.points.dtype)
         if not hasattr(energy, "gibbs"):
             allowed = "allowed: 'geodesic', 'mala', 'independence'"
             raise ValueError(f"integrator is 'gibbs' and {type(energy).__name__} has no such move; {allowed}")
-
-
-def check_threshold(value) -> None:
-    """Raises ValueError unless a threshold is in (0, 1].
-
-    >>> check_threshold(1.5)
-    Traceback (most recent call last):
-    ...
-    ValueError: threshold is 1.5; it must be a finite number, greater than 0 and at most 1
-    """
-    checks.number("threshold", value, positive=True, largest=1)
 
 
 def drawn(method, key: Key[Array, ""], energy, x: Float[Array, "d N"], axis: str | None) -> langevin.Draw:
@@ -298,13 +284,14 @@ def batch_of(key: Key[Array, ""], data: Samples, size: int | None, axis: str | N
     return Samples(columns.pick(data.points, index, axis))
 
 
-def caution_of_weights(weights: Weights) -> str | None:
+def warning_of_weights(weights: Weights, info: Info) -> str | None:
     """Words for weights that have collapsed to one walker, or None."""
-    count, ess = weights.log_weights.shape[-1], float(weights.ess)
-    if not ess * count < 2:
+    count = weights.log_weights.shape[-1]
+    effective = count if info.effective_fraction is None else count * float(info.effective_fraction)
+    if not effective < 2:
         return None
     return (
-        f"the weights have collapsed to one walker: the effective sample size is {ess * count:.3g} of {count}; the gradient and log Z are "
+        f"the weights have collapsed to one walker: the effective sample size is {effective:.3g} of {count}; the gradient and log Z are "
         "those of one point. Lower learning_rate, give more moves or more walkers, or raise threshold"
     )
 

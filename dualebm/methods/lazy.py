@@ -26,9 +26,9 @@ from dualebm.features import Feature, ReLU
 from dualebm.flows import initialise, langevin
 from dualebm.kernels import Embedding, Kernel, embedding, kernel_of, mean_kernel
 from dualebm.measures import Samples
+from dualebm.methods.base import Info, Method
+from dualebm.rates import NonNegative, ParticleStep, Positive, Probability
 from dualebm.spaces import Space, Sphere, Torus
-
-Scalar = Float[Array, ""] | float
 
 SMALLEST = 1e-12
 """By which the discrepancy is bounded below, where it divides."""
@@ -44,15 +44,15 @@ class LazyRates(NamedTuple):
     """particle_step h_x > 0; restart_probability p_R in [0, 1]; radius R > 0 of the ball (with the squared penalty 1 / its factor);
     ascent_step s >= 0, of the charges where they ascend."""
 
-    particle_step: Scalar
-    restart_probability: Scalar = 0.0
-    radius: Scalar = 10.0
-    ascent_step: Scalar = 0.0
+    particle_step: ParticleStep
+    restart_probability: Probability = 0.0
+    radius: Positive = 10.0
+    ascent_step: NonNegative = 0.0
 
 
 class LazyState(NamedTuple):
     """columns (d, N); positions (m, p), which stay; observed (m), E_data phi at them; charges (m), h; average (m), the mean of h over
-    the iterations; step; acceptance; discrepancy, M."""
+    the iterations; step."""
 
     columns: Float[Array, "d N"]
     positions: Float[Array, "m p"]
@@ -60,19 +60,11 @@ class LazyState(NamedTuple):
     charges: Float[Array, " m"]
     average: Float[Array, " m"]
     step: Int[Array, ""]
-    acceptance: Float[Array, ""]
-    discrepancy: Float[Array, ""]
 
     @property
     def particles(self) -> Float[Array, "N d"]:
         """The particles, as rows."""
         return self.columns.T
-
-
-def _check(method, rates, data):
-    checks.samples("data", data, method.space)
-    checks.rates(rates, method.space)
-    initialise.check_copies(method.particles, data)
 
 
 def _check_choices(method, names):
@@ -82,7 +74,7 @@ def _check_choices(method, names):
 
 
 @dataclasses.dataclass(frozen=True)
-class Lazy:
+class Lazy(Method):
     """Fixed features, whose charges ascend to the best of the ball or are these at once.
 
     Args:
@@ -98,7 +90,7 @@ class Lazy:
     >>> from dualebm.training.simulate import start, step; from dualebm.spaces import Sphere
     >>> method, data = Lazy(Sphere(3), features=50, charges="best"), Samples(jnp.eye(3))
     >>> state = start(jax.random.key(1), method, method.rates, data)
-    >>> state = step(jax.random.key(2), method, state, method.rates, data)
+    >>> state, info = step(jax.random.key(2), method, state, method.rates, data)
     >>> round(float(jnp.sqrt(jnp.mean(state.charges**2))), 4)
     10.0
     """
@@ -127,7 +119,8 @@ class Lazy:
 
     def check(self, rates: LazyRates, data: Samples) -> None:
         """Raises ValueError naming the argument, its value and what is allowed."""
-        _check(self, rates, data)
+        super().check(rates, data)
+        initialise.check_copies(self.particles, data)
         self.feature.parameter_space(self.space)
         if self.charges == "best" and rates.ascent_step != 0:
             raise ValueError(f"ascent_step is {rates.ascent_step} and charges is 'best', which does not ascend; it must be 0")
@@ -139,9 +132,9 @@ class Lazy:
         positions = self.feature.parameter_space(self.space).sample_base(position_key, self.features, dtype)
         observed, zero = feature_mean(self.feature, positions, data)[0], jnp.zeros(self.features, dtype)
         x = initialise.start(particle_key, self.particles, data)
-        return LazyState(x, positions, observed, zero, zero, jnp.int32(0), jnp.ones((), dtype), jnp.zeros((), dtype))
+        return LazyState(x, positions, observed, zero, zero, jnp.int32(0))
 
-    def step(self, key: Key[Array, ""], state: LazyState, rates: LazyRates, data: Samples) -> LazyState:
+    def step(self, key: Key[Array, ""], state: LazyState, rates: LazyRates, data: Samples) -> tuple[LazyState, Info]:
         """One iteration; the key belongs to this step alone."""
         restart_key, noise_key = jax.random.split(key)
         x = initialise.restart(restart_key, state.columns, data, rates.restart_probability)
@@ -156,9 +149,8 @@ class Lazy:
         discrepancy = jnp.sqrt(jnp.mean(witness**2))
         charges = self.next_charges(state.charges, witness, discrepancy, rates)
         average = state.average + (charges - state.average) / (state.step + 1)
-        return state._replace(
-            columns=x, charges=charges, average=average, step=state.step + 1, acceptance=acceptance, discrepancy=discrepancy
-        )
+        state = state._replace(columns=x, charges=charges, average=average, step=state.step + 1)
+        return state, Info(acceptance, discrepancy=discrepancy)
 
     def next_charges(self, charges, witness, discrepancy, rates: LazyRates) -> Float[Array, " m"]:
         """h = R F / M, R F, or an ascent step projected on the ball."""
@@ -174,23 +166,21 @@ class Lazy:
         del rates, data
         return Shallow(self.feature, state.positions, state.average if self.averaged else state.charges)
 
-    def diverged(self, state: LazyState) -> Int[Array, ""]:
-        """0: no cause of its own."""
-        del state
-        return jnp.int32(0)
+    def samples(self, state: LazyState) -> Samples:
+        """The particles, of equal weights."""
+        return Samples(state.particles)
 
 
 # -- All features at once --------------------------------------------------------------------------------
 
 
 class KernelState(NamedTuple):
-    """columns (d, N); observed, E_data k over both arguments; step; acceptance; discrepancy, the MMD of particles and data; average (K), f
+    """columns (d, N); observed, E_data k over both arguments; step; discrepancy, the MMD of particles and data; average (K), f
     at the points of the grid, the mean over the iterations (None where none is asked for)."""
 
     columns: Float[Array, "d N"]
     observed: Float[Array, ""]
     step: Int[Array, ""]
-    acceptance: Float[Array, ""]
     discrepancy: Float[Array, ""]
     average: Float[Array, " K"] | None = None
 
@@ -201,7 +191,7 @@ class KernelState(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class KernelFlow:
+class KernelFlow(Method):
     """The flow of particles under f = R (E_particles k - E_data k) / MMD: entropy-regularised MMD, N (N + n) kernels in an iteration.
 
     Args:
@@ -218,7 +208,7 @@ class KernelFlow:
     >>> from dualebm.training.simulate import start, step; from dualebm.spaces import Sphere
     >>> method, data = KernelFlow(Sphere(3)), Samples(jnp.eye(3))
     >>> state = start(jax.random.key(1), method, method.rates, data)
-    >>> state = step(jax.random.key(2), method, state, method.rates, data)
+    >>> state, info = step(jax.random.key(2), method, state, method.rates, data)
     >>> method.energy(state, method.rates, data)(data.points).shape
     (3,)
     """
@@ -256,7 +246,8 @@ class KernelFlow:
 
     def check(self, rates: LazyRates, data: Samples) -> None:
         """Raises ValueError naming the argument, its value and what is allowed."""
-        _check(self, rates, data)
+        super().check(rates, data)
+        initialise.check_copies(self.particles, data)
         if rates.ascent_step != 0:
             raise ValueError(f"ascent_step is {rates.ascent_step}; a kernel has no charges that ascend: it must be 0")
 
@@ -270,7 +261,7 @@ class KernelFlow:
         kernel, dtype = self._kernel, x.dtype
         observed = mean_kernel(kernel, data, data)
         average = None if self.averaged is None else jnp.zeros(self.averaged, dtype)
-        return KernelState(x, observed, jnp.int32(0), jnp.ones((), dtype), self._discrepancy(x, observed, data), average)
+        return KernelState(x, observed, jnp.int32(0), self._discrepancy(x, observed, data), average)
 
     @property
     def _kernel(self) -> Kernel:
@@ -282,7 +273,7 @@ class KernelFlow:
         inner = mean_kernel(self._kernel, particles, particles) - 2 * mean_kernel(self._kernel, particles, data)
         return jnp.sqrt(jnp.maximum(inner + observed, 0))
 
-    def step(self, key: Key[Array, ""], state: KernelState, rates: LazyRates, data: Samples) -> KernelState:
+    def step(self, key: Key[Array, ""], state: KernelState, rates: LazyRates, data: Samples) -> tuple[KernelState, Info]:
         """One iteration; the key belongs to this step alone."""
         restart_key, noise_key = jax.random.split(key)
         energy = self._last_energy(state, rates, data)
@@ -291,11 +282,11 @@ class KernelFlow:
         step = rates.particle_step * (state.discrepancy / rates.radius if self.time == "changed" else 1)
         x, acceptance, _ = langevin.move(self.integrator, self.space, draw, x, energy, step)
         discrepancy = self._discrepancy(x, state.observed, data)
-        state = state._replace(columns=x, step=state.step + 1, acceptance=acceptance, discrepancy=discrepancy)
+        state, info = state._replace(columns=x, step=state.step + 1, discrepancy=discrepancy), Info(acceptance, discrepancy=discrepancy)
         if self.averaged is None or state.average is None:
-            return state
+            return state, info
         values = self._last_energy(state, rates, data)(jnp.asarray(cells(self.space, self.averaged).centres, x.dtype))
-        return state._replace(average=state.average + (values - state.average) / state.step)
+        return state._replace(average=state.average + (values - state.average) / state.step), info
 
     def energy(self, state: KernelState, rates: LazyRates, data: Samples) -> Embedding | Tabulated:
         """f, or its mean over the iterations."""
@@ -311,7 +302,6 @@ class KernelFlow:
         points = jnp.concatenate([ours.points, theirs.points])
         return Embedding(self._kernel, points, scale * jnp.concatenate([ours.coefficients, -theirs.coefficients]))
 
-    def diverged(self, state: KernelState) -> Int[Array, ""]:
-        """0: no cause of its own."""
-        del state
-        return jnp.int32(0)
+    def samples(self, state: KernelState) -> Samples:
+        """The particles, of equal weights."""
+        return Samples(state.particles)

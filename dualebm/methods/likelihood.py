@@ -22,9 +22,9 @@ from dualebm.energies.shallow import Shallow, Sums, feature_mean, feature_sums
 from dualebm.features import Feature, ReLU
 from dualebm.flows import langevin, two_layer
 from dualebm.measures import Samples, effective_sample_size
+from dualebm.methods.base import Info, Method
+from dualebm.rates import NonNegative, ParticleStepOrNone
 from dualebm.spaces import Euclidean, Space
-
-Scalar = Float[Array, ""] | float
 
 SAMPLERS = ("mala", "independence", "importance")
 """How the expectation under the model is found: chains of MALA, chains of independence Metropolis, or weighted points of tau."""
@@ -33,10 +33,10 @@ SAMPLERS = ("mala", "independence", "importance")
 class LikelihoodRates(NamedTuple):
     """particle_step > 0 of MALA, 0 for other samplers; learning_rate, position_rate, weight_decay as `flows.descent.NetworkRates`."""
 
-    particle_step: Scalar
-    learning_rate: Scalar = 0.05
-    position_rate: Scalar = 100.0
-    weight_decay: Scalar = 0.0
+    particle_step: ParticleStepOrNone
+    learning_rate: NonNegative = 0.05
+    position_rate: NonNegative = 100.0
+    weight_decay: NonNegative = 0.0
 
 
 class Weighted(NamedTuple):
@@ -47,29 +47,23 @@ class Weighted(NamedTuple):
     log_weights: Float[Array, " m"]
 
 
-class ChainState(NamedTuple):
-    """columns (d, N), the ends of the chains; neurons, `Shallow` or `Weighted`; optimiser; step; acceptance."""
+class LikelihoodState(NamedTuple):
+    """The state of both methods.
 
-    columns: Float[Array, "d N"]
+    columns (d, N): the ends of the chains; None where the model is sampled by weighted points, which nothing keeps. neurons: `Shallow` or
+    `Weighted`. optimiser: its state. step: the iterations done.
+    """
+
+    columns: Float[Array, "d N"] | None
     neurons: Any
     optimiser: Any
     step: Int[Array, ""]
-    acceptance: Float[Array, ""]
 
     @property
     def particles(self) -> Float[Array, "N d"]:
-        """The ends of the chains, as rows."""
+        """The ends of the chains, as rows; needs chains."""
+        assert self.columns is not None
         return self.columns.T
-
-
-class ImportanceState(NamedTuple):
-    """neurons, `Shallow` or `Weighted`; optimiser; step; acceptance, 1; ess, the effective sample size of the N weighted points (Kish)."""
-
-    neurons: Any
-    optimiser: Any
-    step: Int[Array, ""]
-    acceptance: Float[Array, ""]
-    ess: Float[Array, ""]
 
 
 def _check_sampler(method) -> None:
@@ -83,11 +77,12 @@ def _check_sampler(method) -> None:
         raise ValueError(f"space is {method.space}, whose flat measure cannot be sampled; give it a scale")
 
 
-def _check_rates(method, rates, data: Samples) -> None:
-    checks.samples("data", data, method.space)
-    if method.sampler != "mala" and rates.particle_step != 0:
+def _check_step(method, rates) -> None:
+    """The particle step goes with MALA alone."""
+    if method.sampler == "mala":
+        checks.number("particle_step", rates.particle_step, positive=True)
+    elif rates.particle_step != 0:
         raise ValueError(f"particle_step is {rates.particle_step} and sampler {method.sampler!r}, which has no step; it must be 0")
-    checks.rates(rates if method.sampler == "mala" else rates._replace(particle_step=1e-9), method.space)
 
 
 def _particle_step(method) -> float:
@@ -98,13 +93,14 @@ def _first_chains(method, key, dtype) -> Float[Array, "d N"]:
     return method.space.sample_base(key, method.chains, dtype).T
 
 
-def _expectation(method, key, energy: Shallow, columns, step) -> tuple[Sums, Any, Any]:
-    """E_model phi(., theta_j) and its gradient in theta_j; the chains moved, their acceptance; or None, the effective size."""
+def _expectation(method, key, energy: Shallow, columns, step) -> tuple[Sums, Any, Info]:
+    """E_model phi(., theta_j) and its gradient in theta_j; the chains after their moves, None where there are none; and the info."""
     start_key, noise_key = jax.random.split(key)
     if method.sampler == "importance":
         points = method.space.sample_base(start_key, method.chains, energy.coefficients.dtype)
         log_weights = -energy(points)
-        return feature_mean(energy.feature, energy.positions, Samples(points, log_weights)), None, effective_sample_size(log_weights)
+        model = feature_mean(energy.feature, energy.positions, Samples(points, log_weights))
+        return model, None, Info(effective_fraction=effective_sample_size(log_weights) / method.chains)
     if method.fresh:
         columns = _first_chains(method, start_key, energy.coefficients.dtype)
 
@@ -115,11 +111,21 @@ def _expectation(method, key, energy: Shallow, columns, step) -> tuple[Sums, Any
     columns, acceptance, total = langevin.move(
         method.sampler, method.space, draw, columns, energy, step, steps=method.moves, observe=sums
     )
-    return jax.tree.map(lambda a: a / columns.shape[1], total), columns, acceptance
+    return jax.tree.map(lambda a: a / columns.shape[1], total), columns, Info(acceptance)
+
+
+class _Sampled(Method):
+    """What the two methods share: chains that start at the base measure, and their ends as samples of the model."""
+
+    sampler: str
+
+    def samples(self, state: LikelihoodState) -> Samples | None:
+        """The ends of the chains, of equal weights; None for weighted points."""
+        return None if state.columns is None else Samples(state.particles)
 
 
 @dataclasses.dataclass(frozen=True)
-class Likelihood:
+class Likelihood(_Sampled):
     """A two-layer network trained by maximum likelihood.
 
     Args:
@@ -137,7 +143,7 @@ class Likelihood:
     >>> from dualebm.training.simulate import start, step; from dualebm.spaces import Sphere
     >>> method, data = Likelihood(Sphere(3), neurons=8, chains=100), Samples(jnp.eye(3))
     >>> state = start(jax.random.key(1), method, method.rates, data)
-    >>> state = step(jax.random.key(2), method, state, method.rates, data)
+    >>> state, info = step(jax.random.key(2), method, state, method.rates, data)
     >>> method.energy(state, method.rates, data)(data.points).shape
     (3,)
     """
@@ -164,42 +170,33 @@ class Likelihood:
 
     def check(self, rates: LikelihoodRates, data: Samples) -> None:
         """Raises ValueError naming the argument, its value and what is allowed."""
-        _check_rates(self, rates, data)
+        super().check(rates, data)
+        _check_step(self, rates)
 
-    def init(self, key: Key[Array, ""], rates: LikelihoodRates, data: Samples) -> ChainState | ImportanceState:
+    def init(self, key: Key[Array, ""], rates: LikelihoodRates, data: Samples) -> LikelihoodState:
         """The network as `flows.descent.network` starts it, chains at the base measure."""
         del rates
         network_key, chain_key = jax.random.split(key)
         dtype = data.points.dtype
         network = two_layer.network(network_key, self.feature, self.space, self.neurons, self.regime, self.initial_scale, dtype)
-        optimiser, one = two_layer.start(self.optimiser, network), jnp.ones((), dtype)
-        if self.sampler == "importance":
-            return ImportanceState(network, optimiser, jnp.int32(0), one, self.chains * one)
-        return ChainState(_first_chains(self, chain_key, dtype), network, optimiser, jnp.int32(0), one)
+        chains = None if self.sampler == "importance" else _first_chains(self, chain_key, dtype)
+        return LikelihoodState(chains, network, two_layer.start(self.optimiser, network), jnp.int32(0))
 
     def step(
-        self, key: Key[Array, ""], state: ChainState | ImportanceState, rates: LikelihoodRates, data: Samples
-    ) -> ChainState | ImportanceState:
+        self, key: Key[Array, ""], state: LikelihoodState, rates: LikelihoodRates, data: Samples
+    ) -> tuple[LikelihoodState, Info]:
         """One iteration; the key belongs to this step alone."""
-        network, chains = state.neurons, getattr(state, "columns", None)
-        model, columns, seen = _expectation(self, key, network, chains, rates.particle_step)
+        network = state.neurons
+        model, columns, info = _expectation(self, key, network, state.columns, rates.particle_step)
         value, gradient = jax.tree.map(jnp.subtract, feature_mean(self.feature, network.positions, data), model)
         slopes = (value, network.coefficients[:, None] * gradient)
         network, optimiser = two_layer.descend(self.optimiser, self.regime, network, slopes, state.optimiser, rates)
-        changed = dict(neurons=network, optimiser=optimiser, step=state.step + 1)
-        if self.sampler == "importance":
-            return state._replace(**changed, ess=seen)
-        return state._replace(**changed, columns=columns, acceptance=seen)
+        return LikelihoodState(columns, network, optimiser, state.step + 1), info
 
-    def energy(self, state: ChainState | ImportanceState, rates: LikelihoodRates, data: Samples) -> Shallow:
+    def energy(self, state: LikelihoodState, rates: LikelihoodRates, data: Samples) -> Shallow:
         """f = (1/m) sum_j w_j phi(., theta_j)."""
         del rates, data
         return state.neurons
-
-    def diverged(self, state: ChainState | ImportanceState) -> Int[Array, ""]:
-        """0: no cause of its own."""
-        del state
-        return jnp.int32(0)
 
 
 # -- Neurons with a charge and a weight ----------------------------------------------------------------
@@ -208,15 +205,15 @@ class Likelihood:
 class WeightedRates(NamedTuple):
     """particle_step as in `LikelihoodRates`; charge_step, transport_step, reaction_step >= 0, of c, z and w; charge_decay >= 0."""
 
-    particle_step: Scalar
-    charge_step: Scalar = 1.0
-    transport_step: Scalar = 1.0
-    reaction_step: Scalar = 1.0
-    charge_decay: Scalar = 1e-4
+    particle_step: ParticleStepOrNone
+    charge_step: NonNegative = 1.0
+    transport_step: NonNegative = 1.0
+    reaction_step: NonNegative = 1.0
+    charge_decay: NonNegative = 1e-4
 
 
 @dataclasses.dataclass(frozen=True)
-class WeightedLikelihood:
+class WeightedLikelihood(_Sampled):
     """Maximum likelihood by neurons of a measure that are born and die: the authors' program of the sphere S^2 (arXiv 2104.07531).
 
         charges    c <- c exp(-decay s_c) + F(z) (1 - exp(-decay s_c)) / decay
@@ -229,7 +226,7 @@ class WeightedLikelihood:
     >>> from dualebm.training.simulate import start, step; from dualebm.spaces import Sphere
     >>> method, data = WeightedLikelihood(Sphere(3), neurons=8, chains=100), Samples(jnp.eye(3))
     >>> state = start(jax.random.key(1), method, method.rates, data)
-    >>> float(step(jax.random.key(2), method, state, method.rates, data).neurons.log_weights.sum())
+    >>> float(step(jax.random.key(2), method, state, method.rates, data)[0].neurons.log_weights.sum())
     0.0
     """
 
@@ -252,28 +249,27 @@ class WeightedLikelihood:
 
     def check(self, rates: WeightedRates, data: Samples) -> None:
         """Raises ValueError naming the argument, its value and what is allowed."""
-        _check_rates(self, rates, data)
+        super().check(rates, data)
+        _check_step(self, rates)
         self.feature.parameter_space(self.space)
 
-    def init(self, key: Key[Array, ""], rates: WeightedRates, data: Samples) -> ChainState | ImportanceState:
+    def init(self, key: Key[Array, ""], rates: WeightedRates, data: Samples) -> LikelihoodState:
         """Positions uniform, charges 0, weights 1; chains at the base measure."""
         del rates
         position_key, chain_key = jax.random.split(key)
         dtype = data.points.dtype
         positions = self.feature.parameter_space(self.space).sample_base(position_key, self.neurons, dtype)
-        zero, one = jnp.zeros(self.neurons, dtype), jnp.ones((), dtype)
-        neurons = Weighted(positions, zero, zero)
-        if self.sampler == "importance":
-            return ImportanceState(neurons, None, jnp.int32(0), one, self.chains * one)
-        return ChainState(_first_chains(self, chain_key, dtype), neurons, None, jnp.int32(0), one)
+        zero = jnp.zeros(self.neurons, dtype)
+        chains = None if self.sampler == "importance" else _first_chains(self, chain_key, dtype)
+        return LikelihoodState(chains, Weighted(positions, zero, zero), None, jnp.int32(0))
 
     def step(
-        self, key: Key[Array, ""], state: ChainState | ImportanceState, rates: WeightedRates, data: Samples
-    ) -> ChainState | ImportanceState:
+        self, key: Key[Array, ""], state: LikelihoodState, rates: WeightedRates, data: Samples
+    ) -> tuple[LikelihoodState, Info]:
         """One iteration; the key belongs to this step alone."""
-        neurons, chains = state.neurons, getattr(state, "columns", None)
+        neurons = state.neurons
         energy = self.energy(state, rates, data)
-        model, columns, seen = _expectation(self, key, energy, chains, rates.particle_step)
+        model, columns, info = _expectation(self, key, energy, state.columns, rates.particle_step)
         witness, gradient = jax.tree.map(jnp.subtract, model, feature_mean(self.feature, neurons.positions, data))
         parameters, c = self.feature.parameter_space(self.space), neurons.charges
         faded = rates.charge_decay * rates.charge_step
@@ -285,17 +281,10 @@ class WeightedLikelihood:
             c * jnp.exp(-faded) + growth * witness,
             jax.nn.log_softmax(log_weights) + jnp.log(jnp.asarray(self.neurons, c.dtype)),
         )
-        if self.sampler == "importance":
-            return state._replace(neurons=neurons, step=state.step + 1, ess=seen)
-        return state._replace(neurons=neurons, step=state.step + 1, columns=columns, acceptance=seen)
+        return LikelihoodState(columns, neurons, None, state.step + 1), info
 
-    def energy(self, state: ChainState | ImportanceState, rates: WeightedRates, data: Samples) -> Shallow:
+    def energy(self, state: LikelihoodState, rates: WeightedRates, data: Samples) -> Shallow:
         """f = (1/m) sum_j w_j c_j phi(., z_j)."""
         del rates, data
         neurons = state.neurons
         return Shallow(self.feature, neurons.positions, jnp.exp(neurons.log_weights) * neurons.charges)
-
-    def diverged(self, state: ChainState | ImportanceState) -> Int[Array, ""]:
-        """0: no cause of its own."""
-        del state
-        return jnp.int32(0)

@@ -28,6 +28,7 @@ from dualebm._internal.finite_volume import Cells, cells
 from dualebm.energies.shallow import Shallow, feature_mean
 from dualebm.features import Feature, ReLU
 from dualebm.measures import Samples, shares
+from dualebm.methods.base import Divergence, Info, Method
 from dualebm.methods.dual import DualRates
 from dualebm.spaces import Space, Torus
 
@@ -36,18 +37,17 @@ SIGNS = ("half", "all_negative")
 
 class MeanFieldState(NamedTuple):
     """particles' masses nu (K); neurons' masses gamma (2, M), of the signs + and -; start, the masses of the data (K); observed, E_data phi
-    at the neurons' cells (M); step; acceptance, 1."""
+    at the neurons' cells (M); step."""
 
     nu: Float[Array, " K"]
     gamma: Float[Array, "2 M"]
     start: Float[Array, " K"]
     observed: Float[Array, " M"]
     step: Int[Array, ""]
-    acceptance: Float[Array, ""]
 
 
 @dataclasses.dataclass(frozen=True)
-class MeanField:
+class MeanField(Method):
     """The mean-field equations on a grid.
 
     Args:
@@ -62,7 +62,7 @@ class MeanField:
     >>> from dualebm.training.simulate import start, step; from dualebm.spaces import Sphere
     >>> method, data = MeanField(Sphere(2), cells=64, neuron_cells=64), Samples(jnp.eye(2))
     >>> state = start(jax.random.key(1), method, method.rates, data)
-    >>> state = step(jax.random.key(2), method, state, method.rates, data)
+    >>> state, info = step(jax.random.key(2), method, state, method.rates, data)
     >>> round(float(state.nu.sum()), 5), bool((state.nu > 0).all())
     (1.0, True)
     """
@@ -93,8 +93,7 @@ class MeanField:
 
     def check(self, rates: DualRates, data: Samples) -> None:
         """Raises ValueError naming the argument, its value and what is allowed: also steps for which a mass could become negative."""
-        checks.samples("data", data, self.space)
-        checks.rates(rates, self.space)
+        super().check(rates, data)
         for name, limit in self.largest_steps(rates, data).items():
             value = float(getattr(rates, name))
             if value > self.substeps * limit:
@@ -126,7 +125,7 @@ class MeanField:
         split = {"half": (0.5, 0.5), "all_negative": (0.0, 1.0)}[self.signs]
         gamma = jnp.stack([share * jnp.asarray(neurons.shares, dtype) for share in split])
         observed = feature_mean(self.feature, jnp.asarray(neurons.centres, dtype), data)[0]
-        return MeanFieldState(start, gamma, start, observed, jnp.int32(0), jnp.ones((), dtype))
+        return MeanFieldState(start, gamma, start, observed, jnp.int32(0))
 
     def cell_of(self, x: Float[Array, "n d"]) -> Int[Array, " n"]:
         """The cell of each point: that whose centre is nearest."""
@@ -136,7 +135,7 @@ class MeanField:
             return jnp.argmin(jnp.abs(turns - jnp.round(turns)), axis=1)
         return jnp.argmax(jnp.matmul(x, centres.T, precision=jax.lax.Precision.HIGHEST), axis=1)
 
-    def step(self, key: Key[Array, ""], state: MeanFieldState, rates: DualRates, data: Samples) -> MeanFieldState:
+    def step(self, key: Key[Array, ""], state: MeanFieldState, rates: DualRates, data: Samples) -> tuple[MeanFieldState, Info]:
         """One iteration, as in Algorithm 1: restart, nu, then F of the moved nu, reaction where the mass is, transport, budget."""
         del key
         points, neurons = self.grids
@@ -153,7 +152,7 @@ class MeanField:
         gamma = jnp.stack(carried)
         if self.budget:
             gamma = gamma * rates.radius / jnp.maximum(jnp.sum(gamma), rates.radius)
-        return state._replace(nu=nu, gamma=gamma, step=state.step + 1)
+        return state._replace(nu=nu, gamma=gamma, step=state.step + 1), Info()
 
     def energy(self, state: MeanFieldState, rates: DualRates, data: Samples) -> Shallow:
         """f = int phi d(gamma_+ - gamma_-), as M neurons at the centres of the cells."""
@@ -162,8 +161,8 @@ class MeanField:
         return Shallow(self.feature, jnp.asarray(self.grids[1].centres, charges.dtype), charges)
 
     def diverged(self, state: MeanFieldState) -> Int[Array, ""]:
-        """0, or 3 where the total variation is 0."""
-        return jnp.where(jnp.sum(state.gamma) == 0, 3, 0).astype(jnp.int32)
+        """NO_WEIGHT where the total variation is 0."""
+        return jnp.where(jnp.sum(state.gamma) == 0, Divergence.NO_WEIGHT, Divergence.NONE).astype(jnp.int32)
 
 
 # -- Fluxes ----------------------------------------------------------------------------------------------

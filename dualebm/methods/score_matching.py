@@ -28,33 +28,31 @@ from dualebm.energies.shallow import Shallow, Sums, from_atoms
 from dualebm.features import Feature, ReLU, Ridge
 from dualebm.flows import wfr
 from dualebm.measures import Atoms, Samples, coefficients, log_total_variation, shares
+from dualebm.methods.base import Divergence, Info, Method
+from dualebm.rates import NonNegative, Positive, Scalar
 from dualebm.spaces import Space, Sphere
-
-Scalar = Float[Array, ""] | float
 
 
 class ScoreMatchingRates(NamedTuple):
     """transport_step h_theta >= 0; reaction_step h_w >= 0; radius > 0 of the ball."""
 
-    transport_step: Scalar
-    reaction_step: Scalar
-    radius: Scalar = 10.0
+    transport_step: NonNegative
+    reaction_step: NonNegative
+    radius: Positive = 10.0
 
 
 class ScoreMatchingState(NamedTuple):
-    """atoms (m); step, the iterations done; acceptance, 1; clipped, the weights that an additive update has cut to zero so far."""
+    """atoms (m); step, the iterations done."""
 
     atoms: Atoms
     step: Int[Array, ""]
-    acceptance: Float[Array, ""]
-    clipped: Int[Array, ""]
 
 
 CHOICES = {"signs": wfr.SIGNS, "weights": wfr.WEIGHTS, "weight_unit": ("one", "radius"), "weight_update": wfr.UPDATES}
 
 
 @dataclasses.dataclass(frozen=True)
-class ScoreMatching:
+class ScoreMatching(Method):
     """The flow of the score matching loss over the ball.
 
     Args:
@@ -69,7 +67,7 @@ class ScoreMatching:
     >>> from dualebm.training.simulate import start, step
     >>> method, data = ScoreMatching(Sphere(3), neurons=8), Samples(jnp.eye(3))
     >>> state = start(jax.random.key(1), method, method.rates, data)
-    >>> state = step(jax.random.key(2), method, state, method.rates, data)
+    >>> state, info = step(jax.random.key(2), method, state, method.rates, data)
     >>> int(state.step), method.energy(state, method.rates, data)(data.points).shape
     (1, (3,))
     """
@@ -100,9 +98,8 @@ class ScoreMatching:
 
     def check(self, rates: ScoreMatchingRates, data: Samples) -> None:
         """Raises ValueError naming the argument, its value and what is allowed."""
-        checks.samples("data", data, self.space)
+        super().check(rates, data)
         self.feature.parameter_space(self.space)
-        checks.rates(rates, self.space)
 
     def init(self, key: Key[Array, ""], rates: ScoreMatchingRates, data: Samples) -> ScoreMatchingState:
         """Atoms as those of `Dual` under the same key."""
@@ -110,9 +107,11 @@ class ScoreMatching:
         unit, dtype = 1 if self.weight_unit == "one" else rates.radius, data.points.dtype
         keys, parameters = (position_key, sign_key, weight_key), self.feature.parameter_space(self.space)
         atoms = wfr.population(keys, parameters, self.neurons, self.signs, self.weights, unit, dtype)
-        return ScoreMatchingState(atoms, jnp.int32(0), jnp.ones((), dtype), jnp.int32(0))
+        return ScoreMatchingState(atoms, jnp.int32(0))
 
-    def step(self, key: Key[Array, ""], state: ScoreMatchingState, rates: ScoreMatchingRates, data: Samples) -> ScoreMatchingState:
+    def step(
+        self, key: Key[Array, ""], state: ScoreMatchingState, rates: ScoreMatchingRates, data: Samples
+    ) -> tuple[ScoreMatchingState, Info]:
         """One iteration; it draws nothing."""
         del key
         width = 0.6 / self.space.dimension if self.smoothing is None else self.smoothing
@@ -121,7 +120,8 @@ class ScoreMatching:
         atoms, died = wfr.update(
             state.atoms, witness, rates.transport_step, rates.reaction_step, radius, parameters, self.weight_update
         )
-        return ScoreMatchingState(atoms, state.step + 1, state.acceptance, state.clipped + died)
+        clipped = died.astype(data.points.dtype) if self.weight_update == "additive" else None
+        return ScoreMatchingState(atoms, state.step + 1), Info(clipped=clipped)
 
     def energy(self, state: ScoreMatchingState, rates: ScoreMatchingRates, data: Samples) -> Shallow:
         """f = (1/m) sum_j sigma_j w_j phi(., theta_j)."""
@@ -129,8 +129,13 @@ class ScoreMatching:
         return from_atoms(self.feature, state.atoms)
 
     def diverged(self, state: ScoreMatchingState) -> Int[Array, ""]:
-        """0, or 3 where the total variation is 0."""
-        return jnp.where(jnp.isneginf(log_total_variation(state.atoms)), 3, 0).astype(jnp.int32)
+        """NO_WEIGHT where the total variation is 0."""
+        dead = jnp.isneginf(log_total_variation(state.atoms))
+        return jnp.where(dead, Divergence.NO_WEIGHT, Divergence.NONE).astype(jnp.int32)
+
+    def atoms(self, state: ScoreMatchingState) -> Atoms:
+        """The neurons."""
+        return state.atoms
 
 
 # -- V and its gradient --------------------------------------------------------------------------------

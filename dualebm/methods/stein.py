@@ -20,21 +20,20 @@ from dualebm.flows import initialise, two_layer
 from dualebm.flows.two_layer import NetworkRates
 from dualebm.kernels import RBF
 from dualebm.measures import Samples
+from dualebm.methods.base import Info, Method
 from dualebm.spaces import Space
 
 
 class SteinState(NamedTuple):
-    """neurons, the network; optimiser; step; acceptance, 1; discrepancy, the square of the one that the last step descended."""
+    """neurons, the network; optimiser, its state; step, the iterations done."""
 
     neurons: Shallow
     optimiser: Any
     step: Int[Array, ""]
-    acceptance: Float[Array, ""]
-    discrepancy: Float[Array, ""]
 
 
 @dataclasses.dataclass(frozen=True)
-class _Stein:
+class _Stein(Method):
     """What both methods have in common; a subclass has `loss`."""
 
     space: Space
@@ -56,24 +55,18 @@ class _Stein:
         """The default rates."""
         return NetworkRates()
 
-    def check(self, rates: NetworkRates, data: Samples) -> None:
-        """Raises ValueError naming the argument, its value and what is allowed."""
-        checks.samples("data", data, self.space)
-        checks.rates(rates, self.space)
-
     def init(self, key: Key[Array, ""], rates: NetworkRates, data: Samples) -> SteinState:
         """The network as `flows.descent.network` starts it."""
         del rates
         dtype = data.points.dtype
         network = two_layer.network(key, self.feature, self.space, self.neurons, self.regime, self.initial_scale, dtype)
-        zero = jnp.zeros((), dtype)
-        return SteinState(network, two_layer.start(self.optimiser, network), jnp.int32(0), zero + 1, zero)
+        return SteinState(network, two_layer.start(self.optimiser, network), jnp.int32(0))
 
     def loss(self, key, samples: Samples, scores: Float[Array, "n d"]) -> tuple[Float[Array, ""], Float[Array, "n d"]]:
         """What is recorded, and the gradient in the scores of what is descended."""
         raise NotImplementedError
 
-    def step(self, key: Key[Array, ""], state: SteinState, rates: NetworkRates, data: Samples) -> SteinState:
+    def step(self, key: Key[Array, ""], state: SteinState, rates: NetworkRates, data: Samples) -> tuple[SteinState, Info]:
         """One iteration; the key belongs to this step alone."""
         batch_key, loss_key = jax.random.split(key)
         network, samples = state.neurons, data
@@ -84,17 +77,12 @@ class _Stein:
         network, optimiser = two_layer.descend(
             self.optimiser, self.regime, network, (found.coefficients, found.positions), state.optimiser, rates
         )
-        return SteinState(network, optimiser, state.step + 1, state.acceptance, value)
+        return SteinState(network, optimiser, state.step + 1), Info(discrepancy=value)
 
     def energy(self, state: SteinState, rates: NetworkRates, data: Samples) -> Shallow:
         """f = (1/m) sum_j w_j phi(., theta_j)."""
         del rates, data
         return state.neurons
-
-    def diverged(self, state: SteinState) -> Int[Array, ""]:
-        """0: no cause of its own."""
-        del state
-        return jnp.int32(0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,7 +99,7 @@ class KernelStein(_Stein):
     >>> from dualebm.training.simulate import start, step; from dualebm.spaces import Sphere
     >>> method, data = KernelStein(Sphere(3), neurons=8), Samples(jnp.eye(3))
     >>> state = start(jax.random.key(1), method, method.rates, data)
-    >>> state = step(jax.random.key(2), method, state, method.rates, data)
+    >>> state, info = step(jax.random.key(2), method, state, method.rates, data)
     >>> method.energy(state, method.rates, data)(data.points).shape
     (3,)
     """
@@ -151,7 +139,7 @@ class NetworkStein(_Stein):
     >>> from dualebm.training.simulate import start, step; from dualebm.spaces import Sphere
     >>> method, data = NetworkStein(Sphere(3), neurons=8, critics=4), Samples(jnp.eye(3))
     >>> state = start(jax.random.key(1), method, method.rates, data)
-    >>> state = step(jax.random.key(2), method, state, method.rates, data)
+    >>> state, info = step(jax.random.key(2), method, state, method.rates, data)
     >>> method.energy(state, method.rates, data)(data.points).shape
     (3,)
     """

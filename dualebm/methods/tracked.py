@@ -17,27 +17,21 @@ from jax.scipy.special import logsumexp
 from jaxtyping import Array, Float, Int, Key
 
 from dualebm._internal import checks
-from dualebm.energies.shallow import Energy
 from dualebm.log_z import partition
 from dualebm.measures import Samples
+from dualebm.methods.base import Info, Wrapper
 
 
 class TrackedState(NamedTuple):
-    """inner, the state of the method within; log_partition, log Z of its energy; acceptance."""
+    """inner, the state of the method within; log_partition, log Z of its energy."""
 
     inner: Any
     log_partition: Float[Array, ""]
-    acceptance: Float[Array, ""]
 
     @property
     def particles(self) -> Float[Array, "N d"]:
         """The particles, as rows."""
         return self.inner.particles
-
-    @property
-    def atoms(self):
-        """The atoms of the method within."""
-        return self.inner.atoms
 
     @property
     def step(self) -> Int[Array, ""]:
@@ -46,7 +40,7 @@ class TrackedState(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Tracked:
+class Tracked(Wrapper):
     """A method with particles, and log Z of its energy in its state.
 
     method: with `state.particles`, which an iteration moves under the energy that it found. chains: of the annealing that finds log Z of
@@ -55,7 +49,7 @@ class Tracked:
     >>> from dualebm.training.simulate import start, step; from dualebm.methods.dual import Dual; from dualebm.spaces import Sphere
     >>> method, data = Tracked(Dual(Sphere(3), neurons=8)), Samples(jnp.eye(3))
     >>> state = start(jax.random.key(1), method, method.rates, data)
-    >>> state = step(jax.random.key(2), method, state, method.rates, data)
+    >>> state, info = step(jax.random.key(2), method, state, method.rates, data)
     >>> bool(jnp.isfinite(state.log_partition)), int(state.step)
     (True, 1)
     """
@@ -66,20 +60,6 @@ class Tracked:
     def __post_init__(self):
         checks.count("chains", self.chains, 0)
 
-    @property
-    def space(self):
-        """That of the method."""
-        return self.method.space
-
-    @property
-    def rates(self):
-        """Those of the method."""
-        return self.method.rates
-
-    def check(self, rates, data: Samples) -> None:
-        """Raises the errors of the method."""
-        self.method.check(rates, data)
-
     def init(self, key: Key[Array, ""], rates, data: Samples) -> TrackedState:
         """The start of the method under the same key, and log Z of its energy."""
         inner = self.method.init(key, rates, data)
@@ -88,24 +68,16 @@ class Tracked:
             energy = self.method.energy(inner, rates, data)
             aside = jax.random.fold_in(key, 1)
             value, _, _ = partition.log_partition_by_annealing(aside, energy, self.space, self.chains, temperatures=100)
-        return TrackedState(inner, value, inner.acceptance)
+        return TrackedState(inner, value)
 
-    def step(self, key: Key[Array, ""], state: TrackedState, rates, data: Samples) -> TrackedState:
+    def step(self, key: Key[Array, ""], state: TrackedState, rates, data: Samples) -> tuple[TrackedState, Info]:
         """One iteration of the method."""
-        inner = self.method.step(key, state.inner, rates, data)
+        inner, info = self.method.step(key, state.inner, rates, data)
         before, after = (self.method.energy(one, rates, data) for one in (state.inner, inner))
         change = before(inner.particles) - after(inner.particles)
         increment = logsumexp(change) - math.log(change.size)
-        return TrackedState(inner, state.log_partition + increment, inner.acceptance)
-
-    def energy(self, state: TrackedState, rates, data: Samples) -> Energy:
-        """That of the method."""
-        return self.method.energy(state.inner, rates, data)
+        return TrackedState(inner, state.log_partition + increment), info
 
     def log_partition(self, state: TrackedState) -> tuple[Float[Array, ""], Float[Array, ""]]:
         """log Z, and NaN: its error is not known."""
         return state.log_partition, jnp.full_like(state.log_partition, jnp.nan)
-
-    def diverged(self, state: TrackedState) -> Int[Array, ""]:
-        """As the method says."""
-        return self.method.diverged(state.inner)

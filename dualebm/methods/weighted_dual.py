@@ -23,31 +23,30 @@ from dualebm.features import Feature, ReLU
 from dualebm.flows import jarzynski, langevin
 from dualebm.flows.jarzynski import Weights
 from dualebm.measures import Atoms, Samples
+from dualebm.methods.base import Info, Method
 from dualebm.methods.dual import Dual, DualRates, DualState
-from dualebm.methods.jarzynski import caution_of_weights, check_threshold
+from dualebm.methods.jarzynski import warning_of_weights
+from dualebm.rates import Fraction, NonNegative, ParticleStep, Positive
 from dualebm.spaces import Space
-
-Scalar = Float[Array, ""] | float
 
 
 class WeightedDualRates(NamedTuple):
     """Those of `Dual` without restarts, which have no weight; threshold of the effective fraction of the particles, in (0, 1]."""
 
-    particle_step: Scalar
-    transport_step: Scalar
-    reaction_step: Scalar
-    radius: Scalar = 10.0
-    threshold: Scalar = 0.5
+    particle_step: ParticleStep
+    transport_step: NonNegative
+    reaction_step: NonNegative
+    radius: Positive = 10.0
+    threshold: Fraction = 0.5
 
 
 class WeightedDualState(NamedTuple):
-    """columns (d, N), the particles; weights, of them; atoms; step; acceptance."""
+    """columns (d, N), the particles; weights, of them; atoms; step."""
 
     columns: Float[Array, "d N"]
     weights: Weights
     atoms: Atoms
     step: Int[Array, ""]
-    acceptance: Float[Array, ""]
 
     @property
     def particles(self) -> Float[Array, "N d"]:
@@ -59,14 +58,9 @@ class WeightedDualState(NamedTuple):
         """Of the particles, up to a constant."""
         return self.weights.log_weights
 
-    @property
-    def ess(self) -> Float[Array, ""]:
-        """The effective fraction of the particles."""
-        return self.weights.ess
-
 
 @dataclasses.dataclass(frozen=True)
-class WeightedDual:
+class WeightedDual(Method):
     """Algorithm 1 whose particles carry Jarzynski's weights.
 
     Args:
@@ -78,7 +72,7 @@ class WeightedDual:
     >>> from dualebm.training.simulate import start, step; from dualebm.spaces import Sphere
     >>> method, data = WeightedDual(Sphere(3), neurons=8, particles=100), Samples(jnp.eye(3))
     >>> state = start(jax.random.key(1), method, method.rates, data)
-    >>> state = step(jax.random.key(2), method, state, method.rates, data)
+    >>> state, info = step(jax.random.key(2), method, state, method.rates, data)
     >>> bool(abs(method.log_partition(state)[0]) < 1)  # log Z; its error is the second
     True
     """
@@ -116,10 +110,8 @@ class WeightedDual:
 
     def check(self, rates: WeightedDualRates, data: Samples) -> None:
         """Raises ValueError naming the argument, its value and what is allowed."""
-        checks.samples("data", data, self.space)
+        super().check(rates, data)
         self.feature.parameter_space(self.space)
-        check_threshold(rates.threshold)
-        checks.rates(rates, self.space)
         jarzynski.check_start(Shallow, self.space)
 
     def init(self, key: Key[Array, ""], rates: WeightedDualRates, data: Samples) -> WeightedDualState:
@@ -128,7 +120,7 @@ class WeightedDual:
         inner = self.dual.init(dual_key, _unweighted(rates), data)
         energy = from_atoms(self.feature, inner.atoms)
         x, weights = jarzynski.first_walkers(walker_key, energy, self.space, self.particles)
-        return WeightedDualState(x, weights, inner.atoms, jnp.int32(0), jnp.ones((), x.dtype))
+        return WeightedDualState(x, weights, inner.atoms, jnp.int32(0))
 
     def paired(self, state: WeightedDualState) -> WeightedDualState:
         """True in place of the arrays whose last axis is the particles, i paired with i + N/2; False in place of the others."""
@@ -137,7 +129,7 @@ class WeightedDual:
 
     def step(
         self, key: Key[Array, ""], state: WeightedDualState, rates: WeightedDualRates, data: Samples, axis: str | None = None
-    ) -> WeightedDualState:
+    ) -> tuple[WeightedDualState, Info]:
         """One iteration; the key belongs to this step alone. axis: of a mesh, as for `Dual`."""
         resample_key, noise_key = jax.random.split(key)
         x, before = state.columns, from_atoms(self.feature, state.atoms)
@@ -148,8 +140,8 @@ class WeightedDual:
         witness, acceptance = columns.mean_over((jax.tree.map(jnp.subtract, model, observed), acceptance), axis)
         atoms, _ = self.dual.update_atoms(state.atoms, witness, _unweighted(rates))
         increments = jarzynski.reweigh(before, from_atoms(self.feature, atoms), x)
-        x, weights = jarzynski.advance(resample_key, x, state.weights, increments, rates.threshold, self.resampling, axis)
-        return WeightedDualState(x, weights, atoms, state.step + 1, acceptance)
+        x, weights, effective = jarzynski.advance(resample_key, x, state.weights, increments, rates.threshold, self.resampling, axis)
+        return WeightedDualState(x, weights, atoms, state.step + 1), Info(acceptance, effective)
 
     def energy(self, state: WeightedDualState, rates: WeightedDualRates, data: Samples) -> Shallow:
         """f = (1/m) sum_j sigma_j w_j phi(., theta_j)."""
@@ -160,13 +152,25 @@ class WeightedDual:
         """log Z and its standard error: see `flows.jarzynski.log_partition`."""
         return jarzynski.log_partition(state.weights, self.resampling)
 
-    def caution(self, state: WeightedDualState) -> str | None:
-        """What is to be said of a state on the host, or None."""
-        return caution_of_weights(state.weights)
+    def resamplings(self, state: WeightedDualState) -> Int[Array, ""]:
+        """How often the walkers have been resampled."""
+        return state.weights.resamplings
+
+    def warning(self, state: WeightedDualState, info: Info) -> str | None:
+        """Say when the weights have collapsed to one particle."""
+        return warning_of_weights(state.weights, info)
 
     def diverged(self, state: WeightedDualState) -> Int[Array, ""]:
         """As `Dual`."""
-        return self.dual.diverged(DualState(state.columns, state.atoms, state.step, state.acceptance, jnp.int32(0)))
+        return self.dual.diverged(DualState(state.columns, state.atoms, state.step))
+
+    def samples(self, state: WeightedDualState) -> Samples:
+        """The particles, with their weights."""
+        return Samples(state.particles, state.log_weights)
+
+    def atoms(self, state: WeightedDualState) -> Atoms:
+        """The neurons."""
+        return state.atoms
 
 
 def _unweighted(rates: WeightedDualRates) -> DualRates:

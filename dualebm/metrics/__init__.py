@@ -1,5 +1,6 @@
-"""What a run records: functions of a state."""
+"""What a run records: functions of an iterate."""
 
+from dualebm.metrics.base import Metric
 from dualebm.metrics.monitors import (
     MMD,
     Acceptance,
@@ -28,6 +29,7 @@ __all__ = [
     "EnergyDistance",
     "EnergyGap",
     "KLDivergence",
+    "Metric",
     "NetworkSteinDiscrepancy",
     "ScoreError",
     "SlicedWasserstein",

@@ -1,12 +1,12 @@
-"""What is recorded along a run: each metric is called as `metric(key, method, state, rates, data)`, and is an array.
+"""Metrics of a run: how near its model is to a teacher or to samples.
 
-A metric that holds arrays (test points) is an equinox module, so that they are arguments of the compiled program.
-`long_name` and `units` label results and figures.
+A metric is called as `metric(key, iterate)` and returns an array; `iterate` is a `methods.base.Iterate`. A metric that holds arrays (test
+points) is a `Metric`, an equinox module, so that they are arguments of the compiled program.
 
 >>> from dualebm.methods.dual import Dual; from dualebm.training.simulate import start; from dualebm.spaces import Sphere
 >>> method, data = Dual(Sphere(3), neurons=8), Samples(jnp.eye(3))
 >>> state = start(jax.random.key(1), method, method.rates, data)
->>> float(TotalVariation()(jax.random.key(2), method, state, method.rates, data))
+>>> float(TotalVariation()(jax.random.key(2), Iterate(method, state, method.rates, data)))
 1.0
 """
 
@@ -23,7 +23,9 @@ from dualebm._internal import checks
 from dualebm.energies.shallow import Energy, Shallow
 from dualebm.kernels import RBF, squared_mmd
 from dualebm.log_z import partition
-from dualebm.measures import Samples, cloud
+from dualebm.measures import Samples
+from dualebm.methods.base import Iterate
+from dualebm.metrics.base import Metric
 from dualebm.spaces import Space
 
 
@@ -57,13 +59,13 @@ def relative_entropy(
     return jnp.where(jnp.min(difference) > -50, small, logsumexp(-difference, b=weights))
 
 
-def _model_mean(energy, state):
+def _model_mean(energy, samples: Samples):
     """E U over the particles, with their weights."""
-    points, log_weights = cloud(state)
+    points, log_weights = samples
     return measures.mean(energy(points), log_weights)
 
 
-class KLDivergence(eqx.Module):
+class KLDivergence(Metric):
     """KL(teacher || student) on test points of the teacher: see `relative_entropy`.
 
     `samples` are draws of the teacher that chose nothing, or `exact_samples`, which make it exact. Raises nothing; NaN
@@ -72,42 +74,42 @@ class KLDivergence(eqx.Module):
 
     samples: Samples
     reference: Float[Array, " n"]
-    long_name: ClassVar[str] = "KL(teacher || student)"
-    units: ClassVar[str] = "nat"
+    long_name: ClassVar[str | None] = "KL(teacher || student)"
+    units: ClassVar[str | None] = "nat"
 
     def __init__(self, teacher: Energy, samples: Samples):
         self.samples = samples
         self.reference = teacher(samples.points)
 
-    def __call__(self, key, method, state, rates, data):
+    def __call__(self, key, iterate: Iterate):
         """The divergence, a scalar."""
         del key
-        return relative_entropy(method.energy(state, rates, data), self.reference, self.samples)
+        return relative_entropy(iterate.energy, self.reference, self.samples)
 
 
-class ScoreError(eqx.Module):
+class ScoreError(Metric):
     """E* |grad U - grad U*|^2, tangential gradients, over samples of the teacher (arXiv 2107.05134, Section 5)."""
 
     space: Space = eqx.field(static=True)
     samples: Samples
     gradient: Float[Array, "n d"]
-    long_name: ClassVar[str] = "mean squared score error"
-    units: ClassVar[str] = "1"
+    long_name: ClassVar[str | None] = "mean squared score error"
+    units: ClassVar[str | None] = "1"
 
     def __init__(self, space: Space, teacher: Energy, samples: Samples):
         self.space = space
         self.samples = samples
         self.gradient = teacher.gradient(samples.points)
 
-    def __call__(self, key, method, state, rates, data):
+    def __call__(self, key, iterate: Iterate):
         """The mean squared error, a scalar."""
         del key
         x = self.samples.points
-        error = self.space.tangent(x, method.energy(state, rates, data).gradient(x) - self.gradient)
+        error = self.space.tangent(x, iterate.energy.gradient(x) - self.gradient)
         return measures.mean(jnp.sum(error**2, axis=1), self.samples.log_weights)
 
 
-class EffectiveTemperature(eqx.Module):
+class EffectiveTemperature(Metric):
     """T such that the exact mean of U under exp(-U/T) tau equals the particles' mean of U, with U the current energy.
 
     1 for unbiased particles in equilibrium; below or above 1 measures the bias of an integrator. `quadrature` must be
@@ -116,42 +118,43 @@ class EffectiveTemperature(eqx.Module):
     """
 
     quadrature: Samples
-    long_name: ClassVar[str] = "effective temperature"
-    units: ClassVar[str] = "1"
+    long_name: ClassVar[str | None] = "effective temperature"
+    units: ClassVar[str | None] = "1"
 
-    def __call__(self, key, method, state, rates, data):
+    def __call__(self, key, iterate: Iterate):
         """The temperature, a scalar."""
         del key
-        energy = method.energy(state, rates, data)
-        return partition.effective_temperature(energy, self.quadrature, _model_mean(energy, state))
+        energy = iterate.energy
+        return partition.effective_temperature(energy, self.quadrature, _model_mean(energy, iterate.samples))
 
 
-class TotalVariation(eqx.Module):
+class TotalVariation(Metric):
     """|gamma|_TV = (1/m) sum_j |c_j| of the neurons of the energy, in units of temperature; NaN for energies of no neurons."""
 
-    long_name: ClassVar[str] = "total variation"
-    units: ClassVar[str] = "1"
+    long_name: ClassVar[str | None] = "total variation"
+    units: ClassVar[str | None] = "1"
 
-    def __call__(self, key, method, state, rates, data):
+    def __call__(self, key, iterate: Iterate):
         """The total variation, a scalar."""
         del key
-        energy = method.energy(state, rates, data)
-        return jnp.mean(jnp.abs(energy.coefficients)) if isinstance(energy, Shallow) else jnp.full((), jnp.nan, data.points.dtype)
+        energy = iterate.energy
+        return jnp.mean(jnp.abs(energy.coefficients)) if isinstance(energy, Shallow) else jnp.full((), jnp.nan, iterate.data.points.dtype)
 
 
-class Acceptance(eqx.Module):
-    """The fraction of the particles' moves that were accepted since the last record."""
+class Acceptance(Metric):
+    """The fraction of the particles' moves that were accepted since the last record; NaN where nothing moved."""
 
-    long_name: ClassVar[str] = "acceptance rate"
-    units: ClassVar[str] = "1"
+    long_name: ClassVar[str | None] = "acceptance rate"
+    units: ClassVar[str | None] = "1"
 
-    def __call__(self, key, method, state, rates, data):
+    def __call__(self, key, iterate: Iterate):
         """The rate, a scalar."""
-        del key, method, rates, data
-        return state.acceptance
+        del key
+        unknown = jnp.full((), jnp.nan, iterate.data.points.dtype)
+        return unknown if iterate.info.acceptance is None else iterate.info.acceptance
 
 
-class EnergyGap(eqx.Module):
+class EnergyGap(Metric):
     """E U over samples of the data less E U over the particles: a monitor that needs neither a teacher nor log Z.
 
     At a fit the model and its data agree in the mean of each neuron's phi, so of U: the gap over the data trained on is
@@ -161,17 +164,17 @@ class EnergyGap(eqx.Module):
     """
 
     samples: Samples
-    long_name: ClassVar[str] = "mean energy of the data less that of the particles"
-    units: ClassVar[str] = "1"
+    long_name: ClassVar[str | None] = "mean energy of the data less that of the particles"
+    units: ClassVar[str | None] = "1"
 
-    def __call__(self, key, method, state, rates, data):
+    def __call__(self, key, iterate: Iterate):
         """The gap, a scalar, in units of temperature."""
         del key
-        energy = method.energy(state, rates, data)
-        return measures.mean(energy(self.samples.points), self.samples.log_weights) - _model_mean(energy, state)
+        energy = iterate.energy
+        return measures.mean(energy(self.samples.points), self.samples.log_weights) - _model_mean(energy, iterate.samples)
 
 
-class CrossEntropy(eqx.Module):
+class CrossEntropy(Metric):
     """E U + log Z over test samples, less the mean log-likelihood of the model in its base measure: (value, standard error of log Z).
 
     log Z is by a `quadrature` of the base measure, where there is one, without error; else, with `draws`, by so many points of the base
@@ -188,17 +191,17 @@ class CrossEntropy(eqx.Module):
     temperatures: int = eqx.field(static=True, default=100)
     draws: int = eqx.field(static=True, default=0)
     key: Array | None = None
-    long_name: ClassVar[str] = "cross-entropy to the base measure"
-    units: ClassVar[str] = "nat"
+    long_name: ClassVar[str | None] = "cross-entropy to the base measure"
+    units: ClassVar[str | None] = "nat"
 
     def __check_init__(self):
         measures.check_not_empty(self.samples)
         if self.draws and self.quadrature is not None:
             raise ValueError(f"draws is {self.draws} and a quadrature is given; give one of them")
 
-    def __call__(self, key, method, state, rates, data):
+    def __call__(self, key, iterate: Iterate):
         """The cross-entropy and its error, (2,)."""
-        energy = method.energy(state, rates, data)
+        energy = iterate.energy
         mean = measures.mean(energy(self.samples.points), self.samples.log_weights)
         if self.quadrature is not None:
             return jnp.stack([mean + partition.log_partition(energy, self.quadrature), jnp.zeros_like(mean)])
@@ -210,7 +213,7 @@ class CrossEntropy(eqx.Module):
         return jnp.stack([mean + log_z, error])
 
 
-class SteinDiscrepancy(eqx.Module):
+class SteinDiscrepancy(Metric):
     """KSD^2 of test samples from the model, the U-statistic (see `dualebm.stein`): needs no log Z; near 0, of both signs, where they agree.
 
     Raises ValueError for fewer than two samples, points off the space, and a kernel without derivatives.
@@ -219,30 +222,30 @@ class SteinDiscrepancy(eqx.Module):
     samples: Samples
     space: Space = eqx.field(static=True)
     kernel: Any = eqx.field(static=True, default=RBF())
-    long_name: ClassVar[str] = "squared kernelised Stein discrepancy"
-    units: ClassVar[str] = "1"
+    long_name: ClassVar[str | None] = "squared kernelised Stein discrepancy"
+    units: ClassVar[str | None] = "1"
 
     def __check_init__(self):
         stein.check_space(self.space)
         stein.check_kernel(self.kernel)
         stein.check_samples("samples", self.samples, self.space, "U")
 
-    def __call__(self, key, method, state, rates, data):
+    def __call__(self, key, iterate: Iterate):
         """The discrepancy, a scalar."""
         del key
-        scores = stein.score(method.energy(state, rates, data), self.space, self.samples.points)
+        scores = stein.score(iterate.energy, self.space, self.samples.points)
         return stein.kernelised(self.kernel, self.space, self.samples, scores)[0]
 
 
-class NetworkSteinDiscrepancy(eqx.Module):
+class NetworkSteinDiscrepancy(Metric):
     """SD of test samples from the model, by critics in F1 of `width` neurons that ascend for `steps`: see `stein.network_discrepancy`."""
 
     samples: Samples
     space: Space = eqx.field(static=True)
     width: int = eqx.field(static=True, default=64)
     steps: int = eqx.field(static=True, default=101)
-    long_name: ClassVar[str] = "F1 Stein discrepancy"
-    units: ClassVar[str] = "1"
+    long_name: ClassVar[str | None] = "F1 Stein discrepancy"
+    units: ClassVar[str | None] = "1"
 
     def __check_init__(self):
         stein.check_space(self.space)
@@ -250,14 +253,14 @@ class NetworkSteinDiscrepancy(eqx.Module):
         for name in ("width", "steps"):
             checks.count(name, getattr(self, name))
 
-    def __call__(self, key, method, state, rates, data):
+    def __call__(self, key, iterate: Iterate):
         """The discrepancy, a scalar."""
-        energy = method.energy(state, rates, data)
+        energy = iterate.energy
         scores = stein.score(energy, self.space, self.samples.points)
         return stein.by_critics(key, self.space, self.samples, scores, self.width, self.steps)
 
 
-class DualityGap(eqx.Module):
+class DualityGap(Metric):
     """Within how many nats of the best energy of the F1 ball the present one is, and the standard error: see `duality_gap.certify`.
 
     The training data are those of the run, the radius that of its rates. An estimate, but by a quadrature, which makes it exact up to
@@ -269,20 +272,20 @@ class DualityGap(eqx.Module):
     ball: str = eqx.field(static=True, default="full")
     chains: int = eqx.field(static=True, default=20_000)
     temperatures: int = eqx.field(static=True, default=100)
-    long_name: ClassVar[str] = "duality gap"
-    units: ClassVar[str] = "nat"
+    long_name: ClassVar[str | None] = "duality gap"
+    units: ClassVar[str | None] = "nat"
 
-    def __call__(self, key, method, state, rates, data):
+    def __call__(self, key, iterate: Iterate):
         """The gap and its error, (2,)."""
-        energy = method.energy(state, rates, data)
+        energy = iterate.energy
         found = duality_gap.certify(
-            key, energy, self.space, data, rates.radius, quadrature=self.quadrature, ball=self.ball, chains=self.chains,
+            key, energy, self.space, data, iterate.rates.radius, quadrature=self.quadrature, ball=self.ball, chains=self.chains,
             temperatures=self.temperatures,
         )  # fmt: skip
         return jnp.stack([found.gap, found.error])
 
 
-class MMD(eqx.Module):
+class MMD(Metric):
     """The maximum mean discrepancy between the particles and test samples, of a kernel of `dualebm.kernels` (Gretton et al. 2012).
 
     The root of the V-statistic `kernels.squared_mmd`, whose rounding, a few eps, is a floor of sqrt(eps): 5e-4 in float32. Between N and n
@@ -291,42 +294,41 @@ class MMD(eqx.Module):
 
     samples: Samples
     kernel: Any = eqx.field(static=True)
-    long_name: ClassVar[str] = "maximum mean discrepancy of the particles to test samples"
-    units: ClassVar[str] = "1"
+    long_name: ClassVar[str | None] = "maximum mean discrepancy of the particles to test samples"
+    units: ClassVar[str | None] = "1"
 
-    def __call__(self, key, method, state, rates, data):
+    def __call__(self, key, iterate: Iterate):
         """The discrepancy, a scalar."""
-        del key, method, rates, data
-        return jnp.sqrt(jnp.maximum(squared_mmd(self.kernel, cloud(state), self.samples), 0))
+        del key
+        return jnp.sqrt(jnp.maximum(squared_mmd(self.kernel, iterate.samples, self.samples), 0))
 
 
-class EnergyDistance(eqx.Module):
+class EnergyDistance(Metric):
     """2 E|x - y| - E|x - x'| - E|y - y'| of the particles x and test samples y: see `distances.energy_distance`."""
 
     samples: Samples
-    long_name: ClassVar[str] = "energy distance of the particles to test samples"
-    units: ClassVar[str] = "1"
+    long_name: ClassVar[str | None] = "energy distance of the particles to test samples"
+    units: ClassVar[str | None] = "1"
 
-    def __call__(self, key, method, state, rates, data):
+    def __call__(self, key, iterate: Iterate):
         """The distance, a scalar, in the units of the points."""
-        del key, method, rates, data
-        return distances.energy_distance(cloud(state), self.samples)
+        del key
+        return distances.energy_distance(iterate.samples, self.samples)
 
 
-class SlicedWasserstein(eqx.Module):
+class SlicedWasserstein(Metric):
     """The sliced Wasserstein distance of the particles to test samples: see `distances.sliced_wasserstein`."""
 
     samples: Samples
     projections: int = eqx.field(static=True, default=100)
     order: int = eqx.field(static=True, default=2)
-    long_name: ClassVar[str] = "sliced Wasserstein distance of the particles to test samples"
-    units: ClassVar[str] = "1"
+    long_name: ClassVar[str | None] = "sliced Wasserstein distance of the particles to test samples"
+    units: ClassVar[str | None] = "1"
 
-    def __call__(self, key, method, state, rates, data):
+    def __call__(self, key, iterate: Iterate):
         """The distance, a scalar, in the units of the points."""
-        del method, rates, data
         options = dict(projections=self.projections, order=self.order)
-        return distances.sliced_wasserstein(key, cloud(state), self.samples, **options)
+        return distances.sliced_wasserstein(key, iterate.samples, self.samples, **options)
 
 
 def exact_samples(teacher: Energy, quadrature: Samples) -> Samples:

@@ -4,7 +4,8 @@
 >>> from dualebm.methods.weighted_dual import WeightedDual; from dualebm.spaces import Sphere
 >>> method, data = WeightedDual(Sphere(3), neurons=8, particles=100), Samples(jnp.eye(3))
 >>> state = start(random.key(1), method, method.rates, data)
->>> [round(float(f(random.key(2), method, state, method.rates, data)), 2) for f in (EffectiveFraction(), Resamplings())]
+>>> iterate = Iterate(method, state, method.rates, data, Info(effective_fraction=jnp.ones(())))
+>>> [round(float(f(random.key(2), iterate)), 2) for f in (EffectiveFraction(), Resamplings())]
 [1.0, 0.0]
 """
 
@@ -14,77 +15,83 @@ import equinox as eqx
 import jax.numpy as jnp
 
 from dualebm import measures
-from dualebm.measures import Samples, cloud
+from dualebm.measures import Samples
+from dualebm.methods.base import Iterate
+from dualebm.metrics.base import Metric
 
 
-class EffectiveFraction(eqx.Module):
-    """(sum_i p_i^2)^-1 / N of the walkers when the last step ended, before it resampled: between 1/N and 1."""
+class EffectiveFraction(Metric):
+    """(sum_i p_i^2)^-1 / N of the walkers, before any resampling: its mean since the last record, between 1/N and 1.
 
-    long_name: ClassVar[str] = "effective fraction of the walkers"
-    units: ClassVar[str] = "1"
+    NaN where the method has no weights, and before the first iteration.
+    """
 
-    def __call__(self, key, method, state, rates, data):
+    long_name: ClassVar[str | None] = "effective fraction of the walkers"
+    units: ClassVar[str | None] = "1"
+
+    def __call__(self, key, iterate: Iterate):
         """The fraction, a scalar."""
-        del key, method, rates, data
-        return state.ess
+        del key
+        unknown = jnp.full((), jnp.nan, iterate.data.points.dtype)
+        return unknown if iterate.info.effective_fraction is None else iterate.info.effective_fraction
 
 
-class Resamplings(eqx.Module):
-    """How often the walkers have been resampled so far."""
+class Resamplings(Metric):
+    """How often the walkers have been resampled so far; NaN where the method never resamples."""
 
-    long_name: ClassVar[str] = "resamplings"
-    units: ClassVar[str] = "1"
+    long_name: ClassVar[str | None] = "resamplings"
+    units: ClassVar[str | None] = "1"
 
-    def __call__(self, key, method, state, rates, data):
+    def __call__(self, key, iterate: Iterate):
         """The number, a scalar."""
-        del key, method, rates
-        return state.weights.resamplings.astype(data.points.dtype)
+        del key
+        count = iterate.method.resamplings(iterate.state)
+        return jnp.full((), jnp.nan, iterate.data.points.dtype) if count is None else count.astype(iterate.data.points.dtype)
 
 
-class LogPartition(eqx.Module):
+class LogPartition(Metric):
     """log Z by the weights of the walkers and its standard error, (2,): see `flows.jarzynski.log_partition`."""
 
-    long_name: ClassVar[str] = "log Z by the walkers"
-    units: ClassVar[str] = "nat"
+    long_name: ClassVar[str | None] = "log Z by the walkers"
+    units: ClassVar[str | None] = "nat"
 
-    def __call__(self, key, method, state, rates, data):
+    def __call__(self, key, iterate: Iterate):
         """log Z and its error."""
-        del key, rates, data
-        return jnp.stack(method.log_partition(state))
+        del key
+        return jnp.stack(iterate.log_partition)
 
 
-class WalkerCrossEntropy(eqx.Module):
+class WalkerCrossEntropy(Metric):
     """E U + log Z over samples, with log Z by the weights of the walkers: (value, standard error of log Z). It costs no sampling.
 
     Raises ValueError for no samples.
     """
 
     samples: Samples
-    long_name: ClassVar[str] = "cross-entropy to the base measure, by the walkers"
-    units: ClassVar[str] = "nat"
+    long_name: ClassVar[str | None] = "cross-entropy to the base measure, by the walkers"
+    units: ClassVar[str | None] = "nat"
 
     def __check_init__(self):
         measures.check_not_empty(self.samples)
 
-    def __call__(self, key, method, state, rates, data):
+    def __call__(self, key, iterate: Iterate):
         """The cross-entropy and its error, (2,)."""
         del key
-        value, error = method.log_partition(state)
-        mean = measures.mean(method.energy(state, rates, data)(self.samples.points), self.samples.log_weights)
+        value, error = iterate.log_partition
+        mean = measures.mean(iterate.energy(self.samples.points), self.samples.log_weights)
         return jnp.stack([mean + value, error])
 
 
-class Walkers(eqx.Module):
+class Walkers(Metric):
     """`count` walkers, drawn by their weights (systematic resampling), (count, d): samples of the model to look at as training goes."""
 
     count: int = eqx.field(static=True)
-    long_name: ClassVar[str] = "walkers"
-    units: ClassVar[str] = "1"
+    long_name: ClassVar[str | None] = "walkers"
+    units: ClassVar[str | None] = "1"
 
-    def __call__(self, key, method, state, rates, data):
+    def __call__(self, key, iterate: Iterate):
         """The walkers, as rows."""
-        del method, rates, data
-        particles, log_weights = cloud(state)
+        particles, log_weights = iterate.samples
         if log_weights is None:
             log_weights = jnp.zeros(particles.shape[0], particles.dtype)
         return particles[measures.resample(key, log_weights, self.count)]

@@ -62,8 +62,8 @@ def snapshot(method, state, rates, data, kl: float | None = None) -> Frame:
     >>> snapshot(method, start(jax.random.key(0), method, method.rates, data), method.rates, data).particles.shape
     (6, 3)
     """
-    energy = method.energy(state, rates, data)
-    return Frame(int(state.step), energy, getattr(state, "particles", None), getattr(state, "atoms", None), kl)
+    energy, samples = method.energy(state, rates, data), method.samples(state)
+    return Frame(int(state.step), energy, None if samples is None else samples.points, method.atoms(state), kl)
 
 
 def map_points(rows: int, view: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:

@@ -7,6 +7,7 @@ committed as one of a run. See `dualebm.sweeps.folder` for the files, `dualebm.s
 
 import collections
 import contextlib
+import dataclasses
 import json
 import math
 import sys
@@ -130,8 +131,7 @@ def forecast(plan: Plan) -> list[Forecast]:
     for group in plan.study.groups(plan.lanes[plan.process[0] :: plan.process[1]]):
         like = like_of(plan, group[0])
         side = 1 if plan.mesh is None else plan.mesh.shape[sharding.RUNS]
-        keys, rates, own, common = stack_lanes(plan, group[:1] * side, [(like.data, like.metrics)] * side, like)
-        start, advance = _programs(plan, group[0], keys, rates, own, common)
+        start, advance = _programs(plan, *stack_lanes(plan, group[:1] * side, [(like.data, like.metrics)] * side, like))
         states = start(None)
         timed = []
         for _ in range(3):
@@ -278,9 +278,9 @@ def _run_batch(plan: Plan, part: Part, batch: int, done: int, like: Like, known,
     # A batch is always of one size, so that it compiles once: what is missing is a copy of a lane that is there.
     filled = [i if i in made else next(iter(made)) for i in range(len(chosen))]
     filled += filled[-1:] * (size - len(filled))
-    keys, rates, own, common = stack_lanes(plan, [chosen[i] for i in filled], [made[i] for i in filled], like)
+    each, common = stack_lanes(plan, [chosen[i] for i in filled], [made[i] for i in filled], like)
     del made
-    start, advance = _programs(plan, chosen[0], keys, rates, own, common)
+    start, advance = _programs(plan, each, common)
     done = _common(plan, part, where, batch, done)
     where.tell(part.folder.name, int(plan.step[max(done - 1, 0)]))
     states = start(_load(plan, part, where, batch, done, like) if done else None)
@@ -337,30 +337,30 @@ def _load(plan: Plan, part: Part, where: Whereabouts, batch: int, done: int, lik
     return checkpoints.load_state(where.checkpoint(part, batch, done), shapes, plan.settings)
 
 
-def _programs(plan: Plan, lane: Lane, keys, rates, own, common) -> tuple[Callable, Callable]:
+def _programs(plan: Plan, each: simulate.Setup, common: simulate.Setup) -> tuple[Callable, Callable]:
     """Functions that start the lanes of a batch, from saved states or None, and that take them a segment further."""
-    method, schedule, grid = lane.method, lane.schedule, plan.mesh
+    grid = plan.mesh
     if grid is None:
 
         def start(states):
-            states = simulate.start_lanes(keys, method, rates, own, common) if states is None else states
+            states = simulate.start_lanes(each, common) if states is None else states
             return jax.tree.map(lambda x: x if checkpoints.is_key(x) else jnp.asarray(x, x.dtype), states)
 
         def advance(states, active):
-            return simulate.run_lanes(keys, method, states, rates, own, common, active, plan.every, schedule, vmapped_lanes(plan))
+            return simulate.run_lanes(each, common, states, active, vmapped_lanes(plan))
 
         return start, advance
-    data, metrics = eqx.combine(own, common)
+    setup = eqx.combine(each, common)
     shared = (not plan.study.varies("data"), not plan.study.varies("metrics"))
-    data = sharding.place_data(grid, data, shared[0])
+    setup = dataclasses.replace(setup, data=sharding.place_data(grid, setup.data, shared[0]))
 
     def start_spread(states):
         if states is None:
-            return sharding.initial(keys, method, rates, data, grid, shared[0])
-        return sharding.assemble(grid, method, states)
+            return sharding.initial(setup, grid, shared[0])
+        return sharding.assemble(grid, setup.method, states)
 
     def advance_spread(states, active):
-        return sharding.run_intervals(keys, method, states, rates, data, active, plan.every, metrics, schedule, grid, shared)
+        return sharding.run_intervals(setup, states, active, grid, shared)
 
     return start_spread, advance_spread
 

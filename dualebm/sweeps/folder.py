@@ -18,9 +18,10 @@ import numpy as np
 import xarray
 
 from dualebm._internal import checks
+from dualebm.methods.base import Divergence
 from dualebm.sweeps.grid import Lane, identity
 from dualebm.sweeps.plan import Plan, batch_size_of, check_lane, like_of, stacked_shapes
-from dualebm.training import checkpoints, run_folder, sharding, simulate
+from dualebm.training import checkpoints, run_folder, sharding
 from dualebm.training.fingerprint import check_settings, describe
 
 SWEEP = "sweep.json"
@@ -214,6 +215,6 @@ def manifest(folder: checkpoints.PathLike) -> list[dict[str, Any]]:
             if str(i) in there["failed"]:
                 state, why = "failed", there["failed"][str(i)]
             elif len(broken):
-                state, step, why = "diverged", int(steps[broken[0]]), simulate.DIVERGENCE[codes[i, broken[0]]]
+                state, step, why = "diverged", int(steps[broken[0]]), Divergence(codes[i, broken[0]]).cause
             told.append(dict(settings=settings, part=str(path), state=state, step=step, why=why))
     return told

@@ -115,7 +115,8 @@ def like_of(plan: Plan, lane: Lane) -> Like:
     check_lane(plan, lane, data)
     rates = run.traced(lane.rates, data)
     state = eqx.filter_eval_shape(run.initial_state, lane.key, lane.method, rates, data)
-    return Like(data, metrics, state, run.recorded(lane.key, lane.method, state, rates, data, metrics))
+    setup = simulate.Setup(lane.key, lane.method, rates, data, metrics, plan.every, lane.schedule)
+    return Like(data, metrics, state, run.recorded(setup, state, plan.segment))
 
 
 def check_lane(plan: Plan, lane: Lane, data) -> None:
@@ -143,11 +144,8 @@ def bytes_of_lane(plan: Plan, lane: Lane, like: Like) -> int:
     records = plan.segment * sum(math.prod(v.shape) * np.dtype(v.dtype).itemsize for v in like.variables.values())
     scratch = 0
     if vmapped_lanes(plan) != 1:
-        keys, rates, arrays, common = stack_lanes(plan, [lane], [(like.data, like.metrics)], like)
-        states = simulate.start_lanes(keys, lane.method, rates, arrays, common)
-        program = simulate.run_lanes.lower(
-            keys, lane.method, states, rates, arrays, common, jnp.ones(2, bool), plan.every, lane.schedule
-        )
+        each, common = stack_lanes(plan, [lane], [(like.data, like.metrics)], like)
+        program = simulate.run_lanes.lower(each, common, simulate.start_lanes(each, common), jnp.ones(2, bool))
         scratch = program.compile().compiled.memory_analysis().temp_size_in_bytes
     return 3 * size(like.state) + 2 * sum(map(size, own)) + records + scratch
 
@@ -175,17 +173,21 @@ def batch_size_of(plan: Plan, lanes: list[Lane], like: Like | None) -> int:
 
 
 def stack_lanes(plan: Plan, lanes: list[Lane], made: list[tuple], like: Like):
-    """Keys, rates and the lanes' own arrays of (data, metrics), stacked; and what they share."""
+    """(each, common): the setups of lanes, stacked, and what they share: see `simulate.lanes`."""
     varies = [plan.study.varies(name) for name in ("data", "metrics")]
 
     def owned(pair):
         return tuple(eqx.filter(tree, eqx.is_array if own else lambda _: False) for tree, own in zip(pair, varies, strict=True))
 
     shared = (like.data, like.metrics)
-    common = tuple(
+    common: Any = tuple(
         eqx.filter(tree, eqx.is_array, inverse=True) if own else tree for tree, own in zip(shared, varies, strict=True)
     )
     stack = lambda *leaves: jnp.stack(leaves)  # noqa: E731
     rates = [run.traced(lane.rates, data) for lane, (data, _) in zip(lanes, made, strict=True)]
-    own = jax.tree.map(stack, *map(owned, made))
-    return jnp.stack([lane.key for lane in lanes]), jax.tree.map(stack, *rates), own, common
+    own: Any = jax.tree.map(stack, *map(owned, made))
+    rates = jax.tree.map(stack, *rates)
+    static = dict(method=lanes[0].method, every=plan.every, schedule=lanes[0].schedule)
+    each = simulate.Setup(key=jnp.stack([lane.key for lane in lanes]), rates=rates, data=own[0], metrics=own[1], **static)
+    none = jax.tree.map(lambda _: None, rates)
+    return each, simulate.Setup(key=None, rates=none, data=common[0], metrics=common[1], **static)

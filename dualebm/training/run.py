@@ -20,6 +20,8 @@ import xarray
 
 from dualebm._internal import checks
 from dualebm.measures import Samples
+from dualebm.methods.base import Divergence
+from dualebm.metrics import Metric
 from dualebm.training import checkpoints, run_folder, simulate
 from dualebm.training.fingerprint import check_settings, describe, differences, provenance
 
@@ -30,8 +32,8 @@ RESERVED = ("step", "lane", "diverged")
 
 
 class Diverged(RuntimeError):
-    """A run that diverged: `step`, at the end of the interval in which it did; `code`, the cause, an index of
-    `simulate.DIVERGENCE`; `state`, the last good one; `results`, the records made."""
+    """A run that diverged: `step`, at the end of the interval in which it did; `code`, the cause,
+    a `Divergence`; `state`, the last good one; `results`, the records made."""
 
     step: int
     code: int
@@ -76,8 +78,8 @@ def run(
         key: of the run, one typed threefry key.
         method, rates, data: see `dualebm.methods`. New values of rates, key and data of one shape compile nothing new.
         steps: iterations to do, a multiple of `every`. every: iterations between records, at least 2.
-        metrics: name -> `metric(key, method, state, rates, data)`, an array; attributes `units` and `long_name`, where
-            it has them, go to the results. Functions that are made anew for each run compile anew.
+        metrics: name -> `metric(key, iterate)`, an array; the labels of a `Metric` go to the results. Functions that are made
+            anew for each run compile anew.
         schedule: static `(step, rates) -> rates`, applied before each step; step is the number of iterations done.
         state: to start from; None for `initial_state(key, method, rates, data)`.
         folder: for results, checkpoint and manifest (see `dualebm.training.run_folder`); None writes nothing.
@@ -105,7 +107,8 @@ def run(
     like = eqx.filter_eval_shape(initial_state, key, method, rates, data)
     if state is not None:
         check_state(like, state)
-    variables = recorded(key, method, like, rates, data, metrics)
+    setup = simulate.Setup(key, method, rates, data, metrics, every, schedule)
+    variables = recorded(setup, like, plan.segment)
     total = len(plan.step)
     records = {name: np.full((total, *v.shape), v.fill, v.dtype) for name, v in variables.items()}
     done = 0
@@ -134,7 +137,7 @@ def run(
                     break
                 index = done + np.arange(plan.segment)
                 active = jnp.asarray((index > 0) & (index < total))
-                state, new = simulate.run_intervals(key, method, state, rates, data, active, every, metrics, schedule)
+                state, info, new = simulate.run_intervals(setup, state, active)
                 wait(new)
                 first, done = done, min(done + plan.segment, total)
                 for name, values in records.items():
@@ -142,9 +145,9 @@ def run(
                 if folder is not None:
                     _commit(Path(folder), plan, records, first, done, state)
                 _show(bar, every, done, records)
-                fault = lambda state: first_fault(key, method, state, rates, data, every, schedule)  # noqa: E731
-                _raise_if_diverged(plan, records, done, state, results, fault)
-                _caution(method, state)
+                _raise_if_diverged(plan, records, done, state, results, lambda state: first_fault(setup, state))
+                if words := method.warning(state, info):
+                    warnings.warn(f"step {int(state.step)}: {words}", stacklevel=2)
         if signals:
             kept = "nothing is saved, as folder is None"
             if folder is not None:
@@ -265,14 +268,13 @@ def traced(rates, data: Samples):
     return jax.tree.map(lambda rate: jnp.asarray(rate, data.points.dtype), rates)
 
 
-def recorded(key, method, state, rates, data, metrics) -> dict[str, run_folder.Variable]:
-    """What is recorded, found without computing anything."""
-    shapes = eqx.filter_eval_shape(simulate.measure, key, method, state, rates, data, metrics)
-    attributes = {
-        name: {a: getattr(metric, a) for a in ("units", "long_name") if hasattr(metric, a)}
-        for name, metric in metrics.items()
-    }
-    causes = ", ".join(f"{code} {cause}" for code, cause in enumerate(simulate.DIVERGENCE) if code)
+def recorded(setup: simulate.Setup, state, segment: int) -> dict[str, run_folder.Variable]:
+    """What is recorded, found without computing anything: the program of a segment is traced, which its first call need not do again."""
+    active = jax.ShapeDtypeStruct((segment,), bool)
+    records = simulate.interval_shapes(setup, state, active)[2]
+    shapes = {name: jax.ShapeDtypeStruct(records[name].shape[1:], records[name].dtype) for name in setup.metrics}
+    attributes = {name: metric.labels if isinstance(metric, Metric) else {} for name, metric in setup.metrics.items()}
+    causes = ", ".join(f"{code} {code.cause}" for code in Divergence if code)
     return {
         **{name: run_folder.Variable(shape.shape, shape.dtype, attributes[name]) for name, shape in shapes.items()},
         "diverged": run_folder.Variable(
@@ -327,23 +329,17 @@ def _commit(folder: Path, plan: _Plan, records, first: int, done: int, state) ->
 
 
 @eqx.filter_jit
-def first_fault(key, method, state, rates, data, every, schedule):
+def first_fault(setup: simulate.Setup, state):
     """The first of `every` steps from a good state after which the state is at fault by itself; -1 for none. Steps are counted from 1.
 
     >>> from dualebm.methods.dual import Dual; from dualebm.spaces import Sphere
     >>> method, data = Dual(Sphere(3), neurons=8), Samples(jnp.eye(3))
     >>> state = initial_state(jax.random.key(1), method, method.rates, data)
-    >>> int(first_fault(jax.random.key(1), method, state, method.rates._replace(reaction_step=jnp.nan), data, 4, None))
+    >>> rates = method.rates._replace(reaction_step=jnp.nan)
+    >>> int(first_fault(simulate.Setup(jax.random.key(1), method, rates, data, {}, 4), state))
     1
     """
-    return simulate.first_fault(key, method, state, rates, data, every, schedule)
-
-
-def _caution(method, state) -> None:
-    """Warns of what a method has to say of a healthy state, such as weights that have collapsed."""
-    told = method.caution(state) if hasattr(method, "caution") else None
-    if told:
-        warnings.warn(f"step {int(state.step)}: {told}", stacklevel=3)
+    return simulate.first_fault(setup, state)
 
 
 def _raise_if_diverged(plan: _Plan, records, done: int, state, results, fault: Callable | None = None) -> None:
@@ -357,7 +353,7 @@ def _raise_if_diverged(plan: _Plan, records, done: int, state, results, fault: C
         if step >= 0:
             where = f"in step {step}, {where}"
         error = Diverged(
-            f"the run diverged {where}: {simulate.DIVERGENCE[code]}; {simulate.REMEDY[code]} (rates: {rates})"
+            f"the run diverged {where}: {Divergence(code).cause}; {Divergence(code).remedy} (rates: {rates})"
         )
         error.step, error.code, error.state, error.results = int(plan.step[at]), code, state, results()
         raise error

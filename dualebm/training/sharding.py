@@ -6,6 +6,8 @@ device's part of the witness. Noise belongs to a pair, wherever it is held: a ru
 A restart that draws its data, or that has N other than 2n, moreover gathers the data in its step; so do metrics with what they read.
 """
 
+import dataclasses
+
 import equinox as eqx
 import jax
 import numpy as np
@@ -76,8 +78,8 @@ def split(method, state):
     >>> split(method, state).columns.shape, join(method, split(method, state)).columns.shape
     ((3, 2, 3), (3, 6))
     """
-    if not hasattr(method, "paired"):
-        raise ValueError(f"method is {method}; it must say which of its arrays are particles, as `Dual.paired` does")
+    if method.paired(state) is None:
+        raise ValueError(f"method is {method}; its particles cannot be split over devices: it has no `paired`")
 
     def halves(x):
         if x.shape[-1] % 2:
@@ -184,21 +186,24 @@ def _each_lane(mesh, lane, stacks):
 
 
 @eqx.filter_jit
-def initial(keys, method, rates, data: Samples, mesh: Mesh, shared: bool = False):
-    """The states that `dualebm.training.run.initial_state` makes, of stacks of keys and rates: stacked, split, and on their devices.
+def initial(setup: simulate.Setup, mesh: Mesh, shared: bool = False):
+    """The states of `simulate.initial` of a stack of setups: stacked, split, and on their devices.
 
-    data have an axis of lanes unless they are `shared`. Each device makes the whole state of a lane of all of its data, and keeps its
-    part. Raises the errors of `split` and `check`.
+    The keys and the rates of `setup` have a leading axis of lanes, and so have the data unless they are `shared`.
+    Each device makes the whole state of a lane from all of its data, and keeps its part. Raises the errors of `split` and `check`.
 
     >>> from dualebm.methods.dual import Dual; from dualebm.spaces import Sphere
     >>> method, data = Dual(Sphere(3), neurons=8), Samples(jax.numpy.eye(3))
     >>> rates = jax.tree.map(lambda rate: np.full(2, rate, "float32"), method.rates)
-    >>> initial(jax.random.split(jax.random.key(1), 2), method, rates, data, make(1), shared=True).columns.shape
+    >>> setup = simulate.Setup(jax.random.split(jax.random.key(1), 2), method, rates, data, {}, 2)
+    >>> initial(setup, make(1), shared=True).columns.shape
     (2, 3, 2, 3)
     """
 
+    method, keys, rates, data = setup.method, setup.key, setup.rates, setup.data
+
     def state(key, rates, data):
-        return split(method, method.init(jax.random.fold_in(key, simulate.ASIDE), rates, data))
+        return split(method, simulate.initial(dataclasses.replace(setup, key=key, rates=rates, data=data)))
 
     def stack(keys, rates, data):
         return jax.vmap(state, in_axes=(0, 0, None if shared else 0))(keys, rates, data)
@@ -227,25 +232,27 @@ def initial(keys, method, rates, data: Samples, mesh: Mesh, shared: bool = False
     return made(keys, rates, data)
 
 
-def intervals(keys, method, states, rates, data, active, every, metrics, schedule, mesh: Mesh, shared: tuple[bool, bool] = (False, False)):
+def intervals(setup: simulate.Setup, states, active, mesh: Mesh, shared: tuple[bool, bool] = (False, False)):
     """`dualebm.training.simulate.intervals` of a stack of lanes over the devices of a mesh; a single run is a stack of one lane.
 
-    keys, rates and the split `states` have a leading axis of lanes, a multiple of the mesh's runs; so have data and the arrays in metrics,
-    unless all lanes share the data, the metrics (`shared`). `active`, `every` and `schedule` are those of all. Metrics see the particles
-    and the data of their lane whole, of which XLA gathers what they read.
+    The keys and the rates of `setup` and the split `states` have a leading axis of lanes, a multiple of the mesh's runs; so have its data
+    and the arrays in its metrics, unless all lanes share the data, the metrics (`shared`). All lanes have the same `active`. Metrics see
+    the particles and the data of their lane whole; XLA gathers what they read.
 
     Returns (states, records), stacked. Raises the errors of `check`. Pure; `run_intervals` is compiled.
 
     >>> from dualebm.methods.dual import Dual; from dualebm.metrics import Acceptance; from dualebm.spaces import Sphere
     >>> method, mesh, keys = Dual(Sphere(3), neurons=8), make(1), jax.random.split(jax.random.key(1), 2)
     >>> data, rates = Samples(jax.numpy.eye(3)), jax.tree.map(lambda rate: np.full(2, rate, "float32"), method.rates)
-    >>> states, metrics = initial(keys, method, rates, data, mesh, shared=True), {"acceptance": Acceptance()}
-    >>> run_intervals(keys, method, states, rates, data, np.ones(3, bool), 2, metrics, None, mesh, (True, True))[1]["step"].tolist()
+    >>> setup = simulate.Setup(keys, method, rates, data, {"acceptance": Acceptance()}, 2)
+    >>> states = initial(setup, mesh, shared=True)
+    >>> run_intervals(setup, states, np.ones(3, bool), mesh, (True, True))[1]["step"].tolist()
     [[2, 4, 6], [2, 4, 6]]
     """
+    method, keys, rates, data = setup.method, setup.key, setup.rates, setup.data
     check(mesh, method, states, data)
     axis = PARTICLES if mesh.shape[PARTICLES] > 1 else None
-    arrays, static = eqx.partition(metrics, eqx.is_array)
+    arrays, static = eqx.partition(setup.metrics, eqx.is_array)
 
     def whole(state, data):
         if axis is None:
@@ -258,9 +265,8 @@ def intervals(keys, method, states, rates, data, active, every, metrics, schedul
         def lane(key, state, rates, own_data, own_arrays):
             mine = data if shared[0] else own_data
             monitors = eqx.combine(arrays if shared[1] else own_arrays, static)
-            state, records = simulate.intervals(
-                key, method, join(method, state), rates, mine, active, every, monitors, schedule, axis, whole
-            )  # fmt: skip
+            one = dataclasses.replace(setup, key=key, rates=rates, data=mine, metrics=monitors)
+            state, _, records = simulate.intervals(one, join(method, state), active, axis, whole)
             return split(method, state), records
 
         return _each_lane(mesh, lane, (keys, states, rates, None if shared[0] else data, None if shared[1] else arrays))

@@ -10,33 +10,31 @@ import jax.numpy as jnp
 
 from dualebm._internal import checks
 from dualebm.measures import Samples
-
-DIVERGENCE = (
-    "",
-    "the state is not finite",
-    "fewer than 1% of the particles' moves were accepted",
-    "the total variation is 0",
-    "one atom holds all the weight",
-)
-"""What the codes of `records["diverged"]` mean; 0 is a healthy run."""
-
-REMEDY = ("", "lower the steps", "lower particle_step", "lower reaction_step", "lower reaction_step")
-"""What to change for each cause in `DIVERGENCE`."""
+from dualebm.methods.base import Divergence, Info, Iterate, Method
 
 LOWEST_ACCEPTANCE = 0.01
+"""A run whose moves are accepted less often than this over a recording interval has diverged."""
 
 ASIDE = 2**32 - 1
 """Folded into a key for what is drawn beside the steps; no step has this number (`split(key)[i]` is that of step i)."""
 
 
-def _divergence(method, state, axis):
-    """The code of the first cause that holds; a log weight of -inf is a dead atom, not a fault."""
-    leaves = [x for x in jax.tree.leaves(state) if jnp.issubdtype(x.dtype, jnp.floating)]
-    broken = jnp.any(jnp.array([jnp.any(jnp.isnan(x) | jnp.isposinf(x)) for x in leaves]))
-    if axis is not None:
-        broken = jax.lax.pmax(broken.astype(jnp.int32), axis) > 0
-    rejected = state.acceptance < LOWEST_ACCEPTANCE
-    return jnp.where(broken, 1, jnp.where(rejected, 2, method.diverged(state))).astype(jnp.int32)
+class Setup(eqx.Module):
+    """Everything that defines a run but its state.
+
+    key: of the run, the same in every segment of it; the noise of a step is keyed by the step count in the state.
+    method: static. rates: a NamedTuple of scalars. data: points (n, d).
+    metrics: name -> `metric(key, iterate)`, an array; equinox modules where they hold arrays.
+    every: iterations between records, at least 2. schedule: static `(step, rates) -> rates`, or None.
+    """
+
+    key: Any
+    method: Method = eqx.field(static=True)
+    rates: Any
+    data: Samples
+    metrics: dict[str, Any]
+    every: int = eqx.field(static=True)
+    schedule: Callable[[Any, Any], Any] | None = eqx.field(static=True, default=None)
 
 
 @partial(jax.jit, static_argnames="method")
@@ -55,54 +53,71 @@ def start(key, method, rates, data: Samples):
 
 @partial(jax.jit, static_argnames="method")
 def step(key, method, state, rates, data: Samples):
-    """The state after one iteration, under the key of that iteration: `method.step`, compiled as `start` is.
+    """The state after one iteration and its info, under the key of that iteration: `method.step`, compiled as `start` is.
 
     >>> from dualebm.methods.dual import Dual; from dualebm.spaces import Sphere
     >>> method, data = Dual(Sphere(3), neurons=8), Samples(jnp.eye(3))
     >>> state = start(jax.random.key(1), method, method.rates, data)
-    >>> int(step(jax.random.key(2), method, state, method.rates, data).step)
-    1
+    >>> state, info = step(jax.random.key(2), method, state, method.rates, data)
+    >>> int(state.step), float(info.acceptance) > 0
+    (1, True)
     """
     return method.step(key, state, rates, data)
 
 
-def interval(key, method, state, rates, data, every, schedule, axis=None):
-    """`every` steps; the new state, with its acceptance averaged over them, and the code of its divergence.
+def initial(setup: Setup):
+    """The state in which a run starts: `method.init` under the key of the run, folded with `ASIDE`."""
+    return setup.method.init(jax.random.fold_in(setup.key, ASIDE), setup.rates, setup.data)
+
+
+def _step(setup: Setup, state, axis=None):
+    """One iteration at the scheduled rates."""
+    rates = setup.rates if setup.schedule is None else setup.schedule(state.step, setup.rates)
+    advance: Any = setup.method.step if axis is None else partial(setup.method.step, axis=axis)
+    return advance(jax.random.fold_in(setup.key, state.step), state, rates, setup.data)
+
+
+def _divergence(method, state, info: Info, axis=None):
+    """The first cause that holds, a `Divergence`; a log weight of -inf is a dead atom, not a fault."""
+    leaves = [x for x in jax.tree.leaves((state, info)) if jnp.issubdtype(x.dtype, jnp.floating)]
+    broken = jnp.any(jnp.array([jnp.any(jnp.isnan(x) | jnp.isposinf(x)) for x in leaves]))
+    if axis is not None:
+        broken = jax.lax.pmax(broken.astype(jnp.int32), axis) > 0
+    code = method.diverged(state)
+    if info.acceptance is not None:
+        code = jnp.where(info.acceptance < LOWEST_ACCEPTANCE, Divergence.REJECTED, code)
+    return jnp.where(broken, Divergence.NOT_FINITE, code).astype(jnp.int32)
+
+
+def interval(setup: Setup, state, axis=None):
+    """`every` steps: the new state, the info averaged over them, and the code of its divergence.
 
     A diverged interval leaves the state as it was: the run stays at its last good record and says so in the later ones.
     """
-    advance = method.step if axis is None else partial(method.step, axis=axis)
-
-    def body(state, _):
-        current = rates if schedule is None else schedule(state.step, rates)
-        state = advance(jax.random.fold_in(key, state.step), state, current, data)
-        return state, state.acceptance
-
-    moved, acceptance = jax.lax.scan(body, state, length=every)
-    moved = moved._replace(acceptance=jnp.mean(acceptance))
-    code = _divergence(method, moved, axis)
-    return jax.tree.map(partial(jnp.where, code == 0), moved, state), code
+    moved, infos = jax.lax.scan(lambda state, _: _step(setup, state, axis), state, length=setup.every)
+    info = jax.tree.map(jnp.mean, infos)
+    code = _divergence(setup.method, moved, info, axis)
+    return jax.tree.map(partial(jnp.where, code == 0), moved, state), info, code
 
 
-def first_fault(key, method, state, rates, data, every, schedule):
+def first_fault(setup: Setup, state):
     """The number of the first of `every` steps after which the state is at fault, other than by its acceptance; -1 where none is.
 
     What `interval` finds at its end, looked for step by step: it costs a check of the whole state in each.
     """
 
     def body(carry, _):
-        state, found = carry
-        current = rates if schedule is None else schedule(state.step, rates)
-        state = method.step(jax.random.fold_in(key, state.step), state, current, data)
-        fault = _divergence(method, state._replace(acceptance=jnp.ones_like(state.acceptance)), None) > 0
-        return (state, jnp.where((found < 0) & fault, state.step, found)), None
+        state, first = carry
+        state, info = _step(setup, state)
+        fault = _divergence(setup.method, state, info._replace(acceptance=None)) > 0
+        return (state, jnp.where((first < 0) & fault, state.step, first)), None
 
-    return jax.lax.scan(body, (state, jnp.int32(-1)), length=every)[0][1]
+    return jax.lax.scan(body, (state, jnp.int32(-1)), length=setup.every)[0][1]
 
 
 def simulate(
     key,
-    method,
+    method: Method,
     state,
     rates,
     data: Samples,
@@ -112,19 +127,27 @@ def simulate(
     metrics: dict[str, Callable],
     schedule: Callable[[Any, Any], Any] | None = None,
 ):
-    """`steps` iterations of a method from `state`, with each metric recorded every `every` steps.
+    """Run `steps` iterations of a method from `state`, recording each metric every `every` steps.
+
+    It is pure: jit and vmap it over keys, states and rates.
 
     Args:
-        key: the run's, the same in every segment of it; the noise of a step is keyed by the step count in the state.
-        method, rates, data: see `dualebm.methods`; a state comes from `method.init`.
-        steps: a multiple of `every`. every: at least 2 (a scan of length 1 compiles to other bits).
-        metrics: name -> `metric(key, method, state, rates, data)`, an array; equinox modules where they hold arrays.
+        key: of the run, the same in every segment of it; the noise of a step is keyed by the step count in the state.
+        method: a `Method`, static.
+        state: from `method.init`.
+        rates: of the method.
+        data: points (n, d).
+        steps: a multiple of `every`.
+        every: iterations between records, at least 2 (a scan of length 1 compiles to other bits).
+        metrics: name -> `metric(key, iterate)`, an array; equinox modules where they hold arrays.
         schedule: static `(step, rates) -> rates`, applied before each step; step is the number of iterations done.
 
-    Returns (state, records): each metric's values stacked along a leading axis of steps / every, with `records["step"]`
-    (iterations done) and `records["diverged"]` (0, or the index of a cause in `DIVERGENCE`). A diverged run keeps its
-    last good state and records NaN. Raises ValueError for counts that are not allowed. Pure: jit and vmap it over keys,
-    states and rates.
+    Returns:
+        (state, records): each metric's values stacked along a leading axis of steps / every, with `records["step"]`
+        (iterations done) and `records["diverged"]` (a `Divergence`). A diverged run keeps its last good state and records NaN.
+
+    Raises:
+        ValueError: for counts that are not allowed.
 
     >>> from dualebm.methods.dual import Dual; from dualebm.metrics import Acceptance; from dualebm.spaces import Sphere
     >>> method, data, key = Dual(Sphere(3), neurons=8), Samples(jnp.eye(3)), jax.random.key(1)
@@ -137,68 +160,87 @@ def simulate(
     checks.count("steps", steps)
     if steps % every:
         raise ValueError(f"steps is {steps}; it must be a multiple of every, which is {every}")
-    return intervals(key, method, state, rates, data, jnp.ones(steps // every, bool), every, metrics, schedule)
+    state, _, records = intervals(Setup(key, method, rates, data, metrics, every, schedule), state, jnp.ones(steps // every, bool))
+    return state, records
 
 
-def measure(key, method, state, rates, data, metrics, healthy=True):
+def measure(setup: Setup, state, info: Info, healthy=True):
     """Each metric at a state, NaN where it is not `healthy`; its key is of the step of the state and of no draw."""
-    metric_key = jax.random.fold_in(jax.random.fold_in(key, state.step), ASIDE)
-    values = {name: metric(metric_key, method, state, rates, data) for name, metric in metrics.items()}
+    metric_key = jax.random.fold_in(jax.random.fold_in(setup.key, state.step), ASIDE)
+    iterate = Iterate(setup.method, state, setup.rates, setup.data, info)
+    values = {name: metric(metric_key, iterate) for name, metric in setup.metrics.items()}
     return {name: jnp.where(healthy, value, jnp.nan) for name, value in values.items()}
 
 
-def intervals(key, method, state, rates, data, active, every, metrics, schedule, axis=None, whole=None):
+def intervals(setup: Setup, state, active, axis=None, whole=None):
     """`simulate` with a mask: an interval that is not active costs nothing and records the metrics at the state.
 
     Every segment of a run is this one program: the first begins with an inactive interval, which is the record of the
     initial state, and the surplus intervals of a shorter last one are inactive.
 
-    axis: of a mesh over whose devices the particles and the data are split; whole: (state, data) -> what metrics see of them then. See
-    `dualebm.training.sharding`.
+    Args:
+        setup: of the run.
+        state: where it starts.
+        active: which intervals are done, (intervals,), bool.
+        axis: of a mesh over whose devices the particles and the data are split.
+        whole: (state, data) -> the state and the data that metrics see then; see `dualebm.training.sharding`.
+
+    Returns:
+        The state, the info of the last active interval (NaN without one), and the records.
     """
 
-    def advance(state):
-        return interval(key, method, state, rates, data, every, schedule, axis)
+    advance = jax.jit(lambda state: interval(setup, state, axis), inline=True)  # traced once, for its shapes and in the scan
+    unknown = jax.tree.map(lambda x: jnp.full(x.shape, jnp.nan, x.dtype), jax.eval_shape(advance, state)[1])
 
-    def body(state, active):
-        step = state.step + jnp.where(active, every, 0)
-        state, code = jax.lax.cond(active, advance, lambda state: (state, jnp.int32(0)), state)
-        seen, seen_data = (state, data) if whole is None else whole(state, data)
-        values = measure(key, method, seen, rates, seen_data, metrics, code == 0)
-        return state, {**values, "step": step, "diverged": code}
+    def body(carry, active):
+        state, info = carry
+        step = state.step + jnp.where(active, setup.every, 0)
+        stay = lambda state: (state, info, jnp.int32(Divergence.NONE))  # noqa: E731
+        state, info, code = jax.lax.cond(active, advance, stay, state)
+        seen = setup
+        observed = state
+        if whole is not None:
+            observed, data = whole(state, setup.data)
+            seen = eqx.tree_at(lambda setup: setup.data, setup, data)
+        values = measure(seen, observed, info, code == Divergence.NONE)
+        return (state, info), {**values, "step": step, "diverged": code}
 
-    return jax.lax.scan(body, state, active)
+    (state, info), records = jax.lax.scan(body, (state, unknown), active)
+    return state, info, records
 
 
 run_intervals = eqx.filter_jit(intervals)
 """`intervals`, compiled: arrays (also those of metrics) are arguments, the rest is static."""
 
+interval_shapes = partial(eqx.filter_eval_shape, run_intervals)
+"""The shapes of what `run_intervals` returns; its first call then has no more to trace."""
 
-def lanes(keys, method, states, rates, own, common, active, every, schedule, vmapped=None):
-    """`intervals` of many runs of one static structure, its lanes: of everything but `common` and `active` there is one for each.
 
-    own, common: the parts of (data, metrics) that lanes have of their own, stacked, and those that they share (equinox partitions).
-    vmapped: lanes that are computed side by side, the others in turn; None for one at a time.
+def lanes(each: Setup, common: Setup, states, active, vmapped=None):
+    """`intervals` of many runs of one static structure: of everything but `common` and `active` there is one for each.
 
-    Returns the states and the records, stacked.
+    Args:
+        each: the arrays of the setups that differ between runs, stacked; None in place of the others.
+        common: what the runs share; None in place of the arrays of `each` (an equinox partition).
+        states: stacked.
+        active: as for `intervals`.
+        vmapped: runs that are computed side by side, the others in turn; None for one at a time.
+
+    Returns:
+        The states and the records, stacked.
     """
 
-    def one(lane):
-        key, state, rates, own = lane
-        data, metrics = eqx.combine(own, common)
-        return intervals(key, method, state, rates, data, active, every, metrics, schedule)
+    def one(run):
+        state, own = run
+        state, _, records = intervals(eqx.combine(own, common), state, active)
+        return state, records
 
-    return jax.lax.map(one, (keys, states, rates, own), batch_size=vmapped)
+    return jax.lax.map(one, (states, each), batch_size=vmapped)
 
 
-def init_lanes(keys, method, rates, own, common):
-    """The states in which lanes start, stacked: `method.init` under each lane's key, folded with `ASIDE`."""
-
-    def one(lane):
-        key, rates, own = lane
-        return method.init(jax.random.fold_in(key, ASIDE), rates, eqx.combine(own, common)[0])
-
-    return jax.lax.map(one, (keys, rates, own))
+def init_lanes(each: Setup, common: Setup):
+    """The states in which runs start, stacked: see `initial`."""
+    return jax.lax.map(lambda own: initial(eqx.combine(own, common)), each)
 
 
 run_lanes, start_lanes = eqx.filter_jit(lanes), eqx.filter_jit(init_lanes)

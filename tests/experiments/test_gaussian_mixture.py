@@ -10,6 +10,7 @@ import pytest
 from dualebm.energies.mixture import GaussianMixture
 from dualebm.flows import likelihood
 from dualebm.measures import Samples
+from dualebm.methods.base import Iterate
 from dualebm.methods.jarzynski import Jarzynski
 from dualebm.training.simulate import simulate
 from experiments import far_modes
@@ -70,7 +71,7 @@ def test_divergence_beside_numpy():
     energy, target = method.energy(state, rates, data), teacher(3)
     fresh = Samples(data.points[:7] + 0.5)
     for samples in (None, fresh):
-        found = far_modes.Divergence(target, samples)(None, method, state, rates, data)
+        found = far_modes.Divergence(target, samples)(None, Iterate(method, state, rates, data))
         points = (samples or data).points
         value = 0.0
         for sign, mixture in ((1, energy), (-1, target)):
@@ -106,7 +107,7 @@ def test_masses_means_and_log_z():
 def test_the_expected_drift_beside_a_loop_and_beside_autodiff():
     method, rates, data, state = trained()
     rates, energy = rates._replace(learning_rate=3.0), method.energy(state, rates, data)
-    found = float(far_modes.Drift()(None, method, state, rates, data))
+    found = float(far_modes.Drift()(None, Iterate(method, state, rates, data)))
     log_weights = np.asarray(state.log_weights, float)
     p = np.exp(log_weights) / np.exp(log_weights).sum()
     assert np.ptp(log_weights) > 0

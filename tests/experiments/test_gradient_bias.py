@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from dualebm.measures import Samples
+from dualebm.methods.base import Iterate
 from dualebm.methods.jarzynski import Jarzynski
 from experiments import gradient_bias
 from experiments.gradient_bias import (
@@ -39,12 +40,12 @@ def test_what_is_recorded_beside_the_exact_model(energy, x64):
     method = Jarzynski(problem.space, problem.start, walkers=20_000)
     state = jax.jit(method.init)(jax.random.key(1), method.rates, data)
     rates = method.rates
-    found = np.asarray(jax.jit(lambda: GradientError(problem.space)(None, method, state, rates, data))())
+    found = np.asarray(jax.jit(lambda: GradientError(problem.space)(None, Iterate(method, state, rates, data)))())
     at_start = method.energy(state, rates, data)
     slope = jax.grad(lambda e: jnp.mean(e(data.points)) + e.log_partition(problem.space))(at_start)
     norm = np.sqrt(sum(np.sum(np.asarray(leaf) ** 2) for leaf in jax.tree.leaves(slope)))
     assert found[0] == pytest.approx(norm, rel=1e-9) and np.abs(found[1:]).max() < 0.1
-    walkers, exact = jax.jit(lambda: LogPartitions(problem.space)(None, method, state, rates, data))()
+    walkers, exact = jax.jit(lambda: LogPartitions(problem.space)(None, Iterate(method, state, rates, data)))()
     assert float(walkers) == pytest.approx(float(exact), abs=1e-2)
     teacher = problem.teacher()
     itself = Jarzynski(problem.space, lambda key, space, dtype: teacher, walkers=10)

@@ -91,7 +91,7 @@ def test_the_weights_stay_or_react(monkeypatch):
         method, points = WeightedLikelihood(teacher().space, neurons=4, chains=100), data(jax.random.key(0), "quick")
         state = method.init(jax.random.key(1), rates_of(case), points)
         for i in range(3):
-            state = method.step(jax.random.key(i), state, rates_of(case), points)
+            state, _ = method.step(jax.random.key(i), state, rates_of(case), points)
         assert (np.abs(np.asarray(state.neurons.log_weights)).max() > 1e-4) == (case == "react")
         assert float(jnp.abs(state.neurons.charges).min()) > 0
 

@@ -37,7 +37,7 @@ def test_segments_files_and_one_run_agree(tmp_path):
     """A run stopped in the middle of its warm-up continues from its files to the same bits; its state survives the disk."""
     method, data = small(warmup=10)
     arguments = dict(
-        steps=16, every=2, metrics={"x": lambda key, method, state, rates, data: state.acceptance}, progress=False
+        steps=16, every=2, metrics={"x": lambda key, iterate: iterate.info.acceptance}, progress=False
     )
     whole, results = run(jax.random.key(3), method, RATES, data, **arguments, schedule=annealing(10), segment=3)
     arguments |= dict(schedule=annealing(10), folder=tmp_path / "run", segment=3)

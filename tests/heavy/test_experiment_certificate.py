@@ -81,7 +81,7 @@ def test_the_descent_falls_in_every_step(tmp_path):
     excess, step, values = Excess(found.target.energy, found.test), jax.jit(method.step), []
     for _ in range(10):
         values.append(float(excess(None, method, state, rates, found.data)[0]))
-        state = step(jax.random.key(0), state, rates, found.data)
+        state, _ = step(jax.random.key(0), state, rates, found.data)
     assert all(np.diff(values) < 0) and values[0] - values[-1] > 0.03
 
 

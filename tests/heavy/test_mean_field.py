@@ -25,7 +25,7 @@ def test_restarts_at_a_high_rate_are_score_matching():
     data = Samples(centres, 4 * centres[:, 0] + jnp.sin(3 * centres[:, 1]))
 
     def energy(method, state, rates, steps):
-        body = lambda _, state: method.step(jax.random.key(0), state, rates, data)  # noqa: E731
+        body = lambda _, state: method.step(jax.random.key(0), state, rates, data)[0]  # noqa: E731
         last = jax.jit(lambda state: jax.lax.fori_loop(0, steps, body, state))(state)
         f = method.energy(last, rates, data)(centres)
         return f - jnp.mean(f)

@@ -12,6 +12,7 @@ from dualebm.energies.shallow import Shallow
 from dualebm.features import ReLU
 from dualebm.measures import Samples, total_variation
 from dualebm.methods import dual
+from dualebm.methods.base import Iterate
 from dualebm.methods.dual import Dual, DualRates, rates_from_program
 from dualebm.metrics import KLDivergence, ScoreError
 from dualebm.spaces import Sphere
@@ -29,8 +30,8 @@ def recorded(method, noise, state, rates, data, teacher, test):
         "particles": state.particles,
         "positions": state.atoms.positions,
         "weights": jnp.exp(state.atoms.log_weights),
-        "kl": KLDivergence(teacher, test)(None, method, state, rates, data),
-        "score": ScoreError(method.space, teacher, test)(None, method, state, rates, data),
+        "kl": KLDivergence(teacher, test)(None, Iterate(method, state, rates, data)),
+        "score": ScoreError(method.space, teacher, test)(None, Iterate(method, state, rates, data)),
         "total_variation": total_variation(state.atoms),
     }
 

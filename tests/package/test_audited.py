@@ -33,7 +33,7 @@ def test_errors_of_log_z_along_dual_training_are_calibrated():
 
     def one(key):
         state = method.init(key, rates, data)
-        state = jax.lax.fori_loop(0, 25, lambda i, s: method.step(jax.random.fold_in(key, i), s, rates, data), state)
+        state = jax.lax.fori_loop(0, 25, lambda i, s: method.step(jax.random.fold_in(key, i), s, rates, data)[0], state)
         exact = partition.log_partition(method.energy(state, rates, data), cloud)
         return jnp.stack([*method.log_partition(state), exact, state.weights.resamplings.astype(jnp.float32)])
 
@@ -49,7 +49,7 @@ def test_several_moves_go_as_far_as_moves_in_a_row():
 
     def distance(moves):
         method = dataclasses.replace(ALONGSIDE, moves=moves)
-        after = step(jax.random.key(2), method, state, INNER.rates, POINTS)
+        after, _ = step(jax.random.key(2), method, state, INNER.rates, POINTS)
         return np.mean(np.sum((np.asarray(after.columns) - np.asarray(state.columns)) ** 2, axis=0))
 
     one, three = distance(1), distance(3)  # 2 h for each of two directions
@@ -58,13 +58,14 @@ def test_several_moves_go_as_far_as_moves_in_a_row():
 
 def test_the_method_is_as_without_walkers():
     states = [start(jax.random.key(1), method, INNER.rates, POINTS) for method in (ALONGSIDE, INNER)]
-    after, expected = (
+    (after, info), (expected, alone) = (
         step(jax.random.key(2), method, state, INNER.rates, POINTS) for method, state in zip((ALONGSIDE, INNER), states, strict=True)
     )
     for a, b in zip(jax.tree.leaves(after.inner), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7)
-    assert int(after.step) == 1 and after.acceptance == expected.acceptance
-    assert getattr(after, "log_weights", None) is None and after.particles.shape == (12, 3)  # metrics see the particles of the method
+    assert int(after.step) == 1 and info.acceptance == alone.acceptance
+    samples = ALONGSIDE.samples(after)  # metrics see the particles of the method
+    assert samples.log_weights is None and samples.points.shape == (12, 3)
 
 
 @pytest.mark.parametrize(

@@ -28,13 +28,13 @@ def sphere_points(seed, *shape):
 
 def state_of(particles, positions, weights, signs):
     atoms = Atoms(*map(jnp.array, (positions, np.log(weights), signs)))
-    return DualState(jnp.array(np.transpose(particles)), atoms, jnp.int32(0), jnp.ones(()), jnp.int32(0))
+    return DualState(jnp.array(np.transpose(particles)), atoms, jnp.int32(0))
 
 
 @partial(jax.jit, static_argnames="method")
 def advanced(method, normal, uniform, state, rates, data):
     """The deterministic rest of a step, without a random restart, under a known normal vector and uniform number of each particle."""
-    return method.advance(given(normal, uniform), state.columns, state, rates, data)
+    return method.advance(given(normal, uniform), state.columns, state, rates, data)[0]
 
 
 def still(count, dimension):
@@ -50,7 +50,7 @@ def test_current_sees_the_particles_before_their_restart_and_moved_after_their_m
     data, method = Samples(jnp.array(sphere_points(1, n, d))), Dual(Sphere(d), neurons=5, witness_particles=witness_particles)
     rates = DualRates(0.1, 0.3, 0.4, p_restart, 10.0)
     state = start(jax.random.key(0), method, rates, data)._replace(columns=jnp.array(sphere_points(2, 2 * n, d).T))
-    state, after = jax.device_get((state, step(jax.random.key(3), method, state, rates, data)))
+    state, (after, _) = jax.device_get((state, step(jax.random.key(3), method, state, rates, data)))
     seen = after.columns.T if witness_particles == "moved" else state.columns.T
     F = oracles.witness(state.atoms.positions, seen, np.array(data.points))
     np.testing.assert_allclose(after.atoms.log_weights, 0.4 * state.atoms.signs * F, atol=1e-12)
@@ -70,7 +70,7 @@ def test_several_moves_of_particles_and_of_neurons_equal_the_loops(x64):
     @jax.jit
     def moved(noise, state):
         draw = lambda k, start, pairs: given(noise[k])(None, start, pairs)  # noqa: E731
-        return method.advance(draw, state.columns, state, rates, Samples(jnp.array(data)))
+        return method.advance(draw, state.columns, state, rates, Samples(jnp.array(data)))[0]
 
     state = jax.device_get(moved(noise, state_of(x, theta, w, signs)))
     for k in range(3):
@@ -93,7 +93,7 @@ def test_orthogonal_noise_has_the_same_law(x64):
         method = Dual(Sphere(4), neurons=6, noise=noise)
         first = state = start(jax.random.key(0), method, rates, data) if first is None else first
         for i in range(5):
-            state = step(jax.random.key(i + 2), method, state, rates, data)
+            state, _ = step(jax.random.key(i + 2), method, state, rates, data)
         state = jax.device_get(state)
         coefficients = state.atoms.signs * np.exp(state.atoms.log_weights)
         ends[noise] = oracles.energy(state.columns.T, state.atoms.positions, coefficients)
@@ -188,8 +188,8 @@ def test_bernoulli_restart_rate_and_schedule(x64):
     data, rates = Samples(jnp.array(sphere_points(0, 2, 3))), DualRates(1e-4, 0.0, 0.0)
     state = start(jax.random.key(0), method, rates, data)
 
-    def distance(key, method, state, rates, data):
-        return jnp.mean(jnp.min(jnp.linalg.norm(state.particles[:, None] - data.points[None], axis=-1), axis=1))
+    def distance(key, iterate):
+        return jnp.mean(jnp.min(jnp.linalg.norm(iterate.state.particles[:, None] - iterate.data.points[None], axis=-1), axis=1))
 
     @jax.jit
     def records(key, state):
@@ -203,7 +203,7 @@ def test_bernoulli_restart_rate_and_schedule(x64):
     assert abs(found[0] / one_step - 1) < 0.15
     assert found[-1] > 3 * one_step
     away = state._replace(columns=jnp.array(sphere_points(9, 600, 3).T))
-    moved = step(jax.random.key(3), method, away, DualRates(1e-30, 0.0, 0.0, 0.25, 10.0), data).columns
+    moved, _ = step(jax.random.key(3), method, away, DualRates(1e-30, 0.0, 0.0, 0.25, 10.0), data).columns
     restarted = np.linalg.norm(np.asarray(moved) - away.columns, axis=0) > 1e-9
     assert abs(restarted.mean() - 0.25) < 5 * (0.25 * 0.75 / 600) ** 0.5
 
@@ -232,7 +232,7 @@ def test_vmapped_lanes_equal_single_runs(x64):
     def run(seed, size):
         key = jax.random.key(seed)
         rates = DualRates(size, 10 * size, 5 * size, 0.1, 10.0)
-        return method.step(jax.random.fold_in(key, 1), method.init(key, rates, data), rates, data)
+        return method.step(jax.random.fold_in(key, 1), method.init(key, rates, data), rates, data)[0]
 
     lanes, one = jax.device_get(jax.jit(jax.vmap(run))(np.arange(3), steps)), jax.jit(run)
     for i in range(3):
@@ -252,10 +252,13 @@ def test_dead_atoms_stay_dead_and_are_counted(x64):
     data = Samples(jnp.array([[0.0, 0.0, 1.0]]))
     method = Dual(Sphere(3), neurons=2, weight_update="additive", signs="all_negative")
     state = state_of([[1.0, 0, 0], [1.0, 0, 0]], [[1.0, 0, 0], [0, 0, 1.0]], [0.1, 1.0], [-1.0, -1.0])
+    clipped = []
     for _ in range(2):
-        state = advanced(method, *still(2, 3), state, DualRates(1e-12, 0.0, 1.0, 0.0, 10.0), data)
+        draw, rates = given(*still(2, 3)), DualRates(1e-12, 0.0, 1.0, 0.0, 10.0)
+        state, info = jax.jit(lambda state, rates=rates, draw=draw: method.advance(draw, state.columns, state, rates, data))(state)
+        clipped.append(int(info.clipped))
     assert np.exp(state.atoms.log_weights).tolist() == pytest.approx([0, 3], abs=1e-6)
-    assert int(state.clipped) == 1
+    assert clipped == [1, 0]
 
 
 BAD_RATES = [
@@ -347,7 +350,7 @@ def test_training_on_the_plane_with_a_bias():
     method.check(method.rates, data)
     first = state = start(jax.random.key(1), method, method.rates, data)
     for i in range(10):
-        state = step(jax.random.key(i + 2), method, state, method.rates, data)
+        state, _ = step(jax.random.key(i + 2), method, state, method.rates, data)
     first, state = jax.device_get((first, state))
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state))
     assert (state.columns.T != first.columns.T).any(1).mean() > 0.5

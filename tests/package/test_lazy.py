@@ -51,7 +51,7 @@ def test_charges_beside_a_loop(charges, penalty, x64):
     h = np.zeros(7)
     total = np.zeros(7)
     for i in range(3):
-        state = step(jax.random.key(i), method, state, rates, data)
+        state, info = step(jax.random.key(i), method, state, rates, data)
         if penalty == "squared":
             h = 2.5 * np.array(witness)
         elif charges == "best":
@@ -62,7 +62,7 @@ def test_charges_beside_a_loop(charges, penalty, x64):
         total += h
         np.testing.assert_allclose(state.charges, h, rtol=1e-9)
         np.testing.assert_allclose(state.average, total / (i + 1), rtol=1e-9)
-    assert float(state.discrepancy) == pytest.approx(norm, rel=1e-9)
+    assert float(info.discrepancy) == pytest.approx(norm, rel=1e-9)
     last, mean = (dataclasses.replace(method, averaged=a).energy(state, rates, data).coefficients for a in (False, True))
     np.testing.assert_array_equal(last, state.charges)
     np.testing.assert_array_equal(mean, state.average)
@@ -78,7 +78,7 @@ def test_the_best_charges_are_where_the_ascent_ends(x64):
         rates = method.rates._replace(particle_step=STILL, **rates)
         state = start(jax.random.key(1), method, rates, data)
         for _ in range(count):
-            state = step(jax.random.key(2), method, state, rates, data)
+            state, _ = step(jax.random.key(2), method, state, rates, data)
         found.append(state.charges)
     np.testing.assert_allclose(*found, atol=1e-8)
 
@@ -97,9 +97,9 @@ def test_stationary_states_are_of_the_model(name):
     grid = partition.line_quadrature(space, 256)
     waves = lambda x: jnp.stack([f(2 * jnp.pi * k * x[:, 0]) for k in (1, 2) for f in (jnp.cos, jnp.sin)])  # noqa: E731
 
-    def moments(key, method, state, rates, data):
-        weights = jax.nn.softmax(-method.energy(state, rates, data)(grid.points))
-        return jnp.stack([jnp.mean(waves(state.particles), axis=1), waves(grid.points) @ weights])
+    def moments(key, iterate):
+        weights = jax.nn.softmax(-iterate.energy(grid.points))
+        return jnp.stack([jnp.mean(waves(iterate.state.particles), axis=1), waves(grid.points) @ weights])
 
     state = start(jax.random.key(1), method, rates, data)
     counts = dict(steps=1000, every=10, metrics={"moments": moments})
@@ -122,7 +122,7 @@ def test_the_squared_penalty_is_the_noisy_mmd_flow_of_arbel(x64):
     rates = LazyRates(delta * temperature, radius=1 / temperature)
     state = start(jax.random.key(1), method, rates, data)
     moved, still = (  # still: the noise alone
-        np.asarray(step(jax.random.key(2), method, state, rates._replace(radius=radius), data).columns)[0]
+        np.asarray(step(jax.random.key(2), method, state, rates._replace(radius=radius), data)[0].columns)[0]
         for radius in (rates.radius, STILL)
     )
     x, y, e = np.asarray(state.columns).T, np.asarray(data.points), 1e-6
@@ -185,7 +185,7 @@ def test_the_average_beside_a_loop_over_the_last_energies(space, kernel, x64):
     rbf = lambda x, y: np.exp(-0.5 * np.sum((x[:, None] - y[None]) ** 2, axis=2) / 0.6**2)  # noqa: E731
     gram = rbf if isinstance(kernel, RBF) else partial(bump_kernel, space, 4.0)
     for i in range(5):
-        states = [step(jax.random.key(i), method, state, rates, data) for method, state in zip((last, averaged), states, strict=True)]
+        states = [step(jax.random.key(i), method, state, rates, data)[0] for method, state in zip((last, averaged), states, strict=True)]
         np.testing.assert_array_equal(states[0].columns, states[1].columns)
         # f by sums over particles and data
         x = np.asarray(states[0].columns).T

@@ -44,7 +44,7 @@ def moved(method, rates, **changes):
     """What a step of these rates makes of a state, from one that has these values."""
     data = data_of(method.space)
     state = start(jax.random.key(0), method, rates, data)._replace(**{name: jnp.array(value) for name, value in changes.items()})
-    return jax.device_get(step(jax.random.key(0), method, state, rates, data))
+    return jax.device_get(step(jax.random.key(0), method, state, rates, data)[0])
 
 
 @pytest.mark.parametrize(("space", "count", "tolerance"), [(Sphere(2), 200, 1e-3), (Torus(1, 3.0), 200, 1e-3), (Sphere(3), 1000, 0.01)])
@@ -144,7 +144,7 @@ def test_neurons_see_the_particles_after_their_move():
     rates = DualRates(0.01, 0.0, 2.0, 1.0)
     begin = start(jax.random.key(0), method, rates, data)
     turned = begin._replace(nu=jnp.array(np.asarray(begin.nu)[::-1]))
-    after = step(jax.random.key(0), method, turned, rates, data)
+    after, _ = step(jax.random.key(0), method, turned, rates, data)
     phi = np.maximum(centres @ cells(space, 32).centres.T, 0)
     witness = np.asarray(after.nu) @ phi - phi[:10].mean(axis=0)
     assert np.abs(witness).max() > 1e-3

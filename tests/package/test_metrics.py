@@ -17,6 +17,7 @@ from dualebm.kernels import RBF, Embedding
 from dualebm.log_z import partition
 from dualebm.log_z.partition import sphere_quadrature
 from dualebm.measures import Atoms, Samples
+from dualebm.methods.base import Info, Iterate
 from dualebm.metrics import EffectiveTemperature, KLDivergence, ScoreError, exact_samples, relative_entropy
 from dualebm.spaces import Euclidean, Sphere, Torus
 from tests import oracles
@@ -31,7 +32,7 @@ PAPER = {  # KL(teacher || uniform), E* |grad f*|^2, by quadrature
 @eqx.filter_jit
 def measured(space, teacher, samples, *energies):
     metrics = KLDivergence(teacher, samples), ScoreError(space, teacher, samples)
-    return [[metric(None, METHOD, energy, None, None) for metric in metrics] for energy in energies]
+    return [[metric(None, Iterate(METHOD, energy, None, None)) for metric in metrics] for energy in energies]
 
 
 @jax.jit
@@ -221,8 +222,9 @@ def test_divergences_on_both_sides_of_each_formula_in_float64(size, x64):
 @jax.jit
 def over_particles(metric, energy, particles, data=None):
     """A metric of an energy and particles."""
-    method = SimpleNamespace(energy=lambda state, rates, data: energy)
-    return metric(None, method, SimpleNamespace(particles=particles), None, data)
+    samples = lambda state: Samples(particles)  # noqa: E731
+    method = SimpleNamespace(energy=lambda state, rates, data: energy, samples=samples)
+    return metric(None, Iterate(method, None, None, data))
 
 
 @pytest.mark.parametrize(("name", "temperature"), [("s2_monomodal", 1.0), ("s14_bimodal", 1.0), ("s14_bimodal", 0.7)])
@@ -244,12 +246,12 @@ def test_total_variation_and_acceptance():
     def found(atoms):
         points = atoms.positions
         energies = from_atoms(ReLU(), atoms), Embedding(RBF(), points, jnp.ones(3))
-        return [metrics.TotalVariation()(None, METHOD, energy, None, Samples(points)) for energy in energies]
+        return [metrics.TotalVariation()(None, Iterate(METHOD, energy, None, Samples(points))) for energy in energies]
 
     of_neurons, of_a_kernel = found(atoms)
     np.testing.assert_allclose(of_neurons, 3, rtol=1e-6)
     assert np.isnan(of_a_kernel)
-    assert metrics.Acceptance()(None, METHOD, SimpleNamespace(acceptance=jnp.array(0.25)), None, None) == 0.25
+    assert metrics.Acceptance()(None, Iterate(METHOD, None, None, Samples(jnp.eye(2)), Info(jnp.array(0.25)))) == 0.25
 
 
 def test_the_standard_monitors_are_those_of_the_paper():
@@ -296,7 +298,7 @@ def test_cross_entropy_is_that_of_the_model(x64):
     def found(energy):
         exact, key = metrics.exact_samples(teacher.energy, nodes), jax.random.key(1)
         kinds = KLDivergence(teacher.energy, exact), *(metrics.CrossEntropy(exact, teacher.space, q) for q in (nodes, None))
-        return [metric(key, METHOD, energy, None, None) for metric in kinds]
+        return [metric(key, Iterate(METHOD, energy, None, None)) for metric in kinds]
 
     kl, (value, none), (sampled, error) = (np.asarray(a) for a in found(energy))
     assert none == 0 and value == pytest.approx(kl - 0.632529, abs=1e-5)
@@ -310,7 +312,7 @@ def test_the_cross_entropy_by_points_of_the_base_measure(x64):
 
     @eqx.filter_jit
     def by(energy, seed, **options):
-        return metrics.CrossEntropy(points, teacher.space, **options)(jax.random.key(seed), METHOD, energy, None, None)
+        return metrics.CrossEntropy(points, teacher.space, **options)(jax.random.key(seed), Iterate(METHOD, energy, None, None))
 
     zero, few = shallow(teacher.energy.positions, [0.0, 0.0], "float64"), dict(draws=1000)
     np.testing.assert_array_equal(by(zero, 1, **few), 0)
@@ -332,7 +334,7 @@ def test_stein_discrepancies_as_metrics(x64):
         key, scores = jax.random.key(1), stein.score(teacher.energy, teacher.space, points.points)
         by_kernel = stein.kernelised(RBF(), teacher.space, points, scores)[0]
         expected = by_kernel, stein.by_critics(key, teacher.space, points, scores, 4, 5)
-        return [metric(key, METHOD, teacher.energy, None, None) for metric in kinds], expected
+        return [metric(key, Iterate(METHOD, teacher.energy, None, None)) for metric in kinds], expected
 
     kinds = metrics.SteinDiscrepancy(points, teacher.space), metrics.NetworkSteinDiscrepancy(points, teacher.space, width=4, steps=5)
     np.testing.assert_allclose(*found(kinds, points), rtol=1e-9)

@@ -129,7 +129,7 @@ def test_bad_addresses(arguments, message):
 
 METHOD = Dual(Sphere(3), neurons=4)
 COUNTS = dict(steps=14, every=2, segment=2)  # 8 records, 4 segments
-METRICS = {"acceptance": lambda key, method, state, rates, data: state.acceptance}
+METRICS = {"acceptance": lambda key, iterate: iterate.info.acceptance}
 
 
 def data(key):
@@ -212,7 +212,7 @@ def test_processes_must_make_the_same_data(tmp_path, one_of_two):
     others["the data"] = [[1, 0], [sums[0], 0]]
     with pytest.warns(UserWarning, match="1 lanes failed, the first with another process could not make its data or metrics"):
         found = go(tmp_path / "lacking")
-    assert np.isfinite(found.acceptance.values[0]).all() and np.isnan(found.acceptance.values[1]).all()
+    assert np.isfinite(found.acceptance.values[0, 1:]).all() and np.isnan(found.acceptance.values[1]).all()
     others["the data"] = [[1, 1], [sums[0], sums[0]]]
     with pytest.raises(ValueError, match="lane 1: the processes made different data"):
         go(tmp_path / "different")

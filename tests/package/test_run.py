@@ -21,10 +21,12 @@ from dualebm.energies.mixture import Mixture
 from dualebm.energies.networks import MLP
 from dualebm.energies.shallow import Energy
 from dualebm.measures import Samples
+from dualebm.methods.base import Info
 from dualebm.methods.contrastive import Contrastive
 from dualebm.methods.dual import Dual
 from dualebm.methods.jarzynski import Jarzynski
 from dualebm.methods.weighted_dual import WeightedDual
+from dualebm.metrics import Metric
 from dualebm.spaces import Euclidean, Sphere
 from dualebm.training import checkpoints, run_folder, simulate
 from dualebm.training.run import Diverged, initial_state, run
@@ -36,15 +38,18 @@ STEPS, EVERY, SEGMENT = 22, 2, 3  # 12 records in 4 segments
 LONG = dict(steps=240)  # 121 records in 41 segments
 
 
-def acceptance(key, method, state, rates, data):
-    return state.acceptance
+class Accepted(Metric):
+    units, long_name = "1", "accepted moves"
+
+    def __call__(self, key, iterate):
+        return iterate.info.acceptance
 
 
-def noisy_weights(key, method, state, rates, data):
-    return state.atoms.log_weights + jax.random.normal(key, state.atoms.signs.shape, data.points.dtype)
+def noisy_weights(key, iterate):
+    return iterate.state.atoms.log_weights + jax.random.normal(key, iterate.state.atoms.signs.shape, iterate.data.points.dtype)
 
 
-acceptance.units, acceptance.long_name = "1", "accepted moves"
+acceptance = Accepted()
 METRICS = {"acceptance": acceptance, "noisy_weights": noisy_weights}
 
 
@@ -110,7 +115,12 @@ def test_segments_of_any_length_equal_simulate(dtype, segments):
 def test_first_record_is_the_initial_state(whole):
     _, results = whole
     start = initial_state(KEY, METHOD, jax.tree.map(jnp.float32, METHOD.rates), points())
-    expected = jax.jit(lambda start, data: simulate.measure(KEY, METHOD, start, METHOD.rates, data, METRICS))(start, points())
+
+    @jax.jit
+    def first(start, data):
+        return simulate.measure(simulate.Setup(KEY, METHOD, METHOD.rates, data, METRICS, EVERY), start, Info(jnp.nan))
+
+    expected = first(start, points())
     assert results.step.values.tolist() == list(range(0, STEPS + 1, EVERY))
     np.testing.assert_array_equal(results.noisy_weights[0], expected["noisy_weights"])
     assert int(start.step) == 0 and int(whole[0].step) == STEPS
@@ -214,7 +224,7 @@ def test_sigkill_then_the_same_call_equals_an_uninterrupted_run(tmp_path):
     for name in ("itself", "waiting"):
         done = run_folder.read_manifest(tmp_path / name)["records"]
         assert 0 < done < 121 and (name == "waiting" or done == 21)
-        assert np.isfinite(stored(tmp_path / name).acceptance[:done]).all()
+        assert np.isfinite(stored(tmp_path / name).acceptance[1:done]).all()
         assert_same(go(tmp_path / name, **LONG), expected)
         xarray.testing.assert_equal(stored(tmp_path / name), expected[1])
 
@@ -393,8 +403,7 @@ def test_new_values_compile_nothing_new(tmp_path):
     assert once > 0
     rates = METHOD.rates._replace(particle_step=0.03, radius=np.float32(5))
     state, _ = again(tmp_path, key=jax.random.key(2), seed=3, rates=rates)
-    state = state._replace(acceptance=jnp.asarray(1.0))
-    assert state.acceptance.weak_type
+    state = state._replace(atoms=state.atoms._replace(signs=jnp.asarray([1.0] * 8) * 1.0))
     again(state=state, rates=METHOD.rates._replace(radius=jnp.float32(4)), steps=40)
     again(data=Samples(np.asarray(points(5).points)))
     assert len(TRACES) == once
@@ -402,7 +411,7 @@ def test_new_values_compile_nothing_new(tmp_path):
 
 def test_progress_goes_to_standard_error(capsys):
     """With the metrics that are numbers, or numbers with their errors."""
-    estimate = lambda key, method, state, rates, data: jnp.array([0.25, 0.03125])  # noqa: E731
+    estimate = lambda key, iterate: jnp.array([0.25, 0.03125])  # noqa: E731
     go(progress=True, metrics={**METRICS, "estimate": estimate})
     shown = capsys.readouterr()
     assert "22/22" in shown.err and "it/s" in shown.err and shown.out == ""
@@ -436,8 +445,8 @@ def test_bad_arguments_are_named_before_anything_is_written(tmp_path, changes, m
 
 
 def test_a_metric_that_fails_writes_nothing(tmp_path):
-    def broken(key, method, state, rates, data):
-        return state.missing
+    def broken(key, iterate):
+        return iterate.state.missing
 
     with pytest.raises(AttributeError, match="missing"):
         go(tmp_path / "new", metrics={"broken": broken})
@@ -584,13 +593,13 @@ def test_two_runs_never_share_a_folder(tmp_path, whole):
     assert_same(go(tmp_path), whole)
 
 
-def test_a_run_without_records_is_taken_over(tmp_path, whole):
-    class Broken(Dual):
-        def step(self, key, state, rates, data):
-            raise Crash
+def test_a_run_without_records_is_taken_over(tmp_path, whole, monkeypatch):
+    def crash(*arguments):
+        raise Crash
 
-    with pytest.raises(Crash):
-        go(tmp_path, method=Broken(Sphere(3), neurons=8))
+    with monkeypatch.context() as patch, pytest.raises(Crash):
+        patch.setattr(simulate, "run_intervals", crash)
+        go(tmp_path, method=Dual(Sphere(3), neurons=9))
     assert run_folder.read_manifest(tmp_path)["records"] == 0
     assert_same(go(tmp_path), whole)
 
@@ -609,7 +618,7 @@ def test_signals_are_heard_while_a_segment_runs(tmp_path, monkeypatch):
 
     def run_intervals(*arguments):
         sender.start()
-        return None, Never()
+        return None, None, Never()
 
     sender = threading.Thread(target=send)
     monkeypatch.setattr(simulate, "run_intervals", run_intervals)

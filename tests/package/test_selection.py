@@ -133,9 +133,9 @@ def points(key, tilt, n=20):
     return Samples(x / jnp.linalg.norm(x, axis=1, keepdims=True))
 
 
-def centre(key, method, state, rates, data):
+def centre(key, iterate):
     """Tells which data a lane has."""
-    return jnp.mean(data.points, axis=0)
+    return jnp.mean(iterate.data.points, axis=0)
 
 
 def monitors(key, tilt):

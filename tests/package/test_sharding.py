@@ -14,9 +14,11 @@ from jax.sharding import AbstractMesh, PartitionSpec
 from dualebm.energies.networks import MLP
 from dualebm.measures import Samples, shares, total_variation
 from dualebm.methods.adaptive import Adaptive
+from dualebm.methods.base import Info
 from dualebm.methods.contrastive import Contrastive
 from dualebm.methods.dual import Dual, DualRates
 from dualebm.methods.jarzynski import Jarzynski
+from dualebm.methods.score_matching import ScoreMatching
 from dualebm.methods.weighted_dual import WeightedDual
 from dualebm.spaces import Sphere
 from dualebm.training import sharding, simulate
@@ -61,16 +63,17 @@ CASES = {  # method, restart probability, weighted data, numbers of devices
 }  # fmt: skip
 
 
-def everything(key, method, state, rates, data):
+def everything(key, iterate):
     """Reads every particle and data point in its place."""
-    del key, method, rates
-    weights = 0 if data.log_weights is None else jnp.sum(shares(data.log_weights) * jnp.arange(data.log_weights.size))
-    by_place = [jnp.sum(x * jnp.cos(jnp.arange(x.shape[0]))[:, None], axis=0) for x in (state.particles, data.points)]
+    del key
+    points, log_weights = iterate.data
+    weights = 0 if log_weights is None else jnp.sum(shares(log_weights) * jnp.arange(log_weights.size))
+    by_place = [jnp.sum(x * jnp.cos(jnp.arange(x.shape[0]))[:, None], axis=0) for x in (iterate.samples.points, points)]
     return jnp.stack(by_place) + weights
 
 
-METRICS = {"everything": everything, "acceptance": lambda key, method, state, rates, data: state.acceptance}
-NONE = {"total_variation": lambda key, method, state, rates, data: total_variation(state.atoms)}
+METRICS = {"everything": everything, "acceptance": lambda key, iterate: iterate.info.acceptance}
+NONE = {"total_variation": lambda key, iterate: total_variation(iterate.state.atoms)}
 
 
 def samples(weighted=False, count=2048, seed=0, dtype=float):
@@ -88,7 +91,7 @@ def lane(tree, i=0):
 
 def on_one_device(key, method, state, rates, data, records=RECORDS):
     """The final state with the records, from `simulate` as it is without a mesh."""
-    return simulate.run_intervals(key, method, state, rates, data, jnp.ones(records, bool), EVERY, METRICS, None)
+    return simulate.run_intervals(simulate.Setup(key, method, rates, data, METRICS, EVERY), state, jnp.ones(records, bool))[::2]
 
 
 def error(a, b):
@@ -111,9 +114,8 @@ def one_run(name):
     for count in counts:
         grid = sharding.make(count, particles=count)
         states, there = sharding.place(grid, method, jax.tree.map(lambda a: a[None], sharding.split(method, state)), data, shared=True)
-        states, records = sharding.run_intervals(
-            key[None], method, states, rates, there, jnp.ones(total, bool), EVERY, METRICS, None, grid, (True, True)
-        )
+        setup = simulate.Setup(key[None], method, rates, there, METRICS, EVERY)
+        states, records = sharding.run_intervals(setup, states, jnp.ones(total, bool), grid, (True, True))
         found[count] = error((lane(sharding.join(method, states)), lane(records)), expected)
     return found
 
@@ -136,16 +138,15 @@ def many_runs():
     for shape, records in (((4, 2), 2), ((2, 4), 3)):
         grid = sharding.make(8, particles=shape[1])
         if state is None:
-            state = sharding.initial(keys, DUAL, rates, data, grid)
+            state = sharding.initial(simulate.Setup(keys, DUAL, rates, data, METRICS, EVERY), grid)
             starts = sharding.join(DUAL, state)
             for i in range(8):
                 assert error(lane(starts, i), initial_state(keys[i], DUAL, lane(rates, i), lane(data, i))) == 0
         else:
             state = jax.tree.map(np.asarray, sharding.join(DUAL, state))
             state, data = sharding.place(grid, DUAL, sharding.split(DUAL, state), data)
-        state, new = sharding.run_intervals(
-            keys, DUAL, state, rates, data, jnp.ones(records, bool), EVERY, METRICS, None, grid
-        )
+        setup = simulate.Setup(keys, DUAL, rates, data, METRICS, EVERY)
+        state, new = sharding.run_intervals(setup, state, jnp.ones(records, bool), grid)
         part = state.columns.addressable_shards[0].data.shape
         assert part == (8 // shape[0], 3, 2, 512 // shape[1]), part
         made.append(new)
@@ -161,8 +162,9 @@ def side_by_side():
     grid = sharding.make(8, particles=4)
     one_by_one, jax.lax.map = jax.lax.map, lambda function, stacks: jax.vmap(function)(stacks)
     try:
-        start = sharding.initial(keys, DUAL, rates, data, grid)
-        state, records = sharding.run_intervals(keys, DUAL, start, rates, data, jnp.ones(2, bool), EVERY, METRICS, None, grid)
+        setup = simulate.Setup(keys, DUAL, rates, data, METRICS, EVERY)
+        start = sharding.initial(setup, grid)
+        state, records = sharding.run_intervals(setup, start, jnp.ones(2, bool), grid)
     finally:
         jax.lax.map = one_by_one
     start = sharding.join(DUAL, start)
@@ -181,13 +183,13 @@ def collectives(compiled):
 def counted():
     """Collectives in a step without restarts, and in the program of a run whose metrics read no particles, or do."""
     grid, data, keys = sharding.make(4, particles=4), samples(), jax.random.split(jax.random.key(1), 1)
-    states = sharding.initial(keys, DUAL, stacked(DUAL.rates), data, grid, shared=True)
+    states = sharding.initial(simulate.Setup(keys, DUAL, stacked(DUAL.rates), data, {}, EVERY), grid, shared=True)
     spec = jax.tree.map(
         lambda pairs: PartitionSpec(None, None, "particles") if pairs else PartitionSpec(), DUAL.paired(lane(states))
     )
 
     def step(state, data):
-        return sharding.split(DUAL, DUAL.step(jax.random.key(0), sharding.join(DUAL, state), DUAL.rates, data, "particles"))
+        return sharding.split(DUAL, DUAL.step(jax.random.key(0), sharding.join(DUAL, state), DUAL.rates, data, "particles")[0])
 
     specs = (spec, PartitionSpec("particles"))
     sharded = jax.jit(jax.shard_map(step, mesh=grid, in_specs=specs, out_specs=spec, check_vma=False))
@@ -197,7 +199,8 @@ def counted():
             rates = stacked(DUAL.rates)
             schedule = lambda step, rates: DUAL.rates  # noqa: E731
             active = jnp.ones(RECORDS, bool)
-            return sharding.intervals(keys, DUAL, states, rates, data, active, EVERY, metrics, schedule, grid, (True, True))
+            setup = simulate.Setup(keys, DUAL, rates, data, metrics, EVERY, schedule)
+            return sharding.intervals(setup, states, active, grid, (True, True))
 
         return collectives(jax.jit(never).lower(states, data).compile())
 
@@ -237,7 +240,7 @@ class Still(Dual):
     """What is wrong on one device stays there."""
 
     def step(self, key, state, rates, data, axis=None):
-        return state
+        return state, Info(jnp.ones(()))
 
 
 def test_a_fault_on_one_device_is_a_divergence_on_all():
@@ -249,7 +252,8 @@ def test_a_fault_on_one_device_is_a_divergence_on_all():
 
     @partial(jax.vmap, axis_name="particles")
     def code(state):
-        return simulate.interval(jax.random.key(1), method, state, method.rates, data, 2, None, "particles")[1]
+        setup = simulate.Setup(jax.random.key(1), method, method.rates, data, {}, 2)
+        return simulate.interval(setup, state, "particles")[2]
 
     code = jax.jit(code)
     assert code(whole).tolist() == [0, 0, 0] and code(whole._replace(columns=broken)).tolist() == [1, 1, 1]
@@ -281,7 +285,7 @@ def shapes(lanes, particles):
             lambda: sharding.check(AbstractMesh((4, 2), ("runs", "particles")), DUAL, shapes(8, 8), Samples(jnp.ones((8, 5, 3)))),
             "data has 5 points; it must be a multiple of the mesh's particles, which are 2",
         ),
-        (lambda: sharding.split("Dual", None), "method is Dual; it must say which of its arrays are particles"),
+        (lambda: sharding.split(ScoreMatching(Sphere(3)), None), "its particles cannot be split over devices"),
     ],
 )
 def test_what_does_not_fit_is_refused(call, message):

@@ -8,9 +8,10 @@ import pytest
 
 from dualebm import metrics
 from dualebm.measures import Samples
+from dualebm.methods.base import Divergence
 from dualebm.methods.dual import Dual, DualRates
 from dualebm.spaces import Sphere
-from dualebm.training.simulate import DIVERGENCE, intervals, simulate, start, step
+from dualebm.training.simulate import Setup, intervals, simulate, start, step
 from tests import oracles
 
 METHOD = Dual(Sphere(3), neurons=4)
@@ -38,8 +39,8 @@ def test_equals_a_loop_of_steps():
     )
     for i in range(6):
         rates = RATES if i >= 4 else RATES._replace(reaction_step=jnp.float32(0))
-        now = step(jax.random.fold_in(key, i), METHOD, now, rates, DATA)
-        accepted.append(float(now.acceptance))
+        now, info = step(jax.random.fold_in(key, i), METHOD, now, rates, DATA)
+        accepted.append(float(info.acceptance))
         if i % 3 == 2:
             weights = np.exp(now.atoms.log_weights)
             np.testing.assert_allclose(records["total_variation"][i // 3], weights.mean(), rtol=1e-6)
@@ -52,7 +53,8 @@ def test_equals_a_loop_of_steps():
 
 def test_segments_equal_the_whole_bit_for_bit():
     key, first = jax.random.key(2), begun()
-    run = jax.jit(lambda state, active: intervals(key, METHOD, state, RATES, DATA, active, 2, METRICS, None))
+    setup = Setup(key, METHOD, RATES, DATA, METRICS, 2)
+    run = jax.jit(lambda state, active: intervals(setup, state, active)[::2])
     whole, records = jax.device_get(run(first, np.ones(6, bool)))
     middle, one = run(first, np.arange(6) < 4)
     last, two = run(middle, np.arange(6) < 2)
@@ -91,9 +93,9 @@ def test_a_diverged_lane_freezes_and_the_others_go_on():
     state, records = jax.device_get(jax.jit(jax.vmap(run))(rates))
     codes = records["diverged"]
     assert (codes[0] == 0).all() and int(state.step[0]) == 8
-    assert codes[1, -1] == DIVERGENCE.index("one atom holds all the weight")
-    assert codes[2, -1] == DIVERGENCE.index("fewer than 1% of the particles' moves were accepted")
-    assert codes[3, -1] == DIVERGENCE.index("the state is not finite")
+    assert codes[1, -1] == Divergence.ONE_ATOM
+    assert codes[2, -1] == Divergence.REJECTED
+    assert codes[3, -1] == Divergence.NOT_FINITE
     for lane in (1, 2, 3):
         stays = np.cumsum(codes[lane] != 0) > 0
         np.testing.assert_array_equal(codes[lane] != 0, stays)  # once diverged, always
@@ -109,4 +111,4 @@ def test_total_variation_zero_is_divergence():
     positions = np.tile(np.float32([1.0, 0.0, 0.0]), (4, 1))
     state = state._replace(columns=jnp.array(positions[:2].T), atoms=state.atoms._replace(positions=jnp.array(positions)))
     _, records = simulated(jax.random.key(0), method, state, rates, away, steps=2, every=2, metrics={})
-    assert records["diverged"].tolist() == [DIVERGENCE.index("the total variation is 0")]
+    assert records["diverged"].tolist() == [Divergence.NO_WEIGHT]

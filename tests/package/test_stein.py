@@ -252,7 +252,7 @@ def test_a_step_is_down_the_discrepancy(kind, regime, x64):
     rates = NetworkRates(0.01, 3.0, 0.0)
     energy = network(space, 4)
     state = start(jax.random.key(0), method, rates, data)._replace(neurons=energy)
-    after = jax.device_get(step(jax.random.key(1), method, state, rates, data))
+    after, _ = jax.device_get(step(jax.random.key(1), method, state, rates, data))
     theta, w = np.asarray(energy.positions), np.asarray(energy.coefficients)
     x = np.asarray(data.points)
     if kind == "kernel":
@@ -322,7 +322,7 @@ def test_batches_are_unbiased(x64):
     data, energy = Samples(cloud(space, 12)), network(space, 3)
     whole = KernelStein(space, neurons=3, statistic="V")
     state = start(jax.random.key(0), whole, rates, data)._replace(neurons=energy)
-    exact = step(jax.random.key(1), whole, state, rates, data).neurons.coefficients
+    exact = step(jax.random.key(1), whole, state, rates, data)[0].neurons.coefficients
     batches = KernelStein(space, neurons=3, batch=6)
     found = jax.jit(jax.vmap(lambda key: batches.step(key, state, rates, data).neurons.coefficients))
     values = np.asarray(found(jax.random.split(jax.random.key(0), 10_000)))

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from dualebm.measures import Samples
+from dualebm.methods.base import Info, Iterate
 from dualebm.methods.weighted_dual import WeightedDual
 from dualebm.metrics import walkers
 from dualebm.spaces import Sphere
@@ -24,7 +25,7 @@ def state():
 
 
 def read(metric, state, method=METHOD):
-    return np.asarray(metric(jax.random.key(2), method, state, METHOD.rates, DATA))
+    return np.asarray(metric(jax.random.key(2), Iterate(method, state, METHOD.rates, DATA)))
 
 
 def test_walkers_are_drawn_by_their_weights(state):
@@ -36,7 +37,8 @@ def test_walkers_are_drawn_by_their_weights(state):
 
 def test_the_number_of_resamplings_and_the_effective_fraction(state):
     assert read(walkers.Resamplings(), state) == 4
-    assert read(walkers.EffectiveFraction(), state) == pytest.approx(float(state.weights.ess))
+    iterate = Iterate(METHOD, state, METHOD.rates, DATA, Info(effective_fraction=jnp.array(0.25)))
+    assert walkers.EffectiveFraction()(jax.random.key(2), iterate) == 0.25 and np.isnan(read(walkers.EffectiveFraction(), state))
 
 
 def test_the_cross_entropy_is_the_mean_energy_and_log_z(state):

@@ -1,0 +1,31 @@
+"""The methods of this package by name: the one list from which the command line, the docs and the tests take them."""
+
+import importlib
+import inspect
+import pkgutil
+import re
+from functools import cache
+
+from dualebm import methods
+from dualebm.methods.base import Method, Wrapper
+
+
+@cache
+def by_name() -> dict[str, type[Method]]:
+    """Return the training methods of this package, by the name of the class in lower case with underscores.
+
+    Every module of `dualebm.methods` is looked through, so that a new file is found by itself. Wrappers, which need a method, and classes
+    whose name begins with an underscore are left out.
+
+    >>> by_name()["dual"].__name__, "audited" in by_name()
+    ('Dual', False)
+    """
+    modules = [importlib.import_module(f"{methods.__name__}.{info.name}") for info in pkgutil.iter_modules(methods.__path__)]
+    classes = [
+        kind
+        for module in modules
+        for kind in vars(module).values()
+        if inspect.isclass(kind) and kind.__module__ == module.__name__ and issubclass(kind, Method)
+    ]
+    kept = [kind for kind in classes if not (issubclass(kind, Wrapper) or inspect.isabstract(kind) or kind.__name__.startswith("_"))]
+    return {re.sub(r"(?<=[a-z])(?=[A-Z])", "_", kind.__name__).lower(): kind for kind in kept}

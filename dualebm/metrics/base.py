@@ -1,0 +1,36 @@
+"""The form of a metric."""
+
+from typing import Any, ClassVar
+
+import equinox as eqx
+from jaxtyping import Array, Key
+
+from dualebm.methods.base import Iterate
+
+
+class Metric(eqx.Module):
+    """A number or an array that a run records: an equinox module, whose arrays are arguments of the compiled program.
+
+    A plain function `(key, iterate) -> array` is a metric too, without labels.
+
+    long_name and units label the results and the figures.
+
+    >>> class Particles(Metric):
+    ...     long_name, units = "number of particles", "1"
+    ...     def __call__(self, key, iterate):
+    ...         return iterate.samples.points.shape[0] + 0 * iterate.state.step
+    >>> Particles().labels
+    {'units': '1', 'long_name': 'number of particles'}
+    """
+
+    long_name: ClassVar[str | None] = None
+    units: ClassVar[str | None] = None
+
+    def __call__(self, key: Key[Array, ""], iterate: Iterate) -> Any:
+        """Return the value at an iterate; `key` is for what the metric draws."""
+        raise NotImplementedError
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """The labels that are given, by name."""
+        return {name: label for name, label in (("units", self.units), ("long_name", self.long_name)) if label is not None}

@@ -1,0 +1,97 @@
+"""Rates: the scalars of a method that a sweep varies, and the values that each may have.
+
+The rates of a method are a NamedTuple of scalars. The type of each field carries its bound, so a method states once, in its rates,
+what is allowed:
+
+>>> from dualebm.spaces import Sphere
+>>> from typing import NamedTuple
+>>> class Rates(NamedTuple):
+...     particle_step: ParticleStep
+...     restart_probability: Probability = 0.0
+>>> check(Rates(0.1, 1.5), Sphere(3))
+Traceback (most recent call last):
+...
+ValueError: restart_probability is 1.5; it must be a finite number, at least 0 and at most 1
+"""
+
+import dataclasses
+import math
+from typing import Annotated, Any, get_type_hints
+
+from jaxtyping import Array, Float
+
+from dualebm._internal import checks
+from dualebm.spaces import Space
+
+Scalar = Float[Array, ""] | float
+"""A number, or an array of no dimension."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Bound:
+    """The values that a rate may have: finite numbers from 0 to `largest`.
+
+    Args:
+        positive: whether 0 is excluded.
+        largest: the largest value.
+        moves_particles: whether the rate is the time step of a Langevin move, which a space may bound too
+            (`Space.largest_particle_step`).
+    """
+
+    positive: bool = False
+    largest: float = math.inf
+    moves_particles: bool = False
+
+
+NonNegative = Annotated[Scalar, Bound()]
+"""A rate of at least 0."""
+Positive = Annotated[Scalar, Bound(positive=True)]
+"""A rate greater than 0."""
+Probability = Annotated[Scalar, Bound(largest=1)]
+"""A rate in [0, 1]."""
+Fraction = Annotated[Scalar, Bound(positive=True, largest=1)]
+"""A rate in (0, 1]."""
+ParticleStep = Annotated[Scalar, Bound(positive=True, moves_particles=True)]
+"""The time step of a Langevin move, greater than 0."""
+ParticleStepOrNone = Annotated[Scalar, Bound(moves_particles=True)]
+"""The time step of a Langevin move, or 0 where nothing moves."""
+
+
+def bounds(kind: type) -> dict[str, Bound]:
+    """Return the bound of each field of a class of rates; a field of any other type may be any number of at least 0.
+
+    Args:
+        kind: a NamedTuple class.
+
+    >>> from dualebm.methods.dual import DualRates
+    >>> bounds(DualRates)["radius"]
+    Bound(positive=True, largest=inf, moves_particles=False)
+    """
+    hints = get_type_hints(kind, include_extras=True)
+    carried = {name: [extra for extra in getattr(hints.get(name), "__metadata__", ()) if isinstance(extra, Bound)] for name in kind._fields}
+    return {name: (extras or [Bound()])[0] for name, extras in carried.items()}
+
+
+def check(rates: Any, space: Space) -> None:
+    """Check the rates of a method against their bounds.
+
+    Args:
+        rates: a NamedTuple of numbers.
+        space: where the particles live.
+
+    Raises:
+        ValueError: a rate is not one finite number within its bound; or the noise of a particle step reaches half way round
+            the sphere.
+
+    >>> from dualebm.methods.dual import DualRates; from dualebm.spaces import Sphere
+    >>> check(DualRates(1.0, 0.1, 0.1), Sphere(15))  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    ...
+    ValueError: particle_step is 1.0; on Sphere(dimension=15) it must be at most 0.328987: beyond it the noise sqrt(2 h d) reaches pi, ...
+    """
+    limits = bounds(type(rates))
+    for name, value in rates._asdict().items():
+        checks.number(name, value, positive=limits[name].positive, largest=limits[name].largest)
+    for name, value in rates._asdict().items():
+        if limits[name].moves_particles:
+            checks.particle_step(name, value, space)

@@ -1,0 +1,110 @@
+"""The contract that every method keeps, the registry, and wrappers around wrappers."""
+
+import dataclasses
+import inspect
+import typing
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dualebm import metrics
+from dualebm.energies.networks import MLP
+from dualebm.kernels import RBF
+from dualebm.measures import Samples
+from dualebm.methods.adaptive import Adaptive
+from dualebm.methods.audited import Audited
+from dualebm.methods.base import Divergence, Info, Iterate, Method
+from dualebm.methods.dual import Dual
+from dualebm.methods.registry import by_name
+from dualebm.methods.tracked import Tracked
+from dualebm.methods.weighted_dual import WeightedDual
+from dualebm.rates import Bound, bounds
+from dualebm.spaces import Sphere
+from dualebm.training.run import run
+from dualebm.training.simulate import start, step
+
+DATA = Samples(jnp.eye(3, dtype="float32"))
+SMALL = dict(neurons=8, features=8, particles=20, walkers=20, chains=20, cells=64, neuron_cells=64, critics=4, start=MLP(4))
+
+
+def made(name):
+    """A method of the registry, small."""
+    kind = by_name()[name]
+    fields = {field.name for field in dataclasses.fields(kind)}
+    return kind(Sphere(2) if name == "mean_field" else Sphere(3), **{n: v for n, v in SMALL.items() if n in fields})
+
+
+@pytest.mark.parametrize("name", by_name())
+def test_every_method_keeps_the_contract(name):
+    method = made(name)
+    data = Samples(DATA.points[:2, :2]) if name == "mean_field" else DATA
+    method.check(method.rates, data)
+    assert hash(method) == hash(made(name)) and method == made(name)
+    state = start(jax.random.key(0), method, method.rates, data)
+    after, info = step(jax.random.key(1), method, state, method.rates, data)
+    assert jax.tree.structure(after) == jax.tree.structure(state) and int(after.step) == 1
+    assert [(x.shape, x.dtype) for x in jax.tree.leaves(after)] == [(x.shape, x.dtype) for x in jax.tree.leaves(state)]
+    assert isinstance(info, Info) and all(x.shape == () and np.isfinite(x) for x in jax.tree.leaves(info))
+    assert method.energy(after, method.rates, data)(data.points).shape == data.points.shape[:1]
+    assert int(method.diverged(after)) == Divergence.NONE
+    samples, paired = method.samples(after), method.paired(after)
+    assert samples is None or samples.points.shape[1] == method.space.dimension
+    assert paired is None or (samples is not None and any(jax.tree.leaves(paired)))
+    assert method.warning(after, info) is None
+    metrics.Acceptance()(None, Iterate(method, after, method.rates, data, info))
+
+
+@pytest.mark.parametrize("name", by_name())
+def test_every_rate_carries_its_bound(name):
+    kind = type(made(name).rates)
+    assert all(isinstance(bound, Bound) for bound in bounds(kind).values())
+    carried = typing.get_type_hints(kind, include_extras=True)
+    assert all(any(isinstance(extra, Bound) for extra in carried[field].__metadata__) for field in kind._fields)
+
+
+def test_the_registry_finds_every_file_of_a_method():
+    folder = Path(inspect.getfile(Method)).parent
+    files = {path.stem for path in folder.glob("*.py")} - {"__init__", "base", "registry", "presets"}
+    found = {Path(inspect.getfile(kind)).stem for kind in by_name().values()}
+    assert files - found == {"adaptive", "audited", "tracked"}, "wrappers alone are no methods by themselves"
+
+
+def test_a_method_without_a_step_is_not_a_method():
+    @dataclasses.dataclass(frozen=True)
+    class Nothing(Method):
+        space: Sphere
+
+    with pytest.raises(TypeError, match=r"abstract methods? .*energy.*init.*rates.*step"):
+        Nothing(Sphere(3))  # pyright: ignore[reportAbstractUsage]
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        Audited(Adaptive(Dual(Sphere(3), neurons=8), warmup=4), walkers=20),
+        Audited(Tracked(Dual(Sphere(3), neurons=8), chains=20), walkers=20),
+        Tracked(Audited(Adaptive(Dual(Sphere(3), neurons=8), warmup=4), walkers=20), chains=20),
+        Audited(WeightedDual(Sphere(3), neurons=8, particles=20), walkers=20),
+    ],
+    ids=["audited adaptive", "audited tracked", "tracked audited adaptive", "audited weighted"],
+)
+def test_wrappers_compose(method):
+    """The innermost state is that of the method alone, and everything is forwarded to it."""
+    inner = method
+    while hasattr(inner, "method"):
+        inner = inner.method
+    recorded = {"acceptance": metrics.Acceptance(), "total_variation": metrics.TotalVariation(), "mmd": metrics.MMD(DATA, RBF())}
+    state, results = run(jax.random.key(1), method, method.rates, DATA, steps=4, every=2, metrics=recorded, progress=False)
+    assert method.space == Sphere(3) and method.rates == inner.rates
+    assert np.isfinite(results.mmd).all() and np.isfinite(results.acceptance[1:]).all()
+    innermost = state
+    while hasattr(innermost, "inner"):
+        innermost = innermost.inner
+    assert method.samples(state).points is not None and innermost.step == 4 == state.step
+    np.testing.assert_array_equal(method.samples(state).points, inner.samples(innermost).points)
+    np.testing.assert_array_equal(method.atoms(state).positions, innermost.atoms.positions)
+    value, error = method.log_partition(state)
+    assert np.isfinite(value) and (np.isfinite(error) or isinstance(method, Tracked))
