@@ -110,8 +110,9 @@ class Relaxation(NamedTuple):
 
 
 def relaxation(key: Key[Array, ""], energy: Energy, space: Space, model: Samples, *, moves: int = 100) -> Relaxation:
-    """The change of E f over samples under `moves` steps of MALA of size 0.6 / d, which leave the model exp(-f) tau as it is: for its own
-    samples 0 but for the error.
+    """The change of E f over samples under `moves` steps of MALA of the space's default size.
+
+    They leave the model exp(-f) tau as it is, so that for its own samples the change is 0 but for the error.
 
     Within a mode alone: of modes with wrong masses, between which nothing moves, and of an energy that was fitted to these samples it says
     nothing. Pure; `moves` is static. Raises ValueError for fewer than one.
@@ -125,7 +126,7 @@ def relaxation(key: Key[Array, ""], energy: Energy, space: Space, model: Samples
     """
     checks.count("moves", moves)
     draw = langevin.drawn(key, space.dimension, model.points.dtype, "independent")
-    moved, _, _ = langevin.move("mala", space, draw, model.points.T, energy, 0.6 / space.dimension, steps=moves)
+    moved, _, _ = langevin.move("mala", space, draw, model.points.T, energy, space.default_particle_step, steps=moves)
     before, after = energy(model.points), energy(moved.T)
     log_weights = jnp.zeros_like(before) if model.log_weights is None else model.log_weights
     mean, error = _mean_and_error(after - before, log_weights)

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from dualebm.spaces import Space, Sphere, Torus
+from dualebm.spaces import Space, Sphere
 
 Inputs = Float[Array, "N d"]
 Parameters = Float[Array, "m p"]
@@ -29,12 +29,6 @@ def _inner(x, theta, bias):
         raise ValueError(f"theta has {theta.shape[1]} components and x has {x.shape[1]}; allowed: {allowed} for theta")
     product = jnp.matmul(x, theta[:, : x.shape[1]].T, precision=jax.lax.Precision.HIGHEST)
     return product + theta[None, :, -1] if bias else product
-
-
-def _on_circles(x, period):
-    """(cos, sin) of the angles of points on the torus."""
-    angle = (2 * math.pi / period) * x
-    return jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], axis=1)
 
 
 def _check_positive(name, value):
@@ -140,7 +134,7 @@ class Softplus(Ridge):
 
 @dataclasses.dataclass(frozen=True)
 class Bump:
-    """A smooth bump around theta, 1 at x = theta, which lives in the space of x itself.
+    """A smooth bump around theta, 1 at x = theta, which lives in the space of x itself: the exponential of its `proximity`.
 
     On the torus exp(a sum_k (cos(2 pi (x_k - theta_k) / period) - 1)) (in one dimension the toy of the authors'
     programs), on the sphere exp(a (<theta, x> - 1)), on Euclidean space exp(-a |x - theta|^2 / 2), with a =
@@ -170,14 +164,7 @@ class Bump:
         for name, points in (("x", x), ("theta", theta)):
             if points.shape[1] != self.space.dimension:
                 raise ValueError(f"{name} has {points.shape[1]} components; it must have {self.space.dimension}, as {self.space}")
-        if isinstance(self.space, Torus):
-            circles = [_on_circles(z, self.space.period) for z in (x, theta)]
-            exponent = _inner(*circles, bias=False) - self.space.dimension
-        elif isinstance(self.space, Sphere):
-            exponent = _inner(x, theta, False) - 1
-        else:
-            exponent = -0.5 * jnp.sum((x[:, None] - theta[None]) ** 2, axis=-1)
-        return jnp.exp(self.concentration * exponent)
+        return jnp.exp(self.concentration * self.space.proximity(x, theta))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -134,18 +134,18 @@ class BumpKernel:
     0.0898
     """
 
-    space: Torus | Sphere
+    space: Space
     concentration: float = 10.0
 
     def __post_init__(self):
         checks.number("concentration", self.concentration, positive=True)
-        if not (isinstance(self.space, Torus) or self.space == Sphere(2)):
+        if not self.space.periodic and self.space.circumference is None:
             raise ValueError(f"space is {self.space}; allowed: a Torus, Sphere(2)")
 
     def __call__(self, x: Float[Array, "N d"], y: Float[Array, "n d"]) -> Matrix:
         """The matrix k(x_i, y_j)."""
         a = self.concentration
-        if isinstance(self.space, Sphere):
+        if not isinstance(self.space, Torus):
             argument = a * jnp.sqrt(jnp.maximum(2 + 2 * _inner(x, y), jnp.finfo(x.dtype).tiny))
             return i0e(argument) * jnp.exp(argument - 2 * a)
         argument = 2 * a * jnp.abs(jnp.cos(math.pi / self.space.period * (x[:, None] - y[None])))
@@ -210,7 +210,7 @@ def kernel_of(feature: Feature, space: Space) -> Kernel:
     """
     if feature == ReLU():
         return ArcCosine()
-    if isinstance(feature, Bump) and isinstance(space, (Torus, Sphere)):
+    if isinstance(feature, Bump) and space.compact:
         return BumpKernel(space, feature.concentration)
     raise ValueError(f"feature is {feature}; allowed: ReLU(), and Bump on a torus or a circle (or a kernel of your own)")
 

@@ -25,8 +25,8 @@ from dualebm.training.fingerprint import describe
 
 ENERGY, MODEL = "energy.npz", "model.json"
 
-NODES = {2: 4000, 3: 200}
-"""Nodes of the quadrature on S^1 and S^2, by the ambient dimension."""
+NODES: dict[Space, int] = {Sphere(2): 4000, Sphere(3): 200}
+"""Nodes of the quadrature, of the spaces that have one for every energy."""
 
 DRAWS = 2**20
 """Draws of the base measure for log Z elsewhere."""
@@ -79,8 +79,8 @@ def estimate_log_partition(key: Key[Array, ""], energy: Energy, space: Space, pa
     True
     """
     mean = float(jnp.mean(energy(particles)))
-    if isinstance(space, Sphere) and space.dimension in NODES:
-        nodes = NODES[space.dimension]
+    if space in NODES:
+        nodes = NODES[space]
         fine, coarse = (
             float(partition.log_partition(energy, partition.sphere_quadrature(space, n, particles.dtype)))
             for n in (nodes, nodes // 2)
@@ -148,7 +148,7 @@ def log_densities(model: Model, points: Float[Array, "N d"]) -> dict[str, np.nda
     {'log_density_base': [-0.0], 'log_density_lebesgue': [-1.6121]}
     """
     base = -np.asarray(model.energy(points), np.float64) - model.log_partition.value
-    if not isinstance(model.space, Euclidean):
+    if model.space.compact:
         return {"log_density_base": base}
     volume = 0.0 if model.scale is None else float(np.sum(np.log(model.scale)))
     log_base = np.asarray(model.space.log_base(points), np.float64)

@@ -1,7 +1,5 @@
 """How near samples of a fitted model are to data: what `dualebm score --quality` says."""
 
-import math
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -13,7 +11,6 @@ from dualebm.flows import langevin
 from dualebm.kernels import RBF, squared_mmd
 from dualebm.measures import Samples
 from dualebm.model import Model
-from dualebm.spaces import Space, Torus
 
 ROWS = 20_000
 """Rows that are compared, drawn at random of more: the time goes with rows times samples."""
@@ -31,18 +28,6 @@ LABELS = {
 
 TESTED = 5000
 """Rows of the kernel Stein test, whose time goes with their square."""
-
-
-def ambient(space: Space, x: Float[Array, "n d"]) -> Float[Array, "n k"]:
-    """Points where distances are taken: on a torus (cos, sin) of each coordinate on circles of its period, else as they are.
-
-    >>> ambient(Torus(1, 2 * math.pi), jnp.array([[0.0], [math.pi]])).round(3).tolist()
-    [[1.0, 0.0], [-1.0, -0.0]]
-    """
-    if not isinstance(space, Torus):
-        return x
-    angle = 2 * math.pi / space.period * x
-    return space.period / (2 * math.pi) * jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], axis=1)
 
 
 def quality(
@@ -65,7 +50,7 @@ def quality(
     draw_key, chain_key, direction_key, sign_key = jax.random.split(key, 4)
     if points.shape[0] > ROWS:
         points = points[jax.random.choice(draw_key, points.shape[0], (ROWS,), replace=False)]
-    rows = ambient(model.space, points)
+    rows = model.space.ambient(points)
     bandwidth = median_distance(rows, name=name)
     drawn, acceptance = langevin.sample(chain_key, model.energy, model.space, count, steps=steps, step=model.particle_step)
 
@@ -79,9 +64,9 @@ def quality(
         }
 
     centre = jnp.mean(rows, axis=0, keepdims=True)  # what is common to all has no part in distances, but in their rounding
-    found = compare(ambient(model.space, drawn) - centre, rows - centre) | {"acceptance": acceptance}
+    found = compare(model.space.ambient(drawn) - centre, rows - centre) | {"acceptance": acceptance}
     told = {"samples": count, "rows": len(rows), "bandwidth": bandwidth, **found}
-    if not isinstance(model.space, Torus) and len(points) > 1:
+    if not model.space.periodic and len(points) > 1:
         test = stein.goodness_of_fit(sign_key, RBF(bandwidth), model.space, model.energy, points[:TESTED])
         told |= {"ksd": test.statistic, "p_value": test.p_value}
     return {name: float(value) for name, value in told.items()}

@@ -21,7 +21,7 @@ from dualebm._internal.columns import block_columns, map_blocks, once, product, 
 from dualebm.energies.shallow import Energy
 from dualebm.kernels import SOURCES
 from dualebm.measures import Samples, shares
-from dualebm.spaces import Euclidean, Space, Sphere
+from dualebm.spaces import Space
 
 Points = Float[Array, "n d"]
 
@@ -30,11 +30,12 @@ STATISTICS = ("U", "V")
 
 
 def check_space(space: Space) -> None:
-    """Raises ValueError for a space that the operator is not written for.
+    """Raises ValueError for a space whose functions are periodic, as the kernels and critics are not.
 
+    >>> from dualebm.spaces import Sphere
     >>> check_space(Sphere(3))
     """
-    if not isinstance(space, (Sphere, Euclidean)):
+    if space.periodic:
         raise ValueError(f"space is {space}; allowed: a Sphere, a Euclidean space")
 
 
@@ -51,6 +52,7 @@ def check_kernel(kernel: Any) -> None:
 def check_samples(name: str, samples: Samples, space: Space, statistic: str) -> None:
     """Raises ValueError for samples that are not of the space, and for fewer than two of a U-statistic.
 
+    >>> from dualebm.spaces import Sphere
     >>> check_samples("data", Samples(jnp.eye(2)), Sphere(2), "U")
     """
     checks.choice("statistic", statistic, STATISTICS)
@@ -62,7 +64,7 @@ def check_samples(name: str, samples: Samples, space: Space, statistic: str) -> 
 def score(energy: Energy, space: Space, points: Points) -> Points:
     """s = grad log p = P (grad log tau - grad U) at points, `(n, d)`.
 
-    >>> from dualebm.energies.shallow import Shallow; from dualebm.features import ReLU
+    >>> from dualebm.energies.shallow import Shallow; from dualebm.features import ReLU; from dualebm.spaces import Sphere
     >>> score(Shallow(ReLU(), jnp.eye(2), jnp.array([2.0, 4.0])), Sphere(2), jnp.array([[1.0, 0.0]])).tolist()
     [[0.0, 0.0]]
     """
@@ -72,7 +74,7 @@ def score(energy: Energy, space: Space, points: Points) -> Points:
 def pull_back(energy: Energy, space: Space, points: Points, slopes: Points) -> Any:
     """The gradient in the arrays of an energy of sum_i slopes_i . s(x_i), in the form of the energy, streamed by blocks of points.
 
-    >>> from dualebm.energies.shallow import Shallow; from dualebm.features import ReLU
+    >>> from dualebm.energies.shallow import Shallow; from dualebm.features import ReLU; from dualebm.spaces import Euclidean
     >>> energy = Shallow(ReLU(), jnp.eye(2), jnp.ones(2))
     >>> pull_back(energy, Euclidean(2), jnp.array([[0.6, 0.8]]), jnp.array([[4.0, -6.0]])).coefficients.tolist()
     [-2.0, 3.0]
@@ -86,7 +88,7 @@ def pull_back(energy: Energy, space: Space, points: Points, slopes: Points) -> A
 
 def _shifted(space, points, scores):
     """s~, the part of the operator that multiplies."""
-    return scores - (points.shape[1] - 1) * points if isinstance(space, Sphere) else scores
+    return scores - space.mean_curvature * space.normal(points)
 
 
 def _weights(samples):
@@ -102,7 +104,7 @@ def stein_kernel(
 ) -> Float[Array, "N n"]:
     """The matrix u(x_i, y_j), all at once.
 
-    >>> from dualebm.kernels import RBF
+    >>> from dualebm.kernels import RBF; from dualebm.spaces import Euclidean
     >>> x = jnp.array([[1.0, 0.0]])
     >>> stein_kernel(RBF(), Euclidean(2, None), x, jnp.zeros((1, 2)), x, jnp.zeros((1, 2))).tolist()
     [[2.0]]
@@ -117,7 +119,7 @@ def stein_kernel(
 def diagonal(kernel: Any, space: Space, points: Points, scores: Points) -> Float[Array, " n"]:
     """u(x_i, x_i).
 
-    >>> from dualebm.kernels import RBF
+    >>> from dualebm.kernels import RBF; from dualebm.spaces import Euclidean
     >>> diagonal(RBF(), Euclidean(2, None), jnp.eye(2), jnp.zeros((2, 2))).tolist()
     [2.0, 2.0]
     """
@@ -132,7 +134,7 @@ def kernelised(
     With weights p_i that sum to 1: V = sum_ij p_i p_j u_ij and U = (V - sum_i p_i^2 u_ii) / (1 - sum_i p_i^2). U has no bias, and for few
     samples is not convex in s.
 
-    >>> from dualebm.kernels import RBF
+    >>> from dualebm.kernels import RBF; from dualebm.spaces import Euclidean
     >>> value, slopes = kernelised(RBF(), Euclidean(2, None), Samples(jnp.zeros((2, 2))), jnp.ones((2, 2)))
     >>> float(value), slopes.tolist()
     (4.0, [[1.0, 1.0], [1.0, 1.0]])
@@ -179,6 +181,7 @@ def goodness_of_fit(
     (1 + B). The points must be independent, such as data held out, not a chain's. Needs no log Z and no samples of the model. Raises
     ValueError for points off the space, fewer than two, a kernel without derivatives, and fewer than one bootstrap.
 
+    >>> from dualebm.spaces import Sphere
     >>> from dualebm.energies.shallow import Shallow; from dualebm.features import ReLU; from dualebm.kernels import RBF
     >>> points = Sphere(3).sample_base(jax.random.key(0), 200, jnp.float32)
     >>> wrong = Shallow(ReLU(), jnp.eye(3), jnp.array([-9.0, 0.0, 0.0]))
@@ -256,7 +259,7 @@ def _each(critics, space, x, shifted, p):
     """G_i(omega) = E (A relu(<omega, .>) e_i) for each critic's neurons, and its gradient in omega: sums over columns x, of weights p."""
     d, width = critics.outer.shape
     on = (product(critics.positions.reshape(d * width, d), x) > 0).astype(x.dtype).reshape(d, width, -1)
-    push = p[None] * (shifted - x if isinstance(space, Sphere) else shifted)  # d h_i / d x_i - x_i x . grad h, as h is homogeneous
+    push = p[None] * (shifted - space.normal(x))  # d h_i / d x_i - x_i x . grad h on the sphere, as h is homogeneous
     gradient = product((on * push[:, None]).reshape(d * width, -1), x.T).reshape(d, width, d)
     return gradient + product(on, p)[:, :, None] * jnp.eye(d, dtype=x.dtype)[:, None]
 
@@ -264,6 +267,7 @@ def _each(critics, space, x, shifted, p):
 def critic_slopes(critics: Critics, space: Space, samples: Samples, scores: Points) -> Float[Array, "d k d"]:
     """The gradient in omega of G_i(omega) = E_samples A (relu(<omega, .>) e_i) at the positions; G itself is its product with omega.
 
+    >>> from dualebm.spaces import Euclidean
     >>> critics = Critics(jnp.ones((2, 1)), jnp.ones((2, 1, 2)))
     >>> critic_slopes(critics, Euclidean(2, None), Samples(jnp.eye(2)), jnp.zeros((2, 2)))[:, 0].tolist()
     [[1.0, 0.0], [0.0, 1.0]]
@@ -276,6 +280,7 @@ def critic_slopes(critics: Critics, space: Space, samples: Samples, scores: Poin
 def critic_values(critics: Critics, slopes: Float[Array, "d k d"]) -> Float[Array, " d"]:
     """D_i = E_samples A (h_i e_i), from `critic_slopes`.
 
+    >>> from dualebm.spaces import Euclidean
     >>> critics = Critics(jnp.ones((2, 1)), jnp.ones((2, 1, 2)))
     >>> critic_values(critics, critic_slopes(critics, Euclidean(2, None), Samples(jnp.eye(2)), jnp.zeros((2, 2)))).tolist()
     [1.0, 1.0]
@@ -290,6 +295,7 @@ def ascend(
 
     The supremum over the ball is at a single neuron; the ascent ends near the best of those that it started from, and below the supremum.
 
+    >>> from dualebm.spaces import Sphere
     >>> points = Sphere(3).sample_base(jax.random.key(0), 100, jnp.float32)
     >>> _, found = ascend(draw_critics(jax.random.key(1), 3, 8, jnp.float32), Sphere(3), Samples(points), jnp.zeros((100, 3)), 25)
     >>> found.shape
@@ -339,6 +345,7 @@ def by_critics(
 ) -> Float[Array, ""]:
     """SD = (sum_i D_i^2)^(1/2) of critics of so many neurons, drawn and then found by so many steps of `ascend`.
 
+    >>> from dualebm.spaces import Sphere
     >>> samples = Samples(Sphere(3).sample_base(jax.random.key(0), 100, jnp.float32))
     >>> bool(by_critics(jax.random.key(1), Sphere(3), samples, jnp.zeros((100, 3)), 8, 25) < 1)
     True
@@ -355,7 +362,7 @@ def network_discrepancy(
 
     Raises ValueError for samples off the space, critics of no neurons, and a normalisation that does not exist.
 
-    >>> from dualebm.energies.shallow import Shallow; from dualebm.features import ReLU
+    >>> from dualebm.energies.shallow import Shallow; from dualebm.features import ReLU; from dualebm.spaces import Sphere
     >>> points = Sphere(3).sample_base(jax.random.key(0), 100, jnp.float32)
     >>> zero = Shallow(ReLU(), jnp.eye(3), jnp.zeros(3))
     >>> bool(network_discrepancy(jax.random.key(1), Sphere(3), zero, Samples(points), width=8) < 1)

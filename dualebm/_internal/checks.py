@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dualebm.measures import Samples
-from dualebm.spaces import Space, Sphere
+from dualebm.spaces import Space
 
 ON_SPACE = 1e-3
 """How far data may lie from their space (float32 data read from a text file are within 1e-6)."""
@@ -64,15 +64,15 @@ def number(name: str, value, *, positive: bool = False, largest: float = math.in
 def particle_step(name: str, step, space: Space) -> None:
     """Raises ValueError for a step on a sphere whose noise goes half way round: projected moves of any step stay finite.
 
+    >>> from dualebm.spaces import Sphere
     >>> particle_step("step", 1.0, Sphere(15))  # doctest: +ELLIPSIS
     Traceback (most recent call last):
     ...
     ValueError: step is 1.0; on Sphere(dimension=15) it must be at most 0.328987: beyond it the noise sqrt(2 h d) reaches pi, ...
     """
-    longest = math.pi**2 / (2 * space.dimension)
-    if isinstance(space, Sphere) and step > longest:
+    if step > space.largest_particle_step:
         raise ValueError(
-            f"{name} is {step}; on {space} it must be at most {longest:.6g}: beyond it the noise "
+            f"{name} is {step}; on {space} it must be at most {space.largest_particle_step:.6g}: beyond it the noise "
             "sqrt(2 h d) reaches pi, half way round the sphere"
         )
 
@@ -107,6 +107,7 @@ def precision(dtype) -> np.dtype:
 def points(name: str, x, space: Space) -> None:
     """Raises ValueError unless `x` holds at least one point, finite and real floating, of the space.
 
+    >>> from dualebm.spaces import Sphere
     >>> points("data", np.ones((4, 3), np.float32), Sphere(3))  # doctest: +ELLIPSIS
     Traceback (most recent call last):
     ...
@@ -134,18 +135,13 @@ def points(name: str, x, space: Space) -> None:
     distance = np.asarray(space.distance_from(jnp.asarray(x)))
     if distance.max() > ON_SPACE:
         row = int(np.argmax(distance > ON_SPACE))
-        if isinstance(space, Sphere):
-            norm = np.linalg.norm(np.asarray(x)[row])
-            raise ValueError(
-                f"{name} has rows off the unit sphere (row {row} has norm {norm:.6g}); "
-                "normalise them: x / np.linalg.norm(x, axis=1, keepdims=True)"
-            )
-        raise ValueError(f"{name} has rows outside {space} (row {row} is {np.asarray(x)[row]}); wrap them into it")
+        raise ValueError(f"{name} has {space.misplaced(row, np.asarray(x)[row])}")
 
 
 def samples(name: str, data: Samples, space: Space) -> None:
     """`points`, and log weights of shape (n,) that are not NaN or +inf and not all -inf.
 
+    >>> from dualebm.spaces import Sphere
     >>> samples("data", Samples(np.ones((1, 1), np.float32), np.zeros(2, np.float32)), Sphere(2))
     Traceback (most recent call last):
     ...

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from dualebm._internal import checks
-from dualebm.spaces import Space, Sphere, Torus
+from dualebm.spaces import Space, Sphere
 
 
 class Cells(NamedTuple):
@@ -34,13 +34,11 @@ def cells(space: Space, count: int) -> Cells:
     ((100, 3), 1.0, 294)
     """
     checks.count("count", count, 4)
-    if space in (Sphere(2), Torus(1, getattr(space, "period", 1.0))):
-        period = getattr(space, "period", 2 * math.pi)
-        place = period * np.arange(count) / count
-        centres = np.stack([np.cos(place), np.sin(place)], axis=1) if isinstance(space, Sphere) else place[:, None]
+    length = space.circumference
+    if length is not None:
         first = np.arange(count)
-        conductance = np.full(count, count / period**2)  # 1 / (distance x period), with a face of length 1
-        return Cells(centres, np.full(count, 1 / count), first, (first + 1) % count, conductance)
+        conductance = np.full(count, count / length**2)  # 1 / (distance x circumference), with a face of length 1
+        return Cells(space.equispaced(count), np.full(count, 1 / count), first, (first + 1) % count, conductance)
     if space != Sphere(3):
         raise ValueError(f"space is {space}; allowed: Sphere(2), Torus(1), Sphere(3)")
     from scipy.spatial import SphericalVoronoi
@@ -66,14 +64,3 @@ def cells(space: Space, count: int) -> Cells:
 def _arc(x, y):
     """The angle between unit vectors, also small ones."""
     return 2 * np.arcsin(np.minimum(np.linalg.norm(x - y, axis=1) / 2, 1))
-
-
-def nearest(found: Cells, points: np.ndarray, space: Space) -> np.ndarray:
-    """The cell of each point, (n,).
-
-    >>> nearest(cells(Sphere(2), 4), np.array([[0.1, 0.9]]), Sphere(2)).tolist()
-    [1]
-    """
-    if isinstance(space, Torus):
-        return np.rint(points[:, 0] / space.period * len(found.shares)).astype(int) % len(found.shares)
-    return np.argmax(points @ found.centres.T, axis=1)

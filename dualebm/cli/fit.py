@@ -146,7 +146,7 @@ def _fit(settings: Fit) -> None:
     data, unseen = Samples(points[kept]), Samples(points[held])
     rates = rates_of(settings, method, data)
     method.check(rates, data)
-    if isinstance(space, Euclidean) and not settings.standardise:
+    if not space.compact and not settings.standardise:
         _speak_of_scales(data.points)
     recorded = monitors(method, rates, data, unseen)
     state, results = run(
@@ -210,8 +210,8 @@ def gap_of(key, settings: Fit, energy, space: Space, rates, data: Samples) -> di
 
 def quadrature_of(space: Space, data: Samples) -> Samples | None:
     """Of the base measure, on the circle and S^2; None elsewhere."""
-    if isinstance(space, Sphere) and space.dimension in model.NODES:
-        return partition.sphere_quadrature(space, model.NODES[space.dimension] // 2, data.points.dtype)
+    if space in model.NODES:
+        return partition.sphere_quadrature(space, model.NODES[space] // 2, data.points.dtype)
     return None
 
 
@@ -335,11 +335,11 @@ def given(settings: Fit) -> dict[str, Any]:
 def feature_of(settings: Fit, space: Space) -> Feature:
     """phi by name; on a torus, only one that is periodic."""
     plain = "relu" if settings.method == "kernel_flow" else "relu_bias"
-    name = settings.feature or ("bump" if isinstance(space, Torus) else plain)
+    name = settings.feature or ("bump" if space.periodic else plain)
     checks.choice("feature", name, FEATURES)
     if name == "bump":
         return Bump(space)
-    if isinstance(space, Torus):
+    if space.periodic:
         raise ValueError(f"feature is {name!r} and space is 'torus', where it is not continuous; allowed: 'bump'")
     return (ReLU if name.startswith("relu") else Softplus)(bias=name.endswith("_bias"))
 

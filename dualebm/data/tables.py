@@ -11,7 +11,7 @@ import numpy as np
 
 from dualebm._internal import checks
 from dualebm.measures import Samples
-from dualebm.spaces import Space, Sphere
+from dualebm.spaces import Space
 
 SUFFIXES = (".npy", ".npz", ".csv")
 """The files that `load` reads."""
@@ -24,20 +24,14 @@ def as_samples(x, space: Space, normalise: bool = False, dtype=None, name: str =
     array's own. name: what errors call the array. Raises ValueError for another shape, points that are not finite or
     not in the space, and an array that is neither float32 nor float64: nothing is converted in silence.
 
+    >>> from dualebm.spaces import Sphere
     >>> as_samples(np.array([[3.0, 4.0]], np.float32), Sphere(2), normalise=True).points.round(3).tolist()
     [[0.6000000238418579, 0.800000011920929]]
     """
     x = np.asarray(x)
-    if normalise and not isinstance(space, Sphere):
-        raise ValueError(f"normalise is True and space is {space}; allowed: a Sphere")
     if x.dtype in (np.float32, np.float64):  # other dtypes are errors of `checks.points`
         if normalise and x.ndim == 2:
-            with np.errstate(over="ignore"):
-                norms = np.linalg.norm(x.astype(np.float64), axis=1, keepdims=True)
-            if not norms.all():
-                row = int(np.argmin(norms))
-                raise ValueError(f"{name} has zeros in row {row}; rows must have a direction to be normalised")
-            x = np.where(np.isfinite(norms), x / np.where(np.isfinite(norms), norms, 1), x).astype(x.dtype)
+            x = space.normalise(x, name)
         if dtype is not None:
             with np.errstate(over="ignore"):  # becomes inf, an error of `checks.points`
                 x = x.astype(checks.precision(dtype))
@@ -52,7 +46,7 @@ def load(path, space: Space, normalise: bool = False, dtype=None) -> Samples:
     float64. dtype: of the points; None keeps the array's own, float32 for CSV. normalise: as in `as_samples`. Raises
     FileNotFoundError, and ValueError naming the file, for CSV also the line, and what was found.
 
-    >>> import tempfile
+    >>> import tempfile; from dualebm.spaces import Sphere
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     path = Path(folder) / "wind.csv"
     ...     _ = path.write_text("east,north\\n3,4  # a gust\\n0,-1\\n")

@@ -5,7 +5,6 @@ The model of an energy U is the probability measure exp(-U) tau / Z, with tau th
 """
 
 import abc
-import math
 from typing import NamedTuple
 
 import equinox as eqx
@@ -17,7 +16,7 @@ from jaxtyping import Array, Float
 from dualebm._internal.columns import block_columns, map_blocks, once, product, sum_blocks
 from dualebm.features import Feature, ReLU, Ridge
 from dualebm.measures import Atoms, Samples, coefficients, shares
-from dualebm.spaces import Space, Torus
+from dualebm.spaces import Space
 
 
 class Located(NamedTuple):
@@ -147,6 +146,7 @@ class Tempered(Energy):
 class Tabulated(Energy):
     """U on `Torus(1)` or `Sphere(2)`: linear between its values at K equally spaced points, the first at coordinate or angle 0.
 
+    >>> from dualebm.spaces import Torus
     >>> Tabulated(Torus(1), jnp.array([0.0, 4.0, 0.0, 0.0]))(jnp.array([[0.25], [0.125], [0.5]])).tolist()
     [4.0, 2.0, 0.0]
     """
@@ -156,8 +156,7 @@ class Tabulated(Energy):
 
     def __call__(self, x: Float[Array, "N d"]) -> Float[Array, " N"]:
         """U(x), in units of temperature."""
-        turn = x[:, 0] / self.space.period if isinstance(self.space, Torus) else jnp.arctan2(x[:, 1], x[:, 0]) / (2 * math.pi)
-        place = turn * self.values.shape[0]
+        place = self.space.turns(x) * self.values.shape[0]
         cell = jnp.floor(place)
         left, right = (jnp.take(self.values, cell.astype(jnp.int32) + i, mode="wrap") for i in (0, 1))
         return left + (place - cell) * (right - left)

@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float, Key
 
 from dualebm._internal import columns
 from dualebm.energies.shallow import Energy, Located, precision_of
-from dualebm.spaces import Space, Sphere, too_long
+from dualebm.spaces import Space
 
 NOISE_PAIRS = columns.GRAIN
 """Pairs of particles whose noise shares a key: part of the definition of the results, unlike the streamed block."""
@@ -64,7 +64,7 @@ def projected(space: Space, noise: Noise, here: Located, energy: Energy, step: S
     >>> projected(Sphere(2), still, here, energy, 0.1)[0].points.tolist()
     [[1.0], [0.0]]
     """
-    if not isinstance(space, Sphere):
+    if not space.mean_curvature:
         return geodesic(space, noise, here, energy, step)
     x = here.points
     drift = space.grad_log_base(x) - here.gradient
@@ -136,7 +136,7 @@ def mala(space: Space, noise: Noise, here: Located, energy: Energy, step: Step) 
     there, velocity, _, forward, backward = _propose(space, noise, here, energy, step)
     log_target = lambda located: space.log_base(located.points, axis=0) - located.energy  # noqa: E731
     log_acceptance = log_target(there) - log_target(here) + backward - forward
-    accepted = (jnp.log(noise.uniform) < log_acceptance) & ~too_long(space, velocity, axis=0)
+    accepted = (jnp.log(noise.uniform) < log_acceptance) & ~space.too_long(velocity, axis=0)
     accepted = columns.once(accepted.astype(velocity.dtype)) > 0
     chosen = jax.tree.map(lambda new, old: jnp.where(accepted if new.ndim == 1 else accepted[None], new, old), there, here)
     none = jnp.zeros_like(forward)

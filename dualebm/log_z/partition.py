@@ -18,7 +18,7 @@ from dualebm._internal import checks
 from dualebm.energies.shallow import Energy, Tempered, precision_of
 from dualebm.flows import langevin
 from dualebm.measures import Samples
-from dualebm.spaces import Euclidean, Space, Sphere, Torus
+from dualebm.spaces import Euclidean, Space, Sphere
 
 LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE = 1e-3, 1e3
 """The range in which `effective_temperature` looks."""
@@ -58,12 +58,11 @@ def sphere_nodes(space: Space, nodes: int) -> Nodes:
     >>> sphere_nodes(Sphere(2), 4)[0].round(6).tolist()
     [[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [-0.0, -1.0]]
     """
-    if not isinstance(space, Sphere) or space.dimension not in (2, 3):
+    if space not in (Sphere(2), Sphere(3)):
         raise ValueError(f"space is {space}; allowed: Sphere(2), Sphere(3) (elsewhere see plane_quadrature)")
     checks.count("nodes", nodes)
     if space.dimension == 2:
-        angle = 2 * np.pi * np.arange(nodes) / nodes
-        return np.stack([np.cos(angle), np.sin(angle)], axis=1), np.full(nodes, -math.log(nodes))
+        return space.equispaced(nodes), np.full(nodes, -math.log(nodes))
     height, weights = _gauss_legendre(-1.0, 1.0, nodes)
     # each circle is turned by another angle: kinks along a meridian would else meet all circles alike and errors add up
     turn = np.arange(2 * nodes) + np.arange(nodes)[:, None] * 0.5 * (math.sqrt(5) - 1)
@@ -100,8 +99,8 @@ def line_quadrature(space: Space, nodes: int, dtype=jnp.float32) -> Samples:
     """
     dtype = checks.precision(dtype)
     checks.count("nodes", nodes)
-    if isinstance(space, Torus) and space.dimension == 1:
-        return _samples((space.period * np.arange(nodes)[:, None] / nodes, np.full(nodes, -math.log(nodes))), dtype)
+    if space.periodic and space.dimension == 1:
+        return _samples((space.equispaced(nodes), np.full(nodes, -math.log(nodes))), dtype)
     if isinstance(space, Euclidean) and space.dimension == 1 and space.scale is not None:
         from scipy.special import roots_hermitenorm
 
@@ -294,8 +293,8 @@ def anneal(
     weighted mean of g, and the mean w an unbiased estimate of Z.
 
     `count` chains start at x ~ tau and go through the energies t_k U, t_k = (k / K)^power with K `temperatures`: at each their log weight
-    grows by -(t_k - t_{k-1}) U(x), and then they make `moves` steps of MALA under t_k U, of size `step` (None: 0.6 / d). As MALA is
-    reversible nothing here is biased, for any K and step, but weighted means by O(1 / count). Pure; the counts are static. Raises
+    grows by -(t_k - t_{k-1}) U(x), and then they make `moves` steps of MALA under t_k U, of size `step` (None: the space's default). As
+    MALA is reversible nothing here is biased, for any K and step, but weighted means by O(1 / count). Pure; the counts are static. Raises
     ValueError for fewer than two chains or other counts below 1, and for the flat base measure, which cannot be sampled.
 
     >>> from dualebm.data import targets
@@ -307,7 +306,7 @@ def anneal(
         checks.count(name, value, smallest)
     start_key, chain_key = jax.random.split(key)
     dtype = precision_of(energy)
-    size = 0.6 / space.dimension if step is None else step
+    size = space.default_particle_step if step is None else step
     x = space.sample_base(start_key, count, dtype).T
     factors = jnp.asarray((np.arange(temperatures + 1) / temperatures) ** power, dtype)
 

@@ -39,7 +39,6 @@ from dualebm.features import Feature
 from dualebm.measures import Atoms, Samples, total_variation
 from dualebm.methods.base import Info, Wrapper
 from dualebm.methods.dual import Dual, DualRates, DualState
-from dualebm.spaces import Sphere
 
 START, WAIT = 20, 5
 """Iterations of the power method before the first step; steps that it then has before neuron steps follow it."""
@@ -104,7 +103,7 @@ def power_iteration(
     |K (a, b)|^2 is Rayleigh's quotient, from below, and rho = E (g(x) - g(before))^2 / (2 Var g) (centred) for the particles `before`
     their move. `space` is that of the atoms. Raises nothing; zeros where M is zero.
 
-    >>> from dualebm.features import ReLU
+    >>> from dualebm.features import ReLU; from dualebm.spaces import Sphere
     >>> atoms, x = Atoms(jnp.eye(2), jnp.zeros(2), jnp.ones(2)), jnp.array([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
     >>> one, none = jnp.ones(2), jnp.zeros(2)
     >>> _, eigenvalue, _ = power_iteration(ReLU(), atoms, (one, none), x, x, (jnp.array([1.0, 0.0]), jnp.eye(2)), Sphere(2))
@@ -157,7 +156,7 @@ class Adaptive(Wrapper):
 
     Raises ValueError naming the argument, its value and what is allowed.
 
-    >>> from dualebm.training.simulate import start, step
+    >>> from dualebm.training.simulate import start, step; from dualebm.spaces import Sphere
     >>> method, data = Adaptive(Dual(Sphere(3), neurons=8), warmup=4), Samples(jnp.eye(3))
     >>> state = start(jax.random.key(1), method, method.rates, data)
     >>> state, info = step(jax.random.key(2), method, state, method.rates, data)
@@ -260,9 +259,8 @@ class Adaptive(Wrapper):
         return self.method.feature.parameter_space(self.method.space)
 
     def _longest(self) -> float:
-        """The largest particle step: on a sphere that of `Dual.check`, a little less so that rounding stays within it."""
-        space = self.method.space
-        return (1 - 1e-6) * math.pi**2 / (2 * space.dimension) if isinstance(space, Sphere) else math.inf
+        """The space's largest particle step, a little less so that rounding stays within it."""
+        return (1 - 1e-6) * self.method.space.largest_particle_step
 
     def _few(self, inner, axis=None):
         """Every k-th particle, at most `sample` of them: one block, whatever N. The same on all devices of a mesh axis."""

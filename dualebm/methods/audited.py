@@ -47,7 +47,7 @@ class Audited(Wrapper):
 
     Args:
         method: any. walkers: N, even; at the start of its first model, exactly or by annealing.
-        moves: of each walker in an iteration, by MALA of `particle_step`; None for 0.6 / d.
+        moves: of each walker in an iteration, by MALA of `particle_step`; None for the space's default.
         threshold: of the effective fraction, in (0, 1], below which the walkers are resampled (systematically).
 
     Raises ValueError for what is not allowed.
@@ -94,7 +94,7 @@ class Audited(Wrapper):
         before, after = (self.method.energy(one, rates, data) for one in (state.inner, inner))
         resample_key, noise_key = jax.random.split(jax.random.fold_in(key, ASIDE))
         draw = langevin.drawn(noise_key, self.space.dimension, state.columns.dtype, "independent")
-        size = 0.6 / self.space.dimension if self.particle_step is None else self.particle_step
+        size = self.space.default_particle_step if self.particle_step is None else self.particle_step
         x, increments, _ = jarzynski.walk("mala", self.space, draw, state.columns, before, after, size, steps=self.moves)
         x, weights, effective = jarzynski.advance(resample_key, x, state.weights, increments, self.threshold)
         return AuditedState(inner, x, weights), info._replace(effective_fraction=effective)

@@ -25,7 +25,7 @@ from dualebm.flows import initialise, langevin, wfr
 from dualebm.measures import Atoms, Samples, log_total_variation
 from dualebm.methods.base import Divergence, Info, Method
 from dualebm.rates import NonNegative, ParticleStep, Positive, Probability, Scalar
-from dualebm.spaces import Space, Torus
+from dualebm.spaces import Space
 
 
 class DualRates(NamedTuple):
@@ -154,11 +154,11 @@ class Dual(Method):
         """The default rates, to be used with `annealing`: neuron steps near the edge of their stability, in units of the space.
 
         In d dimensions a move of the particles is accepted while h_x d is of order 1, and E (<theta, x>)_+^2 = 1 / 2d on the sphere
-        bounds h_theta / d: particle_step 0.6 / d and neuron steps 0.4 d, 0.04 and 6 on S^14. A torus is a circle of its period.
+        bounds h_theta / d: particle_step 0.6 unit^2 / d, transport_step 0.4 d unit^2 and reaction_step 0.4 d, with the
+        space's unit of length: 0.04 and 6 on S^14.
         """
-        scale = (self.space.period / (2 * math.pi)) ** 2 if isinstance(self.space, Torus) else 1.0
-        d = self.space.dimension
-        return DualRates(0.6 / d * scale, 0.4 * d * scale, 0.4 * d)
+        space = self.space
+        return DualRates(space.default_particle_step, 0.4 * space.dimension * space.unit**2, 0.4 * space.dimension)
 
     def check(self, rates: DualRates, data: Samples) -> None:
         """Raises ValueError naming the argument, its value and what is allowed."""

@@ -141,8 +141,8 @@ class Jarzynski(Method):
 
     @property
     def rates(self) -> JarzynskiRates:
-        """particle_step 0.6 / d, as for `Dual`; learning_rate 1e-3, or 1 for an optimiser of optax."""
-        return JarzynskiRates(0.6 / self.space.dimension, 1e-3 if isinstance(self.optimiser, str) else 1.0)
+        """The space's default particle step; learning_rate 1e-3, or 1 for an optimiser of optax."""
+        return JarzynskiRates(self.space.default_particle_step, 1e-3 if isinstance(self.optimiser, str) else 1.0)
 
     def check(self, rates: JarzynskiRates, data: Samples) -> None:
         """Raises ValueError naming the argument, its value and what is allowed."""

@@ -28,7 +28,7 @@ from dualebm.kernels import Embedding, Kernel, embedding, kernel_of, mean_kernel
 from dualebm.measures import Samples
 from dualebm.methods.base import Info, Method
 from dualebm.rates import NonNegative, ParticleStep, Positive, Probability
-from dualebm.spaces import Space, Sphere, Torus
+from dualebm.spaces import Space
 
 SMALLEST = 1e-12
 """By which the discrepancy is bounded below, where it divides."""
@@ -114,8 +114,8 @@ class Lazy(Method):
 
     @property
     def rates(self) -> LazyRates:
-        """particle_step 0.6 / d, as for `Dual`; ascent_step 10 where charges ascend."""
-        return LazyRates(0.6 / self.space.dimension, ascent_step=10.0 if self.charges == "ascent" else 0.0)
+        """The space's default particle step; ascent_step 10 where charges ascend."""
+        return LazyRates(self.space.default_particle_step, ascent_step=10.0 if self.charges == "ascent" else 0.0)
 
     def check(self, rates: LazyRates, data: Samples) -> None:
         """Raises ValueError naming the argument, its value and what is allowed."""
@@ -227,7 +227,7 @@ class KernelFlow(Method):
         checks.choice("time", self.time, ("natural", "changed"))
         if self.averaged is not None:
             checks.count("averaged", self.averaged, 4)
-            if not (self.space == Sphere(2) or (isinstance(self.space, Torus) and self.space.dimension == 1)):
+            if self.space.circumference is None:
                 raise ValueError(
                     f"averaged is {self.averaged} and space is {self.space}; a grid is allowed on Torus(1) and Sphere(2) "
                     "(elsewhere Lazy(averaged=True) averages on random features)"
@@ -241,8 +241,8 @@ class KernelFlow(Method):
 
     @property
     def rates(self) -> LazyRates:
-        """particle_step 0.6 / d, as for `Dual`."""
-        return LazyRates(0.6 / self.space.dimension)
+        """The space's default particle step."""
+        return LazyRates(self.space.default_particle_step)
 
     def check(self, rates: LazyRates, data: Samples) -> None:
         """Raises ValueError naming the argument, its value and what is allowed."""

@@ -86,7 +86,7 @@ def _check_step(method, rates) -> None:
 
 
 def _particle_step(method) -> float:
-    return 0.6 / method.space.dimension if method.sampler == "mala" else 0.0
+    return method.space.default_particle_step if method.sampler == "mala" else 0.0
 
 
 def _first_chains(method, key, dtype) -> Float[Array, "d N"]:
@@ -165,7 +165,7 @@ class Likelihood(_Sampled):
 
     @property
     def rates(self) -> LikelihoodRates:
-        """particle_step 0.6 / d with MALA, as for `Dual`."""
+        """The space's default particle step with MALA, else 0."""
         return LikelihoodRates(_particle_step(self))
 
     def check(self, rates: LikelihoodRates, data: Samples) -> None:

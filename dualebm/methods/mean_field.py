@@ -30,7 +30,7 @@ from dualebm.features import Feature, ReLU
 from dualebm.measures import Samples, shares
 from dualebm.methods.base import Divergence, Info, Method
 from dualebm.methods.dual import DualRates
-from dualebm.spaces import Space, Torus
+from dualebm.spaces import Space
 
 SIGNS = ("half", "all_negative")
 
@@ -130,10 +130,7 @@ class MeanField(Method):
     def cell_of(self, x: Float[Array, "n d"]) -> Int[Array, " n"]:
         """The cell of each point: that whose centre is nearest."""
         centres = jnp.asarray(self.grids[0].centres, x.dtype)
-        if isinstance(self.space, Torus):
-            turns = (x - centres.T) / self.space.period
-            return jnp.argmin(jnp.abs(turns - jnp.round(turns)), axis=1)
-        return jnp.argmax(jnp.matmul(x, centres.T, precision=jax.lax.Precision.HIGHEST), axis=1)
+        return self.space.nearest(x, centres)
 
     def step(self, key: Key[Array, ""], state: MeanFieldState, rates: DualRates, data: Samples) -> tuple[MeanFieldState, Info]:
         """One iteration, as in Algorithm 1: restart, nu, then F of the moved nu, reaction where the mass is, transport, budget."""

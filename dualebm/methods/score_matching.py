@@ -30,7 +30,7 @@ from dualebm.flows import wfr
 from dualebm.measures import Atoms, Samples, coefficients, log_total_variation, shares
 from dualebm.methods.base import Divergence, Info, Method
 from dualebm.rates import NonNegative, Positive, Scalar
-from dualebm.spaces import Space, Sphere
+from dualebm.spaces import Space
 
 
 class ScoreMatchingRates(NamedTuple):
@@ -59,12 +59,12 @@ class ScoreMatching(Method):
         space: where the data live.
         feature: phi; smooth, or a ReLU, whose kink is smoothed where its power is 1 or 2.
         neurons: m.
-        smoothing: h, for such a ReLU alone: the time over which its Laplacian is averaged; None for 0.6 / d, the default step of particles.
+        smoothing: h, for such a ReLU alone: the time over which its Laplacian is averaged; None for the space's `default_particle_step`.
         signs, weights, weight_unit, weight_update, budget: as for `Dual`.
 
     Raises ValueError for a choice that does not exist, and for a smoothing of a feature that needs none.
 
-    >>> from dualebm.training.simulate import start, step
+    >>> from dualebm.spaces import Sphere; from dualebm.training.simulate import start, step
     >>> method, data = ScoreMatching(Sphere(3), neurons=8), Samples(jnp.eye(3))
     >>> state = start(jax.random.key(1), method, method.rates, data)
     >>> state, info = step(jax.random.key(2), method, state, method.rates, data)
@@ -114,7 +114,7 @@ class ScoreMatching(Method):
     ) -> tuple[ScoreMatchingState, Info]:
         """One iteration; it draws nothing."""
         del key
-        width = 0.6 / self.space.dimension if self.smoothing is None else self.smoothing
+        width = self.space.default_particle_step if self.smoothing is None else self.smoothing
         witness = jax.tree.map(jnp.negative, derivative(self.feature, self.space, state.atoms, data, width))
         radius, parameters = rates.radius if self.budget else None, self.feature.parameter_space(self.space)
         atoms, died = wfr.update(
@@ -146,7 +146,7 @@ def kinked(feature: Feature) -> bool:
     return isinstance(feature, ReLU) and feature.power in (1, 2)
 
 
-def smoothed_relu(t: Float[Array, "*shape"], variance: Float[Array, "*shape"]) -> tuple[Float[Array, "*shape"], Float[Array, "*shape"]]:
+def smoothed_relu(t: Float[Array, "*shape"], variance: Float[Array, "*#shape"]) -> tuple[Float[Array, "*shape"], Float[Array, "*shape"]]:
     """Slope and curvature of max(t, 0), smoothed by a Gaussian in t whose variance s is uniform on (0, v).
 
     The curvature is k(t) = (1/v) int_0^v N(t; 0, s) ds = (sqrt(2 v / pi) exp(-t^2 / 2v) - |t| erfc(|t| / sqrt(2v))) / v, and the slope its
@@ -165,29 +165,25 @@ def smoothed_relu(t: Float[Array, "*shape"], variance: Float[Array, "*shape"]) -
 
 def operator(feature: Feature, space: Space, theta: Float[Array, "m p"], x: Float[Array, "B d"], force: Float[Array, "B d"], width: Scalar):
     """<grad phi, force> - Lap phi along the space at points x with tangent vectors `force`: (B, m)."""
-    d, spherical = space.dimension, isinstance(space, Sphere)
+    d = space.dimension
     product = lambda a, b: jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)  # noqa: E731
     if isinstance(feature, Ridge):
         along = theta[:, :d]
         inner = product(x, along.T)
         t = inner + theta[None, :, -1] if feature.bias else inner
-        square = jnp.sum(along**2, axis=1)[None] - (inner**2 if spherical else 0)  # |grad t|^2
+        square = space.tangential_square(inner, jnp.sum(along**2, axis=1)[None])  # |grad t|^2
         if kinked(feature):
             slope, curvature = smoothed_relu(t, 2 * width * jnp.maximum(square, jnp.finfo(t.dtype).eps))
             if feature == ReLU(2, feature.bias):  # of max(t, 0)^2 the curvature is twice the slope of max(t, 0)
                 slope, curvature = feature.slope(t), 2 * slope
         else:
             slope, curvature = feature.slope(t), feature.curvature(t)
-        laplacian = square * curvature - ((d - 1) * inner * slope if spherical else 0)
-        return slope * product(force, along.T) - laplacian
+        return slope * product(force, along.T) - space.ridge_laplacian(inner, square, slope, curvature)
 
     def one(x, force, theta):
         phi = lambda x: feature(x[None], theta[None])[0, 0]  # noqa: E731
-        gradient, hessian = jax.grad(phi)(x), jax.hessian(phi)(x)
-        laplacian = jnp.trace(hessian)
-        if spherical:
-            laplacian = laplacian - jnp.dot(x, product(hessian, x)) - (d - 1) * jnp.dot(x, gradient)
-        return jnp.dot(gradient, force) - laplacian
+        gradient = jax.grad(phi)(x)
+        return jnp.dot(gradient, force) - space.laplacian(x, gradient, jax.hessian(phi)(x))
 
     return jax.vmap(jax.vmap(one, (None, None, 0)), (0, 0, None))(x, force, theta)
 

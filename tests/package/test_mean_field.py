@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dualebm._internal.finite_volume import cells, nearest
+from dualebm._internal.finite_volume import cells
 from dualebm.features import Bump, ReLU
 from dualebm.measures import Samples
 from dualebm.methods.dual import DualRates
@@ -68,7 +68,6 @@ def test_points_are_in_the_cell_whose_centre_is_nearest(space, x64):
     far = np.abs(apart - np.rint(apart))[:, :, 0] if isinstance(space, Torus) else np.linalg.norm(apart, axis=2)
     found = np.asarray(jax.jit(method.cell_of)(points))
     np.testing.assert_array_equal(found, np.argmin(far, axis=1))
-    np.testing.assert_array_equal(found, nearest(cells(space, 50), points, space))
 
 
 @pytest.mark.parametrize("space", [Sphere(2), Sphere(3)])

@@ -7,7 +7,26 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dualebm.spaces import Euclidean, Sphere, Torus, too_long
+from dualebm.duality_gap import relaxation
+from dualebm.energies.networks import MLP
+from dualebm.energies.shallow import Shallow
+from dualebm.features import Bump
+from dualebm.flows.langevin import drawn, move
+from dualebm.kernels import RBF
+from dualebm.log_z.partition import anneal
+from dualebm.measures import Samples
+from dualebm.methods.adaptive import Adaptive
+from dualebm.methods.audited import Audited
+from dualebm.methods.contrastive import Contrastive
+from dualebm.methods.dual import Dual
+from dualebm.methods.jarzynski import Jarzynski
+from dualebm.methods.lazy import KernelFlow, Lazy
+from dualebm.methods.likelihood import Likelihood, WeightedLikelihood
+from dualebm.methods.tracked import Tracked
+from dualebm.methods.weighted_dual import WeightedDual
+from dualebm.spaces import Euclidean, Sphere, Torus
+from dualebm.training.simulate import start
+from dualebm.training.simulate import step as one_step
 from tests import oracles
 
 SPHERES = [Sphere(2), Sphere(3), Sphere(15)]
@@ -102,7 +121,7 @@ def test_moves_beyond_the_longest_are_flagged_and_not_undone(space, longest, dty
     scale = np.array([0.99, 1.01, 1.5])[:, None, None] * (longest if math.isfinite(longest) else 1e6)
     v = (scale * unit_velocity(space, x, v)).astype(dtype)
     x = np.broadcast_to(x, v.shape).astype(dtype)
-    back, flagged = on_device(lambda x, v: (space.log(x, space.exp(x, v)), too_long(space, v)), x, v)
+    back, flagged = on_device(lambda x, v: (space.log(x, space.exp(x, v)), space.too_long(v)), x, v)
     undone = np.abs(back - v).max(-1) < 1e-3 if math.isfinite(longest) else np.ones((3, 20), bool)
     np.testing.assert_array_equal(flagged, ~undone)
     np.testing.assert_array_equal(~undone, np.full((3, 20), math.isfinite(longest)) & (np.arange(3) > 0)[:, None])
@@ -110,7 +129,7 @@ def test_moves_beyond_the_longest_are_flagged_and_not_undone(space, longest, dty
 
 def test_the_torus_measures_the_longest_move_by_component():
     v = np.array([[0.4, 0.4, 0.4], [0.1, -0.5, 0.0], [0.1, 0.6, 0.0]], "float32")  # the first is longer than 0.5 as a whole
-    assert on_device(lambda v: too_long(Torus(3), v), v).tolist() == [False, True, True]
+    assert on_device(lambda v: Torus(3).too_long(v), v).tolist() == [False, True, True]
 
 
 @everywhere
@@ -289,3 +308,118 @@ def test_bad_scales_and_periods(value):
 def test_spaces_compare_and_hash_by_their_settings():
     assert Sphere(3) == Sphere(3) != Sphere(4) and Euclidean(2) != Torus(2)
     assert hash(Torus(2)) == hash(Torus(2, period=1.0))
+
+
+def test_lengths_and_steps_of_the_spaces():
+    """The default step is 0.6 / d in units of the space; the largest is that whose noise, sqrt(2 h d), reaches pi on the sphere."""
+    assert [s.unit for s in (Sphere(3), Euclidean(3), Torus(3, period=np.pi))] == [1, 1, 0.5]
+    assert [s.circumference for s in (Sphere(2), Torus(1, 3.0))] == [2 * np.pi, 3]
+    assert {s.circumference for s in (Sphere(3), Euclidean(1), Torus(2))} == {None}
+    steps = [s.default_particle_step for s in (Sphere(15), Euclidean(4), Torus(2, period=2.0))]
+    assert steps == pytest.approx([0.6 / 15, 0.15, 0.3 / np.pi**2])
+    assert math.sqrt(2 * Sphere(15).largest_particle_step * 15) == pytest.approx(math.pi)
+    assert {s.largest_particle_step for s in (Euclidean(3), Torus(3))} == {math.inf}
+
+
+def test_default_particle_steps_are_those_of_the_space():
+    """A thousandth of 0.6 / d, which would go many times round this torus."""
+    space = Torus(2, period=1.0)
+    feature, network = Bump(space), MLP(4)
+    step = space.default_particle_step
+    assert step == pytest.approx(0.3 / (2 * np.pi) ** 2)
+    made = [
+        Dual(space, feature), WeightedDual(space, feature), Adaptive(Dual(space, feature)), Tracked(Dual(space, feature)),
+        Audited(Dual(space, feature)), Lazy(space, feature), KernelFlow(space, RBF()), Likelihood(space),
+        WeightedLikelihood(space, feature, sampler="mala"), Jarzynski(space, network), Contrastive(space, network),
+    ]  # fmt: skip
+    assert [method.rates.particle_step for method in made] == [step] * len(made)
+    rates = Dual(space, feature).rates
+    assert (rates.transport_step, rates.reaction_step) == pytest.approx((0.8 / (2 * np.pi) ** 2, 0.8))
+
+
+def test_default_steps_within_functions_are_those_of_the_space():
+    """Each gives what it gives with that step by name."""
+    space = Torus(2, period=1.0)
+    energy = Shallow(Bump(space), jnp.array([[0.2, 0.7]]), jnp.array([-3.0]))
+    key, step = jax.random.key(0), space.default_particle_step
+    annealed = jax.jit(lambda step: anneal(key, energy, space, 20, temperatures=3, step=step).points)
+    np.testing.assert_allclose(jax.jit(lambda: anneal(key, energy, space, 20, temperatures=3).points)(), annealed(step), atol=1e-6)
+    assert not np.allclose(annealed(0.3), annealed(step), atol=1e-3)
+
+    samples = Samples(space.sample_base(key, 20, jnp.float32))
+    draw = drawn(key, 2, jnp.float32, "independent")
+    moved = jax.jit(lambda: jnp.mean(energy(move("mala", space, draw, samples.points.T, energy, step, steps=3)[0].T)))()
+    assert float(jax.jit(lambda: relaxation(key, energy, space, samples, moves=3))().after) == pytest.approx(float(moved), rel=1e-5)
+
+    dual = Dual(space, Bump(space), neurons=4)
+    data = Samples(samples.points)
+    named, default = (Audited(dual, walkers=20, particle_step=h) for h in (step, None))
+    columns = [np.asarray(one_step(key, m, start(key, m, m.rates, data), m.rates, data).columns) for m in (named, default)]
+    np.testing.assert_allclose(*columns, atol=1e-6)
+
+
+CURVED = [Sphere(2), Sphere(4), Euclidean(3), Torus(3, period=2.5)]
+
+
+@pytest.mark.parametrize("space", CURVED, ids=str)
+def test_laplacians_are_traces_of_second_derivatives_along_geodesics(space, x64):
+    """Of a ridge function and of a general one, at points and in an orthonormal frame; and the gradient of a linear function."""
+    rng = np.random.default_rng(11)
+    x, _ = draw(space, 3, 12)
+    a, matrix = rng.normal(size=space.dimension), rng.normal(size=(space.dimension, space.dimension))
+    frames = [np.linalg.svd(np.eye(space.dimension) - np.outer(p, p) * isinstance(space, Sphere)) for p in x]
+    rank = space.dimension - isinstance(space, Sphere)
+    frames = jnp.array([rows[:rank] for _, _, rows in frames])
+    general = lambda x: jnp.cos(x @ matrix @ x) + jnp.sin(x @ a)  # noqa: E731
+
+    def along(f, x, frame, order):
+        derivative = lambda v: jax.jvp(lambda t: f(space.exp(x, t * v)), (0.0,), (1.0,))[1]  # noqa: E731
+        second = lambda v: jax.jvp(lambda t: jax.jvp(lambda s: f(space.exp(x, s * v)), (t,), (1.0,))[1], (0.0,), (1.0,))[1]  # noqa: E731
+        return sum(derivative(v) ** 2 if order == 1 else second(v) for v in frame)
+
+    def all_ways(x, frame):
+        inner = x @ a
+        square = space.tangential_square(inner, jnp.array(a @ a))
+        ridge = space.ridge_laplacian(inner, square, jnp.cos(inner + 0.3), -jnp.sin(inner + 0.3))
+        smooth = space.laplacian(x, jax.grad(general)(x), jax.hessian(general)(x))
+        found = (square, ridge, smooth)
+        exact = (along(lambda y: y @ a, x, frame, 1), along(lambda y: jnp.sin(y @ a + 0.3), x, frame, 2), along(general, x, frame, 2))
+        return found, exact
+
+    for found, exact in [jax.jit(all_ways)(*pair) for pair in zip(jnp.array(x), frames, strict=True)]:
+        np.testing.assert_allclose(found, exact, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("space", CURVED, ids=str)
+def test_the_normal_and_the_mean_curvature_make_the_divergence_theorem(space):
+    """-H n is the Laplacian of the coordinates; on the sphere it is -(d - 1) x."""
+    x, _ = draw(space, 4, 13)
+    expected = -(space.dimension - 1) * x if isinstance(space, Sphere) else 0 * x
+    np.testing.assert_allclose(-space.mean_curvature * on_device(space.normal, x.astype("float32")), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("space", CURVED, ids=str)
+def test_proximity_is_of_the_ambient_distance(space, x64):
+    x, y = draw(space, 5, 14)[0], draw(space, 4, 15)[0]
+    found, left, right, nearest = on_device(
+        lambda x, y: (space.proximity(x, y), space.ambient(x), space.ambient(y), space.nearest(x, y)), x, y
+    )
+    apart = np.sum((left[:, None] - right[None]) ** 2, axis=2)
+    np.testing.assert_allclose(found, -0.5 * apart / space.unit**2, atol=1e-12)
+    geodesic = np.linalg.norm(on_device(jax.vmap(lambda x: space.log(jnp.broadcast_to(x, y.shape), jnp.asarray(y))), x), axis=2)
+    np.testing.assert_array_equal(nearest, geodesic.argmin(axis=1))
+    short = geodesic[geodesic < 0.1 * space.unit]
+    assert (np.abs(np.sqrt(apart)[geodesic < 0.1 * space.unit] / short - 1) < 0.01).all()
+
+
+@pytest.mark.parametrize("space", [Sphere(2), Torus(1, 3.0)], ids=str)
+def test_points_of_a_circle_by_turns(space):
+    x = space.equispaced(8)
+    np.testing.assert_allclose(np.mod(on_device(space.turns, x.astype("float32")), 1), np.arange(8) / 8, atol=1e-6)
+
+
+@pytest.mark.parametrize("space", [Sphere(3), Torus(2), Euclidean(1)], ids=str)
+def test_turns_are_of_circles_alone(space):
+    for call in (lambda: space.equispaced(8), lambda: space.turns(jnp.zeros((2, space.dimension)))):
+        with pytest.raises(ValueError, match=r"allowed: Torus\(1\), Sphere\(2\)"):
+            call()
