@@ -354,7 +354,7 @@ def test_default_steps_within_functions_are_those_of_the_space():
     dual = Dual(space, Bump(space), neurons=4)
     data = Samples(samples.points)
     named, default = (Audited(dual, walkers=20, particle_step=h) for h in (step, None))
-    columns = [np.asarray(one_step(key, m, start(key, m, m.rates, data), m.rates, data).columns) for m in (named, default)]
+    columns = [np.asarray(one_step(key, m, start(key, m, m.rates, data), m.rates, data)[0].columns) for m in (named, default)]
     np.testing.assert_allclose(*columns, atol=1e-6)
 
 

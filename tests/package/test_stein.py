@@ -324,7 +324,7 @@ def test_batches_are_unbiased(x64):
     state = start(jax.random.key(0), whole, rates, data)._replace(neurons=energy)
     exact = step(jax.random.key(1), whole, state, rates, data)[0].neurons.coefficients
     batches = KernelStein(space, neurons=3, batch=6)
-    found = jax.jit(jax.vmap(lambda key: batches.step(key, state, rates, data).neurons.coefficients))
+    found = jax.jit(jax.vmap(lambda key: batches.step(key, state, rates, data)[0].neurons.coefficients))
     values = np.asarray(found(jax.random.split(jax.random.key(0), 10_000)))
     error = values.std(axis=0) / np.sqrt(len(values))
     assert (np.abs(values.mean(axis=0) - exact) < 5 * error).all() and (error > 0).all()
