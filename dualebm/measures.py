@@ -7,6 +7,8 @@ import jax.numpy as jnp
 from jax.scipy.special import logsumexp
 from jaxtyping import Array, Float, Int, Key
 
+from dualebm._internal.columns import split_axis
+
 
 class Samples(NamedTuple):
     """Points x_i of a probability measure, with log weights up to a constant, or equal weights where None.
@@ -49,14 +51,15 @@ def total_variation(atoms: Atoms) -> Float[Array, ""]:
     return jnp.exp(log_total_variation(atoms))
 
 
-def shares(log_weights: Float[Array, " n"], axis: str | None = None) -> Float[Array, " n"]:
-    """softmax(log_weights). Over a mesh axis, where each device holds n of all weights: this device's part, times the devices.
+def shares(log_weights: Float[Array, " n"]) -> Float[Array, " n"]:
+    """softmax(log_weights). Where devices share the particles, each holds n of all weights: this device's part, times the devices.
 
     The mean over the devices of sum_i shares_i values_i is then the mean of all values.
 
-    >>> jax.vmap(lambda w: shares(w, "particles"), axis_name="particles")(jnp.zeros((2, 2))).tolist()
+    >>> jax.vmap(lambda w: shares(w), axis_name="particles")(jnp.zeros((2, 2))).tolist()
     [[0.5, 0.5], [0.5, 0.5]]
     """
+    axis = split_axis()
     if axis is None:
         return jax.nn.softmax(log_weights)
     parts = jax.lax.all_gather(log_weights, axis)

@@ -217,7 +217,7 @@ def feature_sums(
     return jnp.sum(weighted(feature.profile(products)), axis=1), gradient
 
 
-def feature_mean(feature: Feature, theta: Float[Array, "m p"], samples: Samples, axis: str | None = None) -> Sums:
+def feature_mean(feature: Feature, theta: Float[Array, "m p"], samples: Samples) -> Sums:
     """G(theta_j) = E_samples phi(x, theta_j) and its ambient gradient in theta_j: `(m,)`, `(m, p)`.
 
     Over a mesh axis, of which each device holds as many of the samples: what `columns.mean_over` makes this mean of.
@@ -229,7 +229,7 @@ def feature_mean(feature: Feature, theta: Float[Array, "m p"], samples: Samples,
     """
     columns, width = once(samples.points.T), block_columns(theta.shape[0])  # once in a whole run: it does not change
     if samples.log_weights is not None:
-        weights = shares(samples.log_weights, axis)
+        weights = shares(samples.log_weights)
         return sum_blocks(lambda x, w: feature_sums(feature, theta, x, w), (columns, weights), width)
     sums = sum_blocks(lambda x: feature_sums(feature, theta, x), (columns,), width)
     return jax.tree.map(lambda total: total / columns.shape[1], sums)

@@ -12,7 +12,7 @@ from dualebm.spaces import Space
 Scalar = Float[Array, ""] | float
 
 
-def _draw_by_blocks(key, count, draw, axis):
+def _draw_by_blocks(key, count, draw):
     """Rows 0 .. count-1 of pairs (i, i + ceil(count/2)); `draw(block_key)` is `(halves, ..., langevin.NOISE_PAIRS)`."""
 
     def blocks(k, start, pairs):
@@ -23,11 +23,11 @@ def _draw_by_blocks(key, count, draw, axis):
         return drawn.reshape(*drawn.shape[:-2], -1)[..., :pairs]
 
     pairs = -(-count // 2)
-    return langevin.sharded(blocks, pairs, axis)(None, 0, pairs)
+    return langevin.sharded(blocks, pairs)(None, 0, pairs)
 
 
 def restart(
-    key: Key[Array, ""], x: Float[Array, "d N"], data: Samples, probability: Scalar, axis: str | None = None
+    key: Key[Array, ""], x: Float[Array, "d N"], data: Samples, probability: Scalar
 ) -> Float[Array, "d N"]:
     """Each particle, a column, independently with `probability`, at a data point drawn at random (Algorithm 1, step 1).
 
@@ -38,14 +38,14 @@ def restart(
     """
 
     def restarted():
-        all_data = columns.whole(data, axis)
+        all_data = columns.whole(data)
 
         def draw(key):
             chosen_key, index_key = jax.random.split(key)
             chosen = jax.random.uniform(chosen_key, (2, langevin.NOISE_PAIRS), x.dtype) < probability
             return jnp.stack([chosen, draw_indices(index_key, all_data, (2, langevin.NOISE_PAIRS))], axis=1)
 
-        drawn = _draw_by_blocks(key, x.shape[1], draw, axis)
+        drawn = _draw_by_blocks(key, x.shape[1], draw)
         chosen, index = jnp.concatenate([drawn[0], drawn[1]], axis=1)[:, : x.shape[1]]
         return jnp.where(chosen[None] == 1, all_data.points[index].T, x)
 
@@ -53,7 +53,7 @@ def restart(
 
 
 def refresh(
-    key: Key[Array, ""], x: Float[Array, "d N"], space: Space, probability: Scalar, axis: str | None = None
+    key: Key[Array, ""], x: Float[Array, "d N"], space: Space, probability: Scalar
 ) -> Float[Array, "d N"]:
     """Each particle, a column, independently with `probability`, at a point drawn from the base measure.
 
@@ -64,7 +64,7 @@ def refresh(
 
     def restarted():
         pairs = -(-x.shape[1] // 2)
-        draw = langevin.sharded(langevin.drawn(key, x.shape[0], x.dtype, "independent"), pairs, axis)
+        draw = langevin.sharded(langevin.drawn(key, x.shape[0], x.dtype, "independent"), pairs)
         noise = jax.tree.map(lambda a, b: jnp.concatenate([a, b], axis=-1)[..., : x.shape[1]], *draw(None, 0, pairs))
         return jnp.where(noise.uniform[None] < probability, space.from_normal(noise.normal, axis=0), x)
 
@@ -84,7 +84,7 @@ def draw_indices(key: Key[Array, ""], data: Samples, shape: tuple[int, ...]) -> 
     return jnp.searchsorted(cumulative, uniform, side="right").clip(0, data.points.shape[0] - 1)
 
 
-def copies(data: Samples, count: int, axis: str | None = None) -> Float[Array, "d count"]:
+def copies(data: Samples, count: int) -> Float[Array, "d count"]:
     """All particles, the columns, at the data in order, both particles of a pair (i, i + count/2) at the same point.
 
     With count = 2n it is the program's [data, data]. Over a mesh axis `count` is of this device, which then has the points of its
@@ -95,8 +95,9 @@ def copies(data: Samples, count: int, axis: str | None = None) -> Float[Array, "
     """
     pairs = (count + 1) // 2
     pair = jnp.arange(count) % pairs
+    axis = columns.split_axis()
     if axis is not None and pairs != data.points.shape[0]:
-        data, pair = columns.whole(data, axis), pair + jax.lax.axis_index(axis) * pairs
+        data, pair = columns.whole(data), pair + jax.lax.axis_index(axis) * pairs
     return data.points.T[:, pair % data.points.shape[0]]
 
 

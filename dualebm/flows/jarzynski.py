@@ -175,7 +175,6 @@ def advance(
     increments: Float[Array, " N"],
     threshold: Scalar,
     kind: str = "systematic",
-    axis: str | None = None,
 ) -> tuple[Float[Array, "d N"], Weights, Float[Array, ""]]:
     """Weigh walkers after a step, and resample them where their effective fraction falls below `threshold`.
 
@@ -190,7 +189,7 @@ def advance(
     """
     count = x.shape[1]
     log_weights = weights.log_weights + increments
-    everyone = columns.gather_pairs(log_weights, axis)
+    everyone = columns.gather_pairs(log_weights)
     effective = measures.effective_sample_size(everyone) / everyone.shape[0]
     kept = weights._replace(log_weights=log_weights)
     if kind == "none":
@@ -198,8 +197,8 @@ def advance(
 
     def resampled():
         ancestors = measures.resample(key, everyone, everyone.shape[0], kind)
-        own = columns.own_pairs(ancestors, count, axis)
-        chosen, of = (columns.choose(columns.gather_pairs(a, axis), own) for a in (x, weights.ancestors))
+        own = columns.own_pairs(ancestors, count)
+        chosen, of = (columns.choose(columns.gather_pairs(a), own) for a in (x, weights.ancestors))
         level = weights.log_partition + logsumexp(everyone) - math.log(everyone.shape[0])
         return chosen, Weights(jnp.zeros_like(log_weights), level, of, weights.resamplings + 1)
 

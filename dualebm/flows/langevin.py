@@ -217,18 +217,19 @@ def drawn(key: Key[Array, ""], dimension: int, dtype, noise: str = "antithetic",
     return draw
 
 
-def sharded(draw: Callable, pairs: int, axis: str | None) -> Callable:
-    """A `Draw`, or what else draws for pairs along its last axis, as this device of a mesh axis sees it.
+def sharded(draw: Callable, pairs: int) -> Callable:
+    """A `Draw`, or what else draws for pairs along its last axis, as this device sees it where several share the particles.
 
     Its pairs are the next `pairs` after those of the device before. The numbers belong to the pairs, however many devices there are.
 
     >>> def draw(k, start, pairs):
     ...     return 2 * (Noise((jnp.arange(pairs) + start)[None].astype(float), jnp.zeros(pairs)),)
     >>> def here(_):
-    ...     return sharded(draw, 300, "particles")(None, 256, 2)[0].normal[0]
+    ...     return sharded(draw, 300)(None, 256, 2)[0].normal[0]
     >>> jax.vmap(here, axis_name="particles")(jnp.arange(3)).tolist()
     [[256.0, 257.0], [556.0, 557.0], [856.0, 857.0]]
     """
+    axis = columns.split_axis()
     if axis is None:
         return draw
     first = jax.lax.axis_index(axis) * pairs

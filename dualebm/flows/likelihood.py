@@ -84,7 +84,7 @@ def began(energy: Energy, optimiser: Optimiser, clip: float | None, fixed: tuple
     return Training(eqx.filter(energy, eqx.is_array), made(optimiser, clip).init(partition(energy, fixed)[0]))
 
 
-def mean_gradient(energy: Energy, samples: Samples, fixed: tuple[str, ...] = (), penalty: Scalar = 0.0, axis: str | None = None) -> Any:
+def mean_gradient(energy: Energy, samples: Samples, fixed: tuple[str, ...] = (), penalty: Scalar = 0.0) -> Any:
     """E_samples d/dtheta (U + penalty U^2), in the form of the trained part of the energy, streamed by blocks of points.
 
     Over a mesh axis, of which each device holds as many of the samples: what `columns.mean_over` makes this mean of.
@@ -97,7 +97,7 @@ def mean_gradient(energy: Energy, samples: Samples, fixed: tuple[str, ...] = (),
     trained, rest = partition(energy, fixed)
     count = samples.points.shape[0]
     given = samples.log_weights
-    weights = jnp.full(count, 1 / count, samples.points.dtype) if given is None else shares(given, axis)
+    weights = jnp.full(count, 1 / count, samples.points.dtype) if given is None else shares(given)
 
     def block(x, weights):
         def total(trained):
@@ -110,7 +110,7 @@ def mean_gradient(energy: Energy, samples: Samples, fixed: tuple[str, ...] = (),
 
 
 def likelihood_gradient(
-    energy: Energy, model: Samples, data: Samples, fixed: tuple[str, ...] = (), penalty: Scalar = 0.0, axis: str | None = None
+    energy: Energy, model: Samples, data: Samples, fixed: tuple[str, ...] = (), penalty: Scalar = 0.0
 ) -> Any:
     """d/dtheta of the cross-entropy, E_data dU - E_model dU, and of penalty (E_data U^2 + E_model U^2) with the samples as they are.
 
@@ -119,9 +119,9 @@ def likelihood_gradient(
     >>> likelihood_gradient(network, Samples(jnp.eye(3)), Samples(-jnp.eye(3))).biases[-1].tolist()
     [0.0]
     """
-    observed = mean_gradient(energy, data, fixed, penalty, axis)
-    expected = mean_gradient(energy, model, fixed, -penalty, axis)
-    return columns.mean_over(jax.tree.map(jnp.subtract, observed, expected), axis)
+    observed = mean_gradient(energy, data, fixed, penalty)
+    expected = mean_gradient(energy, model, fixed, -penalty)
+    return columns.mean_over(jax.tree.map(jnp.subtract, observed, expected))
 
 
 def descend(energy: Energy, gradient: Any, state: Any, rates, optimiser: Optimiser, clip: float | None, fixed: tuple[str, ...]):

@@ -215,10 +215,10 @@ class Adaptive(Wrapper):
         return jax.tree.map(lambda _: False, state)._replace(inner=self.method.paired(state.inner))
 
     def step(
-        self, key: Key[Array, ""], state: AdaptiveState, rates: DualRates, data: Samples, axis: str | None = None
+        self, key: Key[Array, ""], state: AdaptiveState, rates: DualRates, data: Samples
     ) -> tuple[AdaptiveState, Info]:
-        """One iteration of the method within at the adapted rates; in the warm-up the factors then adapt. axis: see `Dual.step`."""
-        inner, info = self.method.step(key, state.inner, self.adapted(state, rates), data, axis)
+        """One iteration of the method within at the adapted rates; in the warm-up the factors then adapt."""
+        inner, info = self.method.step(key, state.inner, self.adapted(state, rates), data)
         moved: Any = info.acceptance
 
         def adapt():
@@ -230,7 +230,7 @@ class Adaptive(Wrapper):
                 adapting = adapting._replace(log_particle=jnp.minimum(log_particle, log_longest))
             if self.safety is not None:
                 direction, eigenvalue, relaxation = self._iterate(
-                    inner.atoms, state.start, self._few(state.inner, axis), self._few(inner, axis), state.direction
+                    inner.atoms, state.start, self._few(state.inner), self._few(inner), state.direction
                 )
                 rho = jnp.clip(relaxation, 0.01, 1)
                 most = jnp.minimum(jnp.minimum(2, NOISE * rho), self.safety * (4 / rho - 2))
@@ -262,14 +262,15 @@ class Adaptive(Wrapper):
         """The space's largest particle step, a little less so that rounding stays within it."""
         return (1 - 1e-6) * self.method.space.largest_particle_step
 
-    def _few(self, inner, axis=None):
+    def _few(self, inner):
         """Every k-th particle, at most `sample` of them: one block, whatever N. The same on all devices of a mesh axis."""
         d, count = inner.columns.shape
+        axis = columns.split_axis()
         if axis is None:
             return inner.particles[:: -(-count // self.sample)]
         pairs = count // 2 * jax.lax.axis_size(axis)
         half, pair = np.divmod(np.arange(0, 2 * pairs, -(-2 * pairs // self.sample)), pairs)
-        both = columns.pick(inner.columns.reshape(2 * d, count // 2).T, pair, axis).reshape(-1, d, 2)
+        both = columns.pick(inner.columns.reshape(2 * d, count // 2).T, pair).reshape(-1, d, 2)
         return both[np.arange(half.size), :, half]
 
     def _iterate(self, atoms, start, before, x, direction):

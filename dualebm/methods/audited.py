@@ -94,6 +94,7 @@ class Audited(Wrapper):
         before, after = (self.method.energy(one, rates, data) for one in (state.inner, inner))
         resample_key, noise_key = jax.random.split(jax.random.fold_in(key, ASIDE))
         draw = langevin.drawn(noise_key, self.space.dimension, state.columns.dtype, "independent")
+        draw = langevin.sharded(draw, state.columns.shape[1] // 2)
         size = self.space.default_particle_step if self.particle_step is None else self.particle_step
         x, increments, _ = jarzynski.walk("mala", self.space, draw, state.columns, before, after, size, steps=self.moves)
         x, weights, effective = jarzynski.advance(resample_key, x, state.weights, increments, self.threshold)
@@ -102,6 +103,13 @@ class Audited(Wrapper):
     def log_partition(self, state: AuditedState) -> tuple[Float[Array, ""], Float[Array, ""]]:
         """log Z and its standard error: see `flows.jarzynski.log_partition`."""
         return jarzynski.log_partition(state.weights)
+
+    def paired(self, state: AuditedState) -> AuditedState | None:
+        """Which arrays hold the particles of the method and the walkers; None where the method's particles cannot be split."""
+        inner, none = self.method.paired(state.inner), jax.tree.map(lambda _: False, state)
+        if inner is None:
+            return None
+        return AuditedState(inner, True, none.weights._replace(log_weights=True, ancestors=True))  # pyright: ignore[reportArgumentType]
 
     def resamplings(self, state: AuditedState) -> Int[Array, ""]:
         """How often the walkers have been resampled."""

@@ -155,31 +155,31 @@ class Contrastive(Method):
         return none._replace(columns=True, diagnosis=diagnosis)
 
     def step(
-        self, key: Key[Array, ""], state: ContrastiveState, rates: ContrastiveRates, data: Samples, axis: str | None = None
+        self, key: Key[Array, ""], state: ContrastiveState, rates: ContrastiveRates, data: Samples
     ) -> tuple[ContrastiveState, Info]:
-        """One iteration; the key belongs to this step alone. axis: of a mesh, as for `Dual`."""
+        """One iteration; the key belongs to this step alone."""
         restart_key, noise_key = jax.random.split(key)
-        x, before = self._restarted(restart_key, state, rates, data, axis), self.energy(state, rates, data)
-        draw, diagnosis, effective = drawn(self, noise_key, before, x, axis), state.diagnosis, None
+        x, before = self._restarted(restart_key, state, rates, data), self.energy(state, rates, data)
+        draw, diagnosis, effective = drawn(self, noise_key, before, x), state.diagnosis, None
         if diagnosis is None:
             x, acceptance, _ = langevin.move(self.integrator, self.space, draw, x, before, rates.particle_step, steps=self.moves)
         else:
             x, increments, acceptance = jarzynski.walk(
                 self.integrator, self.space, draw, x, before, before, rates.particle_step, steps=self.moves
             )
-        observed = batch_of(jax.random.fold_in(key, 2), data, self.data_batch, axis)  # split(key) is 0 and 1
-        gradient = likelihood.likelihood_gradient(before, Samples(x.T), observed, self.fixed, rates.energy_penalty, axis)
+        observed = batch_of(jax.random.fold_in(key, 2), data, self.data_batch)  # split(key) is 0 and 1
+        gradient = likelihood.likelihood_gradient(before, Samples(x.T), observed, self.fixed, rates.energy_penalty)
         after, optimiser = likelihood.descend(
             before, gradient, state.training.optimiser, rates, self.optimiser, self.clip, self.fixed
         )
         if diagnosis is not None:
             increments = increments + jarzynski.reweigh(before, after, x)
-            _, diagnosis, effective = jarzynski.advance(key, x, diagnosis, increments, 0.0, "none", axis)
+            _, diagnosis, effective = jarzynski.advance(key, x, diagnosis, increments, 0.0, "none")
         training = Training(eqx.filter(after, eqx.is_array), optimiser)
-        info = Info(columns.mean_over(acceptance, axis), effective)
+        info = Info(columns.mean_over(acceptance), effective)
         return ContrastiveState(x, training, state.step + 1, diagnosis), info
 
-    def _restarted(self, key, state, rates, data, axis):
+    def _restarted(self, key, state, rates, data):
         """The walkers after the restarts of an iteration."""
         x = state.columns
         if self.restart_every is not None:
@@ -187,12 +187,12 @@ class Contrastive(Method):
             count = x.shape[1]
 
             def to_data():
-                return initialise.copies(data, count, axis) if self.walkers is None else initialise.restart(all_key, x, data, 1.0, axis)
+                return initialise.copies(data, count) if self.walkers is None else initialise.restart(all_key, x, data, 1.0)
 
             return jax.lax.cond(state.step % self.restart_every == 0, to_data, lambda: x)
         if self.restart_at == "data":
-            return initialise.restart(key, x, data, rates.restart_probability, axis)
-        return initialise.refresh(key, x, self.space, rates.restart_probability, axis)
+            return initialise.restart(key, x, data, rates.restart_probability)
+        return initialise.refresh(key, x, self.space, rates.restart_probability)
 
     def energy(self, state: ContrastiveState, rates: ContrastiveRates, data: Samples) -> Any:
         """U."""

@@ -188,22 +188,20 @@ class Dual(Method):
         return jax.tree.map(lambda _: False, state)._replace(columns=True)
 
     def step(
-        self, key: Key[Array, ""], state: DualState, rates: DualRates, data: Samples, axis: str | None = None
+        self, key: Key[Array, ""], state: DualState, rates: DualRates, data: Samples
     ) -> tuple[DualState, Info]:
         """One iteration of Algorithm 1; the key belongs to this step alone.
-
-        axis: of a mesh whose devices each hold equally many pairs of the particles and points of the data (see `training.sharding`).
         """
         restart_key, noise_key = jax.random.split(key)
-        x = initialise.restart(restart_key, state.columns, data, rates.restart_probability, axis)
+        x = initialise.restart(restart_key, state.columns, data, rates.restart_probability)
         draw = langevin.drawn(noise_key, x.shape[0], x.dtype, self.noise)
-        draw = langevin.sharded(draw, x.shape[1] // 2, axis)
+        draw = langevin.sharded(draw, x.shape[1] // 2)
         batch = None
         if self.data_batch is not None:
             batch_key = jax.random.fold_in(key, 2)  # split(key) is 0 and 1
-            index = initialise.draw_indices(batch_key, columns.whole(data, axis), (self.data_batch,))
-            batch = Samples(columns.pick(data.points, index, axis))
-        return self.advance(draw, x, state, rates, data, batch, axis)
+            index = initialise.draw_indices(batch_key, columns.whole(data), (self.data_batch,))
+            batch = Samples(columns.pick(data.points, index))
+        return self.advance(draw, x, state, rates, data, batch)
 
     def advance(
         self,
@@ -213,24 +211,23 @@ class Dual(Method):
         rates: DualRates,
         data: Samples,
         batch: Samples | None = None,
-        axis: str | None = None,
-    ) -> tuple[DualState, Info]:
+        ) -> tuple[DualState, Info]:
         """The deterministic rest of a step, given its noise, the particles `x` after their random restarts, and its batch of data."""
         restarted = rates.restart_probability > 0
         if self.restart_every is not None:
             due = (state.step + 1) % self.restart_every == 0
             if self.restart_until is not None:
                 due = due & (state.step + 1 <= self.restart_until)
-            to_data = lambda: initialise.copies(data, x.shape[1], axis)  # noqa: E731
-            # Over an axis it may gather the data, so only where it is due.
-            x = jnp.where(due, to_data(), x) if axis is None else jax.lax.cond(due, to_data, lambda: x)
+            to_data = lambda: initialise.copies(data, x.shape[1])  # noqa: E731
+            # Where devices share the particles it may gather the data, so only where it is due.
+            x = jnp.where(due, to_data(), x) if columns.split_axis() is None else jax.lax.cond(due, to_data, lambda: x)
             restarted = restarted | due
         atoms, snapshot = state.atoms, state.snapshot
         if snapshot is not None:
             at = atoms.positions
             snapshot = jax.lax.cond(
                 state.step % self.data_refresh == 0,
-                lambda: Snapshot(at, columns.mean_over(feature_mean(self.feature, at, data, axis), axis)),
+                lambda: Snapshot(at, columns.mean_over(feature_mean(self.feature, at, data))),
                 lambda: snapshot,
             )
         energy = from_atoms(self.feature, atoms)
@@ -240,9 +237,9 @@ class Dual(Method):
             if i:
                 seen = moved if self.witness_particles == "moved" else state.columns
                 model = feature_mean(self.feature, atoms.positions, Samples(seen.T))
-            observed = self._data_mean(atoms.positions, data, snapshot, batch, axis)
+            observed = self._data_mean(atoms.positions, data, snapshot, batch)
             witness = jax.tree.map(jnp.subtract, model, observed)
-            witness, acceptance = columns.mean_over((witness, acceptance), axis)
+            witness, acceptance = columns.mean_over((witness, acceptance))
             atoms, cut = self.update_atoms(atoms, witness, rates)
             died = died + cut
         clipped = died.astype(x.dtype) if self.weight_update == "additive" else None
@@ -265,10 +262,10 @@ class Dual(Method):
             mean = jax.lax.cond(restarted, other, lambda: mean)
         return x, acceptance, mean
 
-    def _data_mean(self, positions, data, snapshot, batch, axis) -> Sums:
+    def _data_mean(self, positions, data, snapshot, batch) -> Sums:
         """E_data phi at the positions, with a batch by the control variate (then over all devices)."""
         if snapshot is None:
-            return feature_mean(self.feature, positions, data, axis)
+            return feature_mean(self.feature, positions, data)
         here, there = (feature_mean(self.feature, at, batch) for at in (positions, snapshot.positions))
         return jax.tree.map(lambda known, new, old: known + (new - old), snapshot.mean, here, there)
 

@@ -165,21 +165,21 @@ class Jarzynski(Method):
         return none._replace(columns=True, weights=none.weights._replace(log_weights=True, ancestors=True))
 
     def step(
-        self, key: Key[Array, ""], state: WalkerState, rates: JarzynskiRates, data: Samples, axis: str | None = None
+        self, key: Key[Array, ""], state: WalkerState, rates: JarzynskiRates, data: Samples
     ) -> tuple[WalkerState, Info]:
-        """One iteration; the key belongs to this step alone. axis: of a mesh, as for `Dual`."""
+        """One iteration; the key belongs to this step alone."""
         data_key, resample_key, *batch_keys = jax.random.split(key, 2 + self.walker_batches)
         x, weights, before = state.columns, state.weights, self.energy(state, rates, data)
-        chosen = [self._chosen(jax.random.fold_in(batch_key, 2), x.shape[1], x.dtype, axis) for batch_key in batch_keys]
+        chosen = [self._chosen(jax.random.fold_in(batch_key, 2), x.shape[1], x.dtype) for batch_key in batch_keys]
         model = Samples(_taken(x, chosen[0]).T, _taken(weights.log_weights, chosen[0]))
-        observed = batch_of(data_key, data, self.data_batch, axis)
-        gradient = likelihood.likelihood_gradient(before, model, observed, self.fixed, rates.energy_penalty, axis)
+        observed = batch_of(data_key, data, self.data_batch)
+        gradient = likelihood.likelihood_gradient(before, model, observed, self.fixed, rates.energy_penalty)
         after, optimiser = likelihood.descend(
             before, gradient, state.training.optimiser, rates, self.optimiser, self.clip, self.fixed
         )
 
         def walk(key, x, first, second):
-            draw = drawn(self, key, first, x, axis)
+            draw = drawn(self, key, first, x)
             return jarzynski.walk(
                 self.integrator, self.space, draw, x, first, second, rates.particle_step, steps=self.moves, increment=self.increment
             )
@@ -201,12 +201,12 @@ class Jarzynski(Method):
         else:
             x, increments, acceptance = walk_batches(x, before)
             increments = increments + jarzynski.reweigh(before, after, x)
-        acceptance = columns.mean_over(acceptance, axis)
-        x, weights, effective = jarzynski.advance(resample_key, x, weights, increments, rates.threshold, self.resampling, axis)
+        acceptance = columns.mean_over(acceptance)
+        x, weights, effective = jarzynski.advance(resample_key, x, weights, increments, rates.threshold, self.resampling)
         training = Training(eqx.filter(after, eqx.is_array), optimiser)
         return WalkerState(x, weights, training, state.step + 1), Info(acceptance, effective)
 
-    def _chosen(self, key, count, dtype, axis):
+    def _chosen(self, key, count, dtype):
         """Of each of the strata of consecutive pairs the place of the one that is drawn, (batch / 2,); None for all walkers.
 
         The key is none of those of the noise, which are split(key) of the batch.
@@ -218,7 +218,7 @@ class Jarzynski(Method):
         if rest:
             found = f"a device holds {count // 2} pairs of walkers and walker_batch is {self.walker_batch} of {self.walkers}"
             raise ValueError(f"{found}; the pairs must be a multiple of {size}")
-        draw = langevin.sharded(lambda k, start, pairs: _strata(key, start, pairs, dtype), strata, axis)
+        draw = langevin.sharded(lambda k, start, pairs: _strata(key, start, pairs, dtype), strata)
         return jnp.minimum((draw(None, 0, strata) * size).astype(jnp.int32), size - 1)
 
     def energy(self, state: WalkerState, rates: JarzynskiRates, data: Samples) -> Any:
@@ -269,19 +269,19 @@ def check_training(method, data: Samples) -> None:
             raise ValueError(f"integrator is 'gibbs' and {type(energy).__name__} has no such move; {allowed}")
 
 
-def drawn(method, key: Key[Array, ""], energy, x: Float[Array, "d N"], axis: str | None) -> langevin.Draw:
+def drawn(method, key: Key[Array, ""], energy, x: Float[Array, "d N"]) -> langevin.Draw:
     """The noise of the walkers of a method, as this device of a mesh axis sees it."""
     uniforms = energy.uniforms if method.integrator == "gibbs" else None
     draw = langevin.drawn(key, x.shape[0], x.dtype, method.noise, uniforms)
-    return langevin.sharded(draw, x.shape[1] // 2, axis)
+    return langevin.sharded(draw, x.shape[1] // 2)
 
 
-def batch_of(key: Key[Array, ""], data: Samples, size: int | None, axis: str | None) -> Samples:
+def batch_of(key: Key[Array, ""], data: Samples, size: int | None) -> Samples:
     """`size` points drawn of all data, or the data of this device where None."""
     if size is None:
         return data
-    index = initialise.draw_indices(key, columns.whole(data, axis), (size,))
-    return Samples(columns.pick(data.points, index, axis))
+    index = initialise.draw_indices(key, columns.whole(data), (size,))
+    return Samples(columns.pick(data.points, index))
 
 
 def warning_of_weights(weights: Weights, info: Info) -> str | None:

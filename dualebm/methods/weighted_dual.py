@@ -128,19 +128,19 @@ class WeightedDual(Method):
         return none._replace(columns=True, weights=none.weights._replace(log_weights=True, ancestors=True))
 
     def step(
-        self, key: Key[Array, ""], state: WeightedDualState, rates: WeightedDualRates, data: Samples, axis: str | None = None
+        self, key: Key[Array, ""], state: WeightedDualState, rates: WeightedDualRates, data: Samples
     ) -> tuple[WeightedDualState, Info]:
-        """One iteration; the key belongs to this step alone. axis: of a mesh, as for `Dual`."""
+        """One iteration; the key belongs to this step alone."""
         resample_key, noise_key = jax.random.split(key)
         x, before = state.columns, from_atoms(self.feature, state.atoms)
-        draw = langevin.sharded(langevin.drawn(noise_key, x.shape[0], x.dtype, self.noise), x.shape[1] // 2, axis)
+        draw = langevin.sharded(langevin.drawn(noise_key, x.shape[0], x.dtype, self.noise), x.shape[1] // 2)
         x, acceptance, _ = langevin.move("mala", self.space, draw, x, before, rates.particle_step, steps=self.particle_moves)
-        model = feature_mean(self.feature, state.atoms.positions, Samples(x.T, state.weights.log_weights), axis)
-        observed = feature_mean(self.feature, state.atoms.positions, data, axis)
-        witness, acceptance = columns.mean_over((jax.tree.map(jnp.subtract, model, observed), acceptance), axis)
+        model = feature_mean(self.feature, state.atoms.positions, Samples(x.T, state.weights.log_weights))
+        observed = feature_mean(self.feature, state.atoms.positions, data)
+        witness, acceptance = columns.mean_over((jax.tree.map(jnp.subtract, model, observed), acceptance))
         atoms, _ = self.dual.update_atoms(state.atoms, witness, _unweighted(rates))
         increments = jarzynski.reweigh(before, from_atoms(self.feature, atoms), x)
-        x, weights, effective = jarzynski.advance(resample_key, x, state.weights, increments, rates.threshold, self.resampling, axis)
+        x, weights, effective = jarzynski.advance(resample_key, x, state.weights, increments, rates.threshold, self.resampling)
         return WeightedDualState(x, weights, atoms, state.step + 1), Info(acceptance, effective)
 
     def energy(self, state: WeightedDualState, rates: WeightedDualRates, data: Samples) -> Shallow:

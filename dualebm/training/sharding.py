@@ -17,7 +17,7 @@ from dualebm._internal import checks, columns
 from dualebm.measures import Samples
 from dualebm.training import simulate
 
-RUNS, PARTICLES = "runs", "particles"
+RUNS, PARTICLES = "runs", columns.PARTICLES
 
 
 def make(devices: int | None = None, particles: int = 1) -> Mesh:
@@ -218,7 +218,8 @@ def initial(setup: simulate.Setup, mesh: Mesh, shared: bool = False):
         return columns.take(x, jax.lax.axis_index(PARTICLES) * width, width)
 
     def lane(key, rates, data):
-        made = state(key, rates, columns.whole(data, PARTICLES))
+        everything = columns.whole(data)
+        made = columns.undivided(lambda: state(key, rates, everything))
         return jax.tree.map(part, method.paired(made), made)
 
     def local(keys, rates, data):
@@ -259,14 +260,14 @@ def intervals(setup: simulate.Setup, states, active, mesh: Mesh, shared: tuple[b
             return state, data
         last = lambda paired, x: jax.lax.all_gather(x, axis, axis=x.ndim - 1, tiled=True) if paired else x  # noqa: E731
         state = join(method, jax.tree.map(last, method.paired(state), split(method, state)))
-        return state, columns.whole(data, axis)
+        return state, columns.whole(data)
 
     def local(active, keys, states, rates, data, arrays):
         def lane(key, state, rates, own_data, own_arrays):
             mine = data if shared[0] else own_data
             monitors = eqx.combine(arrays if shared[1] else own_arrays, static)
             one = dataclasses.replace(setup, key=key, rates=rates, data=mine, metrics=monitors)
-            state, _, records = simulate.intervals(one, join(method, state), active, axis, whole)
+            state, _, records = simulate.intervals(one, join(method, state), active, whole)
             return split(method, state), records
 
         return _each_lane(mesh, lane, (keys, states, rates, None if shared[0] else data, None if shared[1] else arrays))

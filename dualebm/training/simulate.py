@@ -1,5 +1,6 @@
 """One run of any method: a pure `lax.scan` that records metrics and knows nothing of what it runs or measures."""
 
+import dataclasses
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -8,7 +9,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from dualebm._internal import checks
+from dualebm._internal import checks, columns
 from dualebm.measures import Samples
 from dualebm.methods.base import Divergence, Info, Iterate, Method
 
@@ -70,18 +71,17 @@ def initial(setup: Setup):
     return setup.method.init(jax.random.fold_in(setup.key, ASIDE), setup.rates, setup.data)
 
 
-def _step(setup: Setup, state, axis=None):
+def _step(setup: Setup, state):
     """One iteration at the scheduled rates."""
     rates = setup.rates if setup.schedule is None else setup.schedule(state.step, setup.rates)
-    advance: Any = setup.method.step if axis is None else partial(setup.method.step, axis=axis)
-    return advance(jax.random.fold_in(setup.key, state.step), state, rates, setup.data)
+    return setup.method.step(jax.random.fold_in(setup.key, state.step), state, rates, setup.data)
 
 
-def _divergence(method, state, info: Info, axis=None):
+def _divergence(method, state, info: Info):
     """The first cause that holds, a `Divergence`; a log weight of -inf is a dead atom, not a fault."""
     leaves = [x for x in jax.tree.leaves((state, info)) if jnp.issubdtype(x.dtype, jnp.floating)]
     broken = jnp.any(jnp.array([jnp.any(jnp.isnan(x) | jnp.isposinf(x)) for x in leaves]))
-    if axis is not None:
+    if (axis := columns.split_axis()) is not None:
         broken = jax.lax.pmax(broken.astype(jnp.int32), axis) > 0
     code = method.diverged(state)
     if info.acceptance is not None:
@@ -89,14 +89,14 @@ def _divergence(method, state, info: Info, axis=None):
     return jnp.where(broken, Divergence.NOT_FINITE, code).astype(jnp.int32)
 
 
-def interval(setup: Setup, state, axis=None):
+def interval(setup: Setup, state):
     """`every` steps: the new state, the info averaged over them, and the code of its divergence.
 
     A diverged interval leaves the state as it was: the run stays at its last good record and says so in the later ones.
     """
-    moved, infos = jax.lax.scan(lambda state, _: _step(setup, state, axis), state, length=setup.every)
+    moved, infos = jax.lax.scan(lambda state, _: _step(setup, state), state, length=setup.every)
     info = jax.tree.map(jnp.mean, infos)
-    code = _divergence(setup.method, moved, info, axis)
+    code = _divergence(setup.method, moved, info)
     return jax.tree.map(partial(jnp.where, code == 0), moved, state), info, code
 
 
@@ -172,7 +172,7 @@ def measure(setup: Setup, state, info: Info, healthy=True):
     return {name: jnp.where(healthy, value, jnp.nan) for name, value in values.items()}
 
 
-def intervals(setup: Setup, state, active, axis=None, whole=None):
+def intervals(setup: Setup, state, active, whole=None):
     """`simulate` with a mask: an interval that is not active costs nothing and records the metrics at the state.
 
     Every segment of a run is this one program: the first begins with an inactive interval, which is the record of the
@@ -182,14 +182,13 @@ def intervals(setup: Setup, state, active, axis=None, whole=None):
         setup: of the run.
         state: where it starts.
         active: which intervals are done, (intervals,), bool.
-        axis: of a mesh over whose devices the particles and the data are split.
-        whole: (state, data) -> the state and the data that metrics see then; see `dualebm.training.sharding`.
+        whole: where devices share the particles, (state, data) -> all of them, which metrics see; see `dualebm.training.sharding`.
 
     Returns:
         The state, the info of the last active interval (NaN without one), and the records.
     """
 
-    advance = jax.jit(lambda state: interval(setup, state, axis), inline=True)  # traced once, for its shapes and in the scan
+    advance = jax.jit(lambda state: interval(setup, state), inline=True)  # traced once, for its shapes and in the scan
     unknown = jax.tree.map(lambda x: jnp.full(x.shape, jnp.nan, x.dtype), jax.eval_shape(advance, state)[1])
 
     def body(carry, active):
@@ -197,12 +196,9 @@ def intervals(setup: Setup, state, active, axis=None, whole=None):
         step = state.step + jnp.where(active, setup.every, 0)
         stay = lambda state: (state, info, jnp.int32(Divergence.NONE))  # noqa: E731
         state, info, code = jax.lax.cond(active, advance, stay, state)
-        seen = setup
-        observed = state
-        if whole is not None:
-            observed, data = whole(state, setup.data)
-            seen = eqx.tree_at(lambda setup: setup.data, setup, data)
-        values = measure(seen, observed, info, code == Divergence.NONE)
+        seen, data = (state, setup.data) if whole is None else whole(state, setup.data)
+        everything = dataclasses.replace(setup, data=data)
+        values = columns.undivided(lambda: measure(everything, seen, info, code == Divergence.NONE))
         return (state, info), {**values, "step": step, "diverged": code}
 
     (state, info), records = jax.lax.scan(body, (state, unknown), active)

@@ -203,7 +203,7 @@ def test_bernoulli_restart_rate_and_schedule(x64):
     assert abs(found[0] / one_step - 1) < 0.15
     assert found[-1] > 3 * one_step
     away = state._replace(columns=jnp.array(sphere_points(9, 600, 3).T))
-    moved, _ = step(jax.random.key(3), method, away, DualRates(1e-30, 0.0, 0.0, 0.25, 10.0), data).columns
+    moved = step(jax.random.key(3), method, away, DualRates(1e-30, 0.0, 0.0, 0.25, 10.0), data)[0].columns
     restarted = np.linalg.norm(np.asarray(moved) - away.columns, axis=0) > 1e-9
     assert abs(restarted.mean() - 0.25) < 5 * (0.25 * 0.75 / 600) ** 0.5
 
@@ -254,7 +254,7 @@ def test_dead_atoms_stay_dead_and_are_counted(x64):
     state = state_of([[1.0, 0, 0], [1.0, 0, 0]], [[1.0, 0, 0], [0, 0, 1.0]], [0.1, 1.0], [-1.0, -1.0])
     clipped = []
     for _ in range(2):
-        draw, rates = given(*still(2, 3)), DualRates(1e-12, 0.0, 1.0, 0.0, 10.0)
+        draw, rates = given(*map(jnp.array, still(2, 3))), DualRates(1e-12, 0.0, 1.0, 0.0, 10.0)
         state, info = jax.jit(lambda state, rates=rates, draw=draw: method.advance(draw, state.columns, state, rates, data))(state)
         clipped.append(int(info.clipped))
     assert np.exp(state.atoms.log_weights).tolist() == pytest.approx([0, 3], abs=1e-6)

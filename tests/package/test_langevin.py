@@ -244,7 +244,7 @@ def test_noise_belongs_to_the_pairs_however_they_are_split(pairs):
         draw = drawn(jax.random.key(5), 3, jnp.float32)
         whole = jax.jit(lambda draw=draw, k=k: draw(k, 0, 3 * pairs))()
         axis = dict(axis_name="particles", axis_size=3)
-        parts = jax.jit(jax.vmap(lambda draw=draw, k=k: sharded(draw, pairs, "particles")(k, 0, pairs), **axis))()
+        parts = jax.jit(jax.vmap(lambda draw=draw, k=k: sharded(draw, pairs)(k, 0, pairs), **axis))()
         for part, one in zip(jax.tree.leaves(parts), jax.tree.leaves(whole), strict=True):
             np.testing.assert_array_equal(np.concatenate(part, axis=-1), one)
 
@@ -312,11 +312,11 @@ def test_restarts_at_the_base_measure_belong_to_the_pairs_however_they_are_split
     """300 pairs on each of two devices, whose particles are the first and the second halves of their pairs."""
     x = np.zeros((3, 2, 600), np.float32)
 
-    def anew(x, axis=None):
-        return refresh(jax.random.key(3), x.reshape(3, -1), Sphere(3), 0.5, axis).reshape(x.shape)
+    def anew(x):
+        return refresh(jax.random.key(3), x.reshape(3, -1), Sphere(3), 0.5).reshape(x.shape)
 
-    whole = jax.jit(anew)(x)
-    split = jax.vmap(lambda x: anew(x, "particles"), in_axes=2, out_axes=2, axis_name="particles")
+    whole = jax.jit(lambda x: anew(x))(x)
+    split = jax.vmap(anew, in_axes=2, out_axes=2, axis_name="particles")
     np.testing.assert_array_equal(jax.jit(split)(x.reshape(3, 2, 2, 300)).reshape(x.shape), whole)
     assert 0.4 < np.mean(np.any(np.asarray(whole) != 0, axis=0)) < 0.6
 

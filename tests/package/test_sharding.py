@@ -14,6 +14,7 @@ from jax.sharding import AbstractMesh, PartitionSpec
 from dualebm.energies.networks import MLP
 from dualebm.measures import Samples, shares, total_variation
 from dualebm.methods.adaptive import Adaptive
+from dualebm.methods.audited import Audited
 from dualebm.methods.base import Info
 from dualebm.methods.contrastive import Contrastive
 from dualebm.methods.dual import Dual, DualRates
@@ -59,6 +60,7 @@ CASES = {  # method, restart probability, weighted data, numbers of devices
     "contrastive, from the base": (
         Contrastive(Sphere(3), MLP(8), walkers=2400, restart_at="base", optimiser="gradient"), 0.1, False, (4,),
     ),
+    "audited": (Audited(DUAL, walkers=2400, threshold=1.0), 0.0, False, (8,)),
     "weighted dual": (WeightedDual(Sphere(3), neurons=8, particles=2400), 0.0, False, (8,)),
 }  # fmt: skip
 
@@ -109,7 +111,7 @@ def one_run(name):
     # Its longer moves let rounding grow tenfold in ten steps, on one device too.
     total = 2 if isinstance(method, Adaptive) else RECORDS
     expected, found = on_one_device(key, method, state, lane(rates), data, total), {}
-    if isinstance(method, (Jarzynski, WeightedDual)):
+    if isinstance(method, (Audited, Jarzynski, WeightedDual)):
         assert int(expected[0].weights.resamplings) > 1
     for count in counts:
         grid = sharding.make(count, particles=count)
@@ -189,7 +191,7 @@ def counted():
     )
 
     def step(state, data):
-        return sharding.split(DUAL, DUAL.step(jax.random.key(0), sharding.join(DUAL, state), DUAL.rates, data, "particles")[0])
+        return sharding.split(DUAL, DUAL.step(jax.random.key(0), sharding.join(DUAL, state), DUAL.rates, data)[0])
 
     specs = (spec, PartitionSpec("particles"))
     sharded = jax.jit(jax.shard_map(step, mesh=grid, in_specs=specs, out_specs=spec, check_vma=False))
@@ -207,7 +209,7 @@ def counted():
     return {"step": collectives(sharded.lower(lane(states), data).compile()), "run": run(NONE), "reading": run(METRICS)}
 
 
-WALKERS = tuple(name for name, case in CASES.items() if isinstance(case[0], (Jarzynski, Contrastive, WeightedDual)))
+WALKERS = tuple(name for name, case in CASES.items() if isinstance(case[0], (Audited, Jarzynski, Contrastive, WeightedDual)))
 
 
 def errors_of(*cases):
@@ -239,7 +241,7 @@ def test_walkers_over_devices(cases):
 class Still(Dual):
     """What is wrong on one device stays there."""
 
-    def step(self, key, state, rates, data, axis=None):
+    def step(self, key, state, rates, data):
         return state, Info(jnp.ones(()))
 
 
@@ -253,7 +255,7 @@ def test_a_fault_on_one_device_is_a_divergence_on_all():
     @partial(jax.vmap, axis_name="particles")
     def code(state):
         setup = simulate.Setup(jax.random.key(1), method, method.rates, data, {}, 2)
-        return simulate.interval(setup, state, "particles")[2]
+        return simulate.interval(setup, state)[2]
 
     code = jax.jit(code)
     assert code(whole).tolist() == [0, 0, 0] and code(whole._replace(columns=broken)).tolist() == [1, 1, 1]
