@@ -3,8 +3,8 @@
     python -m experiments all --preset quick
     python -m experiments torus mean_field --preset paper
 
-Each is a process of its own and writes under `--out`/NAME; `--out`/index.html has every figure, its command, its numbers and the paper's.
-One that fails is told at the end, and the others go on.
+Each runs in another process and writes under `--out`/NAME. `--out`/index.html has every figure, its command, its numbers and the paper's.
+When one fails, the others go on, and the last line names it.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ from pathlib import Path
 import tyro
 
 from dualebm._internal import checks
-from experiments import report
+from experiments import _common, report
 
 EXPERIMENTS = (
     "two_teachers", "figure1", "restarts", "sphere", "dual_lazy", "mean_field", "certificate", "torus", "deep", "time_scales", "adaptive",
@@ -38,10 +38,10 @@ class Settings:
 
 
 def main(settings: Settings) -> None:
-    """Runs them, writes the page; exits with 1 where one has failed."""
+    """Runs the experiments and writes the page; exits with 1 if one has failed."""
     for name in settings.names:
         checks.choice("names", name, ("all", *EXPERIMENTS))
-    checks.choice("preset", settings.preset, report.PRESETS)
+    checks.choice("preset", settings.preset, _common.PRESETS)
     chosen = EXPERIMENTS if "all" in settings.names else settings.names
     failed = []
     for name in chosen:

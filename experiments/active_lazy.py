@@ -39,7 +39,7 @@ from dualebm.methods.stein import KernelStein, NetworkStein
 from dualebm.plotting import charts
 from dualebm.spaces import Sphere
 from dualebm.sweeps.selection import Selection, select
-from experiments import report
+from experiments import _common, report
 
 TEACHERS = {"J1_w2": (2.0,), "J1_w10": (10.0,), "J2_w2.5": (-2.5,) * 2, "J2_w5": (-5.0,) * 2, "J4_w7.5": (-7.5, -7.5, 7.5, 7.5)}
 """Weights of the teachers' neurons; the energy is the mean over them."""
@@ -131,7 +131,7 @@ def completed(settings: Settings) -> Settings:
     >>> completed(Settings()).n
     (1000,)
     """
-    report.check(settings)
+    _common.check(settings)
     for name, value in PRESETS[settings.preset].items():
         if getattr(settings, name) is None:
             settings = dataclasses.replace(settings, **{name: value})
@@ -346,7 +346,7 @@ def main(settings: Settings) -> None:
         command=report.command("active_lazy", given),
         seconds=time.perf_counter() - begin,
         rows=rows,
-        told=f"The KL of F1 is below that of F2, the bands of one standard deviation apart, in {len(apart)} of {len(rows)} rows.",
+        summary=f"The KL of F1 is below that of F2, the bands of one standard deviation apart, in {len(apart)} of {len(rows)} rows.",
         paper="Active training (F1) beats lazy training (F2) where the target depends on few directions, by all three losses.",
         figures=figures,
     )

@@ -284,8 +284,8 @@ def main(settings: Settings) -> dict:
     ]
     report.write(
         settings.out, title="Adaptive steps", about="Iterations to twice the floor of the KL: steps that find themselves beside a grid.",
-        command=report.command("adaptive", settings), seconds=time.perf_counter() - begin, rows=rows, made=figures,
-        told=f"Within {ASKED} of the best cell: {kept} of {len(ratios)}.", paper="nothing on it: its steps are tuned by hand.",
+        command=report.command("adaptive", settings), seconds=time.perf_counter() - begin, rows=rows, files=figures,
+        summary=f"Within {ASKED} of the best cell: {kept} of {len(ratios)}.", paper="nothing on it: its steps are tuned by hand.",
     )  # fmt: skip
     return summaries
 

@@ -42,8 +42,7 @@ from dualebm.methods.dual import Dual
 from dualebm.methods.score_matching import ScoreMatching
 from dualebm.plotting import charts
 from dualebm.training.run import run
-from experiments import report
-from experiments.less_work import seconds_a_step
+from experiments import _common, report
 
 SIZES = {
     "quick": dict(n=2000, seeds=1, chains=5000, final_chains=40_000, test_points=50_000),
@@ -122,7 +121,7 @@ def checked(settings: Settings) -> Settings:
     >>> checked(Settings()).n
     2000
     """
-    report.check(settings)
+    _common.check(settings)
     for name in settings.teachers:
         checks.choice("teachers", name, TEACHERS)
     if not settings.teachers:
@@ -524,7 +523,7 @@ def main(settings: Settings) -> list[dict]:
         exact, chosen = targets.teacher(teacher).space.dimension == 3, lines(settings, teacher)
         readings[teacher] = found = read(measured(settings, teacher, chosen))
         methods: Any = {label: line.method for label, line in chosen.items()}
-        seconds = seconds_a_step(methods, scene(settings, teacher, settings.first_seed).data, 3)
+        seconds = _common.seconds_a_step(methods, scene(settings, teacher, settings.first_seed).data, 3)
         rows += rows_of(teacher, found, seconds, exact)
         figures[f"certificate_{teacher}"] = figure_of(teacher, found, exact)
         ended = stopped(settings, teacher, chosen[LINES[0]])
@@ -548,7 +547,7 @@ def main(settings: Settings) -> list[dict]:
         about="The gap against the F1 ball of radius 10 bounds L(f_t) - L*, which needs the teacher; beside it KL, and the gap from "
         "particles, which are no samples of the model. gap: mean over seeds; error: its standard error; distance: L - L*, where L* is the "
         "least loss found; seconds: of the steps alone.",
-        rows=rows, figures=figures, told=" ".join(sentences),
+        rows=rows, figures=figures, summary=" ".join(sentences),
         paper="Theorem 1 gives the duality; the paper measures no gap.",
     )  # fmt: skip
     return rows

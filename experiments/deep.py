@@ -38,8 +38,7 @@ from dualebm.methods.dual import Dual
 from dualebm.plotting import charts
 from dualebm.sweeps.engine import sweep
 from dualebm.sweeps.grid import product
-from experiments import report
-from experiments.less_work import seconds_a_step
+from experiments import _common, report
 
 TEACHERS = ("s14_monomodal", "s14_bimodal", "s2_bimodal")
 SIZES = {"quick": dict(teachers=TEACHERS[::2], n=1000, seeds=2), "paper": dict(teachers=TEACHERS, n=10_000, seeds=4)}
@@ -91,7 +90,7 @@ def checked(settings: Settings) -> Settings:
     >>> checked(Settings()).n
     1000
     """
-    report.check(settings)
+    _common.check(settings)
     for name, allowed in (("teachers", TEACHERS), ("depths", None), ("learning_rates", None)):
         values = getattr(settings, name)
         if values is None:
@@ -204,7 +203,7 @@ def measured(settings: Settings, teacher: str) -> tuple[dict[str, xarray.Dataset
             chosen[label] = chosen_rate(swept(settings, teacher, label, method, "choice", min(settings.n, CHOOSING_N), **among))  # type: ignore
             grid = dict(learning_rate=[chosen[label]])
         results[label] = swept(settings, teacher, label, method, "runs", settings.n, **grid, seed=seeds)
-    timed = seconds_a_step(known, data(jax.random.key(first), teacher, settings.n), 5)
+    timed = _common.seconds_a_step(known, data(jax.random.key(first), teacher, settings.n), 5)
     return results, chosen, timed
 
 
@@ -284,7 +283,7 @@ def main(settings: Settings) -> list[dict]:
         about=f"Perceptrons of width {settings.width} under Adam with persistent particles beside Dual; n = {settings.n} data, 2n "
         "particles. KL at the end: mean over seeds, least and largest; best: the least of the mean along the run; threshold: twice the "
         "shallow energy's KL.",
-        command=report.command("deep", given), seconds=time.perf_counter() - begin, rows=rows, told=" ".join(sentences),
+        command=report.command("deep", given), seconds=time.perf_counter() - begin, rows=rows, summary=" ".join(sentences),
         figures={"deep": figure_of(results, seconds)},
         paper="Section 6 says that the scheme generalizes to deeper networks and could be tested with them; it shows no such experiment.",
     )  # fmt: skip

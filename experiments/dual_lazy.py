@@ -39,7 +39,7 @@ from dualebm.plotting import charts
 from dualebm.sweeps.engine import sweep
 from dualebm.sweeps.folder import by_setting
 from dualebm.sweeps.grid import Grid, product
-from experiments import report
+from experiments import _common, report
 
 TEACHERS = ("s14_monomodal", "s14_bimodal", "s2_bimodal")
 RADIUS = 10.0
@@ -94,7 +94,7 @@ def completed(settings: Settings) -> Settings:
     >>> completed(Settings()).n
     (300, 2000)
     """
-    report.check(settings)
+    _common.check(settings)
     for name, value in PRESETS[settings.preset].items():
         if getattr(settings, name) is None:
             settings = dataclasses.replace(settings, **{name: value})
@@ -339,7 +339,7 @@ def main(settings: Settings) -> None:
         command=report.command("dual_lazy", given),
         seconds=time.perf_counter() - begin,
         rows=rows_of(found, settings),
-        told="Slopes of log KL against log n: " + "; ".join(slopes) + "." if slopes else "",
+        summary="Slopes of log KL against log n: " + "; ".join(slopes) + "." if slopes else "",
         paper="Its experiments are in F1: it has no such comparison.",
         figures=figures,
     )

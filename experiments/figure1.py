@@ -36,7 +36,7 @@ from dualebm.methods import dual
 from dualebm.plotting import charts
 from dualebm.spaces import Sphere
 from dualebm.training.run import run
-from experiments import reference, report
+from experiments import _common, reference, report
 
 TEACHERS = ("s14_monomodal", "s14_bimodal")
 READINGS = ("archived", "text")
@@ -106,7 +106,7 @@ def scale_of(settings: Settings) -> Scale:
     >>> scale_of(Settings(preset="paper", seeds=1)).n
     100000
     """
-    report.check(settings)
+    _common.check(settings)
     for name, allowed in (("teachers", TEACHERS), ("readings", READINGS)):
         chosen = getattr(settings, name)
         for value in chosen:
@@ -266,7 +266,7 @@ def main(settings: Settings) -> list[dict]:
         rows=rows,
         paper="the dual algorithm is about 10 to 20 times faster than the primal one (caption of Figure 1).",
         figures=figures,
-        told=f"Mean KL where the runs end, and the iteration: {'; '.join(ends)}.",
+        summary=f"Mean KL where the runs end, and the iteration: {'; '.join(ends)}.",
     )
     return rows
 

@@ -34,7 +34,7 @@ from dualebm.methods.jarzynski import threshold_of_variation
 from dualebm.plotting import charts
 from dualebm.sweeps.engine import sweep
 from dualebm.sweeps.grid import cross, product, zipped
-from experiments import report
+from experiments import _common, report
 from experiments.far_modes import (
     FIRST,
     MASS,
@@ -114,7 +114,7 @@ def checked(settings: Settings) -> Settings:
     >>> checked(Settings()).walkers
     2000
     """
-    report.check(settings)
+    _common.check(settings)
     given = {name: value for name, value in vars(settings).items() if value is not None}
     settings = Settings(**{**PRESETS[settings.preset], **given})
     if not settings.methods:
@@ -381,7 +381,7 @@ def main(settings: Settings) -> list[dict]:
         about=f"A mixture of two in d = {d}, n = {n} data, {walkers} walkers, {settings.steps} iterations: what was asked (at the size of "
         "the paper preset) beside the mean, least and largest over seeds at the end. Asked of log Z: the error expected of finite walkers.",
         command=report.command("gaussian_mixture", given), seconds=time.perf_counter() - begin, rows=rows, figures=figures,
-        told="; ".join(f"{row['part']}, {row['what']}: {row['have']} seeds within {row['asked']}" for row in rows if row["have"]),
+        summary="; ".join(f"{row['part']}, {row['what']}: {row['have']} seeds within {row['asked']}" for row in rows if row["have"]),
         paper="Jarzynski's walkers, unadjusted, find the masses, PCD loses a mode, CD finds the means and not the masses; its curves are "
         "shown without numbers.",
     )  # fmt: skip

@@ -39,8 +39,7 @@ from dualebm.plotting import charts
 from dualebm.spaces import Euclidean
 from dualebm.sweeps.engine import sweep
 from dualebm.sweeps.grid import product
-from experiments import report
-from experiments.less_work import seconds_a_step
+from experiments import _common, report
 
 RECORDS = 10
 ENERGIES = ("mixture", "boltzmann")
@@ -85,7 +84,7 @@ def checked(settings: Settings) -> Settings:
     >>> checked(Settings()).walkers
     2000
     """
-    report.check(settings)
+    _common.check(settings)
     if not settings.energies:
         raise ValueError("energies is empty; it must have at least one")
     for name in settings.energies:
@@ -305,7 +304,7 @@ def main(settings: Settings) -> list[dict]:
     results, seconds, rows = {}, {}, []
     for energy in settings.energies:
         known = methods(settings, PROBLEMS[energy])
-        seconds[energy] = seconds_a_step(known, data(jax.random.key(settings.first_seed), energy, settings.n), 3)
+        seconds[energy] = _common.seconds_a_step(known, data(jax.random.key(settings.first_seed), energy, settings.n), 3)
         results[energy] = {label: swept(settings, energy, label, method) for label, method in known.items()}
         rows += rows_of(energy, results[energy], seconds[energy])
     of = lambda row: f"{row['method']} {row['gradient_end']:.2g} (noise {row['noise']:.2g}), {row['log_Z']:.2g} nat"  # noqa: E731
@@ -317,7 +316,7 @@ def main(settings: Settings) -> list[dict]:
         "the mean over seeds of E_walkers dU + d log Z, less its scatter, halfway and at the end; noise: what a gradient without bias "
         "would show; exact_gradient: the norm of the likelihood's own halfway; log_Z: by the walkers less exact, change since the start.",
         command=report.command("gradient_bias", given), seconds=time.perf_counter() - begin, rows=rows,
-        told="Bias of the gradient at the end, and of log Z. " + " ".join(told),
+        summary="Bias of the gradient at the end, and of log Z. " + " ".join(told),
         figures={"gradient_bias": figure_of(results, seconds)},
         paper="Shows the protocol on a mixture and on images; has no such table.",
     )  # fmt: skip

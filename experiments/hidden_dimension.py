@@ -32,7 +32,7 @@ from dualebm.methods.lazy import Lazy
 from dualebm.plotting import charts
 from dualebm.spaces import Sphere
 from dualebm.sweeps.selection import select
-from experiments import report
+from experiments import _common, report
 
 START = 0.5
 """KL(teacher || uniform), in nats."""
@@ -81,7 +81,7 @@ def completed(settings: Settings) -> Settings:
     >>> completed(Settings()).dimensions
     (5, 20)
     """
-    report.check(settings)
+    _common.check(settings)
     for name, value in PRESETS[settings.preset].items():
         if getattr(settings, name) is None:
             settings = dataclasses.replace(settings, **{name: value})

@@ -49,8 +49,8 @@ from dualebm.metrics.walkers import EffectiveFraction, LogPartition, Resamplings
 from dualebm.plotting import charts
 from dualebm.spaces import Euclidean
 from dualebm.training.run import run
+from experiments import _common, report
 from experiments import idx_images as images
-from experiments import report
 from experiments.digit_classifier import (
     ACCURACY,
     CLASSIFIER,
@@ -152,7 +152,7 @@ def checked(settings: Settings) -> Settings:
     >>> checked(Settings()).walkers
     4096
     """
-    report.check(settings)
+    _common.check(settings)
     given = {name: value for name, value in vars(settings).items() if value is not None}
     settings = Settings(**{**PRESETS[settings.preset], **given})
     if settings.preset == "paper" and settings.data is None:
@@ -453,7 +453,7 @@ def main(settings: Settings) -> list[dict]:
         "cross-entropy to the base by the walkers (nat an image), error: of log Z; annealed: the same of the last energy by annealing; "
         "bits a pixel: of held-out images, by annealing.",
         command=report.command("images", given), seconds=time.perf_counter() - begin, rows=rows,
-        told=f"Largest error of a mass at the end, mean of seeds: {JARZYNSKI} {mean[JARZYNSKI]:.3f}, {PCD} {mean[PCD]:.3f}. The classifier "
+        summary=f"Largest error of a mass at the end, mean of seeds: {JARZYNSKI} {mean[JARZYNSKI]:.3f}, {PCD} {mean[PCD]:.3f}. The classifier "
         f"is right on {', '.join(f'{right:.3f}' for right in told)} of the held-out images.",
         figures={
             "samples": samples_figure(

@@ -10,15 +10,12 @@ metrics, the options in turn, and the median is taken; the KL is recorded along 
 """
 
 import dataclasses
-import functools
 import json
 import sys
 import time
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 import xarray
 from matplotlib.figure import Figure
 
@@ -29,12 +26,10 @@ from dualebm.methods import dual
 from dualebm.plotting import charts
 from dualebm.training import run_folder
 from dualebm.training.run import run
-from experiments import report
+from experiments import _common, report
 
 PRESETS = {"quick": dict(n=2_000, seeds=1, steps=120), "paper": dict(n=20_000, seeds=3, steps=240)}
 TEACHERS = ("s14_monomodal", "s14_bimodal")
-TIMED = 10
-"""Steps of one timing."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,28 +92,6 @@ def checked(settings: Settings) -> Settings:
     return settings
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _timed_steps(method, key, state, rates, data):
-    return jax.lax.fori_loop(0, TIMED, lambda i, state: method.step(jax.random.fold_in(key, i), state, rates, data)[0], state)
-
-
-def seconds_a_step(methods: dict[str, dual.Dual], data, repetitions: int) -> dict[str, float]:
-    """The median over repetitions, the methods in turn, of `TIMED` steps after the annealing's rates have begun to fall."""
-
-    programs = {}
-    for label, method in methods.items():
-        rates = jax.tree.map(jnp.float32, method.rates)
-        start = jax.jit(method.init)(jax.random.key(0), rates, data)
-        programs[label] = (method, jax.random.key(1), start, rates, data)
-    taken = {label: [] for label in programs}
-    for _ in range(repetitions + 1):
-        for label, arguments in programs.items():
-            begin = time.perf_counter()
-            jax.block_until_ready(_timed_steps(*arguments))
-            taken[label].append(time.perf_counter() - begin)
-    return {label: float(np.median(times[1:])) / TIMED for label, times in taken.items()}  # the first has compiled
-
-
 def measure(settings: Settings, teacher: str) -> tuple[xarray.DataArray, dict[str, float]]:
     """KL along (option, seed, step), and the seconds of a step of each option."""
     target = targets.teacher(teacher)
@@ -129,7 +102,7 @@ def measure(settings: Settings, teacher: str) -> tuple[xarray.DataArray, dict[st
         data, _ = targets.sample(data_key, target, settings.n)  # type: ignore[arg-type]
         test, _ = targets.sample(test_key, target, settings.test_points)
         if not seconds:
-            seconds = seconds_a_step(methods, data, settings.repetitions)
+            seconds = _common.seconds_a_step(methods, data, settings.repetitions)
         for label, method in methods.items():
             print(f"{teacher}, seed {seed}, {label}", file=sys.stderr)
             _, results = run(

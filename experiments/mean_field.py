@@ -46,7 +46,7 @@ from dualebm.spaces import Space, Sphere
 from dualebm.sweeps.engine import sweep
 from dualebm.sweeps.grid import cross, product, zipped
 from dualebm.training.run import run
-from experiments import report
+from experiments import _common, report
 
 STUDIES = ("circle", "sphere", "matching")
 RADIUS = 10.0
@@ -540,7 +540,7 @@ def draw_matching(curves, sizes, spread, scale: float) -> Figure:
 
 def main(settings: Settings) -> list[dict[str, Any]]:
     """Runs the studies, writes figures and the report, and returns its rows."""
-    report.check(settings)
+    _common.check(settings)
     for name in settings.only:
         checks.choice("only", name, STUDIES)
     for name in ("seeds", "sizes"):

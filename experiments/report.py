@@ -1,7 +1,7 @@
-"""What every experiment leaves behind in one form: its figures, its numbers beside the paper's and its command, and one page of them all.
+"""The report that every study writes: its figures, its numbers beside the paper's and its command; and one page of all reports.
 
-An experiment is a module with `Settings`, a frozen dataclass with `preset` and `out`, and `main(settings)`, which ends in `write`.
-`python -m experiments all` runs each and calls `index`.
+A study is a module or a folder `experiments.NAME`. It has `Settings`, a frozen dataclass with `preset` and `out`, and `main(settings)`,
+which ends in `run` or `write`. `python -m experiments all` runs each study and calls `index`.
 """
 
 import dataclasses
@@ -11,6 +11,7 @@ import math
 import os
 import shlex
 import sys
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,12 +20,10 @@ import matplotlib
 import tyro
 from matplotlib.figure import Figure
 
-from dualebm._internal import checks
 from dualebm.plotting import charts
 from dualebm.training.run import Diverged
 
 REPORT = "report.json"
-PRESETS = ("quick", "paper")
 
 PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>dualebm: experiments</title><style>
@@ -42,7 +41,7 @@ img, video {{ max-width: 100% }} figcaption {{ color: #444; font-size: .9rem }}
 
 
 def command(name: str, settings: Any) -> str:
-    """The command that has these settings: those that differ from the defaults, as flags.
+    """Returns the command of a study, with those settings as flags that differ from the defaults.
 
     >>> @dataclasses.dataclass(frozen=True)
     ... class Settings:
@@ -66,20 +65,23 @@ def command(name: str, settings: Any) -> str:
     return " ".join(words)
 
 
-def check(settings: Any) -> None:
-    """Raises ValueError for a preset that does not exist and for whole numbers below 1 (a `first_seed` may be 0).
+def run(name: str, settings: Any, folder: Path, study: Callable[[], dict[str, Any]]) -> list[dict[str, Any]]:
+    """Runs a study in the style of all figures, takes the time, and writes its report.
 
-    >>> from experiments.less_work import Settings
-    >>> check(Settings(seeds=0))
-    Traceback (most recent call last):
-    ...
-    ValueError: seeds is 0; it must be an integer of at least 1
+    Args:
+        name: The name of the study's module.
+        settings: The settings as they were given, before their preset decided the others.
+        folder: Where the report is written.
+        study: Runs the study, and returns the other arguments of `write`.
+
+    Returns:
+        The rows of the report.
     """
-    checks.choice("preset", settings.preset, PRESETS)
-    for field in dataclasses.fields(settings):
-        value = getattr(settings, field.name)
-        if isinstance(value, int) and not isinstance(value, bool):
-            checks.count(field.name, value, 0 if field.name == "first_seed" else 1)
+    begin = time.perf_counter()
+    with matplotlib.rc_context(charts.STYLE):
+        content = study()
+    write(folder, command=command(name, settings), seconds=time.perf_counter() - begin, **content)
+    return content["rows"]
 
 
 def write(
@@ -92,31 +94,36 @@ def write(
     rows: list[dict[str, Any]],
     paper: str,
     figures: Mapping[str, Figure] | None = None,
-    made: Mapping[str, str] | None = None,
-    told: str = "",
+    files: Mapping[str, str] | None = None,
+    summary: str = "",
 ) -> None:
-    """Writes the figures, `NAME.png` and `NAME.pdf`, and `report.json`, and prints the rows as a table.
+    """Writes the figures, as `NAME.png` and `NAME.pdf`, and `report.json`, and prints the rows as a table.
 
     Args:
-        folder: made where it is not there. title: of the section of the page. about: what is seen, in a sentence or two.
-        command: see `command`. seconds: that it took. rows: the numbers, each row with the same names.
-        paper: what the paper says, or that it says nothing.
-        figures: name -> figure. made: file -> caption, of figures and films that are in the folder already.
-        told: a sentence on the outcome, printed and on the page.
+        folder: Where they are written; it is made if it does not exist.
+        title: The title of the study's section of the page.
+        about: A sentence or two on what the figures and the rows show.
+        command: The command of the study, see `command`.
+        seconds: The time that it took.
+        rows: The numbers, each row with the same names.
+        paper: What the paper says, or that it says nothing.
+        figures: The figures by their names.
+        files: Captions of figures and films that are in the folder already, by their names.
+        summary: A sentence on the outcome.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    files = dict(made or {})
+    shown_files = dict(files or {})
     with matplotlib.rc_context(charts.STYLE):
         for name, figure in (figures or {}).items():
             figure.savefig(folder / f"{name}.png")
             figure.savefig(folder / f"{name}.pdf")
-            files[f"{name}.png"] = name.replace("_", " ")
-    said = dict(
-        title=title, about=about, command=command, seconds=round(seconds, 1), paper=paper, told=told, figures=files,
+            shown_files[f"{name}.png"] = name.replace("_", " ")
+    content = dict(
+        title=title, about=about, command=command, seconds=round(seconds, 1), paper=paper, summary=summary, figures=shown_files,
         rows=[{k: plain(v) for k, v in row.items()} for row in rows],
     )  # fmt: skip
     partial = folder / f".{REPORT}"
-    partial.write_text(json.dumps(said, indent=1))
+    partial.write_text(json.dumps(content, indent=1))
     partial.replace(folder / REPORT)
     print(f"\n{title}: {command}\n{seconds:.0f} s; written to {folder}")
     if rows:
@@ -124,17 +131,17 @@ def write(
         widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
         for line in cells:
             print("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)))
-    print(*(line for line in (told, f"paper: {paper}") if line), sep="\n")
+    print(*(line for line in (summary, f"paper: {paper}") if line), sep="\n")
 
 
 def plain(value: Any) -> Any:
-    """A value as JSON can hold it: NumPy's scalars as Python's, and text for what is not finite."""
+    """Returns a value as JSON can hold it: a scalar of NumPy as one of Python, and text for a number that is not finite."""
     value = value.item() if hasattr(value, "item") else value
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def shown(value: Any) -> str:
-    """A cell of a table.
+    """Returns the text of a value in a table.
 
     >>> shown(0.000123456), shown(None), shown("mala")
     ('0.0001235', '', 'mala')
@@ -144,31 +151,32 @@ def shown(value: Any) -> str:
 
 
 def index(root: Path) -> Path:
-    """Writes `index.html`, a page with a section for each report below a folder, in the order of their names; returns its path.
+    """Writes `index.html`, a page with a section for each report below a folder, in the order of their names, and returns its path.
 
-    Raises ValueError where there is none.
+    Raises:
+        ValueError: The folder holds no report.
     """
-    found = sorted(root.rglob(REPORT))
-    if not found:
+    paths = sorted(root.rglob(REPORT))
+    if not paths:
         raise ValueError(f"{root} holds no {REPORT}; run an experiment into it first")
     contents, sections = [], []
-    for path in found:
-        told = json.loads(path.read_text())
-        folder, title = os.path.relpath(path.parent, root), html.escape(told["title"])
+    for path in paths:
+        content = json.loads(path.read_text())
+        folder, title = os.path.relpath(path.parent, root), html.escape(content["title"])
         anchor = html.escape(folder.replace(os.sep, "-"), quote=True)
         contents.append(f'<li><a href="#{anchor}">{title}</a></li>')
-        parts = [f'<h2 id="{anchor}">{title}</h2>', f"<p>{html.escape(told['about'])}</p>"]
-        parts.append(f"<pre>{html.escape(told['command'])}</pre><p>{told['seconds']:.0f} s on this machine.</p>")
-        for file, caption in told["figures"].items():
+        parts = [f'<h2 id="{anchor}">{title}</h2>', f"<p>{html.escape(content['about'])}</p>"]
+        parts.append(f"<pre>{html.escape(content['command'])}</pre><p>{content['seconds']:.0f} s on this machine.</p>")
+        for file, caption in content["figures"].items():
             at, text = html.escape(f"{folder}/{file}", quote=True), html.escape(caption)
             kind = f'<video controls loop src="{at}"></video>' if file.endswith(".mp4") else f'<img alt="{text}" src="{at}">'
             parts.append(f"<figure>{kind}<figcaption>{text}</figcaption></figure>")
-        if told["rows"]:
-            head = "".join(f"<th>{html.escape(name)}</th>" for name in told["rows"][0])
-            body = ("".join(f"<td>{html.escape(shown(v))}</td>" for v in row.values()) for row in told["rows"])
+        if content["rows"]:
+            head = "".join(f"<th>{html.escape(name)}</th>" for name in content["rows"][0])
+            body = ("".join(f"<td>{html.escape(shown(v))}</td>" for v in row.values()) for row in content["rows"])
             parts.append(f"<table><tr>{head}</tr>{''.join(f'<tr>{row}</tr>' for row in body)}</table>")
-        parts += [f"<p>{html.escape(told['told'])}</p>"] if told["told"] else []
-        parts.append(f"<p><em>The paper:</em> {html.escape(told['paper'])}</p>")
+        parts += [f"<p>{html.escape(content['summary'])}</p>"] if content["summary"] else []
+        parts.append(f"<p><em>The paper:</em> {html.escape(content['paper'])}</p>")
         sections.append("\n".join(parts))
     page = root / "index.html"
     page.write_text(PAGE.format(contents="".join(contents), sections="\n".join(sections)))
@@ -176,7 +184,7 @@ def index(root: Path) -> Path:
 
 
 def script(main: Callable[[Any], Any], settings: type, about: str | None) -> None:
-    """An experiment as a command: its settings are flags; what is not allowed is told in one line, with exit code 2."""
+    """Runs a study as a command whose flags are its settings; an error of the settings is one line, with the exit code 2."""
     try:
         main(tyro.cli(settings, description=about))
     except (ValueError, OSError) as error:

@@ -31,7 +31,7 @@ from dualebm.methods import dual
 from dualebm.plotting import charts, maps
 from dualebm.spaces import Sphere
 from dualebm.training.run import run
-from experiments import reference, report
+from experiments import _common, reference, report
 from experiments.two_teachers import compare
 
 TEACHERS = ("s2_monomodal", "s2_bimodal")
@@ -87,7 +87,7 @@ def scale_of(settings: Settings) -> Scale:
     >>> scale_of(Settings(steps=1000))
     Scale(steps=1000, seeds=2)
     """
-    report.check(settings)
+    _common.check(settings)
     steps, seeds = PRESETS[settings.preset]
     scale = Scale(settings.steps or steps, settings.seeds or seeds)
     if scale.steps % EVERY[1] or scale.steps <= EARLY:
@@ -222,8 +222,8 @@ def main(settings: Settings) -> list[dict]:
         rows=rows,
         paper="maps at iterations 0, 80, 400 and 40000 and videos, without numbers; archived is the authors' run, of one seed.",
         figures=figures,
-        made=made,
-        told=f"The archived curve lies within the range of our {scale.seeds} seeds, widened on each side by its own width: "
+        files=made,
+        summary=f"The archived curve lies within the range of our {scale.seeds} seeds, widened on each side by its own width: "
         f"{agreement} of the archive's iterations from 50 on.",
     )
     return rows

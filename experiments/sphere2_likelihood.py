@@ -30,7 +30,7 @@ from dualebm.plotting import charts
 from dualebm.sweeps.engine import sweep
 from dualebm.sweeps.folder import by_setting
 from dualebm.sweeps.grid import product
-from experiments import reference, report
+from experiments import _common, reference, report
 
 ANGLE, WEIGHT = 2.552, -2.5
 EVERY = 10
@@ -70,7 +70,7 @@ def completed(settings: Settings) -> Settings:
     >>> completed(Settings()).seeds
     2
     """
-    report.check(settings)
+    _common.check(settings)
     if settings.steps % EVERY:
         raise ValueError(f"steps is {settings.steps}; it must be a multiple of {EVERY}")
     return dataclasses.replace(settings, seeds=settings.seeds or SEEDS[settings.preset])
@@ -185,7 +185,7 @@ def main(settings: Settings) -> None:
         command=report.command("sphere2_likelihood", given),
         seconds=time.perf_counter() - begin,
         rows=rows,
-        told=f"{told}.",
+        summary=f"{told}.",
         paper="a curve of one run: .0649 at the start, .0055 at 100, .001 at 250, 1.3e-4 at 4000.",
         figures=figures,
     )

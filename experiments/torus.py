@@ -43,7 +43,7 @@ from dualebm.spaces import Torus
 from dualebm.sweeps.engine import sweep
 from dualebm.sweeps.folder import by_setting
 from dualebm.sweeps.grid import product
-from experiments import report
+from experiments import _common, report
 
 SPACE, CONCENTRATION, BETA = Torus(1), 10.0, 10.0
 POSITIONS, CHARGES = (0.1, 0.3, 0.55, 0.8), (-4.0, -3.0, -2.0, 1.0)
@@ -95,7 +95,7 @@ def completed(settings: Settings) -> Settings:
     >>> completed(Settings()).n
     1000
     """
-    report.check(settings)
+    _common.check(settings)
     for name in ("n", "particles", "steps", "seeds"):
         if getattr(settings, name) is None:
             settings = dataclasses.replace(settings, **{name: PRESETS[settings.preset][name]})

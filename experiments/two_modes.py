@@ -38,7 +38,7 @@ from dualebm.plotting import charts
 from dualebm.spaces import Euclidean
 from dualebm.sweeps.engine import sweep
 from dualebm.sweeps.grid import product
-from experiments import report
+from experiments import _common, report
 
 FIRST, SECOND = -12.0, 9.0
 """The two means."""
@@ -88,7 +88,7 @@ def checked(settings: Settings) -> Settings:
     >>> steps_of(checked(Settings(preset="paper")))
     1000000
     """
-    report.check(settings)
+    _common.check(settings)
     given = {name: value for name, value in vars(settings).items() if value is not None}
     settings = Settings(**{**PRESETS[settings.preset], **given})
     checks.count("n", settings.n, 2)
@@ -317,7 +317,7 @@ def main(settings: Settings) -> list[dict]:
         about=f"s at time {settings.duration:g} by steps of {settings.time_step:g} beside the closed form (asked) of the parts of the data "
         f"and first walkers in the first mode; {settings.n} data, as many walkers. crossed: the largest change of the walkers' part.",
         command=report.command("two_modes", given), seconds=time.perf_counter() - begin, rows=rows,
-        told="Within 2% of the closed form (PCD: 1e-9 of its start): "
+        summary="Within 2% of the closed form (PCD: 1e-9 of its start): "
         + ", ".join(f"{label} {sum(of)} of {len(of)}" for label, of in held.items()) + ".",
         figures={"two_modes": figure_of(found, settings.time_step)},  # type: ignore[arg-type]
         paper="A weighted run finds the mass, PCD stays where it began and unweighted walkers drift; curves without numbers.",

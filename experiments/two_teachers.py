@@ -36,7 +36,7 @@ from dualebm.spaces import Sphere
 from dualebm.training import run_folder
 from dualebm.training.run import initial_state, run
 from dualebm.training.simulate import simulate
-from experiments import reference, report
+from experiments import _common, reference, report
 
 AUTHORS = {
     "s14_monomodal": "authors, n=10000",
@@ -122,7 +122,7 @@ def problem(settings: Settings) -> Problem:
     >>> problem(Settings(method="program")).rates.particle_step
     0.02
     """
-    checks.choice("preset", settings.preset, report.PRESETS)
+    checks.choice("preset", settings.preset, _common.PRESETS)
     checks.choice("teacher", settings.teacher, targets.TEACHERS)
     checks.choice("method", settings.method, dual.PRESETS)
     checks.choice("precision", settings.precision, (32, 64))
@@ -377,8 +377,8 @@ def main(settings: Settings) -> dict:
     made |= {file: text for file, text in MADE.items() if (folder / file).exists()}
     report.write(
         folder, title=f"{settings.teacher}, {settings.method}, n = {task.n}", about=ABOUT, command=report.command("two_teachers", settings),
-        seconds=summary["seconds"], rows=[{"iteration": step, **row} for step, row in summary["at"].items()], made=made,
-        paper=told_of(summary), told=summary["certificate"]["told"],
+        seconds=summary["seconds"], rows=[{"iteration": step, **row} for step, row in summary["at"].items()], files=made,
+        paper=told_of(summary), summary=summary["certificate"]["told"],
     )  # fmt: skip
     return summary
 

@@ -38,7 +38,7 @@ from dualebm.methods.weighted_dual import WeightedDual
 from dualebm.plotting import charts
 from dualebm.sweeps.engine import sweep
 from dualebm.sweeps.grid import product
-from experiments import report
+from experiments import _common, report
 
 TEACHERS = ("s2_bimodal", "s14_monomodal", "s14_bimodal")
 SIZES = {
@@ -82,7 +82,7 @@ def checked(settings: Settings) -> Settings:
     >>> checked(Settings()).n
     2000
     """
-    report.check(settings)
+    _common.check(settings)
     for name in settings.teachers or ():
         checks.choice("teachers", name, TEACHERS)
     for value in settings.ratios:
@@ -251,7 +251,7 @@ def main(settings: Settings) -> list[dict]:
         about=f"n = {settings.n}, N = {settings.particles}, {settings.seeds} seeds, {settings.steps} iterations. KL: exact on S^2, by "
         f"{settings.test_points} exact draws of the teacher on S^14; off: KL with log Z by the particles less that, mean over seeds at the "
         "end, and the largest of all records and seeds; error: of log Z, by the weights.",
-        command=report.command("weighted_dual", given), seconds=time.perf_counter() - begin, rows=rows, told=" ".join(told),
+        command=report.command("weighted_dual", given), seconds=time.perf_counter() - begin, rows=rows, summary=" ".join(told),
         figures={"weighted_dual": figure_of(results)}, paper="Neither paper has weights on the particles of the dual flow.",
     )  # fmt: skip
     return rows

@@ -91,8 +91,8 @@ def test_rows_and_figures_of_known_numbers(tmp_path, monkeypatch, capsys):
         assert row["F1"] == row["F1_least"] == row["F1_largest"] == pytest.approx(10 / row["n"])
         assert row["ratio"] == pytest.approx(4)
         assert row["F2_radius"] == dual_lazy.RADII["F2"][2]
-    assert "--more-features 16" in said["command"] and "s2_bimodal -1.00 (F1, radius 10) and -1.00 (F2)" in said["told"]
-    assert said["told"] in capsys.readouterr().out
+    assert "--more-features 16" in said["command"] and "s2_bimodal -1.00 (F1, radius 10) and -1.00 (F2)" in said["summary"]
+    assert said["summary"] in capsys.readouterr().out
     for name in said["figures"]:
         assert (tmp_path / "quick" / name).stat().st_size > 10_000
 

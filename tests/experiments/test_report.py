@@ -23,7 +23,7 @@ def written(folder, **changes):
     given = dict(
         title="A <title>", about="What is seen.", command="python -m experiments.x --preset quick", seconds=1.26,
         rows=[{"n": np.int64(3), "KL": np.float32(0.25)}, {"n": 4, "KL": float("inf")}], paper="the paper's numbers & words",
-        figures={"the_curves": figure}, told="It holds.",
+        figures={"the_curves": figure}, summary="It holds.",
     )  # fmt: skip
     report.write(folder, **(given | changes))
 
@@ -39,7 +39,7 @@ def test_a_report_is_json_that_any_tool_reads(tmp_path, capsys):
 
 
 def test_the_page_has_every_figure_command_and_number(tmp_path):
-    written(tmp_path / "b/deeper", made={"film.mp4": "a film"})
+    written(tmp_path / "b/deeper", files={"film.mp4": "a film"})
     written(tmp_path / "a", title="Another")
     page = report.index(tmp_path)
     text = page.read_text()
@@ -63,13 +63,15 @@ def test_an_empty_folder_has_no_page(tmp_path):
 
 
 def test_every_experiment_is_run_by_all_and_has_the_same_form():
-    have_settings = {path.stem for path in FOLDER.glob("*.py") if "\nclass Settings" in path.read_text()}
-    assert have_settings - {"__main__"} == set(runner.EXPERIMENTS)
+    studies = {path.stem for path in FOLDER.glob("*.py") if "\nclass Settings" in path.read_text()}
+    folders = {path.parent.name for path in FOLDER.glob("*/__main__.py")}
+    assert (studies - {"__main__"}) | folders == set(runner.EXPERIMENTS)
     for name in runner.EXPERIMENTS:
-        module = importlib.import_module(f"experiments.{name}")
+        module = importlib.import_module(f"experiments.{name}.__main__" if name in folders else f"experiments.{name}")
         fields = {field.name: field.default for field in dataclasses.fields(module.Settings)}
         assert fields["preset"] == "quick" and fields["out"] == Path("results") / name
-        assert "report.write(" in inspect.getsource(module) and "report.script(" in inspect.getsource(module)
+        source = inspect.getsource(module)
+        assert ("report.write(" in source or "report.run(" in source) and "report.script(" in source
         assert f"python -m experiments.{name}" in (FOLDER / "README.md").read_text(), name
 
 

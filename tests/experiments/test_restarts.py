@@ -11,8 +11,11 @@ import xarray
 from dualebm.data import targets
 from dualebm.methods import dual
 from dualebm.sweeps.grid import Study, lanes_of
-from experiments import restarts
-from experiments.restarts import SHAPES, WAYS, Settings, annealed, main, problems
+from experiments.restarts import annealed, continuum, noise
+from experiments.restarts.__main__ import main
+from experiments.restarts.annealed import SHAPES
+from experiments.restarts.noise import WAYS
+from experiments.restarts.problem import Settings, cells, problems
 
 
 def test_the_witness_after_a_restart_against_numpy():
@@ -29,10 +32,10 @@ def test_the_witness_after_a_restart_against_numpy():
     keys = jax.random.split(jax.random.key(1), 500)
     sampling = np.sqrt(np.mean(phi(x).var(0)) / (2 * len(x)))
     for way in WAYS:
-        found = restarts.witnesses(keys, target, data, step, way)
+        found = noise.witnesses(keys, target, data, step, way)
         np.testing.assert_allclose(found.mean(0), expected, atol=5 * found.std(0).max() / np.sqrt(len(keys)))
-        noise = np.sqrt(np.mean(restarts.witnesses(keys, target, data, 1e-6, way).var(0)))
-        np.testing.assert_allclose(noise, sampling, rtol=0.1) if way == WAYS[0] else np.testing.assert_array_less(noise, 0.01 * sampling)
+        least = np.sqrt(np.mean(noise.witnesses(keys, target, data, 1e-6, way).var(0)))
+        np.testing.assert_allclose(least, sampling, rtol=0.1) if way == WAYS[0] else np.testing.assert_array_less(least, 0.01 * sampling)
 
 
 def test_annealed_rates():
@@ -47,17 +50,17 @@ def test_annealed_rates():
     # Where the method itself restarts, in iterations step + 1 <= 10, the age factor is there in the same ones.
     assert [at("step", t) for t in steps] == [at("step_in_order", t) for t in steps] == [float(t + 1 <= 10) for t in steps]
     for age, factor in ((True, 1 + 0.1 * 0.5 / 0.02), (False, 1.0)):
-        found = annealed(SHAPES["linear"](10), age)(5, rates)
+        found = annealed.annealed(SHAPES["linear"](10), age)(5, rates)
         assert float(found.restart_probability) == 0.5 and found.particle_step == rates.particle_step
         np.testing.assert_allclose([found.transport_step, found.reaction_step], 0.2 * factor, rtol=1e-6)
-    assert annealed(SHAPES["step_in_order"](10), True, bernoulli=False)(0, rates).restart_probability == 0
-    problem = problems(Settings(), "annealed")[0]
-    variant = restarts.annealed_variant(problem, "step_in_order", 10, True)
+    assert annealed.annealed(SHAPES["step_in_order"](10), True, bernoulli=False)(0, rates).restart_probability == 0
+    (chosen,) = problems(Settings(), "annealed")
+    variant = annealed.annealed_variant(chosen, "step_in_order", 10, True)
     assert (variant.method.restart_every, variant.method.restart_until) == (1, 10)
     assert variant.schedule is not None
     with_age = variant.schedule(0, variant.rates)
     assert float(with_age.transport_step) == pytest.approx(dual.program_rates(1).transport_step)
-    on_top = restarts.annealed_variant(problem, "linear", 10, False, default=True)
+    on_top = annealed.annealed_variant(chosen, "linear", 10, False, default=True)
     before = dual.annealing()(5, on_top.rates)
     assert on_top.schedule is not None
     assert on_top.schedule(5, on_top.rates)._replace(restart_probability=0.0) == before
@@ -65,21 +68,21 @@ def test_annealed_rates():
 
 def test_the_rows_of_known_curves():
     """KL 1 / period + seed at the end, 0.1 less in the middle."""
-    problem = problems(Settings(preset="paper", periods=(2, 5), teachers=("s2_bimodal",)), "continuum")[0]
-    lanes = [(a, kind, k, seed) for a in ("program", "MALA") for kind, k in restarts.continuum_cells((2, 5)) for seed in (0, 1)]
+    (known,) = problems(Settings(preset="paper", periods=(2, 5), teachers=("s2_bimodal",)), "continuum")
+    lanes = [(a, kind, k, seed) for a in ("program", "MALA") for kind, k in cells((2, 5)) for seed in (0, 1)]
     assert [kind for _, kind, k, _ in lanes if k == 0] == ["periodic"] * 4
     end = np.array([(1 / k if k else 0) + seed + (10 if kind == "bernoulli" else 0) for _, kind, k, seed in lanes])
     kl = ("lane", "step"), np.stack([end + 5, end - 0.1, end], 1)
     names = ("algorithm", "restarts", "period", "seed")
     coordinates = {name: ("lane", [lane[i] for lane in lanes]) for i, name in enumerate(names)} | {"step": [0, 20, 40]}
     results = xarray.Dataset({"kl": kl, "score": kl, "total_variation": kl}, coordinates)
-    rows = restarts.continuum_rows(problem, results)
+    rows = continuum.rows_of(known, results)
     assert len(rows) == 10
     row = next(row for row in rows if (row["restarts"], row["k"], row["algorithm"]) == ("bernoulli", 5, "MALA"))
     said = [row[name] for name in ("p_R", "KL", "KL_least", "KL_largest", "best_KL", "best_at")]
     assert said == pytest.approx([0.2, 10.7, 10.2, 11.2, 10.6, 20])
     assert rows[0]["restarts"] == "none" and rows[0]["KL"] == 0.5
-    figure = restarts.continuum_figure([problem], [results])
+    figure = continuum.figure_of([known], [results])
     bernoulli = next(line for line in figure.axes[0].lines if line.get_label() == "program, Bernoulli")
     np.testing.assert_allclose(np.array(bernoulli.get_data()), [[0.5, 0.2], [11.0, 10.7]])
 
@@ -95,15 +98,15 @@ def test_annealed_are_chosen_on_some_seeds_and_told_on_others(tmp_path, monkeypa
         kl = [[1.0, level + 0.01 * (seed % 2), level + 0.01 * (seed % 2)] for seed in grid["seed"]]
         return xarray.Dataset({"kl": (("lane", "step"), kl)}, {"step": [0, 20, 40]})
 
-    monkeypatch.setattr(restarts, "trained", known)
+    monkeypatch.setattr(annealed, "trained", known)
     main(Settings(only=("annealed",), out=tmp_path))
-    told = json.loads((tmp_path / "quick_annealed" / "report.json").read_text())
-    assert "chosen was exponential, 100, age factor" in told["told"]
-    assert "bands overlap (0 of 2 seeds lower, differences 0 to 0)" in told["told"]
+    content = json.loads((tmp_path / "quick_annealed" / "report.json").read_text())
+    assert "chosen was exponential, 100, age factor" in content["summary"]
+    assert "bands overlap (0 of 2 seeds lower, differences 0 to 0)" in content["summary"]
     assert {tuple(seeds) for part, _, seeds in asked if part == "choosing"} == {(0, 1)}
     assert {tuple(seeds) for part, _, seeds in asked if part == "telling"} == {(100, 101)}
     assert ("telling", "default_exponential_100", [100, 101]) in asked
-    row = next(row for row in told["rows"] if row["variant"] == "exponential, 100, age factor" and row["part"] == "choosing")
+    row = next(row for row in content["rows"] if row["variant"] == "exponential, 100, age factor" and row["part"] == "choosing")
     assert [row["KL"], row["KL_least"], row["KL_largest"]] == pytest.approx([0.105, 0.1, 0.11]) and row["to_0.1"] == "inf"
     assert (tmp_path / "quick_annealed" / "annealed_s14_monomodal.png").stat().st_size > 10_000
 
@@ -126,7 +129,7 @@ def test_the_lanes_of_the_continuum(tmp_path, monkeypatch):
         return xarray.Dataset(dict.fromkeys(("kl", "score", "total_variation"), values), coordinates | {"step": [0, 20]})
 
     seen = []
-    monkeypatch.setattr(restarts, "trained", planned)
+    monkeypatch.setattr(continuum, "trained", planned)
     main(Settings(preset="paper", only=("continuum",), teachers=("s14_bimodal", "s2_bimodal"), out=tmp_path))
     cells = (1 + 2 * 7) * 2 * 4
     assert seen == [("s14_bimodal", cells), ("s2_bimodal", cells)]

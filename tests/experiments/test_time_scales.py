@@ -6,13 +6,14 @@ import pytest
 import xarray
 
 from dualebm.methods.dual import rates_from_paper
-from experiments import time_scales
-from experiments.time_scales import Settings, first_below, paper_rates, studies
+from experiments._common import stays_below
+from experiments.time_scales.__main__ import studies
+from experiments.time_scales.common import STUDIES, Settings, paper_rates
 
 
 def test_the_paper_preset_covers_the_grid():
     found = studies(Settings(preset="paper"))
-    assert set(found) == set(time_scales.STUDIES)
+    assert set(found) == set(STUDIES)
     claim = found["claim"].grid
     assert sorted(set(claim["ratio"])) == [0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20]
     assert len(set(claim["seed"])) == 8 and len(claim["seed"]) == 9 * 8 * 2 * 2 * 2
@@ -26,7 +27,7 @@ def test_the_paper_preset_covers_the_grid():
 
 def test_time_to_a_threshold_is_that_from_which_it_stays():
     kl = xarray.DataArray([[3.0, 0.5, 2.0, 0.9], [3.0, 0.5, 0.4, np.nan]], {"step": [0, 10, 20, 30]}, ("seed", "step"))
-    assert first_below(kl, 1.0).values.tolist() == [30, np.inf]
+    assert stays_below(kl, 1.0).values.tolist() == [30, np.inf]
 
 
 

@@ -43,7 +43,7 @@ def test_rows_and_figures_of_known_numbers(tmp_path, monkeypatch):
         assert row["ratio"] == pytest.approx(3)
         assert row["teacher_CE"] == pytest.approx(-teacher(row["teacher"], row["d"]).kl_to_uniform)
         assert row["F1_chosen"] == ("0.5 0" if row["loss"] == "ksd" else "10 0")
-    assert "in 4 of 6 rows" in said["told"]
+    assert "in 4 of 6 rows" in said["summary"]
     assert list(said["figures"]) == ["active_lazy_J1_w2.png", "active_lazy_J2_w5.png"]
     for name in said["figures"]:
         assert (tmp_path / "quick" / name).stat().st_size > 10_000
@@ -69,8 +69,8 @@ def test_from_end_to_end(tmp_path, monkeypatch, capsys):
                 assert float(value) in allowed
             # the cross-entropy less that of the teacher is the KL, up to the noise of 200 points and 500 draws
             assert row[f"{label}_CE"] - row["teacher_CE"] == pytest.approx(row[f"{label}_KL"], abs=0.3)
-    assert "--n 20" in said["command"] and "of 4 rows" in said["told"]
-    assert said["told"] in capsys.readouterr().out
+    assert "--n 20" in said["command"] and "of 4 rows" in said["summary"]
+    assert said["summary"] in capsys.readouterr().out
     assert list(said["figures"]) == ["active_lazy_J1_w10.png"]
     assert (tmp_path / "quick" / "active_lazy_J1_w10.png").stat().st_size > 10_000
     assert sorted(path.name for path in tmp_path.iterdir() if path.name != "quick") == sorted(

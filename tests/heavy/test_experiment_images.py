@@ -43,7 +43,7 @@ def test_end_to_end(whole):
     np.testing.assert_allclose(shown[3::7, 3::7, 0], (picture(last.images.values, (8, 8)) + 1) / 2, atol=0.01)
     told = json.loads((out / "quick" / "report.json").read_text())
     assert set(told["figures"]) == {"samples.png", "training.png"} and "--walkers 64" in told["command"]
-    assert (out / "quick" / "training.png").stat().st_size > 10_000 and "Largest error of a mass" in told["told"]
+    assert (out / "quick" / "training.png").stat().st_size > 10_000 and "Largest error of a mass" in told["summary"]
 
 
 def test_a_run_that_was_killed_ends_as_one_that_was_not(whole, tmp_path, monkeypatch):

@@ -2,12 +2,13 @@
 
 import json
 
-from experiments import restarts
-from experiments.restarts import Settings, main
+from experiments.restarts import continuum, problem
+from experiments.restarts.__main__ import Settings, main
 
 
 def test_the_continuum_from_end_to_end(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(restarts, "INTEGRATORS", {"program": "projected"})
+    for module in (continuum, problem):
+        monkeypatch.setattr(module, "INTEGRATORS", {"program": "projected"})
     chosen = Settings(only=("continuum",), teachers=("s2_bimodal",), periods=(1,), n=30, steps=20, seeds=1, test_points=100, out=tmp_path)
     main(chosen)
     told = json.loads((tmp_path / "quick_continuum" / "report.json").read_text())

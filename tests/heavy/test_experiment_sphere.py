@@ -75,4 +75,4 @@ def test_end_to_end(out, trained, capsys, monkeypatch):
     told = json.loads((out / "report.json").read_text())
     assert set(told["figures"]) == {f"s2_bimodal{end}" for end in (".mp4", "_program.png", "_curves.png")}
     assert imageio_ffmpeg.count_frames_and_secs(str(out / "s2_bimodal.mp4"))[0] == 4
-    assert "KL at" in told["told"] and "authors' program" in capsys.readouterr().out
+    assert "KL at" in told["summary"] and "authors' program" in capsys.readouterr().out

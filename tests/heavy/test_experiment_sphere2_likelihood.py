@@ -25,10 +25,10 @@ def test_from_end_to_end(tmp_path, monkeypatch, capsys):
     for case in sphere2_likelihood.CASES:
         for row in said["rows"]:
             assert 0 < row[f"{case}_least"] <= row[case] <= row[f"{case}_largest"] < 0.2
-        assert sphere2_likelihood.CASES[case] in said["told"]
+        assert sphere2_likelihood.CASES[case] in said["summary"]
     assert last["stay"] < first["stay"] < teacher().kl_to_uniform and last["react"] < first["react"]
     assert first["authors"] == pytest.approx(smoothed(*reference.author_sphere2_likelihood(), 10))
-    assert "--steps 20" in said["command"] and said["told"] in capsys.readouterr().out
+    assert "--steps 20" in said["command"] and said["summary"] in capsys.readouterr().out
     assert list(said["figures"]) == ["sphere2_likelihood.png"]
     assert (tmp_path / "quick" / "sphere2_likelihood.png").stat().st_size > 10_000
     assert {path.name for path in tmp_path.iterdir()} == {"quick", "quick_stay", "quick_react", "quick_network"}

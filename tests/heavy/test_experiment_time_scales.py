@@ -2,7 +2,7 @@
 
 import json
 
-from experiments.time_scales import Settings, main
+from experiments.time_scales.__main__ import Settings, main
 
 
 def test_a_study_from_end_to_end(tmp_path, capsys):

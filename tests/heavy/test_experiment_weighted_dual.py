@@ -12,4 +12,4 @@ def test_end_to_end(tmp_path):
     audited = by["unweighted, audited"]
     assert abs(audited["off_at_end"]) < 5 * audited["error"] < 0.5 and by["unweighted"]["least_effective"] is None
     told = json.loads((tmp_path / "quick" / "report.json").read_text())
-    assert (tmp_path / "quick" / "weighted_dual.png").stat().st_size > 10_000 and "off by at most" in told["told"]
+    assert (tmp_path / "quick" / "weighted_dual.png").stat().st_size > 10_000 and "off by at most" in told["summary"]

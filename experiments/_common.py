@@ -1,0 +1,362 @@
+"""The form that studies share: their settings, data and metrics, sweeps over seeds, times, levels of a curve, and the look of figures."""
+
+import dataclasses
+import functools
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import xarray
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from dualebm._internal import checks
+from dualebm.data import targets
+from dualebm.measures import Samples
+from dualebm.plotting import charts
+from dualebm.sweeps.engine import sweep
+
+S = TypeVar("S")
+PRESETS = ("quick", "paper")
+KL = "KL(teacher || student) (nat)"
+"""The label of an axis."""
+
+TIMED = 10
+"""Steps of one timing."""
+
+# -- Settings ------------------------------------------------------------------------------------------
+
+
+def check(settings: Any) -> None:
+    """Checks the preset and the whole numbers of a study's settings.
+
+    Raises:
+        ValueError: The preset does not exist, a whole number is below 1, or `first_seed` is below 0.
+
+    >>> @dataclasses.dataclass
+    ... class Settings:
+    ...     preset: str = "quick"
+    ...     seeds: int = 0
+    >>> check(Settings())
+    Traceback (most recent call last):
+    ...
+    ValueError: seeds is 0; it must be an integer of at least 1
+    """
+    checks.choice("preset", settings.preset, PRESETS)
+    for field in dataclasses.fields(settings):
+        value = getattr(settings, field.name)
+        if isinstance(value, int) and not isinstance(value, bool):
+            checks.count(field.name, value, 0 if field.name == "first_seed" else 1)
+
+
+def settled(settings: S, presets: Mapping[str, Mapping[str, Any]]) -> S:
+    """Checks settings, and gives those that are None the values of their preset.
+
+    Args:
+        settings: A frozen dataclass with a field `preset`.
+        presets: The values of each preset by the names of the settings.
+
+    Returns:
+        The settings without what the preset decides being None.
+
+    Raises:
+        ValueError: `check` refuses the settings.
+
+    >>> @dataclasses.dataclass(frozen=True)
+    ... class Settings:
+    ...     preset: str = "quick"
+    ...     n: int | None = None
+    >>> settled(Settings(), {"quick": dict(n=100)}).n
+    100
+    """
+    check(settings)
+    known: Any = settings
+    unset = {name: value for name, value in presets[known.preset].items() if getattr(known, name) is None}
+    return dataclasses.replace(known, **unset)
+
+
+def check_choices(name: str, values: Iterable | None, allowed: Iterable) -> None:
+    """Checks a setting that is a choice of several names; None, which a preset will decide, is allowed.
+
+    Raises:
+        ValueError: The setting is empty, has a name twice, or has one that is not allowed.
+
+    >>> check_choices("teachers", ("a", "a"), ("a", "b"))
+    Traceback (most recent call last):
+    ...
+    ValueError: teachers is ('a', 'a'); it must have each value once
+    """
+    if values is None:
+        return
+    values = tuple(values)
+    if not values:
+        raise ValueError(f"{name} is empty; it must have at least one of {', '.join(map(str, allowed))}")
+    for value in values:
+        checks.choice(name, value, allowed)
+    if len(set(values)) < len(values):
+        raise ValueError(f"{name} is {values}; it must have each value once")
+
+
+def check_counts(name: str, values: Iterable[int] | None, least: int = 1) -> None:
+    """Checks a setting that is several whole numbers; None, which a preset will decide, is allowed.
+
+    Raises:
+        ValueError: The setting is empty, has a number twice, or has one below the least that is allowed.
+
+    >>> check_counts("n", (100, 1), least=2)
+    Traceback (most recent call last):
+    ...
+    ValueError: n is 1; it must be an integer of at least 2
+    """
+    if values is None:
+        return
+    values = tuple(values)
+    if not values or len(set(values)) < len(values):
+        raise ValueError(f"{name} is {values}; it must have at least one value, each once")
+    for value in values:
+        checks.count(name, value, least)
+
+
+def check_multiple(name: str, value: int | None, of: int) -> None:
+    """Raises ValueError unless a setting is None or a multiple of a number.
+
+    >>> check_multiple("steps", 30, 20)
+    Traceback (most recent call last):
+    ...
+    ValueError: steps is 30; it must be a multiple of 20
+    """
+    if value is not None and value % of:
+        raise ValueError(f"{name} is {value}; it must be a multiple of {of}")
+
+
+def seeds_of(settings: Any, count: int | None = None) -> range:
+    """Returns the seeds of a study: `first_seed` and those that follow, as many as `count` or the setting `seeds` says."""
+    return range(settings.first_seed, settings.first_seed + (settings.seeds if count is None else count))
+
+
+# -- Data, metrics and sweeps ----------------------------------------------------------------------------
+
+
+class Draws(NamedTuple):
+    """What a seed decides: the key of the run, the data, and fresh points of the teacher that test the run."""
+
+    key: jax.Array
+    data: Samples
+    test: Samples
+
+
+def draws(seed: int, target: targets.Target, n: int, test_points: int) -> Draws:
+    """Draws the data and the test points of a seed.
+
+    Args:
+        seed: Decides the keys of the run, of the data and of the test points.
+        target: The teacher.
+        n: How many data are drawn.
+        test_points: How many test points are drawn.
+
+    Returns:
+        The key of the run, the data (n, d) and the test points (test_points, d).
+
+    >>> draws(0, targets.teacher("s2_bimodal"), 5, 7).test.points.shape
+    (7, 3)
+    """
+    key, data_key, test_key = jax.random.split(jax.random.key(seed), 3)
+    return Draws(key, targets.sample(data_key, target, n)[0], targets.sample(test_key, target, test_points)[0])
+
+
+def data(key, teacher, n) -> Samples:
+    """Draws n points of a planted teacher by its name: the data of a run, as `sweep` asks for them.
+
+    >>> data(jax.random.key(0), "s2_bimodal", 4).points.shape
+    (4, 3)
+    """
+    return targets.sample(key, targets.teacher(teacher), n)[0]
+
+
+def positions(key, method, state, rates, data):
+    """Returns the positions of the neurons, (m, p): a metric."""
+    del key
+    return method.energy(state, rates, data).positions
+
+
+def coefficients(key, method, state, rates, data):
+    """Returns the coefficients of the neurons, (m,): a metric."""
+    del key
+    return method.energy(state, rates, data).coefficients
+
+
+def swept(grid, method, rates, data, **arguments) -> xarray.Dataset:
+    """Runs `sweep` with a bar of its progress on a terminal, and loads its results.
+
+    Args:
+        grid: The settings of the runs.
+        method: The method, or a function of the settings that returns it.
+        rates: The rates, or a function of the settings that returns them; None for those of the method.
+        data: The data, or a function of a key and of the settings that returns them.
+        **arguments: The others of `sweep`.
+
+    Returns:
+        The records along (lane, step).
+    """
+    return sweep(grid, method, rates, data, progress=sys.stderr.isatty(), **arguments).load()
+
+
+# -- Times -----------------------------------------------------------------------------------------------
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _timed_steps(method, key, state, rates, data):
+    return jax.lax.fori_loop(0, TIMED, lambda i, state: method.step(jax.random.fold_in(key, i), state, rates, data), state)
+
+
+def seconds_a_step(methods: Mapping[str, Any], data: Samples, repetitions: int) -> dict[str, float]:
+    """Times a step of each method at its default rates, without metrics.
+
+    Args:
+        methods: The methods by their labels; they are timed in turn.
+        data: The data, (n, d).
+        repetitions: Timings of `TIMED` steps of each method.
+
+    Returns:
+        The median seconds of a step by the labels.
+    """
+    programs = {}
+    for label, method in methods.items():
+        rates = jax.tree.map(jnp.float32, method.rates)
+        start = jax.jit(method.init)(jax.random.key(0), rates, data)
+        programs[label] = (method, jax.random.key(1), start, rates, data)
+    taken = {label: [] for label in programs}
+    for _ in range(repetitions + 1):
+        for label, arguments in programs.items():
+            begin = time.perf_counter()
+            jax.block_until_ready(_timed_steps(*arguments))
+            taken[label].append(time.perf_counter() - begin)
+    return {label: float(np.median(times[1:])) / TIMED for label, times in taken.items()}  # the first has compiled
+
+
+# -- Numbers of curves -----------------------------------------------------------------------------------
+
+
+def first_below(steps, values, level: float) -> float:
+    """Returns the first step whose value is at or below a level; infinity where there is none.
+
+    >>> first_below(np.array([0, 10, 20]), np.array([1.0, 0.3, 0.1]), 0.3)
+    10.0
+    """
+    below = np.flatnonzero(np.asarray(values) <= level)
+    return float(steps[below[0]]) if below.size else np.inf
+
+
+def stays_below(values: xarray.DataArray, level: float, never: float = np.inf) -> xarray.DataArray:
+    """Returns the step from which values stay at or below a level.
+
+    Args:
+        values: Along `step` and any other dimensions; NaN is above every level.
+        level: The level.
+        never: What is returned where the last value is above the level.
+
+    Returns:
+        The steps along the other dimensions.
+
+    >>> kl = xarray.DataArray([3.0, 0.5, 2.0, 0.9, 0.8], {"step": [0, 1, 2, 3, 4]}, "step")
+    >>> float(stays_below(kl, 1.0)), float(stays_below(kl, 0.1))
+    (3.0, inf)
+    """
+    last = xarray.where(~(values <= level), values.step, -1).max("step")
+    return values.step.where(values.step > last).min("step").fillna(never)
+
+
+def spread(values, middle: str, least: str = "least", largest: str = "largest", of: str = "mean") -> dict[str, float]:
+    """Returns the middle of values over runs, the least and the largest, as cells of a row.
+
+    Args:
+        values: Values of the runs; an `xarray.DataArray` leaves NaN out, an array of NumPy does not.
+        middle: The name of the middle.
+        least: The name of the least.
+        largest: The name of the largest.
+        of: The middle is the "mean" or, of an `xarray.DataArray`, the "median".
+
+    Returns:
+        The three numbers by their names.
+
+    >>> spread(np.array([1.0, 2.0, 6.0]), "KL")
+    {'KL': 3.0, 'least': 1.0, 'largest': 6.0}
+    """
+    return {middle: float(getattr(values, of)()), least: float(values.min()), largest: float(values.max())}
+
+
+# -- Figures ---------------------------------------------------------------------------------------------
+
+
+def look(i: int) -> dict[str, Any]:
+    """Returns the colour and the marker of the i-th curve of a panel."""
+    return dict(color=charts.COLOURS[i % len(charts.COLOURS)], marker=charts.MARKERS[i % len(charts.MARKERS)])
+
+
+def band(panel: Axes, x, values, i: int, middle: Callable = np.nanmean, **line) -> None:
+    """Draws the middle of values over runs as a line, and their least to largest as a band.
+
+    Args:
+        panel: The axes.
+        x: The places of the values, (T,).
+        values: Values of the runs, (runs, T). NaN, a run that diverged, is left out; what is infinite is not drawn.
+        i: The number of the curve, which decides its colour and marker.
+        middle: The middle over the first axis.
+        **line: Changes of the line's form.
+
+    >>> panel = Figure().subplots()
+    >>> band(panel, [0, 1], np.array([[1.0, 2.0], [3.0, np.inf]]), 0)
+    >>> panel.lines[0].get_ydata().tolist()
+    [2.0, nan]
+    """
+    values = np.asarray(values)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # a column without a number
+        curves = [np.asarray(of(values, axis=0), float) for of in (middle, np.nanmin, np.nanmax)]
+    drawn, low, high = (np.where(np.isfinite(curve), curve, np.nan) for curve in curves)
+    form = look(i) | line
+    panel.plot(x, drawn, **form)
+    panel.fill_between(x, low, high, color=form["color"], alpha=0.2, linewidth=0)
+
+
+def panels_of(rows: int, columns: int, height: float, width: float = charts.WIDTHS["double"], **arguments) -> tuple[Figure, np.ndarray]:
+    """Makes a figure with panels in rows and columns.
+
+    Args:
+        rows: How many rows there are.
+        columns: How many columns there are.
+        height: The height of the figure, in inches.
+        width: Its width, in inches.
+        **arguments: Those of `Figure.subplots`.
+
+    Returns:
+        The figure, and its panels (rows, columns).
+
+    >>> panels_of(2, 3, 4.0)[1].shape
+    (2, 3)
+    """
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.subplots(rows, columns, squeeze=False, **arguments)
+
+
+def legend(figure: Figure, panels: Iterable[Axes], columns: int, **arguments) -> None:
+    """Writes one legend of several panels below a figure, each label once."""
+    handles = {}
+    for panel in panels:
+        for handle, label in zip(*panel.get_legend_handles_labels(), strict=True):
+            handles.setdefault(label, handle)
+    figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=columns, **arguments)
+
+
+def of_seeds(count: int) -> str:
+    """Returns the title of a legend whose bands are over seeds.
+
+    >>> of_seeds(5)
+    'mean of 5 seeds; band: least to largest'
+    """
+    return f"mean of {count} seeds; band: least to largest" if count > 1 else "1 seed"

@@ -1,0 +1,92 @@
+"""KL against the ratio alpha, in both conventions of the step, for the projected and the MALA step, on both S^14 teachers."""
+
+import matplotlib
+import numpy as np
+import xarray
+from matplotlib.figure import Figure
+
+from dualebm.plotting import charts
+from dualebm.sweeps.folder import by_setting
+from dualebm.sweeps.grid import product
+from experiments import _common
+from experiments.time_scales.common import (
+    BASE,
+    FACTORS,
+    INTEGRATORS,
+    Settings,
+    Study,
+    floor_of,
+    grid_seeds,
+    paper_rates,
+    ratio_axis,
+    ratios_of,
+    times_of,
+)
+
+TEACHERS = ("s14_monomodal", "s14_bimodal")
+PRODUCTS = {"projected": 5, "mala": 6}
+"""Products of N m d numbers that an iteration takes: two for the gradient at each point at which it is evaluated, the witness (one
+more, or two where the products at the new points are not known) and the data's sums (two of N / 2)."""
+
+
+def study(settings: Settings) -> Study:
+    """Returns the sweep.
+
+    >>> len(study(Settings(preset="paper")).grid["seed"])
+    576
+    """
+    grid = product(
+        teacher=TEACHERS, scale=["particle", "fast"], integrator=INTEGRATORS, ratio=ratios_of(settings), seed=grid_seeds(settings, 8)
+    )
+    about = "KL against the ratio alpha, in both conventions of the step, for the projected and the MALA step."
+    return Study(about, grid, BASE, paper_rates, draw)
+
+
+def draw(results: xarray.Dataset) -> tuple[dict[str, Figure], list[dict]]:
+    """Draws for each teacher the curves of KL by alpha; and the KL at the end, and iterations and work to thresholds, against alpha."""
+    kl = by_setting(results, ("teacher", "scale", "integrator", "ratio", "seed")).kl
+    figures, rows = {}, []
+    for teacher in kl.teacher.values:
+        curves, panels = _common.panels_of(2, 4, 5.2, sharey=True)
+        colours = matplotlib.colormaps["viridis"](np.linspace(0, 0.92, kl.sizes["ratio"]))
+        for row, scale in enumerate(kl.scale.values):
+            for column, (integrator, work) in enumerate((k, w) for w in (False, True) for k in kl.integrator.values):
+                panel = panels[row, column]
+                for colour, ratio in zip(colours, kl.ratio.values, strict=True):
+                    values = kl.sel(teacher=teacher, scale=scale, integrator=integrator, ratio=ratio)[..., 1:]
+                    x = values.step * (PRODUCTS[str(integrator)] if work else 1)
+                    panel.plot(x, values.mean("seed"), color=colour, label=f"{ratio:g}", linewidth=1)
+                    panel.fill_between(x, values.min("seed"), values.max("seed"), color=colour, alpha=0.12, linewidth=0)
+                panel.set_title(f"{integrator}\n{'particle' if scale == 'particle' else 'faster'} step fixed", fontsize=7)
+                charts.log_axis(panel.xaxis, [10.0**i for i in range(6) if x[0] <= 10**i <= x[-1]])
+                charts.log_axis(panel.yaxis)
+                if row:
+                    panel.set_xlabel("work (products of N m d)" if work else "iteration")
+                if not column:
+                    panel.set_ylabel("KL(teacher || student) (nat)")
+        curves.legend(*panels[0, 0].get_legend_handles_labels(), title="alpha", loc="outside right center")
+        figures[f"claim_{teacher}_curves"] = curves
+    for teacher in kl.teacher.values:
+        floor = floor_of(kl.sel(teacher=teacher)[..., -1])
+        summary, panels = _common.panels_of(2, 2, 5.2)
+        for i, (integrator, scale) in enumerate((k, s) for k in kl.integrator.values for s in kl.scale.values):
+            one = kl.sel(teacher=teacher, integrator=integrator, scale=scale)
+            label = f"{integrator}, {'particle step fixed' if scale == 'particle' else 'faster step fixed'}"
+            near, far = (_common.stays_below(one, factor * floor) for factor in FACTORS)
+            shown = (one[..., -1], near * PRODUCTS[str(integrator)], near, far)
+            for panel, values in zip(panels.flat, shown, strict=True):
+                _common.band(panel, one.ratio, values.transpose("seed", "ratio"), i, np.nanmedian, label=label)
+            for ratio in one.ratio.values:
+                at = one.sel(ratio=ratio)
+                cell = dict(teacher=str(teacher), integrator=str(integrator), scale=str(scale), alpha=float(ratio))
+                rows.append(cell | _common.spread(at[:, -1], "final") | times_of(at, floor))
+        near, far = (f"KL {factor * floor:.2g}" for factor in FACTORS)
+        titles = ("KL at the end (nat)", f"work to {near} (products of N m d)", f"iterations to {near}", f"iterations to {far}")
+        for i, (panel, title) in enumerate(zip(panels.flat, titles, strict=True)):
+            ratio_axis(panel, label=i > 1, both=i < 2)
+            charts.log_axis(panel.yaxis)
+            panel.set_ylabel(title)
+        summary.suptitle(str(teacher))
+        _common.legend(summary, panels[0, :1], 2)
+        figures[f"claim_{teacher}"] = summary
+    return figures, rows

@@ -1,0 +1,222 @@
+"""What the sweeps over time scales share: settings, data, metrics and rates; and how KL is read, drawn as a map, and put into rows."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import xarray
+from matplotlib.colors import LogNorm
+from matplotlib.figure import Figure
+
+from dualebm import metrics
+from dualebm.data import targets
+from dualebm.measures import Samples
+from dualebm.methods.dual import Dual, DualRates, rates_from_paper
+from dualebm.plotting import charts
+from dualebm.spaces import Sphere
+from dualebm.sweeps.grid import Grid
+from experiments import _common
+
+STUDIES = ("claim", "restarts", "plane", "radius", "factors", "large")
+RATIOS = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0)
+STEP_SIZE, BETA = 0.2, 10.0
+"""The text's s and inverse temperature: particle_step 0.02 at alpha = 1, the authors' own."""
+
+FACTORS = (2, 4)
+"""Of the least median KL at the end: the thresholds to which times are counted."""
+
+INTEGRATORS = ("projected", "mala")
+BASE = Dual(Sphere(15), signs="all_negative")
+"""The method, but for what a study changes."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Settings of the experiment; None takes the value of the preset."""
+
+    preset: str = "quick"
+    """quick (minutes) or paper (n = 1e3, 3000 iterations; about an hour on two cores)."""
+    only: tuple[str, ...] = STUDIES
+    """Which of claim, restarts, plane, radius, factors, large."""
+    seeds: int | None = None
+    """Runs of each cell, each with its own data, test points, neurons and noise."""
+    first_seed: int = 0
+    """The seeds are first_seed, first_seed + 1, ..."""
+    steps: int | None = None
+    """Iterations of a run."""
+    test_points: int = 10_000
+    """Fresh draws of the teacher for the KL."""
+    dry_run: bool = False
+    """Print the lanes and the predicted time of each study, from a run of each kind that is timed, and stop."""
+    out: Path = Path("results/time_scales")
+    """Where results and figures are written."""
+
+
+class Study(NamedTuple):
+    """A sweep: its runs, its method and rates as `sweep` asks for them, and what draws its results."""
+
+    about: str
+    grid: Grid
+    method: Any
+    rates: Callable
+    draw: Callable[[xarray.Dataset], tuple[dict[str, Figure], list[dict]]]
+
+
+def is_paper(settings: Settings) -> bool:
+    """Returns whether the preset is that of the paper."""
+    return settings.preset == "paper"
+
+
+def steps_of(settings: Settings) -> dict[str, int]:
+    """Returns the iterations of a run and those between records."""
+    paper = is_paper(settings)
+    return dict(steps=settings.steps or (3000 if paper else 240), every=50 if paper else 20)
+
+
+def ratios_of(settings: Settings) -> tuple[float, ...]:
+    """Returns the ratios alpha of a study."""
+    return RATIOS if is_paper(settings) else RATIOS[::2]
+
+
+def grid_seeds(settings: Settings, count: int) -> range:
+    """Returns the seeds of a study: `count` in the paper preset and 2 in quick, unless the settings say how many."""
+    return _common.seeds_of(settings, settings.seeds or (count if is_paper(settings) else 2))
+
+
+def steps_of_plane(settings: Settings) -> dict[str, list[float]]:
+    """Returns the particle steps and the neuron steps of a plane, each over a factor of 100."""
+    thinned = slice(None, None, 1 if is_paper(settings) else 2)
+    five = lambda low: [float(f"{low * 10 ** (i / 2):.3g}") for i in range(5)]  # noqa: E731
+    return dict(particle_step=five(0.001)[thinned], neuron_step=five(0.05)[thinned])
+
+
+# -- Data, metrics and rates -----------------------------------------------------------------------------
+
+
+def target(teacher: str = "s14_monomodal", radius: float = BETA) -> targets.Target:
+    """Returns the teacher, with weights of minus its radius."""
+    known = targets.teacher(teacher)
+    return targets.planted(known.energy.positions, [-radius] * known.energy.positions.shape[0], name=teacher)
+
+
+def data(key, teacher="s14_monomodal", n=1000, radius=BETA) -> Samples:
+    """Draws n points of the teacher."""
+    return targets.sample(key, target(teacher, radius), n)[0]
+
+
+class ModeMass(eqx.Module):
+    """The mass that the particles give to the side of the first planted neuron, less that of the teacher's test points."""
+
+    direction: jax.Array
+    expected: jax.Array
+    long_name: ClassVar[str] = "mass of the first mode, less the teacher's"
+    units: ClassVar[str] = "1"
+
+    def __call__(self, key, method, state, rates, data):
+        """The difference, a scalar in [-1, 1]."""
+        return jnp.mean((self.direction @ state.columns > 0).astype(self.direction.dtype)) - self.expected
+
+
+def monitors(count: int) -> Callable:
+    """Returns the function that makes the metrics of a run from its settings, with so many test points."""
+
+    def made(key, teacher="s14_monomodal", radius=BETA):
+        planted = target(teacher, radius)
+        test = targets.sample(key, planted, count)[0]
+        first, second = planted.energy.positions
+        between = first - second
+        mass = jnp.mean((test.points @ between > 0).astype(between.dtype))
+        return {
+            "kl": metrics.KLDivergence(planted.energy, test),
+            "total_variation": metrics.TotalVariation(),
+            "acceptance": metrics.Acceptance(),
+            "mode_mass": ModeMass(between, mass),
+        }
+
+    return made
+
+
+def paper_rates(ratio, scale="particle", restart_probability=0.0, radius=BETA) -> DualRates:
+    """Returns the rates of the text's alpha."""
+    return rates_from_paper(STEP_SIZE, ratio, radius, restart_probability, scale)
+
+
+def step_rates(particle_step, neuron_step, radius=BETA) -> DualRates:
+    """Returns the rates of the two steps themselves."""
+    return DualRates(particle_step, neuron_step, neuron_step, 0.0, radius)
+
+
+# -- Reading and drawing -----------------------------------------------------------------------------------
+
+
+def times_of(kl: xarray.DataArray, floor: float) -> dict[str, float]:
+    """Returns the thresholds, and the median over seeds of the iterations to each."""
+    thresholds = {f"KL_{factor}": factor * floor for factor in FACTORS}
+    return {**thresholds, **{f"to_KL_{factor}": float(_common.stays_below(kl, factor * floor).median()) for factor in FACTORS}}
+
+
+def floor_of(final: xarray.DataArray) -> float:
+    """Returns the least median KL over seeds at the end of any cell."""
+    return float(final.median("seed").min())
+
+
+def ratio_axis(panel, label: bool = True, both: bool = True) -> None:
+    """Puts alpha of the text on the axis below, and that of the program (ball of radius beta, temperature 1), beta times it, above."""
+    charts.log_axis(panel.xaxis, RATIOS[::2])
+    panel.set_xlim(RATIOS[0] / 1.2, RATIOS[-1] * 1.2)
+    if label:
+        panel.set_xlabel("alpha of the text (beta = 10)")
+    if both:
+        above = panel.secondary_xaxis("top", functions=(lambda x: BETA * x, lambda x: x / BETA))
+        charts.log_axis(above.xaxis, [BETA * ratio for ratio in RATIOS[::2]])
+        above.set_xlabel("h_theta / h_x (alpha at beta = 1)")
+
+
+def heat(figure, panel, cells: xarray.DataArray, x: str, y: str, label: str, norm, missing: str = "diverged") -> None:
+    """Draws a table of cells as colours, each with its number, or with the word for a cell that has none."""
+    values = cells.transpose(y, x).values
+    image = panel.imshow(np.where(np.isfinite(values), values, np.nan), origin="lower", aspect="auto", cmap="viridis_r", norm=norm)
+    for row, column in np.ndindex(values.shape):
+        value = values[row, column]
+        shade = image.norm(value) if np.isfinite(value) else 0
+        text = (f"{value:.0f}" if value >= 100 else f"{value:.2g}") if np.isfinite(value) else missing
+        panel.text(column, row, text, ha="center", va="center", fontsize=5.5, color="white" if shade > 0.55 else "black")
+    for axis, name, names in ((panel.xaxis, x, cells[x]), (panel.yaxis, y, cells[y])):
+        axis.set_ticks(range(len(names)), [f"{float(v):.2g}" for v in names.values], fontsize=6)
+        axis.set_label_text({"ratio": "alpha", "restart_probability": "p_R"}.get(name, name.replace("_", " ")))
+    charts.log_axis(figure.colorbar(image, ax=panel, label=label).ax.yaxis)
+
+
+def log_norm(values) -> LogNorm:
+    """Returns a scale from the least to the largest finite positive value, or any scale where there is none."""
+    finite = np.asarray(values)[np.isfinite(values) & (np.asarray(values) > 0)]
+    return LogNorm(finite.min(), finite.max()) if finite.size else LogNorm(1, 10)
+
+
+def rows_of(kl: xarray.DataArray, names: tuple[str, ...]) -> list[dict]:
+    """Returns a row for each cell: KL at the end, its least and largest over seeds, iterations to the thresholds."""
+    floor = floor_of(kl[..., -1])
+    stacked = kl.stack(cell=names)
+    rows = []
+    for cell in stacked.cell.values:
+        at = stacked.sel(cell=cell).transpose("seed", "step")
+        final = at[:, -1]
+        names_of_cell = {n: (v.item() if hasattr(v, "item") else v) for n, v in zip(names, cell, strict=True)}
+        rows.append(names_of_cell | _common.spread(final, "final") | times_of(at, floor))
+    return rows
+
+
+def two_maps(kl: xarray.DataArray, x: str, y: str, title: str) -> Figure:
+    """Draws the KL at the end and the iterations to twice its floor, as maps."""
+    figure, (panels,) = _common.panels_of(1, 2, 2.9)
+    final = kl[..., -1].median("seed")
+    times = _common.stays_below(kl, 2 * floor_of(kl[..., -1])).median("seed")
+    heat(figure, panels[0], final, x, y, "KL at the end (nat), median", log_norm(final))
+    heat(figure, panels[1], times, x, y, f"iterations to KL {2 * floor_of(kl[..., -1]):.2g}, median", log_norm(times), "never")
+    figure.suptitle(title)
+    return figure

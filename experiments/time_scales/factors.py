@@ -1,0 +1,61 @@
+"""The ratio alpha with one factor changed at a time: the signs, the number of neurons, the number of particles."""
+
+import numpy as np
+
+from dualebm.plotting import charts
+from dualebm.sweeps.folder import by_setting
+from dualebm.sweeps.grid import cross, product, zipped
+from experiments import _common
+from experiments.time_scales.common import (
+    BASE,
+    RATIOS,
+    Settings,
+    Study,
+    floor_of,
+    grid_seeds,
+    is_paper,
+    paper_rates,
+    ratio_axis,
+    rows_of,
+)
+
+
+def study(settings: Settings) -> Study:
+    """Returns the sweep."""
+    paper = is_paper(settings)
+    changed = [dict(signs="half"), *(dict(neurons=m) for m in ((8, 16, 256, 1024) if paper else (16,)))]
+    changed += [dict(particles=count) for count in ((100, 500, 20_000, 200_000) if paper else (100,))]
+    common = dict(signs="all_negative", neurons=64, particles=2000)
+    one_at_a_time = [common | change for change in [{}, *changed]]
+    factor = ["none", *(f"{k} = {v}" for change in changed for k, v in change.items())]
+    factors = zipped(**{name: [run[name] for run in one_at_a_time] for name in common}, factor=factor)
+    factors = cross(factors, product(ratio=RATIOS[::2], seed=grid_seeds(settings, 2)))
+    # N = 2e5 takes most of the time: it has the ends and the middle of alpha alone.
+    kept = [i for i, count in enumerate(factors["particles"]) if count < 200_000 or factors["ratio"][i] in RATIOS[::4]]
+    grid = zipped(**{name: [values[i] for i in kept] for name, values in factors.items()})
+    return Study("The ratio alpha with one factor changed at a time.", grid, lambda factor: BASE, paper_rates, draw)
+
+
+def draw(results):
+    """Draws KL at the end and iterations to twice the floor of each against alpha: factors of the neurons above, of the particles below."""
+    names = list(dict.fromkeys(str(name) for name in results.factor.values))
+    of_particles = [name for name in names if name.startswith("particles")]
+    figure, panels = _common.panels_of(2, 2, 5.6)
+    rows = []
+    for row, chosen in enumerate(([name for name in names if name not in of_particles], ["none", *of_particles])):
+        for i, name in enumerate(chosen):
+            runs = results.isel(lane=np.flatnonzero(results.factor.values == name))
+            kl = runs.kl.drop_vars([c for c in runs.coords if c not in ("ratio", "seed", "step", "lane")])
+            kl = by_setting(kl.to_dataset(), ("ratio", "seed")).kl.transpose("ratio", "seed", "step")
+            if (row, name) != (1, "none"):
+                rows += [dict(factor=name) | cell for cell in rows_of(kl, ("ratio",))]
+            label = {"none": ("neurons = 64", "particles = 2000")[row]}.get(name, name)
+            times = _common.stays_below(kl, 2 * floor_of(kl[..., -1]))
+            for panel, values in zip(panels[row], (kl[..., -1], times), strict=True):
+                _common.band(panel, kl.ratio, values.transpose("seed", "ratio"), i, np.nanmedian, label=label)
+        for panel, title in zip(panels[row], ("KL at the end (nat)", "iterations to twice the least of each"), strict=True):
+            ratio_axis(panel, label=row == 1, both=row == 0)
+            charts.log_axis(panel.yaxis)
+            panel.set_ylabel(title)
+        panels[row, 0].legend(fontsize=6)
+    return {"factors": figure}, rows
