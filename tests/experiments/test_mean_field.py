@@ -11,15 +11,15 @@ from dualebm.measures import Atoms, Samples
 from dualebm.methods.dual import Dual
 from dualebm.methods.mean_field import MeanField
 from dualebm.spaces import Sphere
-from experiments import mean_field
-from experiments.mean_field import Settings, main
+from experiments.mean_field import matching, measured
+from experiments.mean_field.__main__ import Settings, main
 
 
 @pytest.mark.parametrize("space", [Sphere(2), Sphere(3)])
 def test_the_test_functions_are_harmonics(space):
     """Their mean is 0, degree 1 and 2 are orthogonal, and there are d + (d - 1)(d + 2) / 2 of them."""
     grid, d = cells(space, 2000), space.dimension
-    values = np.asarray(mean_field.harmonics(jnp.asarray(grid.centres, jnp.float32)))
+    values = np.asarray(measured.harmonics(jnp.asarray(grid.centres, jnp.float32)))
     assert values.shape[1] == d + (d - 1) * (d + 2) // 2 == np.linalg.matrix_rank(values)
     np.testing.assert_allclose(grid.shares @ values, 0, atol=2e-3)
     np.testing.assert_allclose(values[:, :d].T @ (grid.shares[:, None] * values[:, d:]), 0, atol=2e-3)
@@ -38,14 +38,14 @@ def test_cells_and_particles_are_measured_alike():
     system = Dual(Sphere(2), neurons=16, particles=len(particles), noise="independent")
     atoms = Atoms(centres[neurons], jnp.zeros(16), jnp.where(jnp.arange(16) < 8, 1.0, -1.0))
     other = system.init(jax.random.key(0), system.rates, data)._replace(columns=centres[particles].T, atoms=atoms)
-    for metric in (mean_field.of_particles, mean_field.of_neurons, mean_field.Densities(4)):
+    for metric in (measured.of_particles, measured.of_neurons, measured.Densities(4)):
         in_cells, in_particles = (np.asarray(metric(None, *one, None, data)) for one in ((method, state), (system, other)))
         np.testing.assert_allclose(in_particles, in_cells, atol=1e-6)
-    densities = mean_field.Densities(4)(None, method, state, None, data)
+    densities = measured.Densities(4)(None, method, state, None, data)
     np.testing.assert_allclose(densities[0], 4 * counts.reshape(4, 2).sum(axis=1) / counts.sum(), rtol=1e-5)
     angle = 2 * np.pi * np.arange(8) / 8
     expected = (plus - minus) @ np.stack([np.cos(angle), np.sin(angle)], axis=1) / 16
-    np.testing.assert_allclose(mean_field.of_neurons(None, method, state, None, data)[:2], expected, atol=1e-6)
+    np.testing.assert_allclose(measured.of_neurons(None, method, state, None, data)[:2], expected, atol=1e-6)
 
 
 def test_slopes_have_the_error_of_least_squares():
@@ -53,26 +53,26 @@ def test_slopes_have_the_error_of_least_squares():
     x = np.array([1.0, 2.0, 4.0, 8.0, 16.0])
     y = x**-0.5 * np.exp(0.1 * np.array([1.0, -1.0, 0.5, 0.3, -0.7]))
     (slope, constant), covariance = np.polyfit(np.log(x), np.log(y), 1, cov=True)
-    np.testing.assert_allclose(mean_field.fitted_slope(x, y), (slope, np.sqrt(covariance[0, 0]), constant), rtol=1e-10)
+    np.testing.assert_allclose(measured.fitted_slope(x, y), (slope, np.sqrt(covariance[0, 0]), constant), rtol=1e-10)
 
 
 def test_the_clock_of_restarts():
     """A particle that moves s in an iteration after a restart with probability p_R has the mean age s / p_R: times the neuron step, s."""
-    rates = mean_field.restarting(20, 50, clock=True)
+    rates = matching.restarting(20, 50, clock=True)
     ages = np.arange(1, 4000)
     age = rates.particle_step * np.sum(ages * rates.restart_probability * (1 - rates.restart_probability) ** (ages - 1))
     assert age * rates.transport_step == pytest.approx(rates.particle_step, rel=1e-6)
-    paper = mean_field.restarting(20, 50, clock=False)
+    paper = matching.restarting(20, 50, clock=False)
     assert paper.restart_probability == rates.restart_probability and paper.transport_step == pytest.approx(20 * 0.5 / 50)
 
 
 def test_data_are_where_all_grids_have_a_centre():
     for count in (256, 512):
         centres = cells(Sphere(2), count).centres
-        distance = np.abs(np.asarray(mean_field.drawn_data(count).points)[:, None] - centres[None]).max(axis=2).min(axis=1)
+        distance = np.abs(np.asarray(measured.drawn_data(count).points)[:, None] - centres[None]).max(axis=2).min(axis=1)
         assert distance.max() < 1e-6
     with pytest.raises(ValueError, match="count is 100; it must be a multiple of 256"):
-        mean_field.drawn_data(100)
+        measured.drawn_data(100)
 
 
 

@@ -18,7 +18,7 @@ def test_restarts_at_a_high_rate_are_score_matching():
     """Proposition 3: with restarts at the rate alpha and neurons at that speed, the energy comes to that of the flow of the score matching
     loss as 1 / alpha: from 32 to 64 its error is halved, but for what is of the order 1 / alpha^2 (measured: 1.92).
 
-    The neuron step is p_R, by which the time of an iteration is that of the particles: see `experiments.mean_field.restarting`.
+    The neuron step is p_R, by which the time of an iteration is that of the particles: see `experiments.mean_field.matching.restarting`.
     """
     space, feature, end = Sphere(2), Softplus(), 0.5
     centres = jnp.asarray(cells(space, 128).centres, jnp.float32)

@@ -1,0 +1,1 @@
+"""The limits of many particles and of many restarts: see `__main__`."""
