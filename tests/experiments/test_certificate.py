@@ -3,7 +3,7 @@
 
 import pytest
 
-from experiments.certificate import (
+from experiments.certificate.runs import (
     Settings,
     certified_at,
     checked,

@@ -12,28 +12,19 @@ from dualebm.features import ReLU
 from dualebm.log_z import partition
 from dualebm.measures import Samples
 from dualebm.methods.dual import Dual
-from experiments import certificate
-from experiments.certificate import (
-    LEAST,
-    LINES,
-    Descent,
-    Excess,
-    Settings,
-    checked,
-    lines,
-    main,
-    read,
-    scene,
-    trained,
-)
+from experiments.certificate import runs
+from experiments.certificate.__main__ import main
+from experiments.certificate.reading import read
+from experiments.certificate.recorded import Descent, Excess
+from experiments.certificate.runs import LEAST, LINES, Settings, checked, lines, scene_of, trained
 
 
 @pytest.fixture
 def few(monkeypatch):
     """Two methods, a coarse quadrature and few iterations."""
-    monkeypatch.setitem(certificate.METHODS, "quick", 2)
-    monkeypatch.setitem(certificate.NODES, "quick", 16)
-    monkeypatch.setitem(certificate.CERTIFIED, "quick", 2)
+    monkeypatch.setitem(runs.METHODS, "quick", 2)
+    monkeypatch.setitem(runs.NODES, "quick", 16)
+    monkeypatch.setitem(runs.CERTIFIED, "quick", 2)
     return LINES[:2]
 
 
@@ -55,7 +46,7 @@ def test_end_to_end_and_again_from_its_folders(tmp_path, capsys, few):
 
 def test_the_excess_is_the_difference_of_losses_by_quadrature(x64):
     """And from samples of the teacher within 5 of its errors."""
-    found = scene(checked(Settings()), "s2_bimodal", 0)
+    found = scene_of(checked(Settings()), "s2_bimodal", 0)
     target, nodes = found.target, found.target.quadrature(nodes=60)
     theta = jax.random.normal(jax.random.key(0), (5, 3))
     energy = Shallow(ReLU(), theta / jnp.linalg.norm(theta, axis=1, keepdims=True), jnp.linspace(-4, 2, 5))
@@ -74,7 +65,7 @@ def test_the_excess_is_the_difference_of_losses_by_quadrature(x64):
 
 def test_the_descent_falls_in_every_step(tmp_path):
     settings = checked(Settings(out=tmp_path))
-    found = scene(settings, "s2_bimodal", 0)
+    found = scene_of(settings, "s2_bimodal", 0)
     method = Descent(found.target.space, neurons=16, particles=2, teacher="s2_bimodal")
     rates = method.rates._replace(transport_step=0.1, reaction_step=0.1)
     state = Dual(found.target.space, neurons=16, particles=2).init(jax.random.key(0), rates, found.data)
@@ -88,7 +79,7 @@ def test_the_descent_falls_in_every_step(tmp_path):
 def test_a_run_on_s14_is_certified_by_samples_of_two_kinds(tmp_path):
     """Annealed, and of the teacher reweighted: within 5 of their errors at their own theta*."""
     settings = checked(Settings(steps=20, n=100, chains=500, final_chains=500, test_points=4000, out=tmp_path))
-    found = scene(settings, "s14_monomodal", 0)
+    found = scene_of(settings, "s14_monomodal", 0)
     line = lines(settings, "s14_monomodal")[LINES[0]]
     _, made = trained(settings, "s14_monomodal", found, LINES[0], line._replace(method=Dual(found.target.space, neurons=8)), 0)
     (gap, error), (known, known_error) = made.gaps["gap"][-1], made.gaps["known"]

@@ -1,0 +1,1 @@
+"""The duality gap along training: see `__main__`."""
