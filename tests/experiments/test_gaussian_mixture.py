@@ -13,17 +13,16 @@ from dualebm.measures import Samples
 from dualebm.methods.base import Iterate
 from dualebm.methods.jarzynski import Jarzynski
 from dualebm.training.simulate import simulate
-from experiments import far_modes
-from experiments import gaussian_mixture as experiment
-from experiments.far_modes import method_of, teacher
-from experiments.gaussian_mixture import RECORDS, Settings, checked, slope
+from experiments.gaussian_mixture import mixture, sweeps
+from experiments.gaussian_mixture.mixture import method_of, teacher
+from experiments.gaussian_mixture.sweeps import RECORDS, Settings, checked, slope
 
 
 @functools.cache
 def trained(dimension=3, count=40, steps=4):
     """The method with weights, its rates, data, and a state of it after some steps."""
     method, rates = method_of("jarzynski", dimension, count)
-    data = far_modes.data(jax.random.key(0), count, dimension)
+    data = mixture.data(jax.random.key(0), count, dimension)
 
     @jax.jit
     def last():
@@ -39,7 +38,7 @@ def numpy_energy(x, means, offsets):
 
 
 def test_data_and_teacher():
-    data = far_modes.data(jax.random.key(3), 4000, 5).points
+    data = mixture.data(jax.random.key(3), 4000, 5).points
     assert int(jnp.sum(data[:, 0] < -3)) == 1000
     for part, first in ((data[:1000], -10), (data[1000:], 6)):
         np.testing.assert_allclose(part.mean(0), [first, 0, 0, 0, 0], atol=0.15)
@@ -51,12 +50,12 @@ def test_data_and_teacher():
 @pytest.mark.parametrize("name", ["jarzynski", "adjusted", "pcd", "cd"])
 def test_a_step_is_gradient_descent_with_two_steps(name):
     method, rates = method_of(name, 3, 40)
-    data = far_modes.data(jax.random.key(0), 40, 3)
+    data = mixture.data(jax.random.key(0), 40, 3)
     start = method.start(jax.random.key(1), method.space, jnp.float32)
     assert start.means[:, 0].tolist() == pytest.approx([-0.1, 0.1])
     assert rates.particle_step == 0.1 and method.integrator == ("mala" if name == "adjusted" else "geodesic") and method.walkers == 40
     assert getattr(method, "restart_every", None) == (4 if name == "cd" else None)
-    if name in far_modes.WEIGHTED:
+    if name in mixture.WEIGHTED:
         assert method.resampling == "systematic" and rates.threshold == 0.5
     faster = 10 if name == "cd" else 1
     gradient = jax.grad(lambda e: jnp.mean(e(data.points)) - 0.5 * jnp.mean(e(data.points + 1)))(start)
@@ -71,15 +70,15 @@ def test_divergence_beside_numpy():
     energy, target = method.energy(state, rates, data), teacher(3)
     fresh = Samples(data.points[:7] + 0.5)
     for samples in (None, fresh):
-        found = far_modes.Divergence(target, samples)(None, Iterate(method, state, rates, data))
+        found = mixture.Divergence(target, samples)(None, method, state, rates, data)
         points = (samples or data).points
         value = 0.0
-        for sign, mixture in ((1, energy), (-1, target)):
-            means, offsets = np.asarray(mixture.means, float), np.asarray(mixture.offsets, float)
+        for sign, one in ((1, energy), (-1, target)):
+            means, offsets = np.asarray(one.means, float), np.asarray(one.offsets, float)
             value += sign * np.mean([numpy_energy(np.asarray(x, float), means, offsets) for x in points])
             value += sign * np.log(1 + np.exp(-offsets[0]))  # of log Z, without the factors that both have
         assert float(found) == pytest.approx(value, abs=1e-4)
-    at_teacher = far_modes.Divergence(target, None)(None, Fixed(target), None, None, data)
+    at_teacher = mixture.Divergence(target, None)(None, Fixed(target), None, None, data)
     assert float(at_teacher) == 0
 
 
@@ -98,16 +97,16 @@ class Fixed:
 
 def test_masses_means_and_log_z():
     energy = GaussianMixture(jnp.array([[1.0, 2.0], [3.0, 4.0]]), jnp.array([np.log(4.0)]), None)
-    assert float(far_modes.Mass()(None, Fixed(energy), None, None, None)) == pytest.approx(0.8)
-    assert far_modes.Means()(None, Fixed(energy), None, None, None).tolist() == [1, 3]
-    difference, error = far_modes.PartitionError()(None, Fixed(energy, 2.0), None, None, None)
+    assert float(mixture.Mass()(None, Fixed(energy), None, None, None)) == pytest.approx(0.8)
+    assert mixture.Means()(None, Fixed(energy), None, None, None).tolist() == [1, 3]
+    difference, error = mixture.PartitionError()(None, Fixed(energy, 2.0), None, None, None)
     assert float(difference) == pytest.approx(2 - np.log(1.25) - np.log(2 * np.pi), abs=1e-5) and float(error) == 0.125
 
 
 def test_the_expected_drift_beside_a_loop_and_beside_autodiff():
     method, rates, data, state = trained()
     rates, energy = rates._replace(learning_rate=3.0), method.energy(state, rates, data)
-    found = float(far_modes.Drift()(None, Iterate(method, state, rates, data)))
+    found = float(mixture.Drift()(None, method, state, rates, data))
     log_weights = np.asarray(state.log_weights, float)
     p = np.exp(log_weights) / np.exp(log_weights).sum()
     assert np.ptp(log_weights) > 0
@@ -126,7 +125,7 @@ def test_the_expected_drift_beside_a_loop_and_beside_autodiff():
 
 def test_accumulated_along_the_last_axis():
     step, rate = np.array([0, 2, 6]), np.array([[1.0, 3.0, 5.0], [0.0, 0.0, 1.0]])
-    assert experiment.accumulated(step, rate).tolist() == [[0, 4, 20], [0, 0, 2]]
+    assert sweeps.accumulated(step, rate).tolist() == [[0, 4, 20], [0, 0, 2]]
 
 
 def test_slope_leaves_out_what_is_not_below_zero():
@@ -138,17 +137,17 @@ def test_slope_leaves_out_what_is_not_below_zero():
 
 
 def test_rows_count_the_runs_that_have_it():
-    row = experiment.row_of("a", "b", "0 to 1", [0.5, 2.0, 1.0], (0.0, 1.0))
+    row = sweeps.row_of("a", "b", "0 to 1", [0.5, 2.0, 1.0], (0.0, 1.0))
     assert row["have"] == "2 of 3" and (row["least"], row["largest"]) == (0.5, 2.0) and row["mean"] == pytest.approx(3.5 / 3)
-    assert experiment.row_of("a", "b", "", [1.0])["have"] == ""
+    assert sweeps.row_of("a", "b", "", [1.0])["have"] == ""
 
 
 def test_variants_are_methods():
-    for increment, resampling, threshold in experiment.variants().values():
+    for increment, resampling, threshold in sweeps.variants().values():
         method, rates = method_of("jarzynski", 2, 4)
         assert isinstance(method, Jarzynski) and 0 < rates._replace(threshold=threshold).threshold < 1
         assert Jarzynski(method.space, method.start, walkers=4, increment=increment, resampling=resampling).walkers == 4
-    assert experiment.variants()["multinomial at CV^2 > 0.4"][2] == pytest.approx(1 / 1.4)
+    assert sweeps.variants()["multinomial at CV^2 > 0.4"][2] == pytest.approx(1 / 1.4)
 
 
 

@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from experiments import gaussian_mixture as experiment
-from experiments.gaussian_mixture import RECORDS, Settings, main
+from experiments.gaussian_mixture.__main__ import main
+from experiments.gaussian_mixture.sweeps import RECORDS, Settings, variants
 
 
 def test_end_to_end_and_again_from_its_folders(tmp_path, capsys):
@@ -44,5 +44,5 @@ def test_variants_end_to_end(tmp_path):
     )  # fmt: skip
     rows = main(settings)
     masses = {row["part"]: row["mean"] for row in rows if row["what"] == "mass of the first mode"}
-    assert list(masses) == ["Jarzynski", *experiment.variants()]
+    assert list(masses) == ["Jarzynski", *variants()]
     assert masses["Jarzynski"] == masses["as the others"] != masses["increment uncorrected"]

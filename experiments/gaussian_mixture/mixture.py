@@ -1,4 +1,4 @@
-"""The Gaussian mixture of arXiv 2305.19414: teacher, data, methods and what is recorded, for `experiments.gaussian_mixture`."""
+"""The Gaussian mixture of arXiv 2305.19414: its teacher, data, methods and metrics."""
 
 import math
 from typing import Any, ClassVar
@@ -30,7 +30,7 @@ WEIGHTED = ("jarzynski", "adjusted")
 
 
 def teacher(dimension: int) -> GaussianMixture:
-    """The mixture that makes the data.
+    """Returns the mixture that makes the data.
 
     >>> [round(float(mass), 3) for mass in jnp.exp(teacher(3).log_masses())]
     [0.25, 0.75]
@@ -40,7 +40,7 @@ def teacher(dimension: int) -> GaussianMixture:
 
 
 def data(key, n, dimension) -> Samples:
-    """n points of the teacher, exactly a quarter of them in the first mode.
+    """Draws n points of the teacher, exactly a quarter of them in the first mode.
 
     >>> (data(jax.random.key(0), 8, 2).points[:, 0] < -2).tolist()
     [True, True, False, False, False, False, False, False]
@@ -50,14 +50,14 @@ def data(key, n, dimension) -> Samples:
 
 
 def optimiser() -> optax.GradientTransformation:
-    """Gradient descent with a step for each of the two fields."""
+    """Returns gradient descent with a step for each of the two fields."""
     field = lambda path, _: str(path[0]).lstrip(".")  # noqa: E731
     steps: dict[Any, Any] = {"means": optax.sgd(MEANS_STEP), "offsets": optax.sgd(OFFSETS_STEP)}
     return optax.partition(steps, lambda energy: jax.tree_util.tree_map_with_path(field, energy))
 
 
 def method_of(name: str, dimension: int, walkers: int) -> tuple[Any, Any]:
-    """A method of `METHODS` and its rates.
+    """Returns a method of `METHODS` and its rates.
 
     >>> method_of("cd", 3, 100)[0].restart_every, method_of("cd", 3, 100)[1].learning_rate, method_of("pcd", 3, 100)[0].restart_every
     (4, 10.0, None)
@@ -85,8 +85,8 @@ class Mass(eqx.Module):
     long_name: ClassVar[str] = "mass of the first mode"
     units: ClassVar[str] = "1"
 
-    def __call__(self, key, iterate):
-        """The mass, a scalar."""
+    def __call__(self, key, method, state, rates, data):
+        """Returns the mass, a scalar."""
         del key
         return jnp.exp(iterate.energy.log_masses()[0])
 
@@ -101,8 +101,8 @@ class Means(eqx.Module):
     long_name: ClassVar[str] = "first coordinates of the means"
     units: ClassVar[str] = "1"
 
-    def __call__(self, key, iterate):
-        """The coordinates."""
+    def __call__(self, key, method, state, rates, data):
+        """Returns the coordinates."""
         del key
         return iterate.energy.means[:, 0]
 
@@ -119,8 +119,8 @@ class Divergence(eqx.Module):
     long_name: ClassVar[str] = "KL(teacher || student)"
     units: ClassVar[str] = "nat"
 
-    def __call__(self, key, iterate):
-        """The KL, a scalar; below 0 where noise, or for training data overfitting, has it there."""
+    def __call__(self, key, method, state, rates, data):
+        """Returns the KL, a scalar; noise, or on the training data overfitting, may make it negative."""
         del key
         student, points = iterate.energy, (self.samples or iterate.data).points
         levels = student.log_partition(iterate.method.space) - self.teacher.log_partition(iterate.method.space)
@@ -137,8 +137,8 @@ class PartitionError(eqx.Module):
     long_name: ClassVar[str] = "log Z by the walkers less log Z"
     units: ClassVar[str] = "nat"
 
-    def __call__(self, key, iterate):
-        """The difference and the error."""
+    def __call__(self, key, method, state, rates, data):
+        """Returns the difference and the error."""
         del key
         value, error = iterate.log_partition
         return jnp.stack([value - iterate.energy.log_partition(iterate.method.space), error])
@@ -156,8 +156,8 @@ class Drift(eqx.Module):
     long_name: ClassVar[str] = "expected loss of log Z in a step"
     units: ClassVar[str] = "nat"
 
-    def __call__(self, key, iterate):
-        """The loss, a scalar."""
+    def __call__(self, key, method, state, rates, data):
+        """Returns the loss, a scalar."""
         del key
         energy, walkers = iterate.energy, iterate.samples
         x, p = walkers.points, shares(walkers.log_weights)  # type: ignore[arg-type]
@@ -169,13 +169,13 @@ class Drift(eqx.Module):
 
 
 def monitors(key, dimension, test_points) -> dict:
-    """Of all methods."""
+    """Returns the metrics of all methods."""
     target = teacher(dimension)
     fresh = Samples(target.sample(key, Euclidean(dimension, scale=None), test_points))
     return {"mass": Mass(), "means": Means(), "kl": Divergence(target, None), "kl_fresh": Divergence(target, fresh)}
 
 
 def weighted_monitors(key, dimension, test_points) -> dict:
-    """Of a method with weighted walkers."""
+    """Returns the metrics of a method with weighted walkers."""
     more = {"partition_error": PartitionError(), "drift": Drift(), "ess": EffectiveFraction(), "resamplings": Resamplings()}
     return monitors(key, dimension, test_points) | more

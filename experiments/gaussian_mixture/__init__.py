@@ -1,0 +1,1 @@
+"""A Gaussian mixture of two far modes: see `__main__`."""
