@@ -16,21 +16,9 @@ from dualebm.methods.jarzynski import WalkerState
 from dualebm.spaces import Euclidean
 from experiments import idx_images as images
 from experiments.digit_classifier import CLASSIFIER, Classifier, ClassMasses, accuracy, trained
-from experiments.images import (
-    JARZYNSKI,
-    PCD,
-    Settings,
-    adam,
-    annealed,
-    bits,
-    checked,
-    data,
-    errors_of,
-    main,
-    methods,
-    picture,
-    read,
-)  # fmt: skip
+from experiments.images.__main__ import annealed, main
+from experiments.images.reading import bits, errors_of
+from experiments.images.training import JARZYNSKI, PCD, Settings, adam, checked, data, methods, picture, read
 
 TOY = Settings(
     seeds=1, walkers=64, walker_batch=32, walker_batches=1, moves=2, data_noise=0.3, steps=12, records=6, temperatures=5, progress=False

@@ -8,13 +8,9 @@ import numpy as np
 import pytest
 import xarray
 
-import experiments.images as module
-from experiments.images import (
-    JARZYNSKI,
-    PCD,
-    main,
-    picture,
-)  # fmt: skip
+from experiments.images import training
+from experiments.images.__main__ import main
+from experiments.images.training import JARZYNSKI, PCD, picture
 from tests.experiments.test_images import TOY, folder_of
 
 
@@ -48,7 +44,7 @@ def test_end_to_end(whole):
 
 def test_a_run_that_was_killed_ends_as_one_that_was_not(whole, tmp_path, monkeypatch):
     rows, out = whole
-    settings, kept, calls = dataclasses.replace(TOY, out=tmp_path, first_seed=7), module.save_samples, []
+    settings, kept, calls = dataclasses.replace(TOY, out=tmp_path, first_seed=7), training.save_samples, []
 
     def killed(folder, shape, results):
         calls.append(int(results.step.values[-1]))
@@ -56,11 +52,11 @@ def test_a_run_that_was_killed_ends_as_one_that_was_not(whole, tmp_path, monkeyp
             raise KeyboardInterrupt
         return kept(folder, shape, results)
 
-    monkeypatch.setattr(module, "save_samples", killed)
+    monkeypatch.setattr(training, "save_samples", killed)
     with pytest.raises(KeyboardInterrupt):
         main(settings)
     assert calls == [2, 6, 10] and (tmp_path / "quick_Jarzynski_seed=7" / "samples_6.png").exists()
-    monkeypatch.setattr(module, "save_samples", kept)
+    monkeypatch.setattr(training, "save_samples", kept)
     rest = main(settings)
     assert [{**row, "seconds": 0} for row in rest] == [{**row, "seconds": 0} for row in rows]
     for folder in ("quick_Jarzynski_seed=7", "quick_PCD_data_seed=7"):

@@ -1,0 +1,1 @@
+"""Digits in their proportions: see `__main__`."""
