@@ -80,35 +80,20 @@ def settled(settings: S, presets: Mapping[str, Mapping[str, Any]]) -> S:
     return dataclasses.replace(known, **unset)
 
 
-def check_choices(name: str, values: Iterable | None, allowed: Iterable) -> None:
-    """Checks a setting that is a choice of several names; None, which a preset will decide, is allowed.
+def check_each(name: str, values: Iterable | None, check: Callable, *arguments, **bounds) -> None:
+    """Checks a setting that has several values; None, which a preset will decide, is allowed.
+
+    Args:
+        name: The name of the setting.
+        values: Its values.
+        check: Checks one value, `checks.choice`, `checks.count` or `checks.number`.
+        *arguments: What is allowed, as `check` asks for it after the name and the value.
+        **bounds: The same, by name.
 
     Raises:
-        ValueError: The setting is empty, has a name twice, or has one that is not allowed.
+        ValueError: The setting has no value, has one twice, or has one that is not allowed.
 
-    >>> check_choices("teachers", ("a", "a"), ("a", "b"))
-    Traceback (most recent call last):
-    ...
-    ValueError: teachers is ('a', 'a'); it must have each value once
-    """
-    if values is None:
-        return
-    values = tuple(values)
-    if not values:
-        raise ValueError(f"{name} is empty; it must have at least one of {', '.join(map(str, allowed))}")
-    for value in values:
-        checks.choice(name, value, allowed)
-    if len(set(values)) < len(values):
-        raise ValueError(f"{name} is {values}; it must have each value once")
-
-
-def check_counts(name: str, values: Iterable[int] | None, least: int = 1) -> None:
-    """Checks a setting that is several whole numbers; None, which a preset will decide, is allowed.
-
-    Raises:
-        ValueError: The setting is empty, has a number twice, or has one below the least that is allowed.
-
-    >>> check_counts("n", (100, 1), least=2)
+    >>> check_each("n", (100, 1), checks.count, 2)
     Traceback (most recent call last):
     ...
     ValueError: n is 1; it must be an integer of at least 2
@@ -119,19 +104,19 @@ def check_counts(name: str, values: Iterable[int] | None, least: int = 1) -> Non
     if not values or len(set(values)) < len(values):
         raise ValueError(f"{name} is {values}; it must have at least one value, each once")
     for value in values:
-        checks.count(name, value, least)
+        check(name, value, *arguments, **bounds)
 
 
-def check_multiple(name: str, value: int | None, of: int) -> None:
-    """Raises ValueError unless a setting is None or a multiple of a number.
+def check_multiple(name: str, value: int | None, of: int, of_name: str = "") -> None:
+    """Raises ValueError unless a setting is None or a multiple of a number, which may be another setting.
 
-    >>> check_multiple("steps", 30, 20)
+    >>> check_multiple("steps", 30, 20, "every")
     Traceback (most recent call last):
     ...
-    ValueError: steps is 30; it must be a multiple of 20
+    ValueError: steps is 30; it must be a multiple of every, which is 20
     """
     if value is not None and value % of:
-        raise ValueError(f"{name} is {value}; it must be a multiple of {of}")
+        raise ValueError(f"{name} is {value}; it must be a multiple of {f'{of_name}, which is ' if of_name else ''}{of}")
 
 
 def seeds_of(settings: Any, count: int | None = None) -> range:

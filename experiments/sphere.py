@@ -23,7 +23,7 @@ import numpy as np
 import xarray
 from matplotlib.figure import Figure
 
-from dualebm import measures, metrics
+from dualebm import metrics
 from dualebm.data import targets
 from dualebm.energies.shallow import Shallow
 from dualebm.features import ReLU
@@ -32,7 +32,6 @@ from dualebm.plotting import charts, maps
 from dualebm.spaces import Sphere
 from dualebm.training.run import run
 from experiments import _common, reference, report
-from experiments.two_teachers import compare
 
 TEACHERS = ("s2_monomodal", "s2_bimodal")
 METHODS = {"program": "the authors' program", "default": "our default"}
@@ -82,7 +81,10 @@ PRESETS = {"quick": Scale(4_000, 2), "paper": Scale(40_000, 4)}
 
 
 def scale_of(settings: Settings) -> Scale:
-    """The scale of the preset with what the settings change; raises ValueError naming what is not allowed.
+    """Returns the scale of the preset with what the settings change.
+
+    Raises:
+        ValueError: A setting is not allowed; the message names it.
 
     >>> scale_of(Settings(steps=1000))
     Scale(steps=1000, seeds=2)
@@ -96,7 +98,7 @@ def scale_of(settings: Settings) -> Scale:
 
 
 def problem(method: str) -> tuple[dual.Dual, dual.DualRates, Callable | None]:
-    """The method, its rates and its schedule, by a name of `METHODS`.
+    """Returns the method, its rates and its schedule by a name of `METHODS`.
 
     >>> problem("program")[1].transport_step
     0.04
@@ -110,29 +112,19 @@ def problem(method: str) -> tuple[dual.Dual, dual.DualRates, Callable | None]:
 # -- Runs --------------------------------------------------------------------------------------------------
 
 
-def positions(key, iterate):
-    """The neurons' positions, (m, 3)."""
-    return iterate.state.atoms.positions
-
-
-def coefficients(key, iterate):
-    """The neurons' signed weights, (m,)."""
-    return measures.coefficients(iterate.state.atoms)
-
-
-def particles(key, iterate):
-    """As many of the particles as a map shows."""
-    return iterate.state.particles[:: -(-iterate.state.columns.shape[1] // maps.PARTICLES_DRAWN)]
+def particles(key, method, state, rates, data):
+    """Returns as many of the particles as a map shows: a metric."""
+    return state.particles[:: -(-state.columns.shape[1] // maps.PARTICLES_DRAWN)]
 
 
 def train(settings: Settings, scale: Scale, teacher: str, method: str, seed: int) -> xarray.Dataset:
-    """One run, its records along `step`; of the first seed with what the maps show."""
+    """Trains one run, and returns its records along `step`, with what the maps show for the first seed."""
     target = targets.teacher(teacher)
     run_key, data_key = jax.random.split(jax.random.key(seed))
     data, _ = targets.sample(data_key, target, settings.n)
     monitors = metrics.standard(target.space, target.energy, metrics.exact_samples(target.energy, target.quadrature()))
     if seed == settings.first_seed:
-        monitors |= dict(positions=positions, coefficients=coefficients, particles=particles)
+        monitors |= dict(positions=_common.positions, coefficients=_common.coefficients, particles=particles)
     algorithm, rates, schedule = problem(method)
     state: Any = None
     legs: list[xarray.Dataset] = []
@@ -146,14 +138,14 @@ def train(settings: Settings, scale: Scale, teacher: str, method: str, seed: int
 
 
 def frame(results: xarray.Dataset, step: int) -> maps.Frame:
-    """A record of the first seed as a picture."""
+    """Returns a record of the first seed as a picture."""
     at = results.sel(step=step)
     energy = Shallow(ReLU(), jnp.asarray(at.positions.values), jnp.asarray(at.coefficients.values))
     return maps.Frame(int(step), energy, at.particles.values, kl=float(at.kl))
 
 
 def log_spaced(steps: np.ndarray, count: int) -> list[int]:
-    """At most `count` of the steps: 0, and others as evenly spaced in the logarithm as there are.
+    """Returns at most `count` of the steps: 0, and others as evenly spaced in the logarithm as there are.
 
     >>> log_spaced(np.array([0, 5, 10, 15, 20, 120, 220]), 4)
     [0, 5, 20, 220]
@@ -167,7 +159,7 @@ def log_spaced(steps: np.ndarray, count: int) -> list[int]:
 
 
 def rows_of(teacher: str, method: str, runs: xarray.Dataset) -> list[dict]:
-    """A row for each iteration of the maps, and the 4000th: the mean over seeds, the KL also with least and largest."""
+    """Returns a row for each iteration of the maps, and for the 4000th: means over seeds, and least and largest KL."""
     last = int(runs.step[-1])
     rows = []
     for step in sorted({*SHOWN, min(4_000, last), last}):
@@ -176,39 +168,38 @@ def rows_of(teacher: str, method: str, runs: xarray.Dataset) -> list[dict]:
             curve = reference.author_sphere2("0")
             archived = float(np.interp(step, curve["iterations"], curve["KL"]["mean"]))
         rows.append(dict(
-            teacher=teacher, method=METHODS[method], iteration=step, kl=float(at.kl.mean()), least=float(at.kl.min()),
-            largest=float(at.kl.max()), archived_kl=archived, score=float(at.score.mean()),
-            total_variation=float(at.total_variation.mean()),
+            teacher=teacher, method=METHODS[method], iteration=step, **_common.spread(at.kl, "kl"), archived_kl=archived,
+            score=float(at.score.mean()), total_variation=float(at.total_variation.mean()),
         ))  # fmt: skip
     return rows
 
 
 def main(settings: Settings) -> list[dict]:
-    """Trains, draws, writes; returns the rows of the table."""
+    """Trains and draws, writes the report, and returns its rows."""
     scale, begin = scale_of(settings), time.perf_counter()
     rows: list[dict] = []
     figures: dict[str, Figure] = {}
-    made, agreement = {}, ""
+    files, agreement = {}, ""
     for teacher in TEACHERS:
         target = targets.teacher(teacher)
         view = maps.view_of(np.asarray(target.energy.positions))
         curves = {}
         for method, words in METHODS.items():
-            found = [train(settings, scale, teacher, method, settings.first_seed + i) for i in range(scale.seeds)]
+            each = [train(settings, scale, teacher, method, seed) for seed in _common.seeds_of(settings, scale.seeds)]
             names = [*charts.QUANTITIES]
-            curves[words] = runs = xarray.concat([one[names] for one in found], "lane", combine_attrs="drop_conflicts")
+            curves[words] = runs = xarray.concat([one[names] for one in each], "lane", combine_attrs="drop_conflicts")
             rows += rows_of(teacher, method, runs)
-            pictures = [frame(found[0], step) for step in (*SHOWN, scale.steps)]
+            pictures = [frame(each[0], step) for step in (*SHOWN, scale.steps)]
             figures[f"{teacher}_{method}"] = maps.snapshots(pictures, teacher=target.energy, view=view)
             if method == "program" and teacher == ARCHIVED:
-                agrees = compare(runs, reference.author_runs("d3_bimodal_n1000_p_R=0"))
+                agrees = reference.compare(runs, reference.author_runs("d3_bimodal_n1000_p_R=0"))
                 agreement = "; ".join(f"{name} at {one['agree']} of {one['of']}" for name, one in agrees.items())
             if method == "program" and settings.film:
                 settings.out.mkdir(parents=True, exist_ok=True)
-                steps = log_spaced(found[0].step.values, settings.frames)
-                pictures = (frame(found[0], step) for step in steps)
+                steps = log_spaced(each[0].step.values, settings.frames)
+                pictures = (frame(each[0], step) for step in steps)
                 file = maps.film(settings.out / f"{teacher}.mp4", pictures, teacher=target.energy, view=view)
-                made[file.name] = f"{teacher}, {words}, first seed: {len(steps)} of its records, evenly spaced in the logarithm"
+                files[file.name] = f"{teacher}, {words}, first seed: {len(steps)} of its records, evenly spaced in the logarithm"
         archived = {"authors' archived run, one seed": reference.author_sphere2("0")} if teacher == ARCHIVED else None
         drawn = {words: runs.sel(step=log_spaced(runs.step.values, DRAWN)) for words, runs in curves.items()}
         figures[f"{teacher}_curves"] = charts.curves(drawn, archived)
@@ -222,7 +213,7 @@ def main(settings: Settings) -> list[dict]:
         rows=rows,
         paper="maps at iterations 0, 80, 400 and 40000 and videos, without numbers; archived is the authors' run, of one seed.",
         figures=figures,
-        files=made,
+        files=files,
         summary=f"The archived curve lies within the range of our {scale.seeds} seeds, widened on each side by its own width: "
         f"{agreement} of the archive's iterations from 50 on.",
     )

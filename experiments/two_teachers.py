@@ -4,9 +4,8 @@
     python -m experiments.two_teachers --preset paper --teacher s14_bimodal
     python -m experiments.two_teachers --preset paper --method program --restart-every 40
 
-Trains one run a seed, prints a table, and writes under `--out` one folder a seed (Zarr results, checkpoint, manifest),
-`results.nc`, `summary.json` and `curves.png`, with the authors' curve drawn beside. The same command continues a run
-that was interrupted.
+Trains one run a seed, prints a table, and writes under `--out` one folder a seed (Zarr results, checkpoint, manifest), `results.nc`,
+`summary.json` and `curves.png`, with the authors' curve drawn beside. The same command continues a run that was interrupted.
 """
 
 import dataclasses
@@ -44,8 +43,6 @@ AUTHORS = {
     "s2_bimodal": "authors, n=1000",
 }
 """Labels of the archived curves."""
-FIRST_COMPARED = 50
-"""Iteration from which the authors' curves are compared with."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,18 +114,18 @@ class Problem(NamedTuple):
 
 
 def problem(settings: Settings) -> Problem:
-    """The problem of the settings; raises ValueError with the nearest valid name.
+    """Returns the problem of the settings.
+
+    Raises:
+        ValueError: A setting is not allowed; the message names it.
 
     >>> problem(Settings(method="program")).rates.particle_step
     0.02
     """
-    checks.choice("preset", settings.preset, _common.PRESETS)
+    _common.check(settings)
     checks.choice("teacher", settings.teacher, targets.TEACHERS)
     checks.choice("method", settings.method, dual.PRESETS)
     checks.choice("precision", settings.precision, (32, 64))
-    for name in ("n", "steps", "seeds", "test_points"):
-        if getattr(settings, name) is not None:
-            checks.count(name, getattr(settings, name))
     target = targets.teacher(settings.teacher, jnp.float32 if settings.precision == 32 else jnp.float64)
     on_s2, paper, ours = target.space == Sphere(3), settings.preset == "paper", settings.method == "default"
     n = settings.n or (1_000 if on_s2 else 100_000 if paper and ours else 10_000)
@@ -152,9 +149,7 @@ def problem(settings: Settings) -> Problem:
     rates = rates._replace(restart_probability=settings.restart_probability)
     method.check(rates, Samples(target.energy.positions))  # the rates, before any data are drawn
     checks.count("every", settings.every, 2)
-    checks.count("first_seed", settings.first_seed, 0)
-    if steps % settings.every:
-        raise ValueError(f"steps is {steps}; it must be a multiple of every, which is {settings.every}")
+    _common.check_multiple("steps", steps, settings.every, "every")
     if settings.film and not on_s2:
         raise ValueError(f"film is True and {settings.teacher} lives on {target.space}; allowed on S^2: s2_*")
     annealing = dual.annealing(400, 0.5) if on_s2 else dual.annealing()
@@ -162,7 +157,7 @@ def problem(settings: Settings) -> Problem:
 
 
 def name_of(settings: Settings, n: int) -> str:
-    """The folder's name: teacher, method, n, and what differs from the defaults."""
+    """Returns the name of the folder: teacher, method, n, and what differs from the defaults."""
     plain = {f.name: f.default for f in dataclasses.fields(Settings)}
     skip = ("preset", "teacher", "method", "n", "out", "film", "seeds")
     changed = [f"{k}={v}" for k, v in dataclasses.asdict(settings).items() if k not in skip and v != plain[k]]
@@ -170,7 +165,7 @@ def name_of(settings: Settings, n: int) -> str:
 
 
 def authors_curve(settings: Settings) -> dict | None:
-    """The archived curve to draw beside, or None where there is none."""
+    """Returns the archived curve to draw beside, or None where there is none."""
     restarts = {None: "0", 1: "1", 40: "1/40", 60: "1/60"}.get(settings.restart_every)
     if settings.teacher == "s14_monomodal":
         return reference.author_runs(f"d15_mono_n1e4_p_R={restarts if restarts in ('0', '1', '1/40') else '0'}")
@@ -180,19 +175,17 @@ def authors_curve(settings: Settings) -> dict | None:
 
 
 def train(settings: Settings, task: Problem, folder: Path) -> tuple[xarray.Dataset, list]:
-    """One run a seed, each resumed where its folder holds one; results along `lane`, and the last states."""
+    """Trains one run a seed, or continues those in its folder; returns the records along (lane, step), and the last states."""
     runs: list[xarray.Dataset] = []
     states = []
-    for seed in range(settings.first_seed, settings.first_seed + task.seeds):
-        run_key, data_key, test_key = jax.random.split(jax.random.key(seed), 3)
-        data, _ = targets.sample(data_key, task.target, task.n)
-        test, _ = targets.sample(test_key, task.target, settings.test_points)
+    for seed in _common.seeds_of(settings, task.seeds):
+        key, data, test = _common.draws(seed, task.target, task.n, settings.test_points)
         monitors = metrics.standard(task.target.space, task.target.energy, test)
         if task.target.space == Sphere(3):
             nodes = partition.sphere_quadrature(task.target.space, 50, data.points.dtype)
             monitors["effective_temperature"] = metrics.EffectiveTemperature(nodes)
         state, results = run(
-            run_key, task.method, task.rates, data, steps=task.steps, every=settings.every, metrics=monitors,
+            key, task.method, task.rates, data, steps=task.steps, every=settings.every, metrics=monitors,
             schedule=task.schedule, folder=folder / f"seed_{seed}", progress=sys.stderr.isatty(),
         )  # fmt: skip
         runs.append(results)
@@ -200,47 +193,14 @@ def train(settings: Settings, task: Problem, folder: Path) -> tuple[xarray.Datas
     return xarray.concat(runs, "lane", combine_attrs="drop_conflicts"), states
 
 
-def widened(low, high):
-    """A band widened on each side by its own width."""
-    return low - (high - low), high + (high - low)
-
-
-def compare(results: xarray.Dataset, authors: dict) -> dict:
-    """Quantity -> how many of the authors' iterations from 50 on agree, of how many, and the iterations that do not.
-
-    Where the authors have several seeds our mean must lie in their widened band; where one, their curve in ours.
-    """
-    agreement = {}
-    steps = [i for i in authors["iterations"] if i >= FIRST_COMPARED and i in results.step.values]
-    if not steps:
-        return agreement
-    at = np.searchsorted(authors["iterations"], steps)
-    for quantity, variable in {"KL": "kl", "SM": "score", "TV": "total_variation"}.items():
-        ours = results[variable].sel(step=steps).transpose("lane", "step").values
-        theirs = {kind: authors[quantity][kind][at] for kind in ("mean", "min", "max")}
-        if (theirs["min"] < theirs["max"]).any():
-            low, high = widened(theirs["min"], theirs["max"])
-            rounding = 5e-5 * np.abs(theirs["mean"])  # the archive has five digits
-            low, high = low - rounding, high + rounding
-            inside = (low <= ours.mean(0)) & (ours.mean(0) <= high)
-        else:
-            low, high = widened(ours.min(0), ours.max(0))
-            inside = (low <= theirs["mean"]) & (theirs["mean"] <= high)
-        outside = [int(s) for s, good in zip(steps, inside, strict=True) if not good]
-        agreement[quantity] = {"agree": int(inside.sum()), "of": len(steps), "outside": outside}
-    return agreement
-
-
 def summarise(results: xarray.Dataset, task: Problem, authors: dict | None, seconds: float) -> dict:
-    """The figures that go to `summary.json`."""
+    """Returns the numbers that go to `summary.json`."""
     mean = results.kl.mean("lane").values[1:]
     steps = results.step.values[1:]
     marks = sorted({*(s for s in (20, 50, 100, 200, 300, 400, 600, 1000, 2000, 4000) if s in steps), int(steps[-1])})
     rows = {
         int(s): {
-            "kl": float(mean[steps == s][0]),
-            "kl_min": float(results.kl.sel(step=s).min()),
-            "kl_max": float(results.kl.sel(step=s).max()),
+            **_common.spread(results.kl.sel(step=s), "kl", "kl_min", "kl_max"),
             "largest_later_kl": float(mean[steps >= s].max()),
             "score": float(results.score.sel(step=s).mean()),
             "total_variation": float(results.total_variation.sel(step=s).mean()),
@@ -267,62 +227,45 @@ def summarise(results: xarray.Dataset, task: Problem, authors: dict | None, seco
             "last_iteration": int(authors["iterations"][-1]),
             "last_kl": theirs,
             "our_kl_stays_below_it_from": None if below_from is None else int(below_from),
-            "agreement": compare(results, authors) if task.method.integrator == "projected" else {},
+            "agreement": reference.compare(results, authors) if task.method.integrator == "projected" else {},
         }
     return summary
 
 
-def show(summary: dict) -> None:
-    """The table on standard output."""
-    print(summary["method"])
-    print(f"rates {summary['rates']}, n = {summary['n']}, {summary['seeds']} seeds, {summary['seconds']} s")
-    print(
-        f"{'iteration':>9} {'KL (nat)':>10} {'min':>9} {'max':>9} {'later max':>10} {'score':>8} "
-        f"{'TV':>6} {'accepted':>8}"
-    )
-    print(f"{0:9d} {summary['kl_to_uniform']:10.5f}   (the uniform measure, exact)")
-    for step, row in summary["at"].items():
-        print(
-            f"{step:9d} {row['kl']:10.5f} {row['kl_min']:9.5f} {row['kl_max']:9.5f} {row['largest_later_kl']:10.5f} "
-            f"{row['score']:8.4f} {row['total_variation']:6.3f} {row['acceptance']:8.3f}"
-        )
-    if "authors" in summary:
-        theirs = summary["authors"]
-        print(f"authors: KL {theirs['last_kl']:.5f} at iteration {theirs['last_iteration']} ({theirs['runs']})")
-        print(f"ours is below that from iteration {theirs['our_kl_stays_below_it_from']} on")
-        for quantity, found in theirs["agreement"].items():
-            outside = f", outside at {found['outside']}" if found["outside"] else ""
-            agree = f"{found['agree']} of {found['of']} iterations from {FIRST_COMPARED} on"
-            print(f"  {quantity}: {agree} within the widened band{outside}")
-
-
 def gaps(settings: Settings, task: Problem, states: list) -> dict:
-    """The duality gap of each seed's last energy (see `dualebm.duality_gap`): exact on S^2, estimated elsewhere."""
+    """Returns the duality gap of each seed's last energy (see `dualebm.duality_gap`): exact on S^2, estimated elsewhere."""
     ball = "negative" if task.method.signs == "all_negative" else "full"
-    on_s2, found = task.target.space == Sphere(3), []
+    on_s2, certificates = task.target.space == Sphere(3), []
     for seed, state in enumerate(states, settings.first_seed):
         _, data_key, test_key = jax.random.split(jax.random.key(seed), 3)
         data, _ = targets.sample(data_key, task.target, task.n)
         energy = from_atoms(task.method.feature, state.atoms)
         quadrature = partition.sphere_quadrature(task.target.space, 100, data.points.dtype) if on_s2 else None
-        found.append(certify(test_key, energy, task.target.space, data, task.rates.radius, quadrature=quadrature, ball=ball))
-    worst = max(found, key=lambda one: float(one.gap))
-    told = f"The seed with the largest gap is {duality_gap.told(worst, float(task.rates.radius), ball)}."
-    return {"ball": ball, "gap": [float(one.gap) for one in found], "error": [float(one.error) for one in found], "told": told}
+        certificates.append(certify(test_key, energy, task.target.space, data, task.rates.radius, quadrature=quadrature, ball=ball))
+    worst = max(certificates, key=lambda one: float(one.gap))
+    sentence = f"The seed with the largest gap is {duality_gap.told(worst, float(task.rates.radius), ball)}."
+    gap, error = ([float(getattr(one, name)) for one in certificates] for name in ("gap", "error"))
+    return {"ball": ball, "gap": gap, "error": error, "summary": sentence}
 
 
-def told_of(summary: dict) -> str:
-    """What the authors' archived run has, in a sentence."""
+def sentence_of(summary: dict) -> str:
+    """Returns a sentence on the authors' archived run, and on how far our runs agree with it."""
     theirs = summary.get("authors")
     if theirs is None:
         return "no archived run of this teacher."
     since = theirs["our_kl_stays_below_it_from"]
     below = "ours does not stay below it" if since is None else f"ours stays below it from iteration {since} on"
-    return f"the authors' archived run ({theirs['runs']}) has KL {theirs['last_kl']:.4f} at iteration {theirs['last_iteration']}; {below}."
+    agreement = [
+        f" {name}: {one['agree']} of {one['of']} iterations from {reference.FIRST_COMPARED} on within the widened band, outside "
+        f"{one['outside'] or 'none'}."
+        for name, one in theirs["agreement"].items()
+    ]
+    last = f"has KL {theirs['last_kl']:.4f} at iteration {theirs['last_iteration']}"
+    return f"the authors' archived run ({theirs['runs']}) {last}; {below}.{''.join(agreement)}"
 
 
 def film(task: Problem, settings: Settings, path: Path) -> None:
-    """A film of the first seed on S^2 in 60 frames, the teacher's view."""
+    """Makes a film of the first seed on S^2 in 60 frames, seen from the teacher's side."""
     run_key, data_key, _ = jax.random.split(jax.random.key(settings.first_seed), 3)
     data, _ = targets.sample(data_key, task.target, task.n)
     exact = metrics.exact_samples(task.target.energy, task.target.quadrature(data.points.dtype))
@@ -348,7 +291,7 @@ def film(task: Problem, settings: Settings, path: Path) -> None:
 
 
 def main(settings: Settings) -> dict:
-    """Trains, prints, writes; returns the summary."""
+    """Trains, writes the report, and returns the summary."""
     if settings.precision == 64:
         jax.config.update("jax_enable_x64", True)
     task = problem(settings)
@@ -372,13 +315,12 @@ def main(settings: Settings) -> dict:
         density.savefig(folder / "density.png", dpi=200)
         if settings.film:
             film(task, settings, folder / "film.mp4")
-    show(summary)
     made = {"curves.png": "KL, score error and total variation, the mean over seeds with their range, beside the authors'"}
     made |= {file: text for file, text in MADE.items() if (folder / file).exists()}
     report.write(
         folder, title=f"{settings.teacher}, {settings.method}, n = {task.n}", about=ABOUT, command=report.command("two_teachers", settings),
         seconds=summary["seconds"], rows=[{"iteration": step, **row} for step, row in summary["at"].items()], files=made,
-        paper=told_of(summary), summary=summary["certificate"]["told"],
+        paper=sentence_of(summary), summary=summary["certificate"]["summary"],
     )  # fmt: skip
     return summary
 

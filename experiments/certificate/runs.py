@@ -13,6 +13,7 @@ import numpy as np
 import xarray
 
 from dualebm import duality_gap, metrics
+from dualebm._internal import checks
 from dualebm.data import targets
 from dualebm.duality_gap import certify
 from dualebm.energies.shallow import Shallow
@@ -106,7 +107,7 @@ def checked(settings: Settings) -> Settings:
     2000
     """
     settings = _common.settled(settings, SIZES)
-    _common.check_choices("teachers", settings.teachers, TEACHERS)
+    _common.check_each("teachers", settings.teachers, checks.choice, TEACHERS)
     _common.check_multiple("steps", settings.steps, EVERY)
     return settings
 

@@ -94,7 +94,7 @@ def checked(settings: Settings) -> Settings:
     2000
     """
     settings = _common.settled(settings, PRESETS)
-    _common.check_choices("methods", settings.methods, METHODS)
+    _common.check_each("methods", settings.methods, checks.choice, METHODS)
     _common.check_multiple("n", settings.n, 4)
     if settings.steps % RECORDS or settings.steps == RECORDS:
         raise ValueError(f"steps is {settings.steps}; it must be a multiple of {RECORDS}, and at least {2 * RECORDS}")

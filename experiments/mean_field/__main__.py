@@ -42,7 +42,7 @@ def content_of(settings: Settings) -> dict[str, Any]:
 def main(settings: Settings) -> list[dict[str, Any]]:
     """Runs the studies, writes figures and the report, and returns its rows."""
     _common.check(settings)
-    _common.check_choices("only", settings.only, STUDIES)
+    _common.check_each("only", settings.only, checks.choice, STUDIES)
     for name in ("seeds", "sizes"):
         if getattr(settings, name) is not None:
             checks.count(name, getattr(settings, name), 2)

@@ -1,4 +1,4 @@
-"""The curves of the published runs of the authors of arXiv 2107.05134, as numbers that `dualebm.plotting.charts.curves` draws.
+"""The curves of the published runs of the authors of arXiv 2107.05134, which `charts.curves` draws, and a comparison with them.
 
 Each loader returns a dict of "iterations" (T,), those done; "KL", "SM" and "TV", each a dict of "mean", "min" and "max"
 (T,) over the seeds; and "meta", a sentence on the runs. KL is KL(teacher || student) in nats, SM the mean squared
@@ -10,12 +10,15 @@ import json
 from pathlib import Path
 
 import numpy as np
+import xarray
 
 from dualebm._internal import checks
 
 FOLDER = Path(__file__).parent
 QUANTITIES = ("KL", "SM", "TV")
 KINDS = ("mean", "min", "max")
+FIRST_COMPARED = 50
+"""The iteration from which runs are compared with the authors' curves."""
 
 
 def author_runs(name: str) -> dict:
@@ -83,3 +86,41 @@ def author_sphere2_likelihood() -> tuple[np.ndarray, np.ndarray]:
     (4000, 0.0649)
     """
     return _figure("overparametrized_ebms_sphere2_kl.csv")["KL", "curve"]
+
+
+def widened(low, high):
+    """Returns a band that is widened on each side by its width."""
+    return low - (high - low), high + (high - low)
+
+
+def compare(results: xarray.Dataset, authors: dict) -> dict:
+    """Compares runs with the authors' curves at their iterations from 50 on.
+
+    Where the authors have several seeds, our mean has to lie in their widened band; where they have one, their curve in ours.
+
+    Args:
+        results: The records along (lane, step).
+        authors: The curves, as a loader of this module returns them.
+
+    Returns:
+        By quantity, how many iterations agree, of how many, and the iterations outside.
+    """
+    agreement = {}
+    steps = [i for i in authors["iterations"] if i >= FIRST_COMPARED and i in results.step.values]
+    if not steps:
+        return agreement
+    at = np.searchsorted(authors["iterations"], steps)
+    for quantity, variable in {"KL": "kl", "SM": "score", "TV": "total_variation"}.items():
+        ours = results[variable].sel(step=steps).transpose("lane", "step").values
+        theirs = {kind: authors[quantity][kind][at] for kind in ("mean", "min", "max")}
+        if (theirs["min"] < theirs["max"]).any():
+            low, high = widened(theirs["min"], theirs["max"])
+            rounding = 5e-5 * np.abs(theirs["mean"])  # the archive has five digits
+            low, high = low - rounding, high + rounding
+            inside = (low <= ours.mean(0)) & (ours.mean(0) <= high)
+        else:
+            low, high = widened(ours.min(0), ours.max(0))
+            inside = (low <= theirs["mean"]) & (theirs["mean"] <= high)
+        outside = [int(s) for s, good in zip(steps, inside, strict=True) if not good]
+        agreement[quantity] = {"agree": int(inside.sum()), "of": len(steps), "outside": outside}
+    return agreement

@@ -80,8 +80,8 @@ def problems(settings: Settings, study: str) -> list[Problem]:
     [('s14_monomodal', 10000, 1000), ('s14_bimodal', 2000, 1000), ('s2_bimodal', 1000, 4000)]
     """
     _common.check(settings)
-    _common.check_choices("only", settings.only, STUDIES)
-    _common.check_choices("teachers", settings.teachers or None, TEACHERS)
+    _common.check_each("only", settings.only, checks.choice, STUDIES)
+    _common.check_each("teachers", settings.teachers or None, checks.choice, TEACHERS)
     for period in settings.periods:
         checks.count("periods", period)
     _common.check_multiple("steps", settings.steps, EVERY)

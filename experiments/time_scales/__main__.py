@@ -19,6 +19,7 @@ from typing import Any
 
 import jax
 
+from dualebm._internal import checks
 from dualebm.sweeps.engine import forecast
 from dualebm.sweeps.plan import plan_of
 from experiments import _common, report
@@ -38,7 +39,7 @@ def studies(settings: Settings) -> dict[str, Study]:
     ['plane', 'large']
     """
     _common.check(settings)
-    _common.check_choices("only", settings.only, STUDIES)
+    _common.check_each("only", settings.only, checks.choice, STUDIES)
     _common.check_multiple("steps", settings.steps, steps_of(settings)["every"])
     modules = dict(zip(STUDIES, (claim, restarts, plane, radius, factors, large), strict=True))
     return {name: modules[name].study(settings) for name in settings.only}

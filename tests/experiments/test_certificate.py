@@ -23,7 +23,7 @@ def test_certified_iterations_are_records_and_end_with_the_last():
     [
         (dict(preset="papr"), "did you mean 'paper'"),
         (dict(teachers=("s14_bimodal",)), "teachers is 's14_bimodal'"),
-        (dict(teachers=()), "teachers is empty"),
+        (dict(teachers=()), r"teachers is \(\)"),
         (dict(n=0), "n is 0"),
         (dict(chains=0), "chains is 0"),
         (dict(steps=30), "steps is 30; it must be a multiple of 20"),

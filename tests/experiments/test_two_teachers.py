@@ -14,7 +14,8 @@ from dualebm.data import targets
 from dualebm.methods import dual
 from dualebm.training.run import run
 from experiments import two_teachers
-from experiments.two_teachers import Settings, compare, main, problem
+from experiments.reference import author_runs, compare
+from experiments.two_teachers import Settings, main, problem
 
 SMALL = dict(teacher="s2_bimodal", n=200, neurons=8, seeds=2, steps=120, every=10, test_points=500)
 
@@ -99,9 +100,5 @@ def test_first_hundred_iterations_of_the_authors():
     results = train(
         "s14_monomodal", dual.program(targets.teacher("s14_monomodal").space), dual.program_rates(), 10_000, 100, 0
     )
-    found = compare(results.expand_dims("lane"), two_teachers.reference.author_runs("d15_mono_n1e4_p_R=0"))
+    found = compare(results.expand_dims("lane"), author_runs("d15_mono_n1e4_p_R=0"))
     assert all(f["of"] == 2 and not f["outside"] for f in found.values()), found
-
-
-
-
