@@ -19,12 +19,9 @@ it go on); a dual run goes to its last iteration. Each run has a folder under `-
 
 import dataclasses
 import sys
-import time
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import jax
-import matplotlib
 import numpy as np
 import xarray
 from matplotlib.figure import Figure
@@ -101,23 +98,21 @@ class Settings:
 
 
 def scale_of(settings: Settings) -> Scale:
-    """The scale of the preset with what the settings change; raises ValueError naming what is not allowed.
+    """Returns the scale of the preset with what the settings change.
+
+    Raises:
+        ValueError: A setting is not allowed; the message names it.
 
     >>> scale_of(Settings(preset="paper", seeds=1)).n
     100000
     """
     _common.check(settings)
-    for name, allowed in (("teachers", TEACHERS), ("readings", READINGS)):
-        chosen = getattr(settings, name)
-        for value in chosen:
-            checks.choice(name, value, allowed)
-        if not chosen:
-            raise ValueError(f"{name} is empty; give at least one of {', '.join(allowed)}")
+    _common.check_each("teachers", settings.teachers, checks.choice, TEACHERS)
+    _common.check_each("readings", settings.readings, checks.choice, READINGS)
     given = {name: getattr(settings, name) for name in Scale._fields if getattr(settings, name) is not None}
     scale = PRESETS[settings.preset]._replace(**given)
     for algorithm, every in EVERY.items():
-        if getattr(scale, f"{algorithm}_steps") % every:
-            raise ValueError(f"{algorithm}_steps is {getattr(scale, f'{algorithm}_steps')}; it must be a multiple of {every}")
+        _common.check_multiple(f"{algorithm}_steps", getattr(scale, f"{algorithm}_steps"), every)
     return scale
 
 
@@ -129,7 +124,7 @@ class Setting(NamedTuple):
 
 
 def setting(reading: str, algorithm: str, n: int) -> Setting:
-    """The primal or the dual algorithm in one of the readings: see the top of this file.
+    """Returns the primal or the dual algorithm in one of the readings: see the top of this file.
 
     >>> setting("text", "dual", 100).rates
     DualRates(particle_step=0.001, transport_step=0.02, reaction_step=0.02, restart_probability=0.0, radius=10.0)
@@ -148,7 +143,15 @@ def setting(reading: str, algorithm: str, n: int) -> Setting:
 
 
 def passed(values: xarray.DataArray, threshold: float, rising: bool) -> float:
-    """The iteration at which a run first passes a threshold, between two records on a line in the logarithm; infinite where it never does.
+    """Returns the iteration at which a run first passes a threshold, between two records on a line in the logarithm of the values.
+
+    Args:
+        values: Along `step`.
+        threshold: The value that is passed.
+        rising: Whether it is passed from below.
+
+    Returns:
+        The iteration, infinite where the threshold is never passed.
 
     >>> kl = xarray.DataArray([1.0, 0.1], {"step": [0, 10]}, ("step",))
     >>> round(passed(kl, 0.1**0.5, rising=False), 6), passed(kl, 0.01, rising=False)
@@ -166,12 +169,12 @@ def passed(values: xarray.DataArray, threshold: float, rising: bool) -> float:
 
 
 def iterations(results: xarray.Dataset, teacher: str) -> list[float]:
-    """Of a run, the iterations to each threshold of its teacher."""
+    """Returns for a run the iterations to each threshold of its teacher."""
     return [passed(results[name], value, rising=name != "kl") for name, value in THRESHOLDS[teacher]]
 
 
 def label(threshold: tuple[str, float]) -> str:
-    """A threshold in words.
+    """Returns a threshold in words.
 
     >>> label(("kl", 0.8))
     'KL 0.8'
@@ -180,7 +183,7 @@ def label(threshold: tuple[str, float]) -> str:
 
 
 def speed_ups(primal: np.ndarray, dual_: np.ndarray) -> np.ndarray:
-    """primal / dual, iterations (seed, threshold), where both have passed and took more than none; else NaN.
+    """Returns primal / dual, iterations (seed, threshold), where both have passed and took more than none; else NaN.
 
     >>> speed_ups(np.array([[30.0, np.inf]]), np.array([[2.0, 5.0]])).tolist()
     [[15.0, nan]]
@@ -190,7 +193,7 @@ def speed_ups(primal: np.ndarray, dual_: np.ndarray) -> np.ndarray:
 
 
 def rows_of(teacher: str, reading: str, primal: np.ndarray, dual_: np.ndarray) -> list[dict]:
-    """A row for each threshold: means over the seeds in which both algorithms have passed it, and how many they are."""
+    """Returns a row for each threshold: means over the seeds in which both algorithms have passed it, and how many they are."""
     ratio, rows = speed_ups(primal, dual_), []
     for i, threshold in enumerate(THRESHOLDS[teacher]):
         kept = np.isfinite(ratio[:, i])
@@ -207,11 +210,9 @@ def rows_of(teacher: str, reading: str, primal: np.ndarray, dual_: np.ndarray) -
 
 
 def train(settings: Settings, scale: Scale, teacher: str, reading: str, algorithm: str, seed: int) -> xarray.Dataset:
-    """One run, in a folder of its own; the data and the keys are those of the seed alone, so that runs of a seed are pairs."""
+    """Trains one run in a folder; the seed alone decides the data and the keys, so that the runs of a seed are a pair."""
     target = targets.teacher(teacher)
-    run_key, data_key, test_key = jax.random.split(jax.random.key(seed), 3)
-    data, _ = targets.sample(data_key, target, scale.n)
-    test, _ = targets.sample(test_key, target, scale.test_points)
+    key, data, test = _common.draws(seed, target, scale.n, scale.test_points)
     method, rates = setting(reading, algorithm, scale.n)
     monitors = metrics.standard(target.space, target.energy, test)
     stop = None
@@ -219,63 +220,17 @@ def train(settings: Settings, scale: Scale, teacher: str, reading: str, algorith
         stop = lambda records: bool(np.isfinite(iterations(records, teacher)).all())  # noqa: E731
     steps = scale.primal_steps if algorithm == "primal" else scale.dual_steps
     _, results = run(
-        run_key, method, rates, data, steps=steps, every=EVERY[algorithm], metrics=monitors, stop=stop,
+        key, method, rates, data, steps=steps, every=EVERY[algorithm], metrics=monitors, stop=stop,
         folder=settings.out / f"n={scale.n}" / f"{teacher}_{reading}_{algorithm}_{seed}", progress=sys.stderr.isatty(),
     )  # fmt: skip
     return results
-
-
-def main(settings: Settings) -> list[dict]:
-    """Trains, draws, writes; returns the rows of the table."""
-    scale = scale_of(settings)
-    begin = time.perf_counter()
-    seeds = range(settings.first_seed, settings.first_seed + scale.seeds)
-    found: dict[tuple[str, str, str], list[xarray.Dataset]] = {}
-    for seed in seeds:
-        for reading in settings.readings:
-            for teacher in settings.teachers:
-                for algorithm in ALGORITHMS:
-                    results = train(settings, scale, teacher, reading, algorithm, seed)
-                    found.setdefault((reading, teacher, algorithm), []).append(results)
-                    told = f"KL {float(results.kl[-1]):.4g} at iteration {int(results.step[-1])}"
-                    print(f"{teacher}, {reading}, {algorithm}, seed {seed}: {told}", flush=True)
-    rows: list[dict] = []
-    ratios = {}
-    for reading in settings.readings:
-        for teacher in settings.teachers:
-            primal, fast = (np.array([iterations(r, teacher) for r in found[reading, teacher, a]]) for a in ALGORITHMS)
-            ratios[reading, teacher] = speed_ups(primal, fast)
-            rows += rows_of(teacher, reading, primal, fast)
-    with matplotlib.rc_context(charts.STYLE):
-        figures = {f"figure1_{reading}": draw(settings.teachers, scale.n, reading, found) for reading in settings.readings}
-        figures["figure1_speed_up"] = draw_speed_ups(settings.teachers, scale.n, ratios)
-    ends = []
-    for (reading, teacher, algorithm), runs in found.items():
-        last = [int(r.step[-1]) for r in runs]
-        kl = np.mean([float(r.kl[-1]) for r in runs])
-        at = f"{last[0]}" if len(set(last)) == 1 else f"{min(last)} to {max(last)}"
-        ends.append(f"{teacher}, {reading}, {algorithm}: {kl:.4g} at {at}")
-    report.write(
-        settings.out,
-        title="Figure 1: the primal and the dual algorithm",
-        about=f"S^14, m = 64, n = {scale.n}, N = {2 * scale.n}, p_R = 0; bands are the least to the largest of {scale.seeds} seeds. "
-        "Two readings: archived, the settings that reproduce the authors' archived curves (h_x 0.02, neuron steps 0.005 additive against "
-        "0.2); text, s = 0.02 for the faster process, alpha 0.05 against 20, random signs, weights in [0, 1), radius 10.",
-        command=report.command("figure1", settings),
-        seconds=time.perf_counter() - begin,
-        rows=rows,
-        paper="the dual algorithm is about 10 to 20 times faster than the primal one (caption of Figure 1).",
-        figures=figures,
-        summary=f"Mean KL where the runs end, and the iteration: {'; '.join(ends)}.",
-    )
-    return rows
 
 
 # -- Figures -----------------------------------------------------------------------------------------------
 
 
 def archived(teacher: str, algorithm: str, variable: str) -> tuple[np.ndarray, np.ndarray, str] | None:
-    """Iterations, values and label of the authors' archived curve, where one is known."""
+    """Returns iterations, values and label of the authors' archived curve, where one is known."""
     name = VARIABLES[variable]
     if (teacher, algorithm) == ("s14_bimodal", "primal"):
         curve = reference.author_primal()
@@ -289,27 +244,21 @@ def archived(teacher: str, algorithm: str, variable: str) -> tuple[np.ndarray, n
 
 
 def draw(teachers: tuple[str, ...], n: int, reading: str, found: dict) -> Figure:
-    """Figure 1 in one reading: a row for each teacher, KL, score error and total variation against the iteration, log-log."""
-    figure = Figure(figsize=(7.0, 0.7 + 2.1 * len(teachers)), layout="constrained")
-    panels = figure.subplots(len(teachers), len(VARIABLES), squeeze=False, sharex=True)
-    handles = {}
+    """Draws Figure 1 in one reading: a row for each teacher, KL, score error and total variation against the iteration, log-log."""
+    figure, panels = _common.panels_of(len(teachers), len(VARIABLES), 0.7 + 2.1 * len(teachers), sharex=True)
     for row, teacher in zip(panels, teachers, strict=True):
         for panel, variable in zip(row, VARIABLES, strict=True):
             for i, algorithm in enumerate(ALGORITHMS):
                 runs = xarray.concat([r[variable] for r in found[reading, teacher, algorithm]], "seed", join="outer")
                 runs = runs.isel(step=slice(1, None)).dropna("step")  # where one seed has ended the mean would jump
-                form = dict(color=charts.COLOURS[i], marker=charts.MARKERS[i], markevery=(0.05 + 0.05 * i, 0.2))
-                (line,) = panel.plot(runs.step, runs.mean("seed"), **form)
-                panel.fill_between(runs.step, runs.min("seed"), runs.max("seed"), color=charts.COLOURS[i], alpha=0.25, linewidth=0)
-                handles[f"{algorithm}, ours (n = {n:g})"] = line
+                _common.band(panel, runs.step, runs, i, markevery=(0.05 + 0.05 * i, 0.2), label=f"{algorithm}, ours (n = {n:g})")
                 known = archived(teacher, algorithm, variable)
                 if known is not None:
                     x, y, name = known
                     points = len(x) == len(ARCHIVED_MONOMODAL)
                     colour = ("#003A5C", "#8A5A00")[i]  # darker than ours
                     form = dict(linestyle="", marker="x", markersize=5) if points else dict(linestyle="--", linewidth=1)
-                    (line,) = panel.plot(x, y, color=colour, zorder=3, **form)
-                    handles[f"{name}, three points" if points else name] = line
+                    panel.plot(x, y, color=colour, zorder=3, label=f"{name}, three points" if points else name, **form)
             unit = found[reading, teacher, "dual"][0][variable].attrs
             words = f"{unit['long_name']}" + (f" ({unit['units']})" if unit["units"] != "1" else "")
             panel.set_ylabel(words)
@@ -328,14 +277,13 @@ def draw(teachers: tuple[str, ...], n: int, reading: str, found: dict) -> Figure
         "text": "settings of the text: $(h_x, h_θ)$ = (0.02, 0.001) (primal, α = 0.05) against (0.001, 0.02) (dual, α = 20); random signs",
     }
     figure.suptitle(steps[reading], fontsize=8)
-    figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=3)
+    _common.legend(figure, panels.flat, 3)
     return figure
 
 
 def draw_speed_ups(teachers: tuple[str, ...], n: int, ratios: dict[tuple[str, str], np.ndarray]) -> Figure:
-    """Iterations of the primal over those of the dual algorithm, to each threshold: the mean over seeds, least to largest."""
-    figure = Figure(figsize=(7.0, 2.6), layout="constrained")
-    panels = figure.subplots(1, len(teachers), squeeze=False, sharey=True)[0]
+    """Draws iterations of the primal over those of the dual algorithm, to each threshold: the mean over seeds, least to largest."""
+    figure, (panels,) = _common.panels_of(1, len(teachers), 2.6, sharey=True)
     for panel, teacher in zip(panels, teachers, strict=True):
         names = [label(threshold) for threshold in THRESHOLDS[teacher]]
         panel.axhspan(*CLAIM, color="0.85", linewidth=0, label="caption of Figure 1: 10 to 20")
@@ -343,7 +291,7 @@ def draw_speed_ups(teachers: tuple[str, ...], n: int, ratios: dict[tuple[str, st
             ratio = ratios[reading, teacher]
             kept = np.flatnonzero(np.isfinite(ratio).any(axis=0))
             mean, low, high = (of(ratio[:, kept], axis=0) for of in (np.nanmean, np.nanmin, np.nanmax))
-            form = dict(color=charts.COLOURS[i], marker=charts.MARKERS[i], capsize=2, linestyle="")
+            form = _common.look(i) | dict(capsize=2, linestyle="")
             side = 0.12 * (2 * i - 1)
             panel.errorbar(kept + side, mean, (mean - low, high - mean), label=f"{reading} settings", **form)
             for missing in set(range(len(names))) - set(kept.tolist()):
@@ -356,8 +304,50 @@ def draw_speed_ups(teachers: tuple[str, ...], n: int, ratios: dict[tuple[str, st
     panels[0].set_ylim(5, 200)
     charts.log_axis(panels[0].yaxis)
     panels[0].set_ylabel("iterations, primal / dual")
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    _common.legend(figure, panels[:1], 3)
     return figure
+
+
+def content_of(settings: Settings, scale: Scale) -> dict[str, Any]:
+    """Trains all pairs of runs, and returns the content of the report."""
+    found: dict[tuple[str, str, str], list[xarray.Dataset]] = {}
+    for seed in _common.seeds_of(settings, scale.seeds):
+        for reading in settings.readings:
+            for teacher in settings.teachers:
+                for algorithm in ALGORITHMS:
+                    results = train(settings, scale, teacher, reading, algorithm, seed)
+                    found.setdefault((reading, teacher, algorithm), []).append(results)
+                    end = f"KL {float(results.kl[-1]):.4g} at iteration {int(results.step[-1])}"
+                    print(f"{teacher}, {reading}, {algorithm}, seed {seed}: {end}", flush=True)
+    rows: list[dict] = []
+    ratios = {}
+    for reading in settings.readings:
+        for teacher in settings.teachers:
+            primal, fast = (np.array([iterations(r, teacher) for r in found[reading, teacher, a]]) for a in ALGORITHMS)
+            ratios[reading, teacher] = speed_ups(primal, fast)
+            rows += rows_of(teacher, reading, primal, fast)
+    figures = {f"figure1_{reading}": draw(settings.teachers, scale.n, reading, found) for reading in settings.readings}
+    figures["figure1_speed_up"] = draw_speed_ups(settings.teachers, scale.n, ratios)
+    ends = []
+    for (reading, teacher, algorithm), runs in found.items():
+        last = [int(r.step[-1]) for r in runs]
+        kl = np.mean([float(r.kl[-1]) for r in runs])
+        at = f"{last[0]}" if len(set(last)) == 1 else f"{min(last)} to {max(last)}"
+        ends.append(f"{teacher}, {reading}, {algorithm}: {kl:.4g} at {at}")
+    return dict(
+        title="Figure 1: the primal and the dual algorithm",
+        about=f"S^14, m = 64, n = {scale.n}, N = {2 * scale.n}, p_R = 0; bands are the least to the largest of {scale.seeds} seeds. "
+        "Two readings: archived, the settings that reproduce the authors' archived curves (h_x 0.02, neuron steps 0.005 additive against "
+        "0.2); text, s = 0.02 for the faster process, alpha 0.05 against 20, random signs, weights in [0, 1), radius 10.",
+        rows=rows, figures=figures, summary=f"Mean KL where the runs end, and the iteration: {'; '.join(ends)}.",
+        paper="the dual algorithm is about 10 to 20 times faster than the primal one (caption of Figure 1).",
+    )  # fmt: skip
+
+
+def main(settings: Settings) -> list[dict]:
+    """Runs the study, writes its report and returns the rows."""
+    scale = scale_of(settings)
+    return report.run("figure1", settings, settings.out, lambda: content_of(settings, scale))
 
 
 if __name__ == "__main__":

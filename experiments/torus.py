@@ -19,15 +19,12 @@ same data, found by convex optimisation on a grid, is drawn beside.
 """
 
 import dataclasses
-import sys
-import time
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import matplotlib
 import numpy as np
 import xarray
 from matplotlib.figure import Figure
@@ -38,9 +35,9 @@ from dualebm.measures import Samples
 from dualebm.methods.dual import Dual, DualRates
 from dualebm.methods.lazy import KernelFlow, Lazy, LazyRates
 from dualebm.methods.mean_field import MeanField
+from dualebm.metrics import Acceptance
 from dualebm.plotting import charts
 from dualebm.spaces import Torus
-from dualebm.sweeps.engine import sweep
 from dualebm.sweeps.folder import by_setting
 from dualebm.sweeps.grid import product
 from experiments import _common, report
@@ -90,17 +87,16 @@ PRESETS = {"quick": dict(n=1000, particles=500, steps=120, seeds=2), "paper": di
 
 
 def completed(settings: Settings) -> Settings:
-    """With the values of the preset. Raises ValueError naming the setting.
+    """Returns the settings with the values of the preset.
+
+    Raises:
+        ValueError: A setting is not allowed; the message names it.
 
     >>> completed(Settings()).n
     1000
     """
-    _common.check(settings)
-    for name in ("n", "particles", "steps", "seeds"):
-        if getattr(settings, name) is None:
-            settings = dataclasses.replace(settings, **{name: PRESETS[settings.preset][name]})
-    if settings.steps % EVERY:  # pyright: ignore[reportOptionalOperand]
-        raise ValueError(f"steps is {settings.steps}; it must be a multiple of {EVERY}")
+    settings = _common.settled(settings, PRESETS)
+    _common.check_multiple("steps", settings.steps, EVERY)
     return settings
 
 
@@ -108,12 +104,12 @@ def completed(settings: Settings) -> Settings:
 
 
 def nodes(count: int = GRID) -> np.ndarray:
-    """Equally spaced points, (count,)."""
+    """Returns equally spaced points, (count,)."""
     return np.arange(count) / count
 
 
 def bumps(x: np.ndarray, centres) -> np.ndarray:
-    """exp(a cos 2 pi (x_i - c_j) - a), (n, m).
+    """Returns exp(a cos 2 pi (x_i - c_j) - a), (n, m).
 
     >>> bumps(np.array([0.25]), [0.25]).tolist()
     [[1.0]]
@@ -122,18 +118,18 @@ def bumps(x: np.ndarray, centres) -> np.ndarray:
 
 
 def teacher(x: np.ndarray) -> np.ndarray:
-    """f* at points (n,)."""
+    """Returns f* at points (n,)."""
     return bumps(x, POSITIONS) @ np.array(CHARGES)
 
 
 def density(energy: np.ndarray) -> np.ndarray:
-    """exp(-f) / Z at equally spaced points, along the last axis."""
+    """Returns exp(-f) / Z at equally spaced points, along the last axis."""
     weights = np.exp(energy.min(axis=-1, keepdims=True) - energy)
     return weights / weights.mean(axis=-1, keepdims=True)
 
 
 def sample(seed: int = 0, n: int = 1000) -> Samples:
-    """n points of the teacher, by its distribution function at 65536 points."""
+    """Draws n points of the teacher, by its distribution function at 65536 points."""
     p = density(teacher((np.arange(2**16) + 0.5) / 2**16))
     below = np.append(0, np.cumsum(p)) / p.sum()
     drawn = np.interp(np.random.default_rng(seed).uniform(size=n), below, np.arange(2**16 + 1) / 2**16)
@@ -141,7 +137,7 @@ def sample(seed: int = 0, n: int = 1000) -> Samples:
 
 
 def errors(energy: np.ndarray) -> dict[str, np.ndarray]:
-    """By the names of `ERRORS`, of energies at `nodes()` along the last axis.
+    """Returns the errors, by the names of `ERRORS`, of energies at `nodes()` along the last axis.
 
     >>> {name: float(value.round(6)) for name, value in errors(teacher(nodes()) + 3).items()}
     {'energy': 0.0, 'density': 0.0, 'kl': 0.0}
@@ -164,7 +160,7 @@ class Best(NamedTuple):
 
 
 def best_of_ball(observed: np.ndarray, radius: float, iterations: int = 3000) -> Best:
-    """The energy of the F2 ball that is likeliest on data of which E_data phi at `nodes()` is `observed`.
+    """Returns the energy of the F2 ball that is likeliest on data of which E_data phi at `nodes()` is `observed`.
 
     Projected ascent of -(h, observed) - log mean exp(-f), f = phi h / K, with the momentum of Nesterov, which starts afresh where it points
     the other way; its step is 1 / k(x, x), the largest curvature.
@@ -185,7 +181,7 @@ def best_of_ball(observed: np.ndarray, radius: float, iterations: int = 3000) ->
 
 
 def best_on(data: Samples | None = None, radius: float = BETA) -> Best:
-    """`best_of_ball` for data, or for the teacher itself."""
+    """Returns `best_of_ball` for data, or for the teacher itself."""
     x = nodes()
     observed = bumps(x, x).T @ density(teacher(x)) / len(x) if data is None else bumps(np.asarray(data.points)[:, 0], x).mean(axis=0)
     return best_of_ball(observed, radius)
@@ -199,8 +195,8 @@ class Profile(eqx.Module):
 
     points: jax.Array
 
-    def __call__(self, key, iterate):
-        """Both, in units of temperature."""
+    def __call__(self, key, method, state, rates, data):
+        """Returns both, in units of temperature."""
         del key
         if not isinstance(iterate.method, KernelFlow | Lazy):
             last = iterate.energy(self.points)
@@ -210,14 +206,8 @@ class Profile(eqx.Module):
         return jnp.stack([m.energy(iterate.state, iterate.rates, iterate.data)(self.points) for m in (last, iterate.method)])
 
 
-def acceptance(key, iterate):
-    """Of the particles' moves, since the last record."""
-    del key
-    return iterate.info.acceptance
-
-
 def method_of(kind: str = METHODS[0], particles: int = 1000):
-    """The method of a name in `METHODS`, with so many particles."""
+    """Returns the method of a name in `METHODS`, with so many particles."""
     kernel, bump = BumpKernel(SPACE, CONCENTRATION), Bump(SPACE, CONCENTRATION)
     flow = KernelFlow(SPACE, kernel, particles, averaged=GRID)
     return {
@@ -231,7 +221,7 @@ def method_of(kind: str = METHODS[0], particles: int = 1000):
 
 
 def rates_of(kind: str = METHODS[0]):
-    """The rates of a name in `METHODS`; 1 / T of the squared penalty is beta over the MMD at the optimum of the ball."""
+    """Returns the rates of a name in `METHODS`; 1 / T of the squared penalty is beta over the MMD at the optimum of the ball."""
     if kind in ("F1", "mean field"):
         return DualRates(PARTICLE_STEP, 0.002, 0.2, radius=BETA)
     if kind == "squared":
@@ -242,14 +232,11 @@ def rates_of(kind: str = METHODS[0]):
 
 
 def solve(settings: Settings, kinds: tuple[str, ...], steps: int, every: int) -> xarray.Dataset:
-    """`profile` (kind, seed, step, 2, K) and `acceptance` of these methods."""
-    seeds = range(settings.first_seed, settings.first_seed + settings.seeds)  # pyright: ignore[reportOperatorIssue]
-    grid = product(kind=kinds, n=[settings.n], particles=[settings.particles], seed=seeds)
-    metrics = {"profile": Profile(jnp.asarray(nodes()[:, None], jnp.float32)), "acceptance": acceptance}
+    """Sweeps these methods, and returns `profile` (kind, seed, step, 2, K) and `acceptance`."""
+    grid = product(kind=kinds, n=[settings.n], particles=[settings.particles], seed=_common.seeds_of(settings))
+    metrics = {"profile": Profile(jnp.asarray(nodes()[:, None], jnp.float32)), "acceptance": Acceptance()}
     folder = settings.out / f"{settings.preset}_{'flows' if kinds == FLOWS else 'rest'}"
-    results = sweep(
-        grid, method_of, rates_of, sample, steps=steps, every=every, metrics=metrics, folder=folder, progress=sys.stderr.isatty()
-    ).load()
+    results = _common.swept(grid, method_of, rates_of, sample, steps=steps, every=every, metrics=metrics, folder=folder)
     return by_setting(results, ("kind", "seed")).sel(kind=list(kinds))
 
 
@@ -257,16 +244,14 @@ def solve(settings: Settings, kinds: tuple[str, ...], steps: int, every: int) ->
 
 
 def style(kind: str) -> dict:
-    """Colour, marker and label of a method."""
-    i = METHODS.index(kind)
-    return dict(color=charts.COLOURS[i], marker=charts.MARKERS[i], label=TITLES[kind])
+    """Returns the colour, the marker and the label of a method."""
+    return _common.look(METHODS.index(kind)) | dict(label=TITLES[kind])
 
 
 def draw_errors(parts: list[xarray.Dataset], best: list[Best]) -> Figure:
-    """Errors against iterations: above of the last energy, below of the mean one; median over seeds, least to largest."""
-    figure = Figure(figsize=(charts.WIDTHS["double"], 4.6), layout="constrained")
-    panels = figure.subplots(2, 3, sharex=True, sharey="col")
-    of_best = [errors(found.energy) for found in best]
+    """Draws errors against iterations: above of the last energy, below of the mean one; median over seeds, least to largest."""
+    figure, panels = _common.panels_of(2, 3, 4.6, sharex=True, sharey="col")
+    of_best = [errors(one.energy) for one in best]
     for (row, column), panel in np.ndenumerate(panels):
         name = list(ERRORS)[column]
         for part in parts:
@@ -274,10 +259,9 @@ def draw_errors(parts: list[xarray.Dataset], best: list[Best]) -> Figure:
                 if row and kind not in F2:
                     continue
                 values = errors(part.profile.sel(kind=kind).values[:, 1:, row])[name]
-                look = style(str(kind))
-                panel.plot(part.step[1:], np.median(values, axis=0), markevery=0.15, **look)
-                panel.fill_between(part.step[1:], values.min(axis=0), values.max(axis=0), color=look["color"], alpha=0.2, linewidth=0)
-        level = np.median([found[name] for found in of_best])
+                i = METHODS.index(str(kind))
+                _common.band(panel, part.step[1:], values, i, np.nanmedian, markevery=0.15, label=TITLES[str(kind)])
+        level = np.median([one[name] for one in of_best])
         panel.axhline(level, color="black", linestyle="--", linewidth=0.8, label="best of the F2 ball")
         charts.log_axis(panel.xaxis)
         charts.log_axis(panel.yaxis)
@@ -286,14 +270,13 @@ def draw_errors(parts: list[xarray.Dataset], best: list[Best]) -> Figure:
             panel.set_xlabel("iteration")
     for row, label in enumerate(("last energy", "mean energy")):
         panels[row, 0].set_ylabel(label)
-    figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    _common.legend(figure, panels[0, :1], 4)
     return figure
 
 
 def draw_profiles(parts: list[xarray.Dataset], best: Best) -> Figure:
-    """Energies and densities at the end, of the first seed."""
-    figure = Figure(figsize=(charts.WIDTHS["double"], 4.4), layout="constrained")
-    panels = figure.subplots(2, 3, sharex=True, sharey="row")
+    """Draws energies and densities at the end, of the first seed."""
+    figure, panels = _common.panels_of(2, 3, 4.4, sharex=True, sharey="row")
     x = nodes()
     known = {"teacher": (teacher(x), "-"), "best of the F2 ball": (best.energy, "--")}
     for column, (title, row, kinds) in enumerate((("F2, last energy", 0, F2), ("F2, mean energy", 1, F2), ("F1", 0, METHODS[4:]))):
@@ -312,62 +295,60 @@ def draw_profiles(parts: list[xarray.Dataset], best: Best) -> Figure:
         panels[1, column].set_xlabel("x (of a length of 1)")
     panels[0, 0].set_ylabel("energy, centred")
     panels[1, 0].set_ylabel("density")
-    labels = dict(zip(*panels[0, 0].get_legend_handles_labels()[::-1], strict=True))
-    labels |= dict(zip(*panels[0, 2].get_legend_handles_labels()[::-1], strict=True))
-    figure.legend(labels.values(), labels.keys(), loc="outside lower center", ncols=4)
+    _common.legend(figure, panels[0, ::2], 4)
     return figure
 
 
 def rows_of(parts: list[xarray.Dataset], best: list[Best]) -> list[dict]:
-    """The errors at the end of each method, medians over seeds, and how far its density is from that of the best of the F2 ball."""
+    """Returns the errors at the end of each method, medians over seeds, and how far its density is from that of the best of the F2 ball."""
     empty = dict(of="", iterations=None, to_best=None, acceptance=None)
-    rows = [dict(method="best of the F2 ball", **spread([errors(b.energy) for b in best]), **empty)]
+    rows = [dict(method="best of the F2 ball", **medians_of([errors(b.energy) for b in best]), **empty)]
     for part in parts:
         for kind in part.kind.values:
             for i, label in enumerate(("last", "mean") if kind in F2 else ("last",)):
                 ends = part.profile.sel(kind=kind)[:, -1, i].values
                 apart = [float(np.mean(np.abs(density(f.astype(float)) - density(b.energy)))) for f, b in zip(ends, best, strict=True)]
                 rows.append(dict(
-                    method=TITLES[str(kind)], **spread([errors(f) for f in ends]), of=label, iterations=int(part.step[-1]),
+                    method=TITLES[str(kind)], **medians_of([errors(f) for f in ends]), of=label, iterations=int(part.step[-1]),
                     to_best=float(np.median(apart)) if kind in F2 else None,
                     acceptance=float(part.acceptance.sel(kind=kind)[:, 1:].min()),
                 ))  # fmt: skip
     return rows
 
 
-def spread(found: list[dict]) -> dict[str, float]:
-    """Medians over seeds, and the least and the largest KL.
+def medians_of(each: list[dict]) -> dict[str, float]:
+    """Returns medians over seeds, and the least and the largest KL.
 
-    >>> spread([{"kl": 1.0}, {"kl": 2.0}])
+    >>> medians_of([{"kl": 1.0}, {"kl": 2.0}])
     {'kl': 1.5, 'least_kl': 1.0, 'largest_kl': 2.0}
     """
-    kl = [float(one["kl"]) for one in found]
-    medians = {name: float(np.median([one[name] for one in found])) for name in found[0]}
+    kl = [float(one["kl"]) for one in each]
+    medians = {name: float(np.median([one[name] for one in each])) for name in each[0]}
     return medians | dict(least_kl=min(kl), largest_kl=max(kl))
 
 
-def main(settings: Settings) -> None:
-    """Runs all methods; writes results, figures and the report."""
-    settings, given = completed(settings), settings
-    begin = time.perf_counter()
+def content_of(settings: Settings) -> dict[str, Any]:
+    """Runs the study, and returns the content of its report."""
     steps: int = settings.steps  # pyright: ignore[reportAssignmentType]
     parts = [solve(settings, FLOWS, steps, EVERY), solve(settings, REST, LONGER * steps, LONGER * EVERY)]
     best = [best_on(sample(int(seed), settings.n)) for seed in parts[0].seed.values]  # pyright: ignore[reportArgumentType]
-    with matplotlib.rc_context(charts.STYLE):
-        figures = {"torus_errors": draw_errors(parts, best), "torus_profiles": draw_profiles(parts, best[0])}
-    report.write(
-        settings.out / settings.preset,
+    figures = {"torus_errors": draw_errors(parts, best), "torus_profiles": draw_profiles(parts, best[0])}
+    return dict(
         title="Bumps on a circle: F2 by its kernel, with its last and its mean energy, and F1",
         about=(
             f"Four bumps, n = {settings.n}, N = {settings.particles}, balls of radius {BETA:g}, {settings.seeds} seeds: median, least and "
             "largest. Errors by quadrature; the dashed line is the best of the F2 ball on the same data."
         ),
-        command=report.command("torus", given),
-        seconds=time.perf_counter() - begin,
         rows=rows_of(parts, best),
         paper="Nothing: the toy is in the authors' programs (n = 1e4, N = 1e3), its teacher is not known.",
         figures=figures,
     )
+
+
+def main(given: Settings) -> list[dict]:
+    """Runs the study, writes its report and returns the rows."""
+    settings = completed(given)
+    return report.run("torus", given, settings.out / settings.preset, lambda: content_of(settings))
 
 
 if __name__ == "__main__":

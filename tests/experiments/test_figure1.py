@@ -84,7 +84,7 @@ def test_rows_are_means_over_the_seeds_that_have_passed():
         (dict(primal_steps=150), "primal_steps is 150; it must be a multiple of 100"),
         (dict(dual_steps=15), "dual_steps is 15; it must be a multiple of 10"),
         (dict(teachers=("s14_bimodl",)), "did you mean 's14_bimodal'"),
-        (dict(readings=()), "readings is empty; give at least one of archived, text"),
+        (dict(readings=()), r"readings is \(\); it must have at least one value"),
     ],
 )
 def test_bad_settings_write_nothing(tmp_path, changes, message):

@@ -64,8 +64,8 @@ def test_the_squared_penalty_has_the_same_optimum():
 
 
 
-def test_spread():
-    assert torus.spread([{"kl": 3.0}, {"kl": 1.0}, {"kl": 2.0}]) == {"kl": 2.0, "least_kl": 1.0, "largest_kl": 3.0}
+def test_medians():
+    assert torus.medians_of([{"kl": 3.0}, {"kl": 1.0}, {"kl": 2.0}]) == {"kl": 2.0, "least_kl": 1.0, "largest_kl": 3.0}
 
 
 @pytest.mark.parametrize(
