@@ -8,14 +8,16 @@ import xarray
 from dualebm.data.targets import teacher
 from dualebm.methods import dual
 from dualebm.spaces import Sphere
-from experiments import figure1, reference, report
-from experiments.figure1 import (
+from experiments import reference, report
+from experiments.figure1 import __main__ as figure1
+from experiments.figure1.__main__ import main
+from experiments.figure1.figures import archived
+from experiments.figure1.runs import (
     ALGORITHMS,
     PRESETS,
+    READINGS,
     THRESHOLDS,
     Settings,
-    archived,
-    main,
     passed,
     rows_of,
     setting,
@@ -25,12 +27,12 @@ from experiments.figure1 import (
 
 def test_the_settings_of_both_readings():
     """The numbers of the text's Section 5 and of the archives, written out."""
-    rates = {(r, a): setting(r, a, 10).rates for r in figure1.READINGS for a in ALGORITHMS}
+    rates = {(r, a): setting(r, a, 10).rates for r in READINGS for a in ALGORITHMS}
     assert rates["archived", "primal"] == dual.DualRates(0.02, 0.005, 0.005, 0.0, 10.0)
     assert rates["archived", "dual"] == dual.DualRates(0.02, 0.2, 0.2, 0.0, 10.0)
     assert rates["text", "primal"] == pytest.approx(dual.DualRates(0.02, 0.001, 0.001, 0.0, 10.0), rel=1e-12)
     assert rates["text", "dual"] == pytest.approx(dual.DualRates(0.001, 0.02, 0.02, 0.0, 10.0), rel=1e-12)
-    methods = {(r, a): setting(r, a, 10).method for r in figure1.READINGS for a in ALGORITHMS}
+    methods = {(r, a): setting(r, a, 10).method for r in READINGS for a in ALGORITHMS}
     assert methods["archived", "primal"] == dual.program(Sphere(15), weight_update="additive")
     assert methods["archived", "dual"] == dual.program(Sphere(15))
     assert methods["text", "primal"] == methods["text", "dual"] == dual.text(Sphere(15), particles=20, weight_unit="one")

@@ -7,8 +7,11 @@ import pytest
 from scipy.integrate import quad
 from scipy.stats import kstest
 
-from experiments import torus
-from experiments.torus import Settings, best_on, completed, density, errors, main, nodes, rates_of, sample, teacher
+from dualebm.kernels import BumpKernel
+from experiments.torus import exact, reading
+from experiments.torus.__main__ import main
+from experiments.torus.exact import best_on, density, errors, nodes, sample, teacher
+from experiments.torus.runs import Settings, completed, rates_of
 
 
 def test_errors_beside_integrals():
@@ -43,7 +46,7 @@ def test_the_best_of_the_ball_is_optimal(radius, data):
     """Its energy is R (E_model k - E_data k) / MMD: the fixed point of the flow, with the kernel in place of features."""
     samples = None if data is None else sample(0, data)
     found = best_on(samples, radius)
-    x, kernel = nodes(), torus.BumpKernel(torus.SPACE, torus.CONCENTRATION)
+    x, kernel = nodes(), BumpKernel(exact.SPACE, exact.CONCENTRATION)
     gram = lambda a, b: np.asarray(kernel(jnp.float32(a[:, None]), jnp.float32(b[:, None])), float)  # noqa: E731
     points, weights = x, density(teacher(x)) / len(x)
     if samples is not None:
@@ -57,15 +60,15 @@ def test_the_best_of_the_ball_is_optimal(radius, data):
 
 
 def test_the_squared_penalty_has_the_same_optimum():
-    assert rates_of("squared").radius == pytest.approx(torus.BETA / best_on().discrepancy)
-    assert sum(map(abs, torus.CHARGES)) == torus.BETA
-    assert torus.bumps(nodes(), [0.5]).mean() == pytest.approx(float(np.exp(-10.0) * np.i0(10.0)), rel=1e-12)
+    assert rates_of("squared").radius == pytest.approx(exact.BETA / best_on().discrepancy)
+    assert sum(map(abs, exact.CHARGES)) == exact.BETA
+    assert exact.bumps(nodes(), [0.5]).mean() == pytest.approx(float(np.exp(-10.0) * np.i0(10.0)), rel=1e-12)
 
 
 
 
 def test_medians():
-    assert torus.medians_of([{"kl": 3.0}, {"kl": 1.0}, {"kl": 2.0}]) == {"kl": 2.0, "least_kl": 1.0, "largest_kl": 3.0}
+    assert reading.medians_of([{"kl": 3.0}, {"kl": 1.0}, {"kl": 2.0}]) == {"kl": 2.0, "least_kl": 1.0, "largest_kl": 3.0}
 
 
 @pytest.mark.parametrize(

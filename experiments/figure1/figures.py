@@ -1,0 +1,94 @@
+"""Figure 1 with the authors' archived curves, and the speed-ups."""
+
+import numpy as np
+import xarray
+from matplotlib.figure import Figure
+
+from dualebm.plotting import charts
+from experiments import _common, reference
+from experiments.figure1.runs import ALGORITHMS, THRESHOLDS, VARIABLES, label
+
+CLAIM = (10, 20)
+"""The speed-up that the caption of Figure 1 tells."""
+
+ARCHIVED_MONOMODAL = {1000: 0.824, 2000: 0.543, 5000: 0.195}
+"""KL of the authors' archived primal run on the monomodal teacher, n = 1e5, at three iterations: all that is known of its curve."""
+
+
+def archived(teacher: str, algorithm: str, variable: str) -> tuple[np.ndarray, np.ndarray, str] | None:
+    """Returns iterations, values and label of the authors' archived curve, where one is known."""
+    name = VARIABLES[variable]
+    if (teacher, algorithm) == ("s14_bimodal", "primal"):
+        curve = reference.author_primal()
+        return curve["iterations"], curve[name]["mean"], "primal, authors' archive (n = 1e5)"
+    if (teacher, algorithm) == ("s14_monomodal", "dual"):
+        curve = reference.author_runs("d15_mono_n1e4_p_R=0")
+        return curve["iterations"], curve[name]["mean"], "dual, authors' archive (n = 1e4)"
+    if (teacher, algorithm, variable) == ("s14_monomodal", "primal", "kl"):
+        return np.array(list(ARCHIVED_MONOMODAL)), np.array(list(ARCHIVED_MONOMODAL.values())), "primal, authors' archive (n = 1e5)"
+    return None
+
+
+def draw(teachers: tuple[str, ...], n: int, reading: str, found: dict) -> Figure:
+    """Draws Figure 1 in one reading: a row for each teacher, KL, score error and total variation against the iteration, log-log."""
+    figure, panels = _common.panels_of(len(teachers), len(VARIABLES), 0.7 + 2.1 * len(teachers), sharex=True)
+    for row, teacher in zip(panels, teachers, strict=True):
+        for panel, variable in zip(row, VARIABLES, strict=True):
+            for i, algorithm in enumerate(ALGORITHMS):
+                runs = xarray.concat([r[variable] for r in found[reading, teacher, algorithm]], "seed", join="outer")
+                runs = runs.isel(step=slice(1, None)).dropna("step")  # where one seed has ended the mean would jump
+                _common.band(panel, runs.step, runs, i, markevery=(0.05 + 0.05 * i, 0.2), label=f"{algorithm}, ours (n = {n:g})")
+                known = archived(teacher, algorithm, variable)
+                if known is not None:
+                    x, y, name = known
+                    points = len(x) == len(ARCHIVED_MONOMODAL)
+                    colour = ("#003A5C", "#8A5A00")[i]  # darker than ours
+                    form = dict(linestyle="", marker="x", markersize=5) if points else dict(linestyle="--", linewidth=1)
+                    panel.plot(x, y, color=colour, zorder=3, label=f"{name}, three points" if points else name, **form)
+            unit = found[reading, teacher, "dual"][0][variable].attrs
+            words = f"{unit['long_name']}" + (f" ({unit['units']})" if unit["units"] != "1" else "")
+            panel.set_ylabel(words)
+            for name, threshold in THRESHOLDS[teacher]:
+                if name == variable:
+                    panel.axhline(threshold, color="0.8", linewidth=0.5, zorder=0)
+            charts.log_axis(panel.yaxis)
+            charts.log_axis(panel.xaxis)
+            panel.xaxis.set_ticks([10.0**k for k in range(1, 6)], [f"$10^{k}$" for k in range(1, 6)])
+            panel.set_xlim(9, 2.2e5)
+            panel.set_title(teacher.replace("s14_", "S^14, ") if variable == "kl" else "", loc="left")
+    for panel in panels[-1]:
+        panel.set_xlabel("iteration")
+    steps = {
+        "archived": "archived settings: $h_x$ 0.02; neuron steps 0.005, additive (primal) against 0.2 (dual); all signs -1",
+        "text": "settings of the text: $(h_x, h_θ)$ = (0.02, 0.001) (primal, α = 0.05) against (0.001, 0.02) (dual, α = 20); random signs",
+    }
+    figure.suptitle(steps[reading], fontsize=8)
+    _common.legend(figure, panels.flat, 3)
+    return figure
+
+
+def draw_speed_ups(teachers: tuple[str, ...], n: int, ratios: dict[tuple[str, str], np.ndarray]) -> Figure:
+    """Draws iterations of the primal over those of the dual algorithm, to each threshold: the mean over seeds, least to largest."""
+    figure, (panels,) = _common.panels_of(1, len(teachers), 2.6, sharey=True)
+    for panel, teacher in zip(panels, teachers, strict=True):
+        names = [label(threshold) for threshold in THRESHOLDS[teacher]]
+        panel.axhspan(*CLAIM, color="0.85", linewidth=0, label="caption of Figure 1: 10 to 20")
+        for i, reading in enumerate(dict.fromkeys(reading for reading, _ in ratios)):
+            ratio = ratios[reading, teacher]
+            kept = np.flatnonzero(np.isfinite(ratio).any(axis=0))
+            mean, low, high = (of(ratio[:, kept], axis=0) for of in (np.nanmean, np.nanmin, np.nanmax))
+            form = _common.look(i) | dict(capsize=2, linestyle="")
+            side = 0.12 * (2 * i - 1)
+            panel.errorbar(kept + side, mean, (mean - low, high - mean), label=f"{reading} settings", **form)
+            for missing in set(range(len(names))) - set(kept.tolist()):
+                form = dict(rotation=90, color="0.3", fontsize=6, ha="center", va="bottom")
+                panel.text(missing + side, 5.3, f"{reading}: not reached", **form)
+        panel.set_xticks(range(len(names)), names)
+        panel.set_xlim(-0.5, len(names) - 0.5)
+        panel.set_title(f"{teacher.replace('s14_', 'S^14, ')}, n = {n:g}", loc="left")
+        panel.set_xlabel("threshold (KL in nats)")
+    panels[0].set_ylim(5, 200)
+    charts.log_axis(panels[0].yaxis)
+    panels[0].set_ylabel("iterations, primal / dual")
+    _common.legend(figure, panels[:1], 3)
+    return figure

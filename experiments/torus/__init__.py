@@ -1,0 +1,1 @@
+"""Bumps on a circle: see `__main__`."""
