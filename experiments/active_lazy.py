@@ -15,13 +15,11 @@ interrupted.
 import dataclasses
 import math
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
-import matplotlib
 import numpy as np
 import xarray
 from matplotlib.figure import Figure
@@ -126,24 +124,18 @@ MOST = {"ksd": 10_000, "f1_sd": 3000}
 
 
 def completed(settings: Settings) -> Settings:
-    """With the values of the preset. Raises ValueError naming the setting.
+    """Returns the settings with the values of the preset.
+
+    Raises:
+        ValueError: A setting is not allowed; the message names it.
 
     >>> completed(Settings()).n
     (1000,)
     """
-    _common.check(settings)
-    for name, value in PRESETS[settings.preset].items():
-        if getattr(settings, name) is None:
-            settings = dataclasses.replace(settings, **{name: value})
-    for name, allowed in (("teachers", TEACHERS), ("losses", LOSSES), ("n", None)):
-        values: tuple = getattr(settings, name)
-        if not values or len(set(values)) < len(values):
-            raise ValueError(f"{name} is {values}; it must have at least one value, each once")
-        for value in values:
-            if allowed is None:
-                checks.count(name, value, 2)
-            else:
-                checks.choice(name, value, allowed)
+    settings = _common.settled(settings, PRESETS)
+    _common.check_each("teachers", settings.teachers, checks.choice, TEACHERS)
+    _common.check_each("losses", settings.losses, checks.choice, LOSSES)
+    _common.check_each("n", settings.n, checks.count, 2)
     if not any(counts_of(settings, loss) for loss in settings.losses):
         most = max(MOST[loss] for loss in settings.losses)
         raise ValueError(f"n is {settings.n}; one at least must be at most {most}, the most of {', '.join(settings.losses)}")
@@ -154,15 +146,16 @@ def completed(settings: Settings) -> Settings:
 
 
 def teacher(name: str, dimension: int) -> targets.Target:
-    """A teacher with directions drawn once for all."""
+    """Returns a teacher with directions drawn once for all."""
     weights = TEACHERS[name]
     return targets.planted(np.random.default_rng(12).standard_normal((len(weights), dimension)), weights, name=name)
 
 
 def cross_entropy(target: targets.Target, draws: int = 2**22) -> tuple[float, float]:
-    """That of the teacher itself, -KL(teacher || uniform), and its error: exact for neurons of one plane, else by uniform points.
+    """Returns the cross-entropy of the teacher itself, -KL(teacher || uniform), and its error.
 
-    Of these the coordinates in the span of the neurons are drawn: normal ones over the length of all, a chi variable for the others.
+    It is exact for neurons of one plane, and else by uniform points. Of a point only the coordinates in the span of the neurons are drawn:
+    normal ones over the length of all, where a chi variable stands for the others.
 
     >>> [round(cross_entropy(teacher("J1_w10", d))[0], 4) for d in (15, 10)]
     [-0.2825, -0.3363]
@@ -182,12 +175,12 @@ def cross_entropy(target: targets.Target, draws: int = 2**22) -> tuple[float, fl
 
 
 def data(key, teacher_name: str, dimension: int, n: int) -> Samples:
-    """n points of the teacher."""
+    """Draws n points of the teacher."""
     return targets.sample(key, teacher(teacher_name, dimension), n)[0]
 
 
 def monitors(key, loss: str, teacher_name: str, dimension: int, validation_points: int) -> dict[str, Any]:
-    """Validation by the loss that trains, and what is told of the test points."""
+    """Returns the metrics: validation by the loss that trains, and KL and cross-entropy of the test points."""
     target = teacher(teacher_name, dimension)
     keys = jax.random.split(key, 3)
     held, test = (targets.sample(k, target, count)[0] for k, count in zip(keys[:2], (validation_points, TEST), strict=True))
@@ -205,12 +198,12 @@ def monitors(key, loss: str, teacher_name: str, dimension: int, validation_point
 
 
 def dimension_of(loss: str) -> int:
-    """d of the sphere in R^d."""
+    """Returns d of the sphere in R^d."""
     return DIMENSION_F1_SD if loss == "f1_sd" else DIMENSION
 
 
 def method_of(loss: str, regime: str) -> Any:
-    """The method of a loss and a regime."""
+    """Returns the method of a loss and a regime."""
     space = Sphere(dimension_of(loss))
     if loss == "dual":
         return Dual(space) if regime == "active" else Lazy(space, features=NEURONS)
@@ -222,25 +215,25 @@ def method_of(loss: str, regime: str) -> Any:
 
 
 def rates_of(loss: str, regime: str) -> Any:
-    """The method's own, but that charges ascend by d^2: the covariance of ReLU features has eigenvalues of at most about 1 / 4 d^2."""
+    """Returns the method's rates, but charges ascend by d^2: the covariance of ReLU features has eigenvalues of at most about 1 / 4 d^2."""
     rates = method_of(loss, regime).rates
     return rates._replace(ascent_step=float(dimension_of(loss) ** 2)) if (loss, regime) == ("dual", "lazy") else rates
 
 
 def schedule_of(loss: str, regime: str) -> Callable | None:
-    """The learning rate falls; Algorithm 1 anneals its radius."""
+    """Returns the schedule: the learning rate falls, and Algorithm 1 anneals its radius."""
     if loss == "dual":
         return annealing() if regime == "active" else None
     return two_layer.scheduled(two_layer.inverse_time(FALL[loss]))
 
 
 def counts_of(settings: Settings, loss: str) -> tuple[int, ...]:
-    """The n of a loss."""
+    """Returns the n of a loss."""
     return tuple(n for n in settings.n if n <= MOST.get(loss, max(settings.n)))  # pyright: ignore[reportOptionalIterable, reportArgumentType]
 
 
 def solve(settings: Settings, name: str, loss: str, regime: str) -> Selection:
-    """The search and the repetitions of one teacher, loss and regime."""
+    """Runs the search and the repetitions of one teacher, loss and regime."""
     steps = STEPS[settings.preset][loss]
     points = VALIDATION[loss] if settings.preset == "paper" else min(VALIDATION[loss], 5000)
     fixed = dict(loss=[loss], teacher_name=[name], dimension=[dimension_of(loss)], validation_points=[points])
@@ -252,24 +245,20 @@ def solve(settings: Settings, name: str, loss: str, regime: str) -> Selection:
     )  # fmt: skip
 
 
-Found = dict[tuple[str, str, str], Selection]
+Selections = dict[tuple[str, str, str], Selection]
 
 
-def solve_all(settings: Settings) -> Found:
-    """(teacher, loss, regime) -> what was found."""
+def solve_all(settings: Settings) -> Selections:
+    """Returns the selection of each teacher, loss and regime."""
     asked = [(name, loss, regime) for name in settings.teachers for loss in settings.losses for regime in REGIMES]  # pyright: ignore[reportOptionalIterable]
-    found = {}
-    for case in asked:
-        if counts_of(settings, case[1]):
-            found[case] = solve(settings, *case)
-    return found
+    return {case: solve(settings, *case) for case in asked if counts_of(settings, case[1])}
 
 
 # -- Reading ----------------------------------------------------------------------------------------------
 
 
 def band_of(best: xarray.Dataset, name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """n, and the mean and the standard deviation over repetitions of a metric (of one with an error, of its value)."""
+    """Returns n, and the mean and the standard deviation over repetitions of a metric (for a metric with an error, of its value)."""
     values = best[name].values
     values = values[:, 0] if values.ndim > 1 else values
     counts = np.unique(best.n.values)
@@ -277,79 +266,77 @@ def band_of(best: xarray.Dataset, name: str) -> tuple[np.ndarray, np.ndarray, np
     return counts, np.array([g.mean() for g in groups]), np.array([g.std(ddof=1) if len(g) > 1 else 0.0 for g in groups])
 
 
-def draw(found: Found, name: str, settings: Settings) -> Figure:
-    """Test cross-entropy (above) and KL (below) of a teacher against n, a column for each loss."""
-    losses = [loss for loss in settings.losses if (name, loss, "active") in found]
-    figure = Figure(figsize=(charts.WIDTHS["double"], 4.2), layout="constrained")
-    panels = figure.subplots(2, len(losses), sharex=True, sharey="row", squeeze=False)
+def draw(selections: Selections, name: str, settings: Settings) -> Figure:
+    """Draws test cross-entropy (above) and KL (below) of a teacher against n, a column for each loss."""
+    losses = [loss for loss in settings.losses if (name, loss, "active") in selections]
+    figure, panels = _common.panels_of(2, len(losses), 4.2, sharex=True, sharey="row")
     for column, loss in zip(panels.T, losses, strict=True):
         target = teacher(name, dimension_of(loss))
-        own, error = cross_entropy(target)
+        least, error = cross_entropy(target)
         column[0].set_title(f"{LOSSES[loss]}\nd = {dimension_of(loss)}", fontsize="small")
         column[0].axhline(0, color="black", linestyle="--", linewidth=0.8, label="zero energy (uniform)")
-        column[1].axhline(-own, color="black", linestyle="--", linewidth=0.8)
-        column[0].axhline(own, color="black", linewidth=0.8, label="teacher")
+        column[1].axhline(-least, color="black", linestyle="--", linewidth=0.8)
+        column[0].axhline(least, color="black", linewidth=0.8, label="teacher")
         if error:
-            column[0].axhspan(own - 2 * error, own + 2 * error, color="black", alpha=0.2, linewidth=0)
+            column[0].axhspan(least - 2 * error, least + 2 * error, color="black", alpha=0.2, linewidth=0)
         for i, (regime, label) in enumerate(REGIMES.items()):
-            best = found[name, loss, regime].best
+            best = selections[name, loss, regime].best
             for panel, metric in zip(column, ("cross_entropy", "kl"), strict=True):
                 n, mean, spread = band_of(best, metric)
-                style = dict(color=charts.COLOURS[i], marker=charts.MARKERS[i], label=f"{regime} ({label})")
-                panel.errorbar(n, mean, spread, capsize=2, **style)
+                panel.errorbar(n, mean, spread, capsize=2, label=f"{regime} ({label})", **_common.look(i))
         charts.log_axis(column[1].xaxis, settings.n)
         column[1].set_xlim(min(settings.n) / 1.5, max(settings.n) * 1.5)  # pyright: ignore[reportArgumentType]
         column[1].set_xlabel("data points n")
     charts.log_axis(panels[1, 0].yaxis)
     panels[0, 0].set_ylabel("test cross-entropy (nat)")
-    panels[1, 0].set_ylabel("KL(teacher || student) (nat)")
-    figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    panels[1, 0].set_ylabel(_common.KL)
+    _common.legend(figure, panels[0, :1], 4)
     return figure
 
 
-def rows_of(found: Found, settings: Settings) -> list[dict]:
-    """For each teacher, loss and n the KL and cross-entropy of both regimes, mean and standard deviation, and what was chosen."""
+def rows_of(selections: Selections, settings: Settings) -> list[dict]:
+    """Returns for each teacher, loss and n the KL and cross-entropy of both regimes, mean and standard deviation, and what was chosen."""
     rows = []
     for name in settings.teachers:  # pyright: ignore[reportOptionalIterable]
         for loss in settings.losses:
-            own = cross_entropy(teacher(name, dimension_of(loss)))[0]
+            least = cross_entropy(teacher(name, dimension_of(loss)))[0]
             for i, n in enumerate(counts_of(settings, loss)):
                 row: dict = dict(teacher=name, loss=loss, d=dimension_of(loss), n=n)
                 for regime, label in REGIMES.items():
-                    selection = found[name, loss, regime]
+                    selection = selections[name, loss, regime]
                     for metric, short in (("kl", "KL"), ("cross_entropy", "CE")):
                         _, mean, spread = band_of(selection.best, metric)
                         row |= {f"{label}_{short}": mean[i], f"{label}_{short}_std": spread[i]}
                     chosen = next(c for c in selection.chosen if c["n"] == n)
                     row[f"{label}_chosen"] = " ".join(f"{chosen[k]:g}" for k in OVER[settings.preset][loss, regime])
-                rows.append(row | dict(teacher_CE=own, ratio=row["F2_KL"] / row["F1_KL"]))
+                rows.append(row | dict(teacher_CE=least, ratio=row["F2_KL"] / row["F1_KL"]))
     return rows
 
 
-def main(settings: Settings) -> None:
-    """Runs the searches and the repetitions; writes results, figures and the report."""
-    settings, given = completed(settings), settings
-    begin = time.perf_counter()
-    found = solve_all(settings)
-    with matplotlib.rc_context(charts.STYLE):
-        figures = {f"active_lazy_{name}": draw(found, name, settings) for name in settings.teachers}  # pyright: ignore[reportOptionalIterable]
-    rows = rows_of(found, settings)
+def content_of(settings: Settings) -> dict[str, Any]:
+    """Runs the study, and returns the content of its report."""
+    selections = solve_all(settings)
+    figures = {f"active_lazy_{name}": draw(selections, name, settings) for name in settings.teachers}  # pyright: ignore[reportOptionalIterable]
+    rows = rows_of(selections, settings)
     apart = [row for row in rows if row["F1_KL"] + row["F1_KL_std"] < row["F2_KL"] - row["F2_KL_std"]]
-    report.write(
-        settings.out / settings.preset,
+    return dict(
         title="Active against lazy training",
         about=(
             f"Students of {NEURONS} neurons (the dual method: 64 in F1, {NEURONS} in F2) of planted teachers; test KL and cross-entropy, "
             f"mean and standard deviation of {settings.repeats} runs with new data, of settings chosen by {settings.seeds} run(s) each, "
             "stopped early."
         ),
-        command=report.command("active_lazy", given),
-        seconds=time.perf_counter() - begin,
         rows=rows,
         summary=f"The KL of F1 is below that of F2, the bands of one standard deviation apart, in {len(apart)} of {len(rows)} rows.",
         paper="Active training (F1) beats lazy training (F2) where the target depends on few directions, by all three losses.",
         figures=figures,
     )
+
+
+def main(given: Settings) -> list[dict]:
+    """Runs the study, writes its report and returns the rows."""
+    settings = completed(given)
+    return report.run("active_lazy", given, settings.out / settings.preset, lambda: content_of(settings))
 
 
 if __name__ == "__main__":

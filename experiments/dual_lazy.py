@@ -13,16 +13,13 @@ known here); F1 is also shown with the radius of the teacher. The KL is on point
 """
 
 import dataclasses
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import matplotlib
 import numpy as np
 import xarray
 from jax.scipy.special import logsumexp
@@ -36,7 +33,6 @@ from dualebm.measures import Samples
 from dualebm.methods.dual import Dual, annealing
 from dualebm.methods.lazy import KernelFlow, Lazy
 from dualebm.plotting import charts
-from dualebm.sweeps.engine import sweep
 from dualebm.sweeps.folder import by_setting
 from dualebm.sweeps.grid import Grid, product
 from experiments import _common, report
@@ -89,28 +85,20 @@ PRESETS = {
 
 
 def completed(settings: Settings) -> Settings:
-    """With the values of the preset. Raises ValueError naming the setting.
+    """Returns the settings with the values of the preset.
+
+    Raises:
+        ValueError: A setting is not allowed; the message names it.
 
     >>> completed(Settings()).n
     (300, 2000)
     """
-    _common.check(settings)
-    for name, value in PRESETS[settings.preset].items():
-        if getattr(settings, name) is None:
-            settings = dataclasses.replace(settings, **{name: value})
-    for name in ("teachers", "n"):
-        values: tuple = getattr(settings, name)
-        if not values or len(set(values)) < len(values):
-            raise ValueError(f"{name} is {values}; it must have at least one value, each once")
-        for value in values:
-            if name == "teachers":
-                checks.choice(name, value, TEACHERS)
-            else:
-                checks.count(name, value, 4)  # a quarter as many are held out
+    settings = _common.settled(settings, PRESETS)
+    _common.check_each("teachers", settings.teachers, checks.choice, TEACHERS)
+    _common.check_each("n", settings.n, checks.count, 4)  # a quarter as many are held out
     if settings.kernel_n not in settings.n:  # pyright: ignore[reportOperatorIssue]
         raise ValueError(f"kernel_n is {settings.kernel_n}; it must be one of n, {', '.join(map(str, settings.n))}")  # pyright: ignore[reportArgumentType]
-    if settings.steps is not None and settings.steps % RECORDS:
-        raise ValueError(f"steps is {settings.steps}; it must be a multiple of {RECORDS}")
+    _common.check_multiple("steps", settings.steps, RECORDS)
     return settings
 
 
@@ -131,75 +119,62 @@ class HeldOut(eqx.Module):
         self.samples, self.references = samples, references
         self.reference, self.known = teacher(references.points), log_partition
 
-    def __call__(self, key, iterate):
-        """The mean over the held-out points, a scalar."""
+    def __call__(self, key, method, state, rates, data):
+        """Returns the mean over the held-out points, a scalar."""
         del key
         energy = iterate.energy
         difference = self.reference - energy(self.references.points)
         return jnp.mean(energy(self.samples.points)) + self.known + logsumexp(difference) - jnp.log(difference.size)
 
 
-def data(key, teacher: str = TEACHERS[0], n: int = 1000) -> Samples:
-    """n points of the teacher."""
-    return targets.sample(key, targets.teacher(teacher), n)[0]
-
-
 def monitors(count: int) -> Callable:
-    """The metrics of a lane by its settings."""
+    """Returns the function that makes the metrics of a run from its settings, with so many test points."""
 
-    def made(key, teacher: str = TEACHERS[0], n: int = 1000):
+    def made(key, teacher: str, n: int):
         target = targets.teacher(teacher)
         sizes = (count, max(n // 4, 1), REFERENCES)
         test, held_out, references = (targets.sample(k, target, size)[0] for k, size in zip(jax.random.split(key, 3), sizes, strict=True))
         return {
             "kl": metrics.KLDivergence(target.energy, test),
             "held_out": HeldOut(target.energy, target.log_partition, held_out, references),
-            "acceptance": acceptance,
+            "acceptance": metrics.Acceptance(),
         }
 
     return made
 
 
-def acceptance(key, iterate):
-    """Of the particles' moves, since the last record."""
-    del key
-    return iterate.info.acceptance
-
-
 def method_of(kind: str, teacher: str, features: int = FEATURES):
-    """The method of a name in `NAMES`, N = 2n."""
+    """Returns the method of a name in `NAMES`, N = 2n."""
     space = targets.teacher(teacher).space
     return {"F1": Dual(space), "F2": Lazy(space, features=features), "kernel": KernelFlow(space)}[kind]
 
 
 def rates_of(kind: str, teacher: str, radius: float, features: int = FEATURES):
-    """The method's own, but that charges ascend by d^2: the covariance of ReLU features has eigenvalues of at most about 1 / 4 d^2."""
+    """Returns the method's rates, but charges ascend by d^2: the covariance of ReLU features has eigenvalues of at most about 1 / 4 d^2."""
     rates = method_of(kind, teacher, features).rates._replace(radius=radius)
     d = targets.teacher(teacher).space.dimension
     return rates._replace(ascent_step=float(d * d)) if kind == "F2" else rates
 
 
 def steps_of(settings: Settings, kind: str, teacher: str) -> int:
-    """Iterations of a run."""
+    """Returns the iterations of a run."""
     return settings.steps or (100 if kind == "kernel" else 600 if teacher.startswith("s2") else 200)
 
 
 def solve(settings: Settings, kind: str, teacher: str, grid: Grid, label: str) -> xarray.Dataset:
-    """KL, held-out likelihood and acceptance along (n, radius, seed): the means over the second half of a run."""
+    """Sweeps one method; returns KL, held-out likelihood and acceptance along (n, radius, seed), as means over the second half of a run."""
     steps = steps_of(settings, kind, teacher)
     warmup = annealing(400, 0.5) if teacher.startswith("s2") else annealing()
-    results = sweep(
-        grid, method_of, rates_of, data, steps=steps, every=steps // RECORDS, metrics=monitors(settings.test_points),
+    results = _common.swept(
+        grid, method_of, rates_of, _common.data, steps=steps, every=steps // RECORDS, metrics=monitors(settings.test_points),
         schedule=warmup if kind == "F1" else None, folder=settings.out / f"{settings.preset}_{teacher}_{label}",
-        progress=sys.stderr.isatty(),
-    ).load()  # fmt: skip
+    )  # fmt: skip
     return by_setting(results, ("n", "radius", "seed")).isel(step=slice(-RECORDS // 2, None)).mean("step")
 
 
 def solve_all(settings: Settings) -> dict[tuple[str, str], xarray.Dataset]:
-    """(teacher, label) -> what was found; labels are those of `NAMES` and `features`, the second number of them."""
-    seeds = range(settings.first_seed, settings.first_seed + settings.seeds)  # pyright: ignore[reportOperatorIssue]
-    found = {}
+    """Returns the results of each teacher and label; labels are those of `NAMES`, and `features` for the second number of them."""
+    seeds, results = _common.seeds_of(settings), {}
     for teacher in settings.teachers:  # pyright: ignore[reportOptionalIterable]
         few = (settings.kernel_n,)
         asked = {"F1": ("F1", settings.n, FEATURES), "F2": ("F2", settings.n, FEATURES), "kernel": ("kernel", few, FEATURES)}
@@ -208,15 +183,15 @@ def solve_all(settings: Settings) -> dict[tuple[str, str], xarray.Dataset]:
         for label, (kind, counts, features) in asked.items():
             more = dict(features=[features]) if kind == "F2" else {}
             grid = product(kind=[kind], teacher=[teacher], n=counts, radius=RADII[kind], **more, seed=seeds)  # pyright: ignore[reportArgumentType]
-            found[teacher, label] = solve(settings, kind, teacher, grid, label)
-    return found
+            results[teacher, label] = solve(settings, kind, teacher, grid, label)
+    return results
 
 
 # -- Reading ----------------------------------------------------------------------------------------------
 
 
 def validated(found: xarray.Dataset) -> xarray.Dataset:
-    """`kl` and `radius` along (n, seed), at the radius whose held-out likelihood is best.
+    """Returns `kl` and `radius` along (n, seed), at the radius whose held-out likelihood is best.
 
     >>> values = xarray.DataArray([[[3.0, 1.0], [2.0, 5.0]]], {"n": [9], "radius": [5, 10], "seed": [0, 1]}, ("n", "radius", "seed"))
     >>> chosen = validated(xarray.Dataset({"kl": 10 * values, "held_out": values}))
@@ -228,7 +203,7 @@ def validated(found: xarray.Dataset) -> xarray.Dataset:
 
 
 def lines_of(found: dict, teacher: str) -> dict[str, xarray.DataArray]:
-    """KL along (n, seed) of each curve."""
+    """Returns the KL of each curve along (n, seed)."""
     active = found[teacher, "F1"]
     return {
         f"F1, radius {RADIUS:g} (the teacher's)": active.kl.sel(radius=RADIUS),
@@ -238,7 +213,7 @@ def lines_of(found: dict, teacher: str) -> dict[str, xarray.DataArray]:
 
 
 def slope(kl: xarray.DataArray) -> float:
-    """Of log KL against log n, by least squares through all seeds.
+    """Returns the slope of log KL against log n, by least squares through all seeds.
 
     >>> round(slope(xarray.DataArray([[0.1], [0.01]], {"n": [100, 1000], "seed": [0]}, ("n", "seed"))), 6)
     -1.0
@@ -247,45 +222,38 @@ def slope(kl: xarray.DataArray) -> float:
     return float(np.polyfit(x.ravel(), y.ravel(), 1)[0])
 
 
-def band(panel, x, values: xarray.DataArray, label: str, i: int) -> None:
-    """The median over seeds, with their least to largest."""
-    panel.plot(x, values.median("seed"), color=charts.COLOURS[i], marker=charts.MARKERS[i], label=label)
-    panel.fill_between(x, values.min("seed"), values.max("seed"), color=charts.COLOURS[i], alpha=0.2, linewidth=0)
-
-
-def panels_of(teachers) -> tuple[Figure, np.ndarray]:
-    """A row of panels, one for each teacher, with the KL of the zero energy."""
-    figure = Figure(figsize=(charts.WIDTHS["double"], 2.9), layout="constrained")
-    panels = figure.subplots(1, len(teachers), sharey=True, squeeze=False)[0]
+def frame_of(teachers) -> tuple[Figure, np.ndarray]:
+    """Makes a row of panels, one for each teacher, with the KL of the zero energy."""
+    figure, (panels,) = _common.panels_of(1, len(teachers), 2.9, sharey=True)
     for panel, teacher in zip(panels, teachers, strict=True):
         panel.axhline(targets.teacher(teacher).kl_to_uniform, color="black", linestyle="--", linewidth=0.8, label="zero energy (uniform)")
         panel.set_title(teacher)
-    panels[0].set_ylabel("KL(teacher || student) (nat)")
+    panels[0].set_ylabel(_common.KL)
     return figure, panels
 
 
 def finish(figure: Figure, panels, xlabel: str, columns: int, ticks) -> None:
-    """Axes and legend."""
+    """Writes the axes and the legend."""
     for panel in panels:
         panel.set_xlabel(xlabel)
         charts.log_axis(panel.xaxis, ticks)
         charts.log_axis(panel.yaxis)
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=columns)
+    _common.legend(figure, panels[:1], columns)
 
 
 def draw_counts(found: dict, settings: Settings) -> Figure:
-    """KL against n."""
-    figure, panels = panels_of(settings.teachers)
+    """Draws KL against n."""
+    figure, panels = frame_of(settings.teachers)
     for panel, teacher in zip(panels, settings.teachers, strict=True):  # pyright: ignore[reportArgumentType]
         for i, (label, kl) in enumerate(lines_of(found, teacher).items()):
-            band(panel, kl.n, kl.transpose("n", "seed"), label, i)
+            _common.band(panel, kl.n, kl.transpose("seed", "n"), i, np.nanmedian, label=label)
     finish(figure, panels, "data points n", 2, settings.n)
     return figure
 
 
 def draw_radii(found: dict, settings: Settings) -> Figure:
-    """KL against the radius, at kernel_n of all methods, and at the largest n of two."""
-    figure, panels = panels_of(settings.teachers)
+    """Draws KL against the radius, at kernel_n of all methods, and at the largest n of two."""
+    figure, panels = frame_of(settings.teachers)
     few, many = settings.kernel_n, max(settings.n)  # pyright: ignore[reportArgumentType]
     for panel, teacher in zip(panels, settings.teachers, strict=True):  # pyright: ignore[reportArgumentType]
         labels = {
@@ -296,53 +264,52 @@ def draw_radii(found: dict, settings: Settings) -> Figure:
         for i, (label, (kind, n)) in enumerate(labels.items()):
             if (teacher, kind) in found:
                 kl = found[teacher, kind].kl.sel(n=n)
-                band(panel, kl.radius, kl.transpose("radius", "seed"), label, i)
+                _common.band(panel, kl.radius, kl.transpose("seed", "radius"), i, np.nanmedian, label=label)
     finish(figure, panels, "radius of the ball", 3, sorted({r for radii in RADII.values() for r in radii}))
     return figure
 
 
 def rows_of(found: dict, settings: Settings) -> list[dict]:
-    """For each teacher and n the KL of each curve, median and range, and the radius chosen for F2."""
+    """Returns for each teacher and n the KL of each curve, median and range, and the radius chosen for F2."""
     rows = []
     for teacher in settings.teachers:  # pyright: ignore[reportOptionalIterable]
         chosen = validated(found[teacher, "F2"]).radius
         for n in settings.n:  # pyright: ignore[reportOptionalIterable]
             row: dict = dict(teacher=teacher, n=n)
             for short, kl in zip(("F1", "F1_held_out", "F2"), lines_of(found, teacher).values(), strict=True):
-                at = kl.sel(n=n)
-                row |= {short: float(at.median()), f"{short}_least": float(at.min()), f"{short}_largest": float(at.max())}
+                row |= _common.spread(kl.sel(n=n), short, f"{short}_least", f"{short}_largest", of="median")
             rows.append(row | dict(F2_radius=float(chosen.sel(n=n).median()), ratio=row["F2"] / row["F1"]))
     return rows
 
 
-def main(settings: Settings) -> None:
-    """Runs the sweeps; writes results, figures and the report."""
-    settings, given = completed(settings), settings
-    begin = time.perf_counter()
+def content_of(settings: Settings) -> dict[str, Any]:
+    """Runs the study, and returns the content of its report."""
     found = solve_all(settings)
-    with matplotlib.rc_context(charts.STYLE):
-        figures = {"dual_lazy_n": draw_counts(found, settings), "dual_lazy_radius": draw_radii(found, settings)}
+    figures = {"dual_lazy_n": draw_counts(found, settings), "dual_lazy_radius": draw_radii(found, settings)}
     slopes = [
         f"{teacher} {slope(lines[0]):.2f} (F1, radius {RADIUS:g}) and {slope(lines[2]):.2f} (F2)"
         for teacher in settings.teachers  # pyright: ignore[reportOptionalIterable]
         for lines in [list(lines_of(found, teacher).values())]
         if len(settings.n) > 1  # pyright: ignore[reportArgumentType]
     ]
-    report.write(
-        settings.out / settings.preset,
+    return dict(
         title="Neurons that move against neurons that stay",
         about=(
             f"KL to the planted teachers against n: F1 by Algorithm 1 (64 neurons, N = 2n), F2 by {FEATURES} random features; "
             f"{settings.seeds} seeds: median, least and largest, of the mean over the second half of each run. The radius of F2 is chosen "
             "for each n and seed by the likelihood of n / 4 points more."
         ),
-        command=report.command("dual_lazy", given),
-        seconds=time.perf_counter() - begin,
         rows=rows_of(found, settings),
         summary="Slopes of log KL against log n: " + "; ".join(slopes) + "." if slopes else "",
         paper="Its experiments are in F1: it has no such comparison.",
         figures=figures,
     )
+
+
+def main(given: Settings) -> list[dict]:
+    """Runs the study, writes its report and returns the rows."""
+    settings = completed(given)
+    return report.run("dual_lazy", given, settings.out / settings.preset, lambda: content_of(settings))
 
 
 if __name__ == "__main__":

@@ -13,14 +13,12 @@ Each sweep is a folder under `--out` from which the same command continues.
 
 import dataclasses
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import matplotlib
 import numpy as np
 import xarray
 from jax.flatten_util import ravel_pytree
@@ -37,7 +35,6 @@ from dualebm.methods.jarzynski import Jarzynski
 from dualebm.methods.tracked import Tracked
 from dualebm.plotting import charts
 from dualebm.spaces import Euclidean
-from dualebm.sweeps.engine import sweep
 from dualebm.sweeps.grid import product
 from experiments import _common, report
 
@@ -51,7 +48,6 @@ SIZES: dict[str, dict[str, Any]] = {
 }
 """Of the settings that a preset decides."""
 
-KL = "KL(teacher || student) (nat)"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,25 +75,19 @@ class Settings:
 
 
 def checked(settings: Settings) -> Settings:
-    """The settings with the values of the preset. Raises ValueError naming what is not allowed.
+    """Returns the settings with the values of the preset.
+
+    Raises:
+        ValueError: A setting is not allowed; the message names it.
 
     >>> checked(Settings()).walkers
     2000
     """
-    _common.check(settings)
-    if not settings.energies:
-        raise ValueError("energies is empty; it must have at least one")
-    for name in settings.energies:
-        checks.choice("energies", name, ENERGIES)
-    given = {name: value for name, value in vars(settings).items() if value is not None}
-    settings = Settings(**{**SIZES[settings.preset], **given})
-    if not settings.methods:
-        raise ValueError("methods is empty; it must have at least one")
-    for name in settings.methods:
-        checks.choice("methods", name, METHODS)
+    settings = _common.settled(settings, SIZES)
+    _common.check_each("energies", settings.energies, checks.choice, ENERGIES)
+    _common.check_each("methods", settings.methods, checks.choice, METHODS)
     checks.count("seeds", settings.seeds, 2)
-    if settings.steps % RECORDS:  # type: ignore[operator]
-        raise ValueError(f"steps is {settings.steps}; it must be a multiple of {RECORDS}")
+    _common.check_multiple("steps", settings.steps, RECORDS)
     return settings
 
 
@@ -116,13 +106,13 @@ class Problem:
 
 
 def mixture_teacher():
-    """Means -3 e_1 and 3 e_1, masses 1/4 and 3/4."""
+    """Returns the mixture of means -3 e_1 and 3 e_1, masses 1/4 and 3/4."""
     means = jnp.zeros((2, 10)).at[:, 0].set(jnp.array([-3.0, 3.0]))
     return GaussianMixture(means, -jnp.log(jnp.array([3.0])), None)
 
 
 def boltzmann_teacher():
-    """Eight dimensions, four hidden units with weights of norm about 2.8: several modes."""
+    """Returns the Boltzmann machine of eight dimensions, four hidden units with weights of norm about 2.8: several modes."""
     weights = jax.random.normal(jax.random.key(11), (4, 8))
     return BoltzmannMachine(weights, jnp.zeros(8), -0.5 * jnp.sum(weights**2, axis=1))
 
@@ -134,7 +124,7 @@ PROBLEMS = {
 
 
 def methods(settings: Settings, problem: Problem) -> dict[str, Any]:
-    """The methods of the settings by label: all with unadjusted moves and plain gradient steps.
+    """Returns the methods of the settings by label: all with unadjusted moves and plain gradient steps.
 
     >>> list(methods(checked(Settings()), PROBLEMS["mixture"]))
     ['CD-1', 'CD-10', 'PCD', 'Jarzynski']
@@ -155,7 +145,7 @@ def methods(settings: Settings, problem: Problem) -> dict[str, Any]:
 
 
 def data(key, energy, n) -> Samples:
-    """n points of the teacher."""
+    """Draws n points of the teacher."""
     problem = PROBLEMS[energy]
     return Samples(problem.teacher().sample(key, problem.space, n))
 
@@ -165,14 +155,14 @@ class GradientError(eqx.Module):
 
     space: Euclidean = eqx.field(static=True)
 
-    def __call__(self, key, iterate):
-        """(1 + parameters,)."""
+    def __call__(self, key, method, state, rates, data):
+        """Returns the vector, (1 + parameters,)."""
         del key
-        energy = iterate.energy
-        found = ravel_pytree(likelihood.mean_gradient(energy, iterate.samples))[0]
+        energy = method.energy(state, rates, data)
+        estimate = ravel_pytree(likelihood.mean_gradient(energy, cloud(state)))[0]
         exact = -ravel_pytree(jax.grad(lambda energy: energy.log_partition(self.space))(energy))[0]
-        observed = ravel_pytree(likelihood.mean_gradient(energy, iterate.data))[0]
-        return jnp.concatenate([jnp.linalg.norm(observed - exact)[None], found - exact])
+        observed = ravel_pytree(likelihood.mean_gradient(energy, data))[0]
+        return jnp.concatenate([jnp.linalg.norm(observed - exact)[None], estimate - exact])
 
 
 class LogPartitions(eqx.Module):
@@ -180,8 +170,8 @@ class LogPartitions(eqx.Module):
 
     space: Euclidean = eqx.field(static=True)
 
-    def __call__(self, key, iterate):
-        """Both."""
+    def __call__(self, key, method, state, rates, data):
+        """Returns both."""
         del key
         exact = iterate.energy.log_partition(self.space)
         return jnp.stack([iterate.log_partition[0], exact])
@@ -193,8 +183,8 @@ class Divergence(eqx.Module):
     space: Euclidean = eqx.field(static=True)
     teacher: Any
 
-    def __call__(self, key, iterate):
-        """The divergence, a scalar, in nats."""
+    def __call__(self, key, method, state, rates, data):
+        """Returns the divergence, a scalar, in nats."""
         del key
         energy = iterate.energy
         apart = measures.mean(energy(iterate.data.points) - self.teacher(iterate.data.points), iterate.data.log_weights)
@@ -202,7 +192,7 @@ class Divergence(eqx.Module):
 
 
 def monitors(energy) -> dict[str, Any]:
-    """What is recorded."""
+    """Returns the metrics."""
     problem = PROBLEMS[energy]
     return {
         "kl": Divergence(problem.space, problem.teacher()), "log_partition": LogPartitions(problem.space),
@@ -211,28 +201,32 @@ def monitors(energy) -> dict[str, Any]:
 
 
 def swept(settings: Settings, energy: str, label: str, method) -> xarray.Dataset:
-    """The seeds of a method."""
-    problem, first = PROBLEMS[energy], settings.first_seed
+    """Sweeps the seeds of a method."""
+    problem = PROBLEMS[energy]
     print(f"{energy}: {label}", file=sys.stderr)
-    lanes = product(
+    runs = product(
         energy=[energy], n=[settings.n], particle_step=[problem.particle_step], learning_rate=[problem.learning_rate],
-        seed=range(first, first + settings.seeds),  # type: ignore[operator]
+        seed=_common.seeds_of(settings),
     )  # fmt: skip
     folder = settings.out / f"{settings.preset}_{energy}" / label.replace(" ", "_").replace(",", "")
-    return sweep(
-        lanes, method, None, data, metrics=monitors, steps=settings.steps, every=settings.steps // RECORDS, folder=folder,  # type: ignore
-        progress=sys.stderr.isatty(),
-    ).load()  # fmt: skip
+    every = settings.steps // RECORDS  # type: ignore[operator]
+    return _common.swept(runs, method, None, data, metrics=monitors, steps=settings.steps, every=every, folder=folder)
 
 
 # -- Rows and figures -------------------------------------------------------------------------------------
 
 
 def bias(errors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The norm of the mean of vectors (seed, ..., component) over seeds, less what their scatter makes of it, and the size of that.
+    """Returns the norm of the mean of vectors over seeds without the part that their scatter makes, and the size of that part.
 
-    |mean|^2 - sum of variances / seeds estimates the squared bias without bias; the second is the root of what is taken away, the norm that
+    |mean|^2 - sum of variances / seeds estimates the squared bias without bias. The second is the root of what is taken away, the norm that
     a gradient without bias would show.
+
+    Args:
+        errors: The vectors, (seed, ..., component).
+
+    Returns:
+        Both, (...,).
 
     >>> [float(v) for v in bias(np.array([[3.0, 4.0], [3.0, 4.0]]))]
     [5.0, 0.0]
@@ -242,65 +236,59 @@ def bias(errors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def rows_of(energy: str, results: dict[str, xarray.Dataset], seconds: dict[str, float]) -> list[dict]:
-    """A row for each method: biases halfway and at the end, and what they cost."""
+    """Returns a row for each method: biases halfway and at the end, and what they cost."""
     rows = []
-    for label, found in results.items():
-        gradient, log_z = found.gradient.values, found.log_partition.values
+    for label, one in results.items():
+        gradient, log_z = one.gradient.values, one.log_partition.values
         size, noise = bias(gradient[..., 1:])
         error = (log_z[..., 0] - log_z[:, :1, 0]) - (log_z[..., 1] - log_z[:, :1, 1])  # unweighted walkers know its changes alone
-        half, steps = RECORDS // 2, int(found.step.values[-1])
+        half, steps = RECORDS // 2, int(one.step.values[-1])
         rows.append(dict(
             energy=energy, method=label, gradient_half=size[half], gradient_end=size[-1], noise=noise[-1],
             exact_gradient=float(np.mean(gradient[:, half, 0])), log_Z_half=float(np.mean(error[:, half])),
             log_Z=float(np.mean(error[:, -1])), log_Z_error=float(np.std(error[:, -1], ddof=1) / np.sqrt(len(error))),
-            KL=float(np.mean(found.kl.values[:, -1])), ms_a_step=1e3 * seconds[label], seconds=steps * seconds[label],
+            KL=float(np.mean(one.kl.values[:, -1])), ms_a_step=1e3 * seconds[label], seconds=steps * seconds[label],
         ))  # fmt: skip
     return rows
 
 
 def figure_of(results: dict[str, dict[str, xarray.Dataset]], seconds: dict[str, dict[str, float]]) -> Figure:
-    """Bias of the gradient, error of log Z and KL against seconds of steps, a column for each energy."""
-    with matplotlib.rc_context(charts.STYLE):
-        figure = Figure(figsize=(charts.WIDTHS["double"], 6.6), layout="constrained")
-        panels = figure.subplots(3, len(results), squeeze=False, sharex="col")
-        for column, (energy, found) in enumerate(results.items()):
-            for i, (label, one) in enumerate(found.items()):
-                x = one.step.values[1:] * seconds[energy][label]
-                style: dict[str, Any] = dict(color=charts.COLOURS[i % len(charts.COLOURS)], marker=charts.MARKERS[i % len(charts.MARKERS)])
-                size, noise = bias(one.gradient.values[..., 1:])
-                panels[0, column].plot(x, np.maximum(size, noise)[1:], label=label, **style)
-                log_z = one.log_partition.values
-                error = (log_z[..., 0] - log_z[:, :1, 0]) - (log_z[..., 1] - log_z[:, :1, 1])
-                mean, spread = np.mean(error, 0)[1:], np.std(error, 0, ddof=1)[1:]
-                panels[1, column].plot(x, mean, **style)
-                panels[1, column].fill_between(x, mean - spread, mean + spread, color=style["color"], alpha=0.18, linewidth=0)
-                kl = one.kl.values[:, 1:]
-                panels[2, column].plot(x, kl.mean(0), **style)
-                panels[2, column].fill_between(x, kl.min(0), kl.max(0), color=style["color"], alpha=0.18, linewidth=0)
-            panels[0, column].set_title({"mixture": "Gaussian mixture, d = 10", "boltzmann": "Boltzmann machine, d = 8"}[energy])
-            panels[0, column].set_yscale("log")
-            panels[1, column].set_yscale("symlog", linthresh=0.1)
-            panels[1, column].axhline(0, color="0.6", linewidth=0.8)
-            panels[2, column].set_yscale("symlog", linthresh=0.01)
-            for panel in panels[:, column]:
-                charts.log_axis(panel.xaxis)
-            panels[2, column].set_xlabel("seconds of steps")
-        names = ("bias of the gradient, or noise\nof its mean where that is larger", "log Z by the walkers less exact (nat)", KL)
-        for panel, name in zip(panels[:, 0], names, strict=True):
-            panel.set_ylabel(name)
-        count = next(iter(next(iter(results.values())).values())).sizes["lane"]
-        handles, labels = panels[0, 0].get_legend_handles_labels()
-        title = f"{count} seeds; bands: log Z standard deviation, KL least to largest"
-        figure.legend(handles, labels, loc="outside lower center", ncols=4, title=title)
+    """Draws the bias of the gradient, error of log Z and KL against seconds of steps, a column for each energy."""
+    figure, panels = _common.panels_of(3, len(results), 6.6, sharex="col")
+    for column, (energy, found) in enumerate(results.items()):
+        for i, (label, one) in enumerate(found.items()):
+            x = one.step.values[1:] * seconds[energy][label]
+            style = _common.look(i)
+            size, noise = bias(one.gradient.values[..., 1:])
+            panels[0, column].plot(x, np.maximum(size, noise)[1:], label=label, **style)
+            log_z = one.log_partition.values
+            error = (log_z[..., 0] - log_z[:, :1, 0]) - (log_z[..., 1] - log_z[:, :1, 1])
+            mean, spread = np.mean(error, 0)[1:], np.std(error, 0, ddof=1)[1:]
+            panels[1, column].plot(x, mean, **style)
+            panels[1, column].fill_between(x, mean - spread, mean + spread, color=style["color"], alpha=0.2, linewidth=0)
+            _common.band(panels[2, column], x, one.kl.values[:, 1:], i)
+        panels[0, column].set_title({"mixture": "Gaussian mixture, d = 10", "boltzmann": "Boltzmann machine, d = 8"}[energy])
+        panels[0, column].set_yscale("log")
+        panels[1, column].set_yscale("symlog", linthresh=0.1)
+        panels[1, column].axhline(0, color="0.6", linewidth=0.8)
+        panels[2, column].set_yscale("symlog", linthresh=0.01)
+        for panel in panels[:, column]:
+            charts.log_axis(panel.xaxis)
+        panels[2, column].set_xlabel("seconds of steps")
+    names = ("bias of the gradient, or noise\nof its mean where that is larger", "log Z by the walkers less exact (nat)", _common.KL)
+    for panel, name in zip(panels[:, 0], names, strict=True):
+        panel.set_ylabel(name)
+    count = next(iter(next(iter(results.values())).values())).sizes["lane"]
+    title = f"{count} seeds; bands: log Z standard deviation, KL least to largest"
+    _common.legend(figure, panels[0, :1], 4, title=title)
     return figure
 
 
 # -- The command ---------------------------------------------------------------------------------------------
 
 
-def main(settings: Settings) -> list[dict]:
-    """Runs, times, writes; returns the rows."""
-    given, settings, begin = settings, checked(settings), time.perf_counter()
+def content_of(settings: Settings) -> dict[str, Any]:
+    """Runs the study, and returns the content of its report."""
     results, seconds, rows = {}, {}, []
     for energy in settings.energies:
         known = methods(settings, PROBLEMS[energy])
@@ -309,18 +297,22 @@ def main(settings: Settings) -> list[dict]:
         rows += rows_of(energy, results[energy], seconds[energy])
     of = lambda row: f"{row['method']} {row['gradient_end']:.2g} (noise {row['noise']:.2g}), {row['log_Z']:.2g} nat"  # noqa: E731
     told = [f"{energy}: {'; '.join(of(row) for row in rows if row['energy'] == energy)}." for energy in settings.energies]
-    report.write(
-        settings.out / settings.preset,
+    return dict(
         title="Bias of the gradient and of log Z",
         about=f"n = {settings.n}, N = {settings.walkers} walkers, {settings.seeds} seeds, {settings.steps} iterations. gradient: norm of "
         "the mean over seeds of E_walkers dU + d log Z, less its scatter, halfway and at the end; noise: what a gradient without bias "
         "would show; exact_gradient: the norm of the likelihood's own halfway; log_Z: by the walkers less exact, change since the start.",
-        command=report.command("gradient_bias", given), seconds=time.perf_counter() - begin, rows=rows,
+        rows=rows,
         summary="Bias of the gradient at the end, and of log Z. " + " ".join(told),
         figures={"gradient_bias": figure_of(results, seconds)},
         paper="Shows the protocol on a mixture and on images; has no such table.",
     )  # fmt: skip
-    return rows
+
+
+def main(given: Settings) -> list[dict]:
+    """Runs the study, writes its report and returns the rows."""
+    settings = checked(given)
+    return report.run("gradient_bias", given, settings.out / settings.preset, lambda: content_of(settings))
 
 
 if __name__ == "__main__":

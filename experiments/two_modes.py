@@ -16,14 +16,12 @@ float64: a step moves s by 1e-5 and less. Each sweep is a folder under `--out` f
 
 import dataclasses
 import sys
-import time
 from pathlib import Path
 from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import matplotlib
 import numpy as np
 import xarray
 from jaxtyping import Array, Float
@@ -36,7 +34,6 @@ from dualebm.methods.contrastive import Contrastive
 from dualebm.methods.jarzynski import Jarzynski
 from dualebm.plotting import charts
 from dualebm.spaces import Euclidean
-from dualebm.sweeps.engine import sweep
 from dualebm.sweeps.grid import product
 from experiments import _common, report
 
@@ -83,14 +80,15 @@ class Settings:
 
 
 def checked(settings: Settings) -> Settings:
-    """The settings with the values of the preset. Raises ValueError naming what is not allowed.
+    """Returns the settings with the values of the preset.
+
+    Raises:
+        ValueError: A setting is not allowed; the message names it.
 
     >>> steps_of(checked(Settings(preset="paper")))
     1000000
     """
-    _common.check(settings)
-    given = {name: value for name, value in vars(settings).items() if value is not None}
-    settings = Settings(**{**PRESETS[settings.preset], **given})
+    settings = _common.settled(settings, PRESETS)
     checks.count("n", settings.n, 2)
     if settings.n % 2:
         raise ValueError(f"n is {settings.n}; it must be even")
@@ -103,7 +101,7 @@ def checked(settings: Settings) -> Settings:
 
 
 def steps_of(settings: Settings) -> int:
-    """The iterations of a run."""
+    """Returns the iterations of a run."""
     return round(settings.duration / settings.time_step)  # type: ignore[operator]
 
 
@@ -121,18 +119,18 @@ class TwoModes(Energy):
     logit: Float[Array, ""]
 
     def __call__(self, x: Float[Array, "N 1"]) -> Float[Array, " N"]:
-        """U(x), in units of temperature."""
+        """Returns U(x), in units of temperature."""
         first = jax.nn.log_sigmoid(self.logit) - 0.5 * (x[:, 0] - FIRST) ** 2
         second = jax.nn.log_sigmoid(-self.logit) - 0.5 * (x[:, 0] - SECOND) ** 2
         return 0.5 * float(np.log(2 * np.pi)) - jnp.logaddexp(first, second)
 
     def log_partition(self, space) -> Float[Array, ""]:
-        """0."""
+        """Returns 0."""
         del space
         return jnp.zeros((), self.logit.dtype)
 
     def sample(self, key, space, count: int) -> Float[Array, "count 1"]:
-        """`count` independent draws."""
+        """Returns `count` independent draws."""
         del space
         choice, normal = jax.random.split(key)
         first = jax.random.bernoulli(choice, jax.nn.sigmoid(self.logit), (count,))
@@ -140,18 +138,18 @@ class TwoModes(Energy):
 
 
 def start(key, space, dtype) -> TwoModes:
-    """The model before training."""
+    """Returns the model before training."""
     del key, space
     return TwoModes(jnp.asarray(START, dtype))
 
 
 def data(key, n) -> Samples:
-    """n draws of the teacher, in float64 where JAX keeps it."""
+    """Returns n draws of the teacher, in float64 where JAX keeps it."""
     return Samples(TwoModes(jnp.asarray(TEACHER, jnp.result_type(float))).sample(key, SPACE, n))
 
 
 def methods(n: int) -> dict[str, Any]:
-    """The methods by label; `increment` of the first is for the grid.
+    """Returns the methods by label; `increment` of the first is for the grid.
 
     >>> list(methods(200))
     ['Jarzynski', 'PCD', 'unweighted']
@@ -165,7 +163,7 @@ def methods(n: int) -> dict[str, Any]:
 
 
 def rates_of(method, time_step: float) -> Any:
-    """The rates of a method: in a step of dt the walkers move by dt, and s by eta dt times the gradient.
+    """Returns the rates of a method: in a step of dt the walkers move by dt, and s by eta dt times the gradient.
 
     >>> rates_of(methods(2)["PCD"], 0.5)[:2]
     (0.5, 0.005)
@@ -186,8 +184,8 @@ class Logit(eqx.Module):
     long_name: ClassVar[str] = "s, the logit of the mass of the first mode"
     units: ClassVar[str] = "1"
 
-    def __call__(self, key, iterate):
-        """s, a scalar."""
+    def __call__(self, key, method, state, rates, data):
+        """Returns s, a scalar."""
         del key
         return iterate.energy.logit
 
@@ -202,10 +200,10 @@ class Fraction(eqx.Module):
     long_name: ClassVar[str] = "part in the first mode, of walkers and data"
     units: ClassVar[str] = "1"
 
-    def __call__(self, key, iterate):
-        """The two."""
-        del key
-        points = (iterate.samples.points, iterate.data.points)
+    def __call__(self, key, method, state, rates, data):
+        """Returns the two."""
+        del key, method, rates
+        points = (cloud(state).points, data.points)
         return jnp.stack([jnp.mean((x[:, 0] < 0.5 * (FIRST + SECOND)).astype(x.dtype)) for x in points])
 
 
@@ -213,30 +211,29 @@ MONITORS = {"logit": Logit(), "fraction": Fraction()}
 
 
 def measured(settings: Settings) -> dict[str, xarray.Dataset]:
-    """By kind of run: the records along (lane, step)."""
-    seeds = range(settings.first_seed, settings.first_seed + settings.seeds)  # type: ignore[operator]
-    found, steps = {}, steps_of(settings)
+    """Returns the records of each kind of run along (lane, step)."""
+    records, steps = {}, steps_of(settings)
     for label, method in methods(settings.n).items():
         rates = rates_of(method, settings.time_step)  # type: ignore[arg-type]
         grid = dict(increment=list(JARZYNSKI)) if label == "Jarzynski" else {}
         print(label, file=sys.stderr)
-        results = sweep(
-            product(n=[settings.n], **grid, seed=seeds), method, rates, data, metrics=MONITORS, steps=steps, every=steps // RECORDS,
-            common=True, batch_size=1, folder=settings.out / f"{settings.preset}_{label}", progress=sys.stderr.isatty(),
-        ).load()  # fmt: skip
+        results = _common.swept(
+            product(n=[settings.n], **grid, seed=_common.seeds_of(settings)), method, rates, data, metrics=MONITORS, steps=steps,
+            every=steps // RECORDS, common=True, batch_size=1, folder=settings.out / f"{settings.preset}_{label}",
+        )  # fmt: skip
         if not grid:
-            found[label] = results
+            records[label] = results
             continue
         for increment, name in JARZYNSKI.items():
-            found[name] = results.isel(lane=np.flatnonzero(results.increment.values == increment))
-    return found
+            records[name] = results.isel(lane=np.flatnonzero(results.increment.values == increment))
+    return records
 
 
 # -- Closed forms, rows and figure -----------------------------------------------------------------------
 
 
 def limit(data: float, walkers: float) -> float:
-    """Where weighted walkers take s: logit(p*) - logit(p_0) + s_0, of the fractions of data and first walkers in the first mode.
+    """Returns where weighted walkers take s: logit(p*) - logit(p_0) + s_0, of the fractions of data and first walkers in the first mode.
 
     >>> round(limit(0.8, 0.5), 4)
     1.3873
@@ -245,7 +242,7 @@ def limit(data: float, walkers: float) -> float:
 
 
 def drifted(data: float, walkers: float, at: float) -> float:
-    """s of unweighted walkers at a time: s_0 + eta (p* - p_0) t.
+    """Returns s of unweighted walkers at a time: s_0 + eta (p* - p_0) t.
 
     >>> drifted(0.75, 0.5, 100.0)
     0.251
@@ -254,16 +251,16 @@ def drifted(data: float, walkers: float, at: float) -> float:
 
 
 def expected(label: str, data: float, walkers: float, at: float) -> float:
-    """What the closed form has for a kind of run at its end."""
+    """Returns s of a kind of run at a time by the closed form."""
     if label == PCD:
         return START
     return drifted(data, walkers, at) if label == UNWEIGHTED else limit(data, walkers)
 
 
 def rows_of(found: dict[str, xarray.Dataset], time_step: float) -> list[dict]:
-    """A row for each run: the fractions, s at the end beside the closed form, and how many walkers ever changed sides.
+    """Returns a row for each run: the fractions, s at the end beside the closed form, and how many walkers ever changed sides.
 
-    held: within 2% of the closed form; of PCD, whose s should not move, within 1e-9.
+    A run has `held` where it is within 2% of the closed form; for PCD, whose s should not move, within 1e-9.
     """
     rows = []
     for label, results in found.items():
@@ -281,48 +278,48 @@ def rows_of(found: dict[str, xarray.Dataset], time_step: float) -> list[dict]:
 
 
 def figure_of(found: dict[str, xarray.Dataset], time_step: float) -> Figure:
-    """s against time, a panel for each kind of run, with the closed forms."""
-    with matplotlib.rc_context(charts.STYLE):
-        figure = Figure(figsize=(charts.WIDTHS["double"], 4.6), layout="constrained")
-        panels = figure.subplots(2, 2, sharex=True)
-        for panel, (label, results) in zip(panels.flat, found.items(), strict=True):
-            at = time_step * results.step.values
-            for i, (s, fractions) in enumerate(zip(results.logit.values, results.fraction.values, strict=True)):
-                colour = charts.COLOURS[i % len(charts.COLOURS)]
-                panel.plot(at, s, color=colour, label=f"seed {results.seed.values[i]}")
-                walkers, observed = fractions[0]
-                closed = [expected(label, observed, walkers, t) for t in at]
-                panel.plot(at, closed, color="black", linestyle=charts.DASHES[1], linewidth=0.8, label=None if i else "closed form")
-            panel.axhline(TEACHER, color="0.6", linestyle="--", linewidth=0.8, label="teacher")
-            panel.set_title(label)
-        for panel in panels[1]:
-            panel.set_xlabel("time")
-        for panel in panels[:, 0]:
-            panel.set_ylabel("s, the logit of the mass")
-        panels[1, 0].set_ylim(START - 0.05, TEACHER + 0.05)
-        figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=5)
+    """Draws s against time, a panel for each kind of run, with the closed forms."""
+    figure, panels = _common.panels_of(2, 2, 4.6, sharex=True)
+    for panel, (label, results) in zip(panels.flat, found.items(), strict=True):
+        at = time_step * results.step.values
+        for i, (s, fractions) in enumerate(zip(results.logit.values, results.fraction.values, strict=True)):
+            panel.plot(at, s, color=_common.look(i)["color"], label=f"seed {results.seed.values[i]}")
+            walkers, observed = fractions[0]
+            closed = [expected(label, observed, walkers, t) for t in at]
+            panel.plot(at, closed, color="black", linestyle=charts.DASHES[1], linewidth=0.8, label=None if i else "closed form")
+        panel.axhline(TEACHER, color="0.6", linestyle="--", linewidth=0.8, label="teacher")
+        panel.set_title(label)
+    for panel in panels[1]:
+        panel.set_xlabel("time")
+    for panel in panels[:, 0]:
+        panel.set_ylabel("s, the logit of the mass")
+    panels[1, 0].set_ylim(START - 0.05, TEACHER + 0.05)
+    _common.legend(figure, panels[0, :1], 5)
     return figure
 
 
-def main(settings: Settings) -> list[dict]:
-    """Runs the sweeps in float64; writes results, figure and report; returns the rows."""
-    given, settings, begin = settings, checked(settings), time.perf_counter()
+def content_of(settings: Settings) -> dict[str, Any]:
+    """Runs the study, and returns the content of its report."""
     with jax.enable_x64(True):
         found = measured(settings)
     rows = rows_of(found, settings.time_step)  # type: ignore[arg-type]
     held = {label: [row["held"] for row in rows if row["run"] == label] for label in found}
-    report.write(
-        settings.out / settings.preset,
+    return dict(
         title="Two modes and their masses",
         about=f"s at time {settings.duration:g} by steps of {settings.time_step:g} beside the closed form (asked) of the parts of the data "
         f"and first walkers in the first mode; {settings.n} data, as many walkers. crossed: the largest change of the walkers' part.",
-        command=report.command("two_modes", given), seconds=time.perf_counter() - begin, rows=rows,
+        rows=rows,
         summary="Within 2% of the closed form (PCD: 1e-9 of its start): "
         + ", ".join(f"{label} {sum(of)} of {len(of)}" for label, of in held.items()) + ".",
         figures={"two_modes": figure_of(found, settings.time_step)},  # type: ignore[arg-type]
         paper="A weighted run finds the mass, PCD stays where it began and unweighted walkers drift; curves without numbers.",
     )  # fmt: skip
-    return rows
+
+
+def main(given: Settings) -> list[dict]:
+    """Runs the study, writes its report and returns the rows."""
+    settings = checked(given)
+    return report.run("two_modes", given, settings.out / settings.preset, lambda: content_of(settings))
 
 
 if __name__ == "__main__":

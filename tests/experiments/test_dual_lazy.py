@@ -10,7 +10,8 @@ import xarray
 from dualebm.data import targets
 from dualebm.methods.dual import Dual
 from experiments import dual_lazy
-from experiments.dual_lazy import HeldOut, Settings, completed, data, main, rates_of, slope, validated
+from experiments._common import data
+from experiments.dual_lazy import HeldOut, Settings, completed, main, rates_of, slope, validated
 
 
 def test_the_held_out_likelihood_is_that_of_the_model():
