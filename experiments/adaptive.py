@@ -31,7 +31,7 @@ from dualebm.methods.dual import Dual, annealing
 from dualebm.training import run_folder
 from dualebm.training.run import initial_state
 from dualebm.training.simulate import simulate
-from experiments import report
+from experiments import _common, report
 
 ALL = ("s14_monomodal", "s14_bimodal", "s2_bimodal", "s9_trimodal")
 PRESETS = {
@@ -83,7 +83,10 @@ class Settings:
 
 
 def teacher_of(name: str) -> targets.Target:
-    """A teacher by name; raises ValueError with the nearest that exists.
+    """Returns a teacher by its name.
+
+    Raises:
+        ValueError: There is no such teacher.
 
     >>> teacher_of("s9_trimodal").space
     Sphere(dimension=10)
@@ -97,7 +100,7 @@ def teacher_of(name: str) -> targets.Target:
 
 @eqx.filter_jit
 def train(key, method, rates, data, divergence, steps: int, every: int, schedule: Callable | None):
-    """KL after every `every` steps."""
+    """Trains; returns the last state, and the KL after every `every` steps."""
     state = initial_state(key, method, rates, data)
     monitors = {"kl": divergence}
     state, records = simulate(
@@ -106,25 +109,15 @@ def train(key, method, rates, data, divergence, steps: int, every: int, schedule
     return state, records["kl"]
 
 
-def reached(kl: np.ndarray, threshold: float, every: int) -> np.ndarray:
-    """The iteration of the first record of the last axis from which KL stays within the threshold; that after the last where it never does.
-
-    >>> reached(np.array([[3.0, 1.0, 2.0, 1.0], [3.0, 3.0, np.nan, np.nan]]), 1.5, every=10).tolist()
-    [40, 50]
-    """
-    outside = ~(kl <= threshold)
-    last = np.where(outside.any(-1), kl.shape[-1] - np.argmax(outside[..., ::-1], axis=-1), 0)
-    return every * (last + 1)
-
-
 def compare(results: xarray.Dataset, every: int) -> dict:
-    """Multiple of the floor -> iterations of the adaptive method and of the best cell, medians over seeds, and their ratio."""
-    kl = results.kl.transpose("seed", "particle_step", "neuron_step", "step").values
-    floor = float(np.nanmin(np.median(np.median(kl[..., -kl.shape[-1] // 4 :], axis=-1), axis=0)))
+    """Returns by multiple of the floor the iterations of the adaptive method and of the best cell, medians over seeds, and their ratio."""
+    kl = results.kl.transpose("seed", "particle_step", "neuron_step", "step")
+    never = float(results.step[-1]) + every
+    floor = float(np.nanmin(np.median(np.median(kl.values[..., -kl.shape[-1] // 4 :], axis=-1), axis=0)))
     rows = {}
     for multiple in MULTIPLES:
-        cells = np.median(reached(kl, multiple * floor, every), axis=0)
-        adapted = float(np.median(reached(results.adapted.values, multiple * floor, every)))
+        cells = np.median(_common.stays_below(kl, multiple * floor, never), axis=0)
+        adapted = float(np.median(_common.stays_below(results.adapted, multiple * floor, never)))
         i, j = np.unravel_index(np.argmin(cells), cells.shape)
         rows[str(multiple)] = {
             "kl": multiple * floor,
@@ -138,7 +131,7 @@ def compare(results: xarray.Dataset, every: int) -> dict:
 
 
 def cost_of_adapting(method: Dual, adaptive: Adaptive, data, warmup: int) -> float:
-    """Seconds of an iteration while steps adapt, relative to one of `method`: the median of five alternating timings."""
+    """Returns the seconds of an iteration while steps adapt, relative to one of `method`: the median of five alternating timings."""
     steps = max(warmup - warmup % 2, 2)
     rates = jax.tree.map(jnp.float32, method.rates)
     runs, ratios = [], []
@@ -162,7 +155,7 @@ def cost_of_adapting(method: Dual, adaptive: Adaptive, data, warmup: int) -> flo
 
 
 def contest(settings: Settings, target: targets.Target, signs: str) -> tuple[xarray.Dataset, dict]:
-    """All cells and the adaptive method on one teacher."""
+    """Trains all cells and the adaptive method on one teacher; returns the records and a summary."""
     preset = PRESETS[settings.preset]
     n, seeds = settings.n or preset["n"], settings.seeds or preset["seeds"]
     d = target.space.dimension
@@ -172,12 +165,10 @@ def contest(settings: Settings, target: targets.Target, signs: str) -> tuple[xar
     schedule = annealing(settings.warmup, 0.5) if settings.anneal else None
     particle_steps, neuron_steps = [h / d for h in PARTICLE_STEPS], [h * d for h in NEURON_STEPS]
     kl = np.full((seeds, len(particle_steps), len(neuron_steps), steps // settings.every), np.nan)
-    adapted, found = np.full((seeds, steps // settings.every), np.nan), []
+    adapted, steps_taken = np.full((seeds, steps // settings.every), np.nan), []
     cost = 1.0
     for seed in range(seeds):
-        key, data_key, test_key = jax.random.split(jax.random.key(settings.first_seed + seed), 3)
-        data, _ = targets.sample(data_key, target, n)
-        test, _ = targets.sample(test_key, target, settings.test_points)
+        key, data, test = _common.draws(settings.first_seed + seed, target, n, settings.test_points)
         rest = data, metrics.KLDivergence(target.energy, test), steps, settings.every, schedule
         for i, particle_step in enumerate(particle_steps):
             for j, neuron_step in enumerate(neuron_steps):
@@ -187,7 +178,7 @@ def contest(settings: Settings, target: targets.Target, signs: str) -> tuple[xar
                 kl[seed, i, j] = train(key, method, jax.tree.map(jnp.float32, rates), *rest)[1]
         rates = jax.tree.map(jnp.float32, adaptive.rates)
         state, adapted[seed] = train(key, adaptive, rates, *rest)
-        found.append([float(h) for h in adaptive.adapted(state, rates)[:2]])
+        steps_taken.append([float(h) for h in adaptive.adapted(state, rates)[:2]])
         cost = cost_of_adapting(method, adaptive, data, settings.warmup) if seed == 0 else cost
     results = xarray.Dataset(
         {"kl": (("seed", "particle_step", "neuron_step", "step"), kl), "adapted": (("seed", "step"), adapted)},
@@ -202,12 +193,12 @@ def contest(settings: Settings, target: targets.Target, signs: str) -> tuple[xar
     for row in rows.values():  # at equal cost of an iteration, but for those in which steps adapt
         extra = (cost - 1) * min(row["adapted"], settings.warmup)
         row["ratio_of_seconds"] = (row["adapted"] + extra) / row["best"]
-    summary = dict(n=n, seeds=seeds, steps=steps, found=np.median(found, axis=0).tolist(), cost_of_adapting=cost)
+    summary = dict(n=n, seeds=seeds, steps=steps, found=np.median(steps_taken, axis=0).tolist(), cost_of_adapting=cost)
     return results, {**summary, "anneal": settings.anneal, "at": rows}
 
 
 def draw(results: xarray.Dataset, summary: dict, title: str) -> Figure:
-    """Left, iterations to twice the floor in each cell and the steps that the adaptive method found; right, KL of all."""
+    """Draws on the left iterations to twice the floor in each cell, and the steps that the adaptive method took, on the right KL of all."""
     figure = Figure(figsize=(11, 4), layout="constrained")
     left, right = figure.subplots(1, 2)
     row = summary["at"]["2.0"]
@@ -235,7 +226,7 @@ def draw(results: xarray.Dataset, summary: dict, title: str) -> Figure:
 
 
 def show(name: str, signs: str, summary: dict) -> None:
-    """The rows of one teacher on standard output."""
+    """Prints the numbers of one teacher."""
     steps = "particle step {:.3g}, neuron step {:.3g}".format(*summary["found"])
     cost = f"adapting costs {summary['cost_of_adapting']:.2f} of an iteration"
     print(f"{name}, {signs}, n = {summary['n']}, {summary['seeds']} seeds: {steps}; {cost}")
@@ -248,17 +239,10 @@ def show(name: str, signs: str, summary: dict) -> None:
 
 
 def main(settings: Settings) -> dict:
-    """Trains, prints, writes; returns the summaries by teacher and signs."""
-    checks.choice("preset", settings.preset, PRESETS)
-    for name in ("neurons", "steps", "warmup", "test_points"):
-        checks.count(name, getattr(settings, name))
-    for name in ("n", "seeds"):
-        if getattr(settings, name) is not None:
-            checks.count(name, getattr(settings, name))
+    """Trains, writes the report, and returns the summaries by teacher and signs."""
+    _common.check(settings)
     checks.count("every", settings.every, 2)
-    checks.count("first_seed", settings.first_seed, 0)
-    if settings.steps % settings.every:
-        raise ValueError(f"steps is {settings.steps}; it must be a multiple of every, which is {settings.every}")
+    _common.check_multiple("steps", settings.steps, settings.every, "every")
     teachers, signs = (getattr(settings, name) or PRESETS[settings.preset][name] for name in ("teachers", "signs"))
     tasks = [(teacher_of(name), sign) for name in teachers for sign in signs]
     for target, signs in tasks:

@@ -11,14 +11,12 @@ validation. What is told is the n at which the KL falls to a given fraction of t
 
 import dataclasses
 import sys
-import time
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import jax
-import matplotlib
 import numpy as np
 import xarray
 from matplotlib.figure import Figure
@@ -76,21 +74,17 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 def completed(settings: Settings) -> Settings:
-    """With the values of the preset. Raises ValueError naming the setting.
+    """Returns the settings with the values of the preset.
+
+    Raises:
+        ValueError: A setting is not allowed; the message names it.
 
     >>> completed(Settings()).dimensions
     (5, 20)
     """
-    _common.check(settings)
-    for name, value in PRESETS[settings.preset].items():
-        if getattr(settings, name) is None:
-            settings = dataclasses.replace(settings, **{name: value})
+    settings = _common.settled(settings, PRESETS)
     for name, least in (("hidden", 1), ("dimensions", 2), ("n", 2)):
-        values: tuple = getattr(settings, name)
-        if not values or len(set(values)) < len(values):
-            raise ValueError(f"{name} is {values}; it must have at least one value, each once")
-        for value in values:
-            checks.count(name, value, least)
+        _common.check_each(name, getattr(settings, name), checks.count, least)
     checks.number("fraction", settings.fraction, positive=True, largest=1)
     if max(settings.hidden) > min(settings.dimensions):  # pyright: ignore[reportArgumentType]
         raise ValueError(f"hidden is {settings.hidden}; each must be at most the least of dimensions, {min(settings.dimensions)}")  # pyright: ignore[reportArgumentType]
@@ -101,7 +95,7 @@ def completed(settings: Settings) -> Settings:
 
 
 def divergence(weight: float, hidden: int, dimension: int) -> float:
-    """KL(teacher || uniform) of k orthogonal neurons whose weights are `weight`, each, f = (1/k) sum_j w relu(x_j).
+    """Returns KL(teacher || uniform) of k orthogonal neurons whose weights are `weight`, each, f = (1/k) sum_j w relu(x_j).
 
     The coordinates x_1 .. x_k of a uniform point have density ~ (1 - r^2)^((d - k - 2) / 2), or are the point where k = d. Exact for
     k <= 2; for more by 2^20 quasi-random normal points.
@@ -131,7 +125,7 @@ def _uniform_coordinates(hidden, dimension):
 
 @cache
 def teacher(hidden: int, dimension: int) -> targets.Target:
-    """k orthogonal neurons, of the negative weight that makes the divergence `START`."""
+    """Returns the teacher of k orthogonal neurons, of the negative weight that makes the divergence `START`."""
     from scipy.optimize import brentq
 
     weight = brentq(lambda w: divergence(w, hidden, dimension) - START, -1000.0, -0.1, xtol=1e-3)
@@ -139,12 +133,12 @@ def teacher(hidden: int, dimension: int) -> targets.Target:
 
 
 def data(key, hidden: int, dimension: int, n: int) -> Samples:
-    """n points of the teacher."""
+    """Draws n points of the teacher."""
     return targets.sample(key, teacher(hidden, dimension), n)[0]
 
 
 def monitors(key, hidden: int, dimension: int) -> dict[str, Any]:
-    """KL to the teacher on the validation points, the held-out likelihood but for the teacher's own, and on test points."""
+    """Returns the metrics: the KL to the teacher on validation points and on test points."""
     target = teacher(hidden, dimension)
     held, test = (targets.sample(k, target, TEST)[0] for k in jax.random.split(key))
     return {
@@ -155,14 +149,14 @@ def monitors(key, hidden: int, dimension: int) -> dict[str, Any]:
 
 
 def radii_of(hidden: int, dimension: int, regime: str) -> tuple[float, ...]:
-    """The radii to choose from."""
+    """Returns the radii to choose from."""
     norm = float(np.mean(np.abs(np.asarray(teacher(hidden, dimension).energy.coefficients))))
     scale = 1.0 if regime == "active" else dimension**0.5
     return tuple(round(norm * scale * factor, 3) for factor in RADII[regime])
 
 
 def solve(settings: Settings, hidden: int, dimension: int, regime: str) -> xarray.Dataset:
-    """KL of the repetitions along lane, with n."""
+    """Searches and repeats one case, and returns the KL of the repetitions along lane, with n."""
     space = Sphere(dimension)
     method = Dual(space) if regime == "active" else Lazy(space, features=FEATURES)
     rates = method.rates if regime == "active" else method.rates._replace(ascent_step=float(dimension**2))
@@ -179,7 +173,7 @@ def solve(settings: Settings, hidden: int, dimension: int, regime: str) -> xarra
 
 
 def needed(n: np.ndarray, kl: np.ndarray, level: float) -> float:
-    """The n at which the KL falls to a level, linear in logarithms between the first two that have it between them; NaN where none does.
+    """Returns the n at which the KL falls to a level, linear in logarithms between the first two n around it; NaN where there are none.
 
     >>> needed(np.array([100, 1000]), np.array([0.1, 0.001]), 0.01).round(3)
     np.float64(316.228)
@@ -194,45 +188,42 @@ def needed(n: np.ndarray, kl: np.ndarray, level: float) -> float:
     return np.exp(x[0] + (x[1] - x[0]) * (np.log(level) - y[0]) / (y[1] - y[0]))
 
 
-def bands(best: xarray.Dataset) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """n, and the mean, least and largest KL over repetitions."""
+def by_count(best: xarray.Dataset) -> tuple[np.ndarray, np.ndarray]:
+    """Returns n, and the KL of the repetitions, (repetitions, n)."""
     n = np.unique(best.n.values)
-    groups = [best.kl.values[best.n.values == one] for one in n]
-    mean, least, largest = (np.array([f(g) for g in groups]) for f in (np.mean, np.min, np.max))
-    return n, mean, least, largest
+    return n, np.stack([best.kl.values[best.n.values == one] for one in n], axis=1)
 
 
-def draw_curves(found: dict, settings: Settings) -> Figure:
-    """KL against n, a panel for each k and regime, a curve for each d."""
-    figure = Figure(figsize=(charts.WIDTHS["double"], 2.4 * len(settings.hidden) + 0.5), layout="constrained")  # pyright: ignore[reportArgumentType]
-    panels = figure.subplots(len(settings.hidden), 2, sharex=True, sharey=True, squeeze=False)  # pyright: ignore[reportArgumentType]
-    for row, hidden in zip(panels, settings.hidden, strict=True):  # pyright: ignore[reportArgumentType]
+def draw_curves(results: dict, settings: Settings) -> Figure:
+    """Draws KL against n, a panel for each k and regime, a curve for each d."""
+    hidden_dimensions: tuple[int, ...] = settings.hidden or ()
+    rows = len(hidden_dimensions)
+    figure, panels = _common.panels_of(rows, 2, 2.4 * rows + 0.5, sharex=True, sharey=True)
+    for row, hidden in zip(panels, hidden_dimensions, strict=True):
         for panel, (regime, label) in zip(row, REGIMES.items(), strict=True):
             panel.axhline(START, color="black", linestyle="--", linewidth=0.8, label="zero energy (uniform)")
             panel.axhline(START * settings.fraction, color="black", linestyle=":", linewidth=0.8, label="level at which n is read")
             for i, dimension in enumerate(settings.dimensions):  # pyright: ignore[reportArgumentType]
-                n, mean, least, largest = bands(found[hidden, dimension, regime])
-                panel.plot(n, mean, color=charts.COLOURS[i], marker=charts.MARKERS[i], label=f"d = {dimension}")
-                panel.fill_between(n, least, largest, color=charts.COLOURS[i], alpha=0.2, linewidth=0)
+                _common.band(panel, *by_count(results[hidden, dimension, regime]), i, label=f"d = {dimension}")
             panel.set_title(f"{regime} ({label}), k = {hidden}")
             charts.log_axis(panel.xaxis, settings.n)
         charts.log_axis(row[0].yaxis)
-        row[0].set_ylabel("KL(teacher || student) (nat)")
+        row[0].set_ylabel(_common.KL)
     for panel in panels[-1]:
         panel.set_xlabel("data points n")
-    figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    _common.legend(figure, panels[0, :1], 4)
     return figure
 
 
 def draw_needed(rows: list[dict], settings: Settings) -> Figure:
-    """The n that is needed against d, a panel for each k."""
-    figure = Figure(figsize=(charts.WIDTHS["double"], 2.9), layout="constrained")
-    panels = figure.subplots(1, len(settings.hidden), sharey=True, squeeze=False)[0]  # pyright: ignore[reportArgumentType]
-    for panel, hidden in zip(panels, settings.hidden, strict=True):  # pyright: ignore[reportArgumentType]
+    """Draws the n that is needed against d, a panel for each k."""
+    hidden_dimensions: tuple[int, ...] = settings.hidden or ()
+    figure, (panels,) = _common.panels_of(1, len(hidden_dimensions), 2.9, sharey=True)
+    for panel, hidden in zip(panels, hidden_dimensions, strict=True):
         for i, (regime, label) in enumerate(REGIMES.items()):
-            mine = [row for row in rows if row["k"] == hidden]
-            d, n = (np.array([row[name] for row in mine], float) for name in ("d", f"{label}_needs"))
-            panel.plot(d, n, color=charts.COLOURS[i], marker=charts.MARKERS[i], label=f"{regime} ({label})")
+            chosen = [row for row in rows if row["k"] == hidden]
+            d, n = (np.array([row[name] for row in chosen], float) for name in ("d", f"{label}_needs"))
+            panel.plot(d, n, label=f"{regime} ({label})", **_common.look(i))
         panel.set_title(f"hidden dimension k = {hidden}")
         panel.set_xlabel("ambient dimension d")
         charts.log_axis(panel.xaxis, settings.dimensions)
@@ -240,42 +231,40 @@ def draw_needed(rows: list[dict], settings: Settings) -> Figure:
     if any(np.isfinite(row[f"{label}_needs"]) for row in rows for label in REGIMES.values()):
         charts.log_axis(panels[0].yaxis)  # of all panels; without a value there is no such axis
     panels[0].set_ylabel(f"n to {settings.fraction:g} of KL(teacher || uniform)")
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    _common.legend(figure, panels[:1], 2)
     return figure
 
 
-def main(settings: Settings) -> None:
-    """Runs the sweeps; writes results, figures and the report."""
-    settings, given = completed(settings), settings
-    begin = time.perf_counter()
+def content_of(settings: Settings) -> dict[str, Any]:
+    """Runs the study, and returns the content of its report."""
     cases = [(k, d) for k in settings.hidden for d in settings.dimensions]  # pyright: ignore[reportOptionalIterable]
-    found = {}
-    for k, d in cases:
-        for regime in REGIMES:
-            found[k, d, regime] = solve(settings, k, d, regime)
+    results = {(k, d, regime): solve(settings, k, d, regime) for k, d in cases for regime in REGIMES}
     rows = []
     for k, d in cases:
         row: dict = dict(k=k, d=d, weight=float(teacher(k, d).energy.coefficients[0]))
         for regime, label in REGIMES.items():
-            n, mean, *_ = bands(found[k, d, regime])
+            n, kl = by_count(results[k, d, regime])
+            mean = kl.mean(axis=0)
             row[f"{label}_needs"] = needed(n, mean, settings.fraction * START)
-            row |= {f"{label}_KL_{one}": kl for one, kl in zip(n, mean, strict=True)}
+            row |= {f"{label}_KL_{one}": value for one, value in zip(n, mean, strict=True)}
         rows.append(row)
-    with matplotlib.rc_context(charts.STYLE):
-        figures = {"hidden_dimension_needed": draw_needed(rows, settings), "hidden_dimension": draw_curves(found, settings)}
-    report.write(
-        settings.out / settings.preset,
+    figures = {"hidden_dimension_needed": draw_needed(rows, settings), "hidden_dimension": draw_curves(results, settings)}
+    return dict(
         title="Hidden dimension against ambient dimension",
         about=(
             f"n at which the test KL falls to {settings.fraction:g} of its start, {START:g} nat; {settings.repeats} repetition(s), radius "
             "and iteration by validation. nan where no n of those tried has it, or all have."
         ),
-        command=report.command("hidden_dimension", given),
-        seconds=time.perf_counter() - begin,
         rows=rows,
         paper="its theorems: F1 adapts to hidden directions, F2 does not; it has no such figure.",
         figures=figures,
     )
+
+
+def main(given: Settings) -> list[dict]:
+    """Runs the study, writes its report and returns the rows."""
+    settings = completed(given)
+    return report.run("hidden_dimension", given, settings.out / settings.preset, lambda: content_of(settings))
 
 
 if __name__ == "__main__":

@@ -12,10 +12,10 @@ metrics, the options in turn, and the median is taken; the KL is recorded along 
 import dataclasses
 import json
 import sys
-import time
 from pathlib import Path
+from typing import Any
 
-import jax
+import numpy as np
 import xarray
 from matplotlib.figure import Figure
 
@@ -23,7 +23,6 @@ from dualebm import metrics
 from dualebm._internal import checks
 from dualebm.data import targets
 from dualebm.methods import dual
-from dualebm.plotting import charts
 from dualebm.training import run_folder
 from dualebm.training.run import run
 from experiments import _common, report
@@ -57,7 +56,7 @@ class Settings:
 
 
 def options(n: int) -> dict[str, dict]:
-    """Label -> what changes in `Dual`.
+    """Returns by label what changes in `Dual`.
 
     >>> list(options(100))[0]
     'default'
@@ -75,38 +74,33 @@ def options(n: int) -> dict[str, dict]:
 
 
 def checked(settings: Settings) -> Settings:
-    """The settings with the values of the preset; raises ValueError naming what is not allowed.
+    """Returns the settings with the values of the preset.
+
+    Raises:
+        ValueError: A setting is not allowed; the message names it.
 
     >>> checked(Settings()).n
     2000
     """
-    checks.choice("preset", settings.preset, PRESETS)
-    given = {k: v for k, v in dataclasses.asdict(settings).items() if v is not None}
-    settings = Settings(**{**PRESETS[settings.preset], **given})
-    for name in ("n", "seeds", "steps", "repetitions", "test_points"):
-        checks.count(name, getattr(settings, name))
+    settings = _common.settled(settings, PRESETS)
     checks.count("every", settings.every, 2)
-    checks.count("first_seed", settings.first_seed, 0)
-    if settings.steps % settings.every:  # type: ignore[operator]
-        raise ValueError(f"steps is {settings.steps}; it must be a multiple of every, which is {settings.every}")
+    _common.check_multiple("steps", settings.steps, settings.every, "every")
     return settings
 
 
 def measure(settings: Settings, teacher: str) -> tuple[xarray.DataArray, dict[str, float]]:
-    """KL along (option, seed, step), and the seconds of a step of each option."""
+    """Returns the KL along (option, seed, step), and the seconds of a step of each option."""
     target = targets.teacher(teacher)
     methods = {label: dual.Dual(target.space, **changes) for label, changes in options(settings.n).items()}  # type: ignore[arg-type]
     curves, seconds = [], {}
-    for seed in range(settings.first_seed, settings.first_seed + settings.seeds):  # type: ignore[operator]
-        run_key, data_key, test_key = jax.random.split(jax.random.key(seed), 3)
-        data, _ = targets.sample(data_key, target, settings.n)  # type: ignore[arg-type]
-        test, _ = targets.sample(test_key, target, settings.test_points)
+    for seed in _common.seeds_of(settings):
+        key, data, test = _common.draws(seed, target, settings.n, settings.test_points)  # type: ignore[arg-type]
         if not seconds:
             seconds = _common.seconds_a_step(methods, data, settings.repetitions)
         for label, method in methods.items():
             print(f"{teacher}, seed {seed}, {label}", file=sys.stderr)
             _, results = run(
-                run_key, method, method.rates, data, steps=settings.steps, every=settings.every,  # type: ignore[arg-type]
+                key, method, method.rates, data, steps=settings.steps, every=settings.every,  # type: ignore[arg-type]
                 metrics={"kl": metrics.KLDivergence(target.energy, test)}, schedule=dual.annealing(), progress=False,
             )  # fmt: skip
             curves.append(results.kl.isel(lane=0, drop=True, missing_dims="ignore").expand_dims(option=[label], seed=[seed]))
@@ -114,27 +108,22 @@ def measure(settings: Settings, teacher: str) -> tuple[xarray.DataArray, dict[st
 
 
 def figure_of(kl: xarray.DataArray, seconds: xarray.DataArray) -> Figure:
-    """KL against seconds, a panel a teacher: the mean over seeds, with a band from the least to the greatest."""
-    with charts.matplotlib.rc_context(charts.STYLE):
-        figure = Figure(figsize=(charts.WIDTHS["double"], 3.4), layout="constrained")
-        panels = figure.subplots(1, kl.sizes["teacher"], sharey=True, squeeze=False)[0]
-        for panel, teacher in zip(panels, kl.teacher.values, strict=True):
-            for i, label in enumerate(seconds.option.values):
-                curve = kl.sel(teacher=teacher, option=label)
-                elapsed = curve.step * float(seconds.sel(teacher=teacher, option=label))
-                colour = "black" if label == "default" else charts.COLOURS[i % len(charts.COLOURS)]
-                mark = charts.MARKERS[i % len(charts.MARKERS)]
-                panel.plot(elapsed[1:], curve.mean("seed")[1:], color=colour, marker=mark, markevery=3, label=label)
-                panel.fill_between(elapsed[1:], curve.min("seed")[1:], curve.max("seed")[1:], color=colour, alpha=0.15, lw=0)
-            panel.set(title=str(teacher), xlabel="seconds of steps", yscale="log", xscale="log")
-        panels[0].set_ylabel("KL(teacher ‖ student) [nat]")
-        panels[-1].legend(title="mean; band: all seeds")
+    """Draws KL against seconds, a panel a teacher: the mean over seeds, with a band from the least to the largest."""
+    figure, (panels,) = _common.panels_of(1, kl.sizes["teacher"], 3.4, sharey=True)
+    for panel, teacher in zip(panels, kl.teacher.values, strict=True):
+        for i, label in enumerate(seconds.option.values):
+            curve = kl.sel(teacher=teacher, option=label)
+            elapsed = curve.step * float(seconds.sel(teacher=teacher, option=label))
+            black: dict[str, Any] = dict(color="black") if label == "default" else {}
+            _common.band(panel, elapsed[1:], curve.transpose("seed", "step")[:, 1:], i, markevery=3, label=label, **black)
+        panel.set(title=str(teacher), xlabel="seconds of steps", yscale="log", xscale="log")
+    panels[0].set_ylabel("KL(teacher ‖ student) [nat]")
+    panels[-1].legend(title="mean; band: all seeds")
     return figure
 
 
-def main(settings: Settings) -> dict:
-    """Measures, prints, writes; returns seconds to each KL by teacher and option."""
-    begin, given, settings = time.perf_counter(), settings, checked(settings)
+def content_of(settings: Settings) -> dict[str, Any]:
+    """Measures, writes `results.nc` and `summary.json`, and returns the content of the report."""
     measured = {teacher: measure(settings, teacher) for teacher in TEACHERS}
     names = list(measured)
     kl = xarray.concat([measured[t][0] for t in names], xarray.DataArray(names, dims="teacher", name="teacher"))
@@ -149,9 +138,9 @@ def main(settings: Settings) -> dict:
         budget = settings.steps * float(seconds.sel(teacher=teacher, option="default"))  # type: ignore[operator]
         for label in order:
             mean, each = kl.sel(teacher=teacher, option=label).mean("seed"), float(seconds.sel(teacher=teacher, option=label))
-            reached = [next((int(s) for s, v in zip(mean.step, mean, strict=True) if v <= goal), None) for goal in goals]
+            reached = [_common.first_below(mean.step.values, mean.values, goal) for goal in goals]
             last = float(mean.sel(step=mean.step[mean.step * each <= budget * 1.001]).values[-1])
-            times = [None if s is None else s * each for s in reached]
+            times = [s * each if np.isfinite(s) else None for s in reached]
             summary[f"{teacher}, {label}"] = dict(seconds_a_step=each, seconds_to=dict(zip(map(str, goals), times, strict=True)), kl=last)
     settings.out.mkdir(parents=True, exist_ok=True)
     run_folder.to_netcdf(xarray.Dataset({"kl": kl, "seconds": seconds}), settings.out / "results.nc")
@@ -161,12 +150,16 @@ def main(settings: Settings) -> dict:
         | {f"seconds to {goal}": taken for goal, taken in row["seconds_to"].items()}
         for name, row in summary.items()
     ]
-    report.write(
-        settings.out, title="Less work", about="KL against the time of steps, of each option that changes what a step costs.",
-        command=report.command("less_work", given), seconds=time.perf_counter() - begin, rows=rows,
+    return dict(
+        title="Less work", about="KL against the time of steps, of each option that changes what a step costs.", rows=rows,
         figures={"less_work": figure_of(kl, seconds)}, paper="nothing on it: its program has none of these options.",
     )  # fmt: skip
-    return summary
+
+
+def main(given: Settings) -> list[dict]:
+    """Runs the study, writes its report and returns the rows."""
+    settings = checked(given)
+    return report.run("less_work", given, settings.out, lambda: content_of(settings))
 
 
 if __name__ == "__main__":

@@ -14,13 +14,11 @@ neurons the weights change nothing. Each sweep is a folder under `--out` from wh
 
 import dataclasses
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
-import matplotlib
 import numpy as np
 import xarray
 from matplotlib.figure import Figure
@@ -35,8 +33,6 @@ from dualebm.methods.audited import Audited
 from dualebm.methods.dual import Dual
 from dualebm.methods.tracked import Tracked
 from dualebm.methods.weighted_dual import WeightedDual
-from dualebm.plotting import charts
-from dualebm.sweeps.engine import sweep
 from dualebm.sweeps.grid import product
 from experiments import _common, report
 
@@ -77,26 +73,23 @@ class Settings:
 
 
 def checked(settings: Settings) -> Settings:
-    """The settings with the values of the preset. Raises ValueError naming what is not allowed.
+    """Returns the settings with the values of the preset.
+
+    Raises:
+        ValueError: A setting is not allowed; the message names it.
 
     >>> checked(Settings()).n
     2000
     """
-    _common.check(settings)
-    for name in settings.teachers or ():
-        checks.choice("teachers", name, TEACHERS)
-    for value in settings.ratios:
-        checks.number("ratios", value, positive=True)
-    if not settings.ratios or settings.teachers == ():
-        raise ValueError(f"ratios is {settings.ratios} and teachers {settings.teachers}; each must have at least one")
-    if settings.steps % RECORDS:
-        raise ValueError(f"steps is {settings.steps}; it must be a multiple of {RECORDS}")
-    given = {name: value for name, value in vars(settings).items() if value is not None}
-    return Settings(**{**SIZES[settings.preset], **given})
+    settings = _common.settled(settings, SIZES)
+    _common.check_each("teachers", settings.teachers, checks.choice, TEACHERS)
+    _common.check_each("ratios", settings.ratios, checks.number, positive=True)
+    _common.check_multiple("steps", settings.steps, RECORDS)
+    return settings
 
 
 def steps_of(teacher: str, ratio: float) -> dict[str, float]:
-    """The rates of a ratio: what is slower keeps its default step divided by the ratio.
+    """Returns the rates of a ratio: what is slower keeps its default step divided by the ratio.
 
     >>> [round(steps_of("s2_bimodal", ratio)["particle_step"], 6) for ratio in (10.0, 0.1)]
     [0.02, 0.2]
@@ -120,8 +113,8 @@ class Estimate(eqx.Module):
     log_partition: Any
     quadrature: Samples | None
 
-    def __call__(self, key, iterate):
-        """(by the walkers, beside it, error of log Z, effective fraction), (4,)."""
+    def __call__(self, key, method, state, rates, data):
+        """Returns (KL by the walkers, KL beside it, error of log Z, effective fraction), (4,)."""
         del key
         energy = iterate.energy
         x, reference = self.samples.points, self.teacher(self.samples.points)
@@ -134,13 +127,8 @@ class Estimate(eqx.Module):
         return jnp.stack([apart + value - self.log_partition, beside, error, getattr(iterate.state, "ess", jnp.full_like(value, jnp.nan))])
 
 
-def data(key, teacher, n) -> Samples:
-    """n points of the teacher."""
-    return targets.sample(key, targets.teacher(teacher), n)[0]
-
-
 def monitors(key, teacher, test_points) -> dict[str, Any]:
-    """What is recorded."""
+    """Returns the metrics."""
     target = targets.teacher(teacher)
     quadrature = target.quadrature()
     value = partition.log_partition(target.energy, quadrature)
@@ -150,7 +138,7 @@ def monitors(key, teacher, test_points) -> dict[str, Any]:
 
 
 def methods(settings: Settings, teacher: str) -> dict[str, Any]:
-    """The methods by label.
+    """Returns the methods by label.
 
     >>> list(methods(checked(Settings()), "s2_bimodal"))
     ['weighted', 'unweighted', 'unweighted, audited']
@@ -165,26 +153,25 @@ def methods(settings: Settings, teacher: str) -> dict[str, Any]:
 
 
 def swept(settings: Settings, teacher: str, ratio: float, label: str, method) -> xarray.Dataset:
-    """The seeds of a method."""
+    """Sweeps the seeds of a method."""
     print(f"{teacher}, ratio {ratio:g}: {label}", file=sys.stderr)
-    first = settings.first_seed
-    lanes = product(
-        teacher=[teacher], n=[settings.n], test_points=[settings.test_points], seed=range(first, first + settings.seeds),  # type: ignore
+    runs = product(
+        teacher=[teacher], n=[settings.n], test_points=[settings.test_points], seed=_common.seeds_of(settings),
         **{name: [value] for name, value in steps_of(teacher, ratio).items()},
     )  # fmt: skip
-    return sweep(
-        lanes, method, None, data, metrics=monitors, steps=settings.steps, every=settings.steps // RECORDS,
-        folder=settings.out / f"{settings.preset}_{teacher}" / f"{label.replace(', ', '_')}_{ratio:g}", progress=sys.stderr.isatty(),
-    ).load()  # fmt: skip
+    return _common.swept(
+        runs, method, None, _common.data, metrics=monitors, steps=settings.steps, every=settings.steps // RECORDS,
+        folder=settings.out / f"{settings.preset}_{teacher}" / f"{label.replace(', ', '_')}_{ratio:g}",
+    )  # fmt: skip
 
 
 # -- Rows and figures -----------------------------------------------------------------------------------------
 
 
-def rows_of(teacher: str, ratio: float, found: dict[str, xarray.Dataset]) -> list[dict]:
-    """A row for each method: KL by the walkers less that beside it, largest and at the end, and the error that the weights tell."""
+def rows_of(teacher: str, ratio: float, results: dict[str, xarray.Dataset]) -> list[dict]:
+    """Returns a row for each method: KL by the walkers less that beside it, largest and at the end, and the error that the weights tell."""
     rows = []
-    for label, one in found.items():
+    for label, one in results.items():
         values = one.kl.values
         off = values[..., 0] - values[..., 1]
         rows.append(dict(
@@ -196,65 +183,61 @@ def rows_of(teacher: str, ratio: float, found: dict[str, xarray.Dataset]) -> lis
 
 
 def figure_of(results: dict[tuple[str, float], dict[str, xarray.Dataset]]) -> Figure:
-    """KL by the walkers beside KL above, their difference below, a column for each teacher and ratio."""
-    with matplotlib.rc_context(charts.STYLE):
-        figure = Figure(figsize=(charts.WIDTHS["double"], 4.6), layout="constrained")
-        panels = figure.subplots(2, len(results), squeeze=False, sharex="col")
-        for column, ((teacher, ratio), found) in enumerate(results.items()):
-            for i, (label, one) in enumerate(found.items()):
-                x, values = one.step.values, one.kl.values
-                style: dict[str, Any] = dict(color=charts.COLOURS[i])
-                panels[0, column].plot(x, values[..., 1].mean(0), linestyle="--", **style, label=f"{label}: exact, or by test points")
-                style |= dict(marker=charts.MARKERS[i], markevery=2)
-                panels[0, column].plot(x, values[..., 0].mean(0), **style, label=f"{label}: by log Z")
-                off = values[..., 0] - values[..., 1]
-                panels[1, column].plot(x, off.mean(0), **style)
-                panels[1, column].fill_between(x, off.min(0), off.max(0), color=charts.COLOURS[i], alpha=0.18, linewidth=0)
-                if label == "unweighted, audited":
-                    error = 2 * values[..., 2].mean(0)
-                    panels[1, column].fill_between(x, -error, error, color="0.5", alpha=0.25, linewidth=0, label="twice the error it tells")
-            panels[0, column].set_yscale("symlog", linthresh=0.01)
-            panels[1, column].set_yscale("symlog", linthresh=0.001)
-            for panel in panels[:, column]:
-                panel.axhline(0, color="0.6", linewidth=0.6)
-            panels[0, column].set_title(f"{teacher}\nratio {ratio:g}")
-            panels[1, column].set_xlabel("iteration")
-        panels[0, 0].set_ylabel("KL(teacher || student) (nat)")
-        panels[1, 0].set_ylabel("by the walkers, less exact (nat)")
-        labelled = [panel.get_legend_handles_labels() for panel in panels[:, 0]]
-        handles, names = ([item for part in labelled for item in part[i]] for i in (0, 1))
-        figure.legend(handles, names, loc="outside lower center", ncols=3)
+    """Draws KL by the walkers beside KL above, their difference below, a column for each teacher and ratio."""
+    figure, panels = _common.panels_of(2, len(results), 4.6, sharex="col")
+    for column, ((teacher, ratio), found) in enumerate(results.items()):
+        for i, (label, one) in enumerate(found.items()):
+            x, values = one.step.values, one.kl.values
+            form = _common.look(i) | dict(markevery=2)
+            exact = dict(linestyle="--", color=form["color"], label=f"{label}: exact, or by test points")
+            panels[0, column].plot(x, values[..., 1].mean(0), **exact)
+            panels[0, column].plot(x, values[..., 0].mean(0), **form, label=f"{label}: by log Z")
+            _common.band(panels[1, column], x, values[..., 0] - values[..., 1], i, markevery=2)
+            if label == "unweighted, audited":
+                error = 2 * values[..., 2].mean(0)
+                panels[1, column].fill_between(x, -error, error, color="0.5", alpha=0.2, linewidth=0, label="twice the error it tells")
+        panels[0, column].set_yscale("symlog", linthresh=0.01)
+        panels[1, column].set_yscale("symlog", linthresh=0.001)
+        for panel in panels[:, column]:
+            panel.axhline(0, color="0.6", linewidth=0.6)
+        panels[0, column].set_title(f"{teacher}\nratio {ratio:g}")
+        panels[1, column].set_xlabel("iteration")
+    panels[0, 0].set_ylabel(_common.KL)
+    panels[1, 0].set_ylabel("by the walkers, less exact (nat)")
+    _common.legend(figure, panels[:, 0], 3)
     return figure
 
 
 # -- The command -------------------------------------------------------------------------------------------------
 
 
-def main(settings: Settings) -> list[dict]:
-    """Runs, writes; returns the rows."""
-    given, settings, begin = settings, checked(settings), time.perf_counter()
+def content_of(settings: Settings) -> dict[str, Any]:
+    """Runs the study, and returns the content of its report."""
     results, rows = {}, []
     for teacher in settings.teachers or ():
         known = methods(settings, teacher)
         for ratio in settings.ratios:
-            found = {label: swept(settings, teacher, ratio, label, method) for label, method in known.items()}
-            results[teacher, ratio] = found
-            rows += rows_of(teacher, ratio, found)
-    told = [
+            results[teacher, ratio] = {label: swept(settings, teacher, ratio, label, method) for label, method in known.items()}
+            rows += rows_of(teacher, ratio, results[teacher, ratio])
+    sentences = [
         f"{row['teacher']}, ratio {row['ratio']:g}, {row['particles']}: off by at most {row['largest_off']:.2g}, at the end by "
         f"{row['off_at_end']:.2g}" + (f" (error told {row['error']:.2g})." if row["particles"] != "unweighted" else ".")
         for row in rows
     ]
-    report.write(
-        settings.out / settings.preset,
+    return dict(
         title="log Z along dual training",
         about=f"n = {settings.n}, N = {settings.particles}, {settings.seeds} seeds, {settings.steps} iterations. KL: exact on S^2, by "
         f"{settings.test_points} exact draws of the teacher on S^14; off: KL with log Z by the particles less that, mean over seeds at the "
         "end, and the largest of all records and seeds; error: of log Z, by the weights.",
-        command=report.command("weighted_dual", given), seconds=time.perf_counter() - begin, rows=rows, summary=" ".join(told),
+        rows=rows, summary=" ".join(sentences),
         figures={"weighted_dual": figure_of(results)}, paper="Neither paper has weights on the particles of the dual flow.",
     )  # fmt: skip
-    return rows
+
+
+def main(given: Settings) -> list[dict]:
+    """Runs the study, writes its report and returns the rows."""
+    settings = checked(given)
+    return report.run("weighted_dual", given, settings.out / settings.preset, lambda: content_of(settings))
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ def draw_methods(by_method: dict[str, xarray.Dataset]) -> Figure:
     masses, means, kls = panels
     for i, (name, results) in enumerate(by_method.items()):
         step, label = results.step.values, METHODS[name]
-        marks = dict(markevery=(6 * i, 24))
+        marks: dict[str, Any] = dict(markevery=(6 * i, 24))
         _common.band(masses, step, results.mass.values, i, label=label, **marks)
         for component in range(2):
             _common.band(means, step, results.means.values[:, :, component], i, **marks)

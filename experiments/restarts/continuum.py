@@ -109,7 +109,7 @@ def figure_of(teachers: list[Problem], all_results: list[xarray.Dataset]) -> Fig
             for i, (algorithm, kind) in enumerate((a, k) for a in INTEGRATORS for k in ("periodic", "bernoulli")):
                 ends = [of_runs(picked(results, algorithm=algorithm, restarts=kind, period=k)) for k in problem.periods]
                 text = f"{algorithm}, {'periodic' if kind == 'periodic' else 'Bernoulli'}"
-                dashes = dict(linestyle="-" if kind == "periodic" else "--")
+                dashes: dict[str, Any] = dict(linestyle="-" if kind == "periodic" else "--")
                 _common.band(panel, [1 / k for k in problem.periods], np.stack(ends, axis=1), i, label=text, **dashes)
                 if kind == "periodic":
                     start = of_runs(picked(results, algorithm=algorithm, restarts=kind, period=0))

@@ -41,7 +41,7 @@ def studies(settings: Settings) -> dict[str, Study]:
     _common.check(settings)
     _common.check_each("only", settings.only, checks.choice, STUDIES)
     _common.check_multiple("steps", settings.steps, steps_of(settings)["every"])
-    modules = dict(zip(STUDIES, (claim, restarts, plane, radius, factors, large), strict=True))
+    modules: dict[str, Any] = dict(zip(STUDIES, (claim, restarts, plane, radius, factors, large), strict=True))
     return {name: modules[name].study(settings) for name in settings.only}
 
 

@@ -5,6 +5,7 @@ import pytest
 import xarray
 
 from experiments import adaptive as experiment
+from experiments._common import stays_below
 
 
 def test_comparison_with_the_grid():
@@ -14,11 +15,12 @@ def test_comparison_with_the_grid():
     adapted = np.array([[3, 3, 2, 2], [3, 1, 3, 1], [1, 1, 1, 1.0]])
     results = xarray.Dataset(
         {"kl": (("seed", "particle_step", "neuron_step", "step"), kl), "adapted": (("seed", "step"), adapted)},
-        {"particle_step": [0.1], "neuron_step": [1.0, 2.0]},
+        {"particle_step": [0.1], "neuron_step": [1.0, 2.0], "step": [10, 20, 30, 40]},
     )
     row = experiment.compare(results, 10)["2.0"]
     assert (row["kl"], row["adapted"], row["best"], row["ratio"], row["best_steps"]) == (2, 30, 20, 1.5, [0.1, 2.0])
-    assert experiment.reached(np.array([3.0, np.nan]), 1.0, 5) == 15 and experiment.reached(np.ones(2), 1.0, 5) == 5
+    kl = xarray.DataArray([[3.0, np.nan], [1.0, 1.0]], {"step": [5, 10]}, ("seed", "step"))
+    assert stays_below(kl, 1.0, never=15).values.tolist() == [15, 5]
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,8 @@ import xarray
 from dualebm.energies.networks import MLP
 from dualebm.methods.contrastive import Contrastive
 from dualebm.spaces import Sphere
-from experiments.deep import CHOOSING, Settings, checked, chosen_rate, cosine, first_below
+from experiments._common import first_below
+from experiments.deep import CHOOSING, Settings, checked, chosen_rate, cosine
 
 
 def test_the_schedule_is_the_cosine_and_one_object():
@@ -39,7 +40,7 @@ def test_first_below():
     [
         (dict(preset="papr"), "did you mean 'paper'"),
         (dict(teachers=("s2_bimodel",)), "did you mean 's2_bimodal'"),
-        (dict(teachers=()), "teachers is empty"),
+        (dict(teachers=()), r"teachers is \(\)"),
         (dict(depths=(0,)), "depths is 0"),
         (dict(learning_rates=(-0.1,)), "learning_rates is -0.1"),
         (dict(width=0), "width is 0"),

@@ -13,7 +13,7 @@ from experiments import hidden_dimension
 from experiments.hidden_dimension import (
     START,
     Settings,
-    bands,
+    by_count,
     completed,
     divergence,
     main,
@@ -121,10 +121,10 @@ def test_the_n_that_is_needed():
     assert math.isnan(needed(n, np.array([0.5, np.nan, 0.1, 0.05]), 0.2)) and math.isnan(needed(n, np.full(4, np.nan), 0.2))
 
 
-def test_bands():
-    best = xarray.Dataset({"kl": ("lane", [3.0, 1.0, 5.0, 2.0, 7.0])}, {"n": ("lane", [30, 10, 30, 10, 30])})
-    n, mean, least, largest = bands(best)
-    assert [part.tolist() for part in (n, mean, least, largest)] == [[10, 30], [1.5, 5.0], [1.0, 3.0], [2.0, 7.0]]
+def test_repetitions_by_their_count():
+    best = xarray.Dataset({"kl": ("lane", [3.0, 1.0, 5.0, 2.0])}, {"n": ("lane", [30, 10, 30, 10])})
+    n, kl = by_count(best)
+    assert n.tolist() == [10, 30] and kl.tolist() == [[1.0, 3.0], [2.0, 5.0]]
 
 
 
@@ -139,5 +139,3 @@ def test_no_n_is_enough(tmp_path, monkeypatch):
     main(Settings(out=tmp_path))
     rows = json.loads((tmp_path / "quick" / "report.json").read_text())["rows"]
     assert [row["F1_needs"] for row in rows] == ["nan", "nan"] and (tmp_path / "quick" / "hidden_dimension_needed.pdf").exists()
-
-

@@ -39,7 +39,7 @@ def test_what_is_slow_is_slower():
     ("changes", "message"),
     [
         (dict(teachers=("s2_bimodel",)), "did you mean 's2_bimodal'"),
-        (dict(teachers=()), "each must have at least one"),
+        (dict(teachers=()), r"teachers is \(\); it must have at least one"),
         (dict(ratios=(0.0,)), "ratios is 0"),
         (dict(steps=30), "steps is 30; it must be a multiple of 20"),
         (dict(seeds=0), "seeds is 0"),
