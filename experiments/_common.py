@@ -163,16 +163,16 @@ def data(key, teacher, n) -> Samples:
     return targets.sample(key, targets.teacher(teacher), n)[0]
 
 
-def positions(key, method, state, rates, data):
+def positions(key, iterate):
     """Returns the positions of the neurons, (m, p): a metric."""
     del key
-    return method.energy(state, rates, data).positions
+    return iterate.energy.positions
 
 
-def coefficients(key, method, state, rates, data):
+def coefficients(key, iterate):
     """Returns the coefficients of the neurons, (m,): a metric."""
     del key
-    return method.energy(state, rates, data).coefficients
+    return iterate.energy.coefficients
 
 
 def swept(grid, method, rates, data, **arguments) -> xarray.Dataset:
@@ -196,7 +196,7 @@ def swept(grid, method, rates, data, **arguments) -> xarray.Dataset:
 
 @functools.partial(jax.jit, static_argnums=0)
 def _timed_steps(method, key, state, rates, data):
-    return jax.lax.fori_loop(0, TIMED, lambda i, state: method.step(jax.random.fold_in(key, i), state, rates, data), state)
+    return jax.lax.fori_loop(0, TIMED, lambda i, state: method.step(jax.random.fold_in(key, i), state, rates, data)[0], state)
 
 
 def seconds_a_step(methods: Mapping[str, Any], data: Samples, repetitions: int) -> dict[str, float]:

@@ -119,7 +119,7 @@ class HeldOut(eqx.Module):
         self.samples, self.references = samples, references
         self.reference, self.known = teacher(references.points), log_partition
 
-    def __call__(self, key, method, state, rates, data):
+    def __call__(self, key, iterate):
         """Returns the mean over the held-out points, a scalar."""
         del key
         energy = iterate.energy

@@ -155,13 +155,13 @@ class GradientError(eqx.Module):
 
     space: Euclidean = eqx.field(static=True)
 
-    def __call__(self, key, method, state, rates, data):
+    def __call__(self, key, iterate):
         """Returns the vector, (1 + parameters,)."""
         del key
-        energy = method.energy(state, rates, data)
-        estimate = ravel_pytree(likelihood.mean_gradient(energy, cloud(state)))[0]
+        energy = iterate.energy
+        estimate = ravel_pytree(likelihood.mean_gradient(energy, iterate.samples))[0]
         exact = -ravel_pytree(jax.grad(lambda energy: energy.log_partition(self.space))(energy))[0]
-        observed = ravel_pytree(likelihood.mean_gradient(energy, data))[0]
+        observed = ravel_pytree(likelihood.mean_gradient(energy, iterate.data))[0]
         return jnp.concatenate([jnp.linalg.norm(observed - exact)[None], estimate - exact])
 
 
@@ -170,7 +170,7 @@ class LogPartitions(eqx.Module):
 
     space: Euclidean = eqx.field(static=True)
 
-    def __call__(self, key, method, state, rates, data):
+    def __call__(self, key, iterate):
         """Returns both."""
         del key
         exact = iterate.energy.log_partition(self.space)
@@ -183,7 +183,7 @@ class Divergence(eqx.Module):
     space: Euclidean = eqx.field(static=True)
     teacher: Any
 
-    def __call__(self, key, method, state, rates, data):
+    def __call__(self, key, iterate):
         """Returns the divergence, a scalar, in nats."""
         del key
         energy = iterate.energy

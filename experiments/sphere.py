@@ -112,9 +112,9 @@ def problem(method: str) -> tuple[dual.Dual, dual.DualRates, Callable | None]:
 # -- Runs --------------------------------------------------------------------------------------------------
 
 
-def particles(key, method, state, rates, data):
+def particles(key, iterate):
     """Returns as many of the particles as a map shows: a metric."""
-    return state.particles[:: -(-state.columns.shape[1] // maps.PARTICLES_DRAWN)]
+    return iterate.state.particles[:: -(-iterate.state.columns.shape[1] // maps.PARTICLES_DRAWN)]
 
 
 def train(settings: Settings, scale: Scale, teacher: str, method: str, seed: int) -> xarray.Dataset:

@@ -184,7 +184,7 @@ class Logit(eqx.Module):
     long_name: ClassVar[str] = "s, the logit of the mass of the first mode"
     units: ClassVar[str] = "1"
 
-    def __call__(self, key, method, state, rates, data):
+    def __call__(self, key, iterate):
         """Returns s, a scalar."""
         del key
         return iterate.energy.logit
@@ -200,10 +200,10 @@ class Fraction(eqx.Module):
     long_name: ClassVar[str] = "part in the first mode, of walkers and data"
     units: ClassVar[str] = "1"
 
-    def __call__(self, key, method, state, rates, data):
+    def __call__(self, key, iterate):
         """Returns the two."""
-        del key, method, rates
-        points = (cloud(state).points, data.points)
+        del key
+        points = (iterate.samples.points, iterate.data.points)
         return jnp.stack([jnp.mean((x[:, 0] < 0.5 * (FIRST + SECOND)).astype(x.dtype)) for x in points])
 
 

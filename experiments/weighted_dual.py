@@ -33,6 +33,7 @@ from dualebm.methods.audited import Audited
 from dualebm.methods.dual import Dual
 from dualebm.methods.tracked import Tracked
 from dualebm.methods.weighted_dual import WeightedDual
+from dualebm.metrics.walkers import EffectiveFraction
 from dualebm.sweeps.grid import product
 from experiments import _common, report
 
@@ -113,9 +114,8 @@ class Estimate(eqx.Module):
     log_partition: Any
     quadrature: Samples | None
 
-    def __call__(self, key, method, state, rates, data):
+    def __call__(self, key, iterate):
         """Returns (KL by the walkers, KL beside it, error of log Z, effective fraction), (4,)."""
-        del key
         energy = iterate.energy
         x, reference = self.samples.points, self.teacher(self.samples.points)
         apart = measures.mean(energy(x) - reference, self.samples.log_weights)
@@ -124,7 +124,7 @@ class Estimate(eqx.Module):
             beside = metrics.relative_entropy(energy, reference, self.samples)
         else:
             beside = apart + partition.log_partition(energy, self.quadrature) - self.log_partition
-        return jnp.stack([apart + value - self.log_partition, beside, error, getattr(iterate.state, "ess", jnp.full_like(value, jnp.nan))])
+        return jnp.stack([apart + value - self.log_partition, beside, error, EffectiveFraction()(key, iterate)])
 
 
 def monitors(key, teacher, test_points) -> dict[str, Any]:

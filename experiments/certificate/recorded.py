@@ -13,6 +13,7 @@ from dualebm import measures, metrics
 from dualebm.data import targets
 from dualebm.energies.shallow import Energy, feature_mean, from_atoms
 from dualebm.measures import Samples
+from dualebm.methods.base import Info
 from dualebm.methods.dual import Dual
 
 
@@ -22,18 +23,18 @@ class At(eqx.Module):
     metric: Callable
     iterations: tuple[int, ...] = eqx.field(static=True)
 
-    def __call__(self, key, method, state, rates, data):
+    def __call__(self, key, iterate):
         """Returns the value of the metric, or NaN."""
-        made = lambda: self.metric(key, method, state, rates, data)  # noqa: E731
+        made = lambda: self.metric(key, iterate)  # noqa: E731
         shape = jax.eval_shape(made)
         none = lambda: jnp.full(shape.shape, jnp.nan, shape.dtype)  # noqa: E731
-        return jax.lax.cond(jnp.any(state.step == jnp.array(self.iterations)), made, none)
+        return jax.lax.cond(jnp.any(iterate.state.step == jnp.array(self.iterations)), made, none)
 
 
-def particles(key, method, state, rates, data):
+def particles(key, iterate):
     """Returns the particles of the training, (N, d): a metric."""
-    del key, method, rates, data
-    return state.particles
+    del key
+    return iterate.state.particles
 
 
 class Excess(eqx.Module):
@@ -51,15 +52,15 @@ class Excess(eqx.Module):
     def __init__(self, teacher: Energy, samples: Samples):
         self.teacher, self.samples, self.reference = teacher, samples, teacher(samples.points)
 
-    def __call__(self, key, method, state, rates, data):
+    def __call__(self, key, iterate):
         """Returns the excess and its error, (2,)."""
-        energy = method.energy(state, rates, data)
+        energy = iterate.energy
         difference = energy(self.samples.points) - self.reference
         log_ratio = metrics.relative_entropy(energy, self.reference, self.samples) - measures.mean(difference, self.samples.log_weights)
         error = jnp.zeros_like(log_ratio)
         if self.samples.log_weights is None:
             error = jnp.std(jnp.exp(-difference - log_ratio)) / math.sqrt(difference.size)
-        return jnp.stack([jnp.mean(energy(data.points) - self.teacher(data.points)) + log_ratio, error])
+        return jnp.stack([jnp.mean(energy(iterate.data.points) - self.teacher(iterate.data.points)) + log_ratio, error])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,5 +84,5 @@ class Descent(Dual):
         witness = jax.tree.map(
             jnp.subtract, *(feature_mean(self.feature, energy.positions, seen) for seen in (model, data))
         )
-        atoms, died = self.update_atoms(state.atoms, witness, rates)
-        return state._replace(atoms=atoms, step=state.step + 1, clipped=state.clipped + died)
+        atoms, _ = self.update_atoms(state.atoms, witness, rates)
+        return state._replace(atoms=atoms, step=state.step + 1), Info()

@@ -85,7 +85,7 @@ class Mass(eqx.Module):
     long_name: ClassVar[str] = "mass of the first mode"
     units: ClassVar[str] = "1"
 
-    def __call__(self, key, method, state, rates, data):
+    def __call__(self, key, iterate):
         """Returns the mass, a scalar."""
         del key
         return jnp.exp(iterate.energy.log_masses()[0])
@@ -101,7 +101,7 @@ class Means(eqx.Module):
     long_name: ClassVar[str] = "first coordinates of the means"
     units: ClassVar[str] = "1"
 
-    def __call__(self, key, method, state, rates, data):
+    def __call__(self, key, iterate):
         """Returns the coordinates."""
         del key
         return iterate.energy.means[:, 0]
@@ -119,7 +119,7 @@ class Divergence(eqx.Module):
     long_name: ClassVar[str] = "KL(teacher || student)"
     units: ClassVar[str] = "nat"
 
-    def __call__(self, key, method, state, rates, data):
+    def __call__(self, key, iterate):
         """Returns the KL, a scalar; noise, or on the training data overfitting, may make it negative."""
         del key
         student, points = iterate.energy, (self.samples or iterate.data).points
@@ -137,7 +137,7 @@ class PartitionError(eqx.Module):
     long_name: ClassVar[str] = "log Z by the walkers less log Z"
     units: ClassVar[str] = "nat"
 
-    def __call__(self, key, method, state, rates, data):
+    def __call__(self, key, iterate):
         """Returns the difference and the error."""
         del key
         value, error = iterate.log_partition
@@ -156,7 +156,7 @@ class Drift(eqx.Module):
     long_name: ClassVar[str] = "expected loss of log Z in a step"
     units: ClassVar[str] = "nat"
 
-    def __call__(self, key, method, state, rates, data):
+    def __call__(self, key, iterate):
         """Returns the loss, a scalar."""
         del key
         energy, walkers = iterate.energy, iterate.samples

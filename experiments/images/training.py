@@ -204,9 +204,9 @@ class CrossEntropy(eqx.Module):
     long_name: ClassVar[str] = "cross-entropy to the base measure, by the walkers"
     units: ClassVar[str] = "nat"
 
-    def __call__(self, key, method, state, rates, data):
+    def __call__(self, key, iterate):
         """Returns the value."""
-        return self.of(key, method, state, rates, data)[0]
+        return self.of(key, iterate)[0]
 
 
 @functools.cache

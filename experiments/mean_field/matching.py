@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from dualebm._internal.finite_volume import cells
 from dualebm.features import Softplus
 from dualebm.measures import Samples
+from dualebm.methods.base import Iterate
 from dualebm.methods.dual import Dual, DualRates
 from dualebm.methods.mean_field import MeanField
 from dualebm.methods.score_matching import ScoreMatching, ScoreMatchingRates
@@ -95,7 +96,7 @@ def limit_energy() -> tuple[np.ndarray, float]:
         state = method.init(jax.random.key(0), rates, data)
         state = state._replace(atoms=state.atoms._replace(positions=jnp.concatenate([half, half])))
         state = after(method, state, rates, data, steps)
-        energies.append(np.asarray(centred_energy(None, method, state, rates, data)))
+        energies.append(np.asarray(centred_energy(None, Iterate(method, state, rates, data))))
     limit = extrapolated(*energies)
     return limit, float(root_mean_square(limit - energies[-1]))
 
@@ -110,7 +111,7 @@ def restarted_equations(runs: list[tuple[int, int, bool]]) -> list[tuple[np.ndar
         state = method.init(jax.random.key(0), rates[0], data)
         for one, (_, steps, _) in zip(rates, runs, strict=True):
             last = after(method, state, one, data, steps)
-            energies.append(np.asarray(centred_energy(None, method, last, one, data)))
+            energies.append(np.asarray(centred_energy(None, Iterate(method, last, one, data))))
     pairs = zip(energies[: len(runs)], energies[len(runs) :], strict=True)
     return [(extrapolated(*pair), float(root_mean_square(pair[1] - pair[0]))) for pair in pairs]
 

@@ -101,17 +101,17 @@ def measures(method, state):
     return (x, uniform), (state.atoms.positions, jnp.maximum(mass, 0), jnp.maximum(-mass, 0))
 
 
-def of_particles(key, method, state, rates, data):
+def of_particles(key, iterate):
     """Returns the integrals of the harmonics in nu: a metric."""
-    del key, rates, data
-    (x, mass), _ = measures(method, state)
+    del key
+    (x, mass), _ = measures(iterate.method, iterate.state)
     return mass @ harmonics(x)
 
 
-def of_neurons(key, method, state, rates, data):
+def of_neurons(key, iterate):
     """Returns the integrals of the harmonics and of 1 in gamma: a metric."""
-    del key, rates, data
-    _, (theta, plus, minus) = measures(method, state)
+    del key
+    _, (theta, plus, minus) = measures(iterate.method, iterate.state)
     return jnp.append((plus - minus) @ harmonics(theta), jnp.sum(plus - minus))
 
 
@@ -120,10 +120,10 @@ class Densities(eqx.Module):
 
     bins: int = eqx.field(static=True)
 
-    def __call__(self, key, method, state, rates, data):
+    def __call__(self, key, iterate):
         """The densities."""
-        del key, rates, data
-        (x, mass), (theta, plus, minus) = measures(method, state)
+        del key
+        (x, mass), (theta, plus, minus) = measures(iterate.method, iterate.state)
 
         def of(points, mass):
             turn = jnp.arctan2(points[:, 1], points[:, 0]) / (2 * math.pi)
@@ -133,10 +133,10 @@ class Densities(eqx.Module):
         return jnp.stack([of(x, mass), of(theta, plus), of(theta, minus)])
 
 
-def centred_energy(key, method, state, rates, data):
+def centred_energy(key, iterate):
     """Returns f at 64 points of the circle, less its mean: a metric."""
     del key
-    f = method.energy(state, rates, data)(jnp.asarray(cells(Sphere(2), 64).centres, data.points.dtype))
+    f = iterate.energy(jnp.asarray(cells(Sphere(2), 64).centres, iterate.data.points.dtype))
     return f - jnp.mean(f)
 
 
@@ -183,7 +183,7 @@ def admissible(method: MeanField, rates: DualRates, data: Samples) -> MeanField:
 @partial(jax.jit, static_argnums=0)
 def after(method, state, rates, data: Samples, steps):
     """Returns the state of a method that draws nothing, so many steps later: one program for any number of steps."""
-    return jax.lax.fori_loop(0, steps, lambda _, state: method.step(jax.random.key(0), state, rates, data), state)
+    return jax.lax.fori_loop(0, steps, lambda _, state: method.step(jax.random.key(0), state, rates, data)[0], state)
 
 
 

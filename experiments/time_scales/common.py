@@ -117,9 +117,9 @@ class ModeMass(eqx.Module):
     long_name: ClassVar[str] = "mass of the first mode, less the teacher's"
     units: ClassVar[str] = "1"
 
-    def __call__(self, key, method, state, rates, data):
+    def __call__(self, key, iterate):
         """The difference, a scalar in [-1, 1]."""
-        return jnp.mean((self.direction @ state.columns > 0).astype(self.direction.dtype)) - self.expected
+        return jnp.mean((self.direction @ iterate.state.columns > 0).astype(self.direction.dtype)) - self.expected
 
 
 def monitors(count: int) -> Callable:

@@ -76,15 +76,15 @@ class Profile(eqx.Module):
 
     points: jax.Array
 
-    def __call__(self, key, method, state, rates, data):
+    def __call__(self, key, iterate):
         """Returns both, in units of temperature."""
         del key
-        if not isinstance(method, KernelFlow | Lazy):
-            last = method.energy(state, rates, data)(self.points)
+        if not isinstance(iterate.method, KernelFlow | Lazy):
+            last = iterate.energy(self.points)
             return jnp.stack([last, jnp.full_like(last, jnp.nan)])
-        off = None if isinstance(method, KernelFlow) else False
-        last = dataclasses.replace(method, averaged=off)  # pyright: ignore[reportArgumentType]
-        return jnp.stack([m.energy(state, rates, data)(self.points) for m in (last, method)])
+        off = None if isinstance(iterate.method, KernelFlow) else False
+        last = dataclasses.replace(iterate.method, averaged=off)  # pyright: ignore[reportArgumentType]
+        return jnp.stack([m.energy(iterate.state, iterate.rates, iterate.data)(self.points) for m in (last, iterate.method)])
 
 
 def method_of(kind: str = METHODS[0], particles: int = 1000):

@@ -70,7 +70,7 @@ def test_divergence_beside_numpy():
     energy, target = method.energy(state, rates, data), teacher(3)
     fresh = Samples(data.points[:7] + 0.5)
     for samples in (None, fresh):
-        found = mixture.Divergence(target, samples)(None, method, state, rates, data)
+        found = mixture.Divergence(target, samples)(None, Iterate(method, state, rates, data))
         points = (samples or data).points
         value = 0.0
         for sign, one in ((1, energy), (-1, target)):
@@ -78,7 +78,7 @@ def test_divergence_beside_numpy():
             value += sign * np.mean([numpy_energy(np.asarray(x, float), means, offsets) for x in points])
             value += sign * np.log(1 + np.exp(-offsets[0]))  # of log Z, without the factors that both have
         assert float(found) == pytest.approx(value, abs=1e-4)
-    at_teacher = mixture.Divergence(target, None)(None, Fixed(target), None, None, data)
+    at_teacher = mixture.Divergence(target, None)(None, Iterate(Fixed(target), None, None, data))
     assert float(at_teacher) == 0
 
 
@@ -96,17 +96,18 @@ class Fixed:
 
 
 def test_masses_means_and_log_z():
+    data = Samples(jnp.zeros((1, 2)))
     energy = GaussianMixture(jnp.array([[1.0, 2.0], [3.0, 4.0]]), jnp.array([np.log(4.0)]), None)
-    assert float(mixture.Mass()(None, Fixed(energy), None, None, None)) == pytest.approx(0.8)
-    assert mixture.Means()(None, Fixed(energy), None, None, None).tolist() == [1, 3]
-    difference, error = mixture.PartitionError()(None, Fixed(energy, 2.0), None, None, None)
+    assert float(mixture.Mass()(None, Iterate(Fixed(energy), None, None, data))) == pytest.approx(0.8)
+    assert mixture.Means()(None, Iterate(Fixed(energy), None, None, data)).tolist() == [1, 3]
+    difference, error = mixture.PartitionError()(None, Iterate(Fixed(energy, 2.0), None, None, data))
     assert float(difference) == pytest.approx(2 - np.log(1.25) - np.log(2 * np.pi), abs=1e-5) and float(error) == 0.125
 
 
 def test_the_expected_drift_beside_a_loop_and_beside_autodiff():
     method, rates, data, state = trained()
     rates, energy = rates._replace(learning_rate=3.0), method.energy(state, rates, data)
-    found = float(mixture.Drift()(None, method, state, rates, data))
+    found = float(mixture.Drift()(None, Iterate(method, state, rates, data)))
     log_weights = np.asarray(state.log_weights, float)
     p = np.exp(log_weights) / np.exp(log_weights).sum()
     assert np.ptp(log_weights) > 0

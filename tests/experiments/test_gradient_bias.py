@@ -50,7 +50,7 @@ def test_what_is_recorded_beside_the_exact_model(energy, x64):
     teacher = problem.teacher()
     itself = Jarzynski(problem.space, lambda key, space, dtype: teacher, walkers=10)
     start = itself.init(jax.random.key(0), rates, Samples(data.points))
-    assert float(Divergence(problem.space, teacher)(None, itself, start, rates, data)) == pytest.approx(0, abs=1e-6)
+    assert float(Divergence(problem.space, teacher)(None, Iterate(itself, start, rates, data))) == pytest.approx(0, abs=1e-6)
 
 
 @pytest.mark.parametrize(

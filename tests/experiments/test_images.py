@@ -3,6 +3,7 @@
 import dataclasses
 import gzip
 import struct
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -11,8 +12,6 @@ import pytest
 
 from dualebm.energies.networks import Perceptron
 from dualebm.measures import Samples
-from dualebm.methods.contrastive import ContrastiveState
-from dualebm.methods.jarzynski import WalkerState
 from dualebm.spaces import Euclidean
 from experiments import idx_images as images
 from experiments.digit_classifier import CLASSIFIER, Classifier, ClassMasses, accuracy, trained
@@ -23,18 +22,6 @@ from experiments.images.training import JARZYNSKI, PCD, Settings, adam, checked,
 TOY = Settings(
     seeds=1, walkers=64, walker_batch=32, walker_batches=1, moves=2, data_noise=0.3, steps=12, records=6, temperatures=5, progress=False
 )
-
-
-def state_of(particles, log_weights):
-    """A state of which a metric reads the walkers alone."""
-    if log_weights is None:
-        return ContrastiveState(jnp.asarray(particles).T, None, None, None, None)  # type: ignore[arg-type]
-
-    class Weighted:
-        log_weights = None
-
-    Weighted.log_weights = jnp.asarray(log_weights)
-    return WalkerState(jnp.asarray(particles).T, Weighted, None, None, None)  # type: ignore[arg-type]
 
 
 def idx(path, array):
@@ -69,7 +56,8 @@ def test_masses_of_the_classes_beside_numpy(weighted):
     x = random.standard_normal((40, 5)).astype(np.float32)
     a, b, c, e = (random.standard_normal(shape).astype(np.float32) for shape in ((5, 6), 6, (6, 3), 3))
     log_weights = (3 * random.standard_normal(40)).astype(np.float32) if weighted else None
-    found = ClassMasses(Classifier(*map(jnp.asarray, (a, b, c, e))))(None, None, state_of(x, log_weights), None, None)
+    samples = Samples(jnp.asarray(x), None if log_weights is None else jnp.asarray(log_weights))
+    found = ClassMasses(Classifier(*map(jnp.asarray, (a, b, c, e))))(None, SimpleNamespace(samples=samples))
     classes = np.argmax(np.maximum(x @ a + b, 0) @ c + e, axis=1)
     p = np.exp(log_weights.astype(float)) if weighted else np.ones(40)
     expected = [p[classes == k].sum() / p.sum() for k in range(3)]

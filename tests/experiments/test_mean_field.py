@@ -8,6 +8,7 @@ import pytest
 
 from dualebm._internal.finite_volume import cells
 from dualebm.measures import Atoms, Samples
+from dualebm.methods.base import Iterate
 from dualebm.methods.dual import Dual
 from dualebm.methods.mean_field import MeanField
 from dualebm.spaces import Sphere
@@ -39,13 +40,13 @@ def test_cells_and_particles_are_measured_alike():
     atoms = Atoms(centres[neurons], jnp.zeros(16), jnp.where(jnp.arange(16) < 8, 1.0, -1.0))
     other = system.init(jax.random.key(0), system.rates, data)._replace(columns=centres[particles].T, atoms=atoms)
     for metric in (measured.of_particles, measured.of_neurons, measured.Densities(4)):
-        in_cells, in_particles = (np.asarray(metric(None, *one, None, data)) for one in ((method, state), (system, other)))
+        in_cells, in_particles = (np.asarray(metric(None, Iterate(*one, None, data))) for one in ((method, state), (system, other)))
         np.testing.assert_allclose(in_particles, in_cells, atol=1e-6)
-    densities = measured.Densities(4)(None, method, state, None, data)
+    densities = measured.Densities(4)(None, Iterate(method, state, None, data))
     np.testing.assert_allclose(densities[0], 4 * counts.reshape(4, 2).sum(axis=1) / counts.sum(), rtol=1e-5)
     angle = 2 * np.pi * np.arange(8) / 8
     expected = (plus - minus) @ np.stack([np.cos(angle), np.sin(angle)], axis=1) / 16
-    np.testing.assert_allclose(measured.of_neurons(None, method, state, None, data)[:2], expected, atol=1e-6)
+    np.testing.assert_allclose(measured.of_neurons(None, Iterate(method, state, None, data))[:2], expected, atol=1e-6)
 
 
 def test_slopes_have_the_error_of_least_squares():

@@ -9,6 +9,7 @@ import pytest
 import xarray
 from scipy import integrate
 
+from dualebm.methods.base import Iterate
 from dualebm.methods.contrastive import ContrastiveState
 from dualebm.training.simulate import simulate
 from experiments import two_modes as experiment
@@ -61,8 +62,8 @@ def test_s_follows_the_flow_of_two_fractions(label, changes, x64):
     method, first, last, data = run(label, steps, **changes)
     assert last.columns.dtype == jnp.float64 and (method.fixed, method.integrator) == ((), "geodesic")
     walkers, observed = (np.mean(np.asarray(x) < -1.5) for x in (first.particles, data.points))
-    assert float(experiment.Logit()(None, method, first, method.rates, data)) == 0.001
-    assert experiment.Fraction()(None, method, last, method.rates, data).tolist() == pytest.approx([walkers, observed], abs=1e-12)
+    assert float(experiment.Logit()(None, Iterate(method, first, method.rates, data))) == 0.001
+    assert experiment.Fraction()(None, Iterate(method, last, method.rates, data)).tolist() == pytest.approx([walkers, observed], abs=1e-12)
     assert 0 < walkers < 1 and (walkers == observed) == (label == "PCD")
     s = 0.001
     for _ in range(steps):

@@ -11,6 +11,7 @@ from dualebm.energies.shallow import Shallow
 from dualebm.features import ReLU
 from dualebm.log_z import partition
 from dualebm.measures import Samples
+from dualebm.methods.base import Iterate
 from dualebm.methods.dual import Dual
 from experiments.certificate import runs
 from experiments.certificate.__main__ import main
@@ -55,11 +56,11 @@ def test_the_excess_is_the_difference_of_losses_by_quadrature(x64):
         energy = staticmethod(lambda state, rates, data: energy)
 
     losses = [float(e(found.data.points).mean() + partition.log_partition(e, nodes)) for e in (energy, target.energy)]
-    value, error = Excess(target.energy, found.test)(None, Fixed, None, None, found.data)
+    value, error = Excess(target.energy, found.test)(None, Iterate(Fixed, None, None, found.data))
     assert float(value) == pytest.approx(losses[0] - losses[1], abs=1e-4) and float(error) == 0
     base = target.space.sample_base(jax.random.key(1), 200_000, jnp.float32)
     kept = jax.random.uniform(jax.random.key(2), (200_000,)) < jnp.exp(-target.energy(base) + target.min_energy)
-    value, error = Excess(target.energy, Samples(base[kept]))(None, Fixed, None, None, found.data)
+    value, error = Excess(target.energy, Samples(base[kept]))(None, Iterate(Fixed, None, None, found.data))
     assert abs(float(value) - (losses[0] - losses[1])) < 5 * float(error) < 0.1
 
 
@@ -71,7 +72,7 @@ def test_the_descent_falls_in_every_step(tmp_path):
     state = Dual(found.target.space, neurons=16, particles=2).init(jax.random.key(0), rates, found.data)
     excess, step, values = Excess(found.target.energy, found.test), jax.jit(method.step), []
     for _ in range(10):
-        values.append(float(excess(None, method, state, rates, found.data)[0]))
+        values.append(float(excess(None, Iterate(method, state, rates, found.data))[0]))
         state, _ = step(jax.random.key(0), state, rates, found.data)
     assert all(np.diff(values) < 0) and values[0] - values[-1] > 0.03
 
