@@ -193,7 +193,7 @@ def contest(settings: Settings, target: targets.Target, signs: str) -> tuple[xar
     for row in rows.values():  # at equal cost of an iteration, but for those in which steps adapt
         extra = (cost - 1) * min(row["adapted"], settings.warmup)
         row["ratio_of_seconds"] = (row["adapted"] + extra) / row["best"]
-    summary = dict(n=n, seeds=seeds, steps=steps, found=np.median(steps_taken, axis=0).tolist(), cost_of_adapting=cost)
+    summary = dict(n=n, seeds=seeds, steps=steps, adapted_steps=np.median(steps_taken, axis=0).tolist(), cost_of_adapting=cost)
     return results, {**summary, "anneal": settings.anneal, "at": rows}
 
 
@@ -209,7 +209,7 @@ def draw(results: xarray.Dataset, summary: dict, title: str) -> Figure:
     for i, j in np.ndindex(*cells.shape):
         never = cells[i, j] > results.step.values[-1]
         left.text(x[j], y[i], "never" if never else f"{cells[i, j]:.0f}", ha="center", va="center", color="white")
-    particle_step, neuron_step = summary["found"]
+    particle_step, neuron_step = summary["adapted_steps"]
     label = f"adapted, {row['adapted']:.0f}"
     left.plot(np.log10(neuron_step), np.log10(particle_step), "*", color="red", markersize=14, label=label)
     left.legend(loc="lower right")
@@ -227,7 +227,7 @@ def draw(results: xarray.Dataset, summary: dict, title: str) -> Figure:
 
 def show(name: str, signs: str, summary: dict) -> None:
     """Prints the numbers of one teacher."""
-    steps = "particle step {:.3g}, neuron step {:.3g}".format(*summary["found"])
+    steps = "particle step {:.3g}, neuron step {:.3g}".format(*summary["adapted_steps"])
     cost = f"adapting costs {summary['cost_of_adapting']:.2f} of an iteration"
     print(f"{name}, {signs}, n = {summary['n']}, {summary['seeds']} seeds: {steps}; {cost}")
     for multiple, row in summary["at"].items():
@@ -262,7 +262,7 @@ def main(settings: Settings) -> dict:
     ratios = {name: summary["at"]["2.0"]["ratio"] for name, summary in summaries.items()}
     kept = sum(ratio <= ASKED for ratio in ratios.values())
     rows = [
-        {"teacher and signs": name, "particle step": one["found"][0], "neuron step": one["found"][1], "KL": one["at"]["2.0"]["kl"]}
+        {"teacher and signs": name, "particle step": one["adapted_steps"][0], "neuron step": one["adapted_steps"][1], "KL": one["at"]["2.0"]["kl"]}
         | {word: one["at"]["2.0"][word] for word in ("adapted", "best", "ratio", "ratio_of_seconds")}
         for name, one in summaries.items()
     ]

@@ -208,9 +208,9 @@ def rows_of(teacher: str, results: dict[str, xarray.Dataset], chosen: dict[str, 
 def figure_of(results: dict[str, dict[str, xarray.Dataset]], seconds: dict[str, dict[str, float]]) -> Figure:
     """Draws KL against iterations above and against seconds of steps below, a column for each teacher."""
     figure, panels = _common.panels_of(2, len(results), 4.6, sharey="col")
-    for column, (teacher, found) in enumerate(results.items()):
+    for column, (teacher, runs) in enumerate(results.items()):
         for row, panel in enumerate(panels[:, column]):
-            for i, (label, one) in enumerate(found.items()):
+            for i, (label, one) in enumerate(runs.items()):
                 x = one.step.values[1:] * (seconds[teacher][label] if row else 1)
                 name = "shallow (Dual)" if label == SHALLOW else f"perceptron, {label}"
                 _common.band(panel, x, one.kl.values[:, 1:], i, markevery=(i, 5), label=name)

@@ -55,8 +55,8 @@ def trained(
     """A classifier trained on images with fresh noise of a standard deviation in each step (Adam, cosine decay).
 
     >>> x, labels = jnp.array([[-1.0], [1.0]]), jnp.array([0, 1])
-    >>> found = trained(jax.random.key(0), x, labels, jnp.float32(0.1), 2, width=8, steps=100, batch=16, learning_rate=0.03)
-    >>> accuracy(found, x, labels)
+    >>> classifier = trained(jax.random.key(0), x, labels, jnp.float32(0.1), 2, width=8, steps=100, batch=16, learning_rate=0.03)
+    >>> accuracy(classifier, x, labels)
     1.0
     """
     start_key, step_key = jax.random.split(key)

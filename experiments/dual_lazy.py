@@ -190,7 +190,7 @@ def solve_all(settings: Settings) -> dict[tuple[str, str], xarray.Dataset]:
 # -- Reading ----------------------------------------------------------------------------------------------
 
 
-def validated(found: xarray.Dataset) -> xarray.Dataset:
+def validated(results: xarray.Dataset) -> xarray.Dataset:
     """Returns `kl` and `radius` along (n, seed), at the radius whose held-out likelihood is best.
 
     >>> values = xarray.DataArray([[[3.0, 1.0], [2.0, 5.0]]], {"n": [9], "radius": [5, 10], "seed": [0, 1]}, ("n", "radius", "seed"))
@@ -198,17 +198,17 @@ def validated(found: xarray.Dataset) -> xarray.Dataset:
     >>> chosen.kl.values.tolist(), chosen.radius.values.tolist()
     ([[20.0, 10.0]], [[10.0, 5.0]])
     """
-    radius = found.held_out.fillna(np.inf).idxmin("radius")
-    return xarray.Dataset({"kl": found.kl.sel(radius=radius).drop_vars("radius"), "radius": radius})
+    radius = results.held_out.fillna(np.inf).idxmin("radius")
+    return xarray.Dataset({"kl": results.kl.sel(radius=radius).drop_vars("radius"), "radius": radius})
 
 
-def lines_of(found: dict, teacher: str) -> dict[str, xarray.DataArray]:
+def lines_of(results: dict, teacher: str) -> dict[str, xarray.DataArray]:
     """Returns the KL of each curve along (n, seed)."""
-    active = found[teacher, "F1"]
+    active = results[teacher, "F1"]
     return {
         f"F1, radius {RADIUS:g} (the teacher's)": active.kl.sel(radius=RADIUS),
         "F1, radius by held-out data": validated(active).kl,
-        "F2, radius by held-out data": validated(found[teacher, "F2"]).kl,
+        "F2, radius by held-out data": validated(results[teacher, "F2"]).kl,
     }
 
 
@@ -241,17 +241,17 @@ def finish(figure: Figure, panels, xlabel: str, columns: int, ticks) -> None:
     _common.legend(figure, panels[:1], columns)
 
 
-def draw_counts(found: dict, settings: Settings) -> Figure:
+def draw_counts(results: dict, settings: Settings) -> Figure:
     """Draws KL against n."""
     figure, panels = frame_of(settings.teachers)
     for panel, teacher in zip(panels, settings.teachers, strict=True):  # pyright: ignore[reportArgumentType]
-        for i, (label, kl) in enumerate(lines_of(found, teacher).items()):
+        for i, (label, kl) in enumerate(lines_of(results, teacher).items()):
             _common.band(panel, kl.n, kl.transpose("seed", "n"), i, np.nanmedian, label=label)
     finish(figure, panels, "data points n", 2, settings.n)
     return figure
 
 
-def draw_radii(found: dict, settings: Settings) -> Figure:
+def draw_radii(results: dict, settings: Settings) -> Figure:
     """Draws KL against the radius, at kernel_n of all methods, and at the largest n of two."""
     figure, panels = frame_of(settings.teachers)
     few, many = settings.kernel_n, max(settings.n)  # pyright: ignore[reportArgumentType]
@@ -262,21 +262,21 @@ def draw_radii(found: dict, settings: Settings) -> Figure:
             f"F2, n = {many}": ("F2", many),
         }  # fmt: skip
         for i, (label, (kind, n)) in enumerate(labels.items()):
-            if (teacher, kind) in found:
-                kl = found[teacher, kind].kl.sel(n=n)
+            if (teacher, kind) in results:
+                kl = results[teacher, kind].kl.sel(n=n)
                 _common.band(panel, kl.radius, kl.transpose("seed", "radius"), i, np.nanmedian, label=label)
     finish(figure, panels, "radius of the ball", 3, sorted({r for radii in RADII.values() for r in radii}))
     return figure
 
 
-def rows_of(found: dict, settings: Settings) -> list[dict]:
+def rows_of(results: dict, settings: Settings) -> list[dict]:
     """Returns for each teacher and n the KL of each curve, median and range, and the radius chosen for F2."""
     rows = []
     for teacher in settings.teachers:  # pyright: ignore[reportOptionalIterable]
-        chosen = validated(found[teacher, "F2"]).radius
+        chosen = validated(results[teacher, "F2"]).radius
         for n in settings.n:  # pyright: ignore[reportOptionalIterable]
             row: dict = dict(teacher=teacher, n=n)
-            for short, kl in zip(("F1", "F1_held_out", "F2"), lines_of(found, teacher).values(), strict=True):
+            for short, kl in zip(("F1", "F1_held_out", "F2"), lines_of(results, teacher).values(), strict=True):
                 row |= _common.spread(kl.sel(n=n), short, f"{short}_least", f"{short}_largest", of="median")
             rows.append(row | dict(F2_radius=float(chosen.sel(n=n).median()), ratio=row["F2"] / row["F1"]))
     return rows
@@ -284,12 +284,12 @@ def rows_of(found: dict, settings: Settings) -> list[dict]:
 
 def content_of(settings: Settings) -> dict[str, Any]:
     """Runs the study, and returns the content of its report."""
-    found = solve_all(settings)
-    figures = {"dual_lazy_n": draw_counts(found, settings), "dual_lazy_radius": draw_radii(found, settings)}
+    results = solve_all(settings)
+    figures = {"dual_lazy_n": draw_counts(results, settings), "dual_lazy_radius": draw_radii(results, settings)}
     slopes = [
         f"{teacher} {slope(lines[0]):.2f} (F1, radius {RADIUS:g}) and {slope(lines[2]):.2f} (F2)"
         for teacher in settings.teachers  # pyright: ignore[reportOptionalIterable]
-        for lines in [list(lines_of(found, teacher).values())]
+        for lines in [list(lines_of(results, teacher).values())]
         if len(settings.n) > 1  # pyright: ignore[reportArgumentType]
     ]
     return dict(
@@ -299,7 +299,7 @@ def content_of(settings: Settings) -> dict[str, Any]:
             f"{settings.seeds} seeds: median, least and largest, of the mean over the second half of each run. The radius of F2 is chosen "
             "for each n and seed by the likelihood of n / 4 points more."
         ),
-        rows=rows_of(found, settings),
+        rows=rows_of(results, settings),
         summary="Slopes of log KL against log n: " + "; ".join(slopes) + "." if slopes else "",
         paper="Its experiments are in F1: it has no such comparison.",
         figures=figures,

@@ -255,8 +255,8 @@ def rows_of(energy: str, results: dict[str, xarray.Dataset], seconds: dict[str, 
 def figure_of(results: dict[str, dict[str, xarray.Dataset]], seconds: dict[str, dict[str, float]]) -> Figure:
     """Draws the bias of the gradient, error of log Z and KL against seconds of steps, a column for each energy."""
     figure, panels = _common.panels_of(3, len(results), 6.6, sharex="col")
-    for column, (energy, found) in enumerate(results.items()):
-        for i, (label, one) in enumerate(found.items()):
+    for column, (energy, runs) in enumerate(results.items()):
+        for i, (label, one) in enumerate(runs.items()):
             x = one.step.values[1:] * seconds[energy][label]
             style = _common.look(i)
             size, noise = bias(one.gradient.values[..., 1:])
@@ -296,14 +296,14 @@ def content_of(settings: Settings) -> dict[str, Any]:
         results[energy] = {label: swept(settings, energy, label, method) for label, method in known.items()}
         rows += rows_of(energy, results[energy], seconds[energy])
     of = lambda row: f"{row['method']} {row['gradient_end']:.2g} (noise {row['noise']:.2g}), {row['log_Z']:.2g} nat"  # noqa: E731
-    told = [f"{energy}: {'; '.join(of(row) for row in rows if row['energy'] == energy)}." for energy in settings.energies]
+    sentences = [f"{energy}: {'; '.join(of(row) for row in rows if row['energy'] == energy)}." for energy in settings.energies]
     return dict(
         title="Bias of the gradient and of log Z",
         about=f"n = {settings.n}, N = {settings.walkers} walkers, {settings.seeds} seeds, {settings.steps} iterations. gradient: norm of "
         "the mean over seeds of E_walkers dU + d log Z, less its scatter, halfway and at the end; noise: what a gradient without bias "
         "would show; exact_gradient: the norm of the likelihood's own halfway; log_Z: by the walkers less exact, change since the start.",
         rows=rows,
-        summary="Bias of the gradient at the end, and of log Z. " + " ".join(told),
+        summary="Bias of the gradient at the end, and of log Z. " + " ".join(sentences),
         figures={"gradient_bias": figure_of(results, seconds)},
         paper="Shows the protocol on a mixture and on images; has no such table.",
     )  # fmt: skip

@@ -95,8 +95,8 @@ def checked(settings: Settings) -> Settings:
     checks.number("time_step", settings.time_step, positive=True, largest=0.5)
     checks.number("duration", settings.duration, positive=True)
     if steps_of(settings) % RECORDS or steps_of(settings) < 2 * RECORDS:
-        found = f"duration / time_step is {settings.duration / settings.time_step:g}"  # type: ignore[operator]
-        raise ValueError(f"{found}; it must be a multiple of {RECORDS}, and at least {2 * RECORDS}")
+        ratio = f"duration / time_step is {settings.duration / settings.time_step:g}"  # type: ignore[operator]
+        raise ValueError(f"{ratio}; it must be a multiple of {RECORDS}, and at least {2 * RECORDS}")
     return settings
 
 
@@ -257,13 +257,13 @@ def expected(label: str, data: float, walkers: float, at: float) -> float:
     return drifted(data, walkers, at) if label == UNWEIGHTED else limit(data, walkers)
 
 
-def rows_of(found: dict[str, xarray.Dataset], time_step: float) -> list[dict]:
+def rows_of(records: dict[str, xarray.Dataset], time_step: float) -> list[dict]:
     """Returns a row for each run: the fractions, s at the end beside the closed form, and how many walkers ever changed sides.
 
     A run has `held` where it is within 2% of the closed form; for PCD, whose s should not move, within 1e-9.
     """
     rows = []
-    for label, results in found.items():
+    for label, results in records.items():
         at = time_step * float(results.step.values[-1])
         for seed, s, fractions in zip(results.seed.values, results.logit.values, results.fraction.values, strict=True):
             walkers, observed = fractions[0]
@@ -277,10 +277,10 @@ def rows_of(found: dict[str, xarray.Dataset], time_step: float) -> list[dict]:
     return rows
 
 
-def figure_of(found: dict[str, xarray.Dataset], time_step: float) -> Figure:
+def figure_of(records: dict[str, xarray.Dataset], time_step: float) -> Figure:
     """Draws s against time, a panel for each kind of run, with the closed forms."""
     figure, panels = _common.panels_of(2, 2, 4.6, sharex=True)
-    for panel, (label, results) in zip(panels.flat, found.items(), strict=True):
+    for panel, (label, results) in zip(panels.flat, records.items(), strict=True):
         at = time_step * results.step.values
         for i, (s, fractions) in enumerate(zip(results.logit.values, results.fraction.values, strict=True)):
             panel.plot(at, s, color=_common.look(i)["color"], label=f"seed {results.seed.values[i]}")
@@ -301,9 +301,9 @@ def figure_of(found: dict[str, xarray.Dataset], time_step: float) -> Figure:
 def content_of(settings: Settings) -> dict[str, Any]:
     """Runs the study, and returns the content of its report."""
     with jax.enable_x64(True):
-        found = measured(settings)
-    rows = rows_of(found, settings.time_step)  # type: ignore[arg-type]
-    held = {label: [row["held"] for row in rows if row["run"] == label] for label in found}
+        records = measured(settings)
+    rows = rows_of(records, settings.time_step)  # type: ignore[arg-type]
+    held = {label: [row["held"] for row in rows if row["run"] == label] for label in records}
     return dict(
         title="Two modes and their masses",
         about=f"s at time {settings.duration:g} by steps of {settings.time_step:g} beside the closed form (asked) of the parts of the data "
@@ -311,7 +311,7 @@ def content_of(settings: Settings) -> dict[str, Any]:
         rows=rows,
         summary="Within 2% of the closed form (PCD: 1e-9 of its start): "
         + ", ".join(f"{label} {sum(of)} of {len(of)}" for label, of in held.items()) + ".",
-        figures={"two_modes": figure_of(found, settings.time_step)},  # type: ignore[arg-type]
+        figures={"two_modes": figure_of(records, settings.time_step)},  # type: ignore[arg-type]
         paper="A weighted run finds the mass, PCD stays where it began and unweighted walkers drift; curves without numbers.",
     )  # fmt: skip
 

@@ -185,8 +185,8 @@ def rows_of(teacher: str, ratio: float, results: dict[str, xarray.Dataset]) -> l
 def figure_of(results: dict[tuple[str, float], dict[str, xarray.Dataset]]) -> Figure:
     """Draws KL by the walkers beside KL above, their difference below, a column for each teacher and ratio."""
     figure, panels = _common.panels_of(2, len(results), 4.6, sharex="col")
-    for column, ((teacher, ratio), found) in enumerate(results.items()):
-        for i, (label, one) in enumerate(found.items()):
+    for column, ((teacher, ratio), runs) in enumerate(results.items()):
+        for i, (label, one) in enumerate(runs.items()):
             x, values = one.step.values, one.kl.values
             form = _common.look(i) | dict(markevery=2)
             exact = dict(linestyle="--", color=form["color"], label=f"{label}: exact, or by test points")
@@ -221,7 +221,7 @@ def content_of(settings: Settings) -> dict[str, Any]:
             rows += rows_of(teacher, ratio, results[teacher, ratio])
     sentences = [
         f"{row['teacher']}, ratio {row['ratio']:g}, {row['particles']}: off by at most {row['largest_off']:.2g}, at the end by "
-        f"{row['off_at_end']:.2g}" + (f" (error told {row['error']:.2g})." if row["particles"] != "unweighted" else ".")
+        f"{row['off_at_end']:.2g}" + (f" (its error is {row['error']:.2g})." if row["particles"] != "unweighted" else ".")
         for row in rows
     ]
     return dict(

@@ -29,26 +29,26 @@ from experiments.figure1.runs import ALGORITHMS, Scale, Settings, iterations, ro
 
 def content_of(settings: Settings, scale: Scale) -> dict[str, Any]:
     """Trains all pairs of runs, and returns the content of the report."""
-    found: dict[tuple[str, str, str], list[xarray.Dataset]] = {}
+    by_case: dict[tuple[str, str, str], list[xarray.Dataset]] = {}
     for seed in _common.seeds_of(settings, scale.seeds):
         for reading in settings.readings:
             for teacher in settings.teachers:
                 for algorithm in ALGORITHMS:
                     results = train(settings, scale, teacher, reading, algorithm, seed)
-                    found.setdefault((reading, teacher, algorithm), []).append(results)
+                    by_case.setdefault((reading, teacher, algorithm), []).append(results)
                     end = f"KL {float(results.kl[-1]):.4g} at iteration {int(results.step[-1])}"
                     print(f"{teacher}, {reading}, {algorithm}, seed {seed}: {end}", flush=True)
     rows: list[dict] = []
     ratios = {}
     for reading in settings.readings:
         for teacher in settings.teachers:
-            primal, fast = (np.array([iterations(r, teacher) for r in found[reading, teacher, a]]) for a in ALGORITHMS)
+            primal, fast = (np.array([iterations(r, teacher) for r in by_case[reading, teacher, a]]) for a in ALGORITHMS)
             ratios[reading, teacher] = speed_ups(primal, fast)
             rows += rows_of(teacher, reading, primal, fast)
-    figures = {f"figure1_{reading}": draw(settings.teachers, scale.n, reading, found) for reading in settings.readings}
+    figures = {f"figure1_{reading}": draw(settings.teachers, scale.n, reading, by_case) for reading in settings.readings}
     figures["figure1_speed_up"] = draw_speed_ups(settings.teachers, scale.n, ratios)
     ends = []
-    for (reading, teacher, algorithm), runs in found.items():
+    for (reading, teacher, algorithm), runs in by_case.items():
         last = [int(r.step[-1]) for r in runs]
         kl = np.mean([float(r.kl[-1]) for r in runs])
         at = f"{last[0]}" if len(set(last)) == 1 else f"{min(last)} to {max(last)}"

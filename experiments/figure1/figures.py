@@ -29,13 +29,13 @@ def archived(teacher: str, algorithm: str, variable: str) -> tuple[np.ndarray, n
     return None
 
 
-def draw(teachers: tuple[str, ...], n: int, reading: str, found: dict) -> Figure:
+def draw(teachers: tuple[str, ...], n: int, reading: str, by_case: dict) -> Figure:
     """Draws Figure 1 in one reading: a row for each teacher, KL, score error and total variation against the iteration, log-log."""
     figure, panels = _common.panels_of(len(teachers), len(VARIABLES), 0.7 + 2.1 * len(teachers), sharex=True)
     for row, teacher in zip(panels, teachers, strict=True):
         for panel, variable in zip(row, VARIABLES, strict=True):
             for i, algorithm in enumerate(ALGORITHMS):
-                runs = xarray.concat([r[variable] for r in found[reading, teacher, algorithm]], "seed", join="outer")
+                runs = xarray.concat([r[variable] for r in by_case[reading, teacher, algorithm]], "seed", join="outer")
                 runs = runs.isel(step=slice(1, None)).dropna("step")  # where one seed has ended the mean would jump
                 _common.band(panel, runs.step, runs, i, markevery=(0.05 + 0.05 * i, 0.2), label=f"{algorithm}, ours (n = {n:g})")
                 known = archived(teacher, algorithm, variable)
@@ -45,7 +45,7 @@ def draw(teachers: tuple[str, ...], n: int, reading: str, found: dict) -> Figure
                     colour = ("#003A5C", "#8A5A00")[i]  # darker than ours
                     form = dict(linestyle="", marker="x", markersize=5) if points else dict(linestyle="--", linewidth=1)
                     panel.plot(x, y, color=colour, zorder=3, label=f"{name}, three points" if points else name, **form)
-            unit = found[reading, teacher, "dual"][0][variable].attrs
+            unit = by_case[reading, teacher, "dual"][0][variable].attrs
             words = f"{unit['long_name']}" + (f" ({unit['units']})" if unit["units"] != "1" else "")
             panel.set_ylabel(words)
             for name, threshold in THRESHOLDS[teacher]:

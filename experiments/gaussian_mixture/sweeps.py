@@ -217,20 +217,20 @@ def by_count(results: xarray.Dataset) -> dict[int, dict[str, np.ndarray]]:
     return counts
 
 
-def slopes(found: dict[int, dict[str, np.ndarray]]) -> tuple[float, float]:
+def slopes(by_number: dict[int, dict[str, np.ndarray]]) -> tuple[float, float]:
     """Returns the slopes of the errors that were seen and of the predicted errors."""
-    counts = np.array(list(found))
-    return tuple(slope(counts, np.array([one[name].mean() for one in found.values()])) for name in ("error", "predicted"))  # type: ignore
+    counts = np.array(list(by_number))
+    return tuple(slope(counts, np.array([one[name].mean() for one in by_number.values()])) for name in ("error", "predicted"))  # type: ignore
 
 
-def rows_of_counts(found: dict[int, dict[str, np.ndarray]]) -> list[dict]:
+def rows_of_counts(by_number: dict[int, dict[str, np.ndarray]]) -> list[dict]:
     """Returns the rows of the error of log Z and of the mass for each number of walkers, and of the slopes."""
     rows = []
-    for count, one in found.items():
+    for count, one in by_number.items():
         part = f"N = {count}"
         rows.append(row_of(part, "log Z error", f"{one['predicted'].mean():.3g}", one["error"]))
         rows.append(row_of(part, "mass of the first mode", f"{MASS:g}", one["mass"]))
-    if len(found) > 1:
-        seen, predicted = slopes(found)
+    if len(by_number) > 1:
+        seen, predicted = slopes(by_number)
         rows += [row_of("all N", "slope of the error in N", "-1", [seen]), row_of("all N", "slope as expected", "-1", [predicted])]
     return rows
