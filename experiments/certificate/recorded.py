@@ -72,9 +72,9 @@ class Descent(Dual):
 
     teacher: str = "s2_bimodal"
 
-    def step(self, key, state, rates, data, axis=None):
+    def step(self, key, state, rates, data):
         """Moves the atoms along the gradient of L."""
-        del key, axis
+        del key
         target, energy = targets.teacher(self.teacher, data.points.dtype), from_atoms(self.feature, state.atoms)
         if self.space.dimension == 3:
             nodes: Any = target.quadrature(data.points.dtype)
