@@ -18,6 +18,7 @@ import optax
 from benchmarks import ports
 from dualebm import metrics
 from dualebm._internal import columns
+from dualebm.base_measures import Flat
 from dualebm.data import targets
 from dualebm.energies.mixture import GaussianMixture, Mixture
 from dualebm.flows import langevin
@@ -413,7 +414,7 @@ def walker_steps(implementation, count):
     before and after the step of the parameters, and at each data point two.
     """
     d, n = MIXTURE_DIMENSION, WALKERS
-    space = Euclidean(d, None)
+    space = Euclidean(d, Flat())
     x = jax.random.normal(jax.random.key(1), (n, d)).at[:, 0].add(jnp.where(jnp.arange(n) < n // 4, -10.0, 6.0))
     data = Samples(x)
     if implementation == "noise":

@@ -4,6 +4,7 @@ The words are here; the loops are `dualebm.training.run.run` and `dualebm.traini
 the figures `dualebm.plotting.charts`.
 """
 
+from dualebm.base_measures import Flat, Gaussian, Uniform
 from dualebm.energies.shallow import Energy, Shallow, log_density
 from dualebm.features import Bump, Custom, ReLU, Softplus
 from dualebm.flows.langevin import sample
@@ -22,12 +23,15 @@ __all__ = [
     "DualRates",
     "Energy",
     "Euclidean",
+    "Flat",
+    "Gaussian",
     "ReLU",
     "Samples",
     "Shallow",
     "Softplus",
     "Sphere",
     "Torus",
+    "Uniform",
     "annealing",
     "load_energy",
     "log_density",

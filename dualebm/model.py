@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from dualebm._internal import checks
+from dualebm.base_measures import Flat, Gaussian, Uniform
 from dualebm.data import tables
 from dualebm.energies.shallow import Energy
 from dualebm.log_z import partition
@@ -205,6 +206,13 @@ def read(folder: checkpoints.PathLike) -> dict[str, Any]:
     return header
 
 
+def _space(described: dict[str, Any]) -> Any:
+    """The space, or its base measure, that `describe` made a dictionary of."""
+    kinds: dict[str, Any] = {kind.__name__: kind for kind in (Sphere, Euclidean, Torus, Uniform, Gaussian, Flat)}
+    values = {name: _space(value) if isinstance(value, dict) else value for name, value in described.items()}
+    return kinds[values.pop("type")](**values)
+
+
 def load(folder: checkpoints.PathLike) -> Model:
     """The model in a folder, as `save` wrote it; raises as `read` and `checkpoints.load_energy` do.
 
@@ -213,8 +221,7 @@ def load(folder: checkpoints.PathLike) -> Model:
     header = read(folder)
     energy = checkpoints.load_energy(Path(folder) / ENERGY)
     try:
-        fields = dict(header["space"])
-        space = {kind.__name__: kind for kind in (Sphere, Euclidean, Torus)}[fields.pop("type")](**fields)
+        space = _space(header["space"])
         mean, scale = (None if header[n] is None else np.array(header[n], np.float64) for n in ("mean", "scale"))
         log_partition = LogPartition(**header["log_partition"])
         model = Model(energy, space, header["normalise"], mean, scale, log_partition, header["particle_step"])

@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from dualebm._internal.columns import once, product
+from dualebm.base_measures import BaseMeasure, Gaussian, Uniform
 
 Points = Float[Array, "*points"]
 """Points along the last axis, (..., dimension), or along `axis`."""
@@ -34,13 +35,13 @@ def _norm(x, axis=-1):
 
 @dataclasses.dataclass(frozen=True)
 class Space(abc.ABC):
-    """A Riemannian submanifold of R^d, or a quotient of R^d, with a base measure tau.
+    """A Riemannian submanifold of R^d, or a quotient of R^d, with a base measure tau, the field `base` of every space.
 
     Args:
         dimension: d, the number of coordinates of a point.
 
     Raises:
-        ValueError: for a dimension that is too small.
+        ValueError: for a dimension that is too small, and for a base measure that is not one on this space.
     """
 
     dimension: int
@@ -52,6 +53,9 @@ class Space(abc.ABC):
         d = self.dimension
         if isinstance(d, bool) or not isinstance(d, int) or d < self.smallest:
             raise ValueError(f"dimension is {d!r}; it must be an integer of at least {self.smallest}")
+        if not (isinstance(self.base, BaseMeasure) and self.base.fits(self)):
+            allowed = "Uniform()" if self.compact else "Gaussian(scale), Flat()"
+            raise ValueError(f"base is {self.base} and the space a {type(self).__name__}; allowed: {allowed}")
 
     # -- What a space is -------------------------------------------------------------------------------
 
@@ -61,8 +65,10 @@ class Space(abc.ABC):
     periodic: ClassVar[bool] = False
     """Whether coordinates are of a period, so that a function of them must be periodic and `ambient` is another point."""
 
-    mean_curvature: ClassVar[int] = 0
-    """H: the Laplacian along the space of the ambient coordinate functions is -H times the unit normal. 0 where flat."""
+    @property
+    def mean_curvature(self) -> int:
+        """H: the Laplacian along the space of the ambient coordinate functions is -H times the unit normal. 0 where flat."""
+        return 0
 
     @property
     def unit(self) -> float:
@@ -269,9 +275,29 @@ class Space(abc.ABC):
 
     # -- The base measure ------------------------------------------------------------------------------
 
+    @property
     @abc.abstractmethod
+    def base(self) -> BaseMeasure:
+        """tau, a field of each space."""
+
     def sample_base(self, key: Key[Array, ""], count: int, dtype: Any = float) -> Float[Array, "count dimension"]:
-        """Draws from the base measure.
+        """`base.sample`: independent points, (count, d)."""
+        return self.base.sample(self, key, count, dtype)
+
+    def from_normal(self, z: Points, axis: int = -1) -> Points:
+        """`base.from_normal`: draws of the base measure from standard normal vectors, of the same shape."""
+        return self.base.from_normal(self, z, axis)
+
+    def log_base(self, x: Points, axis: int = -1) -> Scalars:
+        """`base.log_density`, of the shape of x without the axis."""
+        return self.base.log_density(self, x, axis)
+
+    def grad_log_base(self, x: Points) -> Points:
+        """`base.score`: the gradient of `log_base`, (..., d)."""
+        return self.base.score(self, x)
+
+    def sample_uniform(self, key: Key[Array, ""], count: int, dtype: Any) -> Float[Array, "count dimension"]:
+        """Draws points uniformly, where the space is compact; the base measure is another matter.
 
         Args:
             key: of `jax.random`.
@@ -282,36 +308,15 @@ class Space(abc.ABC):
             Independent points, (count, d).
 
         Raises:
-            ValueError: for the flat measure, which is not a probability measure.
+            ValueError: where the space is not compact.
         """
+        del key, count, dtype
+        raise ValueError(f"space is {self}, which is not compact and has no uniform measure")
 
-    @abc.abstractmethod
-    def from_normal(self, z: Points, axis: int = -1) -> Points:
-        """Maps standard normal vectors to draws of the base measure; raises ValueError for the flat measure.
-
-        Args:
-            z: normal vectors.
-            axis: the axis of the components.
-
-        Returns:
-            Points, of the same shape.
-        """
-
-    def log_base(self, x: Points, axis: int = -1) -> Scalars:
-        """Log density of the base measure in the measure that log Z and `log_density` refer to: 0 where it is the base itself.
-
-        Args:
-            x: points.
-            axis: the axis of the components.
-
-        Returns:
-            Scalars, of the shape of x without the axis.
-        """
-        return jnp.zeros_like(jnp.take(x, 0, axis))
-
-    def grad_log_base(self, x: Points) -> Points:
-        """The gradient of `log_base`, (..., d)."""
-        return jnp.zeros_like(x)
+    def uniform_from_normal(self, z: Points, axis: int) -> Points:
+        """Maps standard normal vectors to uniform points, of the same shape; raises ValueError as `sample_uniform`."""
+        del z, axis
+        raise ValueError(f"space is {self}, which is not compact and has no uniform measure")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -326,6 +331,8 @@ class Sphere(Space):
     >>> bool(jnp.allclose(sphere.exp(pole, sphere.log(pole, east)), east, atol=1e-6))
     True
     """
+
+    base: BaseMeasure = Uniform()
 
     smallest: ClassVar[int] = 2
 
@@ -427,18 +434,18 @@ class Sphere(Space):
             raise ValueError(f"{name} has zeros in row {row}; rows must have a direction to be normalised")
         return np.where(np.isfinite(norms), x / np.where(np.isfinite(norms), norms, 1), x).astype(x.dtype)
 
-    def sample_base(self, key: Key[Array, ""], count: int, dtype: Any = float) -> Float[Array, "count dimension"]:
+    def sample_uniform(self, key: Key[Array, ""], count: int, dtype: Any) -> Float[Array, "count dimension"]:
         """`count` independent points, uniform on the sphere."""
         x = jax.random.normal(key, (self.dimension, count), dtype).T
         return x / _norm(x)
 
-    def from_normal(self, z: Points, axis: int = -1) -> Points:
+    def uniform_from_normal(self, z: Points, axis: int) -> Points:
         """z / |z|."""
         return z / _norm(z, axis)
 
 
-class Flat(Space):
-    """What spaces have in common whose tangent space is R^d itself; a subclass has `exp`, `log` and its base measure."""
+class FlatSpace(Space):
+    """What spaces have in common whose tangent space is R^d itself; a subclass has `exp` and `log`."""
 
     def tangent(self, x: Points, v: Points, axis: int = -1) -> Points:
         """The identity."""
@@ -478,24 +485,17 @@ class Flat(Space):
 
 
 @dataclasses.dataclass(frozen=True)
-class Euclidean(Flat):
-    """R^d with the base measure N(0, scale^2 I), or flat (Lebesgue) where `scale` is None.
-
-    The flat measure is not a probability measure: sampling it raises.
+class Euclidean(FlatSpace):
+    """R^d with the base measure N(0, I), or another `Gaussian`, or the `Flat` measure.
 
     >>> import jax.numpy as jnp
-    >>> Euclidean(2, scale=2.0).grad_log_base(jnp.array([4.0, -4.0])).tolist()
+    >>> Euclidean(2, Gaussian(2.0)).grad_log_base(jnp.array([4.0, -4.0])).tolist()
     [-1.0, 1.0]
     """
 
-    scale: float | None = 1.0
+    base: BaseMeasure = Gaussian()
 
     compact: ClassVar[bool] = False
-
-    def __post_init__(self):
-        super().__post_init__()
-        if self.scale is not None and not (math.isfinite(self.scale) and self.scale > 0):
-            raise ValueError(f"scale is {self.scale!r}; it must be a positive number, or None for the flat measure")
 
     def exp(self, x: Points, v: Points, axis: int = -1) -> Points:
         """x + v."""
@@ -518,33 +518,9 @@ class Euclidean(Flat):
         """0."""
         return jnp.zeros(x.shape[:-1], x.dtype)
 
-    def sample_base(self, key: Key[Array, ""], count: int, dtype: Any = float) -> Float[Array, "count dimension"]:
-        """`count` independent draws of N(0, scale^2 I); raises ValueError for the flat measure."""
-        if self.scale is None:
-            raise ValueError("scale is None: the flat measure on R^d cannot be sampled; give a positive scale")
-        return self.scale * jax.random.normal(key, (self.dimension, count), dtype).T
-
-    def from_normal(self, z: Points, axis: int = -1) -> Points:
-        """Points of the base measure from standard normal vectors: scale z; raises ValueError for the flat measure."""
-        del axis
-        if self.scale is None:
-            raise ValueError("scale is None: the flat measure on R^d cannot be sampled; give a positive scale")
-        return self.scale * z
-
-    def log_base(self, x: Points, axis: int = -1) -> Scalars:
-        """Log density of N(0, scale^2 I) with respect to Lebesgue measure; 0 where flat."""
-        if self.scale is None:
-            return jnp.zeros_like(jnp.take(x, 0, axis))
-        normaliser = self.dimension * (math.log(self.scale) + 0.5 * math.log(2 * math.pi))
-        return -0.5 * jnp.sum(x * x, axis=axis) / self.scale**2 - normaliser
-
-    def grad_log_base(self, x: Points) -> Points:
-        """-x / scale^2; 0 where flat."""
-        return jnp.zeros_like(x) if self.scale is None else -x / self.scale**2
-
 
 @dataclasses.dataclass(frozen=True)
-class Torus(Flat):
+class Torus(FlatSpace):
     """The flat torus (R / period Z)^d with the uniform probability measure; coordinates in [0, period).
 
     >>> import jax.numpy as jnp
@@ -555,6 +531,7 @@ class Torus(Flat):
     """
 
     period: float = 1.0
+    base: BaseMeasure = Uniform()
 
     periodic: ClassVar[bool] = True
 
@@ -623,11 +600,11 @@ class Torus(Flat):
         """How far points are from lying in [0, period)^d."""
         return jnp.max(jnp.maximum(jnp.maximum(-x, x - self.period), 0), axis=-1)
 
-    def sample_base(self, key: Key[Array, ""], count: int, dtype: Any = float) -> Float[Array, "count dimension"]:
+    def sample_uniform(self, key: Key[Array, ""], count: int, dtype: Any) -> Float[Array, "count dimension"]:
         """`count` independent points, uniform on the torus."""
         return self.period * jax.random.uniform(key, (self.dimension, count), dtype).T
 
-    def from_normal(self, z: Points, axis: int = -1) -> Points:
+    def uniform_from_normal(self, z: Points, axis: int) -> Points:
         """period times the normal distribution function."""
         del axis
         y = self.period * jax.scipy.special.ndtr(z)

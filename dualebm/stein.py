@@ -104,9 +104,9 @@ def stein_kernel(
 ) -> Float[Array, "N n"]:
     """The matrix u(x_i, y_j), all at once.
 
-    >>> from dualebm.kernels import RBF; from dualebm.spaces import Euclidean
+    >>> from dualebm.kernels import RBF; from dualebm.spaces import Euclidean; from dualebm.base_measures import Flat
     >>> x = jnp.array([[1.0, 0.0]])
-    >>> stein_kernel(RBF(), Euclidean(2, None), x, jnp.zeros((1, 2)), x, jnp.zeros((1, 2))).tolist()
+    >>> stein_kernel(RBF(), Euclidean(2, Flat()), x, jnp.zeros((1, 2)), x, jnp.zeros((1, 2))).tolist()
     [[2.0]]
     """
     k = kernel.derivatives(x, y, space)
@@ -119,8 +119,8 @@ def stein_kernel(
 def diagonal(kernel: Any, space: Space, points: Points, scores: Points) -> Float[Array, " n"]:
     """u(x_i, x_i).
 
-    >>> from dualebm.kernels import RBF; from dualebm.spaces import Euclidean
-    >>> diagonal(RBF(), Euclidean(2, None), jnp.eye(2), jnp.zeros((2, 2))).tolist()
+    >>> from dualebm.kernels import RBF; from dualebm.spaces import Euclidean; from dualebm.base_measures import Flat
+    >>> diagonal(RBF(), Euclidean(2, Flat()), jnp.eye(2), jnp.zeros((2, 2))).tolist()
     [2.0, 2.0]
     """
     return jax.vmap(lambda x, s: stein_kernel(kernel, space, x[None], s[None], x[None], s[None])[0, 0])(points, scores)
@@ -134,8 +134,8 @@ def kernelised(
     With weights p_i that sum to 1: V = sum_ij p_i p_j u_ij and U = (V - sum_i p_i^2 u_ii) / (1 - sum_i p_i^2). U has no bias, and for few
     samples is not convex in s.
 
-    >>> from dualebm.kernels import RBF; from dualebm.spaces import Euclidean
-    >>> value, slopes = kernelised(RBF(), Euclidean(2, None), Samples(jnp.zeros((2, 2))), jnp.ones((2, 2)))
+    >>> from dualebm.kernels import RBF; from dualebm.spaces import Euclidean; from dualebm.base_measures import Flat
+    >>> value, slopes = kernelised(RBF(), Euclidean(2, Flat()), Samples(jnp.zeros((2, 2))), jnp.ones((2, 2)))
     >>> float(value), slopes.tolist()
     (4.0, [[1.0, 1.0], [1.0, 1.0]])
     """
@@ -267,9 +267,9 @@ def _each(critics, space, x, shifted, p):
 def critic_slopes(critics: Critics, space: Space, samples: Samples, scores: Points) -> Float[Array, "d k d"]:
     """The gradient in omega of G_i(omega) = E_samples A (relu(<omega, .>) e_i) at the positions; G itself is its product with omega.
 
-    >>> from dualebm.spaces import Euclidean
+    >>> from dualebm.spaces import Euclidean; from dualebm.base_measures import Flat
     >>> critics = Critics(jnp.ones((2, 1)), jnp.ones((2, 1, 2)))
-    >>> critic_slopes(critics, Euclidean(2, None), Samples(jnp.eye(2)), jnp.zeros((2, 2)))[:, 0].tolist()
+    >>> critic_slopes(critics, Euclidean(2, Flat()), Samples(jnp.eye(2)), jnp.zeros((2, 2)))[:, 0].tolist()
     [[1.0, 0.0], [0.0, 1.0]]
     """
     shifted = _shifted(space, samples.points, scores)
@@ -280,9 +280,9 @@ def critic_slopes(critics: Critics, space: Space, samples: Samples, scores: Poin
 def critic_values(critics: Critics, slopes: Float[Array, "d k d"]) -> Float[Array, " d"]:
     """D_i = E_samples A (h_i e_i), from `critic_slopes`.
 
-    >>> from dualebm.spaces import Euclidean
+    >>> from dualebm.spaces import Euclidean; from dualebm.base_measures import Flat
     >>> critics = Critics(jnp.ones((2, 1)), jnp.ones((2, 1, 2)))
-    >>> critic_values(critics, critic_slopes(critics, Euclidean(2, None), Samples(jnp.eye(2)), jnp.zeros((2, 2)))).tolist()
+    >>> critic_values(critics, critic_slopes(critics, Euclidean(2, Flat()), Samples(jnp.eye(2)), jnp.zeros((2, 2)))).tolist()
     [1.0, 1.0]
     """
     return jnp.sum(critics.outer * jnp.sum(critics.positions * slopes, axis=2), axis=1)

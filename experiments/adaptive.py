@@ -89,7 +89,7 @@ def teacher_of(name: str) -> targets.Target:
         ValueError: There is no such teacher.
 
     >>> teacher_of("s9_trimodal").space
-    Sphere(dimension=10)
+    Sphere(dimension=10, base=Uniform())
     """
     checks.choice("teachers", name, TEACHERS)
     if name in targets.TEACHERS:

@@ -26,6 +26,7 @@ from matplotlib.figure import Figure
 
 from dualebm import measures, metrics
 from dualebm._internal import checks
+from dualebm.base_measures import Flat
 from dualebm.energies.boltzmann import Boltzmann, BoltzmannMachine
 from dualebm.energies.mixture import GaussianMixture, Mixture
 from dualebm.flows import likelihood
@@ -118,7 +119,7 @@ def boltzmann_teacher():
 
 
 PROBLEMS = {
-    "mixture": Problem(Euclidean(10, None), mixture_teacher, Mixture(2, separation=0.5), 0.1, 0.05),
+    "mixture": Problem(Euclidean(10, Flat()), mixture_teacher, Mixture(2, separation=0.5), 0.1, 0.05),
     "boltzmann": Problem(Euclidean(8), boltzmann_teacher, Boltzmann(8, spread=0.1), 0.05, 0.01),
 }
 

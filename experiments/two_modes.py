@@ -28,6 +28,7 @@ from jaxtyping import Array, Float
 from matplotlib.figure import Figure
 
 from dualebm._internal import checks
+from dualebm.base_measures import Flat
 from dualebm.energies.shallow import Energy
 from dualebm.measures import Samples
 from dualebm.methods.contrastive import Contrastive
@@ -46,7 +47,7 @@ TEACHER, START = 1.4, 0.001
 ETA = 0.01
 """The speed of s in units of time; a step of dt is dt of time for the walkers."""
 
-SPACE = Euclidean(1, scale=None)
+SPACE = Euclidean(1, Flat())
 RECORDS = 200
 JARZYNSKI = {"exact": "Jarzynski, exact", "trapezoid": "Jarzynski, trapezoid"}
 PCD, UNWEIGHTED = "PCD", "unweighted"

@@ -68,7 +68,7 @@ def particle_step(name: str, step, space: Space) -> None:
     >>> particle_step("step", 1.0, Sphere(15))  # doctest: +ELLIPSIS
     Traceback (most recent call last):
     ...
-    ValueError: step is 1.0; on Sphere(dimension=15) it must be at most 0.328987: beyond it the noise sqrt(2 h d) reaches pi, ...
+    ValueError: step is 1.0; on Sphere(...) it must be at most 0.328987: beyond it the noise sqrt(2 h d) reaches pi, ...
     """
     if step > space.largest_particle_step:
         raise ValueError(
@@ -145,7 +145,7 @@ def samples(name: str, data: Samples, space: Space) -> None:
     >>> samples("data", Samples(np.ones((1, 1), np.float32), np.zeros(2, np.float32)), Sphere(2))
     Traceback (most recent call last):
     ...
-    ValueError: data.points has 1 components; it must have 2, as Sphere(dimension=2)
+    ValueError: data.points has 1 components; it must have 2, as Sphere(dimension=2, base=Uniform())
     """
     if not isinstance(data, Samples):
         raise ValueError(f"{name} is a {type(data).__name__}; it must be Samples(points)")

@@ -167,7 +167,7 @@ def teacher(name: str, dtype=jnp.float32) -> Target:
     Raises ValueError with the nearest name that exists.
 
     >>> teacher("s14_bimodal").space
-    Sphere(dimension=15)
+    Sphere(dimension=15, base=Uniform())
     """
     checks.choice("name", name, TEACHERS)
     text = (importlib.resources.files("dualebm") / "data" / "teachers.json").read_text(encoding="utf-8")

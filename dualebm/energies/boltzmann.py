@@ -10,8 +10,9 @@ from jaxtyping import Array, Float, Key
 
 from dualebm._internal import checks
 from dualebm._internal.columns import block_columns, map_blocks, product
+from dualebm.base_measures import Gaussian
 from dualebm.energies.shallow import Energy, Located
-from dualebm.spaces import Euclidean, Space
+from dualebm.spaces import Space
 
 LARGEST_ENUMERATION = 20
 """Hidden units of a machine whose 2^m states are still enumerated."""
@@ -19,17 +20,18 @@ LARGEST_ENUMERATION = 20
 
 def _gaussian(space: Space, dimension: int) -> float:
     """s where the space is R^d with the base measure N(0, s^2 I); raises ValueError elsewhere."""
-    if not isinstance(space, Euclidean) or space.scale is None or space.dimension != dimension:
-        raise ValueError(f"space is {space}; a Boltzmann machine needs a Gaussian base measure, Euclidean({dimension}, scale=s)")
-    return space.scale
+    if not isinstance(space.base, Gaussian) or space.dimension != dimension:
+        raise ValueError(f"space is {space}; a Boltzmann machine needs a Gaussian base measure, Euclidean({dimension}, Gaussian(s))")
+    return space.base.scale
 
 
 class BoltzmannMachine(Energy):
     """U(x) = -<b, x> - sum_j log(1 + exp(c_j + <w_j, x>)): a Gaussian-Bernoulli restricted Boltzmann machine, hidden units summed out.
 
-    weights w (m, d), visible b (d,), hidden c (m,). On `Euclidean(d, scale=s)`, whose base measure is N(0, s^2 I),
+    weights w (m, d), visible b (d,), hidden c (m,). On `Euclidean(d, Gaussian(s))`, whose base measure is N(0, s^2 I),
     x given h is N(s^2 (b + W^T h), s^2 I), and h_j given x is 1 with probability sigmoid(c_j + <w_j, x>), else 0.
 
+    >>> from dualebm.spaces import Euclidean
     >>> energy = BoltzmannMachine(jnp.array([[1.0, 0.0]]), jnp.array([0.0, 2.0]), jnp.zeros(1))
     >>> [round(float(u), 4) for u in energy(jnp.array([[0.0, 0.0], [0.0, 1.0]]))]  # -log 2 and -2 - log 2
     [-0.6931, -2.6931]
@@ -131,7 +133,8 @@ class Boltzmann:
 
     Raises ValueError for a setting that is not allowed, and for a space without a Gaussian base measure.
 
-    >>> Boltzmann(hidden=4)(jax.random.key(0), Euclidean(3, scale=1.0), jnp.float32).weights.shape
+    >>> from dualebm.spaces import Euclidean
+    >>> Boltzmann(hidden=4)(jax.random.key(0), Euclidean(3), jnp.float32).weights.shape
     (4, 3)
     """
 

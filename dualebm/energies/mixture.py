@@ -11,13 +11,14 @@ from jaxtyping import Array, Float, Key
 
 from dualebm._internal import checks
 from dualebm._internal.columns import block_columns, map_blocks, product
+from dualebm.base_measures import Flat
 from dualebm.energies.shallow import Energy, Located
 from dualebm.spaces import Euclidean, Space
 
 
 def _flat(space: Space, dimension: int) -> None:
     """Raises ValueError unless the space is R^d with the flat measure."""
-    allowed = Euclidean(dimension, scale=None)
+    allowed = Euclidean(dimension, Flat())
     if space != allowed:
         raise ValueError(f"space is {space}; a Gaussian mixture needs the flat measure, {allowed}")
 
@@ -26,12 +27,12 @@ class GaussianMixture(Energy):
     """U(x) = -log sum_i exp(-|R_i (x - a_i)|^2 / 2 - z_i), with z_1 = 0 and z_{i+1} = offsets_i.
 
     means a (k, d), offsets (k - 1,), roots R (k, d, d) of the inverse covariances R_i^T R_i, or None for the identity. On the
-    flat `Euclidean(d, scale=None)` the model is a Gaussian mixture with masses exp(-z_i) / |det R_i|, up to a factor.
+    flat `Euclidean(d, Flat())` the model is a Gaussian mixture with masses exp(-z_i) / |det R_i|, up to a factor.
 
     >>> energy = GaussianMixture(jnp.array([[-1.0], [1.0]]), jnp.zeros(1), None)
     >>> [round(float(u), 4) for u in energy(jnp.array([[0.0], [1.0]]))]  # 1/2 - log 2 and -log(1 + exp(-2))
     [-0.1931, -0.1269]
-    >>> round(float(energy.log_partition(Euclidean(1, scale=None))), 4)  # log 2 + log(2 pi) / 2
+    >>> round(float(energy.log_partition(Euclidean(1, Flat()))), 4)  # log 2 + log(2 pi) / 2
     1.6121
     """
 
@@ -115,7 +116,7 @@ class Mixture:
 
     Raises ValueError for a setting that is not allowed, and for a space that is not flat R^d.
 
-    >>> energy = Mixture()(jax.random.key(0), Euclidean(3, scale=None), jnp.float32)
+    >>> energy = Mixture()(jax.random.key(0), Euclidean(3, Flat()), jnp.float32)
     >>> energy.means.shape, [round(float(a), 3) for a in energy.means[:, 0]], energy.offsets.tolist(), energy.roots
     ((2, 3), [-0.1, 0.1], [0.0], None)
     """

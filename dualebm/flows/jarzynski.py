@@ -22,7 +22,7 @@ from dualebm._internal import columns
 from dualebm.energies.shallow import Energy
 from dualebm.flows import langevin
 from dualebm.log_z import partition
-from dualebm.spaces import Euclidean, Space
+from dualebm.spaces import Space
 
 Scalar = Float[Array, ""] | float
 
@@ -236,8 +236,8 @@ def check_integrator(integrator: str, space: Space) -> None:
 
 def check_start(energy: Any, space: Space) -> None:
     """Raises ValueError where first walkers cannot be drawn: the flat measure, with an energy that has no exact sampler."""
-    if isinstance(space, Euclidean) and space.scale is None and not hasattr(energy, "sample"):
+    if not space.base.proper and not hasattr(energy, "sample"):
         raise ValueError(
             f"space is {space}, whose flat measure cannot be sampled, and {type(energy).__name__} has no `sample` of its own; "
-            "give the space a scale, or the energy `sample(key, space, count)` and `log_partition(space)`"
+            "give the space the base Gaussian(scale), or the energy `sample(key, space, count)` and `log_partition(space)`"
         )

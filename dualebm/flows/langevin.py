@@ -90,7 +90,8 @@ def log_backward(space: Space, back: Float[Array, "d B"], there: Located, step: 
 
     >>> from dualebm.energies.shallow import Shallow; from dualebm.features import ReLU; from dualebm.spaces import Euclidean
     >>> there = Shallow(ReLU(), jnp.eye(2), jnp.zeros(2)).locate(jnp.array([[1.0], [0.0]]))
-    >>> log_backward(Euclidean(2, None), jnp.array([[0.0], [1.0]]), there, 0.25).tolist()
+    >>> from dualebm.base_measures import Flat
+    >>> log_backward(Euclidean(2, Flat()), jnp.array([[0.0], [1.0]]), there, 0.25).tolist()
     [-1.0]
     """
     return -_square(back - step * _score(space, there)) / (4 * step)

@@ -15,10 +15,11 @@ from jax.scipy.special import logsumexp
 from jaxtyping import Array, Float, Key
 
 from dualebm._internal import checks
+from dualebm.base_measures import Gaussian
 from dualebm.energies.shallow import Energy, Tempered, precision_of
 from dualebm.flows import langevin
 from dualebm.measures import Samples
-from dualebm.spaces import Euclidean, Space, Sphere
+from dualebm.spaces import Space, Sphere
 
 LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE = 1e-3, 1e3
 """The range in which `effective_temperature` looks."""
@@ -93,7 +94,8 @@ def line_quadrature(space: Space, nodes: int, dtype=jnp.float32) -> Samples:
     Raises ValueError for other spaces (also the flat measure), fewer than one node, or another dtype than float32 and
     float64.
 
-    >>> cloud = line_quadrature(Euclidean(1, scale=2.0), 8)
+    >>> from dualebm.spaces import Euclidean
+    >>> cloud = line_quadrature(Euclidean(1, Gaussian(2.0)), 8)
     >>> round(float(jnp.sum(jnp.exp(cloud.log_weights) * cloud.points[:, 0] ** 2)), 4)
     4.0
     """
@@ -101,13 +103,13 @@ def line_quadrature(space: Space, nodes: int, dtype=jnp.float32) -> Samples:
     checks.count("nodes", nodes)
     if space.periodic and space.dimension == 1:
         return _samples((space.equispaced(nodes), np.full(nodes, -math.log(nodes))), dtype)
-    if isinstance(space, Euclidean) and space.dimension == 1 and space.scale is not None:
+    if isinstance(space.base, Gaussian) and space.dimension == 1:
         from scipy.special import roots_hermitenorm
 
         points, weights = roots_hermitenorm(nodes)
         with np.errstate(divide="ignore"):  # the outermost weights of many nodes underflow to 0: log weight -inf
-            return _samples((space.scale * points[:, None], _normalised(np.log(weights))), dtype)
-    raise ValueError(f"space is {space}; allowed: Torus(1), and Euclidean(1) with a scale")
+            return _samples((space.base.scale * points[:, None], _normalised(np.log(weights))), dtype)
+    raise ValueError(f"space is {space}; allowed: Torus(1), and Euclidean(1) with a Gaussian base")
 
 
 # ---- nodes for functions of a projection on a plane ------------------------------------------------------

@@ -25,7 +25,7 @@ from dualebm.measures import Samples
 from dualebm.methods.base import Info, Method
 from dualebm.methods.jarzynski import batch_of, check_training, check_walkers, drawn
 from dualebm.rates import NonNegative, ParticleStep, Probability
-from dualebm.spaces import Euclidean, Space
+from dualebm.spaces import Space
 
 BEGIN = ("data", "model")
 """Where walkers are at the start: at data, or samples of the model of the first energy."""
@@ -111,8 +111,8 @@ class Contrastive(Method):
                 f"diagnosis is True with begin {self.begin!r} and restart_every {self.restart_every}; walkers at data have no known "
                 "weights: allowed are begin='model' and restart_every=None"
             )
-        if self.restart_at == "base" and isinstance(self.space, Euclidean) and self.space.scale is None:
-            raise ValueError(f"restart_at is 'base' on {self.space}, whose flat measure cannot be sampled; give the space a scale")
+        if self.restart_at == "base" and not self.space.base.proper:
+            raise ValueError(f"restart_at is 'base' on {self.space}, whose base cannot be sampled; give it the base Gaussian(scale)")
 
     @property
     def rates(self) -> ContrastiveRates:

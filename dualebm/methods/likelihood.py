@@ -24,7 +24,7 @@ from dualebm.flows import langevin, two_layer
 from dualebm.measures import Samples, effective_sample_size
 from dualebm.methods.base import Info, Method
 from dualebm.rates import NonNegative, ParticleStepOrNone
-from dualebm.spaces import Euclidean, Space
+from dualebm.spaces import Space
 
 SAMPLERS = ("mala", "independence", "importance")
 """How the expectation under the model is found: chains of MALA, chains of independence Metropolis, or weighted points of tau."""
@@ -73,8 +73,8 @@ def _check_sampler(method) -> None:
     checks.count("moves", method.moves)
     if method.sampler == "importance" and (method.moves != 1 or method.fresh):
         raise ValueError(f"moves is {method.moves}, fresh {method.fresh} and sampler 'importance', which moves none; allowed: 1, False")
-    if isinstance(method.space, Euclidean) and method.space.scale is None:
-        raise ValueError(f"space is {method.space}, whose flat measure cannot be sampled; give it a scale")
+    if not method.space.base.proper:
+        raise ValueError(f"space is {method.space}, whose flat measure cannot be sampled; give it the base Gaussian(scale)")
 
 
 def _check_step(method, rates) -> None:

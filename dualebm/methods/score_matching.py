@@ -178,12 +178,14 @@ def operator(feature: Feature, space: Space, theta: Float[Array, "m p"], x: Floa
                 slope, curvature = feature.slope(t), 2 * slope
         else:
             slope, curvature = feature.slope(t), feature.curvature(t)
-        return slope * product(force, along.T) - space.ridge_laplacian(inner, square, slope, curvature)
+        laplacian = space.ridge_laplacian(inner, square, slope, curvature)
+        return slope * product(force, along.T) - laplacian
 
     def one(x, force, theta):
         phi = lambda x: feature(x[None], theta[None])[0, 0]  # noqa: E731
         gradient = jax.grad(phi)(x)
-        return jnp.dot(gradient, force) - space.laplacian(x, gradient, jax.hessian(phi)(x))
+        laplacian = space.laplacian(x, gradient, jax.hessian(phi)(x))
+        return jnp.dot(gradient, force) - laplacian
 
     return jax.vmap(jax.vmap(one, (None, None, 0)), (0, 0, None))(x, force, theta)
 

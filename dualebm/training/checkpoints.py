@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dualebm._internal import checks
+from dualebm.base_measures import Flat, Gaussian, Uniform
 from dualebm.energies.boltzmann import BoltzmannMachine
 from dualebm.energies.mixture import GaussianMixture
 from dualebm.energies.networks import Convolutional, Perceptron
@@ -26,7 +27,7 @@ from dualebm.kernels import RBF, ArcCosine, BumpKernel, Distance, Embedding
 from dualebm.spaces import Euclidean, Sphere, Torus
 from dualebm.training.fingerprint import check_settings, differences
 
-FORMAT = 1
+FORMAT = 2
 """The version of the files' format; files of another version are refused."""
 
 PathLike = str | os.PathLike
@@ -192,7 +193,12 @@ ENERGIES = {
 }
 """The energies that are built anew from a file alone."""
 
-_NAMED = {kind.__name__: kind for kind in (ReLU, Softplus, Bump, Sphere, Euclidean, Torus, ArcCosine, RBF, BumpKernel, Distance)}
+_NAMED = {
+    kind.__name__: kind
+    for kind in (
+        ReLU, Softplus, Bump, Sphere, Euclidean, Torus, Uniform, Gaussian, Flat, ArcCosine, RBF, BumpKernel, Distance,
+    )
+}  # fmt: skip
 
 
 def _spell(value: Any) -> Any:

@@ -24,7 +24,7 @@ def describe(value: Any, depth: int = 8) -> Any:
 
     >>> from dualebm.spaces import Sphere
     >>> describe(Sphere(3)), describe(np.float32(0.1)), describe(np.zeros(2))["shape"]
-    ({'type': 'Sphere', 'dimension': 3}, 0.1, [2])
+    ({'type': 'Sphere', 'dimension': 3, 'base': {'type': 'Uniform'}}, 0.1, [2])
     """
     if value is None or isinstance(value, (bool, int, float, str)):
         return value

@@ -94,7 +94,7 @@ def write_manifest(folder: PathLike, manifest: dict) -> None:
     >>> folder = tempfile.mkdtemp()
     >>> write_manifest(folder, {"checkpoint": None})
     >>> read_manifest(folder)
-    {'kind': 'run', 'format': 1, 'checkpoint': None}
+    {'kind': 'run', 'format': 2, 'checkpoint': None}
     """
     folder = Path(folder)
     text = json.dumps({"kind": "run", "format": FORMAT, **manifest}, indent=1)

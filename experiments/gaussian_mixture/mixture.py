@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from dualebm.base_measures import Flat
 from dualebm.energies.mixture import GaussianMixture, Mixture
 from dualebm.measures import Samples, shares
 from dualebm.methods.contrastive import Contrastive
@@ -64,7 +65,7 @@ def method_of(name: str, dimension: int, walkers: int) -> tuple[Any, Any]:
     """
     integrator = "mala" if name == "adjusted" else "geodesic"
     shared: dict[str, Any] = dict(walkers=walkers, integrator=integrator, noise="independent", optimiser=optimiser)
-    space, start = Euclidean(dimension, scale=None), Mixture(2, spread=0.01, separation=0.1)
+    space, start = Euclidean(dimension, Flat()), Mixture(2, spread=0.01, separation=0.1)
     if name in WEIGHTED:
         weighted = Jarzynski(space, start, **shared)
         return weighted, weighted.rates._replace(particle_step=PARTICLE_STEP, learning_rate=1.0, threshold=THRESHOLD)
@@ -171,7 +172,7 @@ class Drift(eqx.Module):
 def monitors(key, dimension, test_points) -> dict:
     """Returns the metrics of all methods."""
     target = teacher(dimension)
-    fresh = Samples(target.sample(key, Euclidean(dimension, scale=None), test_points))
+    fresh = Samples(target.sample(key, Euclidean(dimension, Flat()), test_points))
     return {"mass": Mass(), "means": Means(), "kl": Divergence(target, None), "kl_fresh": Divergence(target, fresh)}
 
 

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dualebm.base_measures import Gaussian
 from dualebm.energies.networks import Perceptron
 from dualebm.measures import Samples
 from dualebm.spaces import Euclidean
@@ -120,11 +121,11 @@ def test_bits_of_a_pixel_beside_a_normal_density():
     random = np.random.default_rng(0)
     x = (0.5 * random.standard_normal((50, 6))).astype(np.float32)
     log_density = -0.5 * (x.astype(float) ** 2).sum(1) / 0.49 - 3 * np.log(2 * np.pi * 0.49)
-    assert bits(-1.5, Euclidean(6, 0.7), x) == pytest.approx((-1.5 - log_density.mean()) / (6 * np.log(2)), rel=1e-5)
+    assert bits(-1.5, Euclidean(6, Gaussian(0.7)), x) == pytest.approx((-1.5 - log_density.mean()) / (6 * np.log(2)), rel=1e-5)
 
 
 def test_annealing_beside_a_known_log_partition():
-    space = Euclidean(2, 0.8)
+    space = Euclidean(2, Gaussian(0.8))
     energy = Perceptron([jnp.array([[1.0], [0.5]])], [jnp.array([0.3])], "relu")  # U = a x + 0.3, so log Z = s^2 a^2 / 2 - 0.3
     samples = Samples(jnp.array([[1.0, 0.0], [0.0, 2.0]]))
     log_z, error, means = annealed(jax.random.key(1), energy, space, 4096, 20, jnp.float32(0.1), (samples,))

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from dualebm._internal import columns
+from dualebm.base_measures import Flat, Gaussian
 from dualebm.energies.boltzmann import Boltzmann, BoltzmannMachine
 from dualebm.energies.mixture import GaussianMixture, Mixture
 from dualebm.energies.networks import MLP, ConvNet, Convolutional
@@ -257,7 +258,7 @@ def test_a_mixture_far_from_zero_keeps_its_digits():
 
 @pytest.mark.parametrize(("k", "d", "full"), [(2, 1, True), (3, 2, True), (3, 2, False), (1, 2, True)])
 def test_the_partition_function_and_masses_of_a_mixture_on_a_grid(k, d, full, x64):
-    energy, space = mixture(k, d, full), Euclidean(d, scale=None)
+    energy, space = mixture(k, d, full), Euclidean(d, Flat())
     axis = np.linspace(-40, 40, 401)
     grid = np.stack(np.meshgrid(*[axis] * d, indexing="ij"), -1).reshape(-1, d)
     means, offsets, roots = (None if a is None else np.asarray(a) for a in (energy.means, energy.offsets, energy.roots))
@@ -273,7 +274,7 @@ def test_the_partition_function_and_masses_of_a_mixture_on_a_grid(k, d, full, x6
 
 @pytest.mark.parametrize("s", [1.0, 0.7])
 def test_the_partition_function_of_a_machine_by_brute_force_and_on_a_grid(s, x64):
-    for energy, space in ((machine(3, 2), Euclidean(2, s)), (machine(3, 1), Euclidean(1, s))):
+    for energy, space in ((machine(3, 2), Euclidean(2, Gaussian(s))), (machine(3, 1), Euclidean(1, Gaussian(s)))):
         log_partition = float(jax.jit(lambda energy, space=space: energy.log_partition(space))(energy))
         assert log_partition == pytest.approx(log_sum(hidden_states(energy, s)[1]), abs=1e-12)
     axis = np.linspace(-20, 20, 4001)
@@ -319,7 +320,7 @@ def assert_moments(x, masses, means, covariances):
 def test_exact_samples_of_a_mixture(full, dtype):
     with jax.enable_x64(dtype == "float64"):
         energy = jax.tree.map(lambda a: a.astype(dtype), mixture(full=full))
-        x = jax.jit(lambda energy, key: energy.sample(key, Euclidean(2, scale=None), COUNT))(energy, jax.random.key(0))
+        x = jax.jit(lambda energy, key: energy.sample(key, Euclidean(2, Flat()), COUNT))(energy, jax.random.key(0))
     assert x.dtype == dtype and x.shape == (COUNT, 2)
     roots = np.broadcast_to(np.eye(2), (3, 2, 2)) if energy.roots is None else np.float64(energy.roots)
     weights = np.exp(-np.append(0, np.float64(energy.offsets))) / np.abs(np.linalg.det(roots))
@@ -336,7 +337,7 @@ def machine_moments(energy, s):
 def test_exact_samples_of_a_machine(m, dtype):
     with jax.enable_x64(dtype == "float64"):
         energy = jax.tree.map(lambda a: a.astype(dtype), machine(m))
-        x = jax.jit(lambda energy, key: energy.sample(key, Euclidean(2, 0.8), COUNT))(energy, jax.random.key(0))
+        x = jax.jit(lambda energy, key: energy.sample(key, Euclidean(2, Gaussian(0.8)), COUNT))(energy, jax.random.key(0))
     assert x.dtype == dtype and x.shape == (COUNT, 2)
     assert_moments(x, *machine_moments(energy, 0.8))
 
@@ -348,7 +349,7 @@ def test_a_gibbs_move_beside_a_loop(x64):
     uniform[0, 0] = 1 / (1 + np.exp(-(c + w @ x[:, 0])[0])) - 1e-9  # just on
     uniform[0, 1] = 1 / (1 + np.exp(-(c + w @ x[:, 1])[0])) + 1e-9  # just off
     noise = Noise(jnp.asarray(normal), jnp.asarray(uniform))
-    moved = np.asarray(jax.jit(lambda energy, x: energy.gibbs(Euclidean(2, s), noise, x))(energy, jnp.asarray(x)))
+    moved = np.asarray(jax.jit(lambda energy, x: energy.gibbs(Euclidean(2, Gaussian(s)), noise, x))(energy, jnp.asarray(x)))
     assert energy.uniforms == 3
     for i in range(6):
         h = [float(uniform[j, i] < 1 / (1 + math.exp(-(c[j] + w[j] @ x[:, i])))) for j in range(3)]
@@ -356,7 +357,7 @@ def test_a_gibbs_move_beside_a_loop(x64):
 
 
 def test_gibbs_leaves_the_model_as_it_is_and_finds_it_from_afar():
-    energy, space = jax.tree.map(lambda a: a.astype("float32"), machine(4)), Euclidean(2, 0.8)
+    energy, space = jax.tree.map(lambda a: a.astype("float32"), machine(4)), Euclidean(2, Gaussian(0.8))
 
     def moved(x, key):
         normal_key, uniform_key = jax.random.split(key)
@@ -383,7 +384,7 @@ def test_gibbs_leaves_the_model_as_it_is_and_finds_it_from_afar():
 @pytest.mark.parametrize(
     ("kind", "settings", "space"),
     [
-        (Mixture, dict(covariances="full"), Euclidean(5, scale=None)),
+        (Mixture, dict(covariances="full"), Euclidean(5, Flat())),
         (Boltzmann, {}, Euclidean(5)),
         (MLP, {}, Sphere(5)),
         (ConvNet, dict(shape=(2, 2), channels=(2,), kernels=(1,), strides=(1,), paddings=(0,)), Euclidean(4)),
@@ -400,7 +401,7 @@ def test_starts_are_static_and_make_arrays_of_the_precision_asked_for(kind, sett
 
 
 def test_the_start_of_a_mixture():
-    space = Euclidean(4, scale=None)
+    space = Euclidean(4, Flat())
     energy = made(Mixture(components=3, spread=0.5, separation=2.0, covariances="full"), space, seed=7)
     np.testing.assert_allclose(energy.means[:, 0], [-2, 0, 2], atol=1e-6)
     np.testing.assert_allclose(energy.means[:, 1:], 0.5 * np.asarray(jax.random.normal(jax.random.key(7), (3, 4)))[:, 1:], rtol=1e-6)
@@ -478,10 +479,10 @@ def test_bad_settings(start, settings, message):
 @pytest.mark.parametrize(
     ("start", "space", "message"),
     [
-        (Mixture(), Euclidean(3), r"space is Euclidean\(dimension=3, scale=1\.0\); .* Euclidean\(dimension=3, scale=None\)"),
-        (Mixture(), Sphere(3), r"space is Sphere\(dimension=3\)"),
-        (Boltzmann(), Euclidean(3, scale=None), r"space is Euclidean\(dimension=3, scale=None\); .* Euclidean\(3, scale=s\)"),
-        (Boltzmann(), Sphere(3), r"space is Sphere\(dimension=3\)"),
+        (Mixture(), Euclidean(3), r"space is Euclidean\(dimension=3, base=Gaussian\(.*\)\); .* Euclidean\(dimension=3, base=Flat\(\)\)"),
+        (Mixture(), Sphere(3), r"space is Sphere\(dimension=3, .*\)"),
+        (Boltzmann(), Euclidean(3, Flat()), r"space is Euclidean\(dimension=3, base=Flat\(\)\); .* Euclidean\(3, Gaussian\(s\)\)"),
+        (Boltzmann(), Sphere(3), r"space is Sphere\(dimension=3, .*\)"),
         (ConvNet(), Euclidean(783), r"space is Euclidean\(dimension=783, .*; its dimension must be 784, for shape=\(28, 28\)"),
     ],
 )
@@ -492,12 +493,12 @@ def test_a_space_that_does_not_fit_a_start(start, space, message):
 
 def test_a_space_that_does_not_fit_an_energy():
     energy, key = GaussianMixture(jnp.zeros((1, 2)), jnp.zeros(0), None), jax.random.key(0)
-    for space in (Euclidean(2), Euclidean(3, scale=None), Sphere(2)):
+    for space in (Euclidean(2), Euclidean(3, Flat()), Sphere(2)):
         for call in (lambda s: energy.log_partition(s), lambda s: energy.sample(key, s, 3)):
             with pytest.raises(ValueError, match=r"space is .*; a Gaussian mixture needs the flat measure"):
                 call(space)
     rbm, noise = BoltzmannMachine(jnp.zeros((1, 2)), jnp.zeros(2), jnp.zeros(1)), Noise(jnp.zeros((2, 4)), jnp.zeros((1, 4)))
-    for space in (Euclidean(2, scale=None), Euclidean(3), Sphere(2)):
+    for space in (Euclidean(2, Flat()), Euclidean(3), Sphere(2)):
         for call in (lambda s: rbm.log_partition(s), lambda s: rbm.sample(key, s, 3), lambda s: rbm.gibbs(s, noise, noise.normal)):
             with pytest.raises(ValueError, match=r"space is .*; a Boltzmann machine needs a Gaussian base measure"):
                 call(space)

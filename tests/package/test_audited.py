@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dualebm.base_measures import Flat
 from dualebm.data import targets
 from dualebm.energies.networks import MLP
 from dualebm.log_z import partition
@@ -84,6 +85,6 @@ def test_bad_choices(changes, message):
 
 
 def test_a_first_model_that_cannot_be_sampled():
-    method = Audited(Contrastive(Euclidean(2, None), MLP(4)), walkers=20)
+    method = Audited(Contrastive(Euclidean(2, Flat()), MLP(4)), walkers=20)
     with pytest.raises(ValueError, match="flat measure cannot be sampled"):
         method.check(method.rates, Samples(jnp.array(np.ones((3, 2)))))

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dualebm.base_measures import Flat
 from dualebm.energies.boltzmann import Boltzmann
 from dualebm.energies.mixture import Mixture
 from dualebm.energies.networks import MLP, ConvNet
@@ -110,8 +111,8 @@ def test_damage_is_noticed_at_every_byte(tmp_path):
 def test_files_of_another_kind_or_version_are_refused(tmp_path):
     path = tmp_path / "s.npz"
     for header, message in (
-        ({"kind": "state", "format": 99}, "has format version 99; this version of dualebm reads 1"),
-        ({"kind": "energy", "format": 1}, "holds 'energy'; it must hold 'state'"),
+        ({"kind": "state", "format": 99}, "has format version 99; this version of dualebm reads 2"),
+        ({"kind": "energy", "format": 2}, "holds 'energy'; it must hold 'state'"),
         ([], "holds None; it must hold 'state'"),
     ):
         np.savez(path, header=np.array(json.dumps(header)))
@@ -131,7 +132,7 @@ def test_nothing_is_unpickled(tmp_path):
 
     path = tmp_path / "s.npz"
     with zipfile.ZipFile(path, "w") as archive:
-        for name, value in (("header", json.dumps({"kind": "state", "format": 1, "keys": {}})), ("leaf.x", Bomb())):
+        for name, value in (("header", json.dumps({"kind": "state", "format": 2, "keys": {}})), ("leaf.x", Bomb())):
             buffer = io.BytesIO()
             np.save(buffer, np.array(value, object if name != "header" else None), allow_pickle=True)
             archive.writestr(f"{name}.npy", buffer.getvalue())
@@ -175,7 +176,7 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
         (ReLU(power=2, bias=True), 4),
         (Softplus(sharpness=3.5), 3),
         (Bump(Torus(3, period=2.0), 5.0), 3),
-        (Bump(Euclidean(3, scale=None)), 3),
+        (Bump(Euclidean(3, Flat())), 3),
     ],
 )
 def test_a_shallow_energy_comes_back(tmp_path, feature, width):
@@ -249,8 +250,8 @@ def test_energies_of_kernels_and_tables_come_back_from_the_file_alone(tmp_path):
 @pytest.mark.parametrize(
     "start, space",
     [
-        (Mixture(), Euclidean(4, scale=None)),
-        (Mixture(components=1, covariances="full"), Euclidean(4, scale=None)),
+        (Mixture(), Euclidean(4, Flat())),
+        (Mixture(components=1, covariances="full"), Euclidean(4, Flat())),
         (Boltzmann(hidden=3), Euclidean(4)),
         (MLP(width=5, activation="silu"), Sphere(4)),
         (ConvNet((2, 2), (2, 3), (3, 1), (1, 2), (1, 0), width=4, activation="relu"), Euclidean(4)),

@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 
+from dualebm.base_measures import Flat, Gaussian
 from dualebm.energies.mixture import Mixture
 from dualebm.energies.networks import MLP
 from dualebm.energies.shallow import Shallow
@@ -56,7 +57,7 @@ def test_a_step_is_the_gradient_of_the_likelihood_and_the_decay(x64):
 @pytest.mark.parametrize("kind", [Contrastive, Jarzynski])
 def test_the_gradient_of_a_batch_of_data_is_of_those_that_are_drawn(kind, x64):
     """In each step at most 3 of 8 points change the parameters; each of them does in some of 40 steps."""
-    space = Euclidean(2, None)
+    space = Euclidean(2, Flat())
     method = kind(space, Mixture(2, separation=1.0), walkers=10, data_batch=3, optimiser="gradient")
     data = Samples(jnp.array(np.random.default_rng(0).normal(size=(8, 2))))
     state = start(jax.random.key(1), method, method.rates, data)
@@ -110,7 +111,7 @@ def test_walkers_of_contrastive_divergence_begin_at_the_data(walkers):
 
 def test_a_fraction_of_the_walkers_begins_anew():
     """A quarter of 4000, at the base measure or at data."""
-    space = Euclidean(2, scale=0.1)
+    space = Euclidean(2, Gaussian(0.1))
     data = Samples(jnp.array(np.full((10, 2), 300.0)))
     method = Contrastive(space, MLP(4), walkers=4000, integrator="geodesic")
     rates = method.rates._replace(particle_step=1e-6, learning_rate=0.0, restart_probability=0.25)
@@ -125,7 +126,7 @@ def test_a_fraction_of_the_walkers_begins_anew():
 
 def test_a_diagnosis_knows_log_z_and_changes_nothing():
     """Walkers that are never resampled, whose own law is not the model's: the weights are, the training does not use them."""
-    space = Euclidean(2, None)
+    space = Euclidean(2, Flat())
     data = Samples(jnp.array(np.random.default_rng(0).normal([3.0, 0.0], size=(500, 2))))
 
     def steps():
@@ -164,7 +165,7 @@ def test_a_diagnosis_knows_log_z_and_changes_nothing():
         (dict(restart_every=0), "restart_every is 0"),
         (dict(diagnosis=True), "diagnosis is True with begin 'data'"),
         (dict(diagnosis=True, begin="model", walkers=10, restart_every=2), "and restart_every 2"),
-        (dict(space=Euclidean(3, None), restart_at="base"), "restart_at is 'base'"),
+        (dict(space=Euclidean(3, Flat()), restart_at="base"), "restart_at is 'base'"),
         (dict(data_batch=0), "data_batch is 0"),
     ],
 )

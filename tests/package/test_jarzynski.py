@@ -12,6 +12,7 @@ import optax
 import pytest
 
 from dualebm import measures
+from dualebm.base_measures import Flat, Gaussian
 from dualebm.energies.boltzmann import Boltzmann, BoltzmannMachine
 from dualebm.energies.mixture import GaussianMixture, Mixture
 from dualebm.energies.networks import MLP
@@ -25,11 +26,11 @@ from dualebm.methods.jarzynski import Jarzynski, threshold_of_variation
 from dualebm.spaces import Euclidean, Sphere, Torus
 from dualebm.training.simulate import start, step
 
-LINE = Euclidean(1, None)
+LINE = Euclidean(1, Flat())
 STEPS = 30
 
 
-class Gaussian(Energy):
+class Normal(Energy):
     """precision (x - mean)^2 / 2 in each coordinate, of the flat measure."""
 
     mean: Any
@@ -46,7 +47,7 @@ class Gaussian(Energy):
 
 
 def at_rest(key, space, dtype):
-    return Gaussian(jnp.zeros((), dtype), jnp.ones((), dtype))
+    return Normal(jnp.zeros((), dtype), jnp.ones((), dtype))
 
 
 def protocol():
@@ -54,7 +55,7 @@ def protocol():
 
     def update(gradient, state, params):
         del gradient
-        return Gaussian(jnp.full_like(params.mean, 1.5 / STEPS), jnp.full_like(params.mean, 1.5 / STEPS)), state
+        return Normal(jnp.full_like(params.mean, 1.5 / STEPS), jnp.full_like(params.mean, 1.5 / STEPS)), state
 
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
@@ -74,7 +75,7 @@ def weighted_moments(state):
 
 def test_weights_of_unadjusted_moves_come_back_where_the_energy_rests(x64):
     """U = a |x|^2 / 2 and h = 0.3: A_k = h/4 (|grad U(X_0)|^2 - |grad U(X_k)|^2) to rounding, so that its variance stays d h^2 / 4."""
-    space, energy, h = Euclidean(50, None), Gaussian(jnp.array(0.0), jnp.array(1.7)), 0.3 / 1.7
+    space, energy, h = Euclidean(50, Flat()), Normal(jnp.array(0.0), jnp.array(1.7)), 0.3 / 1.7
     method = Jarzynski(space, lambda key, space, dtype: energy, walkers=1000, optimiser="gradient", resampling="none")
     rates, data = method.rates._replace(particle_step=h, learning_rate=0.0), Samples(jnp.array(np.zeros((1, 50))))
 
@@ -198,7 +199,7 @@ def curved_energy(k):
 @pytest.mark.parametrize(("moves", "scale"), [(1, None), (3, 1.5)])
 def test_the_kernel_form_is_the_alpha_form(moves, scale, x64):
     """alpha_k(x, y) = U(x) + (y - x) . grad U / 2 + h |grad U|^2 / 4 to rounding, by a loop; with tau, U - log tau in its place."""
-    space, h, count = Euclidean(3, scale), 0.3, 600
+    space, h, count = Euclidean(3, Flat() if scale is None else Gaussian(scale)), 0.3, 600
     rng = np.random.default_rng(0)
     x, noise = rng.standard_normal((count, 3)), rng.standard_normal((moves, count, 3))
     halves = noise.reshape(moves, 2, count // 2, 3)
@@ -231,7 +232,7 @@ def test_the_kernel_form_is_the_alpha_form(moves, scale, x64):
 
 def test_a_step_of_the_mixture_beside_numpy(x64):
     """Algorithm 1 with plain gradient steps: parameters, walkers, weights, effective fraction and log Z."""
-    space, h, rate, count = Euclidean(2, None), 0.1, 0.05, 40
+    space, h, rate, count = Euclidean(2, Flat()), 0.1, 0.05, 40
     method = Jarzynski(space, Mixture(2, separation=1.0), walkers=count, optimiser="gradient", resampling="none")
     rates = method.rates._replace(particle_step=h, learning_rate=rate, weight_decay=0.1, energy_penalty=0.02)
     data = Samples(jnp.array(np.random.default_rng(5).normal(size=(30, 2))))
@@ -284,7 +285,7 @@ def test_a_step_of_the_mixture_beside_numpy(x64):
 
 def test_the_gradient_of_a_batch_is_of_the_pairs_that_are_drawn(x64):
     """Of 32 walkers the 8 of a batch change the step of the parameters: 4 pairs, one of each 4 consecutive ones, any of them."""
-    space = Euclidean(2, None)
+    space = Euclidean(2, Flat())
     method = Jarzynski(space, Mixture(2, separation=1.0), walkers=32, walker_batch=8, optimiser="gradient")
     data = Samples(jnp.array(np.random.default_rng(0).normal(size=(5, 2))))
     state = start(jax.random.key(1), method, method.rates, data)
@@ -390,7 +391,7 @@ def trained(key, method, rates, data, steps):
 
 def test_the_gradient_is_that_of_the_cross_entropy():
     """Far from equilibrium, at a large step: E_p dU is -d log Z, exact for the mixture; unweighted it is not."""
-    method = Jarzynski(Euclidean(2, None), Mixture(2, separation=2.0), walkers=200_000, optimiser="gradient")
+    method = Jarzynski(Euclidean(2, Flat()), Mixture(2, separation=2.0), walkers=200_000, optimiser="gradient")
     data = two_modes(200)
     rates = method.rates._replace(particle_step=0.3, learning_rate=0.2, threshold=0.5)
     *_, found, exact, unweighted = trained(jax.random.key(0), method, rates, data, 12)
@@ -422,7 +423,7 @@ def test_a_boltzmann_machine_by_gibbs_moves():
 
 def test_any_optimiser_of_optax_with_its_schedule_and_clipping():
     """adamw, its updates added as they are, beside optax by hand; fields that are fixed stay; the norm is clipped."""
-    space, data = Euclidean(2, None), two_modes(50)
+    space, data = Euclidean(2, Flat()), two_modes(50)
 
     def adamw():
         return optax.adamw(optax.linear_schedule(0.1, 0.0, 10), weight_decay=0.01)
@@ -541,14 +542,14 @@ class Wrong(Energy):
     ],
 )
 def test_bad_energies(start, changes, message):
-    method = Jarzynski(Euclidean(2, None), start, walkers=100, **changes)
+    method = Jarzynski(Euclidean(2, Flat()), start, walkers=100, **changes)
     with pytest.raises(ValueError, match=message):
         method.check(method.rates, Samples(jnp.ones((3, 2), jnp.float32)))
 
 
 @pytest.mark.parametrize("threshold", [0.0, -0.1, 1.01, float("nan")])
 def test_thresholds_outside_the_unit_interval(threshold):
-    method = Jarzynski(Euclidean(2, None), Mixture(2), walkers=100)
+    method = Jarzynski(Euclidean(2, Flat()), Mixture(2), walkers=100)
     with pytest.raises(ValueError, match=r"threshold is .*greater than 0 and at most 1"):
         method.check(method.rates._replace(threshold=threshold), Samples(jnp.ones((3, 2), jnp.float32)))
 
@@ -560,7 +561,7 @@ def test_a_threshold_by_variation():
 
 
 def test_collapse_is_told_with_what_to_change():
-    method = Jarzynski(Euclidean(2, None), Mixture(2), walkers=100)
+    method = Jarzynski(Euclidean(2, Flat()), Mixture(2), walkers=100)
     data = Samples(jnp.array(np.ones((3, 2), np.float32)))
     state = start(jax.random.key(0), method, method.rates, data)
     assert method.warning(state, Info(effective_fraction=jnp.array(0.5))) is None

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dualebm.base_measures import Flat, Gaussian
 from dualebm.data import targets
 from dualebm.energies.shallow import Energy, Shallow
 from dualebm.features import ReLU
@@ -156,7 +157,7 @@ def test_mala_on_euclidean_space_and_torus(x64):
     from scipy.special import i0, i1
 
     rng = np.random.default_rng(0)
-    x, acceptance = map(np.asarray, chain(Euclidean(3, scale=2.0), Spring(3.0), rng.normal(size=(20_000, 3)), 0.15, 30))
+    x, acceptance = map(np.asarray, chain(Euclidean(3, Gaussian(2.0)), Spring(3.0), rng.normal(size=(20_000, 3)), 0.15, 30))
     variance = 1 / (3 + 1 / 4)
     assert 0.5 < acceptance[-1] < 0.97
     assert abs(x.var() - variance) < 5 * variance * (2 / x.size) ** 0.5
@@ -190,7 +191,7 @@ def test_proposal_densities_of_the_unadjusted_step(x64):
     """Forward and backward densities give the Metropolis ratio of the flat proposal, written out with scipy."""
     from scipy.stats import norm
 
-    space, energy, h = Euclidean(2, scale=1.5), Spring(2.0), 0.3
+    space, energy, h = Euclidean(2, Gaussian(1.5)), Spring(2.0), 0.3
     x = np.array([[0.4, -1.0], [2.0, 0.1]])
     noise = Noise(np.array([[0.3, -0.2], [1.0, 2.0]]), np.zeros(2))
     y, info = jax.device_get(geodesic(space, noise, x, energy, h))
@@ -342,4 +343,4 @@ def test_sample_of_a_trained_model():
     assert abs(values.mean() - exact) < 5 * values.std() / 20_000**0.5
     assert 0.5 < acceptance < 1
     with pytest.raises(ValueError, match="flat"):
-        sample(jax.random.key(0), target.energy, Euclidean(3, scale=None), 10)
+        sample(jax.random.key(0), target.energy, Euclidean(3, Flat()), 10)

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dualebm.base_measures import Flat, Gaussian
 from dualebm.data import targets
 from dualebm.energies.shallow import Shallow
 from dualebm.features import ReLU, Softplus
@@ -104,7 +105,7 @@ def test_independence_metropolis_beside_a_loop(x64):
     assert float(acceptance) == pytest.approx(accepted.mean()) and 0 < accepted.sum() < 11
 
 
-@pytest.mark.parametrize("space", [Sphere(3), Euclidean(2, 2.0), Torus(2, 3.0)], ids=str)
+@pytest.mark.parametrize("space", [Sphere(3), Euclidean(2, Gaussian(2.0)), Torus(2, 3.0)], ids=str)
 def test_proposals_are_of_the_base_measure(space, x64):
     """Moments of `from_normal` beside those of `sample_base`, 5 sigma."""
     count = 20_000
@@ -177,7 +178,7 @@ def test_bad_settings_are_named():
         with pytest.raises(ValueError, match=message):
             kind(space, **changes)
     with pytest.raises(ValueError, match="flat measure"):
-        Likelihood(Euclidean(3, None))
+        Likelihood(Euclidean(3, Flat()))
     for method, rates, message in (
         (Likelihood(space, sampler="importance"), dict(particle_step=0.1), "particle_step is 0.1 and sampler 'importance'"),
         (Likelihood(space), dict(particle_step=0.0), "particle_step is 0.0"),

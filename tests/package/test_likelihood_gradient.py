@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dualebm.base_measures import Flat
 from dualebm.energies.mixture import Mixture
 from dualebm.energies.networks import MLP, Perceptron
 from dualebm.flows import likelihood
@@ -50,7 +51,7 @@ def test_the_mean_gradient_by_differences_with_weights_and_in_blocks(penalty, x6
 
 
 def test_what_is_fixed_is_not_trained():
-    energy = jax.jit(lambda key: Mixture(3, covariances="full")(key, Euclidean(2, None), jnp.float32))(jax.random.key(0))
+    energy = jax.jit(lambda key: Mixture(3, covariances="full")(key, Euclidean(2, Flat()), jnp.float32))(jax.random.key(0))
     trained, rest = likelihood.partition(energy, ("roots", "means"))
     assert trained.means is None and trained.roots is None and trained.offsets.shape == (2,)
     assert jax.tree.structure(eqx.combine(trained, rest)) == jax.tree.structure(energy)

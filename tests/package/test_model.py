@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from dualebm import model
+from dualebm.base_measures import Flat, Gaussian
 from dualebm.data import targets
 from dualebm.energies.shallow import Energy, Shallow
 from dualebm.features import ReLU
@@ -98,7 +99,7 @@ def test_mean_with_error():
     assert model.mean_with_error(values[:1]) == (pytest.approx(values[0]), None)
 
 
-@pytest.mark.parametrize("space", [Sphere(3), Euclidean(3, scale=2.0), Euclidean(3, scale=None), Torus(3, period=2.0)])
+@pytest.mark.parametrize("space", [Sphere(3), Euclidean(3, Gaussian(2.0)), Euclidean(3, Flat()), Torus(3, period=2.0)])
 def test_what_is_saved_is_loaded(tmp_path, space):
     scale = np.array([1.0, 2.0, 3.0]) / 3 if isinstance(space, Euclidean) else None
     saved = Model(SHALLOW, space, isinstance(space, Sphere), None if scale is None else scale / 7, scale, FOUND, 0.1)

@@ -77,7 +77,7 @@ def test_who_was_lost(tmp_path):
     for i, (state, seen) in enumerate([("running", 40), ("running", 75), ("stopped", 74), ("running", 1), ("done", 90)]):
         folder = tmp_path / f"shard-{i}-of-5"
         folder.mkdir()
-        said = dict(kind="process", format=1, process=i, of=5, state=state, why="", part="part-0", step=40)
+        said = dict(kind="process", format=2, process=i, of=5, state=state, why="", part="part-0", step=40)
         (folder / multihost.PROCESS).write_text(json.dumps(said))
         os.utime(folder / multihost.PROCESS, (now - seen, now - seen))
     assert [one["state"] for one in multihost.processes(tmp_path)] == ["ended", "lost", "stopped", "running", "done"]

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dualebm.base_measures import Flat, Gaussian
 from dualebm.data import targets
 from dualebm.energies.shallow import Energy, Shallow, Tempered
 from dualebm.features import ReLU
@@ -151,7 +152,7 @@ def test_line_quadrature_of_the_torus_and_the_gaussian(x64):
     assert expectation(torus, np.ones(8)) == pytest.approx(1, abs=1e-14)
     for wave in range(1, 8):
         assert expectation(torus, np.cos(2 * np.pi * wave * x / 3)) == pytest.approx(0, abs=1e-13)
-    gauss = partition.line_quadrature(Euclidean(1, scale=1.5), 20, jnp.float64)
+    gauss = partition.line_quadrature(Euclidean(1, Gaussian(1.5)), 20, jnp.float64)
     assert expectation(gauss, gauss.points[:, 0] ** 2) == pytest.approx(1.5**2, rel=1e-12)
     assert expectation(gauss, gauss.points[:, 0] ** 6) == pytest.approx(15 * 1.5**6, rel=1e-12)
 
@@ -160,7 +161,7 @@ def test_line_quadrature_of_the_torus_and_the_gaussian(x64):
 def test_log_partition_of_a_gaussian_with_weights_that_underflow(dtype, request):
     if dtype == "float64":
         request.getfixturevalue("x64")
-    samples = partition.line_quadrature(Euclidean(1, scale=1.5), 500, jnp.dtype(dtype))
+    samples = partition.line_quadrature(Euclidean(1, Gaussian(1.5)), 500, jnp.dtype(dtype))
     assert np.isneginf(np.asarray(samples.log_weights)).any()
     for temperature in (0.5, 2.0):
         log_z, mean = log_partition_and_mean(Quadratic(3.0), samples, jnp.asarray(temperature, dtype))
@@ -219,14 +220,14 @@ def test_effective_temperature_is_nan_where_there_is_none():
 @pytest.mark.parametrize(
     "call,message",
     [
-        (lambda: partition.sphere_quadrature(Sphere(4), 10), r"space is Sphere\(dimension=4\); allowed: Sphere\(2\)"),
+        (lambda: partition.sphere_quadrature(Sphere(4), 10), r"space is Sphere\(dimension=4, base=Uniform\(\)\); allowed: Sphere\(2\)"),
         (lambda: partition.sphere_quadrature(Torus(3), 10), r"space is Torus\(.*allowed: Sphere\(2\)"),
         (lambda: partition.sphere_quadrature(Sphere(2), 0), "nodes is 0; it must be an integer of at least 1"),
         (lambda: partition.sphere_quadrature(Sphere(2), 4, jnp.float64), "dtype is float64 .* JAX_ENABLE_X64=1"),
         (lambda: partition.sphere_quadrature(Sphere(2), 4, jnp.float16), "dtype is .*float16.*; it must be float32 or"),
         (lambda: partition.sphere_quadrature(Sphere(2), 4, "double float"), "dtype is 'double float'; it must be"),
         (lambda: partition.line_quadrature(Torus(2), 4), r"space is Torus\(dimension=2.*allowed: Torus\(1\)"),
-        (lambda: partition.line_quadrature(Euclidean(1, None), 4), r"space is Euclid.*None\); allowed: Torus\(1\)"),
+        (lambda: partition.line_quadrature(Euclidean(1, Flat()), 4), r"space is Euclid.*Flat\(\)\); allowed: Torus\(1\)"),
         (lambda: partition.line_quadrature(Torus(1), True), "nodes is True"),
         (lambda: partition.plane_quadrature(np.eye(3)), "directions spans 3 dimensions; .* at most 2"),
         (lambda: partition.plane_quadrature(np.ones(3)), r"directions has shape \(3,\)"),
@@ -271,7 +272,7 @@ def test_sampling_agrees_with_quadrature_and_knows_its_error(dtype, x64):
 @pytest.mark.parametrize("count", [2, 1000, pytest.param(partition.DRAWS, marks=pytest.mark.heavy), 2 * partition.DRAWS + 77])
 def test_sampling_is_the_mean_of_the_weights_of_all_its_draws(count, x64):
     """Against NumPy on the same draws, with a last block that is short, energies far from 0."""
-    space, key, energy = Euclidean(2, scale=1.5), jax.random.key(7), Quadratic(jnp.array(3.0))
+    space, key, energy = Euclidean(2, Gaussian(1.5)), jax.random.key(7), Quadratic(jnp.array(3.0))
     width = min(count, partition.DRAWS)
 
     @jax.jit
@@ -300,7 +301,7 @@ class Shifted(Energy):
 @pytest.mark.parametrize("dimension,stiffness", [(1, 2.0), (3, 0.5)])
 def test_sampling_of_a_gaussian(dimension, stiffness):
     """log Z = -(d / 2) log(1 + stiffness scale^2), within 5 standard errors, and the closed form of the error."""
-    space, count = Euclidean(dimension, scale=1.5), 40_000
+    space, count = Euclidean(dimension, Gaussian(1.5)), 40_000
     estimate = jax.jit(lambda key: partition.log_partition_by_sampling(key, Quadratic(stiffness), space, count))
     log_z, error, size = estimate(jax.random.key(1))
     one, two = (1 + k * stiffness * 1.5**2 for k in (1, 2))
@@ -313,8 +314,8 @@ def test_sampling_of_a_gaussian(dimension, stiffness):
 def test_sampling_refuses():
     with pytest.raises(ValueError, match="count is 1; it must be an integer of at least 2"):
         partition.log_partition_by_sampling(jax.random.key(0), Quadratic(1.0), Euclidean(1), 1)
-    with pytest.raises(ValueError, match="scale is None: the flat measure"):
-        partition.log_partition_by_sampling(jax.random.key(0), Quadratic(1.0), Euclidean(1, scale=None), 10)
+    with pytest.raises(ValueError, match="whose flat measure cannot be sampled"):
+        partition.log_partition_by_sampling(jax.random.key(0), Quadratic(1.0), Euclidean(1, Flat()), 10)
 
 
 # -- Annealed importance sampling --------------------------------------------------------------------

@@ -17,6 +17,7 @@ import pytest
 import xarray
 
 from dualebm import metrics
+from dualebm.base_measures import Flat
 from dualebm.energies.mixture import Mixture
 from dualebm.energies.networks import MLP
 from dualebm.energies.shallow import Energy
@@ -352,7 +353,7 @@ def test_a_state_of_another_optimiser_is_refused():
 
 def test_weights_that_collapse_are_told():
     """Learning steps far too long for two hundred walkers that hardly move."""
-    method = Jarzynski(Euclidean(2, None), Mixture(1), walkers=200, optimiser="gradient", resampling="none")
+    method = Jarzynski(Euclidean(2, Flat()), Mixture(1), walkers=200, optimiser="gradient", resampling="none")
     rates = method.rates._replace(particle_step=1e-4, learning_rate=0.1)
     data = Samples(20 + jax.random.normal(jax.random.key(0), (50, 2)))
     with pytest.warns(UserWarning, match=r"step \d+: the weights have collapsed to one walker: .* of 200; .*Lower learning_rate"):
@@ -554,8 +555,8 @@ def test_damaged_folders(tmp_path, interrupted, whole):
 
     folder = copy(interrupted, tmp_path / "version")
     manifest = json.loads((folder / "manifest.json").read_text())
-    (folder / "manifest.json").write_text(json.dumps({**manifest, "format": 2}))
-    with pytest.raises(ValueError, match=r"format version 2; this version of dualebm reads 1"):
+    (folder / "manifest.json").write_text(json.dumps({**manifest, "format": 1}))
+    with pytest.raises(ValueError, match=r"format version 1; this version of dualebm reads 2"):
         go(folder)
 
     manifest["versions"]["jax"] = "0.1"

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dualebm.base_measures import Flat
 from dualebm.features import Bump, Custom, ReLU, Softplus
 from dualebm.measures import Atoms, Samples
 from dualebm.methods.dual import Dual, DualRates
@@ -21,7 +22,7 @@ CASES = [
     (Sphere(3), Softplus(2.0, bias=True)),
     (Sphere(3), Bump(Sphere(3), 3.0)),
     (Euclidean(2), ReLU(4, bias=True)),
-    (Euclidean(2, scale=None), Softplus(1.5)),
+    (Euclidean(2, Flat()), Softplus(1.5)),
     (Euclidean(2), Bump(Euclidean(2), 0.7)),
     (Torus(2), Bump(Torus(2), 2.0)),
     (Sphere(3), Custom(lambda x, theta: jnp.sin(jnp.dot(x, theta) + x[0] ** 3), Sphere(3))),

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dualebm.base_measures import Flat, Gaussian, Uniform
 from dualebm.duality_gap import relaxation
 from dualebm.energies.networks import MLP
 from dualebm.energies.shallow import Shallow
@@ -30,12 +31,12 @@ from dualebm.training.simulate import step as one_step
 from tests import oracles
 
 SPHERES = [Sphere(2), Sphere(3), Sphere(15)]
-FLAT = [Euclidean(4, scale=2.5), Euclidean(3, scale=None), Torus(3, period=2.5)]
+FLAT = [Euclidean(4, Gaussian(2.5)), Euclidean(3, Flat()), Torus(3, period=2.5)]
 SPACES = SPHERES + FLAT
 # Each space in one precision, and each kind of space in both: dimensions and scales do not meet the precision in the code.
 CASES = [
-    (Sphere(2), "float32"), (Sphere(3), "float64"), (Sphere(15), "float32"), (Euclidean(4, scale=2.5), "float64"),
-    (Euclidean(3, scale=None), "float32"), (Torus(3, period=2.5), "float32"), (Torus(3, period=2.5), "float64"),
+    (Sphere(2), "float32"), (Sphere(3), "float64"), (Sphere(15), "float32"), (Euclidean(4, Gaussian(2.5)), "float64"),
+    (Euclidean(3, Flat()), "float32"), (Torus(3, period=2.5), "float32"), (Torus(3, period=2.5), "float64"),
 ]  # fmt: skip
 
 
@@ -217,7 +218,7 @@ def moments(space):
         yield lambda x: x**2, space.period**2 / 3
         yield lambda x: ((x[:, None] - space.period / 2) * (x[:, :, None] - space.period / 2))[:, off], 0
         return
-    variance, fourth = (1 / d, 3 / (d * (d + 2))) if isinstance(space, Sphere) else (space.scale**2, 3 * space.scale**4)
+    variance, fourth = (1 / d, 3 / (d * (d + 2))) if isinstance(space, Sphere) else (space.base.scale**2, 3 * space.base.scale**4)
     yield lambda x: x, 0
     yield lambda x: x**2, variance
     yield lambda x: x**3, 0
@@ -226,7 +227,7 @@ def moments(space):
     yield lambda x: x > 0, 0.5
 
 
-@pytest.mark.parametrize("space", [s for s in SPACES if s != Euclidean(3, scale=None)], ids=str)
+@pytest.mark.parametrize("space", [s for s in SPACES if s != Euclidean(3, Flat())], ids=str)
 def test_samples_of_the_base_measure_have_its_moments(space):
     sample = jax.jit(lambda key: space.sample_base(key, 20_000, jnp.float32))
     x = np.float64(sample(jax.random.key(0)))
@@ -244,15 +245,15 @@ def test_samples_of_the_base_measure_have_its_moments(space):
 
 @everywhere
 def test_samples_follow_the_dtype(space, dtype):
-    if space != Euclidean(3, scale=None):
+    if space != Euclidean(3, Flat()):
         for arguments in ((dtype,), ()):  # without a dtype JAX's own default
             x = jax.eval_shape(lambda key, a=arguments: space.sample_base(key, 5, *a), jax.random.key(0))
             assert x.shape == (5, space.dimension) and x.dtype == dtype
 
 
 def test_the_flat_measure_cannot_be_sampled():
-    with pytest.raises(ValueError, match=r"scale is None: the flat measure on R\^d cannot be sampled"):
-        Euclidean(3, scale=None).sample_base(jax.random.key(0), 5)
+    with pytest.raises(ValueError, match=r"base=Flat\(\)\), whose flat measure cannot be sampled"):
+        Euclidean(3, Flat()).sample_base(jax.random.key(0), 5)
 
 
 @everywhere
@@ -270,11 +271,11 @@ def test_the_gaussian_base_has_mass_one_and_its_variance(dimension, scale, x64):
     """The trapezoid rule on a box of 9 standard deviations: exact to rounding for a Gaussian."""
     axis = scale * np.linspace(-9, 9, 37)
     grid = np.stack(np.meshgrid(*[axis] * dimension), axis=-1).reshape(-1, dimension)
-    mass = np.exp(on_device(Euclidean(dimension, scale).log_base, grid)) * (axis[1] - axis[0]) ** dimension
+    mass = np.exp(on_device(Euclidean(dimension, Gaussian(scale)).log_base, grid)) * (axis[1] - axis[0]) ** dimension
     np.testing.assert_allclose([mass.sum(), mass @ grid[:, 0] ** 2], [1, scale**2], rtol=1e-7)
 
 
-@pytest.mark.parametrize("space", [Sphere(3), Torus(3, period=2.5), Euclidean(3, scale=None)], ids=str)
+@pytest.mark.parametrize("space", [Sphere(3), Torus(3, period=2.5), Euclidean(3, Flat())], ids=str)
 def test_densities_refer_to_the_base_measure_itself_elsewhere(space):
     assert (on_device(space.log_base, draw(space, 5, 0)[0].astype("float32")) == 0).all()
 
@@ -299,8 +300,8 @@ def test_bad_dimensions(space, smallest):
 
 @pytest.mark.parametrize("value", [0.0, -1.0, math.inf, math.nan])
 def test_bad_scales_and_periods(value):
-    with pytest.raises(ValueError, match=f"scale is {value}; it must be a positive number, or None"):
-        Euclidean(2, scale=value)
+    with pytest.raises(ValueError, match=f"scale is {value}; it must be a positive number"):
+        Gaussian(value)
     with pytest.raises(ValueError, match=f"period is {value}; it must be a positive number"):
         Torus(2, period=value)
 
@@ -422,4 +423,28 @@ def test_points_of_a_circle_by_turns(space):
 def test_turns_are_of_circles_alone(space):
     for call in (lambda: space.equispaced(8), lambda: space.turns(jnp.zeros((2, space.dimension)))):
         with pytest.raises(ValueError, match=r"allowed: Torus\(1\), Sphere\(2\)"):
+            call()
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Sphere(3, Gaussian()), r"base is Gaussian\(scale=1.0\) and the space a Sphere; allowed: Uniform\(\)"),
+        (lambda: Torus(2, 1.0, Flat()), r"base is Flat\(\) and the space a Torus; allowed: Uniform\(\)"),
+        (lambda: Euclidean(2, Uniform()), r"base is Uniform\(\) and the space a Euclidean; allowed: Gaussian\(scale\), Flat\(\)"),
+    ],
+)
+def test_a_base_measure_must_fit_its_space(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_only_the_flat_measure_is_not_proper():
+    assert [s.base.proper for s in (Sphere(3), Torus(2), Euclidean(2), Euclidean(2, Flat()))] == [True, True, True, False]
+    assert Euclidean(2) == Euclidean(2, Gaussian(1.0)) != Euclidean(2, Gaussian(2.0)) != Euclidean(2, Flat())
+    with pytest.raises(ValueError, match="whose flat measure cannot be sampled"):
+        Euclidean(2, Flat()).from_normal(jnp.zeros((1, 2)))
+    plane = Euclidean(2)
+    for call in (lambda: plane.sample_uniform(jax.random.key(0), 2, float), lambda: plane.uniform_from_normal(jnp.zeros(2), -1)):
+        with pytest.raises(ValueError, match="not compact and has no uniform measure"):
             call()
