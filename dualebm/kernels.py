@@ -18,7 +18,7 @@ from dualebm._internal import checks
 from dualebm._internal.columns import block_columns, map_blocks, once, sum_blocks, total
 from dualebm.energies.shallow import Energy, Located
 from dualebm.features import Bump, Feature, ReLU
-from dualebm.measures import Samples, shares
+from dualebm.measures import Samples
 from dualebm.spaces import Space, Sphere, Torus
 
 SOURCES = 4096
@@ -261,9 +261,7 @@ def embedding(kernel: Kernel, samples: Samples) -> Embedding:
     >>> embedding(RBF(), Samples(jnp.zeros((4, 2))))(jnp.zeros((1, 2))).tolist()
     [1.0]
     """
-    count = samples.points.shape[0]
-    weights = jnp.full(count, 1 / count, samples.points.dtype) if samples.log_weights is None else shares(samples.log_weights)
-    return Embedding(kernel, samples.points, weights)
+    return Embedding(kernel, samples.points, samples.weights)
 
 
 def mean_kernel(kernel: Kernel, first: Samples, second: Samples) -> Float[Array, ""]:

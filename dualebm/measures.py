@@ -13,12 +13,19 @@ from dualebm._internal.columns import split_axis
 class Samples(NamedTuple):
     """Points x_i of a probability measure, with log weights up to a constant, or equal weights where None.
 
-    >>> Samples(jnp.zeros((4, 2))).points.shape
-    (4, 2)
+    >>> Samples(jnp.zeros((4, 2))).weights.tolist()
+    [0.25, 0.25, 0.25, 0.25]
     """
 
     points: Float[Array, "n d"]
     log_weights: Float[Array, " n"] | None = None
+
+    @property
+    def weights(self) -> Float[Array, " n"]:
+        """The weights p_i of the points, which sum to 1: softmax(log_weights), or 1 / n."""
+        if self.log_weights is not None:
+            return shares(self.log_weights)
+        return jnp.full(self.points.shape[0], 1 / self.points.shape[0], self.points.dtype)
 
 
 class Atoms(NamedTuple):

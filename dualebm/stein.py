@@ -20,7 +20,7 @@ from dualebm._internal import checks
 from dualebm._internal.columns import block_columns, map_blocks, once, product, sum_blocks
 from dualebm.energies.shallow import Energy
 from dualebm.kernels import SOURCES
-from dualebm.measures import Samples, shares
+from dualebm.measures import Samples
 from dualebm.spaces import Space
 
 Points = Float[Array, "n d"]
@@ -91,11 +91,6 @@ def _shifted(space, points, scores):
     return scores - space.mean_curvature * space.normal(points)
 
 
-def _weights(samples):
-    count = samples.points.shape[0]
-    return jnp.full(count, 1 / count, samples.points.dtype) if samples.log_weights is None else shares(samples.log_weights)
-
-
 # -- Kernels -------------------------------------------------------------------------------------------
 
 
@@ -139,7 +134,7 @@ def kernelised(
     >>> float(value), slopes.tolist()
     (4.0, [[1.0, 1.0], [1.0, 1.0]])
     """
-    x, shifted, p = samples.points, _shifted(space, samples.points, scores), _weights(samples)
+    x, shifted, p = samples.points, _shifted(space, samples.points, scores), samples.weights
     sources = (once(x.T), once(shifted.T), p)
 
     def against(x, y, shifted, p):
@@ -273,7 +268,7 @@ def critic_slopes(critics: Critics, space: Space, samples: Samples, scores: Poin
     [[1.0, 0.0], [0.0, 1.0]]
     """
     shifted = _shifted(space, samples.points, scores)
-    arrays = (once(samples.points.T), once(shifted.T), _weights(samples))
+    arrays = (once(samples.points.T), once(shifted.T), samples.weights)
     return sum_blocks(lambda *columns: _each(critics, space, *columns), arrays, block_columns(critics.outer.size))
 
 
@@ -336,7 +331,7 @@ def critic_loss(critics: Critics, values: Float[Array, " d"], samples: Samples) 
     >>> float(value), slopes.tolist()
     (1.25, [[6.0, 4.0]])
     """
-    return jnp.sum(values**2), 2 * _weights(samples)[:, None] * values[None] * responses(critics, samples.points)
+    return jnp.sum(values**2), 2 * samples.weights[:, None] * values[None] * responses(critics, samples.points)
 
 
 @eqx.filter_jit

@@ -27,7 +27,7 @@ from dualebm._internal import checks
 from dualebm._internal.finite_volume import Cells, cells
 from dualebm.energies.shallow import Shallow, feature_mean
 from dualebm.features import Feature, ReLU
-from dualebm.measures import Samples, shares
+from dualebm.measures import Samples
 from dualebm.methods.base import Divergence, Info, Method
 from dualebm.methods.dual import DualRates
 from dualebm.spaces import Space
@@ -119,9 +119,7 @@ class MeanField(Method):
         """nu at the data, in their cells; gamma uniform. Draws nothing."""
         del key, rates
         neurons, dtype = self.grids[1], data.points.dtype
-        count = data.points.shape[0]
-        weights = jnp.full(count, 1 / count, dtype) if data.log_weights is None else shares(data.log_weights)
-        start = jnp.zeros(self.cells, dtype).at[self.cell_of(data.points)].add(weights)
+        start = jnp.zeros(self.cells, dtype).at[self.cell_of(data.points)].add(data.weights)
         split = {"half": (0.5, 0.5), "all_negative": (0.0, 1.0)}[self.signs]
         gamma = jnp.stack([share * jnp.asarray(neurons.shares, dtype) for share in split])
         observed = feature_mean(self.feature, jnp.asarray(neurons.centres, dtype), data)[0]

@@ -27,7 +27,7 @@ from dualebm._internal.columns import block_columns, map_blocks, once, sum_block
 from dualebm.energies.shallow import Shallow, Sums, from_atoms
 from dualebm.features import Feature, ReLU, Ridge
 from dualebm.flows import wfr
-from dualebm.measures import Atoms, Samples, coefficients, log_total_variation, shares
+from dualebm.measures import Atoms, Samples, coefficients, log_total_variation
 from dualebm.methods.base import Divergence, Info, Method
 from dualebm.rates import NonNegative, Positive, Scalar
 from dualebm.spaces import Space
@@ -209,7 +209,6 @@ def derivative(feature: Feature, space: Space, atoms: Atoms, data: Samples, widt
         return space.tangent(x, along, axis=0)
 
     forces = map_blocks(force, columns, rows)
-    weights = jnp.full(columns.shape[1], 1 / columns.shape[1], columns.dtype) if data.log_weights is None else shares(data.log_weights)
 
     def block(x, force, weights):
         def values(theta):
@@ -218,7 +217,7 @@ def derivative(feature: Feature, space: Space, atoms: Atoms, data: Samples, widt
         value, pull_back = jax.vjp(values, atoms.positions)
         return value, pull_back(jnp.ones_like(value))[0]
 
-    return sum_blocks(block, (columns, forces, weights), rows)
+    return sum_blocks(block, (columns, forces, data.weights), rows)
 
 
 def loss(feature: Feature, space: Space, atoms: Atoms, data: Samples, width: Scalar) -> Float[Array, ""]:

@@ -13,7 +13,6 @@ points) is a `Metric`, an equinox module, so that they are arguments of the comp
 from typing import Any, ClassVar
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 from jax.scipy.special import logsumexp
 from jaxtyping import Array, Float
@@ -44,10 +43,7 @@ def relative_entropy(
     """
     difference = energy(samples.points) - reference
     difference = difference - measures.mean(difference, samples.log_weights)  # so that small values keep their digits
-    if samples.log_weights is None:
-        weights = jnp.full(difference.shape, 1 / difference.size, difference.dtype)
-    else:
-        weights = jax.nn.softmax(samples.log_weights)
+    weights = samples.weights
     # Centred, so that log E* exp(-r) = log(1 + E* (exp(-r) - 1 + r)): a sum of positive terms keeps the digits of small values.
     series = term = difference**2 / 2
     for k in range(3, 10):  # to the ninth power: 1e-14 of the sum at 0.1

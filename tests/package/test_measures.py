@@ -10,6 +10,7 @@ import pytest
 from dualebm import measures
 from dualebm.measures import (
     Atoms,
+    Samples,
     coefficients,
     effective_sample_size,
     log_total_variation,
@@ -141,3 +142,11 @@ def test_each_ancestor_as_often_as_its_weight(kind):
 def test_equal_weights_keep_everyone(kind):
     found = jax.jit(lambda weights: measures.resample(jax.random.key(1), weights, 1000, kind))(np.full(1000, -3.7, np.float32))
     np.testing.assert_array_equal(np.sort(found), np.arange(1000))
+
+
+def test_the_weights_of_samples_sum_to_one(dtype):
+    """Up to a constant of the log weights, also a large one; without them all are equal."""
+    points, log_weights = np.zeros((3, 2), dtype), np.array([1000.0, 1001.0, -np.inf], dtype)
+    weighted, equal = jax.device_get(jax.jit(lambda x, w: (Samples(x, w).weights, Samples(x).weights))(points, log_weights))
+    np.testing.assert_allclose(weighted, np.array([1, math.e, 0]) / (1 + math.e), rtol=1e-6)
+    assert equal.tolist() == [np.dtype(dtype).type(1 / 3)] * 3 and weighted.dtype == equal.dtype == dtype
