@@ -20,6 +20,7 @@ import xarray
 from jaxtyping import Array, Float, Int
 
 from dualebm._internal import checks
+from dualebm.base_measures import Gaussian
 from dualebm.energies.networks import ConvNet
 from dualebm.measures import Samples
 from dualebm.methods.contrastive import Contrastive
