@@ -262,7 +262,9 @@ def main(settings: Settings) -> dict:
     ratios = {name: summary["at"]["2.0"]["ratio"] for name, summary in summaries.items()}
     kept = sum(ratio <= ASKED for ratio in ratios.values())
     rows = [
-        {"teacher and signs": name, "particle step": one["adapted_steps"][0], "neuron step": one["adapted_steps"][1], "KL": one["at"]["2.0"]["kl"]}
+        {"teacher and signs": name}
+        | dict(zip(("particle step", "neuron step"), one["adapted_steps"], strict=True))
+        | {"KL": one["at"]["2.0"]["kl"]}
         | {word: one["at"]["2.0"][word] for word in ("adapted", "best", "ratio", "ratio_of_seconds")}
         for name, one in summaries.items()
     ]

@@ -238,7 +238,8 @@ def methods(settings: Settings, shape: tuple[int, int], count: int) -> dict[str,
     >>> known["Jarzynski"][0].moves, known["PCD"][0].moves
     (4, 2)
     """
-    space = Euclidean(math.prod(shape), Gaussian(settings.scale))
+    scale: Any = settings.scale  # not None: `settled` has given it the preset's
+    space = Euclidean(math.prod(shape), Gaussian(scale))
     batch, moves = settings.data_batch or count, settings.moves or 0
     common: dict[str, Any] = dict(
         integrator=settings.integrator, noise="independent", optimiser=adam(settings.learning_rate, settings.steps),  # type: ignore[arg-type]
