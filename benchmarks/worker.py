@@ -23,7 +23,7 @@ from dualebm.data import targets
 from dualebm.energies.mixture import GaussianMixture, Mixture
 from dualebm.flows import langevin
 from dualebm.measures import Samples, total_variation
-from dualebm.methods import dual
+from dualebm.methods import dual, presets
 from dualebm.methods.base import Iterate
 from dualebm.methods.contrastive import Contrastive
 from dualebm.methods.jarzynski import Jarzynski
@@ -68,7 +68,7 @@ def prepare(file, n, neurons, tests):
     target = targets.teacher(TEACHER)
     data, _ = targets.sample(jax.random.key(0), target, n)
     test, _ = targets.sample(jax.random.key(1), target, tests)
-    state = dual.program(target.space, neurons=neurons).init(jax.random.key(2), dual.program_rates(), data)
+    state = presets.program(target.space, neurons=neurons).init(jax.random.key(2), presets.program_rates(), data)
     arrays = dict(
         data=data.points, positions=state.atoms.positions, test=test.points, reference=target.energy(test.points)
     )
@@ -144,8 +144,8 @@ def plain_program(data, positions, count):
 
 def own_program(data, positions, count, integrator):
     """`dualebm`: the program's preset and rates, a scan of `method.step`; its own start is the shared one."""
-    method = dual.program(Sphere(data.shape[1]), neurons=len(positions), integrator=integrator)
-    rates, data = float_rates(dual.program_rates()), Samples(jnp.asarray(data))
+    method = presets.program(Sphere(data.shape[1]), neurons=len(positions), integrator=integrator)
+    rates, data = float_rates(presets.program_rates()), Samples(jnp.asarray(data))
     state = method.init(jax.random.key(2), rates, data)
     program, cost = compile_and_warm(scan_of_steps(method, count), jax.random.key(3), state, rates, data)
 

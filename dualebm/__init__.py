@@ -10,7 +10,8 @@ from dualebm.features import Bump, Custom, ReLU, Softplus
 from dualebm.flows.langevin import sample
 from dualebm.measures import Atoms, Samples, total_variation
 from dualebm.methods.adaptive import Adaptive
-from dualebm.methods.dual import Dual, DualRates, annealing, rates_from_paper, rates_from_program
+from dualebm.methods.dual import Dual, DualRates, annealing
+from dualebm.methods.presets import rates_from_paper, rates_from_program
 from dualebm.spaces import Euclidean, Sphere, Torus
 from dualebm.training.checkpoints import load_energy, save_energy
 

@@ -27,7 +27,7 @@ from dualebm import metrics
 from dualebm.data import targets
 from dualebm.energies.shallow import Shallow
 from dualebm.features import ReLU
-from dualebm.methods import dual
+from dualebm.methods import dual, presets
 from dualebm.plotting import charts, maps
 from dualebm.spaces import Sphere
 from dualebm.training.run import run
@@ -104,7 +104,7 @@ def problem(method: str) -> tuple[dual.Dual, dual.DualRates, Callable | None]:
     0.04
     """
     if method == "program":
-        return dual.program(Sphere(3), budget=False), dual.program_rates(neuron_step=0.04), None
+        return presets.program(Sphere(3), budget=False), presets.program_rates(neuron_step=0.04), None
     ours = dual.Dual(Sphere(3))
     return ours, ours.rates, dual.annealing(400, 0.5)
 

@@ -28,7 +28,7 @@ from dualebm.data import targets
 from dualebm.energies.shallow import from_atoms
 from dualebm.log_z import partition
 from dualebm.measures import Samples
-from dualebm.methods import dual
+from dualebm.methods import dual, presets
 from dualebm.methods.base import Iterate
 from dualebm.plotting import charts, maps
 from dualebm.spaces import Sphere
@@ -124,7 +124,7 @@ def problem(settings: Settings) -> Problem:
     """
     _common.check(settings)
     checks.choice("teacher", settings.teacher, targets.TEACHERS)
-    checks.choice("method", settings.method, dual.PRESETS)
+    checks.choice("method", settings.method, presets.PRESETS)
     checks.choice("precision", settings.precision, (32, 64))
     target = targets.teacher(settings.teacher, jnp.float32 if settings.precision == 32 else jnp.float64)
     on_s2, paper, ours = target.space == Sphere(3), settings.preset == "paper", settings.method == "default"
@@ -135,13 +135,13 @@ def problem(settings: Settings) -> Problem:
     changes |= {k: getattr(settings, k) for k in ("signs", "integrator") if getattr(settings, k) is not None}
     if settings.method == "text":
         changes["particles"] = 2 * n
-    method = dual.PRESETS[settings.method](target.space, **changes)
+    method = presets.PRESETS[settings.method](target.space, **changes)
     if settings.method == "program":
         neuron_step = settings.neuron_step if settings.neuron_step is not None else 0.04 if on_s2 else 0.2
         particle_step = 0.02 if settings.particle_step is None else settings.particle_step
-        rates = dual.program_rates(settings.restart_every, neuron_step, particle_step)
+        rates = presets.program_rates(settings.restart_every, neuron_step, particle_step)
     else:
-        rates = method.rates if ours else dual.rates_from_paper(0.2, 1.0, 10.0)
+        rates = method.rates if ours else presets.rates_from_paper(0.2, 1.0, 10.0)
         if settings.particle_step is not None:
             rates = rates._replace(particle_step=settings.particle_step)
         if settings.neuron_step is not None:

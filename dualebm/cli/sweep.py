@@ -18,8 +18,9 @@ from dualebm.cli import methods
 from dualebm.cli.values import parse
 from dualebm.data import targets
 from dualebm.methods.contrastive import Contrastive
-from dualebm.methods.dual import annealing, rates_from_paper
+from dualebm.methods.dual import annealing
 from dualebm.methods.jarzynski import Jarzynski
+from dualebm.methods.presets import rates_from_paper
 from dualebm.plotting import charts
 from dualebm.sweeps.engine import forecast, sweep
 from dualebm.sweeps.folder import SWEEP, manifest, open_sweep, read

@@ -275,7 +275,7 @@ class DualityGap(Metric):
         """The gap and its error, (2,)."""
         energy = iterate.energy
         found = duality_gap.certify(
-            key, energy, self.space, data, iterate.rates.radius, quadrature=self.quadrature, ball=self.ball, chains=self.chains,
+            key, energy, self.space, iterate.data, iterate.rates.radius, quadrature=self.quadrature, ball=self.ball, chains=self.chains,
             temperatures=self.temperatures,
         )  # fmt: skip
         return jnp.stack([found.gap, found.error])

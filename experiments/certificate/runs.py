@@ -19,7 +19,7 @@ from dualebm.duality_gap import certify
 from dualebm.energies.shallow import Shallow
 from dualebm.features import ReLU
 from dualebm.measures import Samples
-from dualebm.methods import dual
+from dualebm.methods import dual, presets
 from dualebm.methods.dual import Dual
 from dualebm.methods.score_matching import ScoreMatching
 from dualebm.training.run import run
@@ -121,12 +121,12 @@ def lines(settings: Settings, teacher: str) -> dict[str, Line]:
     space = targets.teacher(teacher).space
     ours, theirs = (settings.steps,) * 2 if settings.steps else STEPS[settings.preset, teacher]
     schedule, neuron_step = (dual.annealing(), 0.2) if space.dimension == 15 else (dual.annealing(400, 0.5), 0.04)
-    half, negative, program = Dual(space), Dual(space, signs="all_negative"), dual.program(space)
+    half, negative, program = Dual(space), Dual(space, signs="all_negative"), presets.program(space)
     score = ScoreMatching(space)
     known = (
         Line(half, half.rates, schedule, ours),
         Line(negative, negative.rates, schedule, ours),
-        Line(program, dual.program_rates(neuron_step=neuron_step), None, theirs),
+        Line(program, presets.program_rates(neuron_step=neuron_step), None, theirs),
         Line(score, score.rates, None, theirs),
     )
     return dict(list(zip(LINES, known, strict=True))[: METHODS[settings.preset]])

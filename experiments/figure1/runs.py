@@ -11,7 +11,7 @@ import xarray
 from dualebm import metrics
 from dualebm._internal import checks
 from dualebm.data import targets
-from dualebm.methods import dual
+from dualebm.methods import dual, presets
 from dualebm.spaces import Sphere
 from dualebm.training.run import run
 from experiments import _common
@@ -107,11 +107,11 @@ def setting(reading: str, algorithm: str, n: int) -> Setting:
     primal, space = algorithm == "primal", Sphere(15)
     if reading == "archived":
         neuron_step = 0.005 if primal else 0.2
-        method = dual.program(space, weight_update="additive" if primal else "multiplicative")
-        return Setting(method, dual.rates_from_program(0.02, neuron_step, neuron_step, 10.0))
-    rates = dual.rates_from_paper(0.02, 0.05 if primal else 20.0, 1.0, scale="fast")
+        method = presets.program(space, weight_update="additive" if primal else "multiplicative")
+        return Setting(method, presets.rates_from_program(0.02, neuron_step, neuron_step, 10.0))
+    rates = presets.rates_from_paper(0.02, 0.05 if primal else 20.0, 1.0, scale="fast")
     # Weights in [0, 1) and not in [0, 10): the total variation of the paper's figure starts near 1 and grows to the budget.
-    return Setting(dual.text(space, particles=2 * n, weight_unit="one"), rates._replace(radius=10.0))
+    return Setting(presets.text(space, particles=2 * n, weight_unit="one"), rates._replace(radius=10.0))
 
 
 # -- Iterations to a threshold ---------------------------------------------------------------------------

@@ -9,7 +9,7 @@ import optax
 import xarray
 from matplotlib.figure import Figure
 
-from dualebm.methods import dual
+from dualebm.methods import presets
 from dualebm.methods.dual import Dual, DualRates
 from dualebm.plotting import charts
 from dualebm.sweeps.grid import product
@@ -62,7 +62,7 @@ def annealed(schedule: optax.Schedule, age_factor: bool, bernoulli: bool = True)
     Returns:
         A function of the step and the rates.
 
-    >>> rates = annealed(optax.linear_schedule(1.0, 0.0, 100), True)(50, dual.program_rates())
+    >>> rates = annealed(optax.linear_schedule(1.0, 0.0, 100), True)(50, presets.program_rates())
     >>> round(float(rates.restart_probability), 6), round(float(rates.transport_step), 6)
     (0.5, 0.7)
     """
@@ -92,11 +92,11 @@ def annealed_variant(problem: Problem, shape: str, warmup: int, age_factor: bool
     """Returns MALA at the program's rates under an annealed p_R, or with `default` our default rates and schedule with it on top."""
     in_order = shape == "step_in_order"
     restarts = dict(restart_every=1, restart_until=warmup) if in_order else {}
-    method = dual.program(problem.target.space, integrator="mala", **restarts)
+    method = presets.program(problem.target.space, integrator="mala", **restarts)
     anneal = annealed(SHAPES[shape](warmup), age_factor, not in_order)
     name = f"{shape}_{warmup}{'_age' if age_factor else ''}"
     if not default:
-        return Variant(name, method, dual.program_rates(None, problem.neuron_step, HX), anneal)
+        return Variant(name, method, presets.program_rates(None, problem.neuron_step, HX), anneal)
     before = problem.default
     return Variant(f"default_{name}", method, method.rates, lambda step, rates: anneal(step, before(step, rates)))
 
@@ -108,7 +108,7 @@ def constant_variants(problem: Problem) -> list[Variant]:
         method = method_of(problem.target, "MALA", kind, period)
         name = f"constant_{kind}_{period}" if period else "constant_0"
         variants.append(Variant(name, method, rates_of(problem.neuron_step, kind, period)))
-    method = dual.program(problem.target.space, integrator="mala")
+    method = presets.program(problem.target.space, integrator="mala")
     return [*variants, Variant("default", method, method.rates, problem.default)]
 
 

@@ -13,7 +13,7 @@ from dualebm.energies.shallow import feature_mean, from_atoms
 from dualebm.features import ReLU
 from dualebm.flows import initialise, langevin
 from dualebm.measures import Atoms, Samples
-from dualebm.methods import dual
+from dualebm.methods import presets
 from dualebm.plotting import charts
 from experiments import _common
 from experiments.restarts.problem import HX, Settings, problems
@@ -51,7 +51,7 @@ def witnesses(keys, target: targets.Target, data: Samples, step: float, way: str
     Returns:
         The witness (keys, 64).
     """
-    method = dual.program(target.space)
+    method = presets.program(target.space)
     atoms = method.init(jax.random.key(0), method.rates, data).atoms
     return np.asarray(_witnesses(keys, target.space, atoms, data, jnp.asarray(step, data.points.dtype), way))
 

@@ -11,7 +11,7 @@ import xarray
 from dualebm import metrics
 from dualebm._internal import checks
 from dualebm.data import targets
-from dualebm.methods import dual
+from dualebm.methods import dual, presets
 from dualebm.methods.dual import Dual, DualRates
 from dualebm.spaces import Sphere
 from experiments import _common
@@ -117,7 +117,7 @@ def seeds_of(settings: Settings, first: int = 0) -> range:
 def method_of(target: targets.Target, algorithm: str, restarts: str, period: int) -> Dual:
     """Returns the program, or the same with MALA; periodic restarts are a setting of the method, and a period of 0 is none."""
     every = period if restarts == "periodic" and period else None
-    return dual.program(target.space, integrator=INTEGRATORS[algorithm], restart_every=every)
+    return presets.program(target.space, integrator=INTEGRATORS[algorithm], restart_every=every)
 
 
 def rates_of(neuron_step: float, restarts: str, period: int) -> DualRates:
@@ -127,7 +127,7 @@ def rates_of(neuron_step: float, restarts: str, period: int) -> DualRates:
     >>> rates.restart_probability, round(float(rates.transport_step), 6)
     (0.025, 0.225)
     """
-    rates = dual.program_rates(period or None, neuron_step, HX)
+    rates = presets.program_rates(period or None, neuron_step, HX)
     return rates._replace(restart_probability=1 / period if restarts == "bernoulli" else 0.0)
 
 

@@ -16,7 +16,8 @@ from matplotlib.figure import Figure
 from dualebm import metrics
 from dualebm.data import targets
 from dualebm.measures import Samples
-from dualebm.methods.dual import Dual, DualRates, rates_from_paper
+from dualebm.methods.dual import Dual, DualRates
+from dualebm.methods.presets import rates_from_paper
 from dualebm.plotting import charts
 from dualebm.spaces import Sphere
 from dualebm.sweeps.grid import Grid

@@ -12,7 +12,7 @@ import pytest
 
 from benchmarks import ports, worker
 from benchmarks.__main__ import Settings, check, draw_scan
-from dualebm.methods import dual
+from dualebm.methods import presets
 from dualebm.spaces import Sphere
 from tests import oracles
 
@@ -72,7 +72,7 @@ def test_all_implementations_share_one_start(tmp_path):
     file = str(tmp_path / "start.npz")
     worker.prepare(file, 40, 8, 10)
     shared = np.load(file)
-    state = dual.program(Sphere(15), neurons=8).init(jax.random.key(2), dual.program_rates(), worker.Samples(jnp.ones((1, 15))))
+    state = presets.program(Sphere(15), neurons=8).init(jax.random.key(2), presets.program_rates(), worker.Samples(jnp.ones((1, 15))))
     np.testing.assert_array_equal(shared["positions"], state.atoms.positions)
     assert shared["data"].shape == (40, 15) and shared["reference"].shape == (10,)
     answers = {name: worker.steps(name, file, 2)["answer"] for name in ("numpy float64", "dualebm projected")}

@@ -6,7 +6,7 @@ import pytest
 import xarray
 
 from dualebm.data.targets import teacher
-from dualebm.methods import dual
+from dualebm.methods import dual, presets
 from dualebm.spaces import Sphere
 from experiments import reference, report
 from experiments.figure1 import __main__ as figure1
@@ -33,9 +33,9 @@ def test_the_settings_of_both_readings():
     assert rates["text", "primal"] == pytest.approx(dual.DualRates(0.02, 0.001, 0.001, 0.0, 10.0), rel=1e-12)
     assert rates["text", "dual"] == pytest.approx(dual.DualRates(0.001, 0.02, 0.02, 0.0, 10.0), rel=1e-12)
     methods = {(r, a): setting(r, a, 10).method for r in READINGS for a in ALGORITHMS}
-    assert methods["archived", "primal"] == dual.program(Sphere(15), weight_update="additive")
-    assert methods["archived", "dual"] == dual.program(Sphere(15))
-    assert methods["text", "primal"] == methods["text", "dual"] == dual.text(Sphere(15), particles=20, weight_unit="one")
+    assert methods["archived", "primal"] == presets.program(Sphere(15), weight_update="additive")
+    assert methods["archived", "dual"] == presets.program(Sphere(15))
+    assert methods["text", "primal"] == methods["text", "dual"] == presets.text(Sphere(15), particles=20, weight_unit="one")
     assert PRESETS["paper"].n == 100_000 and all(m.neurons == 64 for m in methods.values())
 
 

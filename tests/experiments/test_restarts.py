@@ -9,7 +9,7 @@ import pytest
 import xarray
 
 from dualebm.data import targets
-from dualebm.methods import dual
+from dualebm.methods import dual, presets
 from dualebm.sweeps.grid import Study, lanes_of
 from experiments.restarts import annealed, continuum, noise
 from experiments.restarts.__main__ import main
@@ -22,7 +22,7 @@ def test_the_witness_after_a_restart_against_numpy():
     """Its mean over draws is that of NumPy's own projected steps; its noise at a step of nearly 0 is that of sampling N points, or none."""
     target = targets.teacher("s2_bimodal")
     data = targets.sample(jax.random.key(0), target, 40)[0]
-    method = dual.program(target.space)
+    method = presets.program(target.space)
     theta = np.asarray(method.init(jax.random.key(0), method.rates, data).atoms.positions, np.float64)
     x, rng, step = np.asarray(data.points, np.float64), np.random.default_rng(0), 0.1
     phi = lambda x: np.maximum(x @ theta.T, 0)  # noqa: E731
@@ -39,7 +39,7 @@ def test_the_witness_after_a_restart_against_numpy():
 
 
 def test_annealed_rates():
-    rates = dual.program_rates()
+    rates = presets.program_rates()
     at = lambda shape, step: float(jnp.asarray(SHAPES[shape](10)(jnp.int32(step))))  # noqa: E731
     steps = np.arange(0, 13)
     line = np.clip(1 - steps / 10, 0, 1)
@@ -59,7 +59,7 @@ def test_annealed_rates():
     assert (variant.method.restart_every, variant.method.restart_until) == (1, 10)
     assert variant.schedule is not None
     with_age = variant.schedule(0, variant.rates)
-    assert float(with_age.transport_step) == pytest.approx(dual.program_rates(1).transport_step)
+    assert float(with_age.transport_step) == pytest.approx(presets.program_rates(1).transport_step)
     on_top = annealed.annealed_variant(chosen, "linear", 10, False, default=True)
     before = dual.annealing()(5, on_top.rates)
     assert on_top.schedule is not None
@@ -120,7 +120,7 @@ def test_the_lanes_of_the_continuum(tmp_path, monkeypatch):
             every, probability = lane.method.restart_every, lane.rates.restart_probability
             k = lane.settings["period"]
             assert (every, probability) == ((k or None, 0) if lane.settings["restarts"] == "periodic" else (None, 1 / k))
-            assert lane.rates._replace(restart_probability=0.0) == dual.program_rates(k or None, problem.neuron_step)
+            assert lane.rates._replace(restart_probability=0.0) == presets.program_rates(k or None, problem.neuron_step)
             assert lane.method.integrator == {"program": "projected", "MALA": "mala"}[lane.settings["algorithm"]]
         seen.append((problem.name, len(lanes)))
         names = ("algorithm", "restarts", "period", "seed")

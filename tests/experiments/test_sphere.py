@@ -10,7 +10,7 @@ from dualebm import metrics
 from dualebm.data import targets
 from dualebm.energies.shallow import Shallow
 from dualebm.features import ReLU
-from dualebm.methods import dual
+from dualebm.methods import dual, presets
 from dualebm.spaces import Sphere
 from experiments import reference, sphere
 from experiments.sphere import Settings, log_spaced, main, problem, rows_of
@@ -18,7 +18,7 @@ from experiments.sphere import Settings, log_spaced, main, problem, rows_of
 
 def test_methods_are_those_of_the_archive_and_our_default():
     program, rates, schedule = problem("program")
-    assert program == dual.program(Sphere(3), budget=False) and schedule is None
+    assert program == presets.program(Sphere(3), budget=False) and schedule is None
     assert rates == dual.DualRates(0.02, 0.04, 0.04, 0.0, 10.0)
     ours, rates, schedule = problem("default")
     assert ours == dual.Dual(Sphere(3)) and rates == ours.rates

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import xarray
 
-from dualebm.methods.dual import rates_from_paper
+from dualebm.methods.presets import rates_from_paper
 from experiments._common import stays_below
 from experiments.time_scales.__main__ import studies
 from experiments.time_scales.common import STUDIES, Settings, paper_rates

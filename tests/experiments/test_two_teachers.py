@@ -11,7 +11,7 @@ import xarray
 
 from dualebm import metrics
 from dualebm.data import targets
-from dualebm.methods import dual
+from dualebm.methods import dual, presets
 from dualebm.training.run import run
 from experiments import two_teachers
 from experiments.reference import author_runs, compare
@@ -77,7 +77,7 @@ def test_presets_hold_the_papers_settings():
     task = problem(Settings(preset="paper", method="program", restart_every=40))
     assert (task.n, task.steps, task.seeds) == (10_000, 4_000, 8)
     assert task.rates == dual.DualRates(0.02, pytest.approx(0.225), pytest.approx(0.225), 0.0, 10.0)
-    assert task.method == dual.program(task.target.space, restart_every=40)
+    assert task.method == presets.program(task.target.space, restart_every=40)
     assert problem(Settings(preset="paper", method="program", teacher="s2_bimodal")).rates.transport_step == 0.04
     assert problem(Settings(preset="paper")).n == 100_000
     assert two_teachers.name_of(Settings(signs="half", every=50), 7) == "s14_monomodal_default_n=7_signs=half_every=50"
@@ -98,7 +98,7 @@ def train(teacher, method, rates, n, steps, seed, schedule=None):
 def test_first_hundred_iterations_of_the_authors():
     """The archived mid-run anchors of p_R = 0, n = 1e4: KL and TV at 50 and 100, within the seeds' band widened by its width."""
     results = train(
-        "s14_monomodal", dual.program(targets.teacher("s14_monomodal").space), dual.program_rates(), 10_000, 100, 0
+        "s14_monomodal", presets.program(targets.teacher("s14_monomodal").space), presets.program_rates(), 10_000, 100, 0
     )
     found = compare(results.expand_dims("lane"), author_runs("d15_mono_n1e4_p_R=0"))
     assert all(f["of"] == 2 and not f["outside"] for f in found.values()), found

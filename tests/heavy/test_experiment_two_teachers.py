@@ -6,7 +6,7 @@ import pytest
 import xarray
 
 from dualebm.data import targets
-from dualebm.methods import dual
+from dualebm.methods import dual, presets
 from experiments.reference import author_runs, compare
 from experiments.two_teachers import Settings, main
 from tests.experiments.test_two_teachers import SMALL, train
@@ -50,8 +50,8 @@ def test_authors_curves(restart_every, label):
 
     One of the 45 comparisons may fail: see experiments/README.md for the two that do under the keys of the experiment.
     """
-    method = dual.program(targets.teacher("s14_monomodal").space, restart_every=restart_every)
-    runs = [train("s14_monomodal", method, dual.program_rates(restart_every), 10_000, 4_000, seed) for seed in range(8)]
+    method = presets.program(targets.teacher("s14_monomodal").space, restart_every=restart_every)
+    runs = [train("s14_monomodal", method, presets.program_rates(restart_every), 10_000, 4_000, seed) for seed in range(8)]
     found = compare(xarray.concat(runs, "lane"), author_runs(f"d15_mono_n1e4_p_R={label}"))
     assert all(f["of"] == 15 for f in found.values())
     assert sum(len(f["outside"]) for f in found.values()) <= 1, found

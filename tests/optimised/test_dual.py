@@ -11,9 +11,10 @@ import pytest
 from dualebm.energies.shallow import Shallow
 from dualebm.features import ReLU
 from dualebm.measures import Samples, total_variation
-from dualebm.methods import dual
+from dualebm.methods import presets
 from dualebm.methods.base import Iterate
-from dualebm.methods.dual import Dual, DualRates, rates_from_program
+from dualebm.methods.dual import Dual, DualRates
+from dualebm.methods.presets import rates_from_program
 from dualebm.metrics import KLDivergence, ScoreError
 from dualebm.spaces import Sphere
 from tests import oracles
@@ -39,7 +40,7 @@ def recorded(method, noise, state, rates, data, teacher, test):
 @pytest.mark.parametrize("name", ["default", "alpha20", "restart1", "restart1_authors_alph"])
 def test_authors_traces(x64, name):
     trace = {key.removeprefix(name + "/"): TRACES[key] for key in TRACES.files if key.startswith(name + "/")}
-    method = dual.program(Sphere(5), neurons=8, restart_every=int(trace["restart_every"]))
+    method = presets.program(Sphere(5), neurons=8, restart_every=int(trace["restart_every"]))
     rates = rates_from_program(
         *(float(trace[k]) for k in ("particle_step", "transport_step", "reaction_step", "budget"))
     )

@@ -12,8 +12,9 @@ import pytest
 from dualebm.features import ReLU
 from dualebm.flows.langevin import given
 from dualebm.measures import Atoms, Samples
-from dualebm.methods import dual
-from dualebm.methods.dual import Dual, DualRates, DualState, rates_from_paper, rates_from_program
+from dualebm.methods import presets
+from dualebm.methods.dual import Dual, DualRates, DualState
+from dualebm.methods.presets import rates_from_paper, rates_from_program
 from dualebm.spaces import Euclidean, Sphere
 from dualebm.training.simulate import simulate, start, step
 from tests import oracles
@@ -109,7 +110,7 @@ def test_text_and_program_conventions_give_one_trajectory(x64):
     data, theta = sphere_points(1, n, d), sphere_points(2, m, d)
     samples, rng = Samples(jnp.array(data)), np.random.default_rng(3)
     w, signs, x = np.ones(m), rng.choice([-1.0, 1.0], m), np.concatenate([data, data])
-    method = dual.text(Sphere(d), neurons=m, weights="one")
+    method = presets.text(Sphere(d), neurons=m, weights="one")
     scaled = start(jax.random.key(0), method, rates, samples).atoms.log_weights
     state = state_of(x, theta, np.exp(scaled), signs)
     for _ in range(3):
@@ -172,7 +173,7 @@ def test_weighted_data_are_drawn_and_seen_with_their_weights(x64):
 
 def test_restart_until_switches_restarts_off(x64):
     data = Samples(jnp.array(sphere_points(0, 10, 3)))
-    method = dual.program(Sphere(3), neurons=4, restart_every=2, restart_until=2)
+    method = presets.program(Sphere(3), neurons=4, restart_every=2, restart_until=2)
     states = [start(jax.random.key(0), method, RATES, data)]
     for i in range(4):
         away = states[-1]._replace(columns=jnp.array(sphere_points(i + 1, 20, 3).T))

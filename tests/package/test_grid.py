@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from dualebm.measures import Samples
-from dualebm.methods.dual import Dual, rates_from_paper
+from dualebm.methods.dual import Dual
+from dualebm.methods.presets import rates_from_paper
 from dualebm.spaces import Sphere
 from dualebm.sweeps.grid import Study, Uniform, cross, draws, identity, lanes_of, product, zipped
 
