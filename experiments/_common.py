@@ -186,7 +186,7 @@ def swept(grid, method, rates, data, **arguments) -> xarray.Dataset:
         **arguments: The others of `sweep`.
 
     Returns:
-        The records along (lane, step).
+        The records along (run, step).
     """
     return sweep(grid, method, rates, data, progress=sys.stderr.isatty(), **arguments).load()
 

@@ -29,7 +29,7 @@ from dualebm.data import targets
 from dualebm.methods.adaptive import Adaptive
 from dualebm.methods.dual import Dual, annealing
 from dualebm.training import run_folder
-from dualebm.training.run import initial_state
+from dualebm.training.prepare import initial_state
 from dualebm.training.simulate import simulate
 from experiments import _common, report
 

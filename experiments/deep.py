@@ -34,6 +34,7 @@ from dualebm.methods.contrastive import Contrastive
 from dualebm.methods.dual import Dual
 from dualebm.plotting import charts
 from dualebm.sweeps.grid import product
+from dualebm.sweeps.placement import Placement
 from experiments import _common, report
 
 TEACHERS = ("s14_monomodal", "s14_bimodal", "s2_bimodal")
@@ -153,14 +154,14 @@ def swept(settings: Settings, teacher: str, label: str, method, name: str, n, **
     runs = product(teacher=[teacher], n=[n], test_points=[settings.test_points], **grid)
     return _common.swept(
         runs, method, None, _common.data, metrics=monitors, steps=steps, every=steps // RECORDS, schedule=schedule, common=True,
-        batch_size=1, folder=settings.out / f"{settings.preset}_{teacher}" / f"{label.replace(' ', '_')}_{name}",
+        placement=Placement(batch_size=1), folder=settings.out / f"{settings.preset}_{teacher}" / f"{label.replace(' ', '_')}_{name}",
     )  # fmt: skip
 
 
 def chosen_rate(results: xarray.Dataset) -> float:
     """Returns the learning rate with the least mean KL at the end; a rate with a run that diverged is not chosen.
 
-    >>> kl = xarray.DataArray([[1.0, 0.2], [1.0, 0.1], [1.0, np.nan]], {"learning_rate": ("lane", [0.1, 0.2, 0.3])}, ("lane", "step"))
+    >>> kl = xarray.DataArray([[1.0, 0.2], [1.0, 0.1], [1.0, np.nan]], {"learning_rate": ("run", [0.1, 0.2, 0.3])}, ("run", "step"))
     >>> chosen_rate(xarray.Dataset({"kl": kl}))
     0.2
     """
@@ -173,7 +174,7 @@ def chosen_rate(results: xarray.Dataset) -> float:
 
 
 def measured(settings: Settings, teacher: str) -> tuple[dict[str, xarray.Dataset], dict[str, float], dict[str, float]]:
-    """Returns by method the records along (lane, step), the learning rate that was chosen, and the seconds of a step."""
+    """Returns by method the records along (run, step), the learning rate that was chosen, and the seconds of a step."""
     chosen, results, known = {}, {}, methods(settings, teacher)
     for label, method in known.items():
         grid = {}
@@ -220,7 +221,7 @@ def figure_of(results: dict[str, dict[str, xarray.Dataset]], seconds: dict[str, 
         panels[0, column].set_title(teacher)
     for panel in panels[:, 0]:
         panel.set_ylabel(_common.KL)
-    count = next(iter(next(iter(results.values())).values())).sizes["lane"]
+    count = next(iter(next(iter(results.values())).values())).sizes["run"]
     _common.legend(figure, panels[0, :1], 4, title=f"mean of {count} seeds; band: least to largest")
     return figure
 

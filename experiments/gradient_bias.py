@@ -279,7 +279,7 @@ def figure_of(results: dict[str, dict[str, xarray.Dataset]], seconds: dict[str, 
     names = ("bias of the gradient, or noise\nof its mean where that is larger", "log Z by the walkers less exact (nat)", _common.KL)
     for panel, name in zip(panels[:, 0], names, strict=True):
         panel.set_ylabel(name)
-    count = next(iter(next(iter(results.values())).values())).sizes["lane"]
+    count = next(iter(next(iter(results.values())).values())).sizes["run"]
     title = f"{count} seeds; bands: log Z standard deviation, KL least to largest"
     _common.legend(figure, panels[0, :1], 4, title=title)
     return figure

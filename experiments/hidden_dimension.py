@@ -156,7 +156,7 @@ def radii_of(hidden: int, dimension: int, regime: str) -> tuple[float, ...]:
 
 
 def solve(settings: Settings, hidden: int, dimension: int, regime: str) -> xarray.Dataset:
-    """Searches and repeats one case, and returns the KL of the repetitions along lane, with n."""
+    """Searches and repeats one case, and returns the KL of the repetitions along run, with n."""
     space = Sphere(dimension)
     method = Dual(space) if regime == "active" else Lazy(space, features=FEATURES)
     rates = method.rates if regime == "active" else method.rates._replace(ascent_step=float(dimension**2))

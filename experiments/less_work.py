@@ -103,7 +103,7 @@ def measure(settings: Settings, teacher: str) -> tuple[xarray.DataArray, dict[st
                 key, method, method.rates, data, steps=settings.steps, every=settings.every,  # type: ignore[arg-type]
                 metrics={"kl": metrics.KLDivergence(target.energy, test)}, schedule=dual.annealing(), progress=False,
             )  # fmt: skip
-            curves.append(results.kl.isel(lane=0, drop=True, missing_dims="ignore").expand_dims(option=[label], seed=[seed]))
+            curves.append(results.kl.isel(run=0, drop=True, missing_dims="ignore").expand_dims(option=[label], seed=[seed]))
     return xarray.combine_by_coords([c.to_dataset(name="kl") for c in curves]).kl, seconds
 
 

@@ -187,7 +187,7 @@ def main(settings: Settings) -> list[dict]:
         for method, words in METHODS.items():
             each = [train(settings, scale, teacher, method, seed) for seed in _common.seeds_of(settings, scale.seeds)]
             names = [*charts.QUANTITIES]
-            curves[words] = runs = xarray.concat([one[names] for one in each], "lane", combine_attrs="drop_conflicts")
+            curves[words] = runs = xarray.concat([one[names] for one in each], "run", combine_attrs="drop_conflicts")
             rows += rows_of(teacher, method, runs)
             pictures = [frame(each[0], step) for step in (*SHOWN, scale.steps)]
             figures[f"{teacher}_{method}"] = maps.snapshots(pictures, teacher=target.energy, view=view)

@@ -36,6 +36,7 @@ from dualebm.methods.jarzynski import Jarzynski
 from dualebm.plotting import charts
 from dualebm.spaces import Euclidean
 from dualebm.sweeps.grid import product
+from dualebm.sweeps.placement import Placement
 from experiments import _common, report
 
 FIRST, SECOND = -12.0, 9.0
@@ -212,7 +213,7 @@ MONITORS = {"logit": Logit(), "fraction": Fraction()}
 
 
 def measured(settings: Settings) -> dict[str, xarray.Dataset]:
-    """Returns the records of each kind of run along (lane, step)."""
+    """Returns the records of each kind of run along (run, step)."""
     records, steps = {}, steps_of(settings)
     for label, method in methods(settings.n).items():
         rates = rates_of(method, settings.time_step)  # type: ignore[arg-type]
@@ -220,13 +221,13 @@ def measured(settings: Settings) -> dict[str, xarray.Dataset]:
         print(label, file=sys.stderr)
         results = _common.swept(
             product(n=[settings.n], **grid, seed=_common.seeds_of(settings)), method, rates, data, metrics=MONITORS, steps=steps,
-            every=steps // RECORDS, common=True, batch_size=1, folder=settings.out / f"{settings.preset}_{label}",
+            every=steps // RECORDS, common=True, placement=Placement(batch_size=1), folder=settings.out / f"{settings.preset}_{label}",
         )  # fmt: skip
         if not grid:
             records[label] = results
             continue
         for increment, name in JARZYNSKI.items():
-            records[name] = results.isel(lane=np.flatnonzero(results.increment.values == increment))
+            records[name] = results.isel(run=np.flatnonzero(results.increment.values == increment))
     return records
 
 

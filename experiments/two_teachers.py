@@ -33,7 +33,8 @@ from dualebm.methods.base import Iterate
 from dualebm.plotting import charts, maps
 from dualebm.spaces import Sphere
 from dualebm.training import run_folder
-from dualebm.training.run import initial_state, run
+from dualebm.training.prepare import initial_state
+from dualebm.training.run import run
 from dualebm.training.simulate import simulate
 from experiments import _common, reference, report
 
@@ -175,7 +176,7 @@ def authors_curve(settings: Settings) -> dict | None:
 
 
 def train(settings: Settings, task: Problem, folder: Path) -> tuple[xarray.Dataset, list]:
-    """Trains one run a seed, or continues those in its folder; returns the records along (lane, step), and the last states."""
+    """Trains one run a seed, or continues those in its folder; returns the records along (run, step), and the last states."""
     runs: list[xarray.Dataset] = []
     states = []
     for seed in _common.seeds_of(settings, task.seeds):
@@ -190,12 +191,12 @@ def train(settings: Settings, task: Problem, folder: Path) -> tuple[xarray.Datas
         )  # fmt: skip
         runs.append(results)
         states.append(state)
-    return xarray.concat(runs, "lane", combine_attrs="drop_conflicts"), states
+    return xarray.concat(runs, "run", combine_attrs="drop_conflicts"), states
 
 
 def summarise(results: xarray.Dataset, task: Problem, authors: dict | None, seconds: float) -> dict:
     """Returns the numbers that go to `summary.json`."""
-    mean = results.kl.mean("lane").values[1:]
+    mean = results.kl.mean("run").values[1:]
     steps = results.step.values[1:]
     marks = sorted({*(s for s in (20, 50, 100, 200, 300, 400, 600, 1000, 2000, 4000) if s in steps), int(steps[-1])})
     rows = {

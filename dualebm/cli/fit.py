@@ -28,7 +28,8 @@ from dualebm.methods.weighted_dual import WeightedDual
 from dualebm.metrics.walkers import EffectiveFraction, WalkerCrossEntropy
 from dualebm.spaces import Euclidean, Space, Sphere, Torus
 from dualebm.training.fingerprint import describe
-from dualebm.training.run import initial_state, run, traced
+from dualebm.training.prepare import initial_state, traced
+from dualebm.training.run import run
 
 SPACES = ("sphere", "euclidean", "torus")
 FEATURES = ("relu_bias", "relu", "softplus_bias", "softplus", "bump")

@@ -1,4 +1,4 @@
-"""`dualebm sweep`, `show` and `runs`: grids of runs on planted teachers, their tables and figures, and the state of each lane."""
+"""`dualebm sweep`, `show` and `runs`: grids of runs on planted teachers, their tables and figures, and the state of each run."""
 
 import dataclasses
 import json
@@ -25,8 +25,9 @@ from dualebm.plotting import charts
 from dualebm.sweeps.engine import forecast, sweep
 from dualebm.sweeps.folder import SWEEP, manifest, open_sweep, read
 from dualebm.sweeps.grid import product
+from dualebm.sweeps.placement import Placement
 from dualebm.sweeps.plan import plan_of
-from dualebm.training import multihost, run_folder
+from dualebm.training import multihost, presence, run_folder
 
 FIGURE = "figure.png"
 
@@ -50,7 +51,7 @@ class Sweep:
     For example: dualebm sweep --alpha 0.05:20:log9 --seed 0:32 --restart-probability 0,1/40,1 --out results/alpha
 
     Values are single ones, lists (0,1/40,1), ranges of integers without their end (0:32), or spaced ranges with both ends
-    (0.05:20:log9, 0:1:lin5). The same command continues a sweep that was interrupted, and with more values adds lanes.
+    (0.05:20:log9, 0:1:lin5). The same command continues a sweep that was interrupted, and with more values adds runs.
     """
 
     out: Path
@@ -107,7 +108,7 @@ class Sweep:
     anneal: bool = False
     """Let the radius grow and the neurons' steps fall, as `annealing` does."""
     common: bool = False
-    """Common random numbers: lanes of one seed have the same noise and start."""
+    """Common random numbers: runs of one seed have the same noise and start."""
     steps: int = 1000
     """Iterations, a multiple of --every."""
     every: int = 20
@@ -115,19 +116,19 @@ class Sweep:
     test_points: int = 10_000
     """Fresh draws of the teacher for KL and score."""
     batch_size: int | None = None
-    """Lanes in memory at a time; None for what fits."""
+    """Runs in memory at a time; None for what fits."""
     devices: int | None = None
-    """Devices that share the lanes; None for one."""
+    """Devices that share the runs; None for one."""
     devices_per_run: int = 1
-    """Devices that share the particles of each lane."""
+    """Devices that share the particles of each run."""
     process: str | None = None
-    """Which of several processes this is that share the lanes, as 0/4; slurm, mpi or pmi to ask the launcher."""
+    """Which of several processes this is that share the runs, as 0/4; slurm, mpi or pmi to ask the launcher."""
     coordinator: str | None = None
-    """With --process: the processes share the particles of each lane instead. host:port of process 0, or auto with slurm and mpi."""
+    """With --process: the processes share the particles of each run instead. host:port of process 0, or auto with slurm and mpi."""
     precision: int = 32
     """32 or 64 bits."""
     dry_run: bool = False
-    """Print lanes, batches, memory and the predicted time, and stop."""
+    """Print runs, batches, memory and the predicted time, and stop."""
 
 
 SWEPT = (
@@ -151,12 +152,12 @@ def run_sweep(settings: Sweep) -> None:
         multihost.join(settings.coordinator, *process)
         process = 0, 1
     with jax.enable_x64(settings.precision == 64):
-        given: dict[str, Any] = arguments(settings) | dict(process=process)
+        given = arguments(settings, process)
         if settings.dry_run:
             tell_forecast(given)
             return
         results = sweep(**given, folder=settings.out, note=stored(settings))
-    if jax.process_index() == 0:
+    if multihost.is_first():
         tell(results)
         print(f"written to {settings.out}; dualebm show {settings.out} draws it")
 
@@ -218,7 +219,7 @@ ANNEALED = ("dual", "weighted_dual", "score_matching", "mean_field")
 """Methods with the rates that `annealing` changes."""
 
 
-def arguments(settings: Sweep) -> dict[str, Any]:
+def arguments(settings: Sweep, process: tuple[int, int] = (0, 1)) -> dict[str, Any]:
     """What `sweep` is called with. Raises ValueError for values that are not allowed, naming the flag."""
     texts = {name: getattr(settings, name) or DEFAULTS.get(name) for name in SWEPT}
     values = {}
@@ -271,22 +272,23 @@ def arguments(settings: Sweep) -> dict[str, Any]:
         grid=product(**values), method=with_energy if issubclass(kind, (Jarzynski, Contrastive)) else method,
         rates=rates if "alpha" in values else None, data=data, metrics=monitors,
         steps=settings.steps, every=settings.every, schedule=annealing() if settings.anneal else None, common=settings.common,
-        batch_size=settings.batch_size, devices=settings.devices, devices_per_run=settings.devices_per_run,
+        placement=Placement(settings.batch_size, None, settings.devices, settings.devices_per_run, process),
     )  # fmt: skip
 
 
 def tell_forecast(given: dict[str, Any]) -> None:
-    """Lanes, batches, memory and predicted time."""
+    """Prints runs, batches, memory and predicted time."""
     found = forecast(plan_of(**given))
-    if jax.process_index() > 0:
+    if not multihost.is_first():
         return
-    for part in found:
-        about = ", ".join(f"{name} {value}" for name, value in part.lane.settings.items())
+    for each in found:
+        about = ", ".join(f"{name} {value}" for name, value in each.replica.settings.items())
         print(
-            f"{part.lanes} lanes like ({about}), in batches of {part.batch_size} ({part.bytes / 2**20:.0f} MiB): "
-            f"about {part.seconds:.0f} s"
+            f"{each.runs} runs like ({about}), in batches of {each.batch_size} ({each.bytes / 2**20:.0f} MiB): "
+            f"about {each.seconds:.0f} s"
         )
-    print(f"{sum(p.lanes for p in found)} lanes, {len(found)} programs, about {sum(p.seconds for p in found):.0f} s and compiling")
+    runs, seconds = sum(each.runs for each in found), sum(each.seconds for each in found)
+    print(f"{runs} runs, {len(found)} programs, about {seconds:.0f} s and compiling")
 
 
 # -- dualebm show, dualebm runs --------------------------------------------------------------------
@@ -313,7 +315,7 @@ def show(settings: Show) -> None:
         results = open_sweep(settings.folder)
     else:
         results = run_folder.open_results(settings.folder)
-    recorded = [str(name) for name, v in results.data_vars.items() if v.dims == ("lane", "step") and name != "diverged"]
+    recorded = [str(name) for name, v in results.data_vars.items() if v.dims == ("run", "step") and name != "diverged"]
     name = settings.metric or ("kl" if "kl" in recorded else recorded[0])
     checks.choice("metric", name, recorded)
     path = settings.out or settings.folder / FIGURE
@@ -328,17 +330,17 @@ def tell(results: xarray.Dataset, name: str = "kl") -> None:
     names = charts.varied(results)
     values = results[name].values
     groups: dict[tuple, list[int]] = {}
-    for lane in range(results.sizes["lane"]):
-        groups.setdefault(tuple(results[n].values[lane].item() for n in names), []).append(lane)
+    for run in range(results.sizes["run"]):
+        groups.setdefault(tuple(results[n].values[run].item() for n in names), []).append(run)
     widths = [max(len(n), 9) for n in names]
     heads = [f"{n:>{w}}" for n, w in zip(names, widths, strict=True)]
     print("  ".join([*heads, *(f"{head:>11}" for head in (name, "least", "largest")), "   step", "runs"]))
-    for key, lanes in groups.items():
-        rows = values[lanes]
+    for key, runs in groups.items():
+        rows = values[runs]
         written = np.isfinite(rows)
         last = [row[w][-1] for row, w in zip(rows, written, strict=True) if w.any()]
         step = int(results.step.values[np.flatnonzero(written.any(axis=0))[-1]]) if last else 0
-        lost = int((results["diverged"].values[lanes] > 0).any(axis=1).sum())
+        lost = int((results["diverged"].values[runs] > 0).any(axis=1).sum())
         cells = [f"{value:>{w}}" if isinstance(value, str) else f"{value:>{w}.5g}" for value, w in zip(key, widths, strict=True)]
         figures = [f"{f(last):>11.5g}" if last else f"{'':>11}" for f in (np.mean, np.min, np.max)]
         print("  ".join([*cells, *figures, f"{step:>7}", f"{len(last):>4}" + (f", {lost} diverged" if lost else "")]))
@@ -346,7 +348,7 @@ def tell(results: xarray.Dataset, name: str = "kl") -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Runs:
-    """The lanes of a sweep: which are done, running, waiting, diverged or failed, at which step, and why.
+    """The runs of a sweep: which are done, running, waiting, diverged or failed, at which step, and why.
 
     For example: dualebm runs results/alpha
     """
@@ -354,26 +356,26 @@ class Runs:
     folder: tyro.conf.Positional[Path]
     """Of the sweep."""
     json: bool = False
-    """A line of JSON for each lane, in place of the table."""
+    """A line of JSON for each run, in place of the table."""
 
 
 def runs(settings: Runs) -> None:
     """Prints the manifest."""
-    lanes = manifest(settings.folder)
-    for lane in lanes:
+    members = manifest(settings.folder)
+    for run in members:
         if settings.json:
-            print(json.dumps(lane))
+            print(json.dumps(run))
         else:
-            about = ", ".join(f"{name} {value}" for name, value in lane["settings"].items())
-            print(f"{lane['state']:9} {lane['step']:>7}  {about}" + (f"  ({lane['why']})" if lane["why"] else ""))
-    told = multihost.processes(settings.folder)
-    for one in told:
+            about = ", ".join(f"{name} {value}" for name, value in run["settings"].items())
+            print(f"{run['state']:9} {run['step']:>7}  {about}" + (f"  ({run['why']})" if run["why"] else ""))
+    said = presence.processes(settings.folder)
+    for one in said:
         if settings.json:
             print(json.dumps(one))
         elif one["state"] != "lost":
             print(f"process {one['process']} of {one['of']}: {one['state']}" + (f" ({one['why']})" if one["why"] else ""))
     if not settings.json:
-        if lost := multihost.tell_lost(told):
+        if lost := presence.describe_lost(said):
             print(f"{lost}; the same command on all of them continues")
-        states = [lane["state"] for lane in lanes]
+        states = [run["state"] for run in members]
         print(", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states)))

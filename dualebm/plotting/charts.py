@@ -75,7 +75,7 @@ def curves(
     where nothing finite is left to draw.
 
     >>> attributes = {"long_name": "KL", "units": "nats"}
-    >>> kl = xarray.DataArray([[0.5, 0.2], [0.7, 0.4]], dims=("lane", "step"), attrs=attributes)
+    >>> kl = xarray.DataArray([[0.5, 0.2], [0.7, 0.4]], dims=("run", "step"), attrs=attributes)
     >>> figure = curves(xarray.Dataset({"kl": kl}, {"step": [10, 20]}), variables=["kl"])
     >>> figure.axes[0].get_ylabel(), figure.axes[0].lines[0].get_ydata().round(3).tolist()
     ('KL (nats)', [0.6, 0.3])
@@ -185,13 +185,13 @@ def log_axis(axis, values: Iterable[float] | None = None) -> None:
 
 
 def varied(results: xarray.Dataset) -> list[str]:
-    """The settings of a sweep, other than the seed, of which its lanes have several values.
+    """The settings of a sweep, other than the seed, of which its runs have several values.
 
-    >>> lanes = {"radius": ("lane", [1.0, 2.0]), "n": ("lane", [5, 5]), "seed": ("lane", [0, 1])}
-    >>> varied(xarray.Dataset(coords=lanes))
+    >>> runs = {"radius": ("run", [1.0, 2.0]), "n": ("run", [5, 5]), "seed": ("run", [0, 1])}
+    >>> varied(xarray.Dataset(coords=runs))
     ['radius']
     """
-    names = [str(name) for name, values in results.coords.items() if values.dims == ("lane",) and name not in ("lane", "seed")]
+    names = [str(name) for name, values in results.coords.items() if values.dims == ("run",) and name not in ("run", "seed")]
     return [name for name in names if len(set(results[name].values.tolist())) > 1]
 
 
@@ -199,10 +199,10 @@ def sweep(results: xarray.Dataset, variable: str = "kl") -> Figure:
     """A metric of a sweep: its last record against the numeric setting with the most values, and its curves by that setting.
 
     A line is a combination of the other settings, with the median over seeds and their minimum to maximum as a band; the curves are those
-    of the first combination. Without such a setting only curves are drawn. Lanes that are not finite are left out. Raises ValueError for a
+    of the first combination. Without such a setting only curves are drawn. Runs that are not finite are left out. Raises ValueError for a
     variable that is not there, or of which nothing is written.
 
-    >>> kl = xarray.DataArray([[0.5, 0.2], [0.7, 0.4]], {"radius": ("lane", [1.0, 2.0]), "step": [10, 20]}, ("lane", "step"))
+    >>> kl = xarray.DataArray([[0.5, 0.2], [0.7, 0.4]], {"radius": ("run", [1.0, 2.0]), "step": [10, 20]}, ("run", "step"))
     >>> [axes.get_xlabel() for axes in sweep(xarray.Dataset({"kl": kl})).axes]
     ['radius', 'iteration']
     """
@@ -218,8 +218,8 @@ def sweep(results: xarray.Dataset, variable: str = "kl") -> Figure:
     across = max(numeric, key=lambda name: len(np.unique(results[name].values)), default=None)
     others = [name for name in settings if name != across]
     combinations = list(dict.fromkeys(zip(*(results[name].values.tolist() for name in others), strict=True))) if others else [()]
-    lanes = np.arange(results.sizes["lane"])
-    of = lambda names, chosen: np.all([results[n].values == v for n, v in zip(names, chosen, strict=True)] or [lanes >= 0], axis=0)  # noqa: E731
+    runs = np.arange(results.sizes["run"])
+    of = lambda names, chosen: np.all([results[n].values == v for n, v in zip(names, chosen, strict=True)] or [runs >= 0], axis=0)  # noqa: E731
     positive = bool((values[np.isfinite(values)] > 0).all())
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(WIDTHS["double"], 3.2), layout=ConstrainedLayoutEngine(w_pad=0.06))

@@ -1,7 +1,7 @@
-"""The runs of a sweep, its lanes: a grid of settings, and what each lane is by them.
+"""The runs of a sweep: a grid of settings, and what each run is by its settings.
 
-A grid is a dict from the name of a setting to its value in each lane. A setting is `seed`; a field of the method's rates, or
-of the method; or an argument of the functions that make a lane's rates, method, data or metrics.
+A grid is a dict from the name of a setting to its value in each run. A setting is `seed`; a field of the method's rates, or
+of the method; or an argument of the functions that make a run's rates, method, data or metrics.
 """
 
 import dataclasses
@@ -22,9 +22,9 @@ from dualebm._internal import checks
 from dualebm.training.fingerprint import describe
 
 Grid = dict[str, list]
-"""Name of a setting -> its value in each lane."""
+"""Name of a setting -> its value in each run."""
 
-RESERVED = ("lane", "step", "key")
+RESERVED = ("run", "step", "key")
 """Names that no setting may have."""
 
 
@@ -43,32 +43,32 @@ def product(**values: Iterable) -> Grid:
     {'particle_step': [0.01, 0.01, 0.02, 0.02], 'seed': [0, 1, 0, 1]}
     """
     lists = _lists(values)
-    lanes = list(itertools.product(*lists.values()))
-    return {name: [lane[i] for lane in lanes] for i, name in enumerate(lists)}
+    runs = list(itertools.product(*lists.values()))
+    return {name: [run[i] for run in runs] for i, name in enumerate(lists)}
 
 
 def zipped(**values: Iterable) -> Grid:
-    """One lane per position. Raises ValueError where the settings do not have equally many values.
+    """One run per position. Raises ValueError where the settings do not have equally many values.
 
     >>> zipped(transport_step=[1.0, 2.0], reaction_step=[0.5, 1.0])
     {'transport_step': [1.0, 2.0], 'reaction_step': [0.5, 1.0]}
     """
     lists = _lists(values)
-    if len({len(found) for found in lists.values()}) > 1:
-        counts = ", ".join(f"{name} {len(found)}" for name, found in lists.items())
+    if len({len(listed) for listed in lists.values()}) > 1:
+        counts = ", ".join(f"{name} {len(listed)}" for name, listed in lists.items())
         raise ValueError(f"the settings have different numbers of values ({counts}); they must have the same")
     return lists
 
 
 def draws(seed: int, count: int, **values: Uniform | Iterable) -> Grid:
-    """`count` random lanes: of each setting independent draws from a `Uniform`, or from the values listed.
+    """`count` random runs: of each setting independent draws from a `Uniform`, or from the values listed.
 
     >>> draws(0, 3, transport_step=Uniform(0.1, 10.0, log=True), integrator=["mala"])["integrator"]
     ['mala', 'mala', 'mala']
     """
     checks.count("count", count)
     generator = np.random.default_rng(seed)
-    found = {}
+    grid = {}
     for name, choice in values.items():
         if isinstance(choice, Uniform):
             low, high = (math.log(x) if choice.log and x > 0 else x for x in choice[:2])
@@ -76,15 +76,15 @@ def draws(seed: int, count: int, **values: Uniform | Iterable) -> Grid:
                 allowed = "0 < low < high" if choice.log else "low < high"
                 raise ValueError(f"{name} is {choice}; it must have {allowed}, both finite")
             drawn = generator.uniform(low, high, count)
-            found[name] = [float(math.exp(x) if choice.log else x) for x in drawn]
+            grid[name] = [float(math.exp(x) if choice.log else x) for x in drawn]
         else:
             listed = _lists({name: choice})[name]
-            found[name] = [listed[i] for i in generator.integers(len(listed), size=count)]
-    return found
+            grid[name] = [listed[i] for i in generator.integers(len(listed), size=count)]
+    return grid
 
 
 def cross(*grids: Grid) -> Grid:
-    """Every lane of one grid with every lane of the others, as `cross(draws(0, 100, ...), product(seed=range(4)))`.
+    """Every run of one grid with every run of the others, as `cross(draws(0, 100, ...), product(seed=range(4)))`.
 
     >>> cross(zipped(a=[1, 2], b=[3, 4]), product(seed=range(2)))
     {'a': [1, 1, 2, 2], 'b': [3, 3, 4, 4], 'seed': [0, 1, 0, 1]}
@@ -92,24 +92,24 @@ def cross(*grids: Grid) -> Grid:
     names = [name for grid in grids for name in grid]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ValueError(f"{twice[0]} is in two of the grids; each setting must be in one")
-    lanes = [{k: v for lane in lanes for k, v in lane.items()} for lanes in itertools.product(*map(lanes_of, grids))]
-    return {name: [lane[name] for lane in lanes] for name in names}
+    runs = [{k: v for settings in chosen for k, v in settings.items()} for chosen in itertools.product(*map(settings_of, grids))]
+    return {name: [settings[name] for settings in runs] for name in names}
 
 
 def _lists(values) -> Grid:
-    lists = {name: list(found) for name, found in values.items()}
+    lists = {name: list(given) for name, given in values.items()}
     if not lists:
         raise ValueError("the grid is empty; give at least one setting with its values")
-    for name, found in lists.items():
-        if not found:
+    for name, listed in lists.items():
+        if not listed:
             raise ValueError(f"{name} has no values; it must have at least one")
     return lists
 
 
-def lanes_of(grid: Grid) -> list[dict[str, Any]]:
-    """The settings of each lane. Raises ValueError for an empty grid, unequal counts, a reserved name.
+def settings_of(grid: Grid) -> list[dict[str, Any]]:
+    """The settings of each run. Raises ValueError for an empty grid, unequal counts, a reserved name.
 
-    >>> lanes_of(product(seed=range(2)))
+    >>> settings_of(product(seed=range(2)))
     [{'seed': 0}, {'seed': 1}]
     """
     lists = zipped(**grid)
@@ -120,7 +120,7 @@ def lanes_of(grid: Grid) -> list[dict[str, Any]]:
 
 
 def identity(settings: dict[str, Any]) -> str:
-    """The settings of a lane as text that is the same in every process and for every order of the names.
+    """The settings of a run as text that is the same in every process and for every order of the names.
 
     >>> identity({"seed": 0, "radius": 10.0})
     '{"radius": 10.0, "seed": 0}'
@@ -128,8 +128,11 @@ def identity(settings: dict[str, Any]) -> str:
     return json.dumps(describe(settings), sort_keys=True)
 
 
-class Lane(NamedTuple):
-    """A run: its place in the grid, its settings, its key and what it runs; data and metrics are made when they are needed."""
+class Replica(NamedTuple):
+    """One run of a sweep, before it runs; its data and metrics are made when they are needed.
+
+    index: its place in the grid, -1 where the grid lacks it. settings: its values. key, method, rates, schedule: as for `run`.
+    """
 
     index: int
     settings: dict[str, Any]
@@ -141,17 +144,17 @@ class Lane(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Study:
-    """What the lanes of a sweep have in common; see `sweep`.
+    """What the runs of a sweep have in common; see `sweep`.
 
-    Each of method, rates, data and metrics is a value, or a function of those settings of a lane that its arguments name;
+    Each of method, rates, data and metrics is a value, or a function of those settings of a run that its arguments name;
     the functions of data and metrics may moreover have an argument `key`, one for each seed. rates: None for the
-    method's own. common: lanes of one seed have the same noise and the same start; otherwise each has its own.
-    Raises ValueError naming the setting for lanes that are the same, for a setting that nothing has (with the nearest
-    name), and, from `lane`, for numbers that are not finite.
+    method's own. common: runs of one seed have the same noise and the same start; otherwise each has its own.
+    Raises ValueError naming the setting for runs that are the same, for a setting that nothing has (with the nearest
+    name), and, from `replica`, for numbers that are not finite.
 
     >>> from dualebm.methods.dual import Dual; from dualebm.spaces import Sphere
     >>> study = Study(Dual(Sphere(3)), None, lambda key, n: None, {})
-    >>> study.lane(0, {"seed": 1, "n": 100, "radius": 5.0}).rates.radius
+    >>> study.replica(0, {"seed": 1, "n": 100, "radius": 5.0}).rates.radius
     5.0
     """
 
@@ -162,14 +165,14 @@ class Study:
     schedule: Callable | None = None
     common: bool = False
 
-    def check(self, lanes: list[dict[str, Any]]) -> None:
-        """The errors of the settings as a whole."""
+    def check(self, runs: list[dict[str, Any]]) -> None:
+        """Raises the errors of the settings of all runs."""
         known: dict[str, int] = {}
-        for index, settings in enumerate(lanes):
+        for index, settings in enumerate(runs):
             first = known.setdefault(identity(settings), index)
             if first != index:
-                raise ValueError(f"lanes {first} and {index} are the same: {identity(settings)}; each must differ from the others")
-        self.lane(0, lanes[0])
+                raise ValueError(f"runs {first} and {index} are the same: {identity(settings)}; each must differ from the others")
+        self.replica(0, runs[0])
 
     def _sources(self):
         return {name: getattr(self, name) for name in ("method", "rates", "data", "metrics")}
@@ -179,7 +182,7 @@ class Study:
         return list(inspect.signature(source).parameters) if callable(source) else []
 
     def _call(self, name: str, settings, **more) -> Any:
-        """The value of a source for a lane: itself, or what its function says."""
+        """The value of a source for a run: itself, or what its function returns."""
         source = self._sources()[name]
         if not callable(source):
             return source
@@ -190,11 +193,11 @@ class Study:
             raise ValueError(f"{name} asks for {missing[0]!r}, which no setting of the grid is; it has {', '.join(settings)}")
         return source(**{p.name: given[p.name] for p in parameters if p.name in given})
 
-    def lane(self, index: int, settings: dict[str, Any]) -> Lane:
-        """What a lane is by its settings."""
+    def replica(self, index: int, settings: dict[str, Any]) -> Replica:
+        """The run of these settings."""
         for name, value in settings.items():
             if isinstance(value, float) and not math.isfinite(value):
-                raise ValueError(f"{name} is {value} in lane {index}; it must be finite")
+                raise ValueError(f"{name} is {value} in run {index}; it must be finite")
         method = self._call("method", settings)
         fields = {f.name for f in dataclasses.fields(method)} & set(settings)
         method = dataclasses.replace(method, **{name: settings[name] for name in fields}) if fields else method
@@ -212,7 +215,7 @@ class Study:
                 nearest = f"; the nearest is {near[0]!r}" if near else ""
                 raise ValueError(f"the grid has the setting {name!r}; allowed: {', '.join(sorted(allowed))}{nearest}")
         checks.count("seed", settings.get("seed", 0), 0)
-        return Lane(index, settings, self._keys(settings)[0], method, rates, self.schedule)
+        return Replica(index, settings, self._keys(settings)[0], method, rates, self.schedule)
 
     def _keys(self, settings):
         """Keys of the run, of its data and of its metrics."""
@@ -223,7 +226,7 @@ class Study:
         return run_key, data_key, metrics_key
 
     def make(self, name: str, settings: dict[str, Any], known: MutableMapping) -> Any:
-        """The lane's data or metrics, or what `known` has of the same settings."""
+        """The data or the metrics of a run, or those that `known` has for the same settings."""
         arguments = self._arguments(name)
         used = {argument: settings[argument] for argument in arguments if argument in settings}
         seed = settings.get("seed", 0) if "key" in arguments else None
@@ -234,23 +237,23 @@ class Study:
         return known[identifier]
 
     def varies(self, name: str) -> bool:
-        """Whether data or metrics are those of a lane, and not of all."""
+        """Whether each run has data or metrics of its own."""
         return callable(self._sources()[name])
 
-    def groups(self, lanes: list[Lane]) -> list[list[Lane]]:
-        """Lanes of one static structure each (method, schedule, shapes): each group compiles once. In order of appearance.
+    def groups(self, replicas: list[Replica]) -> list[list[Replica]]:
+        """The runs in groups of one static structure (method, schedule, shapes), each of which compiles once, in order of appearance.
 
         Data and metrics are made once for each choice of their settings other than the seed, which is taken to leave shapes as
         they are.
         """
-        groups: dict[Any, list[Lane]] = {}
+        groups: dict[Any, list[Replica]] = {}
         shapes: dict[str, Any] = {}
-        for lane in lanes:
+        for replica in replicas:
             asked = {*self._arguments("data"), *self._arguments("metrics")} - {"seed"}
-            choice = identity({name: value for name, value in lane.settings.items() if name in asked})
+            choice = identity({name: value for name, value in replica.settings.items() if name in asked})
             if choice not in shapes:
-                shapes[choice] = signature(tuple(self.make(name, lane.settings, {}) for name in ("data", "metrics")))
-            groups.setdefault((lane.method, lane.schedule, shapes[choice]), []).append(lane)
+                shapes[choice] = signature(tuple(self.make(name, replica.settings, {}) for name in ("data", "metrics")))
+            groups.setdefault((replica.method, replica.schedule, shapes[choice]), []).append(replica)
         return list(groups.values())
 
 

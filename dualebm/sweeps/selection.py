@@ -13,13 +13,16 @@ import xarray
 
 from dualebm._internal import checks
 from dualebm.sweeps.engine import sweep
-from dualebm.sweeps.grid import Study, cross, lanes_of, product, zipped
+from dualebm.sweeps.grid import Study, cross, product, settings_of, zipped
 from dualebm.training.checkpoints import PathLike
 
 
 class Selection(NamedTuple):
-    """search, the results of the grid along (lane, step); chosen, the settings of each case; repeats, along (lane, step); best, the
-    metrics of the repeats along lane at their early stop, with the step as `stopped`."""
+    """The results of a selection.
+
+    search: results of the grid along (run, step). chosen: the settings of each case. repeats: results of the repetitions along (run, step).
+    best: metrics of the repetitions along run, at their early stop, with the step as `stopped`.
+    """
 
     search: xarray.Dataset
     chosen: list[dict[str, Any]]
@@ -28,12 +31,13 @@ class Selection(NamedTuple):
 
 
 def stopped_early(results: xarray.Dataset, validation: str = "validation") -> xarray.Dataset:
-    """Each lane at the record at which `validation` is least (of a value and its error, the value), its step as `stopped`.
+    """Each run at the record at which `validation` is least, with the step of the record as `stopped`.
 
-    Records that are not finite do not count; of a lane that has none the last is taken, whatever it is.
+    Of metrics with a value and its error the value counts. Records that are not finite do not count; a run without a finite record is
+    taken at its last.
 
-    >>> steps = dict(step=[0, 10, 20], lane=[0])
-    >>> records = xarray.Dataset({"validation": (("lane", "step"), [[3.0, 1.0, 2.0]]), "kl": (("lane", "step"), [[9.0, 5.0, 4.0]])}, steps)
+    >>> steps = dict(step=[0, 10, 20], run=[0])
+    >>> records = xarray.Dataset({"validation": (("run", "step"), [[3.0, 1.0, 2.0]]), "kl": (("run", "step"), [[9.0, 5.0, 4.0]])}, steps)
     >>> best = stopped_early(records)
     >>> best.kl.values.tolist(), best.stopped.values.tolist()
     ([5.0], [10])
@@ -47,13 +51,20 @@ def stopped_early(results: xarray.Dataset, validation: str = "validation") -> xa
 
 
 def choose(search: xarray.Dataset, cases: Iterable[str], over: Iterable[str], validation: str = "validation") -> list[dict[str, Any]]:
-    """For each case, a choice of the settings `cases`, those of `over` whose validation loss is least: the mean over other settings.
+    """For each combination of the settings `cases`, the settings of `over` with the least validation loss in the mean over all others.
 
-    Raises ValueError for a case whose lanes have all diverged.
+    Args:
+        search: results along (run, step).
+        cases: names of the settings for which the choice is made anew.
+        over: names of the settings that are chosen.
+        validation: the metric that counts.
 
-    >>> lane = lambda values: ("lane", values)
-    >>> loss = (("lane", "step"), [[3.0], [1.0]])
-    >>> search = xarray.Dataset({"validation": loss}, {"step": [0], "n": lane([5, 5]), "rate": lane([0.1, 0.2])})
+    Raises:
+        ValueError: for a case whose runs have all diverged.
+
+    >>> run = lambda values: ("run", values)
+    >>> loss = (("run", "step"), [[3.0], [1.0]])
+    >>> search = xarray.Dataset({"validation": loss}, {"step": [0], "n": run([5, 5]), "rate": run([0.1, 0.2])})
     >>> choose(search, ["n"], ["rate"])
     [{'n': 5, 'rate': 0.2}]
     """
@@ -69,8 +80,8 @@ def choose(search: xarray.Dataset, cases: Iterable[str], over: Iterable[str], va
         best = min(settings, key=lambda setting, settings=settings: float(np.mean(settings[setting])))
         named = dict(zip(cases, case, strict=True))
         if not np.isfinite(np.mean(settings[best])):
-            told = ", ".join(f"{name} = {value}" for name, value in named.items())
-            raise ValueError(f"no lane of {told} is finite for all settings of {', '.join(over)}; give smaller steps")
+            text = ", ".join(f"{name} = {value}" for name, value in named.items())
+            raise ValueError(f"no run of {text} is finite for all settings of {', '.join(over)}; give smaller steps")
         chosen.append(named | dict(zip(over, best, strict=True)))
     return chosen
 
@@ -89,41 +100,47 @@ def select(
     validation: str = "validation",
     **options,
 ) -> Selection:
-    """The settings of `over` chosen for each case by validation, and repetitions of these with new data.
+    """Chooses the settings of `over` for each case by validation, and repeats the runs of those chosen with new data.
 
     Args:
         cases: name of a setting -> its values; for each combination the choice is made anew (n, say).
         over: name -> the values to choose from, as learning_rate=[0.005, 0.05].
-        method, rates, data, metrics, options: as for `sweep`; the metrics have one of the name `validation`, the less the better.
-        folder: of both sweeps. seeds: of the search; repeats: of the repetitions, none of which may be one of the search.
+        method, rates, data: as for `sweep`.
+        metrics: as for `sweep`; one has the name `validation`, and is the better the less it is.
+        folder: of both sweeps.
+        seeds: of the search.
+        repeats: seeds of the repetitions, none of which may be one of the search.
+        validation: the name of the metric that counts.
+        options: of `sweep`.
 
-    Raises ValueError for no settings, a setting that is in both, seeds that are in both, a validation that is no metric, and as `sweep` and
-    `choose`.
+    Raises:
+        ValueError: for no settings, a setting that is in both, seeds that are in both, a validation that is no metric, and as `sweep` and
+            `choose`.
 
     >>> import jax.numpy as jnp, tempfile; from dualebm.metrics import CrossEntropy; from dualebm.log_z.partition import sphere_quadrature
     >>> from dualebm.measures import Samples; from dualebm.methods.dual import Dual; from dualebm.spaces import Sphere
     >>> points = lambda key, n: Samples(Sphere(3).sample_base(key, n, jnp.float32))
-    >>> found = select(
+    >>> selection = select(
     ...     dict(n=[20]), dict(radius=[1.0, 5.0]), Dual(Sphere(3), neurons=4), None, points, repeats=[7, 8], steps=4, every=2,
     ...     metrics=lambda key: {"validation": CrossEntropy(points(key, 50), Sphere(3), sphere_quadrature(Sphere(3), 8))},
     ...     folder=tempfile.mkdtemp(), progress=False,
     ... )
-    >>> [case["n"] for case in found.chosen], found.best.sizes["lane"]
+    >>> [case["n"] for case in selection.chosen], selection.best.sizes["run"]
     ([20], 2)
     """
-    cases, over = ({name: list(values) for name, values in part.items()} for part in (cases, over))
+    cases, over = ({name: list(values) for name, values in settings.items()} for settings in (cases, over))
     seeds, repeats = list(seeds), list(repeats)
-    for name, part in (("cases", cases), ("over", over)):
-        if not part or not all(part.values()):
-            raise ValueError(f"{name} is {part}; it must have at least one setting, with at least one value")
+    for name, settings in (("cases", cases), ("over", over)):
+        if not settings or not all(settings.values()):
+            raise ValueError(f"{name} is {settings}; it must have at least one setting, with at least one value")
     if both := sorted(set(seeds) & set(repeats)):
         raise ValueError(f"repeats has the seed {both[0]}, which the search has too; repetitions must have data of their own")
     if not seeds or not repeats:
         raise ValueError(f"seeds is {seeds} and repeats is {repeats}; each must have at least one seed")
     searched = cross(product(**cases), product(**over), product(seed=seeds))
-    study, lanes = Study(method, rates, data, metrics), lanes_of(searched)
-    study.check(lanes)
-    checks.choice("validation", validation, study.make("metrics", lanes[0], {}))  # made once more than a sweep makes them: to know in time
+    study, runs = Study(method, rates, data, metrics), settings_of(searched)
+    study.check(runs)
+    checks.choice("validation", validation, study.make("metrics", runs[0], {}))  # once more than a sweep makes them, to know in time
     common: dict[str, Any] = dict(metrics=metrics, **options)
     search = sweep(searched, method, rates, data, folder=Path(folder) / "search", **common)
     chosen = choose(search, cases, over, validation)
@@ -133,9 +150,9 @@ def select(
 
 
 def _loss(results: xarray.Dataset, validation: str) -> xarray.DataArray:
-    """The validation loss along its settings and step: of (value, error) the value."""
+    """The validation loss along run and step; of a value and its error, the value."""
     loss = results[validation].load()
-    if "lane" not in loss.dims:
-        raise ValueError(f"results has the dimensions {', '.join(map(str, loss.dims))}; it must have lane, as `sweep` returns it")
-    extra = [name for name in loss.dims if name not in ("lane", "step")]
+    if "run" not in loss.dims:
+        raise ValueError(f"results has the dimensions {', '.join(map(str, loss.dims))}; it must have run, as `sweep` returns it")
+    extra = [name for name in loss.dims if name not in ("run", "step")]
     return loss.isel(dict.fromkeys(extra, 0))

@@ -27,7 +27,7 @@ from dualebm.kernels import RBF, ArcCosine, BumpKernel, Distance, Embedding
 from dualebm.spaces import Euclidean, Sphere, Torus
 from dualebm.training.fingerprint import check_settings, differences
 
-FORMAT = 2
+FORMAT = 3
 """The version of the files' format; files of another version are refused."""
 
 PathLike = str | os.PathLike

@@ -1,36 +1,37 @@
-"""Several processes that share the particles of each lane: one JAX of them all, and what each tells of itself in the folder of a sweep.
+"""Several processes that share the particles of each run: one JAX of them all, what they agree on, and where their checkpoints lie.
 
-Each process has a folder of its own below that of the sweep, shard-I-of-P/, with `process.json` and its part of the last two
-checkpoints. No process goes on without the others: when one dies, JAX's runtime ends the others, and the same command on all of them
-continues from the last checkpoint of which all have their part.
+Each process has a folder of its own below that of the sweep, shard-I-of-P/, with its shard of the last two checkpoints and what it
+says of itself (see `dualebm.training.presence`). No process goes on without the others: when one dies, JAX's runtime ends the others,
+and the same command on all of them continues from the last checkpoint of which all have their shard.
+
+A sweep asks `Alone` or `Together`, which have the same functions, and does not know which of them it has: see `hosts`.
 """
 
 import contextlib
-import datetime
-import json
 import os
+import tempfile
 import threading
+import warnings
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import equinox as eqx
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
+from jax.sharding import Mesh
 
 from dualebm._internal import checks
-from dualebm.training import checkpoints
+from dualebm.training import checkpoints, run_folder, sharding
+from dualebm.training.presence import describe_lost, presence, processes, shard_of
 
 HEARTBEAT, SHUTDOWN = 30, 20
 """Seconds after which a process that is silent counts as dead; and that the others are waited for at the end."""
 
 PATIENCE = 600.0
 """Seconds that a process waits where all have to agree, for one that writes or reads slowly."""
-
-BEAT = 2.0
-"""Seconds between the signs of life in a process's folder; after five of them without one it is not running."""
-
-PROCESS = "process.json"
 
 
 def join(coordinator: str, index: int | None = None, count: int | None = None) -> None:
@@ -91,82 +92,228 @@ def agree(values, what: str) -> np.ndarray:
         return np.asarray(multihost_utils.process_allgather(values)).reshape(jax.process_count(), *values.shape)
 
 
-# -- What a process tells of itself ------------------------------------------------------------------
+# -- One process, or several ---------------------------------------------------------------------------
 
 
-def shard_of(folder: Path) -> Path:
-    """The folder of this process below that of a sweep."""
-    return folder / f"shard-{jax.process_index()}-of-{jax.process_count()}"
+class Alone(NamedTuple):
+    """The one process of a sweep that shares its runs with no other: it writes all files."""
+
+    writes: bool = True
+
+    def first(self, values, what: str):
+        """The values that the first process has."""
+        return values
+
+    def any(self, value: bool, what: str) -> bool:
+        """Whether the value is true in one of the processes."""
+        return value
+
+    def announce(self, group: str, step: int) -> None:
+        """Says where this process is."""
+
+    def lacking(self, made: dict[int, Any], indices: list[int]) -> dict[int, str]:
+        """By position in a batch: why a run cannot go on although this process made its data and metrics."""
+        return {}
+
+    def checkpoint(self, group: Path, name: str) -> Path:
+        """The checkpoint of this process in a group."""
+        return group / name
+
+    def latest(self, done: int, segment: int, path: Callable[[int], Path]) -> int:
+        """The number of records, at most `done`, after which all processes have a checkpoint."""
+        return done
+
+    def save(self, path: Path, before: Path, states, settings: dict) -> None:
+        """Writes a checkpoint; `before` is the one that it replaces."""
+        checkpoints.save_state(path, states, settings)
+
+    def load(self, path: Path, mesh: Mesh | None, method, shapes, settings: dict):
+        """The states of a checkpoint, on the devices of a mesh where it is given."""
+        states = checkpoints.load_state(path, shapes, settings)
+        return states if mesh is None else jax.device_put(states, sharding.shardings(mesh, method, states))
+
+
+class Together(NamedTuple):
+    """One of several processes that share the particles of each run; the first of them writes results and manifests.
+
+    shard: the folder of this process. announce: a function of a group and a step, which says where this process is.
+    """
+
+    shard: Path
+    announce: Callable[[str, int], None]
+
+    @property
+    def writes(self) -> bool:
+        """Whether this process is the first."""
+        return is_first()
+
+    def first(self, values, what: str):
+        """The values that the first process has."""
+        return agree(values, what)[0].tolist()
+
+    def any(self, value: bool, what: str) -> bool:
+        """Whether the value is true in one of the processes."""
+        return bool(agree(value, what).any())
+
+    def lacking(self, made: dict[int, Any], indices: list[int]) -> dict[int, str]:
+        """By position in a batch: why a run cannot go on although this process made its data and metrics.
+
+        Raises ValueError where the processes made different ones: each has a shard of the same run.
+        """
+        sums = [_checksum(made[i]) if i in made else 0 for i in range(len(indices))]
+        answers = agree([[i in made for i in range(len(indices))], sums], "the data")
+        why = {}
+        for i, index in enumerate(indices):
+            if not answers[:, 0, i].all():
+                why[i] = "another process could not make its data or metrics"
+            elif len(set(answers[:, 1, i])) > 1:
+                raise ValueError(f"run {index}: the processes made different data or metrics; they must depend on the key alone")
+        return why
+
+    def checkpoint(self, group: Path, name: str) -> Path:
+        """The checkpoint of this process in a group."""
+        return self.shard / group.name / name
+
+    def latest(self, done: int, segment: int, path: Callable[[int], Path]) -> int:
+        """The number of records, at most `done` and a segment less at least, after which all processes have a checkpoint; else 0."""
+        for records in (done, done - segment):
+            if records > 0 and agree(path(records).exists(), "the checkpoint").all():
+                return records
+        return 0
+
+    def save(self, path: Path, before: Path, states, settings: dict) -> None:
+        """Writes the shard of a checkpoint; keeps `before`, the one that it replaces, until all processes have theirs."""
+        path.parent.mkdir(exist_ok=True)
+        checkpoints.save_state(path, shard_of_states(states), settings)
+        for other in set(path.parent.iterdir()) - {path, before}:
+            other.unlink()
+
+    def load(self, path: Path, mesh: Mesh | None, method, shapes, settings: dict):
+        """The states of which each process saved a shard, on the devices of a mesh."""
+        assert mesh is not None, "processes that share particles have a mesh"
+        count = jax.process_count()
+        share = lambda paired, x: jax.ShapeDtypeStruct((*x.shape[:-1], x.shape[-1] // count) if paired else x.shape, x.dtype)  # noqa: E731
+        shard = checkpoints.load_state(path, jax.tree.map(share, method.paired(shapes), shapes), settings)
+        return assemble(mesh, method, shard)
 
 
 @contextlib.contextmanager
-def presence(folder: Path) -> Iterator[Callable]:
-    """Tells in `folder` that this process runs, with a sign of life every `BEAT` seconds: a function tells where it is, and its end why.
+def hosts(folder: Path, header: str, begin: Callable[[], list]) -> Iterator[tuple[Alone | Together, list]]:
+    """The processes of a sweep while they hold its folder, and its groups, which `begin` finds or makes.
 
-    >>> import tempfile; sweep = Path(tempfile.mkdtemp())
-    >>> (sweep / "shard-0-of-1").mkdir()
-    >>> with presence(sweep / "shard-0-of-1") as at:
-    ...     at("part-0", 20)
-    >>> [(told["state"], told["step"]) for told in processes(sweep)]
-    [('done', 20)]
+    Of several processes the first begins, and writes the file `header` last; the others then find what it wrote.
+    Raises the errors of `begin`; OSError where another process holds the folder; ValueError for one that is not the same for all.
     """
-    path, over = folder / PROCESS, threading.Event()
-    said = dict(process=jax.process_index(), of=jax.process_count(), state="running", why="", part=None, step=None)
+    with contextlib.ExitStack() as stack:
+        if jax.process_count() == 1:
+            yield Alone(), _hold(folder, begin, stack)
+            return
+        groups, error = [], None
+        if is_first():
+            try:
+                groups = _hold(folder, begin, stack)
+            except Exception as raised:  # the others wait to hear of it
+                error = raised
+        refused = bool(agree(error is not None, "the folder").any())
+        if error is not None:
+            raise error
+        if refused:
+            raise RuntimeError("process 0 could not begin; its message says why")
+        # The others look only now: a file system may remember that a file was missing.
+        if not agree((folder / header).exists(), "the folder").all():
+            raise ValueError(f"folder {folder} is not the same for all processes; give one that they share")
+        groups = groups or begin()
+        shard = shard_of(folder)
+        stack.enter_context(run_folder.hold(shard))
+        yield Together(shard, stack.enter_context(presence(shard))), groups
+        agree(True, "the end")  # the results of all are written, and the checkpoints no longer needed
+        for path in shard.glob("group-*/checkpoint-*.npz"):
+            path.unlink()
 
-    def tell(**changes):
-        said.update(changes)
-        text = json.dumps({"kind": "process", "format": checkpoints.FORMAT, **said})
-        checkpoints.commit(path, lambda temporary: temporary.write_text(text))
 
-    def live():
-        while not over.wait(BEAT):
-            with contextlib.suppress(OSError):
-                os.utime(path)
-
-    tell()
-    thread = threading.Thread(target=live, daemon=True)
-    thread.start()
-    try:
-        yield lambda part, step: tell(part=part, step=step)
-        tell(state="done")
-    except BaseException as error:
-        with contextlib.suppress(OSError):
-            tell(state="stopped", why=f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}")
-        raise
-    finally:
-        over.set()
-        thread.join()
+def _hold(folder: Path, begin: Callable[[], list], stack: contextlib.ExitStack) -> list:
+    """Holds the folder, warns of processes that were lost in it, and begins."""
+    stack.enter_context(run_folder.hold(folder))
+    count = jax.process_count()
+    wrong = [path for path in folder.glob("shard-*/group-*/checkpoint-*.npz") if not path.parent.parent.name.endswith(f"-of-{count}")]
+    if count > 1:
+        wrong += folder.glob("group-*/checkpoint-*.npz")
+    if wrong:
+        raise ValueError(
+            f"folder {folder} has {wrong[0].relative_to(folder)}, of another number of processes than the {count} that share the particles "
+            "here; give the same number"
+        )
+    if lost := describe_lost(processes(folder)):
+        warnings.warn(f"{lost}; the sweep continues from the last checkpoint of all", stacklevel=2)
+    return begin()
 
 
-def processes(folder: checkpoints.PathLike) -> list[dict[str, Any]]:
-    """What the processes that shared the particles of a sweep told last: process, of, state, why, part, step, seen (seconds since 1970).
+@contextlib.contextmanager
+def workplace(folder: checkpoints.PathLike | None) -> Iterator[Path]:
+    """The folder of a sweep, or a temporary one where it is None, which one process alone may have."""
+    if folder is not None:
+        yield Path(folder)
+    elif jax.process_count() > 1:
+        raise ValueError(f"folder is None; the {jax.process_count()} processes that share the particles need one that they share")
+    else:
+        with tempfile.TemporaryDirectory() as temporary:
+            yield Path(temporary)
 
-    state: "running"; "done"; "stopped", which it told with its reason; "lost", silent without a word, the first of them to be so; "ended",
-    silent too, but only when another was lost. A process that dies with process 0 leaves no word either, and both count as lost.
+
+def is_first() -> bool:
+    """Whether this process is the first of those that share the particles, or the only one."""
+    return jax.process_index() == 0
+
+
+def devices_of(devices: int | None, devices_per_run: int) -> tuple[int | None, int]:
+    """The same for one process; for several, all devices for each run. Raises ValueError where other numbers are asked for.
+
+    >>> devices_of(None, 1)
+    (None, 1)
     """
-    told = []
-    for path in sorted(Path(folder).glob(f"shard-*/{PROCESS}"), key=lambda path: int(path.parent.name.split("-")[1])):
-        said = json.loads(path.read_text())
-        checkpoints.check_format(path, said, "process")
-        told.append({**{name: said[name] for name in ("process", "of", "state", "why", "part", "step")}, "seen": path.stat().st_mtime})
-    now = datetime.datetime.now().timestamp()
-    silent = [one for one in told if one["state"] == "running" and now - one["seen"] > 5 * BEAT]
-    first = min((one["seen"] for one in silent), default=0.0)
-    for one in silent:
-        one["state"] = "lost" if one["seen"] - first < 5 * BEAT else "ended"
-    return told
+    count = jax.device_count()
+    if jax.process_count() == 1:
+        return devices, devices_per_run
+    if (devices, devices_per_run) not in ((None, 1), (count, count)):
+        raise ValueError(
+            f"devices is {devices} and devices_per_run is {devices_per_run}; {jax.process_count()} processes share the particles of "
+            f"each run, over all devices: leave both out, or give {count}"
+        )
+    return count, count
 
 
-def tell_lost(told: list[dict[str, Any]]) -> str:
-    """A sentence of which processes were lost, and where; empty where none was.
+def _checksum(tree) -> int:
+    """A number made of the bytes of all arrays of a tree."""
+    total = 0
+    for x in jax.tree.leaves(eqx.filter(tree, eqx.is_array)):
+        total = zlib.crc32(np.ascontiguousarray(jax.random.key_data(x) if checkpoints.is_key(x) else x).tobytes(), total)
+    return total
 
-    >>> tell_lost([dict(process=1, of=2, state="lost", why="", part="part-0", step=40, seen=0.0)])
-    'process 1 of 2 was lost in the segment after step 40 of part-0 (last seen 1970-01-01 00:00:00 UTC)'
+
+# -- Arrays that several processes share ---------------------------------------------------------------
+
+
+def shard_of_states(states):
+    """What this process holds of a stack of split states, as NumPy arrays; `assemble` undoes it.
+
+    >>> shard_of_states((jax.numpy.zeros((1, 3, 2, 4)),))[0].shape
+    (1, 3, 2, 4)
     """
-    return "; ".join(
-        f"process {one['process']} of {one['of']} was lost "
-        + (f"in the segment after step {one['step']} of {one['part']}" if one["part"] else "before its first segment")
-        + f" (last seen {datetime.datetime.fromtimestamp(one['seen'], datetime.UTC):%Y-%m-%d %H:%M:%S} UTC)"
-        for one in told
-        if one["state"] == "lost"
-    )
+
+    def held(x):
+        if x.is_fully_addressable or x.is_fully_replicated:
+            return np.asarray(x)
+        shards = sorted(x.addressable_shards, key=lambda shard: shard.index[-1].start)
+        return np.concatenate([np.asarray(shard.data) for shard in shards], axis=-1)
+
+    return jax.tree.map(held, states)
+
+
+def assemble(mesh: Mesh, method, shard):
+    """The stack of split states of which each process of a mesh holds an equal shard."""
+
+    def whole(paired, x, placed):
+        shape = (*x.shape[:-1], x.shape[-1] * jax.process_count()) if paired else x.shape
+        return jax.make_array_from_process_local_data(placed, x, shape)
+
+    return jax.tree.map(whole, method.paired(shard), shard, sharding.shardings(mesh, method, shard))

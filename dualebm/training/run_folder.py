@@ -4,7 +4,7 @@ It holds
 
     manifest.json        what the run is and how far it has come; it names the checkpoint that counts
     checkpoint-R.npz     the state after R records (see `dualebm.training.checkpoints`)
-    results.zarr         each metric, (lane, step, ...), NaN where nothing is written yet
+    results.zarr         each metric, (run, step, ...), NaN where nothing is written yet
 
 A segment is committed in the order results, checkpoint, manifest. Each file is written under a temporary name, flushed
 to the disk and renamed, so a run that is killed leaves the last manifest and all that it names; what lies beyond it is
@@ -94,7 +94,7 @@ def write_manifest(folder: PathLike, manifest: dict) -> None:
     >>> folder = tempfile.mkdtemp()
     >>> write_manifest(folder, {"checkpoint": None})
     >>> read_manifest(folder)
-    {'kind': 'run', 'format': 2, 'checkpoint': None}
+    {'kind': 'run', 'format': 3, 'checkpoint': None}
     """
     folder = Path(folder)
     text = json.dumps({"kind": "run", "format": FORMAT, **manifest}, indent=1)
@@ -115,8 +115,8 @@ class Variable(NamedTuple):
     attributes: dict[str, Any]
 
     def dimensions(self, name: str) -> list[str]:
-        """(lane, step), then one per axis of an array-valued metric."""
-        return ["lane", "step", *(f"{name}_{axis}" for axis in range(len(self.shape)))]
+        """(run, step), then one per axis of an array-valued metric."""
+        return ["run", "step", *(f"{name}_{axis}" for axis in range(len(self.shape)))]
 
     @property
     def fill(self) -> float:
@@ -130,7 +130,7 @@ STEP_ATTRIBUTES = {"long_name": "iterations done", "units": "1"}
 def dataset(
     records: dict[str, np.ndarray], steps: np.ndarray, variables: dict[str, Variable], attributes: dict
 ) -> xarray.Dataset:
-    """The records of one lane, (steps, ...), in the form of `open_results(folder).isel(lane=0, drop=True)`.
+    """The records of one run, (steps, ...), in the form of `open_results(folder).isel(run=0, drop=True)`.
 
     >>> dataset({"kl": np.zeros(2)}, np.array([0, 10]), {"kl": Variable((), float, {"units": "nat"})}, {}).kl.units
     'nat'
@@ -145,16 +145,19 @@ def create_results(
     variables: dict[str, Variable],
     *,
     chunk: tuple[int, int],
-    lanes: int = 1,
+    runs: int = 1,
     coordinates: dict[str, np.ndarray] | None = None,
     attributes: dict | None = None,
 ) -> None:
     """Makes the store of results, whole and empty; one that is there is replaced.
 
     Args:
-        folder: of the run. steps: iterations done at each record.
-        variables: what is recorded, by name. chunk: (lanes of a batch, records of a segment).
-        lanes: runs in the store. coordinates: what tells them apart (a swept rate, the seed), by name, each (lanes,).
+        folder: of the run.
+        steps: iterations done at each record.
+        variables: what is recorded, by name.
+        chunk: (runs of a batch, records of a segment).
+        runs: in the store.
+        coordinates: what distinguishes the runs (a swept rate, the seed), by name, each (runs,).
         attributes: of the whole, JSON.
 
     >>> import tempfile
@@ -169,16 +172,16 @@ def create_results(
         if path.exists():
             shutil.rmtree(path)
         root = zarr.create_group(store=str(path), zarr_format=3, attributes=attributes or {})
-        lane = {"lane": (np.arange(lanes), {}), **{name: (values, {}) for name, values in (coordinates or {}).items()}}
-        for name, (values, attrs) in {**lane, "step": (np.asarray(steps), STEP_ATTRIBUTES)}.items():
-            names, values = ["step" if name == "step" else "lane"], np.asarray(values)
+        of_runs = {"run": (np.arange(runs), {}), **{name: (values, {}) for name, values in (coordinates or {}).items()}}
+        for name, (values, attrs) in {**of_runs, "step": (np.asarray(steps), STEP_ATTRIBUTES)}.items():
+            names, values = ["step" if name == "step" else "run"], np.asarray(values)
             if values.dtype.kind == "U":  # text of a fixed length has no specification in Zarr 3
                 values = values.astype(np.dtypes.StringDType())
             root.create_array(name, data=values, dimension_names=names, attributes=attrs)
         for name, variable in variables.items():
             root.create_array(
                 name,
-                shape=(lanes, len(steps), *variable.shape),
+                shape=(runs, len(steps), *variable.shape),
                 chunks=(*chunk, *(max(size, 1) for size in variable.shape)),
                 dtype=variable.dtype,
                 fill_value=variable.fill,
@@ -187,8 +190,8 @@ def create_results(
             )
 
 
-def write_results(folder: PathLike, records: dict[str, np.ndarray], *, lane: int = 0, record: int = 0) -> None:
-    """Writes records (lanes, records, ...) from `lane` and `record` on, as whole chunks, and flushes them to the disk.
+def write_results(folder: PathLike, records: dict[str, np.ndarray], *, run: int = 0, record: int = 0) -> None:
+    """Writes records (runs, records, ...) from `run` and `record` on, as whole chunks, and flushes them to the disk.
 
     Raises ValueError for a region that is not made of whole chunks: another writer's records would be lost.
     """
@@ -198,12 +201,12 @@ def write_results(folder: PathLike, records: dict[str, np.ndarray], *, lane: int
         for name, values in records.items():
             array: Any = root[name]
             blocks = []
-            for axis, start in enumerate((lane, record)):
+            for axis, start in enumerate((run, record)):
                 size, stop = array.chunks[axis], start + values.shape[axis]
                 if start % size or (stop % size and stop != array.shape[axis]):
                     raise ValueError(f"{name}: [{start}, {stop}) on axis {axis} is not made of whole chunks of {size}")
                 blocks.append(range(start // size, -(-stop // size)))
-            array[lane : lane + values.shape[0], record : record + values.shape[1]] = values
+            array[run : run + values.shape[0], record : record + values.shape[1]] = values
             for block in itertools.product(*blocks):
                 file = path / name / array.metadata.encode_chunk_key((*block, *(0 for _ in values.shape[2:])))
                 if file.exists():  # a chunk of nothing but NaN is not written
@@ -212,16 +215,18 @@ def write_results(folder: PathLike, records: dict[str, np.ndarray], *, lane: int
 
 
 def open_results(folder: PathLike) -> xarray.Dataset:
-    """The results of a run or a sweep, finished or still running: dims (lane, step, ...), NaN where not yet written.
+    """The results of a run or of a group of runs, finished or still running: dims (run, step, ...), NaN where not yet written.
 
     Values are read when they are used (`.load()` reads them all); of integers, -1 stands for not yet written.
-    Raises FileNotFoundError where there are no results.
+    Raises FileNotFoundError where there are no results, ValueError where the manifest is of another format version.
     """
     path = Path(folder) / RESULTS
     if not path.is_dir():
         raise FileNotFoundError(2, f"folder {folder} holds no results ({RESULTS})")
-    found = xarray.open_dataset(path, engine="zarr", chunks=None, consolidated=False, zarr_format=3, decode_cf=False)
-    return found.set_coords([name for name, v in found.data_vars.items() if v.dims == ("lane",)])
+    if (Path(folder) / MANIFEST).exists():
+        read_manifest(folder)
+    results = xarray.open_dataset(path, engine="zarr", chunks=None, consolidated=False, zarr_format=3, decode_cf=False)
+    return results.set_coords([name for name, v in results.data_vars.items() if v.dims == ("run",)])
 
 
 def to_netcdf(results: xarray.Dataset | PathLike, path: PathLike) -> None:
@@ -233,6 +238,6 @@ def to_netcdf(results: xarray.Dataset | PathLike, path: PathLike) -> None:
     >>> xarray.load_dataset(folder / "results.nc").attrs["key"]
     '[0, 1]'
     """
-    found = (results.copy() if isinstance(results, xarray.Dataset) else open_results(results)).load()
-    found.attrs = {name: value if isinstance(value, str) else json.dumps(value) for name, value in found.attrs.items()}
-    checkpoints.commit(Path(path), lambda temporary: found.to_netcdf(temporary, engine="h5netcdf"))
+    exported = (results.copy() if isinstance(results, xarray.Dataset) else open_results(results)).load()
+    exported.attrs = {name: value if isinstance(value, str) else json.dumps(value) for name, value in exported.attrs.items()}
+    checkpoints.commit(Path(path), lambda temporary: exported.to_netcdf(temporary, engine="h5netcdf"))

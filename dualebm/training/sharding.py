@@ -1,4 +1,4 @@
-"""Many devices: lanes, which are runs, over the mesh axis `runs`, and the particles and data of each over the axis `particles`.
+"""Many devices: runs over the mesh axis `runs`, and the particles and data of each over the axis `particles`.
 
 Particles i and i + N/2 share their noise, so a device holds whole pairs. Here the particles of a state are (d, 2, N/2), which `split`
 makes of (d, N) and `join` undoes, and the devices have equal parts of the last axis. Atoms are on all of them. A step gathers once: each
@@ -28,17 +28,17 @@ def make(devices: int | None = None, particles: int = 1) -> Mesh:
     >>> dict(make(1).shape)
     {'runs': 1, 'particles': 1}
     """
-    there = jax.devices()  # of one process after another
+    available = jax.devices()  # of one process after another
     if devices is None:
-        devices = len(there)
+        devices = len(available)
     checks.count("devices", devices)
     checks.count("particles", particles)
-    if devices > len(there):
-        raise ValueError(f"devices is {devices}; it must be at most {len(there)}, the {there[0].platform} devices that there are")
+    if devices > len(available):
+        raise ValueError(f"devices is {devices}; it must be at most {len(available)}, the {available[0].platform} devices that there are")
     if devices % particles:
         raise ValueError(f"particles is {particles}; it must divide devices, which is {devices}")
     shape = (devices // particles, particles)
-    return Mesh(np.asarray(there[:devices]).reshape(shape), (RUNS, PARTICLES), axis_types=(AxisType.Auto,) * 2)
+    return Mesh(np.asarray(available[:devices]).reshape(shape), (RUNS, PARTICLES), axis_types=(AxisType.Auto,) * 2)
 
 
 def check(mesh: Mesh | AbstractMesh, method, states, data: Samples) -> None:
@@ -54,14 +54,14 @@ def check(mesh: Mesh | AbstractMesh, method, states, data: Samples) -> None:
     ValueError: a state has 6 particles; it must be a multiple of 4, whole pairs for each of 2 devices
     """
     runs, parts = mesh.shape[RUNS], mesh.shape[PARTICLES]
-    lanes = jax.tree.leaves(states)[0].shape[0]
-    if lanes % runs:
-        raise ValueError(f"there are {lanes} lanes; it must be a multiple of the mesh's runs, which are {runs}")
+    count = jax.tree.leaves(states)[0].shape[0]
+    if count % runs:
+        raise ValueError(f"there are {count} runs; it must be a multiple of the mesh's runs, which are {runs}")
     pairs = {x.shape[-1] for paired, x in zip(*map(jax.tree.leaves, (method.paired(states), states)), strict=True) if paired}
-    for count in sorted(pairs):
-        if count % parts:
+    for half in sorted(pairs):
+        if half % parts:
             allowed = f"it must be a multiple of {2 * parts}, whole pairs for each of {parts} devices"
-            raise ValueError(f"a state has {2 * count} particles; {allowed}")
+            raise ValueError(f"a state has {2 * half} particles; {allowed}")
     points = data.points.shape[-2]
     if points % parts:
         raise ValueError(f"data has {points} points; it must be a multiple of the mesh's particles, which are {parts}")
@@ -102,7 +102,7 @@ def join(method, state):
 
 
 def _state_specs(method, states):
-    """Lanes over the runs, the last axis of the particles over the devices of a run."""
+    """Runs over the axis `runs`, the last axis of the particles over the devices of a run."""
 
     def spec(paired, x):
         return PartitionSpec(RUNS, *[None] * (len(x.shape) - 2), PARTICLES) if paired else PartitionSpec(RUNS)
@@ -110,12 +110,24 @@ def _state_specs(method, states):
     return jax.tree.map(spec, method.paired(states), states)
 
 
+def shardings(mesh: Mesh, method, states):
+    """For each array of a stack of split states, where it lies on the devices of a mesh.
+
+    >>> from dualebm.methods.dual import Dual; from dualebm.spaces import Sphere
+    >>> method = Dual(Sphere(3), neurons=8)
+    >>> state = split(method, simulate.start(jax.random.key(1), method, method.rates, Samples(jax.numpy.eye(3))))
+    >>> tuple(shardings(make(1), method, jax.tree.map(lambda a: a[None], state)).columns.spec)
+    ('runs', None, None, 'particles')
+    """
+    return jax.tree.map(lambda _, spec: NamedSharding(mesh, spec), states, _state_specs(method, states))
+
+
 def _data_spec(shared):
     return PartitionSpec(PARTICLES) if shared else PartitionSpec(RUNS, PARTICLES)
 
 
 def place(mesh: Mesh, method, states, data: Samples, shared: bool = False):
-    """(states, data) on the devices of a mesh: a stack of split states, and data with an axis of lanes unless they are `shared`.
+    """(states, data) on the devices of a mesh: a stack of split states, and data with an axis of runs unless they are `shared`.
 
     Of arrays of NumPy, no device ever holds more than its part. Raises the errors of `check`.
 
@@ -127,8 +139,7 @@ def place(mesh: Mesh, method, states, data: Samples, shared: bool = False):
     (('runs', None, None, 'particles'), ('particles',))
     """
     check(mesh, method, states, data)
-    put = lambda x, spec: jax.device_put(x, NamedSharding(mesh, spec))  # noqa: E731
-    return jax.tree.map(put, states, _state_specs(method, states)), place_data(mesh, data, shared)
+    return jax.device_put(states, shardings(mesh, method, states)), place_data(mesh, data, shared)
 
 
 def place_data(mesh: Mesh, data: Samples, shared: bool = False) -> Samples:
@@ -143,54 +154,21 @@ def place_data(mesh: Mesh, data: Samples, shared: bool = False) -> Samples:
     return jax.tree.map(lambda x: jax.make_array_from_callback(x.shape, sharding, lambda index: np.asarray(x[index])), data)
 
 
-def parts(states):
-    """What this process holds of a stack of split states, as NumPy arrays; `assemble` undoes it. All of it where there is no other.
-
-    >>> parts((jax.numpy.zeros((1, 3, 2, 4)),))[0].shape
-    (1, 3, 2, 4)
-    """
-
-    def held(x):
-        if x.is_fully_addressable or x.is_fully_replicated:
-            return np.asarray(x)
-        shards = sorted(x.addressable_shards, key=lambda shard: shard.index[-1].start)
-        return np.concatenate([np.asarray(shard.data) for shard in shards], axis=-1)
-
-    return jax.tree.map(held, states)
-
-
-def assemble(mesh: Mesh, method, held):
-    """The stack of split states of which each process of a mesh holds one of equal `parts`.
-
-    >>> from dualebm.methods.dual import Dual; from dualebm.spaces import Sphere
-    >>> method = Dual(Sphere(3), neurons=8)
-    >>> state = split(method, simulate.start(jax.random.key(1), method, method.rates, Samples(jax.numpy.eye(3))))
-    >>> assemble(make(1), method, parts(jax.tree.map(lambda a: a[None], state))).columns.shape
-    (1, 3, 2, 3)
-    """
-
-    def whole(paired, x, spec):
-        shape = (*x.shape[:-1], x.shape[-1] * jax.process_count()) if paired else x.shape
-        return jax.make_array_from_process_local_data(NamedSharding(mesh, spec), x, shape)
-
-    return jax.tree.map(whole, method.paired(held), held, _state_specs(method, held))
-
-
-def _each_lane(mesh, lane, stacks):
-    """`lane` of each lane of this device: side by side on accelerators, one after another on CPUs, whose caches they would share."""
+def _each_run(mesh, run, stacks):
+    """`run` of each run of this device: side by side on accelerators, one after another on CPUs, whose caches they would share."""
     if jax.tree.leaves(stacks)[0].shape[0] == 1:
-        return jax.tree.map(lambda a: a[None], lane(*jax.tree.map(lambda a: a[0], stacks)))
+        return jax.tree.map(lambda a: a[None], run(*jax.tree.map(lambda a: a[0], stacks)))
     if mesh.devices.flat[0].platform == "cpu":
-        return jax.lax.map(lambda arguments: lane(*arguments), stacks)
-    return jax.vmap(lane)(*stacks)
+        return jax.lax.map(lambda arguments: run(*arguments), stacks)
+    return jax.vmap(run)(*stacks)
 
 
 @eqx.filter_jit
 def initial(setup: simulate.Setup, mesh: Mesh, shared: bool = False):
     """The states of `simulate.initial` of a stack of setups: stacked, split, and on their devices.
 
-    The keys and the rates of `setup` have a leading axis of lanes, and so have the data unless they are `shared`.
-    Each device makes the whole state of a lane from all of its data, and keeps its part. Raises the errors of `split` and `check`.
+    The keys and the rates of `setup` have a leading axis of runs, and so have the data unless they are `shared`.
+    Each device makes the whole state of a run from all of its data, and keeps its part. Raises the errors of `split` and `check`.
 
     >>> from dualebm.methods.dual import Dual; from dualebm.spaces import Sphere
     >>> method, data = Dual(Sphere(3), neurons=8), Samples(jax.numpy.eye(3))
@@ -217,15 +195,15 @@ def initial(setup: simulate.Setup, mesh: Mesh, shared: bool = False):
         width = x.shape[-1] // mesh.shape[PARTICLES]
         return columns.take(x, jax.lax.axis_index(PARTICLES) * width, width)
 
-    def lane(key, rates, data):
+    def run(key, rates, data):
         everything = columns.whole(data)
         made = columns.undivided(lambda: state(key, rates, everything))
         return jax.tree.map(part, method.paired(made), made)
 
     def local(keys, rates, data):
         if shared:
-            return _each_lane(mesh, lambda key, rates: lane(key, rates, data), (keys, rates))
-        return _each_lane(mesh, lane, (keys, rates, data))
+            return _each_run(mesh, lambda key, rates: run(key, rates, data), (keys, rates))
+        return _each_run(mesh, run, (keys, rates, data))
 
     runs = PartitionSpec(RUNS)
     specs = (runs, runs, _data_spec(shared))
@@ -234,11 +212,11 @@ def initial(setup: simulate.Setup, mesh: Mesh, shared: bool = False):
 
 
 def intervals(setup: simulate.Setup, states, active, mesh: Mesh, shared: tuple[bool, bool] = (False, False)):
-    """`dualebm.training.simulate.intervals` of a stack of lanes over the devices of a mesh; a single run is a stack of one lane.
+    """`dualebm.training.simulate.intervals` of a stack of runs over the devices of a mesh; a single run is a stack of one.
 
-    The keys and the rates of `setup` and the split `states` have a leading axis of lanes, a multiple of the mesh's runs; so have its data
-    and the arrays in its metrics, unless all lanes share the data, the metrics (`shared`). All lanes have the same `active`. Metrics see
-    the particles and the data of their lane whole; XLA gathers what they read.
+    The keys and the rates of `setup` and the split `states` have a leading axis of runs, a multiple of the mesh's runs; so have its data
+    and the arrays in its metrics, unless all runs share the data, the metrics (`shared`). All runs have the same `active`. Metrics see
+    the particles and the data of their run whole; XLA gathers what they read.
 
     Returns (states, records), stacked. Raises the errors of `check`. Pure; `run_intervals` is compiled.
 
@@ -263,14 +241,13 @@ def intervals(setup: simulate.Setup, states, active, mesh: Mesh, shared: tuple[b
         return state, columns.whole(data)
 
     def local(active, keys, states, rates, data, arrays):
-        def lane(key, state, rates, own_data, own_arrays):
-            mine = data if shared[0] else own_data
-            monitors = eqx.combine(arrays if shared[1] else own_arrays, static)
-            one = dataclasses.replace(setup, key=key, rates=rates, data=mine, metrics=monitors)
+        def run(key, state, rates, own_data, own_arrays):
+            metrics = eqx.combine(arrays if shared[1] else own_arrays, static)
+            one = dataclasses.replace(setup, key=key, rates=rates, data=data if shared[0] else own_data, metrics=metrics)
             state, _, records = simulate.intervals(one, join(method, state), active, whole)
             return split(method, state), records
 
-        return _each_lane(mesh, lane, (keys, states, rates, None if shared[0] else data, None if shared[1] else arrays))
+        return _each_run(mesh, run, (keys, states, rates, None if shared[0] else data, None if shared[1] else arrays))
 
     runs, everywhere = PartitionSpec(RUNS), PartitionSpec()
     state_specs = _state_specs(method, states)

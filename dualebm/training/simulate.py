@@ -212,7 +212,7 @@ interval_shapes = partial(eqx.filter_eval_shape, run_intervals)
 """The shapes of what `run_intervals` returns; its first call then has no more to trace."""
 
 
-def lanes(each: Setup, common: Setup, states, active, vmapped=None):
+def replicas(each: Setup, common: Setup, states, active, vmapped=None):
     """`intervals` of many runs of one static structure: of everything but `common` and `active` there is one for each.
 
     Args:
@@ -226,18 +226,18 @@ def lanes(each: Setup, common: Setup, states, active, vmapped=None):
         The states and the records, stacked.
     """
 
-    def one(run):
-        state, own = run
-        state, _, records = intervals(eqx.combine(own, common), state, active)
+    def one(replica):
+        state, setup = replica
+        state, _, records = intervals(eqx.combine(setup, common), state, active)
         return state, records
 
     return jax.lax.map(one, (states, each), batch_size=vmapped)
 
 
-def init_lanes(each: Setup, common: Setup):
+def initial_replicas(each: Setup, common: Setup):
     """The states in which runs start, stacked: see `initial`."""
-    return jax.lax.map(lambda own: initial(eqx.combine(own, common)), each)
+    return jax.lax.map(lambda setup: initial(eqx.combine(setup, common)), each)
 
 
-run_lanes, start_lanes = eqx.filter_jit(lanes), eqx.filter_jit(init_lanes)
-"""`lanes` and `init_lanes`, compiled."""
+run_replicas, start_replicas = eqx.filter_jit(replicas), eqx.filter_jit(initial_replicas)
+"""`replicas` and `initial_replicas`, compiled."""

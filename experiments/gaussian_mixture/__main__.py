@@ -61,7 +61,7 @@ def of_variants(settings: Settings) -> list[dict]:
     grid = cross(zipped(increment=increments, resampling=kinds, threshold=thresholds), product(seed=seeds))
     results = swept(settings, "jarzynski", "variants", settings.dimension, settings.n, settings.walkers, grid)  # type: ignore[arg-type]
     for i, label in enumerate(known):
-        runs = results.isel(lane=slice(i * len(seeds), (i + 1) * len(seeds)))
+        runs = results.isel(run=slice(i * len(seeds), (i + 1) * len(seeds)))
         rows.append(row_of(label, "mass of the first mode", f"{MASS:g}", runs.mass.values[:, -1]))
         rows.append(row_of(label, "KL, fresh data", "", runs.kl_fresh.values[:, -1]))
         rows.append(row_of(label, "log Z error", "", runs.partition_error.values[:, -1, 0]))

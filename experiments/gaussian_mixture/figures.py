@@ -34,7 +34,7 @@ def draw_methods(by_method: dict[str, xarray.Dataset]) -> Figure:
     charts.log_axis(kls.yaxis)
     for panel in panels:
         panel.set_xlabel("iteration")
-    count = next(iter(by_method.values())).sizes["lane"]
+    count = next(iter(by_method.values())).sizes["run"]
     _common.legend(figure, [masses], 5, title=_common.of_seeds(count))
     return figure
 
@@ -58,7 +58,7 @@ def draw_weights(by_method: dict[str, xarray.Dataset]) -> Figure:
     errors.set_ylabel("error of log Z (nat)")
     for panel in panels:
         panel.set_xlabel("iteration")
-    count = next(iter(by_method.values())).sizes["lane"]
+    count = next(iter(by_method.values())).sizes["run"]
     _common.legend(figure, [fractions, errors], 4, title=_common.of_seeds(count))
     return figure
 

@@ -13,6 +13,7 @@ from dualebm._internal import checks
 from dualebm.measures import RESAMPLINGS
 from dualebm.methods.jarzynski import threshold_of_variation
 from dualebm.sweeps.grid import cross, product
+from dualebm.sweeps.placement import Placement
 from experiments import _common
 from experiments.gaussian_mixture.mixture import (
     FIRST,
@@ -123,14 +124,15 @@ def swept(settings: Settings, name: str, part: str, dimension: int, n: int, walk
         grid: The settings of the runs.
 
     Returns:
-        The records along (lane, step).
+        The records along (run, step).
     """
     method, rates = method_of(name, dimension, walkers)
     print(f"{part}: {METHODS[name]}", file=sys.stderr)
     runs = cross(product(n=[n], dimension=[dimension], test_points=[settings.test_points]), grid)
     return _common.swept(
         runs, method, rates, data, metrics=weighted_monitors if name in WEIGHTED else monitors, steps=settings.steps,
-        every=settings.steps // RECORDS, common=True, batch_size=1, folder=settings.out / f"{settings.preset}_{part}_{name}",
+        every=settings.steps // RECORDS, common=True, placement=Placement(batch_size=1),
+        folder=settings.out / f"{settings.preset}_{part}_{name}",
     )  # fmt: skip
 
 

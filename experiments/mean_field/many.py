@@ -85,7 +85,7 @@ def equations(case: Case, grid: tuple[int, int], steps: int, folder: Path) -> xa
 
 
 def systems(case: Case, sizes: list[int], seeds: range, folder: Path) -> xarray.Dataset:
-    """Runs the particle systems of each size and seed, and returns the records along (lane, step)."""
+    """Runs the particle systems of each size and seed, and returns the records along (run, step)."""
     grid = cross(zipped(particles=sizes, neurons=[size // 10 for size in sizes]), product(seed=seeds))
     metrics = MEASURES | ({"densities": Densities(COARSE)} if case.space == Sphere(2) else {})
     method = Dual(case.space, case.feature, integrator="geodesic", noise="independent")
@@ -173,7 +173,7 @@ def draw_errors(case: Case, sizes, times, errors: dict[str, Errors]) -> Figure:
 def draw_densities(limit: xarray.Dataset, particles: xarray.Dataset, times) -> Figure:
     """Draws nu above and gamma below, of the equations and of the largest particle system, at the start and at the records."""
     figure, panels = _common.panels_of(2, RECORDS + 1, 3.6, sharex=True)
-    largest = particles.isel(lane=int(np.argmax(particles.particles.values)))
+    largest = particles.isel(run=int(np.argmax(particles.particles.values)))
     size, neurons = int(largest.particles), int(largest.neurons)
     system, solved = np.asarray(largest.densities), np.asarray(limit.densities)  # (record, measure, bin)
     arcs = 2 * np.arange(COARSE + 1) / COARSE

@@ -99,7 +99,7 @@ def compare(results: xarray.Dataset, authors: dict) -> dict:
     Where the authors have several seeds, our mean has to lie in their widened band; where they have one, their curve in ours.
 
     Args:
-        results: The records along (lane, step).
+        results: The records along (run, step).
         authors: The curves, as a loader of this module returns them.
 
     Returns:
@@ -111,7 +111,7 @@ def compare(results: xarray.Dataset, authors: dict) -> dict:
         return agreement
     at = np.searchsorted(authors["iterations"], steps)
     for quantity, variable in {"KL": "kl", "SM": "score", "TV": "total_variation"}.items():
-        ours = results[variable].sel(step=steps).transpose("lane", "step").values
+        ours = results[variable].sel(step=steps).transpose("run", "step").values
         theirs = {kind: authors[quantity][kind][at] for kind in ("mean", "min", "max")}
         if (theirs["min"] < theirs["max"]).any():
             low, high = widened(theirs["min"], theirs["max"])

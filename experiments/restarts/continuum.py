@@ -37,12 +37,12 @@ AUTHORS = {
 def picked(results: xarray.Dataset, **settings) -> xarray.Dataset:
     """Returns the runs with these settings, along (seed, step).
 
-    >>> runs = dict(period=("lane", [1, 3, 1]), seed=("lane", [0, 0, 1]))
-    >>> picked(xarray.Dataset({"kl": ("lane", [0.1, 0.2, 0.3])}, runs), period=1).kl.values.tolist()
+    >>> runs = dict(period=("run", [1, 3, 1]), seed=("run", [0, 0, 1]))
+    >>> picked(xarray.Dataset({"kl": ("run", [0.1, 0.2, 0.3])}, runs), period=1).kl.values.tolist()
     [0.1, 0.3]
     """
     chosen = np.logical_and.reduce([results[name].values == value for name, value in settings.items()])
-    return along_seeds(results.isel(lane=np.flatnonzero(chosen)))
+    return along_seeds(results.isel(run=np.flatnonzero(chosen)))
 
 
 def study(settings: Settings, folder: Path) -> dict[str, Any]:

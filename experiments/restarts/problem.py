@@ -149,7 +149,7 @@ def trained(problem: Problem, settings: Settings, grid, method, rates, folder: P
         schedule: The schedule of the rates.
 
     Returns:
-        The records along (lane, step).
+        The records along (run, step).
     """
     target, n, count = problem.target, problem.n, settings.test_points
 
@@ -165,7 +165,7 @@ def trained(problem: Problem, settings: Settings, grid, method, rates, folder: P
 
 def along_seeds(results: xarray.Dataset) -> xarray.Dataset:
     """Returns runs that differ in their seed alone, along (seed, step)."""
-    return results.drop_vars([name for name in results.coords if name != "step"]).rename(lane="seed")
+    return results.drop_vars([name for name in results.coords if name != "step"]).rename(run="seed")
 
 
 def reach(values: xarray.DataArray) -> np.ndarray:

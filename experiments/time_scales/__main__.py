@@ -56,7 +56,7 @@ def predict(settings: Settings) -> None:
     total = 0.0
     for name, study in studies(settings).items():
         groups = forecast(plan_of(study.grid, **arguments(settings, study)))
-        runs, seconds = sum(group.lanes for group in groups), sum(group.seconds for group in groups)
+        runs, seconds = sum(group.runs for group in groups), sum(group.seconds for group in groups)
         total += seconds
         print(f"{name:10} {runs:5} runs of {steps_of(settings)['steps']} iterations, about {seconds / 60:.1f} minutes")
     print(f"about {total / 60:.0f} minutes in all, on {jax.devices()[0].device_kind}")
@@ -66,7 +66,7 @@ def content_of(settings: Settings, name: str, study: Study) -> dict[str, Any]:
     """Runs a study, and returns the content of its report."""
     results = _common.swept(study.grid, **arguments(settings, study), folder=settings.out / f"{settings.preset}_{name}")
     figures, rows = study.draw(results)
-    about = f"{results.sizes['lane']} runs. {study.about}"
+    about = f"{results.sizes['run']} runs. {study.about}"
     return dict(title=f"Time scales: {name}", about=about, rows=rows, figures=figures, paper=PAPER)
 
 

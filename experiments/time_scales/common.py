@@ -53,7 +53,7 @@ class Settings:
     test_points: int = 10_000
     """Fresh draws of the teacher for the KL."""
     dry_run: bool = False
-    """Print the lanes and the predicted time of each study, from a run of each kind that is timed, and stop."""
+    """Print the runs and the predicted time of each study, from a run of each kind that is timed, and stop."""
     out: Path = Path("results/time_scales")
     """Where results and figures are written."""
 

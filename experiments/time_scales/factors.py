@@ -44,8 +44,8 @@ def draw(results):
     rows = []
     for row, chosen in enumerate(([name for name in names if name not in of_particles], ["none", *of_particles])):
         for i, name in enumerate(chosen):
-            runs = results.isel(lane=np.flatnonzero(results.factor.values == name))
-            kl = runs.kl.drop_vars([c for c in runs.coords if c not in ("ratio", "seed", "step", "lane")])
+            runs = results.isel(run=np.flatnonzero(results.factor.values == name))
+            kl = runs.kl.drop_vars([c for c in runs.coords if c not in ("ratio", "seed", "step", "run")])
             kl = by_setting(kl.to_dataset(), ("ratio", "seed")).kl.transpose("ratio", "seed", "step")
             if (row, name) != (1, "none"):
                 rows += [dict(factor=name) | cell for cell in rows_of(kl, ("ratio",))]

@@ -150,8 +150,8 @@ def test_validation_is_by_the_loss_that_trains(monkeypatch):
 
 def test_bands():
     counts, values = [30, 10, 30, 10, 30, 90], np.array([3.0, 1.0, 5.0, 2.0, 7.0, 4.0])
-    variables = {"kl": ("lane", values), "ce": (("lane", "ce_0"), np.stack([values, 100 * values], axis=1))}
-    best = xarray.Dataset(variables, {"n": ("lane", counts)})
+    variables = {"kl": ("run", values), "ce": (("run", "ce_0"), np.stack([values, 100 * values], axis=1))}
+    best = xarray.Dataset(variables, {"n": ("run", counts)})
     for name in ("kl", "ce"):
         n, mean, spread = band_of(best, name)
         assert n.tolist() == [10, 30, 90] and mean.tolist() == [1.5, 5.0, 4.0]

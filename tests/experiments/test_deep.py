@@ -23,12 +23,12 @@ def test_the_schedule_is_the_cosine_and_one_object():
     assert schedule(7, rates).particle_step == rates.particle_step
 
 
-def test_a_rate_with_a_lane_that_diverged_is_not_chosen():
+def test_a_rate_with_a_run_that_diverged_is_not_chosen():
     kl = [[1.0, 0.3], [1.0, 0.3], [1.0, 0.1], [1.0, np.nan]]
-    results = xarray.Dataset({"kl": (("lane", "step"), kl)}, {"learning_rate": ("lane", [0.01, 0.01, 0.1, 0.1])})
+    results = xarray.Dataset({"kl": (("run", "step"), kl)}, {"learning_rate": ("run", [0.01, 0.01, 0.1, 0.1])})
     assert chosen_rate(results) == 0.01
     with pytest.raises(ValueError, match="a run diverged with each"):
-        chosen_rate(results.isel(lane=slice(2, 4)))
+        chosen_rate(results.isel(run=slice(2, 4)))
 
 
 def test_first_below():

@@ -123,7 +123,7 @@ def test_the_n_that_is_needed():
 
 
 def test_repetitions_by_their_count():
-    best = xarray.Dataset({"kl": ("lane", [3.0, 1.0, 5.0, 2.0])}, {"n": ("lane", [30, 10, 30, 10])})
+    best = xarray.Dataset({"kl": ("run", [3.0, 1.0, 5.0, 2.0])}, {"n": ("run", [30, 10, 30, 10])})
     n, kl = by_count(best)
     assert n.tolist() == [10, 30] and kl.tolist() == [[1.0, 3.0], [2.0, 5.0]]
 
@@ -134,7 +134,7 @@ def test_no_n_is_enough(tmp_path, monkeypatch):
     """Nor do the figures need any."""
 
     def solve(settings, hidden, dimension, regime):
-        return xarray.Dataset({"kl": ("lane", np.full(len(settings.n), 0.4))}, {"n": ("lane", list(settings.n))})
+        return xarray.Dataset({"kl": ("run", np.full(len(settings.n), 0.4))}, {"n": ("run", list(settings.n))})
 
     monkeypatch.setattr(hidden_dimension, "solve", solve)
     main(Settings(out=tmp_path))

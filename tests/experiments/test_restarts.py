@@ -10,7 +10,7 @@ import xarray
 
 from dualebm.data import targets
 from dualebm.methods import dual, presets
-from dualebm.sweeps.grid import Study, lanes_of
+from dualebm.sweeps.grid import Study, settings_of
 from experiments.restarts import annealed, continuum, noise
 from experiments.restarts.__main__ import main
 from experiments.restarts.annealed import SHAPES
@@ -69,12 +69,12 @@ def test_annealed_rates():
 def test_the_rows_of_known_curves():
     """KL 1 / period + seed at the end, 0.1 less in the middle."""
     (known,) = problems(Settings(preset="paper", periods=(2, 5), teachers=("s2_bimodal",)), "continuum")
-    lanes = [(a, kind, k, seed) for a in ("program", "MALA") for kind, k in cells((2, 5)) for seed in (0, 1)]
-    assert [kind for _, kind, k, _ in lanes if k == 0] == ["periodic"] * 4
-    end = np.array([(1 / k if k else 0) + seed + (10 if kind == "bernoulli" else 0) for _, kind, k, seed in lanes])
-    kl = ("lane", "step"), np.stack([end + 5, end - 0.1, end], 1)
+    runs = [(a, kind, k, seed) for a in ("program", "MALA") for kind, k in cells((2, 5)) for seed in (0, 1)]
+    assert [kind for _, kind, k, _ in runs if k == 0] == ["periodic"] * 4
+    end = np.array([(1 / k if k else 0) + seed + (10 if kind == "bernoulli" else 0) for _, kind, k, seed in runs])
+    kl = ("run", "step"), np.stack([end + 5, end - 0.1, end], 1)
     names = ("algorithm", "restarts", "period", "seed")
-    coordinates = {name: ("lane", [lane[i] for lane in lanes]) for i, name in enumerate(names)} | {"step": [0, 20, 40]}
+    coordinates = {name: ("run", [run[i] for run in runs]) for i, name in enumerate(names)} | {"step": [0, 20, 40]}
     results = xarray.Dataset({"kl": kl, "score": kl, "total_variation": kl}, coordinates)
     rows = continuum.rows_of(known, results)
     assert len(rows) == 10
@@ -96,7 +96,7 @@ def test_annealed_are_chosen_on_some_seeds_and_told_on_others(tmp_path, monkeypa
         level = 0.1 if folder.name == "exponential_100_age" and folder.parent.name == "choosing" else 0.2
         level = 0.05 if folder.name == "reversed_100_age" else level  # a control, which may not be chosen
         kl = [[1.0, level + 0.01 * (seed % 2), level + 0.01 * (seed % 2)] for seed in grid["seed"]]
-        return xarray.Dataset({"kl": (("lane", "step"), kl)}, {"step": [0, 20, 40]})
+        return xarray.Dataset({"kl": (("run", "step"), kl)}, {"step": [0, 20, 40]})
 
     monkeypatch.setattr(annealed, "trained", known)
     main(Settings(only=("annealed",), out=tmp_path))
@@ -111,21 +111,21 @@ def test_annealed_are_chosen_on_some_seeds_and_told_on_others(tmp_path, monkeypa
     assert (tmp_path / "quick_annealed" / "annealed_s14_monomodal.png").stat().st_size > 10_000
 
 
-def test_the_lanes_of_the_continuum(tmp_path, monkeypatch):
+def test_the_runs_of_the_continuum(tmp_path, monkeypatch):
     """Periodic restarts are the method's and Bernoulli ones a rate, and the neuron steps of both are the program's."""
 
     def planned(problem, settings, grid, method, rates, folder):
-        lanes = [Study(method, rates, None, {}).lane(i, lane) for i, lane in enumerate(lanes_of(grid))]
-        for lane in lanes:
-            every, probability = lane.method.restart_every, lane.rates.restart_probability
-            k = lane.settings["period"]
-            assert (every, probability) == ((k or None, 0) if lane.settings["restarts"] == "periodic" else (None, 1 / k))
-            assert lane.rates._replace(restart_probability=0.0) == presets.program_rates(k or None, problem.neuron_step)
-            assert lane.method.integrator == {"program": "projected", "MALA": "mala"}[lane.settings["algorithm"]]
-        seen.append((problem.name, len(lanes)))
+        runs = [Study(method, rates, None, {}).replica(i, run) for i, run in enumerate(settings_of(grid))]
+        for run in runs:
+            every, probability = run.method.restart_every, run.rates.restart_probability
+            k = run.settings["period"]
+            assert (every, probability) == ((k or None, 0) if run.settings["restarts"] == "periodic" else (None, 1 / k))
+            assert run.rates._replace(restart_probability=0.0) == presets.program_rates(k or None, problem.neuron_step)
+            assert run.method.integrator == {"program": "projected", "MALA": "mala"}[run.settings["algorithm"]]
+        seen.append((problem.name, len(runs)))
         names = ("algorithm", "restarts", "period", "seed")
-        values = ("lane", "step"), np.ones((len(lanes), 2))
-        coordinates = {name: ("lane", [lane.settings[name] for lane in lanes]) for name in names}
+        values = ("run", "step"), np.ones((len(runs), 2))
+        coordinates = {name: ("run", [run.settings[name] for run in runs]) for name in names}
         return xarray.Dataset(dict.fromkeys(("kl", "score", "total_variation"), values), coordinates | {"step": [0, 20]})
 
     seen = []

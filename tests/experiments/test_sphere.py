@@ -39,7 +39,7 @@ def test_frames_are_spaced_in_the_logarithm():
 
 def test_rows_are_means_over_seeds_beside_the_archive():
     kl = np.array([[0.6, 0.5, 0.2, 0.01], [0.7, 0.6, 0.1, 0.03]])
-    values = dict.fromkeys(("kl", "score", "total_variation"), (("lane", "step"), kl))
+    values = dict.fromkeys(("kl", "score", "total_variation"), (("run", "step"), kl))
     runs = xarray.Dataset(values, {"step": [0, 80, 400, 4_000]})
     rows = rows_of("s2_bimodal", "program", runs)
     assert [row["iteration"] for row in rows] == [0, 80, 400, 4_000]

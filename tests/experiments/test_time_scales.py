@@ -1,4 +1,4 @@
-"""The experiment on time scales: its lanes, its numbers on known curves, and a small study from end to end."""
+"""The experiment on time scales: its runs, its numbers on known curves, and a small study from end to end."""
 
 
 import numpy as np

@@ -90,8 +90,8 @@ def test_limit_is_where_the_flow_rests():
 
 
 def found_of(label, s, fractions):
-    sizes = dict(logit=(("lane", "step"), [s]), fraction=(("lane", "step", "of"), [fractions]))
-    return {label: xarray.Dataset(sizes, {"seed": ("lane", [3]), "step": [0, 50]})}
+    sizes = dict(logit=(("run", "step"), [s]), fraction=(("run", "step", "of"), [fractions]))
+    return {label: xarray.Dataset(sizes, {"seed": ("run", [3]), "step": [0, 50]})}
 
 
 def test_rows_hold_within_two_percent():

@@ -25,8 +25,8 @@ SMALL = dict(teacher="s2_bimodal", n=200, neurons=8, seeds=2, steps=120, every=1
 def test_comparison_with_the_authors():
     steps = np.array([10, 50, 100])
 
-    def results(*lanes):
-        values = {name: (("lane", "step"), np.array(lanes, float)) for name in ("kl", "score", "total_variation")}
+    def results(*runs):
+        values = {name: (("run", "step"), np.array(runs, float)) for name in ("kl", "score", "total_variation")}
         return xarray.Dataset(values, {"step": steps})
 
     def authors(low, mean, high):
@@ -100,5 +100,5 @@ def test_first_hundred_iterations_of_the_authors():
     results = train(
         "s14_monomodal", presets.program(targets.teacher("s14_monomodal").space), presets.program_rates(), 10_000, 100, 0
     )
-    found = compare(results.expand_dims("lane"), author_runs("d15_mono_n1e4_p_R=0"))
+    found = compare(results.expand_dims("run"), author_runs("d15_mono_n1e4_p_R=0"))
     assert all(f["of"] == 2 and not f["outside"] for f in found.values()), found

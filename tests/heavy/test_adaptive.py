@@ -50,7 +50,7 @@ def test_segments_files_and_one_run_agree(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, checkpoints.load_state(tmp_path / "state.npz", whole), whole)
 
 
-def test_vmapped_lanes_equal_single_runs(x64):
+def test_vmapped_runs_equal_single_runs(x64):
     method = Adaptive(Dual(Sphere(4), neurons=5), warmup=6)
     data = Samples(jnp.array(sphere_points(0, 50, 4)))
     steps, keys = jnp.array([0.01, 0.05, 0.2]), jax.random.split(jax.random.key(0), 3)
@@ -59,9 +59,9 @@ def test_vmapped_lanes_equal_single_runs(x64):
         rates = DualRates(step, 10 * step, 5 * step)
         return simulate(key, method, method.init(key, rates, data), rates, data, steps=8, every=2, metrics={})[0]
 
-    lanes = jax.jit(jax.vmap(one))(keys, steps)
+    runs = jax.jit(jax.vmap(one))(keys, steps)
     for i in range(3):
         alone = jax.jit(one)(keys[i], steps[i])
-        jax.tree.map(lambda a, b, i=i: np.testing.assert_allclose(a[i], b, atol=1e-9), lanes, alone)
+        jax.tree.map(lambda a, b, i=i: np.testing.assert_allclose(a[i], b, atol=1e-9), runs, alone)
 
 

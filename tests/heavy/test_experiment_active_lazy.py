@@ -23,9 +23,9 @@ def test_rows_and_figures_of_known_numbers(tmp_path, monkeypatch):
         counts, over = counts_of(settings, loss), active_lazy.OVER["quick"][loss, regime]
         n = np.repeat(counts, 2)
         kl = (2 if regime == "active" else 6) / n * np.tile([0.9, 1.1] if loss == "ksd" else [0.0, 2.0], len(counts))
-        variables = {"kl": ("lane", kl), "cross_entropy": (("lane", "cross_entropy_0"), np.stack([kl - 1, kl], axis=1))}
+        variables = {"kl": ("run", kl), "cross_entropy": (("run", "cross_entropy_0"), np.stack([kl - 1, kl], axis=1))}
         chosen = [dict(n=count, **{name: values[-1] for name, values in over.items()}) for count in counts]
-        best = xarray.Dataset(variables, {"n": ("lane", n)})
+        best = xarray.Dataset(variables, {"n": ("run", n)})
         return Selection(best, chosen, best, best)
 
     monkeypatch.setattr(active_lazy, "solve", solve)

@@ -20,7 +20,7 @@ def test_end_to_end(tmp_path, capsys, monkeypatch):
     told = json.loads((tmp_path / "report.json").read_text())
     assert set(told["figures"]) == {"figure1_archived.png", "figure1_speed_up.png"}
     assert "--n 50" in told["command"] and all((tmp_path / file).stat().st_size > 10_000 for file in told["figures"])
-    records = {a: run_folder.open_results(tmp_path / "n=50" / f"s14_monomodal_archived_{a}_0").isel(lane=0) for a in ALGORITHMS}
+    records = {a: run_folder.open_results(tmp_path / "n=50" / f"s14_monomodal_archived_{a}_0").isel(run=0) for a in ALGORITHMS}
     ended = records["primal"].step.values[np.isfinite(records["primal"].kl.values)]
     assert rows[0]["primal"] < ended[-1] < 8_000, "a primal run ends when it has passed all"
     # The same data, test points and (all signs -1, weights 1) the same neurons: a pair.

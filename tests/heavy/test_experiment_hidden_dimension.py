@@ -20,7 +20,7 @@ def test_rows_and_figures_of_known_numbers(tmp_path, monkeypatch):
     def solve(settings, hidden, dimension, regime):
         n = np.repeat(settings.n, 2)
         kl = 5 * dimension ** (1 if regime == "active" else 2) / n
-        return xarray.Dataset({"kl": ("lane", kl * np.tile([0.5, 1.5], len(settings.n)))}, {"n": ("lane", n)})
+        return xarray.Dataset({"kl": ("run", kl * np.tile([0.5, 1.5], len(settings.n)))}, {"n": ("run", n)})
 
     monkeypatch.setattr(hidden_dimension, "solve", solve)
     main(Settings(hidden=(1, 2), dimensions=(3, 20), n=(100, 1000, 10_000), fraction=0.1, out=tmp_path))

@@ -31,7 +31,7 @@ def test_end_to_end(whole):
     folder = out / "quick_Jarzynski_seed=7"
     with xarray.open_zarr(folder / "run" / "results.zarr", consolidated=False) as found:
         assert found.masses.shape == (1, 7, 3) and found.images.shape == (1, 7, 64, 64) and found.log_partition.shape == (1, 7, 2)
-        last = found.isel(lane=0, step=-1).load()
+        last = found.isel(run=0, step=-1).load()
     assert rows[0]["train"] == float(last.train) and rows[0]["error"] == float(last.log_partition[1])
     assert rows[0]["mass_error"] == pytest.approx(np.abs(last.masses.values - np.array([4, 2, 1]) / 7).max(), abs=1e-6)
     assert [path.stat().st_size > 1000 for path in folder.glob("*.png")] == [True] * 4

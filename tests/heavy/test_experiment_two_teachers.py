@@ -19,7 +19,7 @@ def test_end_to_end(tmp_path, capsys):
     files = {path.name for path in folder.iterdir()}
     assert {"results.nc", "summary.json", "curves.png", "density.png", "seed_0", "seed_1"} <= files
     results = xarray.load_dataset(folder / "results.nc")
-    assert results.kl.dims == ("lane", "step") and results.kl.shape == (2, 13)
+    assert results.kl.dims == ("run", "step") and results.kl.shape == (2, 13)
     assert results.kl.attrs["units"] == "nat"
     assert json.loads((folder / "summary.json").read_text())["at"]["100"]["kl"] == pytest.approx(
         float(results.kl.sel(step=100).mean())
@@ -52,6 +52,6 @@ def test_authors_curves(restart_every, label):
     """
     method = presets.program(targets.teacher("s14_monomodal").space, restart_every=restart_every)
     runs = [train("s14_monomodal", method, presets.program_rates(restart_every), 10_000, 4_000, seed) for seed in range(8)]
-    found = compare(xarray.concat(runs, "lane"), author_runs(f"d15_mono_n1e4_p_R={label}"))
+    found = compare(xarray.concat(runs, "run"), author_runs(f"d15_mono_n1e4_p_R={label}"))
     assert all(f["of"] == 15 for f in found.values())
     assert sum(len(f["outside"]) for f in found.values()) <= 1, found

@@ -67,7 +67,7 @@ def test_it_learns_a_planted_teacher():
     assert float(records["kl"][-1]) < 0.03  # of the uniform measure 0.6325
 
 
-def test_lanes_of_a_sweep_with_and_without_the_average():
+def test_runs_of_a_sweep_with_and_without_the_average():
     space = Torus(1)
     method, data = KernelFlow(space, BumpKernel(space), particles=4), Samples(points_of(space, 6, dtype=jnp.float32))
     finite = lambda key, iterate: jnp.isfinite(iterate.energy(iterate.data.points)).all()  # noqa: E731

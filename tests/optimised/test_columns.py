@@ -89,8 +89,8 @@ def test_draws_equal_jax_random_in_any_company(kind, dtype):
         expected = [np.asarray(blocks(keys[1], 2 + b)) for b in range(4)]
         np.testing.assert_array_equal(draw(keys[1], 2, 4, 7, dtype), np.concatenate(expected, axis=1))
         np.testing.assert_array_equal(draw(keys[1], 3, 1, 7, dtype), expected[1])
-        lanes = np.asarray(jax.jit(jax.vmap(lambda key: columns.draw(kind, key, 2, 2, 7, dtype)))(keys))
-        np.testing.assert_array_equal(lanes[1], np.concatenate(expected[:2], axis=1))
+        runs = np.asarray(jax.jit(jax.vmap(lambda key: columns.draw(kind, key, 2, 2, 7, dtype)))(keys))
+        np.testing.assert_array_equal(runs[1], np.concatenate(expected[:2], axis=1))
 
 
 @pytest.mark.parametrize("count", [2, 512, 514, 1024, 3000])

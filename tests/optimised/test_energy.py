@@ -127,13 +127,13 @@ def test_compiled_energy_and_means_equal_numpy(m, d, count):
 
 
 @pytest.mark.parametrize(("m", "d"), [(2, 3), (64, 15)])
-def test_lanes_equal_numpy(m, d):
-    """The shape of a sweep: 3 lanes of 20001 particles, each with its own atoms, vmapped and compiled."""
-    lanes = [problem(20_001, m, d, seed) for seed in range(3)]
-    expected = [everything_in_numpy(*lane) for lane in lanes]
+def test_runs_equal_numpy(m, d):
+    """The shape of a sweep: 3 runs of 20001 particles, each with its own atoms, vmapped and compiled."""
+    runs = [problem(20_001, m, d, seed) for seed in range(3)]
+    expected = [everything_in_numpy(*run) for run in runs]
     for dtype in TOLERANCE:
         with jax.enable_x64(dtype == "float64"):
-            stacked = [jnp.asarray(np.stack(a).astype(dtype)) for a in zip(*lanes, strict=True)]
+            stacked = [jnp.asarray(np.stack(a).astype(dtype)) for a in zip(*runs, strict=True)]
             results = jax.device_get(jax.jit(jax.vmap(everything))(*stacked))
         for i in range(3):
             assert_equal_to_numpy([r[i] for r in results], expected[i], dtype)

@@ -12,14 +12,14 @@ STEPS = np.array([0, 10, 100, 1000])
 LABELS = {"kl": ("KL(teacher || student)", "nats"), "score": ("score error", "1"), "total_variation": ("TV", "")}
 
 
-def runs(seed=0, lanes=3):
-    """Positive curves, (lane, step), as a store holds them."""
+def runs(seed=0, count=3):
+    """Positive curves, (run, step), as a store holds them."""
     draw = np.random.default_rng(seed)
     variables = {
-        name: (("lane", "step"), draw.lognormal(size=(lanes, len(STEPS))), {"long_name": long, "units": unit})
+        name: (("run", "step"), draw.lognormal(size=(count, len(STEPS))), {"long_name": long, "units": unit})
         for name, (long, unit) in LABELS.items()
     }
-    return xarray.Dataset(variables, {"step": STEPS, "lane": np.arange(lanes)})
+    return xarray.Dataset(variables, {"step": STEPS, "run": np.arange(count)})
 
 
 def legend(figure):
@@ -69,7 +69,7 @@ def test_curves_hold_the_means_and_the_bands_of_the_runs(width, tmp_path):
 
 
 def test_settings_and_references_share_colours_and_a_column_of_the_legend():
-    settings = {"p_R = 0": runs(1), "p_R = 1": runs(2, lanes=1)}
+    settings = {"p_R = 0": runs(1), "p_R = 1": runs(2, count=1)}
     references = {"p_R = 1": published(), "p_R = 0": published(), "primal": published(200_000)}
     figure = charts.curves(settings, references, variables=["kl"])
     assert legend(figure) == ["p_R = 0 (3 runs)", "p_R = 0, authors", "p_R = 1 (1 run)", "p_R = 1, authors", "primal"]
@@ -82,7 +82,7 @@ def test_settings_and_references_share_colours_and_a_column_of_the_legend():
 
 
 def test_a_diverged_run_is_counted_and_unwritten_records_are_not_drawn():
-    results = runs(lanes=4)
+    results = runs(count=4)
     results.kl[0, 2:] = np.nan
     results.kl[1, 2] = np.inf
     line = charts.curves(results, variables=["kl"]).axes[0].get_lines()[0]

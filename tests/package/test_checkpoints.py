@@ -111,8 +111,8 @@ def test_damage_is_noticed_at_every_byte(tmp_path):
 def test_files_of_another_kind_or_version_are_refused(tmp_path):
     path = tmp_path / "s.npz"
     for header, message in (
-        ({"kind": "state", "format": 99}, "has format version 99; this version of dualebm reads 2"),
-        ({"kind": "energy", "format": 2}, "holds 'energy'; it must hold 'state'"),
+        ({"kind": "state", "format": 99}, "has format version 99; this version of dualebm reads 3"),
+        ({"kind": "energy", "format": 3}, "holds 'energy'; it must hold 'state'"),
         ([], "holds None; it must hold 'state'"),
     ):
         np.savez(path, header=np.array(json.dumps(header)))
@@ -132,7 +132,7 @@ def test_nothing_is_unpickled(tmp_path):
 
     path = tmp_path / "s.npz"
     with zipfile.ZipFile(path, "w") as archive:
-        for name, value in (("header", json.dumps({"kind": "state", "format": 2, "keys": {}})), ("leaf.x", Bomb())):
+        for name, value in (("header", json.dumps({"kind": "state", "format": 3, "keys": {}})), ("leaf.x", Bomb())):
             buffer = io.BytesIO()
             np.save(buffer, np.array(value, object if name != "header" else None), allow_pickle=True)
             archive.writestr(f"{name}.npy", buffer.getvalue())

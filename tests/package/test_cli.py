@@ -106,7 +106,7 @@ def test_what_the_folder_of_a_fit_holds(fitted):
     header = model.read(fitted / "fit")
     assert header["data"]["sha256"] == hashlib.sha256((fitted / "data.csv").read_bytes()).hexdigest()
     assert header["settings"]["neurons"] == 32 and header["rates"]["radius"] == 10.0
-    results = run_folder.open_results(fitted / "fit").isel(lane=0)
+    results = run_folder.open_results(fitted / "fit").isel(run=0)
     assert {"fit_gap", "held_out_gap", "total_variation", "acceptance"} <= set(results)
     assert results.step.values.tolist() == [0, 100, 200, 300, 400, 500, 600]
     # The rows that are held out are those that the likelihood is of, and none that was trained on.

@@ -32,7 +32,7 @@ def swept(tmp_path_factory):
 
 def test_the_flags_are_the_settings(swept):
     found = open_sweep(swept)
-    assert found.sizes["lane"] == 8 and np.isfinite(found.kl.values).all()
+    assert found.sizes["run"] == 8 and np.isfinite(found.kl.values).all()
     assert sorted(set(found.alpha.values)) == [1, 5] and sorted(set(found.restart_probability.values)) == [0, 0.025]
     given = arguments(Sweep(out=swept, alpha="2", beta="5", step_size="0.1"))
     assert given["rates"](2.0, 5.0, 0.1)._asdict() == dict(
@@ -80,7 +80,7 @@ def test_resume_and_config_files_say_the_same(swept, tmp_path, capsys):
 
 def test_a_dry_run_writes_nothing(tmp_path, capsys):
     code, out, _ = call(capsys, "sweep", *QUICK, "--dry-run", "--out", tmp_path / "new")
-    assert code == 0 and "4 lanes like (teacher s2_bimodal" in out and out.splitlines()[-1].startswith("4 lanes, 1 programs")
+    assert code == 0 and "4 runs like (teacher s2_bimodal" in out and out.splitlines()[-1].startswith("4 runs, 1 programs")
     assert not (tmp_path / "new").exists()
 
 
@@ -134,9 +134,9 @@ def test_every_method_is_swept_by_its_own_settings(tmp_path):
         ("network_stein", ("learning_rate=1,2",), "learning_rate"),
     ):
         given = arguments(Sweep(out=tmp_path, teacher="s2_bimodal", n="60", seed="0", method=method, set=settings))
-        lanes = plan_of(**given).lanes
-        assert len(lanes) == (4 if method == "lazy" else 2)
-        found = [getattr(lane.method if hasattr(lane.method, name) else lane.rates, name) for lane in lanes]
+        runs = plan_of(**given).replicas
+        assert len(runs) == (4 if method == "lazy" else 2)
+        found = [getattr(run.method if hasattr(run.method, name) else run.rates, name) for run in runs]
         assert sorted(set(found)) == sorted(set(given["grid"][name])), (method, found)
 
 

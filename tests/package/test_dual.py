@@ -224,7 +224,7 @@ def test_no_recompilation_when_rates_key_or_data_change():
     assert Dual(Sphere(3), neurons=4) == method and hash(Dual(Sphere(3), neurons=4)) == hash(method)
 
 
-def test_vmapped_lanes_equal_single_runs(x64):
+def test_vmapped_runs_equal_single_runs(x64):
     """Seeds and rates vmapped through the start and a step of Algorithm 1, at a size with several noise blocks."""
     method = Dual(Sphere(15), neurons=16, particles=1202)
     data = Samples(jnp.array(sphere_points(0, 700, 15)))
@@ -235,9 +235,9 @@ def test_vmapped_lanes_equal_single_runs(x64):
         rates = DualRates(size, 10 * size, 5 * size, 0.1, 10.0)
         return method.step(jax.random.fold_in(key, 1), method.init(key, rates, data), rates, data)[0]
 
-    lanes, one = jax.device_get(jax.jit(jax.vmap(run))(np.arange(3), steps)), jax.jit(run)
+    runs, one = jax.device_get(jax.jit(jax.vmap(run))(np.arange(3), steps)), jax.jit(run)
     for i in range(3):
-        jax.tree.map(lambda a, b, i=i: np.testing.assert_allclose(a[i], b, atol=1e-9), lanes, one(i, steps[i]))
+        jax.tree.map(lambda a, b, i=i: np.testing.assert_allclose(a[i], b, atol=1e-9), runs, one(i, steps[i]))
 
 
 def test_both_precisions(dtype):

@@ -1,4 +1,4 @@
-"""Grids of settings, and what a lane is by them."""
+"""Grids of settings, and what a run is by them."""
 
 import math
 
@@ -11,7 +11,7 @@ from dualebm.measures import Samples
 from dualebm.methods.dual import Dual
 from dualebm.methods.presets import rates_from_paper
 from dualebm.spaces import Sphere
-from dualebm.sweeps.grid import Study, Uniform, cross, draws, identity, lanes_of, product, zipped
+from dualebm.sweeps.grid import Study, Uniform, cross, draws, identity, product, settings_of, zipped
 
 METHOD = Dual(Sphere(3), neurons=8)
 
@@ -25,9 +25,9 @@ def study(**changes):
 
 
 def test_product_varies_the_last_fastest_and_cross_combines():
-    assert lanes_of(product(a=[1, 2], b="xy")) == [dict(a=a, b=b) for a in (1, 2) for b in "xy"]
+    assert settings_of(product(a=[1, 2], b="xy")) == [dict(a=a, b=b) for a in (1, 2) for b in "xy"]
     grid = cross(zipped(a=[1, 2], b=[3, 4]), product(seed=range(3)))
-    assert lanes_of(grid) == [dict(a=a, b=a + 2, seed=s) for a in (1, 2) for s in range(3)]
+    assert settings_of(grid) == [dict(a=a, b=a + 2, seed=s) for a in (1, 2) for s in range(3)]
 
 
 def test_draws_are_within_their_bounds_and_the_same_for_a_seed():
@@ -47,15 +47,15 @@ def test_a_setting_reaches_the_rates_the_method_and_the_functions():
         metrics=lambda key, tests: {"count": tests},
     )
     settings = dict(ratio=2.0, neurons=16, radius=3.0, n=7, tests=5, seed=4)
-    lane = found.lane(0, settings)
-    assert lane.method == Dual(Sphere(3), neurons=16)
-    assert lane.rates == rates_from_paper(0.2, 2.0, 10.0)._replace(radius=3.0)
+    run = found.replica(0, settings)
+    assert run.method == Dual(Sphere(3), neurons=16)
+    assert run.rates == rates_from_paper(0.2, 2.0, 10.0)._replace(radius=3.0)
     assert found.make("metrics", settings, {}) == {"count": 5}
     data_key = jax.random.split(jax.random.key(4), 3)[1]
     np.testing.assert_array_equal(found.make("data", settings, {}).points, data(data_key, 7).points)
 
 
-def test_data_of_a_seed_are_made_once_and_shared_by_its_lanes():
+def test_data_of_a_seed_are_made_once_and_shared_by_its_runs():
     known = {}
     found = study()
     first = found.make("data", dict(seed=1, radius=2.0), known)
@@ -63,19 +63,20 @@ def test_data_of_a_seed_are_made_once_and_shared_by_its_lanes():
     assert found.make("data", dict(seed=2, radius=3.0), known) is not first
 
 
-def test_noise_is_of_the_lane_or_common_to_the_lanes_of_a_seed():
-    bits = lambda lane: jax.random.key_data(lane.key).tolist()  # noqa: E731
-    lanes = [dict(radius=2.0, seed=0), dict(radius=3.0, seed=0), dict(radius=2.0, seed=1)]
-    own = [bits(study().lane(i, lane)) for i, lane in enumerate(lanes)]
+def test_noise_is_of_the_run_or_common_to_the_runs_of_a_seed():
+    bits = lambda run: jax.random.key_data(run.key).tolist()  # noqa: E731
+    runs = [dict(radius=2.0, seed=0), dict(radius=3.0, seed=0), dict(radius=2.0, seed=1)]
+    own = [bits(study().replica(i, run)) for i, run in enumerate(runs)]
     assert len({tuple(b) for b in own}) == 3
-    assert bits(study().lane(7, dict(seed=0, radius=2.0))) == own[0]  # neither the order nor the place counts
-    common = [bits(study(common=True).lane(i, lane)) for i, lane in enumerate(lanes)]
+    assert bits(study().replica(7, dict(seed=0, radius=2.0))) == own[0]  # neither the order nor the place counts
+    common = [bits(study(common=True).replica(i, run)) for i, run in enumerate(runs)]
     assert common[0] == common[1] != common[2]
 
 
 def test_groups_are_of_one_method_and_shape():
-    lanes = [study().lane(i, lane) for i, lane in enumerate(lanes_of(product(neurons=[4, 8], n=[10, 20], radius=[1.0, 2.0], seed=[0, 1])))]
-    groups = study().groups(lanes)
+    grid = product(neurons=[4, 8], n=[10, 20], radius=[1.0, 2.0], seed=[0, 1])
+    runs = [study().replica(i, run) for i, run in enumerate(settings_of(grid))]
+    groups = study().groups(runs)
     assert [len(group) for group in groups] == [4] * 4
     assert [(g[0].method.neurons, g[0].settings["n"]) for g in groups] == [(4, 10), (4, 20), (8, 10), (8, 20)]
 
@@ -96,15 +97,15 @@ def test_identity_is_of_the_values():
         (lambda: draws(0, 2, a=Uniform(1, 1)), "a is Uniform.* low < high"),
         (lambda: draws(0, 2, a=Uniform(0, 1, log=True)), "0 < low < high"),
         (lambda: draws(0, 2, a=Uniform(0, math.inf)), "both finite"),
-        (lambda: lanes_of({}), "the grid is empty"),
-        (lambda: lanes_of({"step": [1]}), "the setting 'step'; it must be an identifier other than lane, step, key"),
-        (lambda: study().check(lanes_of({"seed": [0, 1, 0]})), "lanes 0 and 2 are the same"),
-        (lambda: study().lane(0, dict(radus=1.0)), "the nearest is 'radius'"),
-        (lambda: study().lane(3, dict(radius=math.nan)), "radius is nan in lane 3"),
-        (lambda: study().lane(0, dict(seed=-1)), "seed is -1"),
-        (lambda: study().lane(0, dict(integrator="mola")), "integrator is 'mola'"),
-        (lambda: study(rates=lambda ratio: None).lane(0, dict(seed=0)), "rates asks for 'ratio'"),
-        (lambda: study(rates=(1.0,)).lane(0, dict(seed=0)), "it must be a DualRates"),
+        (lambda: settings_of({}), "the grid is empty"),
+        (lambda: settings_of({"step": [1]}), "the setting 'step'; it must be an identifier other than run, step, key"),
+        (lambda: study().check(settings_of({"seed": [0, 1, 0]})), "runs 0 and 2 are the same"),
+        (lambda: study().replica(0, dict(radus=1.0)), "the nearest is 'radius'"),
+        (lambda: study().replica(3, dict(radius=math.nan)), "radius is nan in run 3"),
+        (lambda: study().replica(0, dict(seed=-1)), "seed is -1"),
+        (lambda: study().replica(0, dict(integrator="mola")), "integrator is 'mola'"),
+        (lambda: study(rates=lambda ratio: None).replica(0, dict(seed=0)), "rates asks for 'ratio'"),
+        (lambda: study(rates=(1.0,)).replica(0, dict(seed=0)), "it must be a DualRates"),
     ],
 )
 def test_bad_grids_are_named(make, message):

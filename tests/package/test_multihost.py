@@ -1,4 +1,4 @@
-"""Processes that share the particles of each lane: equal to one, and what is left when one of them dies."""
+"""Processes that share the particles of each run: equal to one, and what is left when one of them dies."""
 
 import contextlib
 import io
@@ -20,7 +20,8 @@ from dualebm.spaces import Sphere
 from dualebm.sweeps.engine import sweep
 from dualebm.sweeps.folder import manifest, open_sweep
 from dualebm.sweeps.grid import product
-from dualebm.training import checkpoints, multihost, sharding
+from dualebm.sweeps.placement import Placement
+from dualebm.training import checkpoints, multihost, presence, sharding
 from tests.children import Child
 
 FLAGS = shlex.split("--teacher s2_bimodal --n 64 --neurons 8 --test-points 50 --seed 0:2 --alpha 1 --precision 64")
@@ -66,8 +67,8 @@ def test_two_processes_with_a_run_on_both_equal_one(tmp_path):
     two, one = open_sweep(tmp_path / "two"), on_one_device(tmp_path / "one", *flags)
     for name in one.data_vars:
         np.testing.assert_allclose(two[name], one[name], rtol=0, atol=1e-9)
-    assert {lane["state"] for lane in manifest(tmp_path / "two")} == {"done"}
-    assert [told["state"] for told in multihost.processes(tmp_path / "two")] == ["done", "done"]
+    assert {run["state"] for run in manifest(tmp_path / "two")} == {"done"}
+    assert [process["state"] for process in presence.processes(tmp_path / "two")] == ["done", "done"]
     assert not list((tmp_path / "two").rglob("checkpoint*"))
 
 
@@ -77,27 +78,28 @@ def test_who_was_lost(tmp_path):
     for i, (state, seen) in enumerate([("running", 40), ("running", 75), ("stopped", 74), ("running", 1), ("done", 90)]):
         folder = tmp_path / f"shard-{i}-of-5"
         folder.mkdir()
-        said = dict(kind="process", format=2, process=i, of=5, state=state, why="", part="part-0", step=40)
-        (folder / multihost.PROCESS).write_text(json.dumps(said))
-        os.utime(folder / multihost.PROCESS, (now - seen, now - seen))
-    assert [one["state"] for one in multihost.processes(tmp_path)] == ["ended", "lost", "stopped", "running", "done"]
-    assert multihost.tell_lost(multihost.processes(tmp_path)).startswith("process 1 of 5 was lost in the segment after step 40 of part-0")
+        said = dict(kind="process", format=checkpoints.FORMAT, process=i, of=5, state=state, why="", group="group-0", step=40)
+        (folder / presence.PROCESS).write_text(json.dumps(said))
+        os.utime(folder / presence.PROCESS, (now - seen, now - seen))
+    said = presence.processes(tmp_path)
+    assert [one["state"] for one in said] == ["ended", "lost", "stopped", "running", "done"]
+    assert presence.describe_lost(said).startswith("process 1 of 5 was lost in the segment after step 40 of group-0")
 
 
 def test_presence_is_a_sign_of_life_and_a_last_word(tmp_path, monkeypatch):
-    monkeypatch.setattr(multihost, "BEAT", 0.01)
-    folder = multihost.shard_of(tmp_path)
+    monkeypatch.setattr(presence, "BEAT", 0.01)
+    folder = presence.shard_of(tmp_path)
     folder.mkdir()
-    with pytest.raises(OSError, match="disk"), multihost.presence(folder) as tell:
-        tell("part-1", 60)
-        os.utime(folder / multihost.PROCESS, (0, 0))
+    with pytest.raises(OSError, match="disk"), presence.presence(folder) as announce:
+        announce("group-1", 60)
+        os.utime(folder / presence.PROCESS, (0, 0))
         deadline = time.monotonic() + 10
-        while (folder / multihost.PROCESS).stat().st_mtime == 0 and time.monotonic() < deadline:
+        while (folder / presence.PROCESS).stat().st_mtime == 0 and time.monotonic() < deadline:
             time.sleep(0.01)
-        assert time.time() - (folder / multihost.PROCESS).stat().st_mtime < 10
+        assert time.time() - (folder / presence.PROCESS).stat().st_mtime < 10
         raise OSError("disk\nfull")
-    (told,) = multihost.processes(tmp_path)
-    assert (told["state"], told["why"], told["part"], told["step"]) == ("stopped", "OSError: disk", "part-1", 60)
+    (last,) = presence.processes(tmp_path)
+    assert (last["state"], last["why"], last["group"], last["step"]) == ("stopped", "OSError: disk", "group-1", 60)
 
 
 def wait(path):
@@ -108,9 +110,9 @@ def wait(path):
 
 
 def test_no_wait_is_without_an_end(tmp_path):
-    child = Child(wait, tmp_path / "told")
+    child = Child(wait, tmp_path / "error")
     child.process.join(50)
-    assert child.kill() == 1 and (tmp_path / "told").read_text() == "error: a barrier took more than 0.05 s; another process hangs\n"
+    assert child.kill() == 1 and (tmp_path / "error").read_text() == "error: a barrier took more than 0.05 s; another process hangs\n"
 
 
 @pytest.mark.parametrize(
@@ -141,10 +143,10 @@ def go(folder=None, **changes):
 
 
 def test_a_folder_of_another_number_of_processes(tmp_path):
-    part = tmp_path / "shard-0-of-2" / "part-0"
-    part.mkdir(parents=True)
-    (part / "checkpoint-0-3.npz").touch()
-    with pytest.raises(ValueError, match=r"shard-0-of-2/part-0/checkpoint-0-3.npz, of another number of processes than the 1"):
+    group = tmp_path / "shard-0-of-2" / "group-0"
+    group.mkdir(parents=True)
+    (group / "checkpoint-0-3.npz").touch()
+    with pytest.raises(ValueError, match=r"shard-0-of-2/group-0/checkpoint-0-3.npz, of another number of processes than the 1"):
         go(tmp_path)
 
 
@@ -191,7 +193,7 @@ def test_a_batch_continues_from_the_last_checkpoint_of_all(tmp_path, one_of_two,
     monkeypatch.setattr(sharding, "run_intervals", counting)
     with pytest.raises(Crash):
         go(tmp_path)
-    last, before = (tmp_path / "shard-0-of-2" / "part-0" / f"checkpoint-0-{records}.npz" for records in (6, 4))
+    last, before = (tmp_path / "shard-0-of-2" / "group-0" / f"checkpoint-0-{records}.npz" for records in (6, 4))
     assert sorted(path.name for path in last.parent.iterdir()) == [before.name, last.name]
     monkeypatch.setattr(checkpoints, "load_state", load)
     for _ in range(2):
@@ -210,11 +212,11 @@ def test_processes_must_make_the_same_data(tmp_path, one_of_two):
     made, sums = said["the data"].tolist()
     assert made == [1, 1] and sums[0] != sums[1]
     others["the data"] = [[1, 0], [sums[0], 0]]
-    with pytest.warns(UserWarning, match="1 lanes failed, the first with another process could not make its data or metrics"):
+    with pytest.warns(UserWarning, match="1 runs failed, the first with another process could not make its data or metrics"):
         found = go(tmp_path / "lacking")
     assert np.isfinite(found.acceptance.values[0, 1:]).all() and np.isnan(found.acceptance.values[1]).all()
     others["the data"] = [[1, 1], [sums[0], sums[0]]]
-    with pytest.raises(ValueError, match="lane 1: the processes made different data"):
+    with pytest.raises(ValueError, match="run 1: the processes made different data"):
         go(tmp_path / "different")
 
 
@@ -222,4 +224,4 @@ def test_what_processes_that_share_particles_may_not_ask_for(one_of_two):
     with pytest.raises(ValueError, match="folder is None; the 2 processes that share the particles"):
         go()
     with pytest.raises(ValueError, match="devices is 2 and devices_per_run is 1; 2 processes share the particles"):
-        go(devices=2)
+        go(placement=Placement(devices=2))

@@ -30,7 +30,8 @@ from dualebm.methods.weighted_dual import WeightedDual
 from dualebm.metrics import Metric
 from dualebm.spaces import Euclidean, Sphere
 from dualebm.training import checkpoints, run_folder, simulate
-from dualebm.training.run import Diverged, initial_state, run
+from dualebm.training.prepare import initial_state
+from dualebm.training.run import Diverged, run
 from tests.children import Child
 
 METHOD = Dual(Sphere(3), neurons=8)
@@ -87,7 +88,7 @@ def assert_same(one, other):
 
 
 def stored(folder):
-    return run_folder.open_results(folder).isel(lane=0, drop=True).load()
+    return run_folder.open_results(folder).isel(run=0, drop=True).load()
 
 
 @pytest.fixture(scope="module")
@@ -321,7 +322,7 @@ def test_a_diverged_run_raises_and_leaves_valid_files(tmp_path):
         go(rates=rates)
 
 
-def test_a_fault_is_told_with_its_step():
+def test_a_fault_is_named_with_its_step():
     """Of an energy whose values end in step 7, between two records."""
 
     class Ending(Energy):
@@ -351,7 +352,7 @@ def test_a_state_of_another_optimiser_is_refused():
         run(jax.random.key(0), method, method.rates, data, steps=4, every=2, metrics={}, state=wider, progress=False)
 
 
-def test_weights_that_collapse_are_told():
+def test_weights_that_collapse_are_warned_of():
     """Learning steps far too long for two hundred walkers that hardly move."""
     method = Jarzynski(Euclidean(2, Flat()), Mixture(1), walkers=200, optimiser="gradient", resampling="none")
     rates = method.rates._replace(particle_step=1e-4, learning_rate=0.1)
@@ -512,7 +513,7 @@ def test_what_a_schedule_makes_is_checked_before_anything_is_written(tmp_path, n
     assert not (tmp_path / "run").exists()
 
 
-def test_a_schedule_is_told_by_its_numbers(tmp_path):
+def test_a_schedule_is_known_by_its_numbers(tmp_path):
     state, _ = go(tmp_path, schedule=annealed(0.5))
     assert not np.array_equal(state.particles, go()[0].particles)
     go(tmp_path, schedule=annealed(0.5))
@@ -556,8 +557,10 @@ def test_damaged_folders(tmp_path, interrupted, whole):
     folder = copy(interrupted, tmp_path / "version")
     manifest = json.loads((folder / "manifest.json").read_text())
     (folder / "manifest.json").write_text(json.dumps({**manifest, "format": 1}))
-    with pytest.raises(ValueError, match=r"format version 1; this version of dualebm reads 2"):
+    with pytest.raises(ValueError, match=r"format version 1; this version of dualebm reads 3"):
         go(folder)
+    with pytest.raises(ValueError, match=r"format version 1; this version of dualebm reads 3"):
+        run_folder.open_results(folder)
 
     manifest["versions"]["jax"] = "0.1"
     (folder / "manifest.json").write_text(json.dumps(manifest))

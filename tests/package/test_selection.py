@@ -12,29 +12,30 @@ from dualebm.metrics import CrossEntropy
 from dualebm.spaces import Sphere
 from dualebm.sweeps.engine import sweep
 from dualebm.sweeps.grid import product
+from dualebm.sweeps.placement import Placement
 from dualebm.sweeps.selection import choose, select, stopped_early
 from dualebm.training import simulate
 
 STEPS = np.array([0, 3, 6, 9, 12])
 GRID = product(n=[20, 5], kind=["b", "a"], rate=[0.1, 0.3, 0.2], seed=[0, 1, 2])
-LANES = len(GRID["n"])
+RUNS = len(GRID["n"])
 
 
 def records(seed=0, pairs=False):
-    """A loss with records that are missing, infinite and lost after a good one, one lane without any, and a metric beside it."""
+    """A loss with records that are missing, infinite and lost after a good one, one run without any, and a metric beside it."""
     rng = np.random.default_rng(seed)
-    loss = rng.uniform(size=(LANES, len(STEPS))).astype(np.float32)
+    loss = rng.uniform(size=(RUNS, len(STEPS))).astype(np.float32)
     loss[rng.uniform(size=loss.shape) < 0.2] = np.nan
     loss[3, 1], loss[4, 2] = np.inf, -np.inf
     loss[5] = [0.5, 0.01, np.nan, np.nan, np.nan]
     loss[7] = np.nan
     loss[9] = [0.4, 0.2, 0.3, 0.2, 0.2]
-    kl = rng.normal(size=(LANES, len(STEPS)))
-    dims = ("lane", "step")
+    kl = rng.normal(size=(RUNS, len(STEPS)))
+    dims = ("run", "step")
     values = (dims, loss)
     if pairs:  # the errors rank the other way round
         values = ((*dims, "validation_0"), np.stack([loss, 1 - loss], axis=-1))
-    coordinates = {"lane": np.arange(LANES), "step": STEPS, **{name: ("lane", found) for name, found in GRID.items()}}
+    coordinates = {"run": np.arange(RUNS), "step": STEPS, **{name: ("run", found) for name, found in GRID.items()}}
     variables = {"validation": values, "kl": (dims, kl), "wide": ((*dims, "wide_0"), np.stack([kl, 2 * kl], axis=-1))}
     return xarray.Dataset(variables, coordinates), loss
 
@@ -53,13 +54,13 @@ def best_record(row):
 def test_the_early_stop(pairs):
     results, loss = records(pairs=pairs)
     best = stopped_early(results)
-    assert best.kl.dims == ("lane",) and "step" not in best.coords and set(GRID) <= set(best.coords)
-    for lane, row in enumerate(loss):
+    assert best.kl.dims == ("run",) and "step" not in best.coords and set(GRID) <= set(best.coords)
+    for run, row in enumerate(loss):
         i = best_record(row)
-        assert best.stopped.values[lane] == STEPS[i]
-        assert best.kl.values[lane] == results.kl.values[lane, i]
-        np.testing.assert_array_equal(best.wide.values[lane], results.wide.values[lane, i])
-        np.testing.assert_array_equal(best.validation.values[lane], results.validation.values[lane, i])
+        assert best.stopped.values[run] == STEPS[i]
+        assert best.kl.values[run] == results.kl.values[run, i]
+        np.testing.assert_array_equal(best.wide.values[run], results.wide.values[run, i])
+        np.testing.assert_array_equal(best.validation.values[run], results.validation.values[run, i])
     assert best.stopped.values[[5, 7, 9]].tolist() == [3, 12, 3]
 
 
@@ -76,9 +77,9 @@ def choice_by_loops(loss, cases, over):
         best, least = None, np.inf
         for setting in dict.fromkeys(zip(*(GRID[name] for name in over), strict=True)):
             total = []
-            for lane in range(LANES):
-                if all(GRID[name][lane] == value for name, value in zip((*cases, *over), (*case, *setting), strict=True)):
-                    row = loss[lane]
+            for run in range(RUNS):
+                if all(GRID[name][run] == value for name, value in zip((*cases, *over), (*case, *setting), strict=True)):
+                    row = loss[run]
                     total.append(float(np.min(row[np.isfinite(row)])) if np.isfinite(row).any() else np.inf)
             if np.mean(total) < least:
                 best, least = setting, np.mean(total)
@@ -98,12 +99,12 @@ def test_the_choice(cases, over, pairs):
         assert all(type(case["n"]) is int for case in chosen if "n" in case)
 
 
-def test_a_setting_of_which_a_lane_diverged_is_not_chosen():
+def test_a_setting_of_which_a_run_diverged_is_not_chosen():
     results, _ = records()
-    lanes = [i for i in range(LANES) if (GRID["n"][i], GRID["kind"][i], GRID["rate"][i]) == (20, "b", 0.3)]
-    results.validation.values[lanes] = -1.0
+    runs = [i for i in range(RUNS) if (GRID["n"][i], GRID["kind"][i], GRID["rate"][i]) == (20, "b", 0.3)]
+    results.validation.values[runs] = -1.0
     assert choose(results, ["n"], ["kind", "rate"])[0] == dict(n=20, kind="b", rate=0.3)
-    results.validation.values[lanes[1]] = np.nan
+    results.validation.values[runs[1]] = np.nan
     assert choose(results, ["n"], ["kind", "rate"])[0] != dict(n=20, kind="b", rate=0.3)
 
 
@@ -115,9 +116,9 @@ def test_of_equal_settings_the_first_is_chosen():
 
 def test_a_case_that_diverged_is_named():
     results, _ = records()
-    results.validation.values[[i for i in range(LANES) if (GRID["n"][i], GRID["kind"][i]) == (5, "b")]] = np.nan
+    results.validation.values[[i for i in range(RUNS) if (GRID["n"][i], GRID["kind"][i]) == (5, "b")]] = np.nan
     assert len(choose(results, ["n"], ["kind", "rate"])) == 2
-    with pytest.raises(ValueError, match=r"no lane of n = 5, kind = b is finite for all settings of rate; give smaller steps"):
+    with pytest.raises(ValueError, match=r"no run of n = 5, kind = b is finite for all settings of rate; give smaller steps"):
         choose(results, ["n", "kind"], ["rate"])
 
 
@@ -128,13 +129,13 @@ CASES, OVER = dict(tilt=[3.0, -3.0]), dict(radius=[2.0, 8.0], transport_step=[0.
 
 
 def points(key, tilt, n=20):
-    """Of one shape for all lanes, so that all compile once."""
+    """Of one shape for all runs, so that all compile once."""
     x = SPACE.sample_base(key, n, jnp.float32) + tilt * jnp.eye(3)[:1]
     return Samples(x / jnp.linalg.norm(x, axis=1, keepdims=True))
 
 
 def centre(key, iterate):
-    """Tells which data a lane has."""
+    """Tells which data a run has."""
     return jnp.mean(iterate.data.points, axis=0)
 
 
@@ -145,7 +146,7 @@ def monitors(key, tilt):
 
 def go(folder, **changes):
     given = dict(cases=CASES, over=OVER, method=Dual(SPACE, neurons=4), rates=None, data=points, metrics=monitors, folder=folder)
-    given |= dict(seeds=[0, 1], repeats=[7, 8], steps=4, every=2, batch_size=4, progress=False)
+    given |= dict(seeds=[0, 1], repeats=[7, 8], steps=4, every=2, placement=Placement(batch_size=4), progress=False)
     return select(**given | changes)
 
 
@@ -158,12 +159,12 @@ def whole(tmp_path_factory):
 def test_the_search_and_what_it_chooses(whole):
     folder, found = whole
     assert sorted(path.name for path in folder.iterdir()) == ["repeats", "search"]
-    assert found.search.sizes["lane"] == 2 * 4 * 2 and found.repeats.sizes["lane"] == found.best.sizes["lane"] == 2 * 2
+    assert found.search.sizes["run"] == 2 * 4 * 2 and found.repeats.sizes["run"] == found.best.sizes["run"] == 2 * 2
     assert [case["tilt"] for case in found.chosen] == [3.0, -3.0]
     losses = {}
-    for lane in range(found.search.sizes["lane"]):
-        tilt, radius, step, seed = (found.search[name].values[lane].item() for name in ("tilt", "radius", "transport_step", "seed"))
-        losses[tilt, radius, step, seed] = min(found.search.validation.values[lane, :, 0].tolist())
+    for run in range(found.search.sizes["run"]):
+        tilt, radius, step, seed = (found.search[name].values[run].item() for name in ("tilt", "radius", "transport_step", "seed"))
+        losses[tilt, radius, step, seed] = min(found.search.validation.values[run, :, 0].tolist())
     assert len(set(losses.values())) == len(losses)
     for case in found.chosen:
         settings = [(radius, step) for radius in OVER["radius"] for step in OVER["transport_step"]]
@@ -177,28 +178,29 @@ def test_the_repetitions_are_runs_of_the_chosen_settings_with_other_data(whole):
     for name in ("tilt", "radius", "transport_step"):
         assert found.repeats[name].values.tolist() == [case[name] for case in found.chosen for _ in range(2)]
     searched, repeated = (
-        {(float(t), int(s)): tuple(c[0]) for t, s, c in zip(part.tilt, part.seed, part.centre.values, strict=True)}
-        for part in (found.search, found.repeats)
+        {(float(t), int(s)): tuple(c[0]) for t, s, c in zip(results.tilt, results.seed, results.centre.values, strict=True)}
+        for results in (found.search, found.repeats)
     )
     assert len(searched) == len(repeated) == 4
     assert len({*searched.values(), *repeated.values()}) == 8
     grid = {name: found.repeats[name].values.tolist() for name in ("tilt", "radius", "transport_step", "seed")}
-    alone = sweep(grid, Dual(SPACE, neurons=4), None, points, metrics=monitors, steps=4, every=2, batch_size=4, progress=False)
+    common = dict(metrics=monitors, steps=4, every=2, placement=Placement(batch_size=4), progress=False)
+    alone = sweep(grid, Dual(SPACE, neurons=4), None, points, **common)
     np.testing.assert_array_equal(alone.validation, found.repeats.validation)
 
 
 def test_the_best_are_the_repetitions_at_their_early_stop(whole):
     _, found = whole
     assert len(set(found.best.stopped.values.tolist())) > 1
-    for lane, rows in enumerate(found.repeats.validation.values):
+    for run, rows in enumerate(found.repeats.validation.values):
         i = best_record(rows[:, 0])
-        assert found.best.stopped.values[lane] == found.repeats.step.values[i]
-        np.testing.assert_array_equal(found.best.validation.values[lane], rows[i])
+        assert found.best.stopped.values[run] == found.repeats.step.values[i]
+        np.testing.assert_array_equal(found.best.validation.values[run], rows[i])
 
 
 def test_again_from_its_folder(whole, monkeypatch):
     folder, found = whole
-    monkeypatch.setattr(simulate, "run_lanes", None)  # all is done: nothing is computed
+    monkeypatch.setattr(simulate, "run_replicas", None)  # all is done: nothing is computed
     again = go(folder)
     assert again.chosen == found.chosen
     for name in ("search", "repeats", "best"):
@@ -207,13 +209,13 @@ def test_again_from_its_folder(whole, monkeypatch):
 
 def test_more_repetitions_leave_the_others_as_they_are(whole):
     folder, found = whole
-    before = {path: path.stat().st_mtime_ns for part in folder.glob("*/part-*") for path in part.rglob("*") if path.is_file()}
+    before = {path: path.stat().st_mtime_ns for group in folder.glob("*/group-*") for path in group.rglob("*") if path.is_file()}
     more = go(folder, repeats=[7, 8, 9, 10])
     assert before and before == {path: path.stat().st_mtime_ns for path in before}
     assert more.chosen == found.chosen and more.best.seed.values.tolist() == [7, 8, 9, 10] * 2
     for name in ("repeats", "best"):
-        old = getattr(more, name).isel(lane=[0, 1, 4, 5]).drop_vars("lane")
-        xarray.testing.assert_identical(old.load(), getattr(found, name).drop_vars("lane").load())
+        old = getattr(more, name).isel(run=[0, 1, 4, 5]).drop_vars("run")
+        xarray.testing.assert_identical(old.load(), getattr(found, name).drop_vars("run").load())
     assert np.isfinite(more.best.validation.values).all()
 
 

@@ -23,7 +23,7 @@ from dualebm.methods.score_matching import ScoreMatching
 from dualebm.methods.weighted_dual import WeightedDual
 from dualebm.spaces import Sphere
 from dualebm.training import sharding, simulate
-from dualebm.training.run import initial_state
+from dualebm.training.prepare import initial_state
 from tests.children import Child
 
 DUAL = Dual(Sphere(3), neurons=8)
@@ -83,11 +83,11 @@ def samples(weighted=False, count=2048, seed=0, dtype=float):
     return Samples(points, jnp.linspace(-3, 3, count) if weighted else None)
 
 
-def stacked(rates, lanes=1):
-    return jax.tree.map(lambda rate: jnp.full(lanes, rate), rates)
+def stacked(rates, count=1):
+    return jax.tree.map(lambda rate: jnp.full(count, rate), rates)
 
 
-def lane(tree, i=0):
+def one(tree, i=0):
     return jax.tree.map(lambda a: a[i], tree)
 
 
@@ -107,10 +107,10 @@ def one_run(name):
     changes = dict(restart_probability=restart, threshold=1.0, learning_rate=0.01)  # of those that it has
     rates = stacked(method.rates._replace(**{n: v for n, v in changes.items() if n in method.rates._fields}))
     data, key = samples(weighted), jax.random.key(1)
-    state = initial_state(key, method, lane(rates), data)
+    state = initial_state(key, method, one(rates), data)
     # Its longer moves let rounding grow tenfold in ten steps, on one device too.
     total = 2 if isinstance(method, Adaptive) else RECORDS
-    expected, found = on_one_device(key, method, state, lane(rates), data, total), {}
+    expected, found = on_one_device(key, method, state, one(rates), data, total), {}
     if isinstance(method, (Audited, Jarzynski, WeightedDual)):
         assert int(expected[0].weights.resamplings) > 1
     for count in counts:
@@ -118,11 +118,11 @@ def one_run(name):
         states, there = sharding.place(grid, method, jax.tree.map(lambda a: a[None], sharding.split(method, state)), data, shared=True)
         setup = simulate.Setup(key[None], method, rates, there, METRICS, EVERY)
         states, records = sharding.run_intervals(setup, states, jnp.ones(total, bool), grid, (True, True))
-        found[count] = error((lane(sharding.join(method, states)), lane(records)), expected)
+        found[count] = error((one(sharding.join(method, states)), one(records)), expected)
     return found
 
 
-def lanes(dtype=float):
+def eight_runs(dtype=float):
     """Keys, rates and data of eight runs, each with its own."""
     rates = stacked(DUAL.rates, 8)
     rates = DualRates(*(jnp.asarray(rate, dtype) for rate in rates))
@@ -134,7 +134,7 @@ def lanes(dtype=float):
 
 def many_runs():
     """Errors of eight runs on 4 x 2 devices that go on, from a checkpoint, on 2 x 4."""
-    keys, rates, data = lanes()
+    keys, rates, data = eight_runs()
     state = starts = None
     made = []
     for shape, records in (((4, 2), 2), ((2, 4), 3)):
@@ -143,7 +143,7 @@ def many_runs():
             state = sharding.initial(simulate.Setup(keys, DUAL, rates, data, METRICS, EVERY), grid)
             starts = sharding.join(DUAL, state)
             for i in range(8):
-                assert error(lane(starts, i), initial_state(keys[i], DUAL, lane(rates, i), lane(data, i))) == 0
+                assert error(one(starts, i), initial_state(keys[i], DUAL, one(rates, i), one(data, i))) == 0
         else:
             state = jax.tree.map(np.asarray, sharding.join(DUAL, state))
             state, data = sharding.place(grid, DUAL, sharding.split(DUAL, state), data)
@@ -153,14 +153,14 @@ def many_runs():
         assert part == (8 // shape[0], 3, 2, 512 // shape[1]), part
         made.append(new)
     records = jax.tree.map(lambda *a: jnp.concatenate([np.asarray(x) for x in a], axis=1), *made)
-    expected = [on_one_device(keys[i], DUAL, lane(starts, i), lane(rates, i), lane(data, i)) for i in range(8)]
-    found = [(lane(sharding.join(DUAL, state), i), lane(records, i)) for i in range(8)]
+    expected = [on_one_device(keys[i], DUAL, one(starts, i), one(rates, i), one(data, i)) for i in range(8)]
+    found = [(one(sharding.join(DUAL, state), i), one(records, i)) for i in range(8)]
     return max(error(a, b) for a, b in zip(found, expected, strict=True))
 
 
 def side_by_side():
     """As on accelerators, in float32: the sums over particles at the end of eight runs, on 2 x 4 devices and on one."""
-    keys, rates, data = lanes("float32")
+    keys, rates, data = eight_runs("float32")
     grid = sharding.make(8, particles=4)
     one_by_one, jax.lax.map = jax.lax.map, lambda function, stacks: jax.vmap(function)(stacks)
     try:
@@ -170,7 +170,7 @@ def side_by_side():
     finally:
         jax.lax.map = one_by_one
     start = sharding.join(DUAL, start)
-    expected = [on_one_device(keys[i], DUAL, lane(start, i), lane(rates, i), lane(data, i), 2)[1] for i in range(8)]
+    expected = [on_one_device(keys[i], DUAL, one(start, i), one(rates, i), one(data, i), 2)[1] for i in range(8)]
     return {
         "here": [r["everything"][-1].tolist() for r in expected],
         "there": records["everything"][:, -1].tolist(),
@@ -187,7 +187,7 @@ def counted():
     grid, data, keys = sharding.make(4, particles=4), samples(), jax.random.split(jax.random.key(1), 1)
     states = sharding.initial(simulate.Setup(keys, DUAL, stacked(DUAL.rates), data, {}, EVERY), grid, shared=True)
     spec = jax.tree.map(
-        lambda pairs: PartitionSpec(None, None, "particles") if pairs else PartitionSpec(), DUAL.paired(lane(states))
+        lambda pairs: PartitionSpec(None, None, "particles") if pairs else PartitionSpec(), DUAL.paired(one(states))
     )
 
     def step(state, data):
@@ -206,7 +206,7 @@ def counted():
 
         return collectives(jax.jit(never).lower(states, data).compile())
 
-    return {"step": collectives(sharded.lower(lane(states), data).compile()), "run": run(NONE), "reading": run(METRICS)}
+    return {"step": collectives(sharded.lower(one(states), data).compile()), "run": run(NONE), "reading": run(METRICS)}
 
 
 WALKERS = tuple(name for name, case in CASES.items() if isinstance(case[0], (Audited, Jarzynski, Contrastive, WeightedDual)))
@@ -261,12 +261,12 @@ def test_a_fault_on_one_device_is_a_divergence_on_all():
     assert code(whole).tolist() == [0, 0, 0] and code(whole._replace(columns=broken)).tolist() == [1, 1, 1]
 
 
-def shapes(lanes, particles):
+def shapes(runs, particles):
     def stack(keys):
         data = Samples(jnp.ones((particles // 2, 3)))
         return jax.vmap(lambda key: sharding.split(DUAL, DUAL.init(key, DUAL.rates, data)))(keys)
 
-    return jax.eval_shape(stack, jax.random.split(jax.random.key(0), lanes))
+    return jax.eval_shape(stack, jax.random.split(jax.random.key(0), runs))
 
 
 @pytest.mark.parametrize(
@@ -277,7 +277,7 @@ def shapes(lanes, particles):
         (lambda: sharding.make(0), "devices is 0; it must be an integer of at least 1"),
         (
             lambda: sharding.check(AbstractMesh((4, 2), ("runs", "particles")), DUAL, shapes(6, 8), Samples(jnp.ones((4, 3)))),
-            "there are 6 lanes; it must be a multiple of the mesh's runs, which are 4",
+            "there are 6 runs; it must be a multiple of the mesh's runs, which are 4",
         ),
         (
             lambda: sharding.check(AbstractMesh((4, 2), ("runs", "particles")), DUAL, shapes(8, 6), Samples(jnp.ones((4, 3)))),

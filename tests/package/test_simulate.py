@@ -79,8 +79,8 @@ def test_bad_counts(arguments, message):
         simulate(jax.random.key(0), METHOD, begun(), RATES, DATA, metrics={}, **arguments)
 
 
-def test_a_diverged_lane_freezes_and_the_others_go_on():
-    """Lane 0 is healthy; in lane 1 an atom takes all the weight; in lane 2 moves are too long; lane 3 has NaN rates."""
+def test_a_diverged_run_freezes_and_the_others_go_on():
+    """Run 0 is healthy; in run 1 an atom takes all the weight; in run 2 moves are too long; run 3 has NaN rates."""
     rates = DualRates(
         np.float32([0.04, 0.04, 1e6, 0.04]), np.zeros(4, "float32"), np.float32([0.1, 1e4, 0.0, np.nan]), np.zeros(4, "float32"),
         np.full(4, 10.0, "float32"),
@@ -96,12 +96,12 @@ def test_a_diverged_lane_freezes_and_the_others_go_on():
     assert codes[1, -1] == Divergence.ONE_ATOM
     assert codes[2, -1] == Divergence.REJECTED
     assert codes[3, -1] == Divergence.NOT_FINITE
-    for lane in (1, 2, 3):
-        stays = np.cumsum(codes[lane] != 0) > 0
-        np.testing.assert_array_equal(codes[lane] != 0, stays)  # once diverged, always
-        assert int(state.step[lane]) == 2 * int((~stays).sum())
-        np.testing.assert_array_equal(np.isnan(records["total_variation"][lane]), stays)
-        assert all(np.isfinite(x[lane]).all() for x in jax.tree.leaves(state))
+    for run in (1, 2, 3):
+        stays = np.cumsum(codes[run] != 0) > 0
+        np.testing.assert_array_equal(codes[run] != 0, stays)  # once diverged, always
+        assert int(state.step[run]) == 2 * int((~stays).sum())
+        np.testing.assert_array_equal(np.isnan(records["total_variation"][run]), stays)
+        assert all(np.isfinite(x[run]).all() for x in jax.tree.leaves(state))
 
 
 def test_total_variation_zero_is_divergence():

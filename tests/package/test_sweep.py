@@ -1,8 +1,10 @@
-"""Sweeps: lanes alone, in batches and after kills; parts, manifests, locks, errors."""
+"""Sweeps: runs alone, in batches and after kills; groups, manifests, locks, errors."""
 
+import dataclasses
 import errno
 import json
 import os
+import shutil
 import signal
 import time
 
@@ -17,10 +19,11 @@ from dualebm.measures import Samples
 from dualebm.methods.dual import Dual
 from dualebm.spaces import Sphere
 from dualebm.sweeps import folder as sweep_folder
-from dualebm.sweeps import plan
+from dualebm.sweeps import placement, plan
 from dualebm.sweeps.engine import sweep
 from dualebm.sweeps.folder import by_setting, manifest, open_sweep
-from dualebm.sweeps.grid import lanes_of, product, zipped
+from dualebm.sweeps.grid import product, settings_of, zipped
+from dualebm.sweeps.placement import Placement
 from dualebm.sweeps.plan import plan_of
 from dualebm.training import checkpoints, run_folder, sharding, simulate
 from tests.children import Child
@@ -49,8 +52,13 @@ class Crash(BaseException):
     pass
 
 
+PLACED = [field.name for field in dataclasses.fields(Placement)]
+
+
 def go(folder=None, grid=GRID, **changes):
-    given = dict(method=METHOD, rates=None, data=data, metrics=METRICS, batch_size=3, progress=False, folder=folder)
+    """A sweep in batches of three, unless the changes, some of which are of the placement, say otherwise."""
+    placed = {"batch_size": 3, **{name: changes.pop(name) for name in PLACED if name in changes}}
+    given = dict(method=METHOD, rates=None, data=data, metrics=METRICS, progress=False, folder=folder, placement=Placement(**placed))
     return sweep(grid, **{**COUNTS, **given, **changes})
 
 
@@ -59,16 +67,14 @@ def whole():
     return go()
 
 
-
-
 def test_results_have_the_settings_as_dimensions(whole):
     found = by_setting(whole)
     assert found.weights.dims == ("particle_step", "restart_probability", "seed", "step", "weights_0")
-    for lane in range(8):
-        settings = {name: whole[name].values[lane] for name in ("particle_step", "restart_probability", "seed")}
-        np.testing.assert_array_equal(found.weights.sel(settings), whole.weights[lane])
+    for run in range(8):
+        settings = {name: whole[name].values[run] for name in ("particle_step", "restart_probability", "seed")}
+        np.testing.assert_array_equal(found.weights.sel(settings), whole.weights[run])
     with pytest.raises(ValueError, match="not a product"):
-        by_setting(whole.isel(lane=[0, 1, 2]))
+        by_setting(whole.isel(run=[0, 1, 2]))
 
 
 def test_each_group_compiles_once():
@@ -80,15 +86,15 @@ def test_each_group_compiles_once():
         return iterate.info.acceptance
 
     go(grid=grid, metrics={"counting": counting}, batch_size=4)
-    shapes = 1  # of the records, found when the part is begun
-    assert [traced.count(m) for m in (5, 6)] == [shapes + 1] * 2  # segments, batches and lanes add nothing
+    shapes = 1  # of the records, found when the group is begun
+    assert [traced.count(m) for m in (5, 6)] == [shapes + 1] * 2  # segments, batches and runs add nothing
     traced.clear()
     go(grid=product(neurons=[5], particle_step=[0.7], seed=range(4)), metrics={"counting": counting}, batch_size=4)
     assert not traced  # other rates compile nothing
 
 
 def test_programs_are_dropped_where_they_hold_too_many_maps(tmp_path, monkeypatch):
-    """After each of two parts where there are more maps than allowed, not where there are as many, nor on a system that tells none."""
+    """After each of two groups where there are more maps than allowed, not where there are as many, nor on a system that tells none."""
     dropped = []
     (tmp_path / "maps").write_text("a\nb\nc\n")
     monkeypatch.setattr(sweep_module, "MAPS", tmp_path / "maps")
@@ -111,20 +117,20 @@ def test_common_random_numbers():
     assert not np.allclose(own[0], own[2]) and not np.allclose(common[0], common[1])
 
 
-def test_lanes_that_are_added_leave_the_others_as_they_are(tmp_path, whole, monkeypatch):
+def test_runs_that_are_added_leave_the_others_as_they_are(tmp_path, whole, monkeypatch):
     few = product(particle_step=[0.1], restart_probability=[0.0, 0.5], seed=[0, 1])
     go(tmp_path, grid=few, batch_size=2)
-    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "part-0").rglob("*") if path.is_file()}
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "group-0").rglob("*") if path.is_file()}
     both = go(tmp_path, batch_size=2)
-    assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "part-0").rglob("*") if path.is_file()}
+    assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "group-0").rglob("*") if path.is_file()}
     xarray.testing.assert_equal(both, go(batch_size=2))
-    assert (tmp_path / "part-1").is_dir() and not (tmp_path / "part-2").exists()
-    monkeypatch.setattr(simulate, "run_lanes", None)  # all is done: nothing is computed
+    assert (tmp_path / "group-1").is_dir() and not (tmp_path / "group-2").exists()
+    monkeypatch.setattr(simulate, "run_replicas", None)  # all is done: nothing is computed
     xarray.testing.assert_equal(go(tmp_path), both)
-    xarray.testing.assert_equal(go(tmp_path, grid=few), both.isel(lane=slice(0, 4)))
+    xarray.testing.assert_equal(go(tmp_path, grid=few), both.isel(run=slice(0, 4)))
 
 
-def test_parts_of_other_shapes_lie_side_by_side(tmp_path):
+def test_groups_of_other_shapes_lie_side_by_side(tmp_path):
     found = go(tmp_path, grid=zipped(neurons=[4, 8], n=[60, 30], seed=[0, 0]))
     assert found.weights.shape == (2, 6, 8)
     np.testing.assert_array_equal(np.isnan(found.weights.values).any(axis=1).sum(axis=1), [4, 0])
@@ -135,42 +141,42 @@ def test_parts_of_other_shapes_lie_side_by_side(tmp_path):
 def test_settings_may_be_text(tmp_path):
     found = go(tmp_path, grid=product(integrator=["mala", "projected"], seed=[0, 1]))
     assert by_setting(found).integrator.values.tolist() == ["mala", "projected"]
-    assert run_folder.open_results(tmp_path / "part-1").integrator.values.tolist() == ["projected"] * 2
+    assert run_folder.open_results(tmp_path / "group-1").integrator.values.tolist() == ["projected"] * 2
     run_folder.to_netcdf(found, tmp_path / "results.nc")
     assert xarray.load_dataset(tmp_path / "results.nc").integrator.values.tolist() == ["mala"] * 2 + ["projected"] * 2
 
 
-def test_a_diverged_lane_stops_and_the_others_go_on(tmp_path, whole):
+def test_a_diverged_run_stops_and_the_others_go_on(tmp_path, whole):
     grid = product(transport_step=[0.5], seed=[0, 1], reaction_step=[1e30, 0.5])  # two batches, each with one that diverges
     found = go(tmp_path, grid=grid, batch_size=2)
-    told = manifest(tmp_path)
-    assert [lane["state"] for lane in told] == ["diverged", "done"] * 2
-    assert all(lane["step"] == 2 and lane["why"] for lane in told[::2])
+    members = manifest(tmp_path)
+    assert [run["state"] for run in members] == ["diverged", "done"] * 2
+    assert all(run["step"] == 2 and run["why"] for run in members[::2])
     assert np.isnan(found.acceptance.values[::2, 1:]).all() and np.isfinite(found.acceptance.values[1::2, 1:]).all()
     healthy = go(grid=product(transport_step=[0.5], seed=[0, 1], reaction_step=[0.5]), batch_size=2)
     np.testing.assert_array_equal(found.weights.values[1::2], healthy.weights)
 
 
-def test_a_lane_whose_data_fail_is_told_and_the_others_go_on(tmp_path):
+def test_a_run_whose_data_fail_is_named_and_the_others_go_on(tmp_path):
     def broken(key, n=60):
         if (key == jax.random.split(jax.random.key(1), 3)[1]).all():
             raise OSError("no such file")
         return data(key, n)
 
-    with pytest.warns(UserWarning, match="2 lanes failed, the first with OSError: no such file"):
+    with pytest.warns(UserWarning, match="2 runs failed, the first with OSError: no such file"):
         found = go(tmp_path, data=broken, batch_size=2, grid=product(particle_step=[0.1, 0.2], seed=[0, 1, 2]))
-    told = manifest(tmp_path)
-    assert [lane["state"] for lane in told] == ["done", "failed", "done"] * 2
-    assert told[1]["why"] == "OSError: no such file" and told[1]["settings"] == dict(particle_step=0.1, seed=1)
+    members = manifest(tmp_path)
+    assert [run["state"] for run in members] == ["done", "failed", "done"] * 2
+    assert members[1]["why"] == "OSError: no such file" and members[1]["settings"] == dict(particle_step=0.1, seed=1)
     good = go(batch_size=2, grid=product(particle_step=[0.1, 0.2], seed=[0, 1, 2]))
     np.testing.assert_array_equal(found.weights.values[[0, 2, 3, 5]], good.weights.values[[0, 2, 3, 5]])
     assert np.isnan(found.weights.values[[1, 4]]).all() and (found.diverged.values[[1, 4]] == -1).all()
 
 
-def test_processes_share_the_lanes_and_need_not_know_each_other(tmp_path, whole):
+def test_processes_share_the_runs_and_need_not_know_each_other(tmp_path, whole):
     for index in (1, 0, 2):
         go(tmp_path, process=(index, 3))
-    found = open_sweep(tmp_path, lanes_of(GRID))
+    found = open_sweep(tmp_path, settings_of(GRID))
     for name in METRICS:
         np.testing.assert_allclose(found[name], whole[name], atol=1e-5)
     with pytest.raises(ValueError, match=r"process-0-of-3, of another number of processes than 1"):
@@ -212,7 +218,7 @@ def on_devices(folder):
     return errors, resumed and len(calls) == 2, found
 
 
-def test_devices_share_lanes_and_particles(tmp_path):
+def test_devices_share_runs_and_particles(tmp_path):
     errors, resumed, refused = Child(on_devices, tmp_path, devices=4, x64=True).answer()
     assert resumed and max(errors) < 1e-9, errors
     assert "devices is 4 there and 2 here" in refused["other devices"]
@@ -229,25 +235,25 @@ def test_more_devices_than_there_are():
             go(**changes)
 
 
-def part_of(folder, index):
+def share_of(folder, index):
     go(folder, process=(index, 2))
 
 
 def test_two_processes_at_once_and_one_that_dies(tmp_path, whole):
-    """Each process runs and keeps its own lanes; the death of one leaves the other running, and its start again goes on."""
-    children = [Child(part_of, tmp_path, index) for index in range(2)]
+    """Each process runs and keeps its own runs; the death of one leaves the other running, and its start again goes on."""
+    children = [Child(share_of, tmp_path, index) for index in range(2)]
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and not (tmp_path / "process-1-of-2" / sweep_folder.SWEEP).exists():
         time.sleep(0.01)
     assert children[1].kill() == -signal.SIGKILL
     children[0].answer()
     states = {"process-0-of-2": [], "process-1-of-2": []}
-    for lane in manifest(tmp_path):
-        states[lane["part"].split("/")[-2]].append(lane["state"])
+    for run in manifest(tmp_path):
+        states[run["group"].split("/")[-2]].append(run["state"])
     assert set(states["process-0-of-2"]) == {"done"} and len(states["process-1-of-2"]) == 4
     assert set(states["process-1-of-2"]) != {"done"}, "it was done before it was killed"
-    part_of(tmp_path, 1)
-    found = open_sweep(tmp_path, lanes_of(GRID))
+    share_of(tmp_path, 1)
+    found = open_sweep(tmp_path, settings_of(GRID))
     for name in METRICS:
         np.testing.assert_allclose(found[name], whole[name], atol=1e-5)
 
@@ -270,7 +276,7 @@ def kill_at_random(folder, kills, generator):
         child = Child(long, folder)
         deadline = time.monotonic() + 120
         while time.monotonic() < deadline and child.process.is_alive():
-            done = [m["batch"] * 1000 + m["records"] for p in folder.glob("part-*/manifest.json") if (m := json.loads(p.read_text()))]
+            done = [m["batch"] * 1000 + m["records"] for p in folder.glob("group-*/manifest.json") if (m := json.loads(p.read_text()))]
             if done and max(done) > seen:
                 break
             time.sleep(0.005)
@@ -282,10 +288,10 @@ def kill_at_random(folder, kills, generator):
 @pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.heavy)])
 def test_kill_at_any_moment_then_the_same_call(tmp_path, kills):
     kill_at_random(tmp_path, kills, np.random.default_rng(os.getpid()))
-    states = {lane["state"] for lane in manifest(tmp_path)}
+    states = {run["state"] for run in manifest(tmp_path)}
     assert "waiting" in states or "running" in states or kills > 2, "it was done before it was killed"
     xarray.testing.assert_equal(go(tmp_path, **LONG), go(**LONG))
-    assert {lane["state"] for lane in manifest(tmp_path)} == {"done"}
+    assert {run["state"] for run in manifest(tmp_path)} == {"done"}
     assert not list(tmp_path.rglob("checkpoint*"))
 
 
@@ -309,10 +315,10 @@ def test_a_crash_at_any_write_costs_at_most_a_segment(tmp_path, whole, monkeypat
             go(folder)
         monkeypatch.setattr(checkpoints, "commit", original)
         segments = []
-        inner = simulate.run_lanes
-        monkeypatch.setattr(simulate, "run_lanes", lambda *a, inner=inner, segments=segments: (segments.append(1), inner(*a))[1])
+        inner = simulate.run_replicas
+        monkeypatch.setattr(simulate, "run_replicas", lambda *a, inner=inner, segments=segments: (segments.append(1), inner(*a))[1])
         xarray.testing.assert_equal(go(folder), whole)
-        monkeypatch.setattr(simulate, "run_lanes", inner)
+        monkeypatch.setattr(simulate, "run_replicas", inner)
         manifests = sum(path.name == run_folder.MANIFEST for path in counted[:moment]) - 1  # one is written before any segment
         assert len(segments) <= 9 - max(manifests, 0)
 
@@ -330,14 +336,14 @@ def test_a_full_disk_is_an_error_and_loses_nothing(tmp_path, whole, monkeypatch)
     monkeypatch.setattr(run_folder, "write_results", full)
     with pytest.raises(OSError, match=r"cannot write .*No space left"):
         go(tmp_path)
-    states = [lane["state"] for lane in manifest(tmp_path)]
+    states = [run["state"] for run in manifest(tmp_path)]
     assert states == ["done"] * 3 + ["waiting"] * 5
     monkeypatch.setattr(run_folder, "write_results", original)
     xarray.testing.assert_equal(go(tmp_path), whole)
 
 
 def test_a_signal_ends_the_sweep_after_the_segment_at_hand(tmp_path, whole, monkeypatch):
-    inner, calls = simulate.run_lanes, []
+    inner, calls = simulate.run_replicas, []
 
     def interrupting(*args):
         calls.append(1)
@@ -345,12 +351,12 @@ def test_a_signal_ends_the_sweep_after_the_segment_at_hand(tmp_path, whole, monk
             os.kill(os.getpid(), signal.SIGTERM)
         return inner(*args)
 
-    monkeypatch.setattr(simulate, "run_lanes", interrupting)
+    monkeypatch.setattr(simulate, "run_replicas", interrupting)
     with pytest.raises(KeyboardInterrupt, match=f"SIGTERM; .* continues in {tmp_path}"):
         go(tmp_path)
     assert len(calls) == 5
-    assert [lane["state"] for lane in manifest(tmp_path)] == ["done"] * 3 + ["running"] * 3 + ["waiting"] * 2
-    monkeypatch.setattr(simulate, "run_lanes", inner)
+    assert [run["state"] for run in manifest(tmp_path)] == ["done"] * 3 + ["running"] * 3 + ["waiting"] * 2
+    monkeypatch.setattr(simulate, "run_replicas", inner)
     xarray.testing.assert_equal(go(tmp_path), whole)
 
 
@@ -359,26 +365,26 @@ def test_a_signal_ends_the_sweep_after_the_segment_at_hand(tmp_path, whole, monk
 
 def test_batches_fit_the_memory(monkeypatch):
     planned = plan_of(GRID, METHOD, None, data, metrics=METRICS, **COUNTS)
-    lane = planned.lanes[0]
-    like = plan.like_of(planned, lane)
-    size = plan.bytes_of_lane(planned, lane, like)
+    replica = planned.replicas[0]
+    like = plan.like_of(planned, replica)
+    size = plan.bytes_of_run(planned, replica, like)
     least = 3 * 120 * 3 * 4 + 60 * 3 * 4  # three states of 120 particles in 3 dimensions, and the data
     assert least < size < 2 * least
-    monkeypatch.setattr(plan, "memory", lambda: 3 * size)
+    monkeypatch.setattr(placement, "memory", lambda: 3 * size)
     shapes = []
-    inner = simulate.run_lanes
-    monkeypatch.setattr(simulate, "run_lanes", lambda *a: (shapes.append(a[0].key.shape), inner(*a))[1])
+    inner = simulate.run_replicas
+    monkeypatch.setattr(simulate, "run_replicas", lambda *a: (shapes.append(a[0].key.shape), inner(*a))[1])
     go(batch_size=None)
     assert set(shapes) == {(3,)}
     monkeypatch.undo()
-    side_by_side = planned._replace(vmapped=8)
-    assert plan.bytes_of_lane(side_by_side, lane, like) > size  # what a lane needs to compute counts too
+    side_by_side = planned._replace(placement=Placement(vmapped=8))
+    assert plan.bytes_of_run(side_by_side, replica, like) > size  # what a run needs to compute counts too
 
 
 def test_progress_is_a_line_of_json_for_each_segment(capsys):
     go(progress=True)
     lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
-    assert len(lines) == 9 and lines[-1] == lines[-1] | dict(part="part-0", lanes=[6, 8], step=10, of=10)
+    assert len(lines) == 9 and lines[-1] == lines[-1] | dict(group="group-0", runs=[6, 8], step=10, of=10)
 
 
 def test_two_sweeps_never_share_a_folder(tmp_path):
@@ -397,15 +403,15 @@ def test_two_sweeps_never_share_a_folder(tmp_path):
         (dict(segment=1), "segment is 1"),
         (dict(process=(2, 2)), r"process is \(2, 2\); its index must be from 0 to 1"),
         (dict(grid={}), "the grid is empty"),
-        (dict(grid=dict(seed=[1, 1])), "lanes 0 and 1 are the same"),
+        (dict(grid=dict(seed=[1, 1])), "runs 0 and 1 are the same"),
         (dict(grid=dict(partical_step=[0.1])), "the nearest is 'particle_step'"),
-        (dict(grid=dict(particle_step=[0.1, float("inf")])), "particle_step is inf in lane 1"),
-        (dict(grid=dict(particle_step=[0.1, -0.1])), r"lane 1, \{\"particle_step\": -0.1\}: particle_step is -0.1"),
+        (dict(grid=dict(particle_step=[0.1, float("inf")])), "particle_step is inf in run 1"),
+        (dict(grid=dict(particle_step=[0.1, -0.1])), r"run 1, \{\"particle_step\": -0.1\}: particle_step is -0.1"),
         (dict(metrics={"step": acceptance}), "metrics has the name 'step'"),
     ],
 )
 def test_bad_arguments_are_named_before_anything_is_compiled_or_written(tmp_path, monkeypatch, changes, message):
-    monkeypatch.setattr(simulate, "run_lanes", None)
+    monkeypatch.setattr(simulate, "run_replicas", None)
     folder = tmp_path / "sweep"
     with pytest.raises(ValueError, match=message):
         go(folder, **changes)
@@ -415,7 +421,7 @@ def test_bad_arguments_are_named_before_anything_is_compiled_or_written(tmp_path
 @pytest.fixture(scope="module")
 def interrupted(tmp_path_factory):
     folder = tmp_path_factory.mktemp("interrupted")
-    inner, calls = simulate.run_lanes, []
+    inner, calls = simulate.run_replicas, []
 
     def crashing(*args):
         calls.append(1)
@@ -423,12 +429,12 @@ def interrupted(tmp_path_factory):
             raise Crash
         return inner(*args)
 
-    simulate.run_lanes = crashing
+    simulate.run_replicas = crashing
     try:
         with pytest.raises(Crash):
             go(folder)
     finally:
-        simulate.run_lanes = inner
+        simulate.run_replicas = inner
     return folder
 
 
@@ -440,7 +446,7 @@ def interrupted(tmp_path_factory):
         (dict(common=True), "common is False there and True here"),
         (dict(data=lambda key: data(key, 61)), "data.function is"),
         (dict(batch_size=2), "batch_size is 2; .* was begun with 3"),
-        (dict(grid=product(particle_step=[0.1], restart_probability=[0.0], seed=[0])), "lanes that are not done and that the grid lacks"),
+        (dict(grid=product(particle_step=[0.1], restart_probability=[0.0], seed=[0])), "runs that are not done and that the grid lacks"),
     ],
 )
 def test_a_folder_of_another_sweep_is_refused_and_kept(interrupted, changes, message):
@@ -448,6 +454,19 @@ def test_a_folder_of_another_sweep_is_refused_and_kept(interrupted, changes, mes
     with pytest.raises(ValueError, match=message):
         go(interrupted, **changes)
     assert before == {path: path.read_bytes() for path in interrupted.rglob("*") if path.is_file()}
+
+
+def test_a_folder_of_an_older_format_is_refused(tmp_path, interrupted):
+    """By whoever reads or continues it, and it is left as it is."""
+    folder = tmp_path / "older"
+    shutil.copytree(interrupted, folder)
+    for path in (folder / sweep_folder.SWEEP, folder / "group-0" / run_folder.MANIFEST):
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 1}))
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    for read in (go, open_sweep, manifest, lambda folder: run_folder.open_results(folder / "group-0")):
+        with pytest.raises(ValueError, match=r"json has format version 1; this version of dualebm reads 3"):
+            read(folder)
+    assert before == {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def test_foreign_and_damaged_folders(tmp_path, interrupted):

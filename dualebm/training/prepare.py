@@ -1,0 +1,130 @@
+"""What a run settles before it begins: checks of its rates, metrics and state, where it starts, and what it records."""
+
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dualebm.measures import Samples
+from dualebm.methods.base import Divergence
+from dualebm.metrics import Metric
+from dualebm.training import run_folder, simulate
+
+RESERVED = ("step", "run", "diverged")
+"""Names that no metric may have."""
+
+
+@eqx.filter_jit
+def initial_state(key, method, rates, data: Samples):
+    """The state in which a run with this key starts: `method.init` under a key that no step has.
+
+    >>> from dualebm.methods.dual import Dual; from dualebm.spaces import Sphere
+    >>> method, data = Dual(Sphere(3), neurons=8), Samples(jnp.eye(3))
+    >>> int(initial_state(jax.random.key(1), method, method.rates, data).step)
+    0
+    """
+    return method.init(jax.random.fold_in(key, simulate.ASIDE), rates, data)
+
+
+def traced(rates, data: Samples):
+    """The rates as arrays in the precision of the data, so that JAX traces them and new values compile nothing new.
+
+    >>> traced((0.1,), Samples(jnp.zeros((1, 2))))[0].dtype
+    dtype('float32')
+    """
+    return jax.tree.map(lambda rate: jnp.asarray(rate, data.points.dtype), rates)
+
+
+def check_state(like, state) -> None:
+    """Raises ValueError for a state that is not of the method, such as one of another optimiser.
+
+    Args:
+        like: a state in which the method starts, or its shapes.
+        state: must have the same arrays, with the same shapes and dtypes.
+
+    >>> check_state({"x": jnp.zeros(2)}, {"x": jnp.zeros(3)})
+    Traceback (most recent call last):
+    ...
+    ValueError: state is of another method or other settings: ['x'] is float32 of shape (3,) there and float32 of shape (2,) here
+    """
+    arrays, expected = (dict(jax.tree_util.tree_leaves_with_path(tree)) for tree in (state, like))
+    for path in {**expected, **arrays}:
+        given, wanted = (_shape(leaves.get(path)) for leaves in (arrays, expected))
+        if given != wanted:
+            name = jax.tree_util.keystr(path)
+            raise ValueError(f"state is of another method or other settings: {name} is {given} there and {wanted} here")
+
+
+def _shape(array) -> str:
+    return "nothing" if array is None else f"{array.dtype} of shape {tuple(array.shape)}"
+
+
+def check_names(metrics: dict) -> None:
+    """Raises ValueError for a metric whose name is no identifier, or is one of `RESERVED`.
+
+    >>> check_names({"kl": None})
+    """
+    for name in metrics:
+        if not name.isidentifier() or name in RESERVED:
+            raise ValueError(f"metrics has the name {name!r}; it must be an identifier other than {', '.join(RESERVED)}")
+
+
+@eqx.filter_jit
+def _scheduled(schedule, steps, rates):
+    return jax.vmap(schedule, (0, None))(steps, rates)
+
+
+def check_rates(method, rates, data: Samples, schedule: Callable[[Any, Any], Any] | None, steps: int, first: int = 0) -> None:
+    """Raises the errors of a method's check, for the rates and for the least and the largest that a schedule makes of each.
+
+    Args:
+        method: whose `check` is called.
+        rates: of the run.
+        data: of the run.
+        schedule: `(step, rates) -> rates`, or None.
+        steps: iterations of the run.
+        first: the step at which it starts.
+
+    >>> from dualebm.methods.dual import Dual; from dualebm.spaces import Sphere
+    >>> method, data = Dual(Sphere(3)), Samples(jnp.eye(3))
+    >>> rising = lambda step, rates: rates._replace(restart_probability=0.1 * step)
+    >>> check_rates(method, method.rates, data, rising, 100)
+    Traceback (most recent call last):
+    ...
+    ValueError: schedule, in step 99: restart_probability is 9.9; it must be a finite number, at least 0 and at most 1
+    """
+    method.check(rates, data)
+    if schedule is None:
+        return
+    made = _scheduled(schedule, first + jnp.arange(steps), traced(rates, data))
+    table = {name: np.broadcast_to(values, (steps,)) for name, values in zip(made._fields, map(np.asarray, made), strict=True)}
+    # A schedule that falls to 0 may pass it by its rounding, which does no harm.
+    table = {name: np.where((v < 0) & (v > -1e-6 * np.abs(v).max()), 0, v) for name, v in table.items()}
+    extremes = {int(extreme(values)) for values in table.values() for extreme in (np.argmin, np.argmax)}
+    for i in sorted(extremes):
+        try:
+            method.check(type(made)(*(float(f"{values[i]:.6g}") for values in table.values())), data)
+        except ValueError as error:
+            raise ValueError(f"schedule, in step {first + i}: {error}") from error
+
+
+def recorded(setup: simulate.Setup, state, segment: int) -> dict[str, run_folder.Variable]:
+    """The variables that a run records, by name: each metric, and `diverged`.
+
+    Nothing is computed: the program of a segment is traced, which its first call need not do again.
+
+    Args:
+        setup: of the run.
+        state: where it starts, or its shapes.
+        segment: records of a segment.
+    """
+    records = simulate.interval_shapes(setup, state, jax.ShapeDtypeStruct((segment,), bool))[2]
+    labels = {name: metric.labels if isinstance(metric, Metric) else {} for name, metric in setup.metrics.items()}
+    causes = ", ".join(f"{code} {code.cause}" for code in Divergence if code)
+    return {
+        **{name: run_folder.Variable(records[name].shape[1:], records[name].dtype, labels[name]) for name in setup.metrics},
+        "diverged": run_folder.Variable((), np.dtype(np.int32), {"long_name": f"divergence: 0 none, {causes}", "units": "1"}),
+    }
