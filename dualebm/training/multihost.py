@@ -80,14 +80,12 @@ def at_most(seconds: float, what: str) -> Iterator[None]:
 
 
 def agree(values, what: str) -> np.ndarray:
-    """What each process says, (processes, ...), known to all of them; they wait for each other, at most `PATIENCE` seconds.
+    """The values of each process, (processes, ...), known to all of them; they wait for each other, at most `PATIENCE` seconds.
 
     >>> agree([3, 4], "the records").tolist()
     [[3, 4]]
     """
     values = np.asarray(values)
-    if jax.process_count() == 1:
-        return values[None]
     with at_most(PATIENCE, f"agreeing on {what}"):
         return np.asarray(multihost_utils.process_allgather(values)).reshape(jax.process_count(), *values.shape)
 
