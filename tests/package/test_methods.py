@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+import re
 import typing
 from pathlib import Path
 
@@ -108,3 +109,9 @@ def test_wrappers_compose(method):
     np.testing.assert_array_equal(method.atoms(state).positions, innermost.atoms.positions)
     value, error = method.log_partition(state)
     assert np.isfinite(value) and (np.isfinite(error) or isinstance(method, Tracked))
+
+
+@pytest.mark.parametrize("name", by_name())
+def test_the_guide_has_a_line_for_every_method(name):
+    guide = (Path(__file__).parents[2] / "docs" / "guide.md").read_text()
+    assert "`Dual`" in guide if name == "dual" else re.search(rf"^\|.*\.{by_name()[name].__name__}`", guide, re.MULTILINE)
