@@ -10,10 +10,10 @@ from scipy.integrate import quad
 from dualebm import metrics
 from dualebm.methods.dual import Dual
 from dualebm.methods.lazy import Lazy
-from experiments import active_lazy
-from experiments.active_lazy import (
+from experiments.active_lazy import runs
+from experiments.active_lazy.reading import band_of
+from experiments.active_lazy.runs import (
     Settings,
-    band_of,
     completed,
     counts_of,
     cross_entropy,
@@ -27,13 +27,13 @@ from experiments.active_lazy import (
 def test_the_presets():
     quick, paper = completed(Settings()), completed(Settings(preset="paper", repeats=3))
     assert (quick.teachers, quick.n, quick.repeats) == (("J1_w10",), (1000,), 2)
-    assert paper.teachers == tuple(active_lazy.TEACHERS) and paper.repeats == 3 and paper.losses == tuple(active_lazy.LOSSES)
+    assert paper.teachers == tuple(runs.TEACHERS) and paper.repeats == 3 and paper.losses == tuple(runs.LOSSES)
     assert counts_of(paper, "dual") == counts_of(paper, "likelihood") == paper.n == (10, 30, 100, 300, 1000, 3000, 10_000, 30_000)
     assert counts_of(paper, "ksd") == paper.n[:7] and counts_of(paper, "f1_sd") == paper.n[:6]
     assert counts_of(completed(Settings(n=(30_000,))), "f1_sd") == ()
-    for preset, over in active_lazy.OVER.items():
-        assert set(over) == {(loss, regime) for loss in active_lazy.LOSSES for regime in active_lazy.REGIMES}
-        assert all(steps % active_lazy.RECORDS[preset] == 0 for steps in active_lazy.STEPS[preset].values())
+    for preset, over in runs.OVER.items():
+        assert set(over) == {(loss, regime) for loss in runs.LOSSES for regime in runs.REGIMES}
+        assert all(steps % runs.RECORDS[preset] == 0 for steps in runs.STEPS[preset].values())
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ def test_bad_settings_are_named(changes, message):
 )
 def test_the_cross_entropy_of_one_neuron(name, dimension, known):
     """x_1 of a uniform point has density ~ (1 - t^2)^((d - 3) / 2)."""
-    (weight,) = active_lazy.TEACHERS[name]
+    (weight,) = runs.TEACHERS[name]
     integral = lambda f: quad(lambda t: f(t) * (1 - t * t) ** ((dimension - 3) / 2), -1, 1, points=[0], epsabs=1e-12)[0]  # noqa: E731
     model = lambda t: np.exp(-weight * max(t, 0))  # noqa: E731
     mean = integral(lambda t: weight * max(t, 0) * model(t)) / integral(model)
@@ -97,27 +97,27 @@ def test_drawn_points_have_the_error_that_is_told(monkeypatch):
     """Where the value is exact: two neurons, by points all the same."""
     target = teacher("J2_w5", 15)
     exact = cross_entropy(target)[0]
-    monkeypatch.setattr(active_lazy.partition, "rank", lambda directions: 3)
+    monkeypatch.setattr(runs.partition, "rank", lambda directions: 3)
     value, error = cross_entropy(target, 2**18)
     assert error < 3e-3 and abs(value - exact) < 4 * error
     assert abs(cross_entropy(target, 2**12)[0] - exact) > error  # few points are told from many
 
 
 def test_the_directions_are_drawn_once_for_all():
-    for name in active_lazy.TEACHERS:
+    for name in runs.TEACHERS:
         one, again = teacher(name, 15), teacher(name, 15)
         np.testing.assert_array_equal(one.energy.positions, again.energy.positions)
-        assert one.energy.coefficients.tolist() == list(active_lazy.TEACHERS[name])
-    assert active_lazy.data(jax.random.key(0), "J4_w7.5", 10, 7).points.shape == (7, 10)
+        assert one.energy.coefficients.tolist() == list(runs.TEACHERS[name])
+    assert runs.data(jax.random.key(0), "J4_w7.5", 10, 7).points.shape == (7, 10)
 
 
 # -- Methods ----------------------------------------------------------------------------------------------
 
 
 def test_the_methods():
-    for loss in active_lazy.LOSSES:
+    for loss in runs.LOSSES:
         dimension = 10 if loss == "f1_sd" else 15
-        for regime in active_lazy.REGIMES:
+        for regime in runs.REGIMES:
             method = method_of(loss, regime)
             assert method.space.dimension == dimension
             if loss == "dual":
@@ -132,17 +132,17 @@ def test_the_methods():
 
 
 def test_validation_is_by_the_loss_that_trains(monkeypatch):
-    monkeypatch.setattr(active_lazy, "TEST", 30)
+    monkeypatch.setattr(runs, "TEST", 30)
     kinds = dict(likelihood=metrics.CrossEntropy, dual=metrics.CrossEntropy, ksd=metrics.SteinDiscrepancy)
     kinds["f1_sd"] = metrics.NetworkSteinDiscrepancy
     for loss, kind in kinds.items():
-        made = active_lazy.monitors(jax.random.key(0), loss, "J1_w10", 5, 20)
+        made = runs.monitors(jax.random.key(0), loss, "J1_w10", 5, 20)
         assert type(made["validation"]) is kind
         held, test = made["validation"].samples.points, made["cross_entropy"].samples.points
         assert held.shape == (20, 5) and test.shape == made["kl"].samples.points.shape == (30, 5)
         assert not np.isin(np.asarray(held), np.asarray(test)).any()
     with pytest.raises(ValueError, match="count is 0"):
-        active_lazy.monitors(jax.random.key(0), "dual", "J1_w10", 5, 0)
+        runs.monitors(jax.random.key(0), "dual", "J1_w10", 5, 0)
 
 
 # -- Reading ----------------------------------------------------------------------------------------------

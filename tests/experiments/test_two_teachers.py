@@ -13,9 +13,9 @@ from dualebm import metrics
 from dualebm.data import targets
 from dualebm.methods import dual, presets
 from dualebm.training.run import run
-from experiments import two_teachers
 from experiments.reference import author_runs, compare
-from experiments.two_teachers import Settings, main, problem
+from experiments.two_teachers.__main__ import main, name_of
+from experiments.two_teachers.runs import Settings, problem
 
 SMALL = dict(teacher="s2_bimodal", n=200, neurons=8, seeds=2, steps=120, every=10, test_points=500)
 
@@ -80,7 +80,7 @@ def test_presets_hold_the_papers_settings():
     assert task.method == presets.program(task.target.space, restart_every=40)
     assert problem(Settings(preset="paper", method="program", teacher="s2_bimodal")).rates.transport_step == 0.04
     assert problem(Settings(preset="paper")).n == 100_000
-    assert two_teachers.name_of(Settings(signs="half", every=50), 7) == "s14_monomodal_default_n=7_signs=half_every=50"
+    assert name_of(Settings(signs="half", every=50), 7) == "s14_monomodal_default_n=7_signs=half_every=50"
 
 
 def train(teacher, method, rates, n, steps, seed, schedule=None):

@@ -7,20 +7,16 @@ import pytest
 import xarray
 
 from dualebm.sweeps.selection import Selection
-from experiments import active_lazy
-from experiments.active_lazy import (
-    Settings,
-    counts_of,
-    main,
-    teacher,
-)
+from experiments.active_lazy import runs
+from experiments.active_lazy.__main__ import main
+from experiments.active_lazy.runs import Settings, counts_of, teacher
 
 
 def test_rows_and_figures_of_known_numbers(tmp_path, monkeypatch):
     """KL = 2 / n of F1 and 6 / n of F2, with a spread that parts them for the first loss alone."""
 
     def solve(settings, name, loss, regime):
-        counts, over = counts_of(settings, loss), active_lazy.OVER["quick"][loss, regime]
+        counts, over = counts_of(settings, loss), runs.OVER["quick"][loss, regime]
         n = np.repeat(counts, 2)
         kl = (2 if regime == "active" else 6) / n * np.tile([0.9, 1.1] if loss == "ksd" else [0.0, 2.0], len(counts))
         variables = {"kl": ("run", kl), "cross_entropy": (("run", "cross_entropy_0"), np.stack([kl - 1, kl], axis=1))}
@@ -28,8 +24,8 @@ def test_rows_and_figures_of_known_numbers(tmp_path, monkeypatch):
         best = xarray.Dataset(variables, {"n": ("run", n)})
         return Selection(best, chosen, best, best)
 
-    monkeypatch.setattr(active_lazy, "solve", solve)
-    monkeypatch.setattr(active_lazy, "MOST", {"f1_sd": 20})
+    monkeypatch.setattr(runs, "solve", solve)
+    monkeypatch.setattr(runs, "MOST", {"f1_sd": 20})
     main(Settings(teachers=("J1_w2", "J2_w5"), losses=("ksd", "f1_sd"), n=(20, 50), out=tmp_path))
     said = json.loads((tmp_path / "quick" / "report.json").read_text())
     cases = [("ksd", 15, 20), ("ksd", 15, 50), ("f1_sd", 10, 20)]
@@ -50,11 +46,11 @@ def test_rows_and_figures_of_known_numbers(tmp_path, monkeypatch):
 
 
 def test_from_end_to_end(tmp_path, monkeypatch, capsys):
-    losses = tuple(active_lazy.LOSSES)
+    losses = tuple(runs.LOSSES)
     for name, value in dict(NEURONS=8, CRITICS=4, DIMENSION=6, DIMENSION_F1_SD=5, TEST=200, DRAWS=500).items():
-        monkeypatch.setattr(active_lazy, name, value)
-    monkeypatch.setattr(active_lazy, "STEPS", {"quick": dict.fromkeys(losses, 20)})
-    monkeypatch.setattr(active_lazy, "VALIDATION", dict.fromkeys(losses, 50))
+        monkeypatch.setattr(runs, name, value)
+    monkeypatch.setattr(runs, "STEPS", {"quick": dict.fromkeys(losses, 20)})
+    monkeypatch.setattr(runs, "VALIDATION", dict.fromkeys(losses, 50))
     main(Settings(n=(20,), out=tmp_path))
     said = json.loads((tmp_path / "quick" / "report.json").read_text())
     assert [(row["loss"], row["d"], row["n"]) for row in said["rows"]] == [(loss, 5 if loss == "f1_sd" else 6, 20) for loss in losses]
@@ -64,7 +60,7 @@ def test_from_end_to_end(tmp_path, monkeypatch, capsys):
         assert all(isinstance(value, (int, float)) and np.isfinite(value) for value in numbers)
         assert row["ratio"] == pytest.approx(row["F2_KL"] / row["F1_KL"])
         for label, regime in (("F1", "active"), ("F2", "lazy")):
-            over = active_lazy.OVER["quick"][row["loss"], regime]
+            over = runs.OVER["quick"][row["loss"], regime]
             for value, allowed in zip(row[f"{label}_chosen"].split(), over.values(), strict=True):
                 assert float(value) in allowed
             # the cross-entropy less that of the teacher is the KL, up to the noise of 200 points and 500 draws
@@ -74,5 +70,5 @@ def test_from_end_to_end(tmp_path, monkeypatch, capsys):
     assert list(said["figures"]) == ["active_lazy_J1_w10.png"]
     assert (tmp_path / "quick" / "active_lazy_J1_w10.png").stat().st_size > 10_000
     assert sorted(path.name for path in tmp_path.iterdir() if path.name != "quick") == sorted(
-        f"quick_J1_w10_{loss}_{regime}" for loss in losses for regime in active_lazy.REGIMES
+        f"quick_J1_w10_{loss}_{regime}" for loss in losses for regime in runs.REGIMES
     )

@@ -8,7 +8,8 @@ import xarray
 from dualebm.data import targets
 from dualebm.methods import dual, presets
 from experiments.reference import author_runs, compare
-from experiments.two_teachers import Settings, main
+from experiments.two_teachers.__main__ import main
+from experiments.two_teachers.runs import Settings
 from tests.experiments.test_two_teachers import SMALL, train
 
 

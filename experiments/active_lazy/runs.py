@@ -1,16 +1,4 @@
-"""Active (F1) against lazy (F2) training by maximum likelihood and by Stein discrepancies, and by the dual method (arXiv 2104.07531).
-
-    python -m experiments.active_lazy --preset quick
-    python -m experiments.active_lazy --preset paper
-    python -m experiments.active_lazy --preset paper --teachers J1_w10 --losses ksd --n 100 1000
-
-Teachers of one, two and four ReLU neurons on the sphere; students of 500 neurons, both layers of which move (active) or the outer alone
-(lazy), trained by the likelihood, the kernelised Stein discrepancy, and that of F1; and, beside them, Algorithm 1 of arXiv 2107.05134 and
-its lazy form, in balls of F1 and F2. Learning rates and decays, or the radius of the ball, are chosen for each n by a validation set, under
-the loss that trains (the likelihood for the dual methods), with early stopping; then runs with new data are stopped early by
-validation sets of their own, and tell the mean and standard deviation of the test KL and cross-entropy. The same command continues what was
-interrupted.
-"""
+"""The searches and the repetitions of active and lazy training."""
 
 import dataclasses
 import math
@@ -21,8 +9,6 @@ from typing import Any
 
 import jax
 import numpy as np
-import xarray
-from matplotlib.figure import Figure
 
 from dualebm import metrics
 from dualebm._internal import checks
@@ -34,10 +20,9 @@ from dualebm.methods.dual import Dual, annealing
 from dualebm.methods.lazy import Lazy
 from dualebm.methods.likelihood import Likelihood
 from dualebm.methods.stein import KernelStein, NetworkStein
-from dualebm.plotting import charts
 from dualebm.spaces import Sphere
 from dualebm.sweeps.selection import Selection, select
-from experiments import _common, report
+from experiments import _common
 
 TEACHERS = {"J1_w2": (2.0,), "J1_w10": (10.0,), "J2_w2.5": (-2.5,) * 2, "J2_w5": (-5.0,) * 2, "J4_w7.5": (-7.5, -7.5, 7.5, 7.5)}
 """Weights of the teachers' neurons; the energy is the mean over them."""
@@ -252,92 +237,3 @@ def solve_all(settings: Settings) -> Selections:
     """Returns the selection of each teacher, loss and regime."""
     asked = [(name, loss, regime) for name in settings.teachers for loss in settings.losses for regime in REGIMES]  # pyright: ignore[reportOptionalIterable]
     return {case: solve(settings, *case) for case in asked if counts_of(settings, case[1])}
-
-
-# -- Reading ----------------------------------------------------------------------------------------------
-
-
-def band_of(best: xarray.Dataset, name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns n, and the mean and the standard deviation over repetitions of a metric (for a metric with an error, of its value)."""
-    values = best[name].values
-    values = values[:, 0] if values.ndim > 1 else values
-    counts = np.unique(best.n.values)
-    groups = [values[best.n.values == n] for n in counts]
-    return counts, np.array([g.mean() for g in groups]), np.array([g.std(ddof=1) if len(g) > 1 else 0.0 for g in groups])
-
-
-def draw(selections: Selections, name: str, settings: Settings) -> Figure:
-    """Draws test cross-entropy (above) and KL (below) of a teacher against n, a column for each loss."""
-    losses = [loss for loss in settings.losses if (name, loss, "active") in selections]
-    figure, panels = _common.panels_of(2, len(losses), 4.2, sharex=True, sharey="row")
-    for column, loss in zip(panels.T, losses, strict=True):
-        target = teacher(name, dimension_of(loss))
-        least, error = cross_entropy(target)
-        column[0].set_title(f"{LOSSES[loss]}\nd = {dimension_of(loss)}", fontsize="small")
-        column[0].axhline(0, color="black", linestyle="--", linewidth=0.8, label="zero energy (uniform)")
-        column[1].axhline(-least, color="black", linestyle="--", linewidth=0.8)
-        column[0].axhline(least, color="black", linewidth=0.8, label="teacher")
-        if error:
-            column[0].axhspan(least - 2 * error, least + 2 * error, color="black", alpha=0.2, linewidth=0)
-        for i, (regime, label) in enumerate(REGIMES.items()):
-            best = selections[name, loss, regime].best
-            for panel, metric in zip(column, ("cross_entropy", "kl"), strict=True):
-                n, mean, spread = band_of(best, metric)
-                panel.errorbar(n, mean, spread, capsize=2, label=f"{regime} ({label})", **_common.look(i))
-        charts.log_axis(column[1].xaxis, settings.n)
-        column[1].set_xlim(min(settings.n) / 1.5, max(settings.n) * 1.5)  # pyright: ignore[reportArgumentType]
-        column[1].set_xlabel("data points n")
-    charts.log_axis(panels[1, 0].yaxis)
-    panels[0, 0].set_ylabel("test cross-entropy (nat)")
-    panels[1, 0].set_ylabel(_common.KL)
-    _common.legend(figure, panels[0, :1], 4)
-    return figure
-
-
-def rows_of(selections: Selections, settings: Settings) -> list[dict]:
-    """Returns for each teacher, loss and n the KL and cross-entropy of both regimes, mean and standard deviation, and what was chosen."""
-    rows = []
-    for name in settings.teachers:  # pyright: ignore[reportOptionalIterable]
-        for loss in settings.losses:
-            least = cross_entropy(teacher(name, dimension_of(loss)))[0]
-            for i, n in enumerate(counts_of(settings, loss)):
-                row: dict = dict(teacher=name, loss=loss, d=dimension_of(loss), n=n)
-                for regime, label in REGIMES.items():
-                    selection = selections[name, loss, regime]
-                    for metric, short in (("kl", "KL"), ("cross_entropy", "CE")):
-                        _, mean, spread = band_of(selection.best, metric)
-                        row |= {f"{label}_{short}": mean[i], f"{label}_{short}_std": spread[i]}
-                    chosen = next(c for c in selection.chosen if c["n"] == n)
-                    row[f"{label}_chosen"] = " ".join(f"{chosen[k]:g}" for k in OVER[settings.preset][loss, regime])
-                rows.append(row | dict(teacher_CE=least, ratio=row["F2_KL"] / row["F1_KL"]))
-    return rows
-
-
-def content_of(settings: Settings) -> dict[str, Any]:
-    """Runs the study, and returns the content of its report."""
-    selections = solve_all(settings)
-    figures = {f"active_lazy_{name}": draw(selections, name, settings) for name in settings.teachers}  # pyright: ignore[reportOptionalIterable]
-    rows = rows_of(selections, settings)
-    apart = [row for row in rows if row["F1_KL"] + row["F1_KL_std"] < row["F2_KL"] - row["F2_KL_std"]]
-    return dict(
-        title="Active against lazy training",
-        about=(
-            f"Students of {NEURONS} neurons (the dual method: 64 in F1, {NEURONS} in F2) of planted teachers; test KL and cross-entropy, "
-            f"mean and standard deviation of {settings.repeats} runs with new data, of settings chosen by {settings.seeds} run(s) each, "
-            "stopped early."
-        ),
-        rows=rows,
-        summary=f"The KL of F1 is below that of F2, the bands of one standard deviation apart, in {len(apart)} of {len(rows)} rows.",
-        paper="Active training (F1) beats lazy training (F2) where the target depends on few directions, by all three losses.",
-        figures=figures,
-    )
-
-
-def main(given: Settings) -> list[dict]:
-    """Runs the study, writes its report and returns the rows."""
-    settings = completed(given)
-    return report.run("active_lazy", given, settings.out / settings.preset, lambda: content_of(settings))
-
-
-if __name__ == "__main__":
-    report.script(main, Settings, __doc__)

@@ -1,0 +1,1 @@
+"""Active against lazy training: see `__main__`."""

@@ -1,0 +1,1 @@
+"""The planted teachers: see `__main__`."""

@@ -1,0 +1,86 @@
+"""The planted-teacher experiment of arXiv 2107.05134 (Section 5, Figure 1): an energy learnt by the coupled flow.
+
+    python -m experiments.two_teachers --preset quick
+    python -m experiments.two_teachers --preset paper --teacher s14_bimodal
+    python -m experiments.two_teachers --preset paper --method program --restart-every 40
+
+Trains one run a seed, prints a table, and writes under `--out` one folder a seed (Zarr results, checkpoint, manifest), `results.nc`,
+`summary.json` and `curves.png`, with the authors' curve drawn beside. The same command continues a run that was interrupted.
+"""
+
+import dataclasses
+import json
+import time
+
+import jax
+import numpy as np
+
+from dualebm.energies.shallow import from_atoms
+from dualebm.plotting import charts, maps
+from dualebm.spaces import Sphere
+from dualebm.training import run_folder
+from experiments import report
+from experiments.two_teachers.reading import authors_curve, film, gaps, sentence_of, summarise
+from experiments.two_teachers.runs import Settings, problem, train
+
+AUTHORS = {
+    "s14_monomodal": "authors, n=10000",
+    "s14_bimodal": "authors, n=100000, primal",
+    "s2_bimodal": "authors, n=1000",
+}
+"""Labels of the archived curves."""
+
+
+ABOUT = "Section 5 of arXiv 2107.05134: a planted energy, learnt from its samples by the coupled flow of neurons and particles."
+MADE = {
+    "density.png": "the teacher's density, and the model's with its neurons and particles, first seed",
+    "film.mp4": "the model of the first seed along training",
+}
+"""Files that only some settings make, and their captions."""
+
+
+def name_of(settings: Settings, n: int) -> str:
+    """Returns the name of the folder: teacher, method, n, and what differs from the defaults."""
+    plain = {f.name: f.default for f in dataclasses.fields(Settings)}
+    skip = ("preset", "teacher", "method", "n", "out", "film", "seeds")
+    changed = [f"{k}={v}" for k, v in dataclasses.asdict(settings).items() if k not in skip and v != plain[k]]
+    return "_".join([settings.teacher, settings.method, f"n={n}", *changed])
+
+
+def main(settings: Settings) -> dict:
+    """Trains, writes the report, and returns the summary."""
+    if settings.precision == 64:
+        jax.config.update("jax_enable_x64", True)
+    task = problem(settings)
+    folder = settings.out / name_of(settings, task.n)
+    start = time.perf_counter()
+    results, states = train(settings, task, folder)
+    authors = authors_curve(settings)
+    summary = summarise(results, task, authors, time.perf_counter() - start)
+    run_folder.to_netcdf(results, folder / "results.nc")
+    summary["certificate"] = gaps(settings, task, states)
+    (folder / "summary.json").write_text(json.dumps(summary, indent=1))
+    label = f"dualebm, {settings.method}, n={task.n}"
+    figure = charts.curves({label: results}, None if authors is None else {AUTHORS[settings.teacher]: authors})
+    figure.savefig(folder / "curves.png", dpi=200)
+    if task.target.space == Sphere(3):
+        energy = from_atoms(task.method.feature, states[0].atoms)
+        view = maps.view_of(np.asarray(task.target.energy.positions))
+        density = maps.sphere_density(
+            energy, states[0].atoms, states[0].particles, teacher=task.target.energy, view=view
+        )
+        density.savefig(folder / "density.png", dpi=200)
+        if settings.film:
+            film(task, settings, folder / "film.mp4")
+    made = {"curves.png": "KL, score error and total variation, the mean over seeds with their range, beside the authors'"}
+    made |= {file: text for file, text in MADE.items() if (folder / file).exists()}
+    report.write(
+        folder, title=f"{settings.teacher}, {settings.method}, n = {task.n}", about=ABOUT, command=report.command("two_teachers", settings),
+        seconds=summary["seconds"], rows=[{"iteration": step, **row} for step, row in summary["at"].items()], files=made,
+        paper=sentence_of(summary), summary=summary["certificate"]["summary"],
+    )  # fmt: skip
+    return summary
+
+
+if __name__ == "__main__":
+    report.script(main, Settings, __doc__)
