@@ -1,7 +1,7 @@
 """A small classifier of noisy images, and the masses of the classes among walkers, for `experiments.images`."""
 
 import math
-from typing import Any, ClassVar
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -10,6 +10,7 @@ import optax
 from jaxtyping import Array, Float, Int, Key
 
 from dualebm import measures
+from dualebm.metrics.base import Metric
 
 ACCURACY = 0.97
 """Of the classifier on held-out images: with less its masses tell nothing."""
@@ -87,7 +88,7 @@ def accuracy(classifier: Classifier, x: Float[Array, "n d"], labels: Int[Array, 
     return float(jnp.mean((jnp.argmax(classifier(x), axis=1) == labels).astype(x.dtype)))
 
 
-class ClassMasses(eqx.Module):
+class ClassMasses(Metric):
     """The share of each class among the walkers, (k,): their weights, added up by the class that the classifier gives them.
 
     >>> ClassMasses(untrained(jax.random.key(0), 4, 8, 3)).units
@@ -95,8 +96,7 @@ class ClassMasses(eqx.Module):
     """
 
     classifier: Classifier
-    long_name: ClassVar[str] = "masses of the classes"
-    units: ClassVar[str] = "1"
+    long_name, units = "masses of the classes", "1"
 
     def __call__(self, key, iterate):
         """The masses."""

@@ -15,9 +15,8 @@ known here); F1 is also shown with the radius of the teacher. The KL is on point
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -32,6 +31,7 @@ from dualebm.energies.shallow import Energy
 from dualebm.measures import Samples
 from dualebm.methods.dual import Dual, annealing
 from dualebm.methods.lazy import KernelFlow, Lazy
+from dualebm.metrics.base import Metric
 from dualebm.plotting import charts
 from dualebm.sweeps.folder import by_setting
 from dualebm.sweeps.grid import Grid, product
@@ -105,15 +105,14 @@ def completed(settings: Settings) -> Settings:
 # -- The runs ---------------------------------------------------------------------------------------------
 
 
-class HeldOut(eqx.Module):
+class HeldOut(Metric):
     """E U + log Z over held-out points, the negative log-likelihood; log Z - log Z* = log E* exp(U* - U) over reference points."""
 
     samples: Samples
     references: Samples
     reference: jax.Array
     known: float
-    long_name: ClassVar[str] = "negative log-likelihood of held-out data"
-    units: ClassVar[str] = "nat"
+    long_name, units = "negative log-likelihood of held-out data", "nat"
 
     def __init__(self, teacher: Energy, log_partition: float, samples: Samples, references: Samples):
         self.samples, self.references = samples, references

@@ -34,6 +34,7 @@ from dualebm.measures import Samples
 from dualebm.methods.contrastive import Contrastive
 from dualebm.methods.jarzynski import Jarzynski
 from dualebm.methods.tracked import Tracked
+from dualebm.metrics.base import Metric
 from dualebm.plotting import charts
 from dualebm.spaces import Euclidean
 from dualebm.sweeps.grid import product
@@ -151,7 +152,7 @@ def data(key, energy, n) -> Samples:
     return Samples(problem.teacher().sample(key, problem.space, n))
 
 
-class GradientError(eqx.Module):
+class GradientError(Metric):
     """E_walkers dU + d log Z, all parameters as one vector; and before it the norm of d log Z, less its value at data: the gradient's."""
 
     space: Euclidean = eqx.field(static=True)
@@ -166,7 +167,7 @@ class GradientError(eqx.Module):
         return jnp.concatenate([jnp.linalg.norm(observed - exact)[None], estimate - exact])
 
 
-class LogPartitions(eqx.Module):
+class LogPartitions(Metric):
     """log Z by the walkers, and exactly, (2,)."""
 
     space: Euclidean = eqx.field(static=True)
@@ -178,7 +179,7 @@ class LogPartitions(eqx.Module):
         return jnp.stack([iterate.log_partition[0], exact])
 
 
-class Divergence(eqx.Module):
+class Divergence(Metric):
     """KL(data's teacher || student) over the training data: E (U - U*) + log Z - log Z*, with both log Z exact."""
 
     space: Euclidean = eqx.field(static=True)

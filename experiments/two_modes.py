@@ -17,9 +17,8 @@ float64: a step moves s by 1e-5 and less. Each sweep is a folder under `--out` f
 import dataclasses
 import sys
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -33,6 +32,7 @@ from dualebm.energies.shallow import Energy
 from dualebm.measures import Samples
 from dualebm.methods.contrastive import Contrastive
 from dualebm.methods.jarzynski import Jarzynski
+from dualebm.metrics.base import Metric
 from dualebm.plotting import charts
 from dualebm.spaces import Euclidean
 from dualebm.sweeps.grid import product
@@ -176,15 +176,14 @@ def rates_of(method, time_step: float) -> Any:
 # -- What is recorded ----------------------------------------------------------------------------------
 
 
-class Logit(eqx.Module):
+class Logit(Metric):
     """s.
 
     >>> Logit().units
     '1'
     """
 
-    long_name: ClassVar[str] = "s, the logit of the mass of the first mode"
-    units: ClassVar[str] = "1"
+    long_name, units = "s, the logit of the mass of the first mode", "1"
 
     def __call__(self, key, iterate):
         """Returns s, a scalar."""
@@ -192,15 +191,14 @@ class Logit(eqx.Module):
         return iterate.energy.logit
 
 
-class Fraction(eqx.Module):
+class Fraction(Metric):
     """The part in the first mode of the walkers, unweighted, and of the data, (2,).
 
     >>> Fraction().units
     '1'
     """
 
-    long_name: ClassVar[str] = "part in the first mode, of walkers and data"
-    units: ClassVar[str] = "1"
+    long_name, units = "part in the first mode, of walkers and data", "1"
 
     def __call__(self, key, iterate):
         """Returns the two."""

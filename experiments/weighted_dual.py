@@ -17,7 +17,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 import xarray
@@ -33,6 +32,7 @@ from dualebm.methods.audited import Audited
 from dualebm.methods.dual import Dual
 from dualebm.methods.tracked import Tracked
 from dualebm.methods.weighted_dual import WeightedDual
+from dualebm.metrics.base import Metric
 from dualebm.metrics.walkers import EffectiveFraction
 from dualebm.sweeps.grid import product
 from experiments import _common, report
@@ -102,7 +102,7 @@ def steps_of(teacher: str, ratio: float) -> dict[str, float]:
     )  # type: ignore[operator]
 
 
-class Estimate(eqx.Module):
+class Estimate(Metric):
     """KL(teacher || student) with log Z by the walkers: E* (U - U*) + log Z - log Z*; the same with exact means; the error of log Z.
 
     On S^2 log Z and the mean are by quadrature. On S^14 the second is by the samples alone, `metrics.relative_entropy`, and has their

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -15,9 +15,10 @@ from dualebm.energies.shallow import Energy, feature_mean, from_atoms
 from dualebm.measures import Samples
 from dualebm.methods.base import Info
 from dualebm.methods.dual import Dual
+from dualebm.metrics.base import Metric
 
 
-class At(eqx.Module):
+class At(Metric):
     """A metric at some iterations, NaN at the others."""
 
     metric: Callable
@@ -37,7 +38,7 @@ def particles(key, iterate):
     return iterate.state.particles
 
 
-class Excess(eqx.Module):
+class Excess(Metric):
     """L(f) - L(f*) = E_data r + log E* exp(-r), r = f - f*, and its standard error over samples of the teacher (0 by quadrature).
 
     It holds L = E_data f + log Z to the digits that a difference of losses needs: log Z = log Z* + log E* exp(-r).
@@ -46,8 +47,7 @@ class Excess(eqx.Module):
     teacher: Energy
     samples: Samples
     reference: jax.Array
-    long_name: ClassVar[str] = "loss less that of the teacher's energy"
-    units: ClassVar[str] = "nat"
+    long_name, units = "loss less that of the teacher's energy", "nat"
 
     def __init__(self, teacher: Energy, samples: Samples):
         self.teacher, self.samples, self.reference = teacher, samples, teacher(samples.points)

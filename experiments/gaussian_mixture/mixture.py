@@ -1,9 +1,8 @@
 """The Gaussian mixture of arXiv 2305.19414: its teacher, data, methods and metrics."""
 
 import math
-from typing import Any, ClassVar
+from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
@@ -13,6 +12,7 @@ from dualebm.energies.mixture import GaussianMixture, Mixture
 from dualebm.measures import Samples, shares
 from dualebm.methods.contrastive import Contrastive
 from dualebm.methods.jarzynski import Jarzynski
+from dualebm.metrics.base import Metric
 from dualebm.metrics.walkers import EffectiveFraction, Resamplings
 from dualebm.spaces import Euclidean
 
@@ -76,15 +76,14 @@ def method_of(name: str, dimension: int, walkers: int) -> tuple[Any, Any]:
 # -- What is recorded ----------------------------------------------------------------------------------
 
 
-class Mass(eqx.Module):
+class Mass(Metric):
     """The mass of the student's first mode.
 
     >>> Mass().units
     '1'
     """
 
-    long_name: ClassVar[str] = "mass of the first mode"
-    units: ClassVar[str] = "1"
+    long_name, units = "mass of the first mode", "1"
 
     def __call__(self, key, iterate):
         """Returns the mass, a scalar."""
@@ -92,15 +91,14 @@ class Mass(eqx.Module):
         return jnp.exp(iterate.energy.log_masses()[0])
 
 
-class Means(eqx.Module):
+class Means(Metric):
     """The first coordinates of the student's means, (2,).
 
     >>> Means().units
     '1'
     """
 
-    long_name: ClassVar[str] = "first coordinates of the means"
-    units: ClassVar[str] = "1"
+    long_name, units = "first coordinates of the means", "1"
 
     def __call__(self, key, iterate):
         """Returns the coordinates."""
@@ -108,7 +106,7 @@ class Means(eqx.Module):
         return iterate.energy.means[:, 0]
 
 
-class Divergence(eqx.Module):
+class Divergence(Metric):
     """KL(teacher || student), E (U - U*) + log Z - log Z* with both log Z exact, over samples of the teacher; None for the training data.
 
     >>> Divergence(teacher(2), None).units
@@ -117,8 +115,7 @@ class Divergence(eqx.Module):
 
     teacher: GaussianMixture
     samples: Samples | None
-    long_name: ClassVar[str] = "KL(teacher || student)"
-    units: ClassVar[str] = "nat"
+    long_name, units = "KL(teacher || student)", "nat"
 
     def __call__(self, key, iterate):
         """Returns the KL, a scalar; noise, or on the training data overfitting, may make it negative."""
@@ -128,15 +125,14 @@ class Divergence(eqx.Module):
         return jnp.mean(student(points) - self.teacher(points)) + levels
 
 
-class PartitionError(eqx.Module):
+class PartitionError(Metric):
     """log Z by the weights of the walkers less the exact one, and its standard error by the walkers, (2,).
 
     >>> PartitionError().units
     'nat'
     """
 
-    long_name: ClassVar[str] = "log Z by the walkers less log Z"
-    units: ClassVar[str] = "nat"
+    long_name, units = "log Z by the walkers less log Z", "nat"
 
     def __call__(self, key, iterate):
         """Returns the difference and the error."""
@@ -145,7 +141,7 @@ class PartitionError(eqx.Module):
         return jnp.stack([value - iterate.energy.log_partition(iterate.method.space), error])
 
 
-class Drift(eqx.Module):
+class Drift(Metric):
     """sum_i p_i^2 (s_means |dU/dmeans|^2 + s_offsets |dU/doffsets|^2) at the walkers: what a step is expected to take off log Z.
 
     dU/da_j = r_j (a_j - x) and dU/dz_j = r_j, with r_j the share of component j at x.
@@ -154,8 +150,7 @@ class Drift(eqx.Module):
     'nat'
     """
 
-    long_name: ClassVar[str] = "expected loss of log Z in a step"
-    units: ClassVar[str] = "nat"
+    long_name, units = "expected loss of log Z in a step", "nat"
 
     def __call__(self, key, iterate):
         """Returns the loss, a scalar."""

@@ -8,9 +8,8 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import matplotlib.image
@@ -25,6 +24,7 @@ from dualebm.energies.networks import ConvNet
 from dualebm.measures import Samples
 from dualebm.methods.contrastive import Contrastive
 from dualebm.methods.jarzynski import Jarzynski, threshold_of_variation
+from dualebm.metrics.base import Metric
 from dualebm.metrics.walkers import EffectiveFraction, LogPartition, Resamplings, WalkerCrossEntropy, Walkers
 from dualebm.spaces import Euclidean
 from dualebm.training.run import run
@@ -194,7 +194,7 @@ def data(settings: Settings, seed: int) -> Images:
 # -- Training ------------------------------------------------------------------------------------------
 
 
-class CrossEntropy(eqx.Module):
+class CrossEntropy(Metric):
     """The value of a `WalkerCrossEntropy` without its error, a number that the progress bar shows.
 
     >>> CrossEntropy(WalkerCrossEntropy(Samples(jnp.eye(2)))).units
@@ -202,8 +202,7 @@ class CrossEntropy(eqx.Module):
     """
 
     of: WalkerCrossEntropy
-    long_name: ClassVar[str] = "cross-entropy to the base measure, by the walkers"
-    units: ClassVar[str] = "nat"
+    long_name, units = "cross-entropy to the base measure, by the walkers", "nat"
 
     def __call__(self, key, iterate):
         """Returns the value."""

@@ -16,6 +16,7 @@ from dualebm._internal.finite_volume import cells
 from dualebm.measures import Samples, coefficients
 from dualebm.methods.dual import DualRates
 from dualebm.methods.mean_field import MeanField
+from dualebm.metrics.base import Metric
 from dualebm.spaces import Space, Sphere
 from experiments import _common
 
@@ -115,7 +116,7 @@ def of_neurons(key, iterate):
     return jnp.append((plus - minus) @ harmonics(theta), jnp.sum(plus - minus))
 
 
-class Densities(eqx.Module):
+class Densities(Metric):
     """On the circle: nu, and gamma of the signs + and -, in so many arcs, with respect to the uniform measure: (3, bins)."""
 
     bins: int = eqx.field(static=True)

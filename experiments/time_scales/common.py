@@ -3,9 +3,8 @@
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,6 +17,7 @@ from dualebm.data import targets
 from dualebm.measures import Samples
 from dualebm.methods.dual import Dual, DualRates
 from dualebm.methods.presets import rates_from_paper
+from dualebm.metrics.base import Metric
 from dualebm.plotting import charts
 from dualebm.spaces import Sphere
 from dualebm.sweeps.grid import Grid
@@ -110,13 +110,12 @@ def data(key, teacher="s14_monomodal", n=1000, radius=BETA) -> Samples:
     return targets.sample(key, target(teacher, radius), n)[0]
 
 
-class ModeMass(eqx.Module):
+class ModeMass(Metric):
     """The mass that the particles give to the side of the first planted neuron, less that of the teacher's test points."""
 
     direction: jax.Array
     expected: jax.Array
-    long_name: ClassVar[str] = "mass of the first mode, less the teacher's"
-    units: ClassVar[str] = "1"
+    long_name, units = "mass of the first mode, less the teacher's", "1"
 
     def __call__(self, key, iterate):
         """The difference, a scalar in [-1, 1]."""

@@ -3,7 +3,6 @@
 import dataclasses
 from pathlib import Path
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import xarray
@@ -14,6 +13,7 @@ from dualebm.methods.dual import Dual, DualRates
 from dualebm.methods.lazy import KernelFlow, Lazy, LazyRates
 from dualebm.methods.mean_field import MeanField
 from dualebm.metrics import Acceptance
+from dualebm.metrics.base import Metric
 from dualebm.sweeps.folder import by_setting
 from dualebm.sweeps.grid import product
 from experiments import _common
@@ -71,7 +71,7 @@ def completed(settings: Settings) -> Settings:
     return settings
 
 
-class Profile(eqx.Module):
+class Profile(Metric):
     """f at the points of a grid: the last, and the mean over the iterations (NaN for a method that has none), (2, K)."""
 
     points: jax.Array
