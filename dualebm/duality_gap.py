@@ -28,7 +28,7 @@ from dualebm import measures
 from dualebm._internal import checks
 from dualebm.energies.shallow import Energy, Shallow, feature_mean
 from dualebm.flows import langevin
-from dualebm.log_z import partition
+from dualebm.log_z.annealing import anneal
 from dualebm.measures import Samples, shares
 from dualebm.spaces import Space
 
@@ -180,7 +180,7 @@ def certify(
     Args:
         energy: f; its total variation, the mean |c_j|, must be within the radius, or the gap is of the ball that holds it.
         quadrature: of the base measure, exact for f (any energy on S^1 and S^2): the gap is then exact but for the search of theta*,
-            and its error 0. None for `chains` annealed ones (`partition.anneal`) in each half, whose error falls as R / sqrt(chains).
+            and its error 0. None for `chains` annealed ones (`annealing.anneal`) in each half, whose error falls as R / sqrt(chains).
         model: samples of exp(-f) tau that are known, at least four, in place of those that are drawn: every other one is for the search.
             Only as good as they are. Particles of a training are not samples of its energy, and the gap from them is too small, as the
             energy was fitted to them; nor is the error then right. Outside of jit there is a warning where `relaxation` sees that they
@@ -191,10 +191,10 @@ def certify(
     Raises ValueError for a ball or a count that is not allowed, and for both a quadrature and a model. Pure and jittable but for the
     warning; the counts are static.
 
-    >>> from dualebm.features import ReLU; from dualebm.spaces import Sphere
+    >>> from dualebm.features import ReLU; from dualebm.spaces import Sphere; from dualebm.log_z.quadrature import sphere_quadrature
     >>> energy = Shallow(ReLU(), jnp.eye(3), jnp.zeros(3))
     >>> data = Samples(jnp.array([[1.0, 0.0, 0.0]]))
-    >>> found = certify(jax.random.key(0), energy, Sphere(3), data, 2.0, quadrature=partition.sphere_quadrature(Sphere(3), 32))
+    >>> found = certify(jax.random.key(0), energy, Sphere(3), data, 2.0, quadrature=sphere_quadrature(Sphere(3), 32))
     >>> round(float(found.gap), 2), float(found.error)  # 2 sup |1/4 - phi((1, 0, 0), theta)|
     (1.5, 0.0)
     """
@@ -212,7 +212,7 @@ def certify(
         _warn_where_not_relaxed(model_key, energy, space, model)
         seen, judge = _halves(model)
     else:
-        seen, judge = _halves(partition.anneal(model_key, energy, space, 2 * chains, temperatures=temperatures))
+        seen, judge = _halves(anneal(model_key, energy, space, 2 * chains, temperatures=temperatures))
     position, sign = supremum(search_key, energy, space, seen, data, ball=ball, starts=starts, steps=steps)
 
     def decrease(x):

@@ -10,88 +10,20 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float
 
 from dualebm._internal import checks
 from dualebm.base_measures import Flat, Gaussian, Uniform
 from dualebm.data import tables
 from dualebm.energies.shallow import Energy
-from dualebm.log_z import partition
+from dualebm.log_z.estimate import LogPartitionEstimate
 from dualebm.measures import Samples
 from dualebm.spaces import Euclidean, Space, Sphere, Torus
 from dualebm.training import checkpoints
 from dualebm.training.fingerprint import describe
 
 ENERGY, MODEL = "energy.npz", "model.json"
-
-NODES: dict[Space, int] = {Sphere(2): 4000, Sphere(3): 200}
-"""Nodes of the quadrature, of the spaces that have one for every energy."""
-
-DRAWS = 2**20
-"""Draws of the base measure for log Z elsewhere."""
-
-SMALLEST_SAMPLE = 100
-"""The effective sample size below which the error of log Z is not to be trusted."""
-
-MARGIN = 3.0
-"""log of how many times exp(KL) draws there must be (Chatterjee, Diaconis 2018, Theorem 1.1)."""
-
-
-class LogPartition(NamedTuple):
-    """log Z, in nats: `value`; its `standard_error` (by `quadrature`, how far half the nodes are from it); the
-    `effective_sample_size` of `draws` (None by quadrature); `kl_to_base`, the divergence of the model from the base measure by
-    its particles; `trusted`, whether the error can be."""
-
-    value: float
-    standard_error: float
-    effective_sample_size: float | None
-    draws: int | None
-    kl_to_base: float
-    trusted: bool
-
-    def told(self) -> str:
-        """In words.
-
-        >>> LogPartition(1.25, 0.5, 3.0, 1000, 5.0, False).told()  # doctest: +ELLIPSIS
-        'log Z = 1.25 +- 0.5 nat by importance sampling; NOT TO BE TRUSTED: the effective sample size is 3 of 1000 draws...'
-        """
-        figures = f"log Z = {self.value:.6g} +- {self.standard_error:.2g} nat"
-        if self.draws is None:
-            return f"{figures} by quadrature"
-        size = f"the effective sample size is {self.effective_sample_size:.0f} of {self.draws} draws"
-        if self.trusted:
-            return f"{figures} by importance sampling; {size}"
-        cause = f"KL(model || base) is about {self.kl_to_base:.3g} nat, and sampling needs many times exp(KL) draws"
-        return f"{figures} by importance sampling; NOT TO BE TRUSTED: {size}, {cause}"
-
-
-def estimate_log_partition(key: Key[Array, ""], energy: Energy, space: Space, particles: Float[Array, "N d"]) -> LogPartition:
-    """log Z: by quadrature on S^1 and S^2, by importance sampling from the base measure elsewhere.
-
-    `particles` of the model give KL(model || base) = -E U - log Z. The error of sampling is trusted where the effective
-    sample size is at least 100 and KL + 3 <= log(draws): a region of the model that no draw has reached leaves the
-    effective sample size as it is, but lowers log Z, and so raises this KL.
-
-    >>> from dualebm.energies.shallow import Shallow; from dualebm.features import ReLU
-    >>> energy = Shallow(ReLU(), jnp.eye(3), jnp.zeros(3))
-    >>> estimate_log_partition(jax.random.key(0), energy, Sphere(3), jnp.eye(3)).trusted
-    True
-    """
-    mean = float(jnp.mean(energy(particles)))
-    if space in NODES:
-        nodes = NODES[space]
-        fine, coarse = (
-            float(partition.log_partition(energy, partition.sphere_quadrature(space, n, particles.dtype)))
-            for n in (nodes, nodes // 2)
-        )
-        rounding = float(jnp.finfo(particles.dtype).eps) * (1 + abs(fine))
-        return LogPartition(fine, max(abs(fine - coarse), rounding), None, None, -mean - fine, True)
-    value, error, size = (float(x) for x in partition.log_partition_by_sampling(key, energy, space, DRAWS))
-    divergence = -mean - value
-    trusted = size >= SMALLEST_SAMPLE and divergence + MARGIN <= math.log(DRAWS)
-    return LogPartition(value, error, size, DRAWS, divergence, trusted)
 
 
 class Model(NamedTuple):
@@ -106,7 +38,7 @@ class Model(NamedTuple):
     normalise: bool
     mean: np.ndarray | None
     scale: np.ndarray | None
-    log_partition: LogPartition
+    log_partition: LogPartitionEstimate
     particle_step: float
 
 
@@ -127,8 +59,8 @@ def to_space(
 def from_space(model: Model, points: Float[Array, "N d"]) -> np.ndarray:
     """Points as rows in the units of the data.
 
-    >>> energy = partition.Energy
-    >>> model = Model(energy, Euclidean(1), False, np.array([4.0]), np.array([2.0]), None, 0.1)
+    >>> import jax.numpy as jnp
+    >>> model = Model(None, Euclidean(1), False, np.array([4.0]), np.array([2.0]), None, 0.1)
     >>> from_space(model, jnp.array([[0.5]])).tolist()
     [[5.0]]
     """
@@ -142,8 +74,9 @@ def log_densities(model: Model, points: Float[Array, "N d"]) -> dict[str, np.nda
     """log p at points of the space, (N,), in nats: `log_density_base`, in the base measure, -U - log Z; and on Euclidean
     space `log_density_lebesgue`, in the units of the data, that plus log tau less the log scales of the columns.
 
+    >>> import jax.numpy as jnp
     >>> from dualebm.energies.shallow import Shallow; from dualebm.features import ReLU
-    >>> energy, log_z = Shallow(ReLU(), jnp.eye(1), jnp.zeros(1)), LogPartition(0.0, 0.0, 1.0, 1, 0.0, True)
+    >>> energy, log_z = Shallow(ReLU(), jnp.eye(1), jnp.zeros(1)), LogPartitionEstimate(0.0, 0.0, 1.0, 1, 0.0, True)
     >>> model = Model(energy, Euclidean(1), False, np.array([4.0]), np.array([2.0]), log_z, 0.1)
     >>> {name: values.round(4).tolist() for name, values in log_densities(model, jnp.zeros((1, 1))).items()}
     {'log_density_base': [-0.0], 'log_density_lebesgue': [-1.6121]}
@@ -223,7 +156,7 @@ def load(folder: checkpoints.PathLike) -> Model:
     try:
         space = _space(header["space"])
         mean, scale = (None if header[n] is None else np.array(header[n], np.float64) for n in ("mean", "scale"))
-        log_partition = LogPartition(**header["log_partition"])
+        log_partition = LogPartitionEstimate(**header["log_partition"])
         model = Model(energy, space, header["normalise"], mean, scale, log_partition, header["particle_step"])
     except (KeyError, TypeError) as error:
         raise ValueError(f"{Path(folder) / MODEL} is corrupt ({type(error).__name__}: {error})") from error

@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 
 from dualebm import metrics
 from dualebm.data import targets
-from dualebm.log_z import partition
+from dualebm.log_z.quadrature import sphere_quadrature
 from dualebm.measures import Samples
 from dualebm.methods.likelihood import Likelihood, WeightedLikelihood
 from dualebm.plotting import charts
@@ -83,7 +83,7 @@ def data(key, preset: str) -> Samples:
     """Returns the teacher's measure: a quadrature, or weighted uniform points."""
     target = teacher()
     if preset == "quick":
-        return metrics.exact_samples(target.energy, partition.sphere_quadrature(target.space, NODES))
+        return metrics.exact_samples(target.energy, sphere_quadrature(target.space, NODES))
     return metrics.exact_samples(target.energy, Samples(target.space.sample_base(key, POINTS, jnp.float32)))
 
 
@@ -104,7 +104,7 @@ def rates_of(case: str) -> Any:
 def solve(settings: Settings) -> dict[str, xarray.Dataset]:
     """Sweeps the cases, and returns the KL of each along (seed, step)."""
     target = teacher()
-    exact = metrics.exact_samples(target.energy, partition.sphere_quadrature(target.space, 60))
+    exact = metrics.exact_samples(target.energy, sphere_quadrature(target.space, 60))
     by_case = {}
     for case in CASES:
         grid = product(case=[case], preset=[settings.preset], seed=_common.seeds_of(settings))

@@ -26,7 +26,7 @@ from dualebm import measures, metrics
 from dualebm._internal import checks
 from dualebm.data import targets
 from dualebm.energies.shallow import Energy
-from dualebm.log_z import partition
+from dualebm.log_z.quadrature import log_partition
 from dualebm.measures import Samples
 from dualebm.methods.audited import Audited
 from dualebm.methods.dual import Dual
@@ -123,7 +123,7 @@ class Estimate(Metric):
         if self.quadrature is None:
             beside = metrics.relative_entropy(energy, reference, self.samples)
         else:
-            beside = apart + partition.log_partition(energy, self.quadrature) - self.log_partition
+            beside = apart + log_partition(energy, self.quadrature) - self.log_partition
         return jnp.stack([apart + value - self.log_partition, beside, error, EffectiveFraction()(key, iterate)])
 
 
@@ -131,7 +131,7 @@ def monitors(key, teacher, test_points) -> dict[str, Any]:
     """Returns the metrics."""
     target = targets.teacher(teacher)
     quadrature = target.quadrature()
-    value = partition.log_partition(target.energy, quadrature)
+    value = log_partition(target.energy, quadrature)
     if target.space.dimension == 3:
         return {"kl": Estimate(target.energy, metrics.exact_samples(target.energy, quadrature), value, quadrature)}
     return {"kl": Estimate(target.energy, targets.sample(key, target, test_points)[0], value, None)}

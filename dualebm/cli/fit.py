@@ -20,7 +20,9 @@ from dualebm.data import tables
 from dualebm.energies.shallow import Shallow
 from dualebm.features import Bump, Feature, ReLU, Softplus
 from dualebm.kernels import kernel_of
-from dualebm.log_z import partition
+from dualebm.log_z.annealing import anneal
+from dualebm.log_z.estimate import NODES, estimate_log_partition
+from dualebm.log_z.quadrature import sphere_quadrature
 from dualebm.measures import Samples
 from dualebm.methods.dual import Dual, annealing
 from dualebm.methods.lazy import KernelFlow
@@ -157,12 +159,12 @@ def _fit(settings: Fit) -> None:
     energy = method.energy(state, rates, data)
     samples = method.samples(state)
     if samples is None:
-        particles = partition.anneal(run_key, energy, space, WALKERS).points
+        particles = anneal(run_key, energy, space, WALKERS).points
     elif samples.log_weights is None:
         particles = samples.points
     else:
         particles = samples.points[measures.resample(partition_key, samples.log_weights, len(samples.points))]
-    log_partition = model.estimate_log_partition(partition_key, energy, space, particles)
+    log_partition = estimate_log_partition(partition_key, energy, space, particles)
     step = float(getattr(rates, "particle_step", 0) or Dual(space).rates.particle_step)
     fitted = model.Model(energy, space, settings.normalise, mean, scale, log_partition, step)
     likelihood = {name: _likelihood(fitted, part.points) for name, part in (("trained_on", data), ("held_out", unseen))}
@@ -211,8 +213,8 @@ def gap_of(key, settings: Fit, energy, space: Space, rates, data: Samples) -> di
 
 def quadrature_of(space: Space, data: Samples) -> Samples | None:
     """Of the base measure, on the circle and S^2; None elsewhere."""
-    if space in model.NODES:
-        return partition.sphere_quadrature(space, model.NODES[space] // 2, data.points.dtype)
+    if space in NODES:
+        return sphere_quadrature(space, NODES[space] // 2, data.points.dtype)
     return None
 
 

@@ -19,15 +19,7 @@ from jaxtyping import Array, Key
 from dualebm._internal import checks
 from dualebm.energies.shallow import Shallow
 from dualebm.features import ReLU
-from dualebm.log_z.partition import (
-    kinks,
-    plane,
-    plane_nodes,
-    plane_quadrature,
-    rank,
-    sphere_nodes,
-    sphere_quadrature,
-)
+from dualebm.log_z.quadrature import kinks, plane, plane_nodes, plane_quadrature, rank, sphere_nodes, sphere_quadrature
 from dualebm.measures import Samples
 from dualebm.spaces import Sphere
 

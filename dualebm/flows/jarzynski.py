@@ -21,7 +21,7 @@ from dualebm import measures
 from dualebm._internal import columns
 from dualebm.energies.shallow import Energy
 from dualebm.flows import langevin
-from dualebm.log_z import partition
+from dualebm.log_z.annealing import anneal
 from dualebm.spaces import Space
 
 Scalar = Float[Array, ""] | float
@@ -58,7 +58,7 @@ def first_walkers(key: Key[Array, ""], energy: Any, space: Space, count: int) ->
     """Walkers of the model of an energy, columns, with weights: exact draws where it has `sample` and `log_partition`, else annealed.
 
     Annealed importance sampling from the base measure is unbiased for Z whatever the energy, and exact for U = 0. Raises ValueError as
-    `partition.anneal`, for the flat measure, and as the energy's own functions.
+    `annealing.anneal`, for the flat measure, and as the energy's own functions.
 
     >>> from dualebm.energies.networks import MLP; from dualebm.spaces import Sphere
     >>> network = MLP(width=8)(jax.random.key(0), Sphere(3), jnp.float32)
@@ -70,7 +70,7 @@ def first_walkers(key: Key[Array, ""], energy: Any, space: Space, count: int) ->
         points, log_partition = energy.sample(key, space, count), energy.log_partition(space)
         log_weights = jnp.zeros(count, points.dtype)
     else:
-        annealed: Any = partition.anneal(key, energy, space, count, temperatures=TEMPERATURES)
+        annealed: Any = anneal(key, energy, space, count, temperatures=TEMPERATURES)
         points, log_weights = annealed
         log_partition = jnp.zeros((), points.dtype)
     weights = Weights(log_weights, log_partition, jnp.arange(count, dtype=jnp.int32), jnp.int32(0))

@@ -6,7 +6,7 @@ and the steps of `flows.descent`. The expectation under the model exp(-f) tau / 
 points of tau with the weights exp(-f). `WeightedLikelihood` is the other parametrisation, of neurons that have a charge and a weight and
 stay on the sphere.
 
-log Z is known along training from the moves themselves (`methods.tracked`), or anew by `partition.log_partition_by_sampling`, or by
+log Z is known along training from the moves themselves (`methods.tracked`), or anew by `annealing.log_partition_by_sampling`, or by
 annealing.
 """
 

@@ -3,7 +3,7 @@
 The particles of an iteration have moved under U_k when the energy becomes U_{k+1}; the increment is exact in the mean for particles of the
 model of U_k. Particles that lag behind it bias each increment alike, and the errors add up; so does that of steps found from the same
 particles, whose noise they follow: log Z comes out low, by an amount that falls as one over the particles. It costs two evaluations of the
-energy, where annealing (`partition.log_partition_by_annealing`) costs hundreds and starts afresh. (arXiv 2104.07531 does so from fresh
+energy, where annealing (`annealing.log_partition_by_annealing`) costs hundreds and starts afresh. (arXiv 2104.07531 does so from fresh
 chains.)
 """
 
@@ -17,7 +17,7 @@ from jax.scipy.special import logsumexp
 from jaxtyping import Array, Float, Int, Key
 
 from dualebm._internal import checks
-from dualebm.log_z import partition
+from dualebm.log_z.annealing import log_partition_by_annealing
 from dualebm.measures import Samples
 from dualebm.methods.base import Info, Wrapper
 
@@ -67,7 +67,7 @@ class Tracked(Wrapper):
         if self.chains:
             energy = self.method.energy(inner, rates, data)
             aside = jax.random.fold_in(key, 1)
-            value, _, _ = partition.log_partition_by_annealing(aside, energy, self.space, self.chains, temperatures=100)
+            value, _, _ = log_partition_by_annealing(aside, energy, self.space, self.chains, temperatures=100)
         return TrackedState(inner, value)
 
     def step(self, key: Key[Array, ""], state: TrackedState, rates, data: Samples) -> tuple[TrackedState, Info]:

@@ -3,6 +3,7 @@
 A metric is called as `metric(key, iterate)` and returns an array; `iterate` is a `methods.base.Iterate`. A metric that holds arrays (test
 points) is a `Metric`, an equinox module, so that they are arguments of the compiled program.
 
+>>> import jax
 >>> from dualebm.methods.dual import Dual; from dualebm.training.simulate import start; from dualebm.spaces import Sphere
 >>> method, data = Dual(Sphere(3), neurons=8), Samples(jnp.eye(3))
 >>> state = start(jax.random.key(1), method, method.rates, data)
@@ -21,7 +22,8 @@ from dualebm import distances, duality_gap, measures, stein
 from dualebm._internal import checks
 from dualebm.energies.shallow import Energy, Shallow
 from dualebm.kernels import RBF, squared_mmd
-from dualebm.log_z import partition
+from dualebm.log_z.annealing import log_partition_by_annealing, log_partition_by_sampling
+from dualebm.log_z.quadrature import effective_temperature, log_partition
 from dualebm.measures import Samples
 from dualebm.methods.base import Iterate
 from dualebm.metrics.base import Metric
@@ -109,7 +111,7 @@ class EffectiveTemperature(Metric):
     """T such that the exact mean of U under exp(-U/T) tau equals the particles' mean of U, with U the current energy.
 
     1 for unbiased particles in equilibrium; below or above 1 measures the bias of an integrator. `quadrature` must be
-    exact for U: any energy on S^1 and S^2, and functions of a plane elsewhere (`dualebm.log_z.partition`). NaN where no
+    exact for U: any energy on S^1 and S^2, and functions of a plane elsewhere (`dualebm.log_z.quadrature`). NaN where no
     temperature fits.
     """
 
@@ -121,7 +123,7 @@ class EffectiveTemperature(Metric):
         """The temperature, a scalar."""
         del key
         energy = iterate.energy
-        return partition.effective_temperature(energy, self.quadrature, _model_mean(energy, iterate.samples))
+        return effective_temperature(energy, self.quadrature, _model_mean(energy, iterate.samples))
 
 
 class TotalVariation(Metric):
@@ -174,8 +176,8 @@ class CrossEntropy(Metric):
     """E U + log Z over test samples, less the mean log-likelihood of the model in its base measure: (value, standard error of log Z).
 
     log Z is by a `quadrature` of the base measure, where there is one, without error; else, with `draws`, by so many points of the base
-    measure (`partition.log_partition_by_sampling`), drawn anew in each record, or by the same `key`, which makes the errors common to
-    all; else by annealed importance sampling with so many `chains` and `temperatures` (`partition.log_partition_by_annealing`). Raises
+    measure (`annealing.log_partition_by_sampling`), drawn anew in each record, or by the same `key`, which makes the errors common to
+    all; else by annealed importance sampling with so many `chains` and `temperatures` (`annealing.log_partition_by_annealing`). Raises
     ValueError for no samples, and for a quadrature and draws. Over samples of a teacher it is KL(teacher || student) less
     KL(teacher || tau).
     """
@@ -200,12 +202,12 @@ class CrossEntropy(Metric):
         energy = iterate.energy
         mean = measures.mean(energy(self.samples.points), self.samples.log_weights)
         if self.quadrature is not None:
-            return jnp.stack([mean + partition.log_partition(energy, self.quadrature), jnp.zeros_like(mean)])
+            return jnp.stack([mean + log_partition(energy, self.quadrature), jnp.zeros_like(mean)])
         if self.draws:
             drawn_by = key if self.key is None else self.key
-            log_z, error, _ = partition.log_partition_by_sampling(drawn_by, energy, self.space, self.draws)
+            log_z, error, _ = log_partition_by_sampling(drawn_by, energy, self.space, self.draws)
             return jnp.stack([mean + log_z, error])
-        log_z, error, _ = partition.log_partition_by_annealing(key, energy, self.space, self.chains, temperatures=self.temperatures)
+        log_z, error, _ = log_partition_by_annealing(key, energy, self.space, self.chains, temperatures=self.temperatures)
         return jnp.stack([mean + log_z, error])
 
 
@@ -345,6 +347,7 @@ def exact_samples(teacher: Energy, quadrature: Samples) -> Samples:
 def standard(space: Space, teacher: Energy, samples: Samples) -> dict:
     """The monitors of the paper: `kl`, `score`, `total_variation`, and the `acceptance` rate.
 
+    >>> import jax
     >>> from dualebm.data import targets
     >>> teacher = targets.teacher("s2_bimodal")
     >>> points, _ = targets.sample(jax.random.key(0), teacher, 100)

@@ -117,7 +117,7 @@ def select(
         ValueError: for no settings, a setting that is in both, seeds that are in both, a validation that is no metric, and as `sweep` and
             `choose`.
 
-    >>> import jax.numpy as jnp, tempfile; from dualebm.metrics import CrossEntropy; from dualebm.log_z.partition import sphere_quadrature
+    >>> import jax.numpy as jnp, tempfile; from dualebm.metrics import CrossEntropy; from dualebm.log_z.quadrature import sphere_quadrature
     >>> from dualebm.measures import Samples; from dualebm.methods.dual import Dual; from dualebm.spaces import Sphere
     >>> points = lambda key, n: Samples(Sphere(3).sample_base(key, n, jnp.float32))
     >>> selection = select(

@@ -14,7 +14,7 @@ from dualebm import metrics
 from dualebm._internal import checks
 from dualebm.data import targets
 from dualebm.flows import two_layer
-from dualebm.log_z import partition
+from dualebm.log_z.quadrature import rank
 from dualebm.measures import Samples
 from dualebm.methods.dual import Dual, annealing
 from dualebm.methods.lazy import Lazy
@@ -145,7 +145,7 @@ def cross_entropy(target: targets.Target, draws: int = 2**22) -> tuple[float, fl
     >>> [round(cross_entropy(teacher("J1_w10", d))[0], 4) for d in (15, 10)]
     [-0.2825, -0.3363]
     """
-    if partition.rank(target.energy.positions) <= 2:
+    if rank(target.energy.positions) <= 2:
         return -target.kl_to_uniform, 0.0
     positions, weights = (np.asarray(array, np.float64) for array in (target.energy.positions, target.energy.coefficients))
     basis, coordinates = np.linalg.qr(positions.T)

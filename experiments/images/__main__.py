@@ -25,7 +25,7 @@ import numpy as np
 import xarray
 
 from dualebm import measures
-from dualebm.log_z import partition
+from dualebm.log_z.annealing import log_partition_by_annealing
 from dualebm.measures import Samples
 from experiments import _common, report
 from experiments.digit_classifier import ACCURACY, CLASSIFIER, CLASSIFIER_NOISE, accuracy, trained
@@ -56,7 +56,7 @@ def classifier_of(settings: Settings, key, seed: int, images: Images):
 @eqx.filter_jit
 def annealed(key, energy, space, count: int, temperatures: int, step, samples: tuple[Samples, ...]):
     """Returns log Z by annealing and its standard error, and the mean energy of each of the samples."""
-    log_z, error, _ = partition.log_partition_by_annealing(key, energy, space, count, temperatures=temperatures, step=step)
+    log_z, error, _ = log_partition_by_annealing(key, energy, space, count, temperatures=temperatures, step=step)
     return log_z, error, [measures.mean(energy(s.points), s.log_weights) for s in samples]
 
 

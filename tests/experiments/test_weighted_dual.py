@@ -7,7 +7,7 @@ import pytest
 
 from dualebm import metrics
 from dualebm.data import targets
-from dualebm.log_z import partition
+from dualebm.log_z.quadrature import log_partition
 from dualebm.methods.base import Info, Iterate
 from dualebm.methods.weighted_dual import WeightedDual
 from experiments.weighted_dual import Settings, checked, monitors, steps_of
@@ -23,7 +23,7 @@ def test_the_estimate_beside_the_exact_divergence():
     exact = metrics.KLDivergence(target.energy, metrics.exact_samples(target.energy, target.quadrature()))
     assert float(beside) == pytest.approx(float(exact(None, Iterate(method, state, method.rates, data))), abs=2e-4)
     value, of_value = method.log_partition(state)
-    off = float(value - partition.log_partition(method.energy(state, method.rates, data), target.quadrature()))
+    off = float(value - log_partition(method.energy(state, method.rates, data), target.quadrature()))
     assert float(by_walkers - beside) == pytest.approx(off, abs=1e-4) and float(error) == float(of_value) and float(ess) == 0.5
 
 

@@ -9,7 +9,7 @@ from dualebm.data import targets
 from dualebm.duality_gap import certify, supremum
 from dualebm.energies.shallow import Shallow, witness
 from dualebm.features import ReLU
-from dualebm.log_z import partition
+from dualebm.log_z.quadrature import sphere_quadrature
 from dualebm.measures import Samples
 from dualebm.spaces import Sphere
 
@@ -18,7 +18,7 @@ def test_the_search_finds_the_largest_of_a_grid(x64):
     space = Sphere(3)
     teacher, data = targets.teacher("s2_bimodal", "float64"), Samples(space.sample_base(jax.random.key(0), 300, float))
     model = metrics.exact_samples(teacher.energy, teacher.quadrature())
-    grid = partition.sphere_quadrature(space, 120, float).points
+    grid = sphere_quadrature(space, 120, float).points
     values = np.asarray(witness(ReLU(), grid, model, data)[0])
     for ball, largest in (("full", np.abs(values).max()), ("negative", -values.min()), ("positive", values.max())):
         theta, sign = supremum(jax.random.key(1), teacher.energy, space, model, data, ball=ball, starts=32)

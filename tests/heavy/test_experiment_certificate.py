@@ -9,7 +9,7 @@ import pytest
 
 from dualebm.energies.shallow import Shallow
 from dualebm.features import ReLU
-from dualebm.log_z import partition
+from dualebm.log_z.quadrature import log_partition
 from dualebm.measures import Samples
 from dualebm.methods.base import Iterate
 from dualebm.methods.dual import Dual
@@ -55,7 +55,7 @@ def test_the_excess_is_the_difference_of_losses_by_quadrature(x64):
     class Fixed:
         energy = staticmethod(lambda state, rates, data: energy)
 
-    losses = [float(e(found.data.points).mean() + partition.log_partition(e, nodes)) for e in (energy, target.energy)]
+    losses = [float(e(found.data.points).mean() + log_partition(e, nodes)) for e in (energy, target.energy)]
     value, error = Excess(target.energy, found.test)(None, Iterate(Fixed, None, None, found.data))
     assert float(value) == pytest.approx(losses[0] - losses[1], abs=1e-4) and float(error) == 0
     base = target.space.sample_base(jax.random.key(1), 200_000, jnp.float32)

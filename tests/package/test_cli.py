@@ -23,7 +23,7 @@ from dualebm import model
 from dualebm.cli import fit as fitting
 from dualebm.cli import main
 from dualebm.data import tables, targets
-from dualebm.log_z import partition
+from dualebm.log_z.quadrature import sphere_quadrature
 from dualebm.measures import Samples
 from dualebm.methods.dual import Dual
 from dualebm.spaces import Euclidean, Sphere
@@ -88,7 +88,7 @@ def test_samples_are_of_the_model(fitted, capsys):
     out = done(capsys, *command, "--out", fitted / "samples.csv")
     samples = np.loadtxt(fitted / "samples.csv", delimiter=",", skiprows=1)
     energy = eqx.filter_jit(model.load(fitted / "fit").energy)
-    quadrature = jax.tree.map(np.asarray, partition.sphere_quadrature(Sphere(3), 60))
+    quadrature = jax.tree.map(np.asarray, sphere_quadrature(Sphere(3), 60))
     p = np.exp(quadrature.log_weights - np.asarray(energy(quadrature.points), np.float64))
     mean = p @ quadrature.points / np.sum(p)
     error = np.std(samples, axis=0) / np.sqrt(3000)

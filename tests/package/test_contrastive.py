@@ -15,7 +15,7 @@ from dualebm.energies.shallow import Shallow
 from dualebm.features import ReLU
 from dualebm.flows.jarzynski import first_walkers, log_partition
 from dualebm.flows.likelihood import Training
-from dualebm.log_z import partition
+from dualebm.log_z.quadrature import mean_energy, sphere_quadrature
 from dualebm.measures import Samples, effective_sample_size
 from dualebm.methods.contrastive import Contrastive, contrastive_divergence
 from dualebm.methods.jarzynski import Jarzynski
@@ -80,7 +80,7 @@ def test_walkers_that_begin_at_the_model_are_of_it_without_weights():
     def energies(key):
         state = method.init(key, method.rates, AXES)
         annealed, weights = first_walkers(jax.random.split(key)[1], steep, space, 4000)
-        exact = partition.mean_energy(steep, partition.sphere_quadrature(space, 200))
+        exact = mean_energy(steep, sphere_quadrature(space, 200))
         return steep(state.particles), steep(annealed.T), effective_sample_size(weights.log_weights) / 4000, exact
 
     found, raw, ess, exact = (np.asarray(a, float) for a in energies(jax.random.key(1)))

@@ -11,7 +11,7 @@ from dualebm.data import targets
 from dualebm.duality_gap import DOUBTFUL, Certificate, certify, relaxation, told, within
 from dualebm.energies.shallow import Shallow
 from dualebm.features import ReLU
-from dualebm.log_z import partition
+from dualebm.log_z.quadrature import mean_energy, sphere_quadrature
 from dualebm.measures import Samples
 from dualebm.methods.dual import Dual
 from dualebm.spaces import Euclidean, Sphere
@@ -61,7 +61,7 @@ def test_the_gap_bounds_the_distance_to_the_optimum_and_falls_to_zero(ball, sign
     optimum, slack = best_loss(np.asarray(data.points), radius, signs)
     assert slack < 0.006
     method = Dual(CIRCLE, neurons=32, particles=4000, signs="all_negative" if ball == "negative" else "half")
-    quadrature = partition.sphere_quadrature(CIRCLE, 720, float)
+    quadrature = sphere_quadrature(CIRCLE, 720, float)
     rates = method.rates._replace(radius=radius, particle_step=0.1, transport_step=0.2, reaction_step=0.4)
     gap = metrics.DualityGap(CIRCLE, quadrature, ball)
     state = start(jax.random.key(1), method, rates, data)
@@ -102,7 +102,7 @@ def known():
     @jax.jit
     def of(key):
         base = teacher.space.sample_base(key, 4000, jnp.float32)
-        return base, jnp.mean(energy(base)), partition.mean_energy(energy, teacher.quadrature())
+        return base, jnp.mean(energy(base)), mean_energy(energy, teacher.quadrature())
 
     base, *means = of(jax.random.key(1))
     return teacher, data, energy, Samples(base), [float(mean) for mean in means]
@@ -141,7 +141,7 @@ def test_samples_that_are_not_relaxed_are_told(known, monkeypatch):
 
 def test_the_search_climbs_from_few_parameters():
     """F = 1/4 - phi((1, 0, 0), .) over the uniform measure of S^2: the largest of |F| is where phi is."""
-    model, data = partition.sphere_quadrature(Sphere(3), 32), Samples(jnp.eye(1, 3))
+    model, data = sphere_quadrature(Sphere(3), 32), Samples(jnp.eye(1, 3))
     zero = Shallow(ReLU(), jnp.array([[0.6, 0.8, 0.0]]), jnp.zeros(1))
     theta, sign = jax.jit(lambda key: duality_gap.supremum(key, zero, Sphere(3), model, data, starts=1))(jax.random.key(0))
     assert theta[0] > 0.9999 and sign == -1

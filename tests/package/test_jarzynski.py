@@ -19,7 +19,7 @@ from dualebm.energies.networks import MLP
 from dualebm.energies.shallow import Energy, Shallow
 from dualebm.features import ReLU
 from dualebm.flows import jarzynski, langevin, likelihood
-from dualebm.log_z import partition
+from dualebm.log_z.quadrature import log_partition, mean_energy, sphere_quadrature
 from dualebm.measures import Samples
 from dualebm.methods.base import Info
 from dualebm.methods.jarzynski import Jarzynski, threshold_of_variation
@@ -162,8 +162,8 @@ def test_on_the_sphere_beside_quadrature(integrator):
             return x, log_weights + change
 
         x, log_weights = jax.lax.fori_loop(0, steps, body, (x, -moving_shallow(3, jnp.float32, 0.0)(x.T)))
-        end, cloud = moving_shallow(3, jnp.float32, 1.0), partition.sphere_quadrature(space, 100)
-        return log_weights, end(x.T), partition.log_partition(end, cloud), partition.mean_energy(end, cloud)
+        end, cloud = moving_shallow(3, jnp.float32, 1.0), sphere_quadrature(space, 100)
+        return log_weights, end(x.T), log_partition(end, cloud), mean_energy(end, cloud)
 
     log_weights, values, exact, exact_mean = (np.asarray(a, float) for a in run(jax.random.key(2)))
     weights = np.exp(log_weights)

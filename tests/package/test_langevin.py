@@ -14,7 +14,7 @@ from dualebm.features import ReLU
 from dualebm.flows import langevin
 from dualebm.flows.initialise import copies, draw_indices, refresh, restart
 from dualebm.flows.langevin import NOISE_PAIRS, NOISES, Noise, drawn, move, sample, sharded
-from dualebm.log_z import partition
+from dualebm.log_z.quadrature import effective_temperature, mean_energy
 from dualebm.measures import Samples
 from dualebm.spaces import Euclidean, Sphere, Torus
 from tests import oracles
@@ -142,7 +142,7 @@ def test_the_projected_step_is_biased_and_mala_is_not():
 
     @jax.jit
     def temperature(x, quadrature):
-        return partition.effective_temperature(target.energy, quadrature, jnp.mean(target.energy(x)))
+        return effective_temperature(target.energy, quadrature, jnp.mean(target.energy(x)))
 
     found = {}
     for integrator in ("projected", "mala"):
@@ -337,7 +337,7 @@ def test_sample_of_a_trained_model():
     @jax.jit
     def results(key, quadrature):
         x, acceptance = sample(key, target.energy, Sphere(3), 20_000, steps=200, step=0.1)
-        return target.energy(x), acceptance, partition.mean_energy(target.energy, quadrature)
+        return target.energy(x), acceptance, mean_energy(target.energy, quadrature)
 
     values, acceptance, exact = jax.device_get(results(jax.random.key(0), target.quadrature()))
     assert abs(values.mean() - exact) < 5 * values.std() / 20_000**0.5

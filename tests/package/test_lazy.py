@@ -11,7 +11,7 @@ import pytest
 from dualebm.energies.shallow import Tabulated
 from dualebm.features import Bump
 from dualebm.kernels import RBF, BumpKernel
-from dualebm.log_z import partition
+from dualebm.log_z.quadrature import line_quadrature
 from dualebm.measures import Samples
 from dualebm.methods.lazy import KernelFlow, Lazy, LazyRates
 from dualebm.spaces import Sphere, Torus
@@ -94,7 +94,7 @@ def test_stationary_states_are_of_the_model(name):
     flow, lazy = KernelFlow(space, kernel, particles=300), Lazy(space, feature, features=128, particles=300, charges="best")
     method = flow if name == "kernel" else lazy
     rates = LazyRates(0.002, radius=6.0)
-    grid = partition.line_quadrature(space, 256)
+    grid = line_quadrature(space, 256)
     waves = lambda x: jnp.stack([f(2 * jnp.pi * k * x[:, 0]) for k in (1, 2) for f in (jnp.cos, jnp.sin)])  # noqa: E731
 
     def moments(key, iterate):

@@ -10,7 +10,7 @@ from dualebm.data import targets
 from dualebm.energies.shallow import Shallow
 from dualebm.features import ReLU, Softplus
 from dualebm.flows import langevin
-from dualebm.log_z import partition
+from dualebm.log_z.quadrature import log_partition, sphere_quadrature
 from dualebm.measures import Samples
 from dualebm.methods import likelihood
 from dualebm.methods.likelihood import Likelihood, WeightedLikelihood
@@ -47,7 +47,7 @@ def test_a_step_beside_a_loop(regime, x64):
 def test_the_step_is_down_the_exact_likelihood(x64):
     """Differences of E_data f + log Z by quadrature, with weighted points that are the quadrature's number: within their error."""
     space, feature = Sphere(3), Softplus(3.0)
-    quadrature = partition.sphere_quadrature(space, 40, float)
+    quadrature = sphere_quadrature(space, 40, float)
     data = Samples(points_of(space, 30))
     positions = np.random.default_rng(3).normal(size=(4, 3))
     energy = Shallow(feature, jnp.array(positions), jnp.array([3.0, -2.0, 1.0, -4.0]))
@@ -55,7 +55,7 @@ def test_the_step_is_down_the_exact_likelihood(x64):
     @jax.jit
     @jax.grad
     def exact(f):
-        return jnp.mean(f(data.points)) + partition.log_partition(f, quadrature)
+        return jnp.mean(f(data.points)) + log_partition(f, quadrature)
 
     method = Likelihood(space, feature=feature, neurons=4, sampler="importance", chains=200_000)
     rates = likelihood.LikelihoodRates(0.0, 1.0, 1.0)
@@ -134,9 +134,9 @@ def test_log_partition_by_increments_beside_quadrature(x64):
     @jax.jit
     def found(state):
         state = simulate(jax.random.key(2), method, state, rates, data, steps=150, every=150, metrics={})[0]
-        return state.log_partition, partition.log_partition(method.energy(state, rates, data), quadrature)
+        return state.log_partition, log_partition(method.energy(state, rates, data), quadrature)
 
-    quadrature = partition.sphere_quadrature(space, 40, float)
+    quadrature = sphere_quadrature(space, 40, float)
     tracked, exact = map(float, found(state))
     assert exact > 0.2
     assert tracked == pytest.approx(exact, abs=0.02)

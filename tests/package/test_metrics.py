@@ -14,8 +14,7 @@ from dualebm.data import targets
 from dualebm.energies.shallow import Energy, Shallow, from_atoms
 from dualebm.features import ReLU
 from dualebm.kernels import RBF, Embedding
-from dualebm.log_z import partition
-from dualebm.log_z.partition import sphere_quadrature
+from dualebm.log_z.quadrature import log_partition, sphere_quadrature
 from dualebm.measures import Atoms, Samples
 from dualebm.methods.base import Info, Iterate
 from dualebm.metrics import EffectiveTemperature, KLDivergence, ScoreError, exact_samples, relative_entropy
@@ -282,7 +281,7 @@ def test_energy_gap_is_the_slope_of_the_likelihood(x64):
     @jax.grad
     def slope(t):
         fit = jnp.sum(jax.nn.softmax(data.log_weights) * energy(jnp.asarray(data.points)))
-        return (1 + t) * fit + partition.log_partition(energy, quadrature, 1 / (1 + t))
+        return (1 + t) * fit + log_partition(energy, quadrature, 1 / (1 + t))
 
     gap = over_particles(metrics.EnergyGap(data), energy, np.asarray(quadrature.points)[index], data)
     sigma = np.std(at_nodes[index]) / np.sqrt(200_000)

@@ -13,12 +13,14 @@ from dualebm.base_measures import Flat, Gaussian
 from dualebm.data import targets
 from dualebm.energies.shallow import Energy, Shallow
 from dualebm.features import ReLU
-from dualebm.log_z import partition
-from dualebm.model import LogPartition, Model, estimate_log_partition, from_space, log_densities, to_space
+from dualebm.log_z import estimate
+from dualebm.log_z.estimate import LogPartitionEstimate, estimate_log_partition
+from dualebm.log_z.quadrature import log_partition, sphere_quadrature
+from dualebm.model import Model, from_space, log_densities, to_space
 from dualebm.spaces import Euclidean, Sphere, Torus
 
 SHALLOW = Shallow(ReLU(), jnp.eye(3), jnp.array([-4.0, 2.0, 1.0]))
-FOUND = LogPartition(0.5, 0.01, 900.0, 1000, 0.3, True)
+FOUND = LogPartitionEstimate(0.5, 0.01, 900.0, 1000, 0.3, True)
 
 
 class Well(Energy):
@@ -41,19 +43,19 @@ def test_quadrature_on_the_sphere_agrees_with_the_teacher():
 
 
 def test_sampling_elsewhere_agrees_with_the_teacher(monkeypatch):
-    monkeypatch.setattr(model, "DRAWS", 2**18)
+    monkeypatch.setattr(estimate, "DRAWS", 2**18)
     target = targets.teacher("s14_bimodal")
     points = targets.sample(jax.random.key(0), target, 1000)[0].points
     found = estimate_log_partition(jax.random.key(1), target.energy, target.space, points)
     assert abs(found.value - target.log_partition) < 5 * found.standard_error < 0.02
-    assert found.trusted and found.draws == model.DRAWS and "NOT" not in found.told()
+    assert found.trusted and found.draws == estimate.DRAWS and "NOT" not in found.told()
 
 
 def test_an_error_that_cannot_be_trusted_is_told(monkeypatch):
-    monkeypatch.setattr(model, "DRAWS", 20_000)
+    monkeypatch.setattr(estimate, "DRAWS", 20_000)
     strong = Shallow(ReLU(), jnp.array(np.eye(15)[:1]), jnp.array([-60.0]))
     few = estimate_log_partition(jax.random.key(0), strong, Sphere(15), strong.positions)
-    assert not few.trusted and few.effective_sample_size < model.SMALLEST_SAMPLE
+    assert not few.trusted and few.effective_sample_size < estimate.SMALLEST_SAMPLE
     assert "NOT TO BE TRUSTED: the effective sample size is" in few.told()
     inside = jnp.array(1.5 + 0.01 * np.random.default_rng(1).normal(size=(100, 8)))
     missed = estimate_log_partition(jax.random.key(0), Well(80.0), Euclidean(8), inside)
@@ -143,7 +145,7 @@ def test_quadrature_nodes_suffice_for_a_strong_energy(x64):
     theta = np.random.default_rng(0).normal(size=(8, 4))
     theta /= np.linalg.norm(theta, axis=1, keepdims=True)
     strong = Shallow(ReLU(bias=True), jnp.array(theta), jnp.array(100 * np.linspace(-1, 1, 8)))
-    nodes = partition.sphere_quadrature(Sphere(3), 900, jnp.float64)
-    exact = float(eqx.filter_jit(partition.log_partition)(strong, nodes))
+    nodes = sphere_quadrature(Sphere(3), 900, jnp.float64)
+    exact = float(eqx.filter_jit(log_partition)(strong, nodes))
     found = estimate_log_partition(jax.random.key(0), strong, Sphere(3), jnp.eye(3))
     assert abs(found.value - exact) < found.standard_error < 1e-3

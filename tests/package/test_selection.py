@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import xarray
 
-from dualebm.log_z.partition import sphere_quadrature
+from dualebm.log_z.quadrature import sphere_quadrature
 from dualebm.measures import Samples
 from dualebm.methods.dual import Dual
 from dualebm.metrics import CrossEntropy

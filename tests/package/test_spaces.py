@@ -14,7 +14,7 @@ from dualebm.energies.shallow import Shallow
 from dualebm.features import Bump
 from dualebm.flows.langevin import drawn, move
 from dualebm.kernels import RBF
-from dualebm.log_z.partition import anneal
+from dualebm.log_z.annealing import anneal
 from dualebm.measures import Samples
 from dualebm.methods.adaptive import Adaptive
 from dualebm.methods.audited import Audited

@@ -14,7 +14,7 @@ from dualebm.data import targets
 from dualebm.data.targets import Target, planted, sample, teacher
 from dualebm.energies.shallow import Shallow
 from dualebm.features import ReLU
-from dualebm.log_z import partition
+from dualebm.log_z.quadrature import effective_temperature, log_partition, mean_energy, plane, plane_nodes
 from dualebm.spaces import Sphere
 from tests import oracles
 
@@ -139,8 +139,8 @@ def test_the_quadrature_of_a_target_serves_partition(name, dtype, tolerance, req
     target = teacher(name, jnp.dtype(dtype))
     samples = target.quadrature(jnp.dtype(dtype))
     assert samples.points.dtype == dtype and samples.points.shape[1] == target.space.dimension
-    log_z = eqx.filter_jit(partition.log_partition)(target.energy, samples)
-    mean = eqx.filter_jit(partition.mean_energy)(target.energy, samples)
+    log_z = eqx.filter_jit(log_partition)(target.energy, samples)
+    mean = eqx.filter_jit(mean_energy)(target.energy, samples)
     assert float(log_z) == pytest.approx(target.log_partition, abs=tolerance)
     assert float(-mean - log_z) == pytest.approx(target.kl_to_uniform, abs=tolerance)
 
@@ -149,7 +149,7 @@ def test_the_quadrature_on_the_circle_and_the_two_sphere_serves_every_energy(x64
     for dimension in (2, 3):
         target = planted(np.eye(dimension)[:1], [-10], jnp.float64)
         student = Shallow(ReLU(), jnp.array(np.eye(dimension)[-1:]), jnp.array([-10.0]))  # off the teacher's line
-        log_z = float(eqx.filter_jit(partition.log_partition)(student, target.quadrature(jnp.float64)))
+        log_z = float(eqx.filter_jit(log_partition)(student, target.quadrature(jnp.float64)))
         assert log_z == pytest.approx(target.log_partition, abs=1e-5)
 
 
@@ -196,13 +196,13 @@ def test_descents_find_what_enumeration_finds(monkeypatch):
 
 def check_moments(target, points, count, nodes=(80, 40)):
     """Means of the energy and of the projections along, across and off the plane, at 5 standard errors."""
-    plane = partition.plane(target.energy.positions)
-    nodes, log_weights = partition.plane_nodes(target.energy.positions, *nodes)
+    across = plane(target.energy.positions)
+    nodes, log_weights = plane_nodes(target.energy.positions, *nodes)
     weights = np.asarray(target.energy.coefficients, np.float64)
 
     def features(x):
-        flat = x @ plane.basis[:2].T
-        energy = np.maximum(flat @ plane.coordinates.T, 0) @ weights / len(weights)
+        flat = x @ across.basis[:2].T
+        energy = np.maximum(flat @ across.coordinates.T, 0) @ weights / len(weights)
         return np.concatenate([flat, flat**2, flat[:, :1] * flat[:, 1:], energy[:, None], energy[:, None] ** 2], axis=1)
 
     at_nodes = features(nodes)
@@ -211,8 +211,8 @@ def check_moments(target, points, count, nodes=(80, 40)):
     exact, values = tilt @ at_nodes, features(points)
     dimension = target.space.dimension
     if dimension > 2:
-        rest = 1 - np.sum((nodes @ plane.basis[:2].T) ** 2, axis=1)
-        off = points @ plane.basis[2]
+        rest = 1 - np.sum((nodes @ across.basis[:2].T) ** 2, axis=1)
+        off = points @ across.basis[2]
         values = np.concatenate([values, off[:, None], off[:, None] ** 2, off[:, None] ** 4], axis=1)
         fourth = 3 * (tilt @ rest**2) / (dimension * (dimension - 2))
         exact = np.concatenate([exact, [0, tilt @ rest / (dimension - 2), fourth]])
@@ -264,14 +264,14 @@ def test_the_projection_has_its_law_bin_by_bin(name, weights):
     """A chi-square test of (r, p) in 12 x 16 bins against a midpoint sum of the density."""
     positions, count, dimension = teacher(name).energy.positions, 100_000, teacher(name).space.dimension
     target = planted(positions, weights)
-    plane = partition.plane(positions)
+    across = plane(positions)
     t = 0.5 * np.pi * (np.arange(1200) + 0.5) / 1200  # r = sin t
     p = 2 * np.pi * (np.arange(1600) + 0.5) / 1600 - np.pi
-    slope = np.maximum(np.stack([np.cos(p), np.sin(p)], axis=1) @ plane.coordinates.T, 0) @ np.array(weights) / 2
+    slope = np.maximum(np.stack([np.cos(p), np.sin(p)], axis=1) @ across.coordinates.T, 0) @ np.array(weights) / 2
     density = (np.sin(t) * np.cos(t) ** (dimension - 3))[:, None] * np.exp(-np.sin(t)[:, None] * slope)
     expected = density.reshape(12, 100, 16, 100).sum(axis=(1, 3)).ravel()
     expected *= count / expected.sum()
-    flat = np.asarray(sample(jax.random.key(6), target, count)[0].points, np.float64) @ plane.basis[:2].T
+    flat = np.asarray(sample(jax.random.key(6), target, count)[0].points, np.float64) @ across.basis[:2].T
     radius, angle = np.minimum(np.linalg.norm(flat, axis=1), 1), np.arctan2(flat[:, 1], flat[:, 0])
     edges = (np.linspace(0, 0.5 * np.pi, 13), np.linspace(-np.pi, np.pi, 17))
     observed = np.histogram2d(np.arcsin(radius), angle, edges)[0].ravel()
@@ -326,7 +326,7 @@ def test_batches_of_rejection_have_their_own_keys(monkeypatch):
 def test_the_direction_off_the_plane_is_orthogonal_to_it():
     """The plane's coordinates are drawn in float64. In three dimensions little of a normal vector may be left: its rounding is large."""
     positions, found = np.float32(neurons(3, [0.1, 2.0])), []
-    basis = partition.plane(positions).basis[:2]
+    basis = plane(positions).basis[:2]
     for dtype in ("float32", "float64"):
         with jax.enable_x64(dtype == "float64"):
             points = sample(jax.random.key(0), planted(positions, [-7.3, -2.1], dtype), 40_000)[0].points
@@ -355,7 +355,7 @@ def test_the_effective_temperature_of_exact_samples_is_theirs(name, temperature)
     hot = planted(target.energy.positions, target.energy.coefficients / temperature)
     points = sample(jax.random.key(8), hot, count)[0].points
     values = np.asarray(eqx.filter_jit(Shallow.__call__)(target.energy, points), np.float64)
-    find = eqx.filter_jit(partition.effective_temperature)
+    find = eqx.filter_jit(effective_temperature)
     found = find(target.energy, target.quadrature(), jnp.float32(values.mean()))
     error = temperature**2 / np.sqrt(count * values.var())
     assert abs(float(found) - temperature) < 5 * error < 0.1 * temperature

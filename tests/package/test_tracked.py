@@ -7,7 +7,7 @@ import pytest
 
 from dualebm.data import targets
 from dualebm.energies.networks import MLP
-from dualebm.log_z import partition
+from dualebm.log_z.quadrature import log_partition
 from dualebm.measures import Samples
 from dualebm.methods.contrastive import Contrastive
 from dualebm.methods.dual import Dual
@@ -19,7 +19,7 @@ TEACHER = targets.teacher("s2_bimodal")
 
 
 def exact(key, iterate):
-    return partition.log_partition(iterate.energy, TEACHER.quadrature())
+    return log_partition(iterate.energy, TEACHER.quadrature())
 
 
 METRICS = {"exact": exact, "tracked": lambda key, iterate: iterate.state.log_partition}

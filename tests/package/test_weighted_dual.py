@@ -11,7 +11,7 @@ from dualebm.data import targets
 from dualebm.energies.shallow import feature_mean
 from dualebm.features import ReLU
 from dualebm.flows import wfr
-from dualebm.log_z import partition
+from dualebm.log_z.quadrature import log_partition, mean_energy
 from dualebm.measures import Samples, coefficients, total_variation
 from dualebm.methods.weighted_dual import WeightedDual
 from dualebm.spaces import Sphere
@@ -43,7 +43,7 @@ def test_log_z_along_dual_training_beside_quadrature():
         energy = iterate.energy
         unweighted = jnp.mean(energy(iterate.state.particles))
         weighted = jnp.sum(jax.nn.softmax(iterate.state.log_weights) * energy(iterate.state.particles))
-        exact = partition.log_partition(energy, cloud), partition.mean_energy(energy, cloud)
+        exact = log_partition(energy, cloud), mean_energy(energy, cloud)
         return jnp.stack([*iterate.log_partition, *exact, weighted, unweighted])
 
     state, records = run_of(method, rates, data, {"both": both})(jax.random.key(1))

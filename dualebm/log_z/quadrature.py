@@ -1,4 +1,4 @@
-"""Exact quadrature: log Z, mean energies and temperatures of any energy, without Monte-Carlo error; and log Z by sampling.
+"""Exact quadrature: log Z, mean energies and temperatures of any energy, without Monte-Carlo error.
 
 A quadrature of the base measure tau is `Samples(points, log_weights)`: E_tau g = sum_q p_q g(x_q) with
 p = exp(log_weights). Nodes are made on the host in NumPy float64 and cast at the end; what uses them is pure JAX.
@@ -6,26 +6,22 @@ p = exp(log_weights). Nodes are made on the host in NumPy float64 and cast at th
 
 import itertools
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import logsumexp
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float
 
 from dualebm._internal import checks
 from dualebm.base_measures import Gaussian
-from dualebm.energies.shallow import Energy, Tempered, precision_of
-from dualebm.flows import langevin
+from dualebm.energies.shallow import Energy
 from dualebm.measures import Samples
 from dualebm.spaces import Space, Sphere
 
 LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE = 1e-3, 1e3
 """The range in which `effective_temperature` looks."""
-
-DRAWS = 2**14
-"""Points of the base measure that `log_partition_by_sampling` draws at a time: part of the definition of its results."""
 
 BISECTIONS = 60
 """Halvings of the range in log T: more than float64 can resolve."""
@@ -240,106 +236,6 @@ def log_partition(energy: Energy, quadrature: Samples, temperature: Scalar = 1.0
     if log_weights is None:
         return logsumexp(value) - jnp.log(jnp.asarray(value.size, value.dtype))
     return logsumexp(log_weights + value) - logsumexp(log_weights)
-
-
-def log_partition_by_sampling(key: Key[Array, ""], energy: Energy, space: Space, count: int) -> tuple[Scalar, Scalar, Scalar]:
-    """log Z = log E_tau exp(-U) by importance sampling from the base measure: (log Z, standard error, effective sample size).
-
-    With w_i = exp(-U(x_i)), x_i ~ tau: log of the mean w; by the delta method the error s / (mean w sqrt(count)), s^2 the
-    sample variance of w; Kish's (sum w)^2 / sum w^2. Weights are taken relative to the largest, and points are drawn and
-    evaluated a block at a time. Neither figure can see a region that no draw has reached: of the order of exp(KL) draws
-    are needed, KL the divergence of the model from tau (Chatterjee, Diaconis 2018, Theorem 1.1). Pure; `count` is static.
-    Raises ValueError for fewer than two draws, and for the flat base measure, which cannot be sampled.
-
-    >>> from dualebm.energies.shallow import Shallow; from dualebm.features import ReLU
-    >>> energy = Shallow(ReLU(), jnp.eye(3), jnp.zeros(3))
-    >>> [float(x) for x in log_partition_by_sampling(jax.random.key(0), energy, Sphere(3), 1000)]
-    [0.0, 0.0, 1000.0]
-    """
-    checks.count("count", count, 2)
-    dtype = precision_of(energy)
-    width = min(count, DRAWS)
-    blocks = -(-count // width)
-
-    def block(_, index):
-        """The largest -U of a block, and the number, mean and summed squared deviation of w relative to it."""
-        x = space.sample_base(jax.random.fold_in(key, index), width, dtype)
-        counted = index * width + jnp.arange(width) < count
-        values = jnp.where(counted, -energy(x), -jnp.inf)
-        top = jnp.max(values)
-        weights, number = jnp.exp(values - top), jnp.sum(counted, dtype=dtype)
-        mean = jnp.sum(weights) / number
-        return None, (top, number, mean, jnp.sum(jnp.where(counted, (weights - mean) ** 2, 0)))
-
-    _, (tops, numbers, means, squares) = jax.lax.scan(block, None, jnp.arange(blocks))
-    top = jnp.max(tops)
-    scale = jnp.exp(tops - top)
-    mean = jnp.sum(numbers * scale * means) / count
-    square = jnp.sum(scale**2 * squares + numbers * (scale * means - mean) ** 2) / mean**2
-    standard_error = jnp.sqrt(square / count / (count - 1))
-    return top + jnp.log(mean), standard_error, count / (1 + square / count)
-
-
-def anneal(
-    key: Key[Array, ""],
-    energy: Energy,
-    space: Space,
-    count: int,
-    *,
-    temperatures: int = 200,
-    moves: int = 1,
-    step: Scalar | None = None,
-    power: float = 2.0,
-) -> Samples:
-    """Weighted samples of the model by annealed importance sampling (Neal 2001) from the base measure: with weights w, E_model g is the
-    weighted mean of g, and the mean w an unbiased estimate of Z.
-
-    `count` chains start at x ~ tau and go through the energies t_k U, t_k = (k / K)^power with K `temperatures`: at each their log weight
-    grows by -(t_k - t_{k-1}) U(x), and then they make `moves` steps of MALA under t_k U, of size `step` (None: the space's default). As
-    MALA is reversible nothing here is biased, for any K and step, but weighted means by O(1 / count). Pure; the counts are static. Raises
-    ValueError for fewer than two chains or other counts below 1, and for the flat base measure, which cannot be sampled.
-
-    >>> from dualebm.data import targets
-    >>> teacher = targets.teacher("s2_bimodal")
-    >>> anneal(jax.random.key(0), teacher.energy, teacher.space, 100, temperatures=10).points.shape
-    (100, 3)
-    """
-    for name, value, smallest in (("count", count, 2), ("temperatures", temperatures, 1), ("moves", moves, 1)):
-        checks.count(name, value, smallest)
-    start_key, chain_key = jax.random.split(key)
-    dtype = precision_of(energy)
-    size = space.default_particle_step if step is None else step
-    x = space.sample_base(start_key, count, dtype).T
-    factors = jnp.asarray((np.arange(temperatures + 1) / temperatures) ** power, dtype)
-
-    def at(carry, k):
-        x, log_weights = carry
-        log_weights = log_weights - (factors[k] - factors[k - 1]) * energy(x.T)
-        draw = langevin.drawn(jax.random.fold_in(chain_key, k), space.dimension, dtype, "independent")
-        x, _, _ = langevin.move("mala", space, draw, x, Tempered(energy, factors[k]), size, steps=moves)
-        return (x, log_weights), None
-
-    (x, log_weights), _ = jax.lax.scan(at, (x, jnp.zeros(count, dtype)), jnp.arange(1, temperatures + 1))
-    return Samples(x.T, log_weights)
-
-
-def log_partition_by_annealing(key: Key[Array, ""], energy: Energy, space: Space, count: int, **options) -> tuple[Scalar, Scalar, Scalar]:
-    """log Z, the log of the mean weight of `anneal` with its options: (log Z, standard error, effective sample size).
-
-    The error is that of the mean, by the delta method; it cannot see a region that no chain has reached. Raises its ValueErrors.
-
-    >>> from dualebm.data import targets
-    >>> teacher = targets.teacher("s2_bimodal")
-    >>> log_z, error, _ = log_partition_by_annealing(jax.random.key(0), teacher.energy, teacher.space, 1000, temperatures=50)
-    >>> bool(abs(log_z - log_partition(teacher.energy, teacher.quadrature())) < 5 * error)
-    True
-    """
-    log_weights: Any = anneal(key, energy, space, count, **options).log_weights
-    top = jnp.max(log_weights)
-    weights = jnp.exp(log_weights - top)
-    mean = jnp.mean(weights)
-    square = jnp.sum((weights / mean - 1) ** 2)
-    return top + jnp.log(mean), jnp.sqrt(square / count / (count - 1)), count / (1 + square / count)
 
 
 def _mean_at(values, log_weights, temperature):
