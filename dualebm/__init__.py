@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from dualebm import metrics
 from dualebm.base_measures import BaseMeasure, Flat, Gaussian, Uniform
+from dualebm.energies.base import Energy, log_density
 from dualebm.energies.boltzmann import Boltzmann, BoltzmannMachine
 from dualebm.energies.mixture import GaussianMixture, Mixture
 from dualebm.energies.networks import MLP, ConvNet
-from dualebm.energies.shallow import Energy, Shallow, log_density
+from dualebm.energies.shallow import Shallow
 from dualebm.features import Bump, Custom, Feature, ReLU, Softplus
 from dualebm.flows.langevin import sample
 from dualebm.kernels import RBF, ArcCosine
@@ -37,10 +38,10 @@ from dualebm.sweeps.grid import cross, draws, product, zipped
 from dualebm.training.simulate import simulate
 
 if TYPE_CHECKING:
+    from dualebm.energies.files import load_energy, save_energy
     from dualebm.sweeps.engine import forecast, sweep
     from dualebm.sweeps.folder import by_setting, manifest, open_sweep
     from dualebm.sweeps.placement import Placement
-    from dualebm.training.checkpoints import load_energy, save_energy
     from dualebm.training.run import Diverged, run
     from dualebm.training.run_folder import open_results, to_netcdf
 
@@ -49,12 +50,12 @@ _IMPORTED_LATE = {
     "Placement": "sweeps.placement",
     "by_setting": "sweeps.folder",
     "forecast": "sweeps.engine",
-    "load_energy": "training.checkpoints",
+    "load_energy": "energies.files",
     "manifest": "sweeps.folder",
     "open_results": "training.run_folder",
     "open_sweep": "sweeps.folder",
     "run": "training.run",
-    "save_energy": "training.checkpoints",
+    "save_energy": "energies.files",
     "sweep": "sweeps.engine",
     "to_netcdf": "training.run_folder",
 }

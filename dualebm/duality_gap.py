@@ -26,7 +26,8 @@ from jaxtyping import Array, Float, Key
 
 from dualebm import measures
 from dualebm._internal import checks
-from dualebm.energies.shallow import Energy, Shallow, feature_mean
+from dualebm.energies.base import Energy
+from dualebm.energies.shallow import Shallow, feature_mean
 from dualebm.flows import langevin
 from dualebm.log_z.annealing import anneal
 from dualebm.measures import Samples, shares

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 
 from dualebm._internal import checks
 from dualebm._internal.columns import block_columns, map_blocks, once, sum_blocks, total
-from dualebm.energies.shallow import Energy, Located
+from dualebm.energies.base import Energy, Located
 from dualebm.features import Bump, Feature, ReLU
 from dualebm.measures import Samples
 from dualebm.spaces import Space, Sphere, Torus

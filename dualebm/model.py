@@ -1,6 +1,6 @@
 """A fitted model in a folder: its energy, how data come to its space, and log Z with what is known of its error.
 
-It is two files: `energy.npz` (see `dualebm.training.checkpoints`) and `model.json`. They may lie beside the files of the run that made
+It is two files: `energy.npz` (see `dualebm.energies.files`) and `model.json`. They may lie beside the files of the run that made
 them. Values in `model.json` are plain JSON; no file holds code.
 """
 
@@ -13,15 +13,13 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float
 
-from dualebm._internal import checks
-from dualebm.base_measures import Flat, Gaussian, Uniform
+from dualebm._internal import checks, files
 from dualebm.data import tables
-from dualebm.energies.shallow import Energy
+from dualebm.energies.base import Energy
+from dualebm.energies.files import build, load_energy, save_energy, spell
 from dualebm.log_z.estimate import LogPartitionEstimate
 from dualebm.measures import Samples
-from dualebm.spaces import Euclidean, Space, Sphere, Torus
-from dualebm.training import checkpoints
-from dualebm.training.fingerprint import describe
+from dualebm.spaces import Space
 
 ENERGY, MODEL = "energy.npz", "model.json"
 
@@ -47,6 +45,7 @@ def to_space(
 ) -> Samples:
     """Rows as points of the space, standardised where there are a mean and a scale; raises as `tables.as_samples`.
 
+    >>> from dualebm.spaces import Euclidean
     >>> x = np.array([[3.0], [5.0]])
     >>> to_space(x, Euclidean(1), "float32", mean=np.array([4.0]), scale=np.array([2.0])).points.tolist()
     [[-0.5], [0.5]]
@@ -59,6 +58,7 @@ def to_space(
 def from_space(model: Model, points: Float[Array, "N d"]) -> np.ndarray:
     """Points as rows in the units of the data.
 
+    >>> from dualebm.spaces import Euclidean
     >>> import jax.numpy as jnp
     >>> model = Model(None, Euclidean(1), False, np.array([4.0]), np.array([2.0]), None, 0.1)
     >>> from_space(model, jnp.array([[0.5]])).tolist()
@@ -74,6 +74,7 @@ def log_densities(model: Model, points: Float[Array, "N d"]) -> dict[str, np.nda
     """log p at points of the space, (N,), in nats: `log_density_base`, in the base measure, -U - log Z; and on Euclidean
     space `log_density_lebesgue`, in the units of the data, that plus log tau less the log scales of the columns.
 
+    >>> from dualebm.spaces import Euclidean
     >>> import jax.numpy as jnp
     >>> from dualebm.energies.shallow import Shallow; from dualebm.features import ReLU
     >>> energy, log_z = Shallow(ReLU(), jnp.eye(1), jnp.zeros(1)), LogPartitionEstimate(0.0, 0.0, 1.0, 1, 0.0, True)
@@ -103,13 +104,13 @@ def mean_with_error(values: np.ndarray, error: float = 0.0) -> tuple[float, floa
 # -- Files -----------------------------------------------------------------------------------------
 
 
-def save(folder: checkpoints.PathLike, model: Model, about: dict[str, Any]) -> None:
+def save(folder: files.PathLike, model: Model, about: dict[str, Any]) -> None:
     """Writes the two files, `model.json` last; `about`, JSON, goes there too (what the model was fitted to, and how)."""
-    checkpoints.save_energy(Path(folder) / ENERGY, model.energy)
+    save_energy(Path(folder) / ENERGY, model.energy)
     header = {
         "kind": "model",
-        "format": checkpoints.FORMAT,
-        "space": describe(model.space),
+        "format": files.FORMAT,
+        "space": spell(model.space),
         "normalise": model.normalise,
         "mean": None if model.mean is None else model.mean.tolist(),
         "scale": None if model.scale is None else model.scale.tolist(),
@@ -117,10 +118,10 @@ def save(folder: checkpoints.PathLike, model: Model, about: dict[str, Any]) -> N
         "particle_step": model.particle_step,
         "precision": 8 * jax.tree.leaves(model.energy)[0].dtype.itemsize,
     }
-    checkpoints.commit(Path(folder) / MODEL, lambda path: path.write_text(json.dumps({**about, **header}, indent=1)))
+    files.commit(Path(folder) / MODEL, lambda path: path.write_text(json.dumps({**about, **header}, indent=1)))
 
 
-def read(folder: checkpoints.PathLike) -> dict[str, Any]:
+def read(folder: files.PathLike) -> dict[str, Any]:
     """`model.json` of a folder; raises FileNotFoundError where there is none, ValueError where it is not one.
 
     >>> read("no/such/folder")
@@ -135,26 +136,19 @@ def read(folder: checkpoints.PathLike) -> dict[str, Any]:
         header = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path} is truncated or corrupt ({error})") from error
-    checkpoints.check_format(path, header, "model")
+    files.check_format(path, header, "model")
     return header
 
 
-def _space(described: dict[str, Any]) -> Any:
-    """The space, or its base measure, that `describe` made a dictionary of."""
-    kinds: dict[str, Any] = {kind.__name__: kind for kind in (Sphere, Euclidean, Torus, Uniform, Gaussian, Flat)}
-    values = {name: _space(value) if isinstance(value, dict) else value for name, value in described.items()}
-    return kinds[values.pop("type")](**values)
-
-
-def load(folder: checkpoints.PathLike) -> Model:
-    """The model in a folder, as `save` wrote it; raises as `read` and `checkpoints.load_energy` do.
+def load(folder: files.PathLike) -> Model:
+    """The model in a folder, as `save` wrote it; raises as `read` and `energies.files.load_energy` do.
 
     One of 64 bits needs x64 on: `with jax.enable_x64(read(folder)["precision"] == 64)`.
     """
     header = read(folder)
-    energy = checkpoints.load_energy(Path(folder) / ENERGY)
+    energy = load_energy(Path(folder) / ENERGY)
     try:
-        space = _space(header["space"])
+        space = build(header["space"])
         mean, scale = (None if header[n] is None else np.array(header[n], np.float64) for n in ("mean", "scale"))
         log_partition = LogPartitionEstimate(**header["log_partition"])
         model = Model(energy, space, header["normalise"], mean, scale, log_partition, header["particle_step"])

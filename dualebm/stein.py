@@ -18,7 +18,7 @@ from jaxtyping import Array, Float, Key
 
 from dualebm._internal import checks
 from dualebm._internal.columns import block_columns, map_blocks, once, product, sum_blocks
-from dualebm.energies.shallow import Energy
+from dualebm.energies.base import Energy
 from dualebm.kernels import SOURCES
 from dualebm.measures import Samples
 from dualebm.spaces import Space

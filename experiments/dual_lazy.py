@@ -27,7 +27,7 @@ from matplotlib.figure import Figure
 from dualebm import metrics
 from dualebm._internal import checks
 from dualebm.data import targets
-from dualebm.energies.shallow import Energy
+from dualebm.energies.base import Energy
 from dualebm.measures import Samples
 from dualebm.methods.dual import Dual, annealing
 from dualebm.methods.lazy import KernelFlow, Lazy

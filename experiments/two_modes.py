@@ -28,7 +28,7 @@ from matplotlib.figure import Figure
 
 from dualebm._internal import checks
 from dualebm.base_measures import Flat
-from dualebm.energies.shallow import Energy
+from dualebm.energies.base import Energy
 from dualebm.measures import Samples
 from dualebm.methods.contrastive import Contrastive
 from dualebm.methods.jarzynski import Jarzynski

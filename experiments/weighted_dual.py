@@ -25,7 +25,7 @@ from matplotlib.figure import Figure
 from dualebm import measures, metrics
 from dualebm._internal import checks
 from dualebm.data import targets
-from dualebm.energies.shallow import Energy
+from dualebm.energies.base import Energy
 from dualebm.log_z.quadrature import log_partition
 from dualebm.measures import Samples
 from dualebm.methods.audited import Audited

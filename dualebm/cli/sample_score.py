@@ -9,10 +9,9 @@ import numpy as np
 import tyro
 
 from dualebm import model, quality
-from dualebm._internal import checks
+from dualebm._internal import checks, files
 from dualebm.data import tables
 from dualebm.flows import langevin
-from dualebm.training import checkpoints
 
 TABLES = (".csv", ".npy")
 
@@ -158,4 +157,4 @@ def write_table(path: Path, names: list[str], values: np.ndarray) -> None:
             else:
                 np.savetxt(file, values, f"%.{digits}g", ",", header=",".join(names), comments="")
 
-    checkpoints.commit(path, write)
+    files.commit(path, write)

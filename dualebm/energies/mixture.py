@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Key
 from dualebm._internal import checks
 from dualebm._internal.columns import block_columns, map_blocks, product
 from dualebm.base_measures import Flat
-from dualebm.energies.shallow import Energy, Located
+from dualebm.energies.base import Energy, Located
 from dualebm.spaces import Euclidean, Space
 
 

@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from dualebm import measures
 from dualebm._internal import columns
-from dualebm.energies.shallow import Energy
+from dualebm.energies.base import Energy
 from dualebm.flows import langevin
 from dualebm.log_z.annealing import anneal
 from dualebm.spaces import Space

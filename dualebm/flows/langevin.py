@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Key
 
 from dualebm._internal import columns
-from dualebm.energies.shallow import Energy, Located, precision_of
+from dualebm.energies.base import Energy, Located, precision_of
 from dualebm.spaces import Space
 
 NOISE_PAIRS = columns.GRAIN

@@ -15,7 +15,7 @@ import optax
 from jaxtyping import Array, Float
 
 from dualebm._internal import checks, columns
-from dualebm.energies.shallow import Energy
+from dualebm.energies.base import Energy
 from dualebm.flows.two_layer import OPTIMISERS
 from dualebm.measures import Samples, shares
 from dualebm.spaces import Space

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from dualebm._internal import checks
-from dualebm.energies.shallow import Energy, Tempered, precision_of
+from dualebm.energies.base import Energy, Tempered, precision_of
 from dualebm.flows import langevin
 from dualebm.measures import Samples
 from dualebm.spaces import Space

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from dualebm.energies.shallow import Energy
+from dualebm.energies.base import Energy
 from dualebm.log_z.annealing import log_partition_by_sampling
 from dualebm.log_z.quadrature import log_partition, sphere_quadrature
 from dualebm.spaces import Space, Sphere

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 
 from dualebm._internal import checks
 from dualebm.base_measures import Gaussian
-from dualebm.energies.shallow import Energy
+from dualebm.energies.base import Energy
 from dualebm.measures import Samples
 from dualebm.spaces import Space, Sphere
 

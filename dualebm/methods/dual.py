@@ -19,7 +19,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
 from dualebm._internal import checks, columns
-from dualebm.energies.shallow import Located, Shallow, Sums, feature_mean, feature_sums, from_atoms
+from dualebm.energies.base import Located
+from dualebm.energies.shallow import Shallow, Sums, feature_mean, feature_sums, from_atoms
 from dualebm.features import Feature, ReLU
 from dualebm.flows import initialise, langevin, wfr
 from dualebm.measures import Atoms, Samples, log_total_variation

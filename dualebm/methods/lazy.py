@@ -21,7 +21,8 @@ from jaxtyping import Array, Float, Int, Key
 
 from dualebm._internal import checks
 from dualebm._internal.finite_volume import cells
-from dualebm.energies.shallow import Shallow, Tabulated, feature_mean, feature_sums
+from dualebm.energies.shallow import Shallow, feature_mean, feature_sums
+from dualebm.energies.tabulated import Tabulated
 from dualebm.features import Feature, ReLU
 from dualebm.flows import initialise, langevin
 from dualebm.kernels import Embedding, Kernel, embedding, kernel_of, mean_kernel

@@ -20,7 +20,8 @@ from jaxtyping import Array, Float
 
 from dualebm import distances, duality_gap, measures, stein
 from dualebm._internal import checks
-from dualebm.energies.shallow import Energy, Shallow
+from dualebm.energies.base import Energy
+from dualebm.energies.shallow import Shallow
 from dualebm.kernels import RBF, squared_mmd
 from dualebm.log_z.annealing import log_partition_by_annealing, log_partition_by_sampling
 from dualebm.log_z.quadrature import effective_temperature, log_partition

@@ -20,12 +20,13 @@ import jax
 import jax.numpy as jnp
 import xarray
 
+from dualebm._internal import files
 from dualebm.sweeps.batch import Session, programs, run_batch
 from dualebm.sweeps.folder import SWEEP, Group, begin, group_manifest, open_sweep
 from dualebm.sweeps.grid import Grid, Replica, identity
 from dualebm.sweeps.placement import Placement
 from dualebm.sweeps.plan import Plan, batch_size_of, bytes_of_run, like_of, plan_of, stack
-from dualebm.training import checkpoints, multihost, segments, sharding
+from dualebm.training import multihost, segments, sharding
 
 
 def sweep(
@@ -39,7 +40,7 @@ def sweep(
     metrics,
     schedule: Callable[[Any, Any], Any] | None = None,
     common: bool = False,
-    folder: checkpoints.PathLike | None = None,
+    folder: files.PathLike | None = None,
     segment: int | None = None,
     placement: Placement = Placement(),
     note: Any = None,

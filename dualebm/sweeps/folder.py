@@ -17,11 +17,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import xarray
 
-from dualebm._internal import checks
+from dualebm._internal import checks, files
 from dualebm.methods.base import Divergence
 from dualebm.sweeps.grid import Replica, identity
 from dualebm.sweeps.plan import Plan, batch_size_of, check, like_of, shapes_of
-from dualebm.training import checkpoints, run_folder, segments, sharding
+from dualebm.training import run_folder, segments, sharding
 from dualebm.training.fingerprint import check_settings, describe
 
 SWEEP = "sweep.json"
@@ -55,8 +55,8 @@ def begin(plan: Plan, folder: Path, note: Any) -> list[Group]:
     new = _new_groups(plan, folder, list(asked.values()), len(stored))
     if new:
         groups = [*stored, *({"batch_size": g.batch_size, "runs": [describe(r.settings) for r in g.replicas]} for g in new)]
-        header = {"kind": "sweep", "format": checkpoints.FORMAT, "settings": plan.each.settings, "groups": groups, "note": note}
-        checkpoints.commit(folder / SWEEP, lambda path: path.write_text(json.dumps(header, indent=1)))
+        header = {"kind": "sweep", "format": files.FORMAT, "settings": plan.each.settings, "groups": groups, "note": note}
+        files.commit(folder / SWEEP, lambda path: path.write_text(json.dumps(header, indent=1)))
     return old + new
 
 
@@ -118,7 +118,7 @@ def group_manifest(group: Group) -> dict:
 # -- Reading ---------------------------------------------------------------------------------------
 
 
-def read(folder: checkpoints.PathLike) -> dict:
+def read(folder: files.PathLike) -> dict:
     """The header of a sweep's folder, or of that of one of its processes: `settings`, `note`, and `groups` with their runs.
 
     Raises FileNotFoundError where there is no sweep, ValueError for a corrupt file and one of another format version.
@@ -130,7 +130,7 @@ def read(folder: checkpoints.PathLike) -> dict:
         header = json.loads(path.read_text())
     except ValueError as error:
         raise ValueError(f"{path} is truncated or corrupt ({error}); give another folder") from error
-    checkpoints.check_format(path, header, "sweep")
+    files.check_format(path, header, "sweep")
     return header
 
 
@@ -147,7 +147,7 @@ def groups_of(folder: Path) -> Iterator[tuple[Path, list[dict]]]:
             yield path / f"group-{number}", group["runs"]
 
 
-def open_sweep(folder: checkpoints.PathLike, wanted: list[dict] | None = None) -> xarray.Dataset:
+def open_sweep(folder: files.PathLike, wanted: list[dict] | None = None) -> xarray.Dataset:
     """The results of a sweep, finished or running: metrics along (run, step), the settings of the runs as coordinates.
 
     NaN where nothing is written, -1 for integers. Array-valued metrics of different shapes are filled up with NaN.
@@ -201,7 +201,7 @@ def by_setting(results: xarray.Dataset, names: Iterable[str] | None = None) -> x
     return indexed.unstack("run").transpose(*varied, ...)
 
 
-def manifest(folder: checkpoints.PathLike) -> list[dict[str, Any]]:
+def manifest(folder: files.PathLike) -> list[dict[str, Any]]:
     """The runs of a sweep, a dict each: `settings`, `group`, `state`, `step` and `why`.
 
     state: "done"; "running"; "waiting"; "diverged", in the interval that ends at `step`, with the cause; "failed", with the

@@ -12,9 +12,9 @@ import numpy as np
 import xarray
 
 from dualebm._internal import checks
+from dualebm._internal.files import PathLike
 from dualebm.sweeps.engine import sweep
 from dualebm.sweeps.grid import Study, cross, product, settings_of, zipped
-from dualebm.training.checkpoints import PathLike
 
 
 class Selection(NamedTuple):

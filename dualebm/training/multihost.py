@@ -23,7 +23,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from dualebm._internal import checks
+from dualebm._internal import checks, files
 from dualebm.training import checkpoints, run_folder, sharding
 from dualebm.training.presence import describe_lost, presence, processes, shard_of
 
@@ -247,7 +247,7 @@ def _hold(folder: Path, begin: Callable[[], list], stack: contextlib.ExitStack) 
 
 
 @contextlib.contextmanager
-def workplace(folder: checkpoints.PathLike | None) -> Iterator[Path]:
+def workplace(folder: files.PathLike | None) -> Iterator[Path]:
     """The folder of a sweep, or a temporary one where it is None, which one process alone may have."""
     if folder is not None:
         yield Path(folder)
@@ -284,7 +284,7 @@ def _checksum(tree) -> int:
     """A number made of the bytes of all arrays of a tree."""
     total = 0
     for x in jax.tree.leaves(eqx.filter(tree, eqx.is_array)):
-        total = zlib.crc32(np.ascontiguousarray(jax.random.key_data(x) if checkpoints.is_key(x) else x).tobytes(), total)
+        total = zlib.crc32(np.ascontiguousarray(jax.random.key_data(x) if files.is_key(x) else x).tobytes(), total)
     return total
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 
-from dualebm.training import checkpoints
+from dualebm._internal import files
 
 BEAT = 2.0
 """Seconds between the signs of life in a process's folder; after five of them without one it is not running."""
@@ -42,8 +42,8 @@ def presence(folder: Path) -> Iterator[Callable]:
 
     def announce(**changes):
         said.update(changes)
-        text = json.dumps({"kind": "process", "format": checkpoints.FORMAT, **said})
-        checkpoints.commit(path, lambda temporary: temporary.write_text(text))
+        text = json.dumps({"kind": "process", "format": files.FORMAT, **said})
+        files.commit(path, lambda temporary: temporary.write_text(text))
 
     def live():
         while not over.wait(BEAT):
@@ -65,7 +65,7 @@ def presence(folder: Path) -> Iterator[Callable]:
         thread.join()
 
 
-def processes(folder: checkpoints.PathLike) -> list[dict[str, Any]]:
+def processes(folder: files.PathLike) -> list[dict[str, Any]]:
     """What the processes that share the particles of a sweep said last: process, of, state, why, group, step, seen (seconds since 1970).
 
     state: "running"; "done"; "stopped", with the reason in `why`; "lost", silent without a reason, before all others; "ended", silent too,
@@ -74,7 +74,7 @@ def processes(folder: checkpoints.PathLike) -> list[dict[str, Any]]:
     said = []
     for path in sorted(Path(folder).glob(f"shard-*/{PROCESS}"), key=lambda path: int(path.parent.name.split("-")[1])):
         last = json.loads(path.read_text())
-        checkpoints.check_format(path, last, "process")
+        files.check_format(path, last, "process")
         said.append({**{name: last[name] for name in ("process", "of", "state", "why", "group", "step")}, "seen": path.stat().st_mtime})
     now = datetime.datetime.now().timestamp()
     silent = [one for one in said if one["state"] == "running" and now - one["seen"] > 5 * BEAT]

@@ -14,7 +14,7 @@ import numpy as np
 import tqdm
 import xarray
 
-from dualebm._internal import checks
+from dualebm._internal import checks, files
 from dualebm.measures import Samples
 from dualebm.methods.base import Divergence
 from dualebm.training import checkpoints, prepare, run_folder, segments, simulate
@@ -48,7 +48,7 @@ def run(
     metrics: dict[str, Callable],
     schedule: Callable[[Any, Any], Any] | None = None,
     state: Any = None,
-    folder: checkpoints.PathLike | None = None,
+    folder: files.PathLike | None = None,
     segment: int | None = None,
     progress: bool = True,
     stop: Callable[[xarray.Dataset], bool] | None = None,

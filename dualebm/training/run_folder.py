@@ -25,8 +25,8 @@ import numpy as np
 import xarray
 import zarr
 
-from dualebm.training import checkpoints
-from dualebm.training.checkpoints import FORMAT, PathLike
+from dualebm._internal import files
+from dualebm._internal.files import FORMAT, PathLike
 
 MANIFEST, RESULTS = "manifest.json", "results.zarr"
 UNRECORDED = -1
@@ -48,7 +48,7 @@ def hold(folder: PathLike) -> Iterator[None]:
     ...     pass
     """
     folder = Path(folder)
-    with checkpoints.writing(folder):
+    with files.writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         if not os.access(folder, os.W_OK | os.X_OK):
             raise PermissionError(13, "Permission denied")
@@ -83,7 +83,7 @@ def read_manifest(folder: PathLike) -> dict | None:
         manifest = json.loads(path.read_text())
     except ValueError as error:
         raise ValueError(f"{path} is truncated or corrupt ({error}); give another folder") from error
-    checkpoints.check_format(path, manifest, "run")
+    files.check_format(path, manifest, "run")
     return manifest
 
 
@@ -98,7 +98,7 @@ def write_manifest(folder: PathLike, manifest: dict) -> None:
     """
     folder = Path(folder)
     text = json.dumps({"kind": "run", "format": FORMAT, **manifest}, indent=1)
-    checkpoints.commit(folder / MANIFEST, lambda path: path.write_text(text))
+    files.commit(folder / MANIFEST, lambda path: path.write_text(text))
     for path in [*folder.glob("checkpoint-*.npz"), *folder.glob(".*.tmp")]:
         if path.name != manifest["checkpoint"]:
             path.unlink()
@@ -168,7 +168,7 @@ def create_results(
     [[1.0, 1.0, nan]]
     """
     path = Path(folder) / RESULTS
-    with checkpoints.writing(path):
+    with files.writing(path):
         if path.exists():
             shutil.rmtree(path)
         root = zarr.create_group(store=str(path), zarr_format=3, attributes=attributes or {})
@@ -196,7 +196,7 @@ def write_results(folder: PathLike, records: dict[str, np.ndarray], *, run: int 
     Raises ValueError for a region that is not made of whole chunks: another writer's records would be lost.
     """
     path = Path(folder) / RESULTS
-    with checkpoints.writing(path):
+    with files.writing(path):
         root = zarr.open_group(str(path), mode="r+")
         for name, values in records.items():
             array: Any = root[name]
@@ -210,8 +210,8 @@ def write_results(folder: PathLike, records: dict[str, np.ndarray], *, run: int 
             for block in itertools.product(*blocks):
                 file = path / name / array.metadata.encode_chunk_key((*block, *(0 for _ in values.shape[2:])))
                 if file.exists():  # a chunk of nothing but NaN is not written
-                    checkpoints.flush(file)
-                    checkpoints.flush(file.parent)
+                    files.flush(file)
+                    files.flush(file.parent)
 
 
 def open_results(folder: PathLike) -> xarray.Dataset:
@@ -240,4 +240,4 @@ def to_netcdf(results: xarray.Dataset | PathLike, path: PathLike) -> None:
     """
     exported = (results.copy() if isinstance(results, xarray.Dataset) else open_results(results)).load()
     exported.attrs = {name: value if isinstance(value, str) else json.dumps(value) for name, value in exported.attrs.items()}
-    checkpoints.commit(Path(path), lambda temporary: exported.to_netcdf(temporary, engine="h5netcdf"))
+    files.commit(Path(path), lambda temporary: exported.to_netcdf(temporary, engine="h5netcdf"))

@@ -19,8 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 import tqdm
 
-from dualebm._internal import checks
-from dualebm.training import checkpoints, run_folder
+from dualebm._internal import checks, files
+from dualebm.training import run_folder
 from dualebm.training.fingerprint import provenance
 
 LONGEST = 100
@@ -157,7 +157,7 @@ def drive(plan: Plan, job: Job, done: int, ended: Callable[[int], bool]) -> tupl
 
 def strongly_typed(states: Any) -> Any:
     """The same states with no weakly typed leaf, which would compile the first segment apart from the others."""
-    return jax.tree.map(lambda x: x if checkpoints.is_key(x) else jnp.asarray(x, x.dtype), states)
+    return jax.tree.map(lambda x: x if files.is_key(x) else jnp.asarray(x, x.dtype), states)
 
 
 @contextlib.contextmanager

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 
 from dualebm import measures, metrics
 from dualebm.data import targets
-from dualebm.energies.shallow import Energy, feature_mean, from_atoms
+from dualebm.energies.base import Energy
+from dualebm.energies.shallow import feature_mean, from_atoms
 from dualebm.measures import Samples
 from dualebm.methods.base import Info
 from dualebm.methods.dual import Dual

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from dualebm._internal.columns import block_columns
-from dualebm.energies.shallow import Energy, Shallow, feature_mean, from_atoms, log_density, witness
+from dualebm.energies.base import Energy, log_density
+from dualebm.energies.shallow import Shallow, feature_mean, from_atoms, witness
 from dualebm.features import ReLU, Softplus
 from dualebm.measures import Atoms, Samples
 from tests import oracles

@@ -11,11 +11,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dualebm._internal import files
 from dualebm.base_measures import Flat
+from dualebm.energies.base import Energy
 from dualebm.energies.boltzmann import Boltzmann
+from dualebm.energies.files import load_energy, save_energy
 from dualebm.energies.mixture import Mixture
 from dualebm.energies.networks import MLP, ConvNet
-from dualebm.energies.shallow import Energy, Shallow, Tabulated
+from dualebm.energies.shallow import Shallow
+from dualebm.energies.tabulated import Tabulated
 from dualebm.features import Bump, Custom, ReLU, Softplus
 from dualebm.kernels import BumpKernel, Embedding
 from dualebm.spaces import Euclidean, Sphere, Torus
@@ -36,7 +40,7 @@ def a_state(dtype=jnp.float32):
 
 
 def leaves(tree):
-    return [jax.random.key_data(x) if checkpoints.is_key(x) else x for x in jax.tree.leaves(tree)]
+    return [jax.random.key_data(x) if files.is_key(x) else x for x in jax.tree.leaves(tree)]
 
 
 def assert_same(one, other):
@@ -58,7 +62,7 @@ def test_a_state_comes_back(tmp_path, dtype):
             assert loaded.key.dtype == state.key.dtype
         with np.load(tmp_path / "s.npz", allow_pickle=False) as archive:
             assert archive["leaf.key"].dtype == np.uint32
-            assert json.loads(str(archive["header"]))["format"] == checkpoints.FORMAT
+            assert json.loads(str(archive["header"]))["format"] == files.FORMAT
 
 
 def test_a_state_of_other_shapes_is_refused(tmp_path):
@@ -181,25 +185,25 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
 )
 def test_a_shallow_energy_comes_back(tmp_path, feature, width):
     energy = Shallow(feature, jnp.asarray(np.random.default_rng(0).normal(size=(4, width)), jnp.float32), jnp.arange(4.0))
-    checkpoints.save_energy(tmp_path / "e.npz", energy)
+    save_energy(tmp_path / "e.npz", energy)
     for given in (None, feature):
-        loaded = checkpoints.load_energy(tmp_path / "e.npz", given)
+        loaded = load_energy(tmp_path / "e.npz", given)
         assert loaded.feature == feature and type(loaded) is Shallow
         assert_same(loaded, energy)
     with pytest.raises(ValueError, match=r"feature\.name is .* there and 'Bump' here|feature\.fields\.concentration"):
-        checkpoints.load_energy(tmp_path / "e.npz", Bump(Sphere(3), 7.0))
+        load_energy(tmp_path / "e.npz", Bump(Sphere(3), 7.0))
 
 
 def test_a_custom_feature_is_passed_in_and_never_stored(tmp_path):
     feature = Custom(lambda x, theta: jnp.cos(jnp.dot(x, theta)), Sphere(3))
     energy = Shallow(feature, jnp.eye(3), jnp.ones(3))
     path = tmp_path / "e.npz"
-    checkpoints.save_energy(path, energy)
+    save_energy(path, energy)
     with pytest.raises(ValueError, match=r"feature is None; .*e\.npz was saved with the feature Custom"):
-        checkpoints.load_energy(path)
+        load_energy(path)
     with pytest.raises(ValueError, match=r"feature\.fields\.parameters\.fields\.dimension is 3 there and 2 here"):
-        checkpoints.load_energy(path, Custom(feature.function, Sphere(2)))
-    assert_same(checkpoints.load_energy(path, feature), energy)
+        load_energy(path, Custom(feature.function, Sphere(2)))
+    assert_same(load_energy(path, feature), energy)
     assert b"lambda" not in path.read_bytes() and b"cos" not in path.read_bytes()
 
 
@@ -217,34 +221,34 @@ def test_any_energy_loads_into_one_like_it(tmp_path):
         return Mixed(eqx.nn.MLP(3, "scalar", width, 1, key=jax.random.key(seed)), 0.5 + seed)
 
     energy, path, x = build(0), tmp_path / "e.npz", jnp.ones((2, 3))
-    checkpoints.save_energy(path, energy)
-    loaded = checkpoints.load_energy(path, like=build(1))
+    save_energy(path, energy)
+    loaded = load_energy(path, like=build(1))
     value = eqx.filter_jit(lambda energy, x: energy(x))
     np.testing.assert_array_equal(value(loaded, x), value(energy, x))
     assert loaded.stiffness == 0.5 and isinstance(loaded.stiffness, float)
     with pytest.raises(ValueError, match="like is None"):
-        checkpoints.load_energy(path)
+        load_energy(path)
     with pytest.raises(ValueError, match=r"\.network\.layers\[0\]\.weight is float32 of shape \(4, 3\) there and"):
-        checkpoints.load_energy(path, like=build(1, width=5))
+        load_energy(path, like=build(1, width=5))
     with pytest.raises(ValueError, match=r"like is a Shallow; .* holds a Mixed"):
-        checkpoints.load_energy(path, like=Shallow(ReLU(), jnp.eye(3), jnp.ones(3)))
+        load_energy(path, like=Shallow(ReLU(), jnp.eye(3), jnp.ones(3)))
 
 
 def test_float64_energies_are_not_rounded(tmp_path):
     with jax.enable_x64(True):
         energy = Shallow(ReLU(), jnp.eye(3), jnp.array([0.1, 0.2, 0.3]))
-        checkpoints.save_energy(tmp_path / "e.npz", energy)
-        assert_same(checkpoints.load_energy(tmp_path / "e.npz"), energy)
+        save_energy(tmp_path / "e.npz", energy)
+        assert_same(load_energy(tmp_path / "e.npz"), energy)
     with jax.enable_x64(False), pytest.raises(ValueError, match="set JAX_ENABLE_X64=1"):
-        checkpoints.load_energy(tmp_path / "e.npz")
+        load_energy(tmp_path / "e.npz")
 
 
 def test_energies_of_kernels_and_tables_come_back_from_the_file_alone(tmp_path):
     kernel = Embedding(BumpKernel(Torus(1, 2.0), 3.0), jnp.ones((4, 1)), jnp.arange(4.0))
     table = Tabulated(Torus(1), jnp.arange(4.0))
     for energy in (kernel, table):
-        checkpoints.save_energy(tmp_path / "e.npz", energy)
-        assert_same(checkpoints.load_energy(tmp_path / "e.npz"), energy)
+        save_energy(tmp_path / "e.npz", energy)
+        assert_same(load_energy(tmp_path / "e.npz"), energy)
 
 
 @pytest.mark.parametrize(
@@ -259,8 +263,8 @@ def test_energies_of_kernels_and_tables_come_back_from_the_file_alone(tmp_path):
 )
 def test_trained_energies_come_back_from_the_file_alone(tmp_path, start, space):
     energy = jax.jit(lambda key: jax.tree.map(lambda a: a + 0.1, start(key, space, jnp.float32)))(jax.random.key(0))
-    checkpoints.save_energy(tmp_path / "e.npz", energy)
-    back = checkpoints.load_energy(tmp_path / "e.npz")
+    save_energy(tmp_path / "e.npz", energy)
+    back = load_energy(tmp_path / "e.npz")
     assert_same(back, energy)
     x = jnp.asarray(np.linspace(-1, 1, 12).reshape(3, 4), jnp.float32)
     value = jax.jit(lambda energy: energy(x))  # jit needs what is static to be hashable
@@ -269,7 +273,7 @@ def test_trained_energies_come_back_from_the_file_alone(tmp_path, start, space):
 
 def test_a_kernel_of_ones_own_is_not_stored(tmp_path):
     energy = Embedding(lambda x, y: jnp.exp(x @ y.T), jnp.eye(2), jnp.ones(2))
-    checkpoints.save_energy(tmp_path / "e.npz", energy)
+    save_energy(tmp_path / "e.npz", energy)
     with pytest.raises(ValueError, match="saved with the kernel <lambda>, and code is not stored: give like"):
-        checkpoints.load_energy(tmp_path / "e.npz")
-    assert_same(checkpoints.load_energy(tmp_path / "e.npz", like=energy), energy)
+        load_energy(tmp_path / "e.npz")
+    assert_same(load_energy(tmp_path / "e.npz", like=energy), energy)

@@ -13,10 +13,11 @@ import pytest
 
 from dualebm import measures
 from dualebm.base_measures import Flat, Gaussian
+from dualebm.energies.base import Energy
 from dualebm.energies.boltzmann import Boltzmann, BoltzmannMachine
 from dualebm.energies.mixture import GaussianMixture, Mixture
 from dualebm.energies.networks import MLP
-from dualebm.energies.shallow import Energy, Shallow
+from dualebm.energies.shallow import Shallow
 from dualebm.features import ReLU
 from dualebm.flows import jarzynski, langevin, likelihood
 from dualebm.log_z.quadrature import log_partition, mean_energy, sphere_quadrature

@@ -9,7 +9,8 @@ import pytest
 
 from dualebm.base_measures import Flat, Gaussian
 from dualebm.data import targets
-from dualebm.energies.shallow import Energy, Shallow
+from dualebm.energies.base import Energy
+from dualebm.energies.shallow import Shallow
 from dualebm.features import ReLU
 from dualebm.flows import langevin
 from dualebm.flows.initialise import copies, draw_indices, refresh, restart

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dualebm.energies.shallow import Tabulated
+from dualebm.energies.tabulated import Tabulated
 from dualebm.features import Bump
 from dualebm.kernels import RBF, BumpKernel
 from dualebm.log_z.quadrature import line_quadrature

@@ -11,7 +11,8 @@ import pytest
 
 from dualebm import metrics, stein
 from dualebm.data import targets
-from dualebm.energies.shallow import Energy, Shallow, from_atoms
+from dualebm.energies.base import Energy
+from dualebm.energies.shallow import Shallow, from_atoms
 from dualebm.features import ReLU
 from dualebm.kernels import RBF, Embedding
 from dualebm.log_z.quadrature import log_partition, sphere_quadrature

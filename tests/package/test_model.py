@@ -11,7 +11,8 @@ import pytest
 from dualebm import model
 from dualebm.base_measures import Flat, Gaussian
 from dualebm.data import targets
-from dualebm.energies.shallow import Energy, Shallow
+from dualebm.energies.base import Energy
+from dualebm.energies.shallow import Shallow
 from dualebm.features import ReLU
 from dualebm.log_z import estimate
 from dualebm.log_z.estimate import LogPartitionEstimate, estimate_log_partition
@@ -125,7 +126,7 @@ def test_damaged_models_are_refused(tmp_path):
     for change, message in (
         ({"kind": "run"}, "holds 'run'; it must hold 'model'"),
         ({"format": 99}, "has format version 99"),
-        ({"space": {"type": "Klein"}}, "model.json is corrupt .KeyError: 'Klein'"),
+        ({"space": {"name": "Klein", "fields": {}}}, "model.json is corrupt .KeyError: 'Klein'"),
         ({"log_partition": {"value": 1.0}}, "model.json is corrupt .TypeError"),
         ({"particle_step": -1.0}, "particle_step is -1.0"),
     ):

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dualebm._internal import files
 from dualebm.cli import main
 from dualebm.measures import Samples
 from dualebm.methods.dual import Dual
@@ -78,7 +79,7 @@ def test_who_was_lost(tmp_path):
     for i, (state, seen) in enumerate([("running", 40), ("running", 75), ("stopped", 74), ("running", 1), ("done", 90)]):
         folder = tmp_path / f"shard-{i}-of-5"
         folder.mkdir()
-        said = dict(kind="process", format=checkpoints.FORMAT, process=i, of=5, state=state, why="", group="group-0", step=40)
+        said = dict(kind="process", format=files.FORMAT, process=i, of=5, state=state, why="", group="group-0", step=40)
         (folder / presence.PROCESS).write_text(json.dumps(said))
         os.utime(folder / presence.PROCESS, (now - seen, now - seen))
     said = presence.processes(tmp_path)

@@ -8,7 +8,8 @@ import pytest
 
 from dualebm.base_measures import Flat, Gaussian
 from dualebm.data import targets
-from dualebm.energies.shallow import Energy, Shallow, Tempered
+from dualebm.energies.base import Energy, Tempered
+from dualebm.energies.shallow import Shallow
 from dualebm.features import ReLU
 from dualebm.log_z.annealing import DRAWS, log_partition_by_annealing, log_partition_by_sampling
 from dualebm.log_z.quadrature import (

@@ -17,10 +17,11 @@ import pytest
 import xarray
 
 from dualebm import metrics
+from dualebm._internal import files
 from dualebm.base_measures import Flat
+from dualebm.energies.base import Energy
 from dualebm.energies.mixture import Mixture
 from dualebm.energies.networks import MLP
-from dualebm.energies.shallow import Energy
 from dualebm.measures import Samples
 from dualebm.methods.base import Info
 from dualebm.methods.contrastive import Contrastive
@@ -29,7 +30,7 @@ from dualebm.methods.jarzynski import Jarzynski
 from dualebm.methods.weighted_dual import WeightedDual
 from dualebm.metrics import Metric
 from dualebm.spaces import Euclidean, Sphere
-from dualebm.training import checkpoints, run_folder, simulate
+from dualebm.training import run_folder, simulate
 from dualebm.training.prepare import initial_state
 from dualebm.training.run import Diverged, run
 from tests.children import Child
@@ -172,7 +173,7 @@ class Crash(BaseException):
 
 def test_a_crash_at_any_write_costs_at_most_a_segment(tmp_path, whole, monkeypatch):
     """Dies at the n-th flush, which lies before and after each rename, for every n; and leaves its temporary files."""
-    flush, unlink, run_intervals = checkpoints.flush, Path.unlink, simulate.run_intervals
+    flush, unlink, run_intervals = files.flush, Path.unlink, simulate.run_intervals
 
     def leave(path, missing_ok=False):
         if not path.name.endswith(".tmp"):
@@ -197,7 +198,7 @@ def test_a_crash_at_any_write_costs_at_most_a_segment(tmp_path, whole, monkeypat
 
         segments.clear()
         with monkeypatch.context() as patch:
-            patch.setattr(checkpoints, "flush", dying)
+            patch.setattr(files, "flush", dying)
             patch.setattr(Path, "unlink", leave)
             try:
                 go(folder)

@@ -15,6 +15,7 @@ import pytest
 import xarray
 
 import dualebm.sweeps.engine as sweep_module
+from dualebm._internal import files
 from dualebm.measures import Samples
 from dualebm.methods.dual import Dual
 from dualebm.spaces import Sphere
@@ -25,7 +26,7 @@ from dualebm.sweeps.folder import by_setting, manifest, open_sweep
 from dualebm.sweeps.grid import product, settings_of, zipped
 from dualebm.sweeps.placement import Placement
 from dualebm.sweeps.plan import plan_of
-from dualebm.training import checkpoints, run_folder, sharding, simulate
+from dualebm.training import run_folder, sharding, simulate
 from tests.children import Child
 
 METHOD = Dual(Sphere(3), neurons=8)
@@ -264,8 +265,8 @@ LONG = dict(steps=60)  # 31 records, 16 segments of each of 3 batches
 
 
 def long(folder):
-    write = checkpoints.commit
-    checkpoints.commit = lambda path, content: (time.sleep(0.02), write(path, content))[1]  # not done before it is killed
+    write = files.commit
+    files.commit = lambda path, content: (time.sleep(0.02), write(path, content))[1]  # not done before it is killed
     go(folder, **LONG)
 
 
@@ -297,8 +298,8 @@ def test_kill_at_any_moment_then_the_same_call(tmp_path, kills):
 
 def test_a_crash_at_any_write_costs_at_most_a_segment(tmp_path, whole, monkeypatch):
     """Each of the writes of a sweep fails once, in turn; then the same call goes on."""
-    counted, original = [], checkpoints.commit
-    monkeypatch.setattr(checkpoints, "commit", lambda path, write: (counted.append(path), original(path, write))[1])
+    counted, original = [], files.commit
+    monkeypatch.setattr(files, "commit", lambda path, write: (counted.append(path), original(path, write))[1])
     go(tmp_path / "whole")
     for moment in range(0, len(counted), 5):
         made = []
@@ -310,10 +311,10 @@ def test_a_crash_at_any_write_costs_at_most_a_segment(tmp_path, whole, monkeypat
             original(path, write)
 
         folder = tmp_path / str(moment)
-        monkeypatch.setattr(checkpoints, "commit", commit)
+        monkeypatch.setattr(files, "commit", commit)
         with pytest.raises(Crash):
             go(folder)
-        monkeypatch.setattr(checkpoints, "commit", original)
+        monkeypatch.setattr(files, "commit", original)
         segments = []
         inner = simulate.run_replicas
         monkeypatch.setattr(simulate, "run_replicas", lambda *a, inner=inner, segments=segments: (segments.append(1), inner(*a))[1])
@@ -329,7 +330,7 @@ def test_a_full_disk_is_an_error_and_loses_nothing(tmp_path, whole, monkeypatch)
     def full(*args, **kwargs):
         calls.append(1)
         if len(calls) == 4:
-            with checkpoints.writing(tmp_path):
+            with files.writing(tmp_path):
                 raise OSError(errno.ENOSPC, "No space left on device")
         original(*args, **kwargs)
 

@@ -6,12 +6,12 @@ import numpy as np
 import optax
 import pytest
 
+from dualebm.energies.files import load_energy, save_energy
 from dualebm.energies.shallow import Shallow
 from dualebm.features import Bump, ReLU, Softplus
 from dualebm.flows import two_layer
 from dualebm.methods.likelihood import Likelihood
 from dualebm.spaces import Sphere, Torus
-from dualebm.training import checkpoints
 from tests import oracles_stein
 
 RATES = two_layer.NetworkRates(0.3, 7.0, 0.2)
@@ -96,6 +96,6 @@ def test_bad_settings_are_named():
 
 def test_a_network_of_free_positions_goes_to_a_file_and_back(tmp_path):
     energy = network(jax.random.key(0), Softplus(2.0), Sphere(3), 7, "active", 0.1, jnp.float32)
-    checkpoints.save_energy(tmp_path / "energy.npz", energy)
-    again = checkpoints.load_energy(tmp_path / "energy.npz")
+    save_energy(tmp_path / "energy.npz", energy)
+    again = load_energy(tmp_path / "energy.npz")
     np.testing.assert_array_equal(again.positions, energy.positions)

@@ -1,0 +1,155 @@
+"""Files: written whole or not at all, and `.npz` files of leaves by path with a JSON header. No file holds code, and none is unpickled."""
+
+import contextlib
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+FORMAT = 3
+"""The version of the files' format; files of another version are refused."""
+
+PathLike = str | os.PathLike
+
+
+# -- Files -----------------------------------------------------------------------------------------
+
+
+def flush(path: Path) -> None:
+    """Flushes a file or a folder to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turns an OSError into one of the same kind that names the path."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, f"cannot write {path}: {error.strerror or error}") from error
+
+
+def commit(path: Path, write: Callable[[Path], Any]) -> None:
+    """Writes a file under a temporary name in its folder, flushes it to the disk and renames it: all of it or none.
+
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "note"
+    >>> commit(path, lambda temporary: temporary.write_text("whole"))
+    >>> path.read_text()
+    'whole'
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with writing(path):
+        try:
+            write(temporary)
+            flush(temporary)
+            temporary.replace(path)
+            flush(path.parent)
+        finally:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+
+
+def check_format(path: Path, header: Any, kind: str) -> None:
+    """Raises ValueError unless a file's header says that it is of this kind and of the version read here."""
+    found = header.get("kind") if isinstance(header, dict) else None
+    if found != kind:
+        raise ValueError(f"{path} holds {found!r}; it must hold {kind!r}, written by dualebm")
+    if header.get("format") != FORMAT:
+        raise ValueError(f"{path} has format version {header.get('format')!r}; this version of dualebm reads {FORMAT}")
+
+
+# -- Leaves by path --------------------------------------------------------------------------------
+
+
+def is_key(leaf: Any) -> bool:
+    """Whether a leaf holds typed PRNG keys."""
+    return hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _plain(leaf: Any) -> Any:
+    return jax.random.key_data(leaf) if is_key(leaf) else leaf
+
+
+def leaves(tree: Any) -> dict[str, Any]:
+    """The leaves that are arrays or numbers, by their path in the tree."""
+    flat = jax.tree_util.tree_leaves_with_path(tree)
+    named = {"leaf" + jax.tree_util.keystr(path): leaf for path, leaf in flat}
+    return {
+        name: leaf for name, leaf in named.items() if hasattr(leaf, "dtype") or isinstance(leaf, (bool, int, float))
+    }
+
+
+def save(path: PathLike, kind: str, tree: Any, header: dict) -> None:
+    """Writes the leaves of a tree and a header to an `.npz` file.
+
+    Args:
+        path: of the file.
+        kind: what the file holds; `load` asks for it.
+        tree: its arrays and numbers are written by their path in it, typed keys as their data.
+        header: JSON, by names other than kind, format and keys.
+
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "tree.npz"
+    >>> save(path, "tree", {"x": np.arange(3)}, {"about": "an example"})
+    >>> header, arrays = load(path, "tree")
+    >>> header["about"], fill(path, {"x": np.zeros(3, int)}, header, arrays)["x"].tolist()
+    ('an example', [0, 1, 2])
+    """
+    named = leaves(tree)
+    keys = {name: str(jax.random.key_impl(leaf)) for name, leaf in named.items() if is_key(leaf)}
+    text = json.dumps({"kind": kind, "format": FORMAT, "keys": keys, **header}, default=lambda value: value.item())
+    arrays: dict[str, Any] = {name: np.asarray(_plain(leaf)) for name, leaf in named.items()}
+
+    def write(temporary):
+        with temporary.open("wb") as file:
+            np.savez(file, header=np.array(text), **arrays)
+
+    commit(Path(path), write)
+
+
+def load(path: PathLike, kind: str) -> tuple[dict, dict[str, np.ndarray]]:
+    """(header, arrays by path); raises ValueError for a file that is damaged, or not of this kind and version."""
+    path = Path(path)
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+        header = json.loads(str(arrays.pop("header")))
+    except (FileNotFoundError, PermissionError, IsADirectoryError):
+        raise
+    except Exception as error:  # zipfile and numpy raise almost anything on damaged bytes
+        raise ValueError(f"{path} is truncated or corrupt ({type(error).__name__}: {error})") from error
+    check_format(path, header, kind)
+    return header, arrays
+
+
+def fill(path: PathLike, like: Any, header: dict, arrays: dict[str, np.ndarray]) -> Any:
+    """`like` with its arrays and numbers replaced by those of the file; raises ValueError where they do not fit."""
+
+    def shown(leaf):
+        return "missing" if leaf is None else f"{getattr(leaf, 'dtype', type(leaf).__name__)} of shape {np.shape(leaf)}"
+
+    wanted, found = leaves(like), dict(arrays)
+    for name in header["keys"].keys() & arrays.keys():
+        found[name] = jax.random.wrap_key_data(jnp.asarray(arrays[name]), impl=header["keys"][name])
+    for name in {**wanted, **found}:
+        a, b = found.get(name), wanted.get(name)
+        if a is None or b is None or a.shape != np.shape(b) or a.dtype != getattr(b, "dtype", a.dtype):
+            raise ValueError(f"{path}: {name.removeprefix('leaf')} is {shown(a)} there and {shown(b)} here")
+
+    def take(place, leaf):
+        name = "leaf" + jax.tree_util.keystr(place)
+        if name not in wanted:
+            return leaf
+        return jnp.asarray(found[name]) if hasattr(leaf, "dtype") else type(leaf)(found[name])
+
+    return jax.tree_util.tree_map_with_path(take, like)

@@ -1,0 +1,27 @@
+"""Energies on a circle, by their values at equally spaced points."""
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from dualebm.energies.base import Energy
+from dualebm.spaces import Space
+
+
+class Tabulated(Energy):
+    """U on `Torus(1)` or `Sphere(2)`: linear between its values at K equally spaced points, the first at coordinate or angle 0.
+
+    >>> from dualebm.spaces import Torus
+    >>> Tabulated(Torus(1), jnp.array([0.0, 4.0, 0.0, 0.0]))(jnp.array([[0.25], [0.125], [0.5]])).tolist()
+    [4.0, 2.0, 0.0]
+    """
+
+    space: Space = eqx.field(static=True)
+    values: Float[Array, " K"]
+
+    def __call__(self, x: Float[Array, "N d"]) -> Float[Array, " N"]:
+        """U(x), in units of temperature."""
+        place = self.space.turns(x) * self.values.shape[0]
+        cell = jnp.floor(place)
+        left, right = (jnp.take(self.values, cell.astype(jnp.int32) + i, mode="wrap") for i in (0, 1))
+        return left + (place - cell) * (right - left)
