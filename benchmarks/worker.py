@@ -17,7 +17,7 @@ import optax
 
 from benchmarks import ports
 from dualebm import metrics
-from dualebm._internal import columns
+from dualebm._internal import random
 from dualebm.base_measures import Flat
 from dualebm.data import targets
 from dualebm.energies.mixture import GaussianMixture, Mixture
@@ -213,16 +213,16 @@ def normal_generators(pairs, dimension):
         return jax.random.normal(key, (dimension, pairs), jnp.float32)
 
     def own(key):
-        blocks, width, rest = columns.split(pairs, columns.block_columns(64))
-        grains, last = -(-width // columns.GRAIN), -(-rest // columns.GRAIN)
-        draw = lambda first, count: columns.draw("normal", key, first, count, dimension, jnp.float32)  # noqa: E731
-        whole = jax.lax.map(lambda i: draw(i * grains, grains), jnp.arange(blocks))
-        return (whole, draw(blocks * grains, last)) if rest else whole
+        number, width, rest = blocks.split(pairs, blocks.block_columns(64))
+        grains, last = -(-width // blocks.GRAIN), -(-rest // blocks.GRAIN)
+        draw = lambda first, count: random.draw("normal", key, first, count, dimension, jnp.float32)  # noqa: E731
+        whole = jax.lax.map(lambda i: draw(i * grains, grains), jnp.arange(number))
+        return (whole, draw(number * grains, last)) if rest else whole
 
-    blocks = [
+    sizes = [
         -(-pairs // count) for count in (400, 100, 25, 10, 4, 2) if count <= pairs
     ]  # so that few are drawn in vain
-    return {f"blocks of {b}": functools.partial(by_blocks, b) for b in blocks} | {"whole": whole, "dualebm": own}
+    return {f"blocks of {b}": functools.partial(by_blocks, b) for b in sizes} | {"whole": whole, "dualebm": own}
 
 
 def limit(n, neurons, dimension, repetitions):

@@ -15,7 +15,7 @@ from jax.scipy.special import i0e
 from jaxtyping import Array, Float
 
 from dualebm._internal import checks
-from dualebm._internal.columns import block_columns, map_blocks, once, sum_blocks, total
+from dualebm._internal.blocks import block_columns, map_blocks, once, sum_blocks, total
 from dualebm.energies.base import Energy, Located
 from dualebm.features import Bump, Feature, ReLU
 from dualebm.measures import Samples

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax.scipy.special import logsumexp
 from jaxtyping import Array, Float, Int, Key
 
-from dualebm._internal.columns import split_axis
+from dualebm._internal.collectives import split_axis
 
 
 class Samples(NamedTuple):

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from dualebm._internal.columns import once, product
+from dualebm._internal.blocks import once, product
 from dualebm.base_measures import BaseMeasure, Gaussian, Uniform
 
 Points = Float[Array, "*points"]

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from dualebm._internal import checks
-from dualebm._internal.columns import block_columns, map_blocks, once, product, sum_blocks
+from dualebm._internal.blocks import block_columns, map_blocks, once, product, sum_blocks
 from dualebm.energies.base import Energy
 from dualebm.kernels import SOURCES
 from dualebm.measures import Samples

@@ -1,6 +1,6 @@
 """Energies U: the model of an energy is the probability measure exp(-U) tau / Z, with tau the base measure of the space (temperature 1).
 
-Points come and go as rows, (N, d); inside they are the columns of blocks (see `dualebm._internal.columns`).
+Points come and go as rows, (N, d); inside they are the columns of blocks (see `dualebm._internal.blocks`).
 """
 
 import abc
@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from dualebm._internal.columns import block_columns, map_blocks, once
+from dualebm._internal.blocks import block_columns, map_blocks, once
 
 
 class Located(NamedTuple):

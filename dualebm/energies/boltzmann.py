@@ -9,7 +9,7 @@ from jax.scipy.special import logsumexp
 from jaxtyping import Array, Float, Key
 
 from dualebm._internal import checks
-from dualebm._internal.columns import block_columns, map_blocks, product
+from dualebm._internal.blocks import block_columns, map_blocks, product
 from dualebm.base_measures import Gaussian
 from dualebm.energies.base import Energy, Located
 from dualebm.spaces import Space

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from dualebm._internal import checks
-from dualebm._internal.columns import block_columns, map_blocks, product
+from dualebm._internal.blocks import block_columns, map_blocks, product
 from dualebm.energies.base import Energy
 from dualebm.spaces import Space
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from dualebm._internal.columns import block_columns, map_blocks, once, product, sum_blocks
+from dualebm._internal.blocks import block_columns, map_blocks, once, product, sum_blocks
 from dualebm.energies.base import Energy, Located
 from dualebm.features import Feature, ReLU, Ridge
 from dualebm.measures import Atoms, Samples, coefficients, shares
@@ -112,7 +112,7 @@ def feature_sums(
 def feature_mean(feature: Feature, theta: Float[Array, "m p"], samples: Samples) -> Sums:
     """G(theta_j) = E_samples phi(x, theta_j) and its ambient gradient in theta_j: `(m,)`, `(m, p)`.
 
-    Over a mesh axis, of which each device holds as many of the samples: what `columns.mean_over` makes this mean of.
+    Over a mesh axis, of which each device holds as many of the samples: what `collectives.mean_over` makes this mean of.
 
     >>> from dualebm.features import ReLU
     >>> values, gradient = feature_mean(ReLU(), jnp.eye(2), Samples(jnp.array([[0.5, 0.75], [0.75, -0.5]])))

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-from dualebm._internal import checks, columns
+from dualebm._internal import checks, collectives
 from dualebm.flows import langevin
 from dualebm.measures import Samples
 from dualebm.spaces import Space
@@ -38,7 +38,7 @@ def restart(
     """
 
     def restarted():
-        all_data = columns.whole(data)
+        all_data = collectives.whole(data)
 
         def draw(key):
             chosen_key, index_key = jax.random.split(key)
@@ -95,9 +95,9 @@ def copies(data: Samples, count: int) -> Float[Array, "d count"]:
     """
     pairs = (count + 1) // 2
     pair = jnp.arange(count) % pairs
-    axis = columns.split_axis()
+    axis = collectives.split_axis()
     if axis is not None and pairs != data.points.shape[0]:
-        data, pair = columns.whole(data), pair + jax.lax.axis_index(axis) * pairs
+        data, pair = collectives.whole(data), pair + jax.lax.axis_index(axis) * pairs
     return data.points.T[:, pair % data.points.shape[0]]
 
 

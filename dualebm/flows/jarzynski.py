@@ -18,7 +18,7 @@ from jax.scipy.special import logsumexp
 from jaxtyping import Array, Float, Int, Key
 
 from dualebm import measures
-from dualebm._internal import columns
+from dualebm._internal import blocks, collectives
 from dualebm.energies.base import Energy
 from dualebm.flows import langevin
 from dualebm.log_z.annealing import anneal
@@ -146,7 +146,7 @@ def walk(
         return change
 
     pairs = before.width if width is None else width
-    x, increments, accepted = columns.map_pairs(block, (x,), pairs)
+    x, increments, accepted = blocks.map_pairs(block, (x,), pairs)
     return x, increments, jnp.mean(accepted)
 
 
@@ -165,7 +165,7 @@ def reweigh(before: Energy, after: Energy, x: Float[Array, "d N"]) -> Float[Arra
     >>> reweigh(energy, changed, jnp.eye(2)).tolist()
     [-1.0, -1.0]
     """
-    return columns.map_blocks(lambda x: before(x.T) - after(x.T), x, before.width)
+    return blocks.map_blocks(lambda x: before(x.T) - after(x.T), x, before.width)
 
 
 def advance(
@@ -189,7 +189,7 @@ def advance(
     """
     count = x.shape[1]
     log_weights = weights.log_weights + increments
-    everyone = columns.gather_pairs(log_weights)
+    everyone = collectives.gather_pairs(log_weights)
     effective = measures.effective_sample_size(everyone) / everyone.shape[0]
     kept = weights._replace(log_weights=log_weights)
     if kind == "none":
@@ -197,8 +197,8 @@ def advance(
 
     def resampled():
         ancestors = measures.resample(key, everyone, everyone.shape[0], kind)
-        own = columns.own_pairs(ancestors, count)
-        chosen, of = (columns.choose(columns.gather_pairs(a), own) for a in (x, weights.ancestors))
+        own = collectives.own_pairs(ancestors, count)
+        chosen, of = (blocks.choose(collectives.gather_pairs(a), own) for a in (x, weights.ancestors))
         level = weights.log_partition + logsumexp(everyone) - math.log(everyone.shape[0])
         return chosen, Weights(jnp.zeros_like(log_weights), level, of, weights.resamplings + 1)
 

@@ -1,7 +1,7 @@
 """dX = (-grad U + grad log tau) dt + sqrt(2) dW: the particles' flow at temperature 1 (arXiv 2107.05134, eq. 8).
 
 A transition `(space, noise, here, energy, step) -> (there, Info)` is deterministic in its noise; it takes and returns points
-`Located` in the energy, the columns of a block (see `dualebm._internal.columns`). `move` streams it over all particles.
+`Located` in the energy, the columns of a block (see `dualebm._internal.blocks`). `move` streams it over all particles.
 """
 
 from collections.abc import Callable
@@ -11,11 +11,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Key
 
-from dualebm._internal import columns
+from dualebm._internal import blocks, collectives, random
 from dualebm.energies.base import Energy, Located, precision_of
 from dualebm.spaces import Space
 
-NOISE_PAIRS = columns.GRAIN
+NOISE_PAIRS = blocks.GRAIN
 """Pairs of particles whose noise shares a key: part of the definition of the results, unlike the streamed block."""
 
 NOISES = ("independent", "antithetic", "orthogonal")
@@ -138,7 +138,7 @@ def mala(space: Space, noise: Noise, here: Located, energy: Energy, step: Step) 
     log_target = lambda located: space.log_base(located.points, axis=0) - located.energy  # noqa: E731
     log_acceptance = log_target(there) - log_target(here) + backward - forward
     accepted = (jnp.log(noise.uniform) < log_acceptance) & ~space.too_long(velocity, axis=0)
-    accepted = columns.once(accepted.astype(velocity.dtype)) > 0
+    accepted = blocks.once(accepted.astype(velocity.dtype)) > 0
     chosen = jax.tree.map(lambda new, old: jnp.where(accepted if new.ndim == 1 else accepted[None], new, old), there, here)
     none = jnp.zeros_like(forward)
     return chosen, Info(accepted, none, none)
@@ -156,7 +156,7 @@ def independence(space: Space, noise: Noise, here: Located, energy: Energy, step
     """
     del step
     there = energy.locate(space.from_normal(noise.normal, axis=0))
-    accepted = columns.once((jnp.log(noise.uniform) < here.energy - there.energy).astype(here.energy.dtype)) > 0
+    accepted = blocks.once((jnp.log(noise.uniform) < here.energy - there.energy).astype(here.energy.dtype)) > 0
     chosen = jax.tree.map(lambda new, old: jnp.where(accepted if new.ndim == 1 else accepted[None], new, old), there, here)
     none = jnp.zeros_like(here.energy)
     return chosen, Info(accepted, none, none)
@@ -203,14 +203,14 @@ def drawn(key: Key[Array, ""], dimension: int, dtype, noise: str = "antithetic",
         block, blocks = start // NOISE_PAIRS, -(-pairs // NOISE_PAIRS)
         rows = 2 * dimension if noise == "independent" else dimension
         grain = NOISE_PAIRS // 2 if noise == "orthogonal" else NOISE_PAIRS
-        normal = columns.draw("normal", normal_key, block, blocks, rows, dtype, grain)
+        normal = random.draw("normal", normal_key, block, blocks, rows, dtype, grain)
         if noise == "orthogonal":
             normal = normal.reshape(dimension, blocks, grain)
             quarter = dimension // 2
             turned = jnp.concatenate([-normal[quarter : 2 * quarter], normal[:quarter], -normal[2 * quarter :]])
             normal = jnp.concatenate([normal, turned], axis=2).reshape(dimension, blocks * NOISE_PAIRS)
         normal = normal[:, :pairs]
-        uniform = columns.draw("uniform", uniform_key, block, blocks, 2 * (uniforms or 1), dtype)[:, :pairs]
+        uniform = random.draw("uniform", uniform_key, block, blocks, 2 * (uniforms or 1), dtype)[:, :pairs]
         halves = (uniform[0], uniform[1]) if uniforms is None else (uniform[:uniforms], uniform[uniforms:])
         second = normal[dimension:] if noise == "independent" else -normal
         return Noise(normal[:dimension], halves[0]), Noise(second, halves[1])
@@ -230,7 +230,7 @@ def sharded(draw: Callable, pairs: int) -> Callable:
     >>> jax.vmap(here, axis_name="particles")(jnp.arange(3)).tolist()
     [[256.0, 257.0], [556.0, 557.0], [856.0, 857.0]]
     """
-    axis = columns.split_axis()
+    axis = collectives.split_axis()
     if axis is None:
         return draw
     first = jax.lax.axis_index(axis) * pairs
@@ -240,7 +240,7 @@ def sharded(draw: Callable, pairs: int) -> Callable:
     def covering(k, start, count):
         ahead = (first + start) % NOISE_PAIRS
         noise = draw(k, first + start - ahead, count + NOISE_PAIRS)
-        return jax.tree.map(lambda a: columns.take(a, ahead, count), noise)
+        return jax.tree.map(lambda a: blocks.take(a, ahead, count), noise)
 
     return covering
 
@@ -259,7 +259,7 @@ def given(normal: Float[Array, "N d"], uniform: Float[Array, " N"] | None = None
 
     def draw(k, start, pairs):
         del k
-        return tuple(jax.tree.map(lambda a: columns.take(a, start, pairs), noise) for noise in halves)
+        return tuple(jax.tree.map(lambda a: blocks.take(a, start, pairs), noise) for noise in halves)
 
     return draw
 
@@ -296,13 +296,13 @@ def move(
     """
     count = x.shape[1]
     pairs, lone = -(-count // 2), count % 2
-    blocks, width, rest = columns.split(pairs, energy.width if width is None else width)
-    if not rest and (blocks == 1 or lone):  # what is handled apart: all in one, or the block whose last pair has one particle
-        blocks, rest = blocks - 1, width
+    number, width, rest = blocks.split(pairs, energy.width if width is None else width)
+    if not rest and (number == 1 or lone):  # what is handled apart: all in one, or the block whose last pair has one particle
+        number, rest = number - 1, width
 
     def moved(x, start, size, lone=0):
         """x (d, 2, pairs) with `size` pairs from `start` on moved; the count of moves accepted, and the sums over the particles."""
-        block = columns.take(x, start, size)
+        block = blocks.take(x, start, size)
         halves = (block[:, 0], block[:, 1, : size - lone])
 
         def transitions(k, heres):
@@ -318,14 +318,14 @@ def move(
 
         here = tuple(energy.locate(half) for half in halves)
         there, accepted = transitions(None, here) if steps == 1 else jax.lax.fori_loop(0, steps, again, (here, jnp.int32(0)))
-        seen = None if observe is None else columns.total([observe(half) for half in (here if before else there)])
+        seen = None if observe is None else blocks.total([observe(half) for half in (here if before else there)])
         first, second = (half.points for half in there)
         block = jnp.stack([first, jnp.pad(second, ((0, 0), (0, lone)))], axis=1)
-        return columns.put(x, block, start), (accepted, seen)
+        return blocks.put(x, block, start), (accepted, seen)
 
     def body(i, carry):
         x, sums = moved(carry[0], i * width, width)
-        return x, columns.total([carry[1], sums])
+        return x, blocks.total([carry[1], sums])
 
     # Both particles of a pair in one block, read and then written at once, or XLA would copy all of x to write in place.
     y = jnp.pad(x, ((0, 0), (0, lone))).reshape(x.shape[0], 2, pairs)
@@ -333,11 +333,11 @@ def move(
     if rest:
         y, last = moved(y, pairs - rest, rest, lone)
         sums.append(last)
-    if blocks:
+    if number:
         zero = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(lambda: moved(y, 0, width)[1]))
-        y, first = jax.lax.fori_loop(0, blocks, body, (y, zero))
+        y, first = jax.lax.fori_loop(0, number, body, (y, zero))
         sums.insert(0, first)
-    accepted, seen = columns.total(sums)
+    accepted, seen = blocks.total(sums)
     return y.reshape(x.shape[0], -1)[:, :count], jnp.asarray(accepted, x.dtype) / (count * steps), seen
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float
 
-from dualebm._internal import checks, columns
+from dualebm._internal import blocks, checks, collectives
 from dualebm.energies.base import Energy
 from dualebm.flows.two_layer import OPTIMISERS
 from dualebm.measures import Samples, shares
@@ -87,7 +87,7 @@ def began(energy: Energy, optimiser: Optimiser, clip: float | None, fixed: tuple
 def mean_gradient(energy: Energy, samples: Samples, fixed: tuple[str, ...] = (), penalty: Scalar = 0.0) -> Any:
     """E_samples d/dtheta (U + penalty U^2), in the form of the trained part of the energy, streamed by blocks of points.
 
-    Over a mesh axis, of which each device holds as many of the samples: what `columns.mean_over` makes this mean of.
+    Over a mesh axis, of which each device holds as many of the samples: what `collectives.mean_over` makes this mean of.
 
     >>> from dualebm.energies.networks import MLP; from dualebm.spaces import Sphere
     >>> network = MLP(width=8, depth=1)(jax.random.key(0), Sphere(3), jnp.float32)
@@ -106,7 +106,7 @@ def mean_gradient(energy: Energy, samples: Samples, fixed: tuple[str, ...] = (),
 
         return jax.grad(total)(trained)
 
-    return columns.sum_blocks(block, (samples.points.T, weights), energy.width)
+    return blocks.sum_blocks(block, (samples.points.T, weights), energy.width)
 
 
 def likelihood_gradient(
@@ -121,7 +121,7 @@ def likelihood_gradient(
     """
     observed = mean_gradient(energy, data, fixed, penalty)
     expected = mean_gradient(energy, model, fixed, -penalty)
-    return columns.mean_over(jax.tree.map(jnp.subtract, observed, expected))
+    return collectives.mean_over(jax.tree.map(jnp.subtract, observed, expected))
 
 
 def descend(energy: Energy, gradient: Any, state: Any, rates, optimiser: Optimiser, clip: float | None, fixed: tuple[str, ...]):

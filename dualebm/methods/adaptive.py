@@ -34,7 +34,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
-from dualebm._internal import checks, columns
+from dualebm._internal import checks, collectives
 from dualebm.features import Feature
 from dualebm.measures import Atoms, Samples, total_variation
 from dualebm.methods.base import Info, Wrapper
@@ -265,12 +265,12 @@ class Adaptive(Wrapper):
     def _few(self, inner):
         """Every k-th particle, at most `sample` of them: one block, whatever N. The same on all devices of a mesh axis."""
         d, count = inner.columns.shape
-        axis = columns.split_axis()
+        axis = collectives.split_axis()
         if axis is None:
             return inner.particles[:: -(-count // self.sample)]
         pairs = count // 2 * jax.lax.axis_size(axis)
         half, pair = np.divmod(np.arange(0, 2 * pairs, -(-2 * pairs // self.sample)), pairs)
-        both = columns.pick(inner.columns.reshape(2 * d, count // 2).T, pair).reshape(-1, d, 2)
+        both = collectives.pick(inner.columns.reshape(2 * d, count // 2).T, pair).reshape(-1, d, 2)
         return both[np.arange(half.size), :, half]
 
     def _iterate(self, atoms, start, before, x, direction):

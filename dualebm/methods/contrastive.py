@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-from dualebm._internal import checks, columns
+from dualebm._internal import checks, collectives
 from dualebm.flows import initialise, jarzynski, langevin, likelihood
 from dualebm.flows.jarzynski import Weights
 from dualebm.flows.likelihood import Optimiser, Start, Training
@@ -176,7 +176,7 @@ class Contrastive(Method):
             increments = increments + jarzynski.reweigh(before, after, x)
             _, diagnosis, effective = jarzynski.advance(key, x, diagnosis, increments, 0.0, "none")
         training = Training(eqx.filter(after, eqx.is_array), optimiser)
-        info = Info(columns.mean_over(acceptance), effective)
+        info = Info(collectives.mean_over(acceptance), effective)
         return ContrastiveState(x, training, state.step + 1, diagnosis), info
 
     def _restarted(self, key, state, rates, data):

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-from dualebm._internal import checks, columns
+from dualebm._internal import checks, collectives
 from dualebm.energies.base import Located
 from dualebm.energies.shallow import Shallow, Sums, feature_mean, feature_sums, from_atoms
 from dualebm.features import Feature, ReLU
@@ -200,8 +200,8 @@ class Dual(Method):
         batch = None
         if self.data_batch is not None:
             batch_key = jax.random.fold_in(key, 2)  # split(key) is 0 and 1
-            index = initialise.draw_indices(batch_key, columns.whole(data), (self.data_batch,))
-            batch = Samples(columns.pick(data.points, index))
+            index = initialise.draw_indices(batch_key, collectives.whole(data), (self.data_batch,))
+            batch = Samples(collectives.pick(data.points, index))
         return self.advance(draw, x, state, rates, data, batch)
 
     def advance(
@@ -221,14 +221,14 @@ class Dual(Method):
                 due = due & (state.step + 1 <= self.restart_until)
             to_data = lambda: initialise.copies(data, x.shape[1])  # noqa: E731
             # Where devices share the particles it may gather the data, so only where it is due.
-            x = jnp.where(due, to_data(), x) if columns.split_axis() is None else jax.lax.cond(due, to_data, lambda: x)
+            x = jnp.where(due, to_data(), x) if collectives.split_axis() is None else jax.lax.cond(due, to_data, lambda: x)
             restarted = restarted | due
         atoms, snapshot = state.atoms, state.snapshot
         if snapshot is not None:
             at = atoms.positions
             snapshot = jax.lax.cond(
                 state.step % self.data_refresh == 0,
-                lambda: Snapshot(at, columns.mean_over(feature_mean(self.feature, at, data))),
+                lambda: Snapshot(at, collectives.mean_over(feature_mean(self.feature, at, data))),
                 lambda: snapshot,
             )
         energy = from_atoms(self.feature, atoms)
@@ -240,7 +240,7 @@ class Dual(Method):
                 model = feature_mean(self.feature, atoms.positions, Samples(seen.T))
             observed = self._data_mean(atoms.positions, data, snapshot, batch)
             witness = jax.tree.map(jnp.subtract, model, observed)
-            witness, acceptance = columns.mean_over((witness, acceptance))
+            witness, acceptance = collectives.mean_over((witness, acceptance))
             atoms, cut = self.update_atoms(atoms, witness, rates)
             died = died + cut
         clipped = died.astype(x.dtype) if self.weight_update == "additive" else None

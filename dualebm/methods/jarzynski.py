@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
 from dualebm import measures
-from dualebm._internal import checks, columns
+from dualebm._internal import blocks, checks, collectives, random
 from dualebm.flows import initialise, jarzynski, langevin, likelihood
 from dualebm.flows.jarzynski import Weights
 from dualebm.flows.likelihood import Optimiser, Start, Training
@@ -201,7 +201,7 @@ class Jarzynski(Method):
         else:
             x, increments, acceptance = walk_batches(x, before)
             increments = increments + jarzynski.reweigh(before, after, x)
-        acceptance = columns.mean_over(acceptance)
+        acceptance = collectives.mean_over(acceptance)
         x, weights, effective = jarzynski.advance(resample_key, x, weights, increments, rates.threshold, self.resampling)
         training = Training(eqx.filter(after, eqx.is_array), optimiser)
         return WalkerState(x, weights, training, state.step + 1), Info(acceptance, effective)
@@ -280,8 +280,8 @@ def batch_of(key: Key[Array, ""], data: Samples, size: int | None) -> Samples:
     """`size` points drawn of all data, or the data of this device where None."""
     if size is None:
         return data
-    index = initialise.draw_indices(key, columns.whole(data), (size,))
-    return Samples(columns.pick(data.points, index))
+    index = initialise.draw_indices(key, collectives.whole(data), (size,))
+    return Samples(collectives.pick(data.points, index))
 
 
 def warning_of_weights(weights: Weights, info: Info) -> str | None:
@@ -297,7 +297,7 @@ def warning_of_weights(weights: Weights, info: Info) -> str | None:
 
 
 def _strata(key, start, count, dtype):
-    return columns.draw("uniform", key, start // columns.GRAIN, -(-count // columns.GRAIN), 1, dtype)[0, :count]
+    return random.draw("uniform", key, start // blocks.GRAIN, -(-count // blocks.GRAIN), 1, dtype)[0, :count]
 
 
 def _split(x, chosen):

@@ -23,7 +23,7 @@ from jax.scipy.special import erfc, ndtr
 from jaxtyping import Array, Float, Int, Key
 
 from dualebm._internal import checks
-from dualebm._internal.columns import block_columns, map_blocks, once, sum_blocks
+from dualebm._internal.blocks import block_columns, map_blocks, once, sum_blocks
 from dualebm.energies.shallow import Shallow, Sums, from_atoms
 from dualebm.features import Feature, ReLU, Ridge
 from dualebm.flows import wfr

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
 from dualebm import measures
-from dualebm._internal import checks, columns
+from dualebm._internal import checks, collectives
 from dualebm.energies.shallow import Shallow, feature_mean, from_atoms
 from dualebm.features import Feature, ReLU
 from dualebm.flows import jarzynski, langevin
@@ -137,7 +137,7 @@ class WeightedDual(Method):
         x, acceptance, _ = langevin.move("mala", self.space, draw, x, before, rates.particle_step, steps=self.particle_moves)
         model = feature_mean(self.feature, state.atoms.positions, Samples(x.T, state.weights.log_weights))
         observed = feature_mean(self.feature, state.atoms.positions, data)
-        witness, acceptance = columns.mean_over((jax.tree.map(jnp.subtract, model, observed), acceptance))
+        witness, acceptance = collectives.mean_over((jax.tree.map(jnp.subtract, model, observed), acceptance))
         atoms, _ = self.dual.update_atoms(state.atoms, witness, _unweighted(rates))
         increments = jarzynski.reweigh(before, from_atoms(self.feature, atoms), x)
         x, weights, effective = jarzynski.advance(resample_key, x, state.weights, increments, rates.threshold, self.resampling)

@@ -13,11 +13,11 @@ import jax
 import numpy as np
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
-from dualebm._internal import checks, columns
+from dualebm._internal import blocks, checks, collectives
 from dualebm.measures import Samples
 from dualebm.training import simulate
 
-RUNS, PARTICLES = "runs", columns.PARTICLES
+RUNS, PARTICLES = "runs", collectives.PARTICLES
 
 
 def make(devices: int | None = None, particles: int = 1) -> Mesh:
@@ -193,11 +193,11 @@ def initial(setup: simulate.Setup, mesh: Mesh, shared: bool = False):
         if not paired:
             return x
         width = x.shape[-1] // mesh.shape[PARTICLES]
-        return columns.take(x, jax.lax.axis_index(PARTICLES) * width, width)
+        return blocks.take(x, jax.lax.axis_index(PARTICLES) * width, width)
 
     def run(key, rates, data):
-        everything = columns.whole(data)
-        made = columns.undivided(lambda: state(key, rates, everything))
+        everything = collectives.whole(data)
+        made = collectives.undivided(lambda: state(key, rates, everything))
         return jax.tree.map(part, method.paired(made), made)
 
     def local(keys, rates, data):
@@ -238,7 +238,7 @@ def intervals(setup: simulate.Setup, states, active, mesh: Mesh, shared: tuple[b
             return state, data
         last = lambda paired, x: jax.lax.all_gather(x, axis, axis=x.ndim - 1, tiled=True) if paired else x  # noqa: E731
         state = join(method, jax.tree.map(last, method.paired(state), split(method, state)))
-        return state, columns.whole(data)
+        return state, collectives.whole(data)
 
     def local(active, keys, states, rates, data, arrays):
         def run(key, state, rates, own_data, own_arrays):

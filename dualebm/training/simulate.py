@@ -9,7 +9,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from dualebm._internal import checks, columns
+from dualebm._internal import checks, collectives
 from dualebm.measures import Samples
 from dualebm.methods.base import Divergence, Info, Iterate, Method
 
@@ -81,7 +81,7 @@ def _divergence(method, state, info: Info):
     """The first cause that holds, a `Divergence`; a log weight of -inf is a dead atom, not a fault."""
     leaves = [x for x in jax.tree.leaves((state, info)) if jnp.issubdtype(x.dtype, jnp.floating)]
     broken = jnp.any(jnp.array([jnp.any(jnp.isnan(x) | jnp.isposinf(x)) for x in leaves]))
-    if (axis := columns.split_axis()) is not None:
+    if (axis := collectives.split_axis()) is not None:
         broken = jax.lax.pmax(broken.astype(jnp.int32), axis) > 0
     code = method.diverged(state)
     if info.acceptance is not None:
@@ -198,7 +198,7 @@ def intervals(setup: Setup, state, active, whole=None):
         state, info, code = jax.lax.cond(active, advance, stay, state)
         seen, data = (state, setup.data) if whole is None else whole(state, setup.data)
         everything = dataclasses.replace(setup, data=data)
-        values = columns.undivided(lambda: measure(everything, seen, info, code == Divergence.NONE))
+        values = collectives.undivided(lambda: measure(everything, seen, info, code == Divergence.NONE))
         return (state, info), {**values, "step": step, "diverged": code}
 
     (state, info), records = jax.lax.scan(body, (state, unknown), active)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dualebm._internal import columns
+from dualebm._internal import blocks
 from dualebm.base_measures import Flat, Gaussian
 from dualebm.energies.boltzmann import Boltzmann, BoltzmannMachine
 from dualebm.energies.mixture import GaussianMixture, Mixture
@@ -147,7 +147,7 @@ def test_a_small_network_beside_a_loop_over_pixels(x64):
 
 def test_the_network_for_28_by_28_beside_a_loop_over_pixels():
     start = made(ConvNet(), Euclidean(784))
-    assert start.width == columns.block_columns(16 * 16 * 16)
+    assert start.width == blocks.block_columns(16 * 16 * 16)
     assert start.kernels[2].shape == (3, 3, 32, 64) and start.kernels[2].std() == pytest.approx(math.sqrt(2 / (9 * 32)), rel=0.05)
     assert start.weights[0].std() == pytest.approx(math.sqrt(2 / 256), rel=0.05)
     assert not start.weights[1].any() and not any(b.any() for b in start.kernel_biases + start.biases)
@@ -286,7 +286,7 @@ def test_the_partition_function_of_a_machine_by_brute_force_and_on_a_grid(s, x64
 
 
 def test_the_hidden_states_are_enumerated_in_blocks(x64, monkeypatch):
-    monkeypatch.setitem(columns.BLOCK_ELEMENTS, "cpu", 1)
+    monkeypatch.setitem(blocks.BLOCK_ELEMENTS, "cpu", 1)
     energy = machine(9, 2)
     assert energy.width == 256
     value = float(jax.jit(lambda energy: energy.log_partition(Euclidean(2)))(energy))

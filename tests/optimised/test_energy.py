@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dualebm._internal.columns import block_columns
+from dualebm._internal.blocks import block_columns
 from dualebm.energies.base import Energy, log_density
 from dualebm.energies.shallow import Shallow, feature_mean, from_atoms, witness
 from dualebm.features import ReLU, Softplus

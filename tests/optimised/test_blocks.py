@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dualebm._internal import columns
-from dualebm._internal.columns import block_columns, map_blocks, once, split, sum_blocks, threefry
+from dualebm._internal import blocks, random
+from dualebm._internal.blocks import block_columns, map_blocks, once, split, sum_blocks
+from dualebm._internal.random import threefry
 
 
 @pytest.mark.parametrize(
@@ -84,12 +85,12 @@ def test_draws_equal_jax_random_in_any_company(kind, dtype):
     """Blocks 2 to 5 of 7 rows at once, one by one, and by `jax.random`; also vmapped over keys."""
     with jax.enable_x64(dtype == "float64"):
         keys = jax.random.split(jax.random.key(9), 3)
-        draw = jax.jit(partial(columns.draw, kind), static_argnums=(2, 3, 4))
+        draw = jax.jit(partial(random.draw, kind), static_argnums=(2, 3, 4))
         blocks = jax.jit(lambda key, block: getattr(jax.random, kind)(jax.random.fold_in(key, block), (7, 256), dtype))
         expected = [np.asarray(blocks(keys[1], 2 + b)) for b in range(4)]
         np.testing.assert_array_equal(draw(keys[1], 2, 4, 7, dtype), np.concatenate(expected, axis=1))
         np.testing.assert_array_equal(draw(keys[1], 3, 1, 7, dtype), expected[1])
-        runs = np.asarray(jax.jit(jax.vmap(lambda key: columns.draw(kind, key, 2, 2, 7, dtype)))(keys))
+        runs = np.asarray(jax.jit(jax.vmap(lambda key: random.draw(kind, key, 2, 2, 7, dtype)))(keys))
         np.testing.assert_array_equal(runs[1], np.concatenate(expected[:2], axis=1))
 
 
@@ -104,6 +105,6 @@ def test_pairs_in_blocks_of_every_remainder(count):
         place = start + jnp.concatenate([jnp.arange(size), jnp.arange(size) + count // 2])
         return 2 * x, a - place
 
-    doubled, off = jax.jit(lambda: columns.map_pairs(by_pair, (jnp.asarray(x), jnp.asarray(a)), 256))()
+    doubled, off = jax.jit(lambda: blocks.map_pairs(by_pair, (jnp.asarray(x), jnp.asarray(a)), 256))()
     np.testing.assert_array_equal(doubled, 2 * x)
     assert not np.asarray(off).any()

@@ -1,0 +1,112 @@
+"""Particles that several devices share: gathers, means and choices that give all devices the same bits.
+
+Where no devices share them, each function leaves its argument as it is.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Int, Shaped
+
+from dualebm._internal.blocks import take, total
+
+PARTICLES = "particles"
+"""The mesh axis over whose devices the particles and the data of a run are split."""
+
+
+def split_axis() -> str | None:
+    """The axis `PARTICLES` where a program is traced in which several devices share the particles, else None.
+
+    Only the moves and the sums over particles ask for it, so that a method need not know how many devices there are.
+
+    >>> split_axis(), jax.vmap(lambda x: x + (split_axis() == "particles"), axis_name="particles")(jnp.zeros(2)).tolist()
+    (None, [1.0, 1.0])
+    """
+    try:
+        return PARTICLES if jax.lax.axis_size(PARTICLES) > 1 else None
+    except NameError:  # no such axis is bound
+        return None
+
+
+def undivided(function: Callable):
+    """The value of `function()` in a program in which devices share the particles, as if each device had all of them.
+
+    >>> jax.vmap(lambda x: undivided(lambda: x if split_axis() is None else -x), axis_name="particles")(jnp.ones(2)).tolist()
+    [1.0, 1.0]
+    """
+    if split_axis() is None:
+        return function()
+    return jax.vmap(lambda _: function(), axis_name=PARTICLES, axis_size=1, out_axes=None)(jnp.zeros(1))
+
+
+def gather_pairs(x: Shaped[Array, "*rows N"]) -> Shaped[Array, "*rows M"]:
+    """All columns, of which each device that share the particles holds the next of the first and of the second members of all pairs; or x.
+
+    >>> jax.vmap(lambda x: gather_pairs(x), axis_name="particles")(jnp.array([[0, 2], [1, 3]])).tolist()
+    [[0, 1, 2, 3], [0, 1, 2, 3]]
+    """
+    axis = split_axis()
+    if axis is None:
+        return x
+    parts = jax.lax.all_gather(x.reshape(*x.shape[:-1], 2, -1), axis, axis=x.ndim, tiled=True)
+    return parts.reshape(*x.shape[:-1], -1)
+
+
+def own_pairs(x: Shaped[Array, "*rows M"], count: int) -> Shaped[Array, "*rows count"]:
+    """What `gather_pairs` made x of: the `count` columns of this device.
+
+    >>> jax.vmap(lambda i: own_pairs(jnp.arange(4), 2), axis_name="particles")(jnp.arange(2)).tolist()
+    [[0, 2], [1, 3]]
+    """
+    axis = split_axis()
+    if axis is None:
+        return x
+    pairs = count // 2
+    part = take(x.reshape(*x.shape[:-1], 2, -1), jax.lax.axis_index(axis) * pairs, pairs)
+    return part.reshape(*x.shape[:-1], -1)
+
+
+def mean_over(values):
+    """Mean of pytrees of floating arrays over the devices that share the particles, or `values` on one device.
+
+    One gather of all of them as one vector; added in the order of the devices, so that every device has the same bits.
+
+    >>> jax.vmap(lambda x: mean_over(x), axis_name="particles")(jnp.array([1.0, 2.0, 6.0])).tolist()
+    [3.0, 3.0, 3.0]
+    """
+    axis = split_axis()
+    if axis is None:
+        return values
+    vector, as_before = ravel_pytree(values)
+    parts = list(jax.lax.all_gather(vector, axis))
+    return as_before(total(parts) / len(parts))
+
+
+def whole(arrays):
+    """Arrays of which each device that share the particles holds consecutive rows, gathered; or `arrays` on one device.
+
+    >>> jax.vmap(lambda x: whole(x), axis_name="particles")(jnp.array([[1], [2]])).tolist()
+    [[1, 2], [1, 2]]
+    """
+    axis = split_axis()
+    return arrays if axis is None else jax.tree.map(lambda a: jax.lax.all_gather(a, axis, tiled=True), arrays)
+
+
+def pick(
+    x: Shaped[Array, "n *k"], index: Int[Array, " count"] | Int[np.ndarray, " count"]
+) -> Shaped[Array, "count *k"]:
+    """Rows `index` of x; over a mesh axis, each device of which holds n consecutive ones of all rows, those of all, on all devices.
+
+    >>> jax.vmap(lambda x: pick(x, jnp.array([3, 0])), axis_name="particles")(jnp.arange(4).reshape(2, 2)).tolist()
+    [[3, 0], [3, 0]]
+    """
+    axis = split_axis()
+    if axis is None:
+        return x[index]
+    here = index - jax.lax.axis_index(axis) * x.shape[0]
+    held = (here >= 0) & (here < x.shape[0])
+    rows = x[jnp.where(held, here, 0)]
+    return jax.lax.psum(jnp.where(held.reshape(-1, *[1] * (x.ndim - 1)), rows, 0), axis)  # exact: but one term is zero
