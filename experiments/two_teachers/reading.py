@@ -11,7 +11,7 @@ import xarray
 from dualebm import duality_gap, metrics
 from dualebm.data import targets
 from dualebm.energies.shallow import from_atoms
-from dualebm.log_z import partition
+from dualebm.log_z.quadrature import sphere_quadrature
 from dualebm.methods.base import Iterate
 from dualebm.plotting import maps
 from dualebm.spaces import Sphere
@@ -80,7 +80,7 @@ def gaps(settings: Settings, task: Problem, states: list) -> dict:
         _, data_key, test_key = jax.random.split(jax.random.key(seed), 3)
         data, _ = targets.sample(data_key, task.target, task.n)
         energy = from_atoms(task.method.feature, state.atoms)
-        quadrature = partition.sphere_quadrature(task.target.space, 100, data.points.dtype) if on_s2 else None
+        quadrature = sphere_quadrature(task.target.space, 100, data.points.dtype) if on_s2 else None
         certificates.append(certify(test_key, energy, task.target.space, data, task.rates.radius, quadrature=quadrature, ball=ball))
     worst = max(certificates, key=lambda one: float(one.gap))
     sentence = f"The seed with the largest gap is {duality_gap.told(worst, float(task.rates.radius), ball)}."

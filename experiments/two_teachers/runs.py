@@ -12,7 +12,7 @@ import xarray
 from dualebm import metrics
 from dualebm._internal import checks
 from dualebm.data import targets
-from dualebm.log_z import partition
+from dualebm.log_z.quadrature import sphere_quadrature
 from dualebm.measures import Samples
 from dualebm.methods import dual, presets
 from dualebm.spaces import Sphere
@@ -129,7 +129,7 @@ def train(settings: Settings, task: Problem, folder: Path) -> tuple[xarray.Datas
         key, data, test = _common.draws(seed, task.target, task.n, settings.test_points)
         monitors = metrics.standard(task.target.space, task.target.energy, test)
         if task.target.space == Sphere(3):
-            nodes = partition.sphere_quadrature(task.target.space, 50, data.points.dtype)
+            nodes = sphere_quadrature(task.target.space, 50, data.points.dtype)
             monitors["effective_temperature"] = metrics.EffectiveTemperature(nodes)
         state, results = run(
             key, task.method, task.rates, data, steps=task.steps, every=settings.every, metrics=monitors,
