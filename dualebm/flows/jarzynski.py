@@ -100,7 +100,7 @@ def walk(
     >>> walk("mala", Sphere(2), still, jnp.eye(2), energy, changed, 0.1)[1].tolist()
     [-1.0, -1.0]
     """
-    exact = unadjusted(integrator) and increment == "exact"
+    exact, draw = unadjusted(integrator) and increment == "exact", langevin.sharded(draw, x.shape[1] // 2)
 
     def log_density(energy_at, points):
         return space.log_base(points, axis=0) - energy_at

@@ -296,6 +296,7 @@ def move(
     """
     count = x.shape[1]
     pairs, lone = -(-count // 2), count % 2
+    draw = sharded(draw, pairs)
     number, width, rest = blocks.split(pairs, energy.width if width is None else width)
     if not rest and (number == 1 or lone):  # what is handled apart: all in one, or the block whose last pair has one particle
         number, rest = number - 1, width

@@ -94,7 +94,6 @@ class Audited(Wrapper):
         before, after = (self.method.energy(one, rates, data) for one in (state.inner, inner))
         resample_key, noise_key = jax.random.split(jax.random.fold_in(key, ASIDE))
         draw = langevin.drawn(noise_key, self.space.dimension, state.columns.dtype, "independent")
-        draw = langevin.sharded(draw, state.columns.shape[1] // 2)
         size = self.space.default_particle_step if self.particle_step is None else self.particle_step
         x, increments, _ = jarzynski.walk("mala", self.space, draw, state.columns, before, after, size, steps=self.moves)
         x, weights, effective = jarzynski.advance(resample_key, x, state.weights, increments, self.threshold)

@@ -196,7 +196,6 @@ class Dual(Method):
         restart_key, noise_key = jax.random.split(key)
         x = initialise.restart(restart_key, state.columns, data, rates.restart_probability)
         draw = langevin.drawn(noise_key, x.shape[0], x.dtype, self.noise)
-        draw = langevin.sharded(draw, x.shape[1] // 2)
         batch = None
         if self.data_batch is not None:
             batch_key = jax.random.fold_in(key, 2)  # split(key) is 0 and 1

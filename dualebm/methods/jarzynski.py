@@ -270,10 +270,9 @@ def check_training(method, data: Samples) -> None:
 
 
 def drawn(method, key: Key[Array, ""], energy, x: Float[Array, "d N"]) -> langevin.Draw:
-    """The noise of the walkers of a method, as this device of a mesh axis sees it."""
+    """The noise of the walkers of a method."""
     uniforms = energy.uniforms if method.integrator == "gibbs" else None
-    draw = langevin.drawn(key, x.shape[0], x.dtype, method.noise, uniforms)
-    return langevin.sharded(draw, x.shape[1] // 2)
+    return langevin.drawn(key, x.shape[0], x.dtype, method.noise, uniforms)
 
 
 def batch_of(key: Key[Array, ""], data: Samples, size: int | None) -> Samples:

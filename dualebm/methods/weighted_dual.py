@@ -133,7 +133,7 @@ class WeightedDual(Method):
         """One iteration; the key belongs to this step alone."""
         resample_key, noise_key = jax.random.split(key)
         x, before = state.columns, from_atoms(self.feature, state.atoms)
-        draw = langevin.sharded(langevin.drawn(noise_key, x.shape[0], x.dtype, self.noise), x.shape[1] // 2)
+        draw = langevin.drawn(noise_key, x.shape[0], x.dtype, self.noise)
         x, acceptance, _ = langevin.move("mala", self.space, draw, x, before, rates.particle_step, steps=self.particle_moves)
         model = feature_mean(self.feature, state.atoms.positions, Samples(x.T, state.weights.log_weights))
         observed = feature_mean(self.feature, state.atoms.positions, data)
