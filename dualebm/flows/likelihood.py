@@ -26,7 +26,7 @@ Start = Callable[[Any, Space, Any], Energy]
 """`start(key, space, dtype)`, the energy at the start of training: a function, or a frozen dataclass of settings such as `networks.MLP`."""
 
 Optimiser = str | Callable[[], optax.GradientTransformation]
-"""A word of `flows.descent.OPTIMISERS`, or a function that makes an optax optimiser, with its own schedule."""
+"""A word of `flows.two_layer.OPTIMISERS`, or a function that makes an optax optimiser, with its own schedule."""
 
 
 class Training(NamedTuple):

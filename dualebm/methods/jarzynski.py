@@ -92,7 +92,7 @@ class Jarzynski(Method):
         walker_batch: walkers that move in an iteration, drawn one pair of each N / walker_batch consecutive ones; the others are weighted
             where they are, and the gradient is of those drawn first, with their weights. None for all. walker_batches: draws an iteration.
         data_batch: data points drawn for the gradient; None for all.
-        optimiser: a word of `flows.descent.OPTIMISERS`, or a function that makes an optax optimiser: `lambda: optax.adam(schedule)`, whose
+        optimiser: a word of `flows.two_layer.OPTIMISERS`, or a function that makes one of optax: `lambda: optax.adam(schedule)`, whose
             steps are times learning_rate, then 1 by default. clip: the largest global norm of the gradient. fixed: fields of the energy
             that are not trained.
         resampling: of `measures.RESAMPLINGS`, or "none".

@@ -2,7 +2,7 @@
 
     L = E_data f + log Z,   m grad L in (w_j, theta_j) = (-F(theta_j), -w_j grad F(theta_j)),   F = E_model phi - E_data phi
 
-and the steps of `flows.descent`. The expectation under the model exp(-f) tau / Z is by chains, whose moves leave it invariant, or by
+and the steps of `flows.two_layer`. The expectation under the model exp(-f) tau / Z is by chains, whose moves leave it invariant, or by
 points of tau with the weights exp(-f). `WeightedLikelihood` is the other parametrisation, of neurons that have a charge and a weight and
 stay on the sphere.
 
@@ -31,7 +31,7 @@ SAMPLERS = ("mala", "independence", "importance")
 
 
 class LikelihoodRates(NamedTuple):
-    """particle_step > 0 of MALA, 0 for other samplers; learning_rate, position_rate, weight_decay as `flows.descent.NetworkRates`."""
+    """particle_step > 0 of MALA, 0 for other samplers; learning_rate, position_rate, weight_decay as `flows.two_layer.NetworkRates`."""
 
     particle_step: ParticleStepOrNone
     learning_rate: NonNegative = 0.05
@@ -135,7 +135,7 @@ class Likelihood(_Sampled):
         sampler: of the model, see `SAMPLERS`. chains: N of them, or of weighted points. moves: of each chain in an iteration.
         fresh: chains start at the base measure in every iteration (the authors' program, with thousands of moves of one chain); else they
             go on from where they were.
-        optimiser: of `flows.descent.OPTIMISERS`.
+        optimiser: of `flows.two_layer.OPTIMISERS`.
         initial_scale: the variance of the coefficients and the components of the positions at the start, where active.
 
     Raises ValueError for a choice that does not exist, a feature that is no ridge, and the flat measure.
@@ -174,7 +174,7 @@ class Likelihood(_Sampled):
         _check_step(self, rates)
 
     def init(self, key: Key[Array, ""], rates: LikelihoodRates, data: Samples) -> LikelihoodState:
-        """The network as `flows.descent.network` starts it, chains at the base measure."""
+        """The network as `flows.two_layer.network` starts it, chains at the base measure."""
         del rates
         network_key, chain_key = jax.random.split(key)
         dtype = data.points.dtype

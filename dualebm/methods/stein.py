@@ -1,7 +1,7 @@
 """Two-layer networks trained by Stein discrepancies, active (F1) or lazy (F2), without samples of the model or log Z (arXiv 2104.07531).
 
 `KernelStein` descends KSD^2 of the data (see `dualebm.stein`); `NetworkStein` descends SD^2 / 2 of F1, against d critics that are drawn
-anew in each iteration and ascend. Both by the steps of `flows.descent`. In the lazy regime KSD^2 is quadratic in the coefficients: as
+anew in each iteration and ascend. Both by the steps of `flows.two_layer`. In the lazy regime KSD^2 is quadratic in the coefficients: as
 the V-statistic it is convex, as the U-statistic of few data it is not, and may have no least value without weight decay.
 """
 
@@ -56,7 +56,7 @@ class _Stein(Method):
         return NetworkRates()
 
     def init(self, key: Key[Array, ""], rates: NetworkRates, data: Samples) -> SteinState:
-        """The network as `flows.descent.network` starts it."""
+        """The network as `flows.two_layer.network` starts it."""
         del rates
         dtype = data.points.dtype
         network = two_layer.network(key, self.feature, self.space, self.neurons, self.regime, self.initial_scale, dtype)
