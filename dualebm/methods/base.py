@@ -1,13 +1,22 @@
-"""The contract of a training method: what the loop, the sweeps, the metrics and the commands ask of it, and nothing else.
+"""The contract of a training method: all that the training loop, the sweeps, the metrics and the commands use of it.
 
-A method is a frozen dataclass of static settings. It holds no arrays and compares by its settings, so that it is a static argument of a
-compiled program. Everything that changes is in its state, a NamedTuple of arrays with a field `step`, the number of iterations done.
+A method is a frozen dataclass of static settings: a space, a feature, an integrator, counts. It holds no arrays and
+compares by its settings, so that JAX takes it as a static argument of a compiled program. A method never changes. Three
+values go with it:
 
-One iteration is
+    rates   a NamedTuple of scalars, such as step sizes. They are traced, so that a new value compiles nothing new.
+    data    the training data: n points of the space, as `Samples`.
+    state   a NamedTuple of arrays that holds everything that training changes. Its field `step` counts the iterations done.
 
+A run initialises the state once and then repeats `step` with a new key for each iteration:
+
+    state = method.init(key, rates, data)
     state, info = method.step(key, state, rates, data)
+    energy = method.energy(state, rates, data)
 
-which is a pure function: the same arguments give the same result. `Info` holds what a diagnostic needs and the next iteration does not.
+These functions are pure: the same arguments give the same result. The model at temperature 1 is exp(-U) tau / Z, with
+the energy U, the base measure tau of the space, and the partition function Z. `info` holds diagnostics that the next
+iteration does not need.
 """
 
 import abc
@@ -24,7 +33,11 @@ from dualebm.spaces import Space
 
 
 class Divergence(enum.IntEnum):
-    """Why a run diverged. `records["diverged"]` holds its number: 0 for a healthy run."""
+    """The reasons why a run may diverge. `records["diverged"]` holds the number of the reason, and 0 for a healthy run.
+
+    `NOT_FINITE`: the state holds NaN or infinity. `REJECTED`: almost no move of the particles was accepted.
+    `NO_WEIGHT`: the total variation of the neurons is 0. `ONE_ATOM`: one of several neurons holds all the weight.
+    """
 
     NONE = 0
     NOT_FINITE = 1
@@ -34,12 +47,12 @@ class Divergence(enum.IntEnum):
 
     @property
     def cause(self) -> str:
-        """What happened, in words."""
+        """What happened, as a phrase. Empty for `NONE`."""
         return _CAUSES[self][0]
 
     @property
     def remedy(self) -> str:
-        """What to change."""
+        """What the user can change to avoid it, as a phrase. Empty for `NONE`."""
         return _CAUSES[self][1]
 
 
@@ -53,14 +66,16 @@ _CAUSES = {
 
 
 class Info(NamedTuple):
-    """What one iteration tells besides the new state. The loop averages each number over a recording interval.
+    """The diagnostics of one iteration. The loop averages each number over a recording interval.
 
     A field is None where the method has no such number.
 
-    acceptance: the fraction of the particles' moves that were accepted.
-    effective_fraction: Kish's effective sample size of weighted particles over their number, before any resampling, in (0, 1].
-    clipped: how many weights of neurons an additive update cut to zero.
-    discrepancy: the discrepancy of the model from the data that the iteration descended or measured.
+    Args:
+        acceptance: the fraction of the particles' moves that were accepted, in [0, 1].
+        effective_fraction: Kish's effective sample size of weighted particles, divided by their number, before any
+            resampling. It lies in (0, 1].
+        clipped: the number of neuron weights that an additive update cut to zero.
+        discrepancy: the discrepancy between model and data that the iteration measured or descended.
     """
 
     acceptance: Float[Array, ""] | None = None
@@ -70,9 +85,15 @@ class Info(NamedTuple):
 
 
 class Iterate(NamedTuple):
-    """An iterate of a run, as a metric sees it: `metric(key, iterate)` returns an array.
+    """A snapshot of a run, which is what a metric receives: `metric(key, iterate)` returns an array.
 
-    info: averaged since the last record; NaN before the first iteration.
+    Args:
+        method: the training method, a `Method`.
+        state: the state of the method after some iterations.
+        rates: the rates of the run, a NamedTuple of scalars.
+        data: the training data, points (n, d).
+        info: the diagnostics, averaged over the iterations since the last record. They are NaN before the first
+            iteration.
     """
 
     method: Any
@@ -83,12 +104,12 @@ class Iterate(NamedTuple):
 
     @property
     def energy(self) -> Any:
-        """The energy U of the state."""
+        """The energy U of the state, an `Energy`."""
         return self.method.energy(self.state, self.rates, self.data)
 
     @property
     def samples(self) -> Samples:
-        """The particles as samples of the model. Raises ValueError for a method without particles."""
+        """The particles (N, d) as samples of the model. Raises ValueError for a method without particles."""
         samples = self.method.samples(self.state)
         if samples is None:
             raise ValueError(f"a metric needs particles; the method {type(self.method).__name__} has none")
@@ -96,7 +117,7 @@ class Iterate(NamedTuple):
 
     @property
     def log_partition(self) -> tuple[Float[Array, ""], Float[Array, ""]]:
-        """log Z and its standard error, in nats. Raises ValueError for a method that does not know them."""
+        """log Z and its standard error, two scalars in nats. Raises ValueError for a method that does not know log Z."""
         known = self.method.log_partition(self.state)
         if known is None:
             raise ValueError(f"a metric needs log Z along training; the method {type(self.method).__name__} does not know it")
@@ -104,10 +125,11 @@ class Iterate(NamedTuple):
 
 
 class Method(abc.ABC):
-    """A training method. A subclass is a frozen dataclass with a field `space` and the five abstract members below.
+    """A training method. Subclass it as a frozen dataclass with a field `space`, and define `rates`, `init`, `step` and `energy`.
 
-    What only some methods have is a function with a default here, so that nothing that runs a method need ask which one it is.
-    The guide builds a method in 25 lines (docs/guide.md, "Your own method").
+    All other functions have a default, which a method overrides for what it has besides: particles, neurons, log Z,
+    warnings. Code that runs a method therefore never asks which method it is. The guide builds a method in 25 lines
+    (docs/guide.md, "Your own method").
 
     >>> from dualebm.methods.dual import Dual; from dualebm.methods.score_matching import ScoreMatching; from dualebm.spaces import Sphere
     >>> isinstance(Dual(Sphere(3)), Method), ScoreMatching(Sphere(3)).samples(None) is None  # score matching has no particles
@@ -115,23 +137,26 @@ class Method(abc.ABC):
     """
 
     space: Space
-    """Where the data and the particles live; the model is exp(-U) times its base measure."""
+    """The space of the data and the particles. Its base measure is the tau of the model exp(-U) tau / Z."""
 
     @property
     @abc.abstractmethod
     def rates(self) -> Any:
-        """The default rates: a NamedTuple of scalars. A sweep varies them and compiles nothing new."""
+        """The default rates: a NamedTuple of scalars. A sweep varies them and compiles nothing new.
+
+        The type of each field states the values that are allowed (see `dualebm.rates`).
+        """
 
     def check(self, rates: Any, data: Samples) -> None:
         """Check the arguments of a run on the host, before anything is compiled.
 
         Args:
-            rates: of the type of `self.rates`.
-            data: points (n, d) of the space, with or without weights.
+            rates: numbers, in a NamedTuple of the type of `self.rates`.
+            data: the training data, points (n, d) with or without weights.
 
         Raises:
-            ValueError: the data do not lie in the space, or a rate is out of its bound; the message names the argument, its
-                value and what is allowed.
+            ValueError: a data point does not lie in the space, or a rate is out of its bounds. The message names the
+                argument, its value and what is allowed.
         """
         checks.samples("data", data, self.space)
         bounds.check(rates, self.space)
@@ -141,9 +166,9 @@ class Method(abc.ABC):
         """Return the state in which training starts.
 
         Args:
-            key: of this call alone.
-            rates: scalars, traced.
-            data: points (n, d), traced.
+            key: a random key that is used for this call alone.
+            rates: scalars, traced, in a NamedTuple of the type of `self.rates`.
+            data: the training data, points (n, d), traced.
 
         Returns:
             The state, with `step` 0.
@@ -151,70 +176,105 @@ class Method(abc.ABC):
 
     @abc.abstractmethod
     def step(self, key: Key[Array, ""], state: Any, rates: Any, data: Samples) -> tuple[Any, Info]:
-        """Do one iteration.
+        """Do one iteration of training.
 
         Args:
-            key: of this iteration alone.
-            state: of this method.
-            rates: scalars, traced.
-            data: points (n, d), traced.
+            key: a random key that is used for this iteration alone.
+            state: the state that `init` or the last call of `step` returned.
+            rates: scalars, traced, in a NamedTuple of the type of `self.rates`.
+            data: the training data, points (n, d), traced.
 
         Returns:
-            The next state, whose `step` is one more, and what a diagnostic needs.
+            The next state, whose `step` is larger by one, and the diagnostics of the iteration.
         """
 
     @abc.abstractmethod
     def energy(self, state: Any, rates: Any, data: Samples) -> Any:
-        """Return the energy U of a state, an `Energy`: the model is exp(-U) times the base measure of the space."""
+        """Return the energy U of a state. The model is exp(-U) times the base measure of the space, normalised.
+
+        Args:
+            state: a state of this method.
+            rates: scalars, traced, in a NamedTuple of the type of `self.rates`.
+            data: the training data, points (n, d), traced.
+
+        Returns:
+            An `Energy`: a function from points (N, d) to values (N,), in units of temperature.
+        """
 
     def diverged(self, state: Any) -> Int[Array, ""]:
-        """Return the `Divergence` of a finite state, traced; by default `Divergence.NONE`. The loop looks for other causes itself."""
+        """Return the number of the `Divergence` of a finite state, an integer scalar, traced. The default is `Divergence.NONE`.
+
+        A method reports what only it can see. The loop itself detects states that are not finite and rejected moves.
+        """
         del state
         return jnp.int32(Divergence.NONE)
 
     def samples(self, state: Any) -> Samples | None:
-        """Return the particles (N, d) as samples of the model, with their weights where they have any; None without particles."""
+        """Return the particles (N, d) as samples of the model, with log weights (N,) where they are weighted.
+
+        The default is None, for a method without particles.
+        """
         del state
         return None
 
     def atoms(self, state: Any) -> Atoms | None:
-        """Return the neurons as atoms of a signed measure; None where the energy has none."""
+        """Return the neurons as the m atoms of a signed measure, with positions (m, p).
+
+        The default is None, for a method whose energy is not given by such a measure.
+        """
         del state
         return None
 
     def log_partition(self, state: Any) -> tuple[Float[Array, ""], Float[Array, ""]] | None:
-        """Return log Z of the energy and its standard error, in nats, where training knows them; else None."""
+        """Return log Z of the energy and its standard error, two scalars in nats, where the method follows log Z in training.
+
+        The default is None, for a method that does not know log Z.
+        """
         del state
         return None
 
     def resamplings(self, state: Any) -> Int[Array, ""] | None:
-        """Return how often weighted particles have been resampled; None where there are none."""
+        """Return how often the weighted particles have been resampled, an integer scalar.
+
+        The default is None, for a method that never resamples.
+        """
         del state
         return None
 
     def warning(self, state: Any, info: Info) -> str | None:
-        """Return a warning about a healthy state, on the host, or None. `info` is averaged over the last recording interval."""
+        """Return a warning about a healthy state, or None. It is called on the host, after a recording interval.
+
+        Args:
+            state: a state of this method.
+            info: the diagnostics, averaged over the last recording interval.
+
+        Returns:
+            A sentence for the user, or None where there is nothing to warn of. The default is None.
+        """
         del state, info
         return None
 
     def paired(self, state: Any) -> Any | None:
-        """Say which arrays of a state hold particles, so that devices can share them; None where they cannot.
+        """Mark the arrays of a state that hold particles, so that several devices can share them.
+
+        Particles i and i + N/2 form a pair, which stays on one device.
 
         Args:
-            state: of this method.
+            state: a state of this method.
 
         Returns:
-            The state with True in place of each array whose last axis is the particles, i paired with i + N/2, and False in
-            place of the others.
+            The state with True in place of each array whose last axis is the particles and False in place of all
+            others. The default is None, for a method whose particles cannot be shared.
         """
         del state
         return None
 
 
 class Wrapper(Method):
-    """A method around another one. Its state has a field `inner`, the state of that method, and everything is forwarded to it.
+    """A method that adds something to another method. Its state has a field `inner`, the state of the wrapped method.
 
-    A subclass is a frozen dataclass with a field `method`; it overrides what it adds. Wrappers compose:
+    A subclass is a frozen dataclass with a field `method`, the wrapped method. It defines `init` and `step` and
+    overrides what it adds. All else is passed on to the wrapped method, except `paired`. Wrappers compose:
     `Audited(Adaptive(Dual(space)))`.
     """
 
@@ -222,42 +282,42 @@ class Wrapper(Method):
 
     @property
     def space(self) -> Space:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """The space of the method inside."""
+        """The space of the wrapped method."""
         return self.method.space
 
     @property
     def rates(self) -> Any:
-        """The default rates of the method inside."""
+        """The default rates of the wrapped method."""
         return self.method.rates
 
     def check(self, rates: Any, data: Samples) -> None:
-        """Raise the errors of the method inside."""
+        """Raise the errors of the wrapped method."""
         self.method.check(rates, data)
 
     def energy(self, state: Any, rates: Any, data: Samples) -> Any:
-        """Return the energy of the method inside."""
+        """Return the energy of the wrapped method."""
         return self.method.energy(state.inner, rates, data)
 
     def diverged(self, state: Any) -> Int[Array, ""]:
-        """Return the divergence of the method inside."""
+        """Return the divergence of the wrapped method."""
         return self.method.diverged(state.inner)
 
     def samples(self, state: Any) -> Samples | None:
-        """Return the particles of the method inside."""
+        """Return the particles of the wrapped method."""
         return self.method.samples(state.inner)
 
     def atoms(self, state: Any) -> Atoms | None:
-        """Return the atoms of the method inside."""
+        """Return the atoms of the wrapped method."""
         return self.method.atoms(state.inner)
 
     def log_partition(self, state: Any) -> tuple[Float[Array, ""], Float[Array, ""]] | None:
-        """Return log Z and its error as the method inside knows them."""
+        """Return log Z and its standard error as the wrapped method knows them."""
         return self.method.log_partition(state.inner)
 
     def resamplings(self, state: Any) -> Int[Array, ""] | None:
-        """Return how often the method inside has resampled."""
+        """Return how often the wrapped method has resampled."""
         return self.method.resamplings(state.inner)
 
     def warning(self, state: Any, info: Info) -> str | None:
-        """Return the warning of the method inside."""
+        """Return the warning of the wrapped method."""
         return self.method.warning(state.inner, info)
