@@ -6,7 +6,8 @@
     reaction    w_j <- w_j exp(h_w sigma_j F(theta_j)), F at the old theta_j                    (step 4)
     budget      w <- w radius / max(mean w, radius)                                             (step 5)
 
-with f = (1/m) sum_j sigma_j w_j phi(., theta_j) and F = E_particles phi - E_data phi, at temperature 1.
+Here f = (1/m) sum_j sigma_j w_j phi(., theta_j) is the energy at temperature 1, and F = E_particles phi - E_data phi is
+the witness, a function of theta.
 """
 
 import dataclasses
@@ -30,10 +31,15 @@ from dualebm.spaces import Space
 
 
 class DualRates(NamedTuple):
-    """The scalars of Algorithm 1 in the core convention: temperature 1, total variation at most `radius`.
+    """The scalars of Algorithm 1 at temperature 1. `Dual.rates` returns values that fit a space.
 
-    particle_step h_x > 0; transport_step h_theta >= 0 (0: lazy features); reaction_step h_w >= 0; restart_probability p_R in [0, 1];
-    radius > 0, the radius of the ball times the inverse temperature. For the steps that fit a space see `Dual.rates`.
+    Args:
+        particle_step: h_x > 0, the time step of a Langevin move.
+        transport_step: h_theta >= 0, the step of the neurons' positions. With 0 the positions stay.
+        reaction_step: h_w >= 0, the step of the logarithms of the neurons' weights.
+        restart_probability: p_R in [0, 1], for each particle in each iteration.
+        radius: the largest total variation of the neurons, > 0. It is the radius of the paper's ball times its inverse
+            temperature.
     """
 
     particle_step: ParticleStep
@@ -44,7 +50,12 @@ class DualRates(NamedTuple):
 
 
 class Snapshot(NamedTuple):
-    """Positions at which the mean of the feature over all data is known, and that mean: see `Dual.data_batch`."""
+    """The exact mean of the feature over all data at earlier positions of the neurons, the control variate of `Dual.data_batch`.
+
+    Args:
+        positions: the positions theta_j of the neurons at that time, (m, p).
+        mean: E_data phi at these positions, (m,), and its gradient in theta_j, (m, p).
+    """
 
     positions: Float[Array, "m p"]
     mean: Sums
@@ -53,8 +64,11 @@ class Snapshot(NamedTuple):
 class DualState(NamedTuple):
     """The state of Algorithm 1.
 
-    columns (d, N): the particles, as the columns of an array. atoms (m): the neurons. step: the iterations done. snapshot: where the data
-    come in batches, else None.
+    Args:
+        columns: the N particles as the columns of an array, (d, N).
+        atoms: the m neurons.
+        step: the number of iterations done.
+        snapshot: the control variate where the data come in batches, else None.
     """
 
     columns: Float[Array, "d N"]
@@ -64,7 +78,7 @@ class DualState(NamedTuple):
 
     @property
     def particles(self) -> Float[Array, "N d"]:
-        """The particles, as rows."""
+        """The particles as rows, (N, d)."""
         return self.columns.T
 
 
@@ -81,32 +95,41 @@ CHOICES = {
 
 @dataclasses.dataclass(frozen=True)
 class Dual(Method):
-    """Algorithm 1 with every choice of the text and of the authors' program; the defaults are the best found.
+    """Algorithm 1, with every choice of the paper's text and of the authors' program. The defaults are the best choices that are known.
 
     Args:
-        space: where the particles live.
-        feature: phi; the atoms live in `feature.parameter_space(space)`.
-        neurons: m.
-        particles: N drawn from the data at the start; None for two copies of the data, [data, data].
-        integrator: of the particles: "mala", "geodesic" or "projected".
-        noise: "independent"; "antithetic", particles i and i + N/2 have noise of opposite signs; or "orthogonal", moreover a quarter turn
-            apart within the first half (`flows.langevin.drawn`). N must be even for the last two.
-        witness_particles: F is built from the particles after their "moved", or as they were "current" when the step began, before its
-            restart.
-        signs: sigma "half" and half, "random", or "all_negative" (which knows that the teacher is negative).
-        weights: w at the start, "one" or "uniform" in [0, 1), in units of "one" (the program) or of the "radius" (the text).
-        weight_unit: see `weights`.
-        weight_update: "multiplicative" (Algorithm 1) or "additive" (the program of the primal figures), clipped at zero and counted.
-        budget: keep the total variation within the radius (step 5).
-        restart_every: all particles to the data in iterations that are multiples of this (the program); None for never.
-        restart_until: no such restart after this iteration; None for no end.
-        particle_moves: moves of the particles in an iteration, under the same atoms.
-        neuron_moves: updates of the atoms in an iteration, with the same particles.
-        data_batch: data points that are drawn in each iteration for the data term of F, as a control variate: their mean of phi at the
-            atoms less that at a snapshot of the atoms, plus the exact mean there, taken every `data_refresh` iterations; None for all data.
-        block: pairs of particles that are moved at a time, a multiple of 256; None for what fits the machine. It changes only rounding.
+        space: the space of the data and the particles.
+        feature: phi. The neurons live in `feature.parameter_space(space)`.
+        neurons: the number m of neurons.
+        particles: the number N of particles, which start at data points drawn at random. None starts them at two copies
+            of the data, so that N = 2 n.
+        integrator: the Langevin move of the particles: "mala", "geodesic" or "projected".
+        noise: the Gaussian noise of the particles: "independent"; "antithetic", with opposite signs for particles i and
+            i + N/2; or "orthogonal", which also turns the noise of half of the pairs by a quarter turn (see
+            `flows.langevin.drawn`). N must be even for the last two.
+        witness_particles: the particles in the witness F: those that have "moved" in this iteration, or the "current"
+            ones that the previous iteration left, before any restart.
+        signs: the signs sigma_j: "half" of each sign, "random", or "all_negative" (which uses that the teacher is
+            negative).
+        weights: the weights w_j at the start, in the unit `weight_unit`: all "one", or "uniform" in [0, 1).
+        weight_unit: the unit of the weights at the start: "one" (the program) or the "radius" (the text).
+        weight_update: "multiplicative" (Algorithm 1), or "additive" (the program of the primal figures), which cuts
+            weights at zero and counts the cuts.
+        budget: whether to keep the total variation within the radius (step 5).
+        restart_every: move all particles to the data in every iteration whose number is a multiple of this (the
+            program). None for never.
+        restart_until: the last iteration in which `restart_every` acts. None for no end.
+        particle_moves: the number of moves of each particle in an iteration, all under the same neurons.
+        neuron_moves: the number of updates of the neurons in an iteration, all with the same particles.
+        data_batch: the number of data points that are drawn in each iteration for the data term of F; None for all
+            data. The exact mean of phi over all data is then taken at a snapshot of the neurons only, and the batch
+            estimates the difference since.
+        data_refresh: the number of iterations after which the snapshot of `data_batch` is renewed.
+        block: the number of pairs of particles that are moved at a time, a multiple of 256. None for what fits the
+            machine. It changes only rounding.
 
-    Raises ValueError for a choice that does not exist, with the nearest that does.
+    Raises:
+        ValueError: a setting is not allowed. The message names it, its value and what is allowed.
 
     >>> from dualebm.training.simulate import start, step; from dualebm.spaces import Sphere
     >>> method, data = Dual(Sphere(3), neurons=8), Samples(jnp.eye(3))
@@ -152,17 +175,17 @@ class Dual(Method):
 
     @property
     def rates(self) -> DualRates:
-        """The default rates, to be used with `annealing`: neuron steps near the edge of their stability, in units of the space.
+        """The default rates, to be used with the schedule `annealing`. The neuron steps are near the edge of their stability.
 
-        In d dimensions a move of the particles is accepted while h_x d is of order 1, and E (<theta, x>)_+^2 = 1 / 2d on the sphere
-        bounds h_theta / d: particle_step 0.6 unit^2 / d, transport_step 0.4 d unit^2 and reaction_step 0.4 d, with the
-        space's unit of length: 0.04 and 6 on S^14.
+        They are particle_step 0.6 unit^2 / d, transport_step 0.4 d unit^2 and reaction_step 0.4 d, with the space's
+        unit of length: 0.04, 6 and 6 on S^14. In d dimensions most moves of the particles are accepted while h_x d is
+        of order 1. On the sphere E (<theta, x>)_+^2 = 1 / 2d, which bounds h_theta / d.
         """
         space = self.space
         return DualRates(space.default_particle_step, 0.4 * space.dimension * space.unit**2, 0.4 * space.dimension)
 
     def check(self, rates: DualRates, data: Samples) -> None:
-        """Raises ValueError naming the argument, its value and what is allowed."""
+        """Check the rates and the data, which must have equal weights where particles are copies of them."""
         super().check(rates, data)
         self.feature.parameter_space(self.space)
         if data.log_weights is not None and (self.particles is None or self.restart_every is not None):
@@ -171,7 +194,7 @@ class Dual(Method):
             )
 
     def init(self, key: Key[Array, ""], rates: DualRates, data: Samples) -> DualState:
-        """Particles at the data; positions uniform; signs and weights as chosen."""
+        """Return particles at the data, and neurons at uniform positions with the chosen signs and weights."""
         *atom_keys, particle_key = jax.random.split(key, 4)
         dtype, m = data.points.dtype, self.neurons
         unit = 1 if self.weight_unit == "one" else rates.radius
@@ -179,26 +202,25 @@ class Dual(Method):
         atoms = wfr.population(tuple(atom_keys), parameters, m, self.signs, self.weights, unit, dtype)
         x = initialise.start(particle_key, self.particles, data)
         snapshot = None
-        if self.data_batch is not None:  # filled in the first step
+        if self.data_batch is not None:  # the first step fills it
             value = jnp.zeros(m, dtype)
             snapshot = Snapshot(jnp.zeros_like(atoms.positions), (value, jnp.zeros_like(atoms.positions)))
         return DualState(x, atoms, jnp.int32(0), snapshot)
 
     def paired(self, state: DualState) -> DualState:
-        """True in place of the arrays whose last axis is the particles, i paired with i + N/2; False in place of the others."""
+        """Mark the particles, whose columns are paired."""
         return jax.tree.map(lambda _: False, state)._replace(columns=True)
 
     def step(
         self, key: Key[Array, ""], state: DualState, rates: DualRates, data: Samples
     ) -> tuple[DualState, Info]:
-        """One iteration of Algorithm 1; the key belongs to this step alone.
-        """
+        """Do one iteration of Algorithm 1."""
         restart_key, noise_key = jax.random.split(key)
         x = initialise.restart(restart_key, state.columns, data, rates.restart_probability)
         draw = langevin.drawn(noise_key, x.shape[0], x.dtype, self.noise)
         batch = None
         if self.data_batch is not None:
-            batch_key = jax.random.fold_in(key, 2)  # split(key) is 0 and 1
+            batch_key = jax.random.fold_in(key, 2)  # 0 and 1 would give the keys of split(key)
             index = initialise.draw_indices(batch_key, collectives.whole(data), (self.data_batch,))
             batch = Samples(collectives.pick(data.points, index))
         return self.advance(draw, x, state, rates, data, batch)
@@ -211,15 +233,27 @@ class Dual(Method):
         rates: DualRates,
         data: Samples,
         batch: Samples | None = None,
-        ) -> tuple[DualState, Info]:
-        """The deterministic rest of a step, given its noise, the particles `x` after their random restarts, and its batch of data."""
+    ) -> tuple[DualState, Info]:
+        """Do the part of an iteration that is deterministic, given its random draws. `step` makes the draws and calls it.
+
+        Args:
+            draw: the noise of the particles' moves.
+            x: the particles after their random restarts, as columns, (d, N).
+            state: the state before the iteration.
+            rates: the rates of the iteration.
+            data: the training data, points (n, d).
+            batch: the data points drawn for the data term of F, as many as `data_batch`. None where that is None.
+
+        Returns:
+            The next state, and the diagnostics of the iteration.
+        """
         restarted = rates.restart_probability > 0
         if self.restart_every is not None:
             due = (state.step + 1) % self.restart_every == 0
             if self.restart_until is not None:
                 due = due & (state.step + 1 <= self.restart_until)
             to_data = lambda: initialise.copies(data, x.shape[1])  # noqa: E731
-            # Where devices share the particles it may gather the data, so only where it is due.
+            # Where devices share the particles, `to_data` may gather all data. It then runs only when it is due.
             x = jnp.where(due, to_data(), x) if collectives.split_axis() is None else jax.lax.cond(due, to_data, lambda: x)
             restarted = restarted | due
         atoms, snapshot = state.atoms, state.snapshot
@@ -232,7 +266,7 @@ class Dual(Method):
             )
         energy = from_atoms(self.feature, atoms)
         moved, acceptance, model = self._move(draw, x, state.columns, restarted, energy, rates)
-        died = jnp.int32(0)
+        cut = jnp.int32(0)
         for i in range(self.neuron_moves):
             if i:
                 seen = moved if self.witness_particles == "moved" else state.columns
@@ -240,13 +274,16 @@ class Dual(Method):
             observed = self._data_mean(atoms.positions, data, snapshot, batch)
             witness = jax.tree.map(jnp.subtract, model, observed)
             witness, acceptance = collectives.mean_over((witness, acceptance))
-            atoms, cut = self.update_atoms(atoms, witness, rates)
-            died = died + cut
-        clipped = died.astype(x.dtype) if self.weight_update == "additive" else None
+            atoms, newly_cut = self.update_atoms(atoms, witness, rates)
+            cut = cut + newly_cut
+        clipped = cut.astype(x.dtype) if self.weight_update == "additive" else None
         return DualState(moved, atoms, state.step + 1, snapshot), Info(acceptance, clipped=clipped)
 
     def _move(self, draw, x, stored, restarted, energy, rates):
-        """Step 2, and the mean of the feature over the particles that the neurons see, from the products that the moves have made."""
+        """Move the particles (step 2), and take the mean of the feature over the particles of the witness.
+
+        The mean uses the products <theta_j, x_i> that the moves have computed already.
+        """
 
         def sums(located: Located):
             return feature_sums(self.feature, energy.positions, located.points, products=located.products)
@@ -257,31 +294,40 @@ class Dual(Method):
             steps=self.particle_moves, observe=sums, before=before, width=self.block,
         )  # fmt: skip
         mean = jax.tree.map(lambda total: total / x.shape[1], seen)
-        if before:  # x has been seen as it was after its restart: right where there was none
+        if before:  # the move has observed particles after their restart, which is right only without one
             other = lambda: feature_mean(self.feature, energy.positions, Samples(stored.T))  # noqa: E731
             mean = jax.lax.cond(restarted, other, lambda: mean)
         return x, acceptance, mean
 
     def _data_mean(self, positions, data, snapshot, batch) -> Sums:
-        """E_data phi at the positions, with a batch by the control variate (then over all devices)."""
+        """Return E_data phi at the positions and its gradient. With a batch it is the snapshot's mean plus the batch's difference."""
         if snapshot is None:
             return feature_mean(self.feature, positions, data)
-        here, there = (feature_mean(self.feature, at, batch) for at in (positions, snapshot.positions))
-        return jax.tree.map(lambda known, new, old: known + (new - old), snapshot.mean, here, there)
+        now, earlier = (feature_mean(self.feature, theta, batch) for theta in (positions, snapshot.positions))
+        return jax.tree.map(lambda known, new, old: known + (new - old), snapshot.mean, now, earlier)
 
     def update_atoms(self, atoms: Atoms, witness: Sums, rates: DualRates) -> tuple[Atoms, Int[Array, ""]]:
-        """Steps 3 to 5: transport, reaction with F at the old positions, budget; and how many weights were clipped."""
+        """Update the neurons by steps 3 to 5: transport, reaction with F at the old positions, and budget.
+
+        Args:
+            atoms: the m neurons.
+            witness: F at their positions, (m,), and its gradient in theta_j, (m, p).
+            rates: the rates of the iteration.
+
+        Returns:
+            The neurons after the update, and the number of weights that were cut to zero, an integer scalar.
+        """
         radius = rates.radius if self.budget else None
         parameters = self.feature.parameter_space(self.space)
         return wfr.update(atoms, witness, rates.transport_step, rates.reaction_step, radius, parameters, self.weight_update)
 
     def energy(self, state: DualState, rates: DualRates, data: Samples) -> Shallow:
-        """f = (1/m) sum_j sigma_j w_j phi(., theta_j)."""
+        """Return the energy f = (1/m) sum_j sigma_j w_j phi(., theta_j)."""
         del rates, data
         return from_atoms(self.feature, state.atoms)
 
     def diverged(self, state: DualState) -> Int[Array, ""]:
-        """NO_WEIGHT where the total variation is 0, ONE_ATOM where one atom of several holds all the weight."""
+        """Return `NO_WEIGHT` where the total variation is 0, and `ONE_ATOM` where one of several neurons holds all the weight."""
         log_weights = state.atoms.log_weights
         total = log_total_variation(state.atoms) + math.log(self.neurons)
         alone = (jnp.max(log_weights) - total > math.log1p(-1e-6)) & (self.neurons > 1)
@@ -289,22 +335,32 @@ class Dual(Method):
         return jnp.where(jnp.isneginf(total), Divergence.NO_WEIGHT, code).astype(jnp.int32)
 
     def samples(self, state: DualState) -> Samples:
-        """The particles, of equal weights."""
+        """Return the particles, with equal weights."""
         return Samples(state.particles)
 
     def atoms(self, state: DualState) -> Atoms:
-        """The neurons."""
+        """Return the neurons."""
         return state.atoms
 
 
 def annealing(warmup: int = 60, start: float = 0.7) -> Callable[[Scalar, DualRates], DualRates]:
-    """The schedule that goes with the default rates: the budget grows to the radius, then the neuron steps fall.
+    """Return the schedule that goes with the default rates: the budget grows to the radius, then the neuron steps fall.
 
-    In iteration t the radius is times min(1, start + (1 - start) t / warmup) and the neuron steps are divided by
-    1 + 4 max(t / warmup - 1, 0). While the budget is short of the teacher's, neurons gather where the witness is largest, as in a
-    path of the lasso; the falling steps are meant to stop them from spreading into the sampling noise of the data.
-    The warm-up must be long enough for the neurons to part: 60 on S^14, longer where d is small.
-    Raises ValueError unless 0 < start <= 1 and warmup >= 1.
+    In iteration t it multiplies the radius by min(1, start + (1 - start) t / warmup) and divides both neuron steps by 1
+    + 4 max(t / warmup - 1, 0). While the budget is smaller than the teacher's, neurons gather where the witness is
+    largest, as along a path of the lasso. The falling steps are meant to keep the neurons from spreading into the
+    sampling noise of the data.
+
+    Args:
+        warmup: the number of iterations in which the budget grows, at least 1. The neurons need this time to part: 60
+            iterations on S^14, more where d is small.
+        start: the budget at the start as a fraction of the radius, in (0, 1].
+
+    Returns:
+        A function `(step, rates) -> rates`, for the arguments named `schedule`.
+
+    Raises:
+        ValueError: `warmup` or `start` is out of its bounds.
 
     >>> from dualebm.spaces import Sphere
     >>> rates = annealing()(100, Dual(Sphere(15)).rates)
