@@ -1,12 +1,14 @@
-"""Contrastive divergence and its persistent form, for any energy: unweighted walkers (Hinton 2002; Tieleman 2008; arXiv 2107.05134, 6).
+"""Contrastive divergence and its persistent form, for any energy, with unweighted particles.
 
-    restart     X_i <- a data point: all in every k-th iteration, or each with probability p_R
+    restart     X_i <- a data point: all particles in every k-th iteration, or each with probability p_R
     Langevin    X_i <- X_i - h (grad U - grad log tau) + sqrt(2 h) xi_i
-    parameters  theta <- theta - s (an optimiser's direction for E_data dU - E_walkers dU + decay theta)
+    parameters  theta <- theta - s (an optimiser's direction for E_data dU - E_particles dU + decay theta)
 
-With `restart_every=1` and `moves=k` it is contrastive divergence, CD-k; without restarts persistent contrastive divergence, PCD; with
-p_R > 0 the replay buffer of Du and Mordatch (2019). Neither gradient is that of the likelihood: the walkers are not of the model. There is
-no ball; the decay of the weights takes its place, and the ratio s / h is what alpha is to the dual scheme.
+With `restart_every=1` and `moves=k` it is contrastive divergence, CD-k (Hinton 2002). Without restarts it is persistent
+contrastive divergence, PCD (Tieleman 2008). With p_R > 0 it is the replay buffer of Du and Mordatch (2019). None of
+these gradients is that of the likelihood, as the particles are not samples of the model. The parameters are not held in
+a ball. The weight decay takes its place, and the ratio s / h corresponds to the ratio alpha of the dual scheme (arXiv
+2107.05134, Section 6).
 """
 
 import dataclasses
@@ -28,15 +30,22 @@ from dualebm.rates import NonNegative, ParticleStep, Probability
 from dualebm.spaces import Space
 
 BEGIN = ("data", "model")
-"""Where walkers are at the start: at data, or samples of the model of the first energy."""
+"""Where the particles are at the start: at the data, or at samples of the model of the first energy."""
 
 RESTART_AT = ("data", "base")
-"""Where the fraction `restart_probability` of the walkers begins anew: at data, or at the base measure."""
+"""Where particles go that restart with `restart_probability`: to the data, or to draws of the base measure."""
 
 
 class ContrastiveRates(NamedTuple):
-    """particle_step h > 0; learning_rate s >= 0; weight_decay >= 0; energy_penalty >= 0, as for `Jarzynski`; restart_probability p_R in
-    [0, 1]."""
+    """The scalars of `Contrastive`.
+
+    Args:
+        particle_step: h > 0, the time step of a Langevin move.
+        learning_rate: s >= 0, the step of the parameters.
+        weight_decay: the decay of the parameters, >= 0.
+        energy_penalty: the factor of E U^2 over data and particles that is added to the loss, >= 0.
+        restart_probability: p_R in [0, 1], for each particle in each iteration.
+    """
 
     particle_step: ParticleStep
     learning_rate: NonNegative = 1e-3
@@ -46,7 +55,14 @@ class ContrastiveRates(NamedTuple):
 
 
 class ContrastiveState(NamedTuple):
-    """columns (d, N), the walkers; training; step; diagnosis, weights that the training does not use, or None."""
+    """The state of `Contrastive`.
+
+    Args:
+        columns: the N particles as the columns of an array, (d, N).
+        training: the arrays of the energy, and the state of the optimiser.
+        step: the number of iterations done.
+        diagnosis: the weights of the particles, which the training does not use. None where they are not asked for.
+    """
 
     columns: Float[Array, "d N"]
     training: Training
@@ -55,24 +71,44 @@ class ContrastiveState(NamedTuple):
 
     @property
     def particles(self) -> Float[Array, "N d"]:
-        """The walkers, as rows."""
+        """The particles as rows, (N, d)."""
         return self.columns.T
 
 
 @dataclasses.dataclass(frozen=True)
 class Contrastive(Method):
-    """Any energy, trained against unweighted walkers.
+    """Contrastive divergence of any energy: training against unweighted particles.
 
     Args:
-        space, start, moves, data_batch, optimiser, clip, fixed: as for `Jarzynski`.
-        walkers: N, even, drawn from the data; None for two copies of the data.
-        integrator: of `langevin.MOVES`; the adjusted "mala" leaves the model invariant. noise: as for `Dual`.
-        begin: of `BEGIN`. restart_every: all walkers to the data before the moves of every k-th iteration, from the first; None for never.
-        restart_at: of `RESTART_AT`, for walkers that restart with probability p_R.
-        diagnosis: weights as those of `Jarzynski`, which nothing uses: they tell log Z, and how far the walkers are from the model. They
-            need walkers that begin at the model and never restart.
+        space: the space of the data. The model is exp(-U) times its base measure.
+        start: a function `start(key, space, dtype)` that returns the energy at the start, such as
+            `energies.networks.MLP()` or your own function.
+        walkers: the number N of particles, even, drawn from the data at the start. None starts them at two copies of
+            the data.
+        integrator: the move of the particles: "mala" (which leaves the model invariant), "geodesic" (unadjusted
+            Langevin), "projected" (not on a sphere), "independence" (Metropolis with proposals from the base measure),
+            or "gibbs" for an energy that has such a move.
+        moves: the number of moves of each particle in an iteration.
+        noise: the Gaussian noise of the particles: "independent", "antithetic" (opposite for particles i and i + N/2)
+            or "orthogonal" (see `flows.langevin.drawn`).
+        begin: where the particles are at the start: at the "data", or at samples of the "model" of the first energy,
+            which needs a number `walkers`.
+        restart_every: move all particles to the data before the moves of every k-th iteration, from the first on. None
+            for never.
+        restart_at: where particles go that restart with probability p_R: to the "data", or to draws of the "base"
+            measure.
+        data_batch: the number of data points drawn for the gradient in each iteration. None for all data.
+        optimiser: "gradient", "adam", "momentum" or "rms", or a function without arguments that makes an optax
+            optimiser, such as `lambda: optax.adam(schedule)`. The steps of an optax optimiser are multiplied by
+            `learning_rate`, whose default is then 1.
+        clip: the largest global norm of the gradient. None for no bound.
+        fixed: the names of the fields of the energy that are not trained.
+        diagnosis: whether to follow Jarzynski's weights of the particles. The training does not use them. They give log
+            Z, and show how far the particles are from the model. They need particles that begin at the model and never
+            restart.
 
-    Raises ValueError for a choice that does not exist.
+    Raises:
+        ValueError: a setting is not allowed. The message names it, its value and what is allowed.
 
     >>> from dualebm.training.simulate import start, step; from dualebm.energies.networks import MLP; from dualebm.spaces import Sphere
     >>> method, data = Contrastive(Sphere(3), MLP(width=8), restart_every=1, moves=5), Samples(jnp.eye(3))
@@ -108,7 +144,7 @@ class Contrastive(Method):
             raise ValueError("begin is 'model' and walkers is None, which is copies of the data; give their number")
         if self.diagnosis and (self.begin == "data" or self.restart_every is not None):
             raise ValueError(
-                f"diagnosis is True with begin {self.begin!r} and restart_every {self.restart_every}; walkers at data have no known "
+                f"diagnosis is True with begin {self.begin!r} and restart_every {self.restart_every}; particles at data have no known "
                 "weights: allowed are begin='model' and restart_every=None"
             )
         if self.restart_at == "base" and not self.space.base.proper:
@@ -116,25 +152,25 @@ class Contrastive(Method):
 
     @property
     def rates(self) -> ContrastiveRates:
-        """The space's default particle step; learning_rate 1e-3, or 1 for an optimiser of optax."""
+        """The default rates: the space's default particle step, and learning_rate 1e-3, or 1 for an optax optimiser."""
         return ContrastiveRates(self.space.default_particle_step, 1e-3 if isinstance(self.optimiser, str) else 1.0)
 
     def check(self, rates: ContrastiveRates, data: Samples) -> None:
-        """Raises ValueError naming the argument, its value and what is allowed."""
+        """Check the rates, the data and the energy, and that the restarts go with the other settings."""
         super().check(rates, data)
         check_training(self, data)
         initialise.check_copies(self.walkers, data)
         if self.restart_every is not None and rates.restart_probability != 0:
-            found = f"restart_probability is {rates.restart_probability} and restart_every is {self.restart_every}"
-            raise ValueError(f"{found}; give one of them")
+            conflict = f"restart_probability is {rates.restart_probability} and restart_every is {self.restart_every}"
+            raise ValueError(f"{conflict}; give one of them")
         if self.diagnosis and rates.restart_probability != 0:
-            found = f"restart_probability is {rates.restart_probability} and diagnosis is True"
-            raise ValueError(f"{found}; a restart has no weight: allowed: 0")
+            conflict = f"restart_probability is {rates.restart_probability} and diagnosis is True"
+            raise ValueError(f"{conflict}; a restart has no weight, so that only 0 is allowed")
         if self.begin == "model":
             jarzynski.check_start(eqx.filter_eval_shape(self.start, jax.random.key(0), self.space, data.points.dtype), self.space)
 
     def init(self, key: Key[Array, ""], rates: ContrastiveRates, data: Samples) -> ContrastiveState:
-        """The energy of `start`; walkers at the data, or of its model."""
+        """Return the energy of `start`, with particles at the data or of its model."""
         del rates
         energy_key, walker_key = jax.random.split(key)
         energy: Any = self.start(energy_key, self.space, data.points.dtype)
@@ -143,13 +179,13 @@ class Contrastive(Method):
             x = initialise.start(walker_key, self.walkers, data)
         else:
             x, weights = jarzynski.first_walkers(walker_key, energy, self.space, self.walkers or 0)
-            if not self.diagnosis:  # unweighted from here on
+            if not self.diagnosis:  # resample to equal weights
                 x, weights, _ = jarzynski.advance(jax.random.fold_in(walker_key, 2), x, weights, 0 * weights.log_weights, 1.0)
         training = likelihood.began(energy, self.optimiser, self.clip, self.fixed)
         return ContrastiveState(x, training, jnp.int32(0), weights if self.diagnosis else None)
 
     def paired(self, state: ContrastiveState) -> ContrastiveState:
-        """True in place of the arrays whose last axis is the walkers, i paired with i + N/2; False in place of the others."""
+        """Mark the particles, and the log weights and ancestors of the diagnosis, which are paired."""
         none = jax.tree.map(lambda _: False, state)
         diagnosis = none.diagnosis._replace(log_weights=True, ancestors=True) if self.diagnosis else None
         return none._replace(columns=True, diagnosis=diagnosis)
@@ -157,7 +193,7 @@ class Contrastive(Method):
     def step(
         self, key: Key[Array, ""], state: ContrastiveState, rates: ContrastiveRates, data: Samples
     ) -> tuple[ContrastiveState, Info]:
-        """One iteration; the key belongs to this step alone."""
+        """Do one iteration: the restarts, the moves, the gradient and the step of the parameters."""
         restart_key, noise_key = jax.random.split(key)
         x, before = self._restarted(restart_key, state, rates, data), self.energy(state, rates, data)
         draw, diagnosis, effective = drawn(self, noise_key, before, x), state.diagnosis, None
@@ -167,7 +203,7 @@ class Contrastive(Method):
             x, increments, acceptance = jarzynski.walk(
                 self.integrator, self.space, draw, x, before, before, rates.particle_step, steps=self.moves
             )
-        observed = batch_of(jax.random.fold_in(key, 2), data, self.data_batch)  # split(key) is 0 and 1
+        observed = batch_of(jax.random.fold_in(key, 2), data, self.data_batch)  # 0 and 1 would give the keys of split(key)
         gradient = likelihood.likelihood_gradient(before, Samples(x.T), observed, self.fixed, rates.energy_penalty)
         after, optimiser = likelihood.descend(
             before, gradient, state.training.optimiser, rates, self.optimiser, self.clip, self.fixed
@@ -180,7 +216,7 @@ class Contrastive(Method):
         return ContrastiveState(x, training, state.step + 1, diagnosis), info
 
     def _restarted(self, key, state, rates, data):
-        """The walkers after the restarts of an iteration."""
+        """Return the particles after the restarts of an iteration, as columns."""
         x = state.columns
         if self.restart_every is not None:
             all_key = jax.random.fold_in(key, 3)
@@ -195,21 +231,30 @@ class Contrastive(Method):
         return initialise.refresh(key, x, self.space, rates.restart_probability)
 
     def energy(self, state: ContrastiveState, rates: ContrastiveRates, data: Samples) -> Any:
-        """U."""
+        """Return the energy U."""
         del rates
         return eqx.combine(state.training.arrays, likelihood.skeleton(self.start, self.space, data.points.dtype))
 
     def log_partition(self, state: ContrastiveState) -> tuple[Float[Array, ""], Float[Array, ""]] | None:
-        """log Z and its standard error by the weights of the diagnosis; None without them."""
+        """Return log Z and its standard error by the weights of the diagnosis, and None without them."""
         return None if state.diagnosis is None else jarzynski.log_partition(state.diagnosis, "none")
 
     def samples(self, state: ContrastiveState) -> Samples:
-        """The walkers, of equal weights."""
+        """Return the particles, with equal weights."""
         return Samples(state.particles)
 
 
 def contrastive_divergence(space: Space, start: Start, moves: int, **changes) -> Contrastive:
-    """CD-k: in every iteration all walkers start at the data and make `moves` moves. `changes` replace fields of `Contrastive`.
+    """Return the method CD-k: in every iteration all particles start at the data and make k moves.
+
+    Args:
+        space: the space of the data.
+        start: a function `start(key, space, dtype)` that returns the energy at the start.
+        moves: the number k of moves in an iteration.
+        **changes: other fields of `Contrastive`.
+
+    Returns:
+        A `Contrastive` with `restart_every=1`.
 
     >>> from dualebm.energies.networks import MLP; from dualebm.spaces import Sphere
     >>> contrastive_divergence(Sphere(3), MLP(), 10).restart_every

@@ -2,13 +2,14 @@
 
     gradient    D = E_data dU/dtheta - sum_i p_i dU/dtheta(X_i),   p = softmax(A)
     parameters  theta <- theta - s (an optimiser's direction for D + decay theta)
-    walkers     moves under the energy before (or after) the step of the parameters
-    weights     A_i as `flows.jarzynski`: exact whatever the size of the steps
+    particles   X_i moves under the energy before (or after) the step of the parameters
+    weights     A_i grows as in `flows.jarzynski`: exact whatever the size of the steps
     resampling  where (sum p_i^2)^-1 / N < threshold
 
-The gradient is that of the cross-entropy at every iteration, though the walkers are never in equilibrium, and the cross-entropy itself is
-known: log Z = log Z_0 + log mean e^A, added up over the resamplings. Both are so in the mean over many walkers: the parameters follow the
-noise of the same walkers, which lowers log Z by about s sum_i p_i^2 |dU/dtheta(X_i)|^2 in each iteration, 1/N in all.
+The gradient is that of the cross-entropy at every iteration, although the particles are never in equilibrium. The
+cross-entropy itself is known too: log Z = log Z_0 + log mean e^A, added up over the resamplings. Both statements hold
+in the mean over many particles. The parameters follow the noise of the same particles, which lowers log Z by about s
+sum_i p_i^2 |dU/dtheta(X_i)|^2 in each iteration, an error of order 1/N in all.
 """
 
 import dataclasses
@@ -30,16 +31,25 @@ from dualebm.rates import Fraction, NonNegative, ParticleStep
 from dualebm.spaces import Space
 
 ORDERS = ("particles_first", "parameters_first")
-"""Whether walkers move under the energy before the step of the parameters (Algorithm 1) or after it (the authors' program of images)."""
+"""The particles move under the energy before the step of the parameters (Algorithm 1) or after it (the authors' program of images)."""
 
 
 class JarzynskiRates(NamedTuple):
-    """particle_step h > 0; learning_rate s >= 0; weight_decay >= 0; energy_penalty >= 0, of E U^2 over data and model (the authors' 0.01
-    for images; not part of the likelihood); threshold of the effective fraction of the walkers, in (0, 1].
+    """The scalars of `Jarzynski`.
 
-    The weights of unadjusted moves never rest: under a fixed Gaussian energy A_k = h/4 (|grad U(X_0)|^2 - |grad U(X_k)|^2), whose variance
-    is d h^2 / 4 in units of its width. A threshold near 1 (1 / 1.05 is recommended elsewhere) then resamples every few iterations, and each
-    time what would have come back is lost: log Z and the masses of modes walk at random. Choose it below exp(-d h^2 / 4), or take "mala".
+    The weights of unadjusted moves fluctuate even under an energy that does not change. Under a Gaussian energy A_k =
+    h/4 (|grad U(X_0)|^2 - |grad U(X_k)|^2), whose variance is d h^2 / 4 in units of the Gaussian's width. A threshold
+    near 1 (1 / 1.05 is recommended elsewhere) then resamples every few iterations, each time before the fluctuation has
+    reversed, so that log Z and the masses of the modes do a random walk. Choose a threshold below exp(-d h^2 / 4), or
+    the integrator "mala".
+
+    Args:
+        particle_step: h > 0, the time step of a Langevin move.
+        learning_rate: s >= 0, the step of the parameters.
+        weight_decay: the decay of the parameters, >= 0.
+        energy_penalty: the factor of E U^2 over data and model that is added to the loss, >= 0. The authors use 0.01
+            for images. It is not part of the likelihood.
+        threshold: the effective fraction of the particles below which they are resampled, in (0, 1].
     """
 
     particle_step: ParticleStep
@@ -50,7 +60,14 @@ class JarzynskiRates(NamedTuple):
 
 
 class WalkerState(NamedTuple):
-    """columns (d, N), the walkers; weights, of them; training; step."""
+    """The state of a method with weighted particles.
+
+    Args:
+        columns: the N particles as the columns of an array, (d, N).
+        weights: the log weights of the particles, (N,), with what log Z needs besides.
+        training: the arrays of the energy, and the state of the optimiser.
+        step: the number of iterations done.
+    """
 
     columns: Float[Array, "d N"]
     weights: Weights
@@ -59,17 +76,20 @@ class WalkerState(NamedTuple):
 
     @property
     def particles(self) -> Float[Array, "N d"]:
-        """The walkers, as rows."""
+        """The particles as rows, (N, d)."""
         return self.columns.T
 
     @property
     def log_weights(self) -> Float[Array, " N"]:
-        """Of the walkers, up to a constant."""
+        """The log weights of the particles, (N,), up to a constant."""
         return self.weights.log_weights
 
 
 def threshold_of_variation(square: float) -> float:
-    """The threshold of the effective fraction that is CV^2 > `square`, the squared coefficient of variation of the weights.
+    """Return the `threshold` 1 / (1 + square) that is equivalent to a bound on the coefficient of variation of the weights.
+
+    The effective fraction is below this threshold when CV^2 > `square`, a number >= 0. Raises ValueError for another
+    number.
 
     >>> threshold_of_variation(0.25)
     0.8
@@ -80,24 +100,38 @@ def threshold_of_variation(square: float) -> float:
 
 @dataclasses.dataclass(frozen=True)
 class Jarzynski(Method):
-    """Any energy, trained against weighted walkers.
+    """Maximum likelihood of any energy, trained against weighted particles.
 
     Args:
-        space: where the data live. The model is exp(-U) times its base measure.
-        start: the energy at the start, `start(key, space, dtype) -> Energy`: such as `networks.MLP`, or your own function.
-        walkers: N, even; at the start they are of the model, exactly or by annealing with its weights.
-        integrator: "geodesic" (unadjusted Langevin), "mala", "independence", or "gibbs" of energies that have it.
-        moves: of each walker that moves in an iteration. noise: "independent" or as for `Dual`.
-        order: of `ORDERS`. increment: "exact", or for comparison one that is biased, of `flows.jarzynski.INCREMENTS`.
-        walker_batch: walkers that move in an iteration, drawn one pair of each N / walker_batch consecutive ones; the others are weighted
-            where they are, and the gradient is of those drawn first, with their weights. None for all. walker_batches: draws an iteration.
-        data_batch: data points drawn for the gradient; None for all.
-        optimiser: a word of `flows.two_layer.OPTIMISERS`, or a function that makes one of optax: `lambda: optax.adam(schedule)`, whose
-            steps are times learning_rate, then 1 by default. clip: the largest global norm of the gradient. fixed: fields of the energy
-            that are not trained.
-        resampling: of `measures.RESAMPLINGS`, or "none".
+        space: the space of the data. The model is exp(-U) times its base measure.
+        start: a function `start(key, space, dtype)` that returns the energy at the start, such as
+            `energies.networks.MLP()` or your own function.
+        walkers: the number N of particles, even. At the start they are samples of the model, exact where the energy has
+            a sampler and else annealed, with the weights of the annealing.
+        integrator: the move of the particles: "geodesic" (unadjusted Langevin), "mala", "projected" (not on a sphere),
+            "independence" (Metropolis with proposals from the base measure), or "gibbs" for an energy that has such a
+            move.
+        moves: the number of moves of each moving particle in an iteration.
+        noise: the Gaussian noise of the particles: "independent", "antithetic" (opposite for particles i and i + N/2)
+            or "orthogonal" (see `flows.langevin.drawn`).
+        order: "particles_first" (Algorithm 1: the particles move under the energy before the step of the parameters) or
+            "parameters_first" (the authors' program of images: they move under the energy after it).
+        increment: the increment of the log weights: "exact", or for comparison a biased one of
+            `flows.jarzynski.INCREMENTS`.
+        walker_batch: the number of particles that move in an iteration, even and a divisor of `walkers`. One pair is
+            drawn of each walkers / walker_batch consecutive pairs. The other particles stay and are weighted. The
+            gradient uses the particles of the first draw, with their weights. None moves all particles.
+        walker_batches: the number of draws of `walker_batch` particles in an iteration.
+        data_batch: the number of data points drawn for the gradient in each iteration. None for all data.
+        optimiser: "gradient", "adam", "momentum" or "rms", or a function without arguments that makes an optax optimiser, such
+            as `lambda: optax.adam(schedule)`. The steps of an optax optimiser are multiplied by `learning_rate`, whose
+            default is then 1.
+        clip: the largest global norm of the gradient. None for no bound.
+        fixed: the names of the fields of the energy that are not trained.
+        resampling: the rule by which particles are resampled: a name of `measures.RESAMPLINGS`, or "none".
 
-    Raises ValueError for a choice that does not exist.
+    Raises:
+        ValueError: a setting is not allowed. The message names it, its value and what is allowed.
 
     >>> from dualebm.training.simulate import start, step; from dualebm.energies.networks import MLP; from dualebm.spaces import Sphere
     >>> method, data = Jarzynski(Sphere(3), MLP(width=8), walkers=100), Samples(jnp.eye(3))
@@ -141,17 +175,17 @@ class Jarzynski(Method):
 
     @property
     def rates(self) -> JarzynskiRates:
-        """The space's default particle step; learning_rate 1e-3, or 1 for an optimiser of optax."""
+        """The default rates: the space's default particle step, and learning_rate 1e-3, or 1 for an optax optimiser."""
         return JarzynskiRates(self.space.default_particle_step, 1e-3 if isinstance(self.optimiser, str) else 1.0)
 
     def check(self, rates: JarzynskiRates, data: Samples) -> None:
-        """Raises ValueError naming the argument, its value and what is allowed."""
+        """Check the rates, the data and the energy, and that the first particles can be drawn."""
         super().check(rates, data)
         check_training(self, data)
         jarzynski.check_start(eqx.filter_eval_shape(self.start, jax.random.key(0), self.space, data.points.dtype), self.space)
 
     def init(self, key: Key[Array, ""], rates: JarzynskiRates, data: Samples) -> WalkerState:
-        """The energy of `start`, and walkers of its model."""
+        """Return the energy of `start`, with particles of its model."""
         del rates
         energy_key, walker_key = jax.random.split(key)
         energy: Any = self.start(energy_key, self.space, data.points.dtype)
@@ -160,14 +194,14 @@ class Jarzynski(Method):
         return WalkerState(x, weights, training, jnp.int32(0))
 
     def paired(self, state: WalkerState) -> WalkerState:
-        """True in place of the arrays whose last axis is the walkers, i paired with i + N/2; False in place of the others."""
+        """Mark the particles, their log weights and their ancestors, which are paired."""
         none = jax.tree.map(lambda _: False, state)
         return none._replace(columns=True, weights=none.weights._replace(log_weights=True, ancestors=True))
 
     def step(
         self, key: Key[Array, ""], state: WalkerState, rates: JarzynskiRates, data: Samples
     ) -> tuple[WalkerState, Info]:
-        """One iteration; the key belongs to this step alone."""
+        """Do one iteration: the gradient, the step of the parameters, the moves, the weights and the resampling."""
         data_key, resample_key, *batch_keys = jax.random.split(key, 2 + self.walker_batches)
         x, weights, before = state.columns, state.weights, self.energy(state, rates, data)
         chosen = [self._chosen(jax.random.fold_in(batch_key, 2), x.shape[1], x.dtype) for batch_key in batch_keys]
@@ -187,8 +221,8 @@ class Jarzynski(Method):
         def walk_batches(x, energy):
             increments, accepted = jnp.zeros_like(weights.log_weights), []
             for batch_key, pairs in zip(batch_keys, chosen, strict=True):
-                there, change, acceptance = walk(batch_key, _taken(x, pairs), energy, energy)
-                x, increments = _put(x, there, pairs), _put(increments, _taken(increments, pairs) + change, pairs)
+                moved, change, acceptance = walk(batch_key, _taken(x, pairs), energy, energy)
+                x, increments = _put(x, moved, pairs), _put(increments, _taken(increments, pairs) + change, pairs)
                 accepted.append(acceptance)
             return x, increments, jnp.mean(jnp.stack(accepted))
 
@@ -207,50 +241,54 @@ class Jarzynski(Method):
         return WalkerState(x, weights, training, state.step + 1), Info(acceptance, effective)
 
     def _chosen(self, key, count, dtype):
-        """Of each of the strata of consecutive pairs the place of the one that is drawn, (batch / 2,); None for all walkers.
+        """Draw one pair of each stratum of consecutive pairs. Returns its place in the stratum, (walker_batch / 2,), or
+        None for all particles.
 
-        The key is none of those of the noise, which are split(key) of the batch.
+        `key` must differ from the keys of the noise, which are split(key) of the batch.
         """
         if self.walker_batch is None:
             return None
         size = self.walkers // self.walker_batch
         strata, rest = divmod(count // 2, size)
         if rest:
-            found = f"a device holds {count // 2} pairs of walkers and walker_batch is {self.walker_batch} of {self.walkers}"
-            raise ValueError(f"{found}; the pairs must be a multiple of {size}")
+            sizes = f"a device holds {count // 2} pairs of particles and walker_batch is {self.walker_batch} of {self.walkers}"
+            raise ValueError(f"{sizes}; the pairs must be a multiple of {size}")
         draw = langevin.sharded(lambda k, start, pairs: _strata(key, start, pairs, dtype), strata)
         return jnp.minimum((draw(None, 0, strata) * size).astype(jnp.int32), size - 1)
 
     def energy(self, state: WalkerState, rates: JarzynskiRates, data: Samples) -> Any:
-        """U."""
+        """Return the energy U."""
         del rates
         return eqx.combine(state.training.arrays, likelihood.skeleton(self.start, self.space, data.points.dtype))
 
     def log_partition(self, state: WalkerState) -> tuple[Float[Array, ""], Float[Array, ""]]:
-        """log Z and its standard error: see `flows.jarzynski.log_partition`."""
+        """Return log Z and its standard error by the weights (see `flows.jarzynski.log_partition`)."""
         return jarzynski.log_partition(state.weights, self.resampling)
 
     def resamplings(self, state: WalkerState) -> Int[Array, ""]:
-        """How often the walkers have been resampled."""
+        """Return how often the particles have been resampled."""
         return state.weights.resamplings
 
     def warning(self, state: WalkerState, info: Info) -> str | None:
-        """Say when the weights have collapsed to one walker."""
+        """Warn when the weights have collapsed to one particle."""
         return warning_of_weights(state.weights, info)
 
     def samples(self, state: WalkerState) -> Samples:
-        """The walkers, with their weights."""
+        """Return the particles, with their weights."""
         return Samples(state.particles, state.log_weights)
 
 
-# -- What methods with walkers have in common ----------------------------------------------------------
+# -- Shared by the methods with weighted or unweighted particles ----------------------------------------
 
 
 def check_walkers(method) -> None:
-    """Raises ValueError for settings of walkers that are not allowed: walkers, moves, integrator, noise, data_batch."""
+    """Check the settings of a method that concern its particles: walkers, moves, integrator, noise, data_batch.
+
+    Raises ValueError for a setting that is not allowed.
+    """
     checks.count("walkers", method.walkers, 2)
     if method.walkers % 2:
-        raise ValueError(f"walkers is {method.walkers}; it must be even: walkers i and i + N/2 are a pair")
+        raise ValueError(f"walkers is {method.walkers}; it must be even: particles i and i + N/2 are a pair")
     checks.count("moves", method.moves)
     checks.choice("integrator", method.integrator, langevin.MOVES)
     jarzynski.check_integrator(method.integrator, method.space)
@@ -260,7 +298,10 @@ def check_walkers(method) -> None:
 
 
 def check_training(method, data: Samples) -> None:
-    """Raises ValueError for an energy that is not allowed."""
+    """Check that a method can train its energy on the data, and that the energy has the move that the integrator needs.
+
+    Raises ValueError for an energy that is not allowed.
+    """
     likelihood.check(method, data)
     if method.integrator == "gibbs":
         energy = eqx.filter_eval_shape(method.start, jax.random.key(0), method.space, data.points.dtype)
@@ -270,13 +311,36 @@ def check_training(method, data: Samples) -> None:
 
 
 def drawn(method, key: Key[Array, ""], energy, x: Float[Array, "d N"]) -> langevin.Draw:
-    """The noise of the walkers of a method."""
+    """Return the noise of the particles of a method for one iteration.
+
+    Where several devices share the particles, it is the noise of the particles of this device.
+
+    Args:
+        method: a method with the settings `integrator` and `noise`.
+        key: the random key of the noise.
+        energy: the energy under which the particles move. It says how many uniform numbers a Gibbs move needs.
+        x: the particles as columns, (d, N).
+
+    Returns:
+        A `flows.langevin.Draw`.
+    """
     uniforms = energy.uniforms if method.integrator == "gibbs" else None
     return langevin.drawn(key, x.shape[0], x.dtype, method.noise, uniforms)
 
 
 def batch_of(key: Key[Array, ""], data: Samples, size: int | None) -> Samples:
-    """`size` points drawn of all data, or the data of this device where None."""
+    """Draw a batch of the data, with replacement and with the weights of the data.
+
+    Where several devices share the data, the batch is drawn from all of it and is the same on every device.
+
+    Args:
+        key: the random key of the draw.
+        data: the data points (n, d) of this device.
+        size: the number of points to draw. None returns `data` as it is.
+
+    Returns:
+        `size` points with equal weights, (size, d), or `data`.
+    """
     if size is None:
         return data
     index = initialise.draw_indices(key, collectives.whole(data), (size,))
@@ -284,28 +348,32 @@ def batch_of(key: Key[Array, ""], data: Samples, size: int | None) -> Samples:
 
 
 def warning_of_weights(weights: Weights, info: Info) -> str | None:
-    """Words for weights that have collapsed to one walker, or None."""
+    """Return a warning where the weights have collapsed to one particle, else None.
+
+    That is where `info` gives an effective sample size below 2 for the N `weights`.
+    """
     count = weights.log_weights.shape[-1]
     effective = count if info.effective_fraction is None else count * float(info.effective_fraction)
     if not effective < 2:
         return None
     return (
-        f"the weights have collapsed to one walker: the effective sample size is {effective:.3g} of {count}; the gradient and log Z are "
-        "those of one point. Lower learning_rate, give more moves or more walkers, or raise threshold"
+        f"the weights have collapsed to one particle: the effective sample size is {effective:.3g} of {count}; the gradient and log Z are "
+        "then estimates from one point. Lower learning_rate, give more moves or more walkers, or raise threshold"
     )
 
 
 def _strata(key, start, count, dtype):
+    """Uniform numbers in [0, 1) for the strata from `start` on, (count,)."""
     return random.draw("uniform", key, start // blocks.GRAIN, -(-count // blocks.GRAIN), 1, dtype)[0, :count]
 
 
 def _split(x, chosen):
-    """(*rows, N) as (*rows, 2, strata, size)."""
+    """Reshape (*rows, N) to (*rows, 2, strata, size): the halves of the pairs, the strata, and the places in a stratum."""
     return x.reshape(*x.shape[:-1], 2, chosen.shape[0], -1)
 
 
 def _taken(x, chosen):
-    """Columns of the chosen pairs, (*rows, batch); all where None."""
+    """Return the columns of the chosen pairs, (*rows, walker_batch). With `chosen` None return all columns."""
     if chosen is None:
         return x
     parts = _split(x, chosen)
@@ -313,10 +381,10 @@ def _taken(x, chosen):
     return jnp.take_along_axis(parts, index, axis=-1).reshape(*x.shape[:-1], -1)
 
 
-def _put(x, there, chosen):
-    """x with the columns of the chosen pairs replaced."""
+def _put(x, new, chosen):
+    """Return x with the columns of the chosen pairs replaced by `new`."""
     if chosen is None:
-        return there
+        return new
     parts = _split(x, chosen)
     at = (jnp.arange(parts.shape[-1])[None] == chosen[:, None]).reshape(*[1] * (parts.ndim - 2), *parts.shape[-2:])
-    return jnp.where(at, there.reshape(*parts.shape[:-1], 1), parts).reshape(x.shape)
+    return jnp.where(at, new.reshape(*parts.shape[:-1], 1), parts).reshape(x.shape)

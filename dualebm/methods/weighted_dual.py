@@ -1,12 +1,13 @@
 """Algorithm 1 of arXiv 2107.05134 with the weights of arXiv 2305.19414: an unbiased log Z, and so cross-entropy, along dual training.
 
-    particles   moves that leave the model of the neurons invariant (MALA)
+    particles   MALA moves, which leave the model of the neurons invariant
     neurons     transport, reaction and budget along F = sum_i p_i phi(X_i) - E_data phi,   p = softmax(A)
-    weights     A_i <- A_i + f(X_i) - f'(X_i), f' the energy of the neurons after their step
+    weights     A_i <- A_i + f(X_i) - f'(X_i), with the energy f' of the neurons after their step
     resampling  where (sum p_i^2)^-1 / N < threshold
 
-The particles start as samples of the model of the first neurons, by annealing, not at the data. Neither paper has this scheme: in the first
-the particles of the dual flow are taken to be of the model, which they are where they mix faster than the neurons move.
+The particles start as samples of the model of the first neurons, by annealing, and not at the data. Neither paper has
+this scheme. In the first paper the particles of the dual flow are taken to be samples of the model, which holds where
+they mix faster than the neurons move.
 """
 
 import dataclasses
@@ -31,7 +32,15 @@ from dualebm.spaces import Space
 
 
 class WeightedDualRates(NamedTuple):
-    """Those of `Dual` without restarts, which have no weight; threshold of the effective fraction of the particles, in (0, 1]."""
+    """The scalars of `WeightedDual`. There is no restart probability, as a restarted particle has no known weight.
+
+    Args:
+        particle_step: h_x > 0, the time step of a Langevin move.
+        transport_step: h_theta >= 0, the step of the neurons' positions.
+        reaction_step: h_w >= 0, the step of the logarithms of the neurons' weights.
+        radius: the largest total variation of the neurons, > 0.
+        threshold: the effective fraction of the particles below which they are resampled, in (0, 1].
+    """
 
     particle_step: ParticleStep
     transport_step: NonNegative
@@ -41,7 +50,14 @@ class WeightedDualRates(NamedTuple):
 
 
 class WeightedDualState(NamedTuple):
-    """columns (d, N), the particles; weights, of them; atoms; step."""
+    """The state of `WeightedDual`.
+
+    Args:
+        columns: the N particles as the columns of an array, (d, N).
+        weights: the log weights of the particles, (N,), with what log Z needs besides.
+        atoms: the m neurons.
+        step: the number of iterations done.
+    """
 
     columns: Float[Array, "d N"]
     weights: Weights
@@ -50,24 +66,33 @@ class WeightedDualState(NamedTuple):
 
     @property
     def particles(self) -> Float[Array, "N d"]:
-        """The particles, as rows."""
+        """The particles as rows, (N, d)."""
         return self.columns.T
 
     @property
     def log_weights(self) -> Float[Array, " N"]:
-        """Of the particles, up to a constant."""
+        """The log weights of the particles, (N,), up to a constant."""
         return self.weights.log_weights
 
 
 @dataclasses.dataclass(frozen=True)
 class WeightedDual(Method):
-    """Algorithm 1 whose particles carry Jarzynski's weights.
+    """Algorithm 1 with particles that carry Jarzynski's weights and move by MALA.
 
     Args:
-        space, feature, neurons, noise, signs, weights, particle_moves: as for `Dual`, whose moves are by MALA.
-        particles: N, even. resampling: of `measures.RESAMPLINGS`, or "none".
+        space: the space of the data and the particles. Its base measure must be a probability measure.
+        feature: phi. The neurons live in `feature.parameter_space(space)`.
+        neurons: the number m of neurons.
+        particles: the number N of particles, even. They start as annealed samples of the model of the first neurons.
+        noise: the Gaussian noise of the particles: "independent", "antithetic" (opposite for particles i and i + N/2)
+            or "orthogonal" (see `flows.langevin.drawn`).
+        signs: the signs sigma_j: "half" of each sign, "random", or "all_negative".
+        weights: the weights w_j at the start: all "one", or "uniform" in [0, 1).
+        particle_moves: the number of moves of each particle in an iteration, all under the same neurons.
+        resampling: the rule by which particles are resampled: a name of `measures.RESAMPLINGS`, or "none".
 
-    Raises ValueError for a choice that does not exist.
+    Raises:
+        ValueError: a setting is not allowed. The message names it, its value and what is allowed.
 
     >>> from dualebm.training.simulate import start, step; from dualebm.spaces import Sphere
     >>> method, data = WeightedDual(Sphere(3), neurons=8, particles=100), Samples(jnp.eye(3))
@@ -92,11 +117,11 @@ class WeightedDual(Method):
         if self.particles % 2:
             raise ValueError(f"particles is {self.particles}; it must be even: particles i and i + N/2 are a pair")
         checks.choice("resampling", self.resampling, (*measures.RESAMPLINGS, "none"))
-        _ = self.dual  # raises for what it does not allow
+        _ = self.dual  # its constructor checks the other settings
 
     @property
     def dual(self) -> Dual:
-        """The method without weights, whose neurons these are."""
+        """The method `Dual` with the same neurons. It initialises and updates them."""
         return Dual(
             self.space, self.feature, self.neurons, particles=2, noise=self.noise, signs=self.signs, weights=self.weights,
             particle_moves=self.particle_moves,
@@ -104,18 +129,18 @@ class WeightedDual(Method):
 
     @property
     def rates(self) -> WeightedDualRates:
-        """Those of `Dual`, and a threshold of a half."""
+        """The default rates of `Dual`, and a threshold of 0.5."""
         dual = self.dual.rates
         return WeightedDualRates(dual.particle_step, dual.transport_step, dual.reaction_step, dual.radius)
 
     def check(self, rates: WeightedDualRates, data: Samples) -> None:
-        """Raises ValueError naming the argument, its value and what is allowed."""
+        """Check the rates and the data, and that the first particles can be drawn."""
         super().check(rates, data)
         self.feature.parameter_space(self.space)
         jarzynski.check_start(Shallow, self.space)
 
     def init(self, key: Key[Array, ""], rates: WeightedDualRates, data: Samples) -> WeightedDualState:
-        """The neurons as `Dual` starts them; particles of their model, annealed from the base measure."""
+        """Return neurons as `Dual` starts them, and particles of their model, annealed from the base measure."""
         dual_key, walker_key = jax.random.split(key)
         inner = self.dual.init(dual_key, _unweighted(rates), data)
         energy = from_atoms(self.feature, inner.atoms)
@@ -123,14 +148,14 @@ class WeightedDual(Method):
         return WeightedDualState(x, weights, inner.atoms, jnp.int32(0))
 
     def paired(self, state: WeightedDualState) -> WeightedDualState:
-        """True in place of the arrays whose last axis is the particles, i paired with i + N/2; False in place of the others."""
+        """Mark the particles, their log weights and their ancestors, which are paired."""
         none = jax.tree.map(lambda _: False, state)
         return none._replace(columns=True, weights=none.weights._replace(log_weights=True, ancestors=True))
 
     def step(
         self, key: Key[Array, ""], state: WeightedDualState, rates: WeightedDualRates, data: Samples
     ) -> tuple[WeightedDualState, Info]:
-        """One iteration; the key belongs to this step alone."""
+        """Do one iteration: the moves, the step of the neurons, the weights and the resampling."""
         resample_key, noise_key = jax.random.split(key)
         x, before = state.columns, from_atoms(self.feature, state.atoms)
         draw = langevin.drawn(noise_key, x.shape[0], x.dtype, self.noise)
@@ -144,32 +169,32 @@ class WeightedDual(Method):
         return WeightedDualState(x, weights, atoms, state.step + 1), Info(acceptance, effective)
 
     def energy(self, state: WeightedDualState, rates: WeightedDualRates, data: Samples) -> Shallow:
-        """f = (1/m) sum_j sigma_j w_j phi(., theta_j)."""
+        """Return the energy f = (1/m) sum_j sigma_j w_j phi(., theta_j)."""
         del rates, data
         return from_atoms(self.feature, state.atoms)
 
     def log_partition(self, state: WeightedDualState) -> tuple[Float[Array, ""], Float[Array, ""]]:
-        """log Z and its standard error: see `flows.jarzynski.log_partition`."""
+        """Return log Z and its standard error by the weights (see `flows.jarzynski.log_partition`)."""
         return jarzynski.log_partition(state.weights, self.resampling)
 
     def resamplings(self, state: WeightedDualState) -> Int[Array, ""]:
-        """How often the walkers have been resampled."""
+        """Return how often the particles have been resampled."""
         return state.weights.resamplings
 
     def warning(self, state: WeightedDualState, info: Info) -> str | None:
-        """Say when the weights have collapsed to one particle."""
+        """Warn when the weights have collapsed to one particle."""
         return warning_of_weights(state.weights, info)
 
     def diverged(self, state: WeightedDualState) -> Int[Array, ""]:
-        """As `Dual`."""
+        """Return the divergence of the neurons, as `Dual` does."""
         return self.dual.diverged(DualState(state.columns, state.atoms, state.step))
 
     def samples(self, state: WeightedDualState) -> Samples:
-        """The particles, with their weights."""
+        """Return the particles, with their weights."""
         return Samples(state.particles, state.log_weights)
 
     def atoms(self, state: WeightedDualState) -> Atoms:
-        """The neurons."""
+        """Return the neurons."""
         return state.atoms
 
 

@@ -358,7 +358,7 @@ def test_weights_that_collapse_are_warned_of():
     method = Jarzynski(Euclidean(2, Flat()), Mixture(1), walkers=200, optimiser="gradient", resampling="none")
     rates = method.rates._replace(particle_step=1e-4, learning_rate=0.1)
     data = Samples(20 + jax.random.normal(jax.random.key(0), (50, 2)))
-    with pytest.warns(UserWarning, match=r"step \d+: the weights have collapsed to one walker: .* of 200; .*Lower learning_rate"):
+    with pytest.warns(UserWarning, match=r"step \d+: the weights have collapsed to one particle: .* of 200; .*Lower learning_rate"):
         run(jax.random.key(0), method, rates, data, steps=20, every=10, metrics={}, progress=False)
 
 
