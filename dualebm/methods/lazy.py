@@ -1,15 +1,18 @@
 """The F2 ball: frozen features or their kernel, and the flow of a maximum mean discrepancy (arXiv 2107.05134, Section 2 and Appendix C).
 
-Over the ball of radius R in L^2 the best charges under F = E_particles phi - E_data phi are h = R F / M, M = |F|_2 = MMD(particles, data),
-so that the neurons need no flow of their own:
+With the witness F = E_particles phi - E_data phi, the best charges in the ball of radius R in L^2 are h = R F / M,
+where M = |F|_2 is the maximum mean discrepancy (MMD) of particles and data. The neurons therefore need no flow of their
+own:
 
     restart     X_i <- a data point, with probability p_R
     Langevin    X_i <- X_i - h_x (grad f - grad log tau) + sqrt(2 h_x) xi_i
     charges     h_j <- R F(theta_j) / M      or the ascent   h <- h + s F, h <- h R / max(|h|_2, R)
 
-`Lazy` has m features at fixed theta_j, f = (1/m) sum_j h_j phi(., theta_j) and M^2 = (1/m) sum_j F_j^2; `KernelFlow` has all of them,
-f = R (E_particles k - E_data k) / M. Stationary states have particles ~ exp(-f) tau, the maximum likelihood over the ball. With the penalty
-|h|^2 / (2 R) in place of the ball f = R (E_particles k - E_data k): the noisy MMD flow of Arbel et al. (2019) at temperature 1 / R.
+`Lazy` has m features at fixed theta_j, with f = (1/m) sum_j h_j phi(., theta_j) and M^2 = (1/m) sum_j F_j^2.
+`KernelFlow` has all features at once, through their kernel k, with f = R (E_particles k - E_data k) / M. In a
+stationary state the particles are samples of exp(-f) tau, which is the maximum likelihood over the ball. With the
+penalty |h|^2 / (2 R) in place of the ball, f = R (E_particles k - E_data k): the noisy MMD flow of Arbel et al. (2019)
+at temperature 1 / R.
 """
 
 import dataclasses
@@ -32,7 +35,7 @@ from dualebm.rates import NonNegative, ParticleStep, Positive, Probability
 from dualebm.spaces import Space
 
 SMALLEST = 1e-12
-"""By which the discrepancy is bounded below, where it divides."""
+"""The lower bound of a discrepancy that divides."""
 
 CHOICES = {
     "penalty": ("ball", "squared"),
@@ -42,8 +45,14 @@ CHOICES = {
 
 
 class LazyRates(NamedTuple):
-    """particle_step h_x > 0; restart_probability p_R in [0, 1]; radius R > 0 of the ball (with the squared penalty 1 / its factor);
-    ascent_step s >= 0, of the charges where they ascend."""
+    """The scalars of `Lazy` and `KernelFlow`.
+
+    Args:
+        particle_step: h_x > 0, the time step of a Langevin move.
+        restart_probability: p_R in [0, 1], for each particle in each iteration.
+        radius: R > 0, the radius of the ball, or the inverse factor of the squared penalty.
+        ascent_step: s >= 0, the step of charges that ascend. It is 0 for charges that do not.
+    """
 
     particle_step: ParticleStep
     restart_probability: Probability = 0.0
@@ -52,8 +61,16 @@ class LazyRates(NamedTuple):
 
 
 class LazyState(NamedTuple):
-    """columns (d, N); positions (m, p), which stay; observed (m), E_data phi at them; charges (m), h; average (m), the mean of h over
-    the iterations; step."""
+    """The state of `Lazy`.
+
+    Args:
+        columns: the N particles as the columns of an array, (d, N).
+        positions: the positions theta_j of the features, which stay, (m, p).
+        observed: E_data phi at the positions, (m,).
+        charges: the charges h_j, (m,).
+        average: the mean of the charges over the iterations, (m,).
+        step: the number of iterations done.
+    """
 
     columns: Float[Array, "d N"]
     positions: Float[Array, "m p"]
@@ -64,7 +81,7 @@ class LazyState(NamedTuple):
 
     @property
     def particles(self) -> Float[Array, "N d"]:
-        """The particles, as rows."""
+        """The particles as rows, (N, d)."""
         return self.columns.T
 
 
@@ -76,17 +93,25 @@ def _check_choices(method, names):
 
 @dataclasses.dataclass(frozen=True)
 class Lazy(Method):
-    """Fixed features, whose charges ascend to the best of the ball or are these at once.
+    """Maximum likelihood over the F2 ball with m fixed features, whose charges ascend or are the best at once.
 
     Args:
-        space, feature: as for `Dual`.
-        features: m, at theta_j that are drawn uniformly at the start and stay.
-        particles: N drawn from the data at the start; None for two copies of the data.
-        charges: "ascent", by steps of `ascent_step`, projected on the ball; or "best", h = R F / M, which follows the noise of F where the
-            ball hardly binds, so that particles and charges oscillate unless the particles' steps are small.
-        penalty: "ball", |h| <= R; or "squared", |h|^2 / (2 R), for which the best charges are R F.
-        averaged: the energy is that of the mean charges over all iterations, not of the last.
-        integrator, noise: of the particles, as for `Dual`.
+        space: the space of the data and the particles.
+        feature: phi. Its positions lie in `feature.parameter_space(space)`.
+        features: the number m of features. Their positions are drawn uniformly at the start and stay.
+        particles: the number N of particles, which start at data points drawn at random. None starts them at two copies
+            of the data.
+        charges: "ascent", by steps of `ascent_step` projected on the ball; or "best", h = R F / M. The best charges
+            follow the noise of F where the ball hardly binds. Particles and charges then oscillate unless the
+            particles' steps are small.
+        penalty: "ball", for |h|_2 <= R; or "squared", for the penalty |h|^2 / (2 R), whose best charges are R F.
+        averaged: whether the energy is that of the mean charges over all iterations, instead of the last ones.
+        integrator: the Langevin move of the particles: "mala", "geodesic" or "projected".
+        noise: the Gaussian noise of the particles: "independent", "antithetic" (opposite for particles i and i + N/2)
+            or "orthogonal" (see `flows.langevin.drawn`). N must be even for the last two.
+
+    Raises:
+        ValueError: a setting is not allowed. The message names it, its value and what is allowed.
 
     >>> from dualebm.training.simulate import start, step; from dualebm.spaces import Sphere
     >>> method, data = Lazy(Sphere(3), features=50, charges="best"), Samples(jnp.eye(3))
@@ -115,11 +140,11 @@ class Lazy(Method):
 
     @property
     def rates(self) -> LazyRates:
-        """The space's default particle step; ascent_step 10 where charges ascend."""
+        """The default rates: the space's default particle step, and ascent_step 10 where the charges ascend."""
         return LazyRates(self.space.default_particle_step, ascent_step=10.0 if self.charges == "ascent" else 0.0)
 
     def check(self, rates: LazyRates, data: Samples) -> None:
-        """Raises ValueError naming the argument, its value and what is allowed."""
+        """Check the rates and the data, which must have equal weights where particles are copies of them."""
         super().check(rates, data)
         initialise.check_copies(self.particles, data)
         self.feature.parameter_space(self.space)
@@ -127,7 +152,7 @@ class Lazy(Method):
             raise ValueError(f"ascent_step is {rates.ascent_step} and charges is 'best', which does not ascend; it must be 0")
 
     def init(self, key: Key[Array, ""], rates: LazyRates, data: Samples) -> LazyState:
-        """Features uniform, particles at the data, charges 0."""
+        """Return features at uniform positions with charges 0, and particles at the data."""
         position_key, particle_key = jax.random.split(key)
         dtype = data.points.dtype
         positions = self.feature.parameter_space(self.space).sample_base(position_key, self.features, dtype)
@@ -136,7 +161,7 @@ class Lazy(Method):
         return LazyState(x, positions, observed, zero, zero, jnp.int32(0))
 
     def step(self, key: Key[Array, ""], state: LazyState, rates: LazyRates, data: Samples) -> tuple[LazyState, Info]:
-        """One iteration; the key belongs to this step alone."""
+        """Do one iteration: the restarts, the moves and the charges."""
         restart_key, noise_key = jax.random.split(key)
         x = initialise.restart(restart_key, state.columns, data, rates.restart_probability)
         draw = langevin.drawn(noise_key, x.shape[0], x.dtype, self.noise)
@@ -154,7 +179,17 @@ class Lazy(Method):
         return state, Info(acceptance, discrepancy=discrepancy)
 
     def next_charges(self, charges, witness, discrepancy, rates: LazyRates) -> Float[Array, " m"]:
-        """h = R F / M, R F, or an ascent step projected on the ball."""
+        """Return the charges after an iteration: R F / M, R F, or an ascent step projected on the ball.
+
+        Args:
+            charges: the charges h_j before, (m,).
+            witness: F at the positions of the features, (m,).
+            discrepancy: M = |F|_2, a scalar.
+            rates: the rates of the iteration.
+
+        Returns:
+            The charges h_j, (m,).
+        """
         if self.penalty == "squared":
             return rates.radius * witness
         if self.charges == "best":
@@ -163,12 +198,12 @@ class Lazy(Method):
         return charges * rates.radius / jnp.maximum(jnp.sqrt(jnp.mean(charges**2)), rates.radius)
 
     def energy(self, state: LazyState, rates: LazyRates, data: Samples) -> Shallow:
-        """f = (1/m) sum_j h_j phi(., theta_j)."""
+        """Return the energy f = (1/m) sum_j h_j phi(., theta_j), with the last charges or their mean."""
         del rates, data
         return Shallow(self.feature, state.positions, state.average if self.averaged else state.charges)
 
     def samples(self, state: LazyState) -> Samples:
-        """The particles, of equal weights."""
+        """Return the particles, with equal weights."""
         return Samples(state.particles)
 
 
@@ -176,8 +211,15 @@ class Lazy(Method):
 
 
 class KernelState(NamedTuple):
-    """columns (d, N); observed, E_data k over both arguments; step; discrepancy, the MMD of particles and data; average (K), f
-    at the points of the grid, the mean over the iterations (None where none is asked for)."""
+    """The state of `KernelFlow`.
+
+    Args:
+        columns: the N particles as the columns of an array, (d, N).
+        observed: E_data k(x, x') over both arguments, a scalar.
+        step: the number of iterations done.
+        discrepancy: the MMD of particles and data, a scalar.
+        average: the mean of f over the iterations at the K points of the grid, (K,). None where no mean is asked for.
+    """
 
     columns: Float[Array, "d N"]
     observed: Float[Array, ""]
@@ -187,24 +229,35 @@ class KernelState(NamedTuple):
 
     @property
     def particles(self) -> Float[Array, "N d"]:
-        """The particles, as rows."""
+        """The particles as rows, (N, d)."""
         return self.columns.T
 
 
 @dataclasses.dataclass(frozen=True)
 class KernelFlow(Method):
-    """The flow of particles under f = R (E_particles k - E_data k) / MMD: entropy-regularised MMD, N (N + n) kernels in an iteration.
+    """The particle flow of entropy-regularised MMD, under f = R (E_particles k - E_data k) / MMD(particles, data).
+
+    An iteration evaluates N (N + n) kernels.
 
     Args:
-        space: where the particles live. kernel: k; None for that of ReLUs (`kernels.kernel_of`).
-        particles: N drawn from the data at the start; None for two copies of the data.
-        jitter: the standard deviation of a step of noise at the start, which the changed time needs: particles that lie on the data have an
-            MMD of 0, and would stay.
-        penalty: "ball", or "squared", f = R (E_particles k - E_data k).
-        time: "natural", in which an iteration takes `particle_step`; or "changed" (the authors' programs), times the MMD over R.
-        averaged: K, and the energy is the mean of f over all iterations, kept at K equally spaced points and linear between them; on
-            Torus(1) and Sphere(2). None for the last f, under which the particles move in either case.
-        integrator, noise: of the particles, as for `Dual`.
+        space: the space of the data and the particles.
+        kernel: k. None for the kernel of ReLU features (see `kernels.kernel_of`).
+        particles: the number N of particles, which start at data points drawn at random. None starts them at two copies
+            of the data.
+        jitter: the standard deviation of a step of noise that particles make at the start, >= 0. The changed time needs
+            one: particles that lie on the data have an MMD of 0 and would stay.
+        penalty: "ball"; or "squared", for which f = R (E_particles k - E_data k).
+        time: the time of an iteration: "natural", which is `particle_step`; or "changed" (the authors' programs), which
+            is `particle_step` MMD / R.
+        averaged: the number K of equally spaced points at which the mean of f over all iterations is kept. The energy
+            is then this mean, linear between the points. Allowed on Torus(1) and Sphere(2). None for the last f as the
+            energy. The particles move under the last f in either case.
+        integrator: the Langevin move of the particles: "mala", "geodesic" or "projected".
+        noise: the Gaussian noise of the particles: "independent", "antithetic" (opposite for particles i and i + N/2)
+            or "orthogonal" (see `flows.langevin.drawn`). N must be even for the last two.
+
+    Raises:
+        ValueError: a setting is not allowed. The message names it, its value and what is allowed.
 
     >>> from dualebm.training.simulate import start, step; from dualebm.spaces import Sphere
     >>> method, data = KernelFlow(Sphere(3)), Samples(jnp.eye(3))
@@ -242,18 +295,18 @@ class KernelFlow(Method):
 
     @property
     def rates(self) -> LazyRates:
-        """The space's default particle step."""
+        """The default rates, with the space's default particle step."""
         return LazyRates(self.space.default_particle_step)
 
     def check(self, rates: LazyRates, data: Samples) -> None:
-        """Raises ValueError naming the argument, its value and what is allowed."""
+        """Check the rates and the data, which must have equal weights where particles are copies of them."""
         super().check(rates, data)
         initialise.check_copies(self.particles, data)
         if rates.ascent_step != 0:
             raise ValueError(f"ascent_step is {rates.ascent_step}; a kernel has no charges that ascend: it must be 0")
 
     def init(self, key: Key[Array, ""], rates: LazyRates, data: Samples) -> KernelState:
-        """Particles at the data, jittered."""
+        """Return particles at the data, after the jitter."""
         particle_key, noise_key = jax.random.split(key)
         x = initialise.start(particle_key, self.particles, data)
         if self.jitter:
@@ -269,13 +322,13 @@ class KernelFlow(Method):
         return kernel_of(ReLU(), self.space) if self.kernel is None else self.kernel
 
     def _discrepancy(self, x, observed, data) -> Float[Array, ""]:
-        """MMD(particles, data), from E_data k over both arguments."""
+        """Return MMD(particles, data), given E_data k over both arguments."""
         particles = Samples(x.T)
         inner = mean_kernel(self._kernel, particles, particles) - 2 * mean_kernel(self._kernel, particles, data)
         return jnp.sqrt(jnp.maximum(inner + observed, 0))
 
     def step(self, key: Key[Array, ""], state: KernelState, rates: LazyRates, data: Samples) -> tuple[KernelState, Info]:
-        """One iteration; the key belongs to this step alone."""
+        """Do one iteration: the restarts, the moves and the new discrepancy."""
         restart_key, noise_key = jax.random.split(key)
         energy = self._last_energy(state, rates, data)
         x = initialise.restart(restart_key, state.columns, data, rates.restart_probability)
@@ -290,19 +343,20 @@ class KernelFlow(Method):
         return state._replace(average=state.average + (values - state.average) / state.step), info
 
     def energy(self, state: KernelState, rates: LazyRates, data: Samples) -> Embedding | Tabulated:
-        """f, or its mean over the iterations."""
-        if self.averaged is None or state.average is None:  # of a state of one that has it, `replace(method, averaged=None)` gives the last
+        """Return the last f, or its mean over the iterations."""
+        # A method with averaged=None gives the last f of any state, also of one that has kept the mean.
+        if self.averaged is None or state.average is None:
             return self._last_energy(state, rates, data)
         return Tabulated(self.space, state.average)
 
     def _last_energy(self, state: KernelState, rates: LazyRates, data: Samples) -> Embedding:
-        """f = R (E_particles k - E_data k) / MMD, or R times the difference."""
-        rounding = jnp.sqrt(jnp.finfo(state.columns.dtype).eps * state.observed)  # of the MMD, the root of a difference
+        """Return f = R (E_particles k - E_data k) / MMD, or R times the difference for the squared penalty."""
+        rounding = jnp.sqrt(jnp.finfo(state.columns.dtype).eps * state.observed)  # the MMD is the root of a rounded difference
         scale = rates.radius / (jnp.maximum(state.discrepancy, rounding) if self.penalty == "ball" else 1)
-        ours, theirs = embedding(self._kernel, Samples(state.particles)), embedding(self._kernel, data)
-        points = jnp.concatenate([ours.points, theirs.points])
-        return Embedding(self._kernel, points, scale * jnp.concatenate([ours.coefficients, -theirs.coefficients]))
+        model, observed = embedding(self._kernel, Samples(state.particles)), embedding(self._kernel, data)
+        points = jnp.concatenate([model.points, observed.points])
+        return Embedding(self._kernel, points, scale * jnp.concatenate([model.coefficients, -observed.coefficients]))
 
     def samples(self, state: KernelState) -> Samples:
-        """The particles, of equal weights."""
+        """Return the particles, with equal weights."""
         return Samples(state.particles)

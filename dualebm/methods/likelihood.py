@@ -2,12 +2,13 @@
 
     L = E_data f + log Z,   m grad L in (w_j, theta_j) = (-F(theta_j), -w_j grad F(theta_j)),   F = E_model phi - E_data phi
 
-and the steps of `flows.two_layer`. The expectation under the model exp(-f) tau / Z is by chains, whose moves leave it invariant, or by
-points of tau with the weights exp(-f). `WeightedLikelihood` is the other parametrisation, of neurons that have a charge and a weight and
-stay on the sphere.
+The steps are those of `flows.two_layer`. The expectation under the model exp(-f) tau / Z is estimated by Markov chains
+whose moves leave the model invariant, or by points of tau with the weights exp(-f). `Likelihood` trains coefficients
+w_j and free positions theta_j. `WeightedLikelihood` has the other parametrisation of the paper: each neuron has a
+charge, a weight and a position on the sphere.
 
-log Z is known along training from the moves themselves (`methods.tracked`), or anew by `annealing.log_partition_by_sampling`, or by
-annealing.
+The wrapper `methods.tracked.Tracked` follows log Z along training from the moves themselves. `log_z` estimates it anew
+for a given energy, by sampling or by annealing.
 """
 
 import dataclasses
@@ -27,11 +28,18 @@ from dualebm.rates import NonNegative, ParticleStepOrNone
 from dualebm.spaces import Space
 
 SAMPLERS = ("mala", "independence", "importance")
-"""How the expectation under the model is found: chains of MALA, chains of independence Metropolis, or weighted points of tau."""
+"""How the expectation under the model is estimated: chains of MALA, chains of independence Metropolis, or weighted points of tau."""
 
 
 class LikelihoodRates(NamedTuple):
-    """particle_step > 0 of MALA, 0 for other samplers; learning_rate, position_rate, weight_decay as `flows.two_layer.NetworkRates`."""
+    """The scalars of `Likelihood`.
+
+    Args:
+        particle_step: the time step of MALA, > 0. It is 0 for the other samplers, which have none.
+        learning_rate: the step of the coefficients, >= 0.
+        position_rate: the step of the positions, divided by the step of the coefficients, >= 0.
+        weight_decay: the decay of the parameters, >= 0.
+    """
 
     particle_step: ParticleStepOrNone
     learning_rate: NonNegative = 0.05
@@ -40,7 +48,13 @@ class LikelihoodRates(NamedTuple):
 
 
 class Weighted(NamedTuple):
-    """positions z (m, p); charges c (m), real; log_weights of w (m), of mean 1: f = (1/m) sum_j w_j c_j phi(., z_j)."""
+    """Neurons with charges and weights: f = (1/m) sum_j w_j c_j phi(., z_j).
+
+    Args:
+        positions: the positions z_j, (m, p).
+        charges: the real charges c_j, (m,).
+        log_weights: the logarithms of the weights w_j, whose mean is 1, (m,).
+    """
 
     positions: Float[Array, "m p"]
     charges: Float[Array, " m"]
@@ -48,10 +62,14 @@ class Weighted(NamedTuple):
 
 
 class LikelihoodState(NamedTuple):
-    """The state of both methods.
+    """The state of `Likelihood` and of `WeightedLikelihood`.
 
-    columns (d, N): the ends of the chains; None where the model is sampled by weighted points, which nothing keeps. neurons: `Shallow` or
-    `Weighted`. optimiser: its state. step: the iterations done.
+    Args:
+        columns: the last points of the N chains as the columns of an array, (d, N). None where the model is sampled by
+            weighted points, which are not kept.
+        neurons: the neurons, a `Shallow` or a `Weighted`.
+        optimiser: the state of the optimiser.
+        step: the number of iterations done.
     """
 
     columns: Float[Array, "d N"] | None
@@ -61,13 +79,13 @@ class LikelihoodState(NamedTuple):
 
     @property
     def particles(self) -> Float[Array, "N d"]:
-        """The ends of the chains, as rows; needs chains."""
+        """The last points of the chains as rows, (N, d). There must be chains."""
         assert self.columns is not None
         return self.columns.T
 
 
 def _check_sampler(method) -> None:
-    """The settings of the expectation under the model."""
+    """Raise ValueError for settings of the sampler that are not allowed."""
     checks.choice("sampler", method.sampler, SAMPLERS)
     checks.count("chains", method.chains, 2)
     checks.count("moves", method.moves)
@@ -78,7 +96,7 @@ def _check_sampler(method) -> None:
 
 
 def _check_step(method, rates) -> None:
-    """The particle step goes with MALA alone."""
+    """Raise ValueError for a particle step that does not go with the sampler: only MALA has one."""
     if method.sampler == "mala":
         checks.number("particle_step", rates.particle_step, positive=True)
     elif rates.particle_step != 0:
@@ -94,7 +112,10 @@ def _first_chains(method, key, dtype) -> Float[Array, "d N"]:
 
 
 def _expectation(method, key, energy: Shallow, columns, step) -> tuple[Sums, Any, Info]:
-    """E_model phi(., theta_j) and its gradient in theta_j; the chains after their moves, None where there are none; and the info."""
+    """Estimate E_model phi(., theta_j) and its gradient in theta_j.
+
+    Returns these two, the chains after their moves (None without chains), and the diagnostics.
+    """
     start_key, noise_key = jax.random.split(key)
     if method.sampler == "importance":
         points = method.space.sample_base(start_key, method.chains, energy.coefficients.dtype)
@@ -115,12 +136,12 @@ def _expectation(method, key, energy: Shallow, columns, step) -> tuple[Sums, Any
 
 
 class _Sampled(Method):
-    """What the two methods share: chains that start at the base measure, and their ends as samples of the model."""
+    """The part that both methods share: samples of the model."""
 
     sampler: str
 
     def samples(self, state: LikelihoodState) -> Samples | None:
-        """The ends of the chains, of equal weights; None for weighted points."""
+        """Return the last points of the chains, with equal weights, and None where the model is sampled by weighted points."""
         return None if state.columns is None else Samples(state.particles)
 
 
@@ -129,16 +150,23 @@ class Likelihood(_Sampled):
     """A two-layer network trained by maximum likelihood.
 
     Args:
-        space: where the data live; sphere, torus or Gaussian base. feature: phi, a ridge; its positions need not be unit vectors.
-        neurons: m.
-        regime: "active", both layers move; "lazy", the coefficients alone.
-        sampler: of the model, see `SAMPLERS`. chains: N of them, or of weighted points. moves: of each chain in an iteration.
-        fresh: chains start at the base measure in every iteration (the authors' program, with thousands of moves of one chain); else they
-            go on from where they were.
-        optimiser: of `flows.two_layer.OPTIMISERS`.
-        initial_scale: the variance of the coefficients and the components of the positions at the start, where active.
+        space: the space of the data: a sphere, a torus, or a space with a Gaussian base measure.
+        feature: phi, a ridge feature. Its positions need not be unit vectors.
+        neurons: the number m of neurons.
+        regime: "active", where coefficients and positions move, or "lazy", where only the coefficients do.
+        sampler: how the expectation under the model is estimated: by chains of "mala" moves, by chains of
+            "independence" Metropolis moves, or by "importance": points of the base measure with the weights exp(-f).
+        chains: the number N of chains, or of weighted points, at least 2.
+        moves: the number of moves of each chain in an iteration. It is 1 with "importance".
+        fresh: whether the chains start at the base measure in every iteration (the authors' program, with thousands of
+            moves of one chain). Otherwise they go on from where they were. It is False with "importance".
+        optimiser: "gradient", "adam", "momentum" or "rms".
+        initial_scale: in the active regime, the variance of the coefficients and of the components of the positions at
+            the start.
 
-    Raises ValueError for a choice that does not exist, a feature that is no ridge, and the flat measure.
+    Raises:
+        ValueError: a setting is not allowed, the feature is not a ridge, or the base measure is flat. The message names
+            the setting, its value and what is allowed.
 
     >>> from dualebm.training.simulate import start, step; from dualebm.spaces import Sphere
     >>> method, data = Likelihood(Sphere(3), neurons=8, chains=100), Samples(jnp.eye(3))
@@ -165,16 +193,16 @@ class Likelihood(_Sampled):
 
     @property
     def rates(self) -> LikelihoodRates:
-        """The space's default particle step with MALA, else 0."""
+        """The default rates. The particle step is the space's default with MALA, else 0."""
         return LikelihoodRates(_particle_step(self))
 
     def check(self, rates: LikelihoodRates, data: Samples) -> None:
-        """Raises ValueError naming the argument, its value and what is allowed."""
+        """Check the rates and the data, and that the particle step goes with the sampler."""
         super().check(rates, data)
         _check_step(self, rates)
 
     def init(self, key: Key[Array, ""], rates: LikelihoodRates, data: Samples) -> LikelihoodState:
-        """The network as `flows.two_layer.network` starts it, chains at the base measure."""
+        """Return the network as `flows.two_layer.network` starts it, with chains at the base measure."""
         del rates
         network_key, chain_key = jax.random.split(key)
         dtype = data.points.dtype
@@ -185,7 +213,7 @@ class Likelihood(_Sampled):
     def step(
         self, key: Key[Array, ""], state: LikelihoodState, rates: LikelihoodRates, data: Samples
     ) -> tuple[LikelihoodState, Info]:
-        """One iteration; the key belongs to this step alone."""
+        """Do one iteration: the expectation under the model, and the step of the network."""
         network = state.neurons
         model, columns, info = _expectation(self, key, network, state.columns, rates.particle_step)
         value, gradient = jax.tree.map(jnp.subtract, feature_mean(self.feature, network.positions, data), model)
@@ -194,7 +222,7 @@ class Likelihood(_Sampled):
         return LikelihoodState(columns, network, optimiser, state.step + 1), info
 
     def energy(self, state: LikelihoodState, rates: LikelihoodRates, data: Samples) -> Shallow:
-        """f = (1/m) sum_j w_j phi(., theta_j)."""
+        """Return the energy f = (1/m) sum_j w_j phi(., theta_j)."""
         del rates, data
         return state.neurons
 
@@ -203,7 +231,15 @@ class Likelihood(_Sampled):
 
 
 class WeightedRates(NamedTuple):
-    """particle_step as in `LikelihoodRates`; charge_step, transport_step, reaction_step >= 0, of c, z and w; charge_decay >= 0."""
+    """The scalars of `WeightedLikelihood`.
+
+    Args:
+        particle_step: the time step of MALA, > 0. It is 0 for the other samplers, which have none.
+        charge_step: s_c >= 0, the step of the charges.
+        transport_step: s_z >= 0, the step of the positions.
+        reaction_step: s_w >= 0, the step of the logarithms of the weights.
+        charge_decay: the decay of the charges, >= 0.
+    """
 
     particle_step: ParticleStepOrNone
     charge_step: NonNegative = 1.0
@@ -214,14 +250,28 @@ class WeightedRates(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class WeightedLikelihood(_Sampled):
-    """Maximum likelihood by neurons of a measure that are born and die: the authors' program of the sphere S^2 (arXiv 2104.07531).
+    """Maximum likelihood by neurons with charges and weights: the authors' program for the sphere S^2 (arXiv 2104.07531).
 
         charges    c <- c exp(-decay s_c) + F(z) (1 - exp(-decay s_c)) / decay
         positions  z <- retract(z + s_z sign(c) min(|w c|, 1) P grad F(z))
-        weights    w <- w exp(s_w c F(z)), and then of mean 1
+        weights    w <- w exp(s_w c F(z)), then divided by their mean
 
-    all with F = E_model phi - E_data phi of the old neurons; c = 0 and w = 1 at the start. sampler, chains, moves, fresh: as for
-    `Likelihood`, but with "importance" as the default (10,000 points, as there).
+    In all three F = E_model phi - E_data phi is that of the old neurons. At the start c = 0 and w = 1.
+
+    Args:
+        space: the space of the data: a sphere, a torus, or a space with a Gaussian base measure.
+        feature: phi. The neurons live in `feature.parameter_space(space)`.
+        neurons: the number m of neurons.
+        sampler: how the expectation under the model is estimated: by chains of "mala" moves, by chains of
+            "independence" Metropolis moves, or by "importance": points of the base measure with the weights exp(-f).
+        chains: the number N of chains, or of weighted points, at least 2.
+        moves: the number of moves of each chain in an iteration. It is 1 with "importance".
+        fresh: whether the chains start at the base measure in every iteration (the authors' program, with thousands of
+            moves of one chain). Otherwise they go on from where they were. It is False with "importance".
+
+    Raises:
+        ValueError: a setting is not allowed, or the base measure is flat. The message names the setting, its value and
+            what is allowed.
 
     >>> from dualebm.training.simulate import start, step; from dualebm.spaces import Sphere
     >>> method, data = WeightedLikelihood(Sphere(3), neurons=8, chains=100), Samples(jnp.eye(3))
@@ -244,17 +294,17 @@ class WeightedLikelihood(_Sampled):
 
     @property
     def rates(self) -> WeightedRates:
-        """Those of the program."""
+        """The default rates, which are those of the authors' program. The particle step is the space's default with MALA, else 0."""
         return WeightedRates(_particle_step(self))
 
     def check(self, rates: WeightedRates, data: Samples) -> None:
-        """Raises ValueError naming the argument, its value and what is allowed."""
+        """Check the rates and the data, and that the particle step goes with the sampler."""
         super().check(rates, data)
         _check_step(self, rates)
         self.feature.parameter_space(self.space)
 
     def init(self, key: Key[Array, ""], rates: WeightedRates, data: Samples) -> LikelihoodState:
-        """Positions uniform, charges 0, weights 1; chains at the base measure."""
+        """Return neurons at uniform positions with charges 0 and weights 1, and chains at the base measure."""
         del rates
         position_key, chain_key = jax.random.split(key)
         dtype = data.points.dtype
@@ -266,7 +316,7 @@ class WeightedLikelihood(_Sampled):
     def step(
         self, key: Key[Array, ""], state: LikelihoodState, rates: WeightedRates, data: Samples
     ) -> tuple[LikelihoodState, Info]:
-        """One iteration; the key belongs to this step alone."""
+        """Do one iteration: the expectation under the model, and the step of the neurons."""
         neurons = state.neurons
         energy = self.energy(state, rates, data)
         model, columns, info = _expectation(self, key, energy, state.columns, rates.particle_step)
@@ -284,7 +334,7 @@ class WeightedLikelihood(_Sampled):
         return LikelihoodState(columns, neurons, None, state.step + 1), info
 
     def energy(self, state: LikelihoodState, rates: WeightedRates, data: Samples) -> Shallow:
-        """f = (1/m) sum_j w_j c_j phi(., z_j)."""
+        """Return the energy f = (1/m) sum_j w_j c_j phi(., z_j)."""
         del rates, data
         neurons = state.neurons
         return Shallow(self.feature, neurons.positions, jnp.exp(neurons.log_weights) * neurons.charges)
