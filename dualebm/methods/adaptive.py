@@ -1,28 +1,32 @@
-"""Algorithm 1 with steps that find themselves in a warm-up and are then frozen.
+"""Algorithm 1 with steps that adapt in a warm-up and are then frozen.
 
-Particles: log h_x <- log h_x + g_t (acceptance - target), g_t = 2 (t + 1)^-0.6, the stochastic approximation of Andrieu and Thoms
-(2008, Statistics and Computing 18, Section 4) with the mean over all particles as the acceptance.
+Particles: log h_x <- log h_x + g_t (acceptance - target), with g_t = 2 (t + 1)^-0.6. This is the stochastic
+approximation of Andrieu and Thoms (2008, Statistics and Computing 18, Section 4), with the mean over all particles as
+the acceptance.
 
 Neurons: near equilibrium, a change of the atoms by (dlog w_j, dtheta_j) changes the energy by
 
     df = (1/m) sum_j sigma_j w_j (phi_j dlog w_j + <grad phi_j, dtheta_j>)
 
-and, once particles have relaxed to the new Gibbs measure, F by -Cov(phi, df). One iteration adds h_w sigma_j F(theta_j) to log w_j and
-h_theta sigma_j grad F(theta_j) to theta_j: it multiplies the change by I - M, where M = K* K is symmetric positive in the coordinates
-dlog w_j / sqrt(h_w w_j / m), dtheta_j / sqrt(h_theta w_j / m), and K maps these to df, centred, in L2 of the particles. Were particles to
-relax within an iteration, it would be stable while lambda = lambda_max(M) < 2, the quasi-static edge. They do not: let them forget a
-fraction rho of g, the top function of M, in a step, x <- (1 - rho) x - rho lambda u, u <- u + x. This is the heavy ball of momentum
-1 - rho: its determinant is 1 - rho, its trace 2 - rho - rho lambda, and it is stable while
+and, once the particles have relaxed to the new Gibbs measure, F by -Cov(phi, df). One iteration adds h_w sigma_j
+F(theta_j) to log w_j and h_theta sigma_j grad F(theta_j) to theta_j. It therefore multiplies the change by I - M. Here
+M = K* K is symmetric positive in the coordinates dlog w_j / sqrt(h_w w_j / m), dtheta_j / sqrt(h_theta w_j / m), and K
+maps these to the centred df in L2 of the particles. If the particles relaxed within an iteration, the flow would be
+stable while lambda = lambda_max(M) < 2, the quasi-static edge. They do not. Let g be the top function of M, and let the
+particles forget a fraction rho of g in a step: x <- (1 - rho) x - rho lambda u, u <- u + x. This is the heavy ball of
+momentum 1 - rho. Its determinant is 1 - rho, its trace is 2 - rho - rho lambda, and it is stable while
 
-    lambda < 4 / rho - 2 = 2 (2 - rho) / rho,    rho = E (g(X') - g(X))^2 / (2 Var g),
+    lambda < 4 / rho - 2 = 2 (2 - rho) / rho,    rho = E (g(X') - g(X))^2 / (2 Var g).
 
-at least 2: the particles' memory leaves room. It also keeps their sampling noise: where rho is small, u = (theta, log w) settles to a
-variance of lambda / rho times that of a mean of independent particles. One iteration of the power method a step finds lambda and g, one
-move of the particles rho, and h_theta and h_w are scaled, together, to
+This bound is at least 2, so that the particles' memory leaves room. The memory also keeps their sampling noise. Where
+rho is small, u = (theta, log w) settles to a variance of lambda / rho times that of a mean of independent particles. In
+each step one iteration of the power method estimates lambda and g, and one move of the particles estimates rho. Then
+h_theta and h_w are scaled together to
 
     lambda = min(2, safety (4 / rho - 2), 8 rho).
 
-Beyond the quasi-static edge large oscillations were seen to sustain themselves where small ones decay; 8 was chosen on S^2 and S^14.
+Beyond the quasi-static edge large oscillations were seen to sustain themselves where small ones decay. The factor 8 was
+chosen on S^2 and S^14.
 """
 
 import dataclasses
@@ -41,20 +45,26 @@ from dualebm.methods.base import Info, Wrapper
 from dualebm.methods.dual import Dual, DualRates, DualState
 
 START, WAIT = 20, 5
-"""Iterations of the power method before the first step; steps that it then has before neuron steps follow it."""
+"""The iterations of the power method before the first step, and the steps after which its estimates set the neuron steps."""
 
 NOISE = 8.0
-"""The largest lambda / rho: the atoms' noise in the direction of g, as a multiple of the variance of a mean over independent particles."""
+"""The largest lambda / rho: the variance of the atoms in the direction of g, over that of a mean over independent particles."""
 
 Direction = tuple[Float[Array, " m"], Float[Array, "m p"]]
 
 
 class AdaptiveState(NamedTuple):
-    """The state of the method within, and what adapts beside it.
+    """The state of `Adaptive`.
 
-    inner, a `DualState`; start, the rates that `init` was given; log_particle and log_neuron, the
-    logarithms of the factors on the particle step and on both neuron steps; direction, the power method's unit vector (weights (m),
-    positions (m, p)); eigenvalue, lambda at the rates `start`; relaxation, rho.
+    Args:
+        inner: the state of the wrapped `Dual`.
+        start: the rates that `init` received.
+        log_particle: the logarithm of the factor on the particle step, a scalar.
+        log_neuron: the logarithm of the factor on both neuron steps, a scalar.
+        direction: the unit vector of the power method, with components for the weights, (m,), and for the positions,
+            (m, p).
+        eigenvalue: lambda at the rates `start`, a scalar.
+        relaxation: rho, the fraction of g that the particles forget in one iteration, a scalar.
     """
 
     inner: DualState
@@ -67,17 +77,25 @@ class AdaptiveState(NamedTuple):
 
     @property
     def particles(self) -> Float[Array, "N d"]:
-        """The particles, (N, d)."""
+        """The particles as rows, (N, d)."""
         return self.inner.particles
 
     @property
     def step(self) -> Int[Array, ""]:
-        """The iterations done."""
+        """The number of iterations done."""
         return self.inner.step
 
 
 def roots(atoms: Atoms, rates: DualRates, additive: bool = False) -> tuple[Float[Array, " m"], Float[Array, " m"]]:
-    """sqrt(h_w w_j / m) and sqrt(h_theta w_j / m), the coordinates in which M is symmetric; h_w / m where weights are `additive`.
+    """Return sqrt(h_w w_j / m) and sqrt(h_theta w_j / m), which define the coordinates in which M is symmetric.
+
+    Args:
+        atoms: the m neurons.
+        rates: the rates, with the steps h_w and h_theta.
+        additive: whether the weights are updated additively. The first root is then sqrt(h_w) / m.
+
+    Returns:
+        The two roots, (m,) each.
 
     >>> atoms = Atoms(jnp.eye(2), jnp.log(jnp.array([2.0, 8.0])), jnp.ones(2))
     >>> [root.round(3).tolist() for root in roots(atoms, DualRates(0.1, 1.0, 4.0))]
@@ -97,11 +115,23 @@ def power_iteration(
     direction: Direction,
     space,
 ) -> tuple[Direction, Float[Array, ""], Float[Array, ""]]:
-    """One iteration of the power method for M = K* K over particles `x`: the next unit direction, lambda and rho.
+    """Do one iteration of the power method for M = K* K, with means over the particles `x`.
 
-    K (a, b) = sum_j sigma_j (p_j a_j phi(., theta_j) + q_j <grad phi(., theta_j), b_j>), centred, with (p, q) = `scales`; lambda =
-    |K (a, b)|^2 is Rayleigh's quotient, from below, and rho = E (g(x) - g(before))^2 / (2 Var g) (centred) for the particles `before`
-    their move. `space` is that of the atoms. Raises nothing; zeros where M is zero.
+    K (a, b) = sum_j sigma_j (p_j a_j phi(., theta_j) + q_j <grad phi(., theta_j), b_j>), centred, with (p, q) =
+    `scales`. Rayleigh's quotient |K (a, b)|^2 is a lower bound of lambda.
+
+    Args:
+        feature: phi.
+        atoms: the m neurons.
+        scales: the factors (p, q), as `roots` returns them, (m,) each.
+        before: the particles before their move, (S, d).
+        x: the same particles after their move, (S, d).
+        direction: the unit direction (a, b), with shapes (m,) and (m, p).
+        space: the space of the neurons' positions.
+
+    Returns:
+        The next unit direction, lambda, and rho = E (g(x) - g(before))^2 / (2 Var g) with g = K (a, b). They are 0
+        where M is 0.
 
     >>> from dualebm.features import ReLU; from dualebm.spaces import Sphere
     >>> atoms, x = Atoms(jnp.eye(2), jnp.zeros(2), jnp.ones(2)), jnp.array([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
@@ -130,7 +160,7 @@ def power_iteration(
 
 def _unit(direction):
     a, b = direction
-    largest = jnp.maximum(jnp.max(jnp.abs(a)), jnp.max(jnp.abs(b)))  # so that squares do not underflow
+    largest = jnp.maximum(jnp.max(jnp.abs(a)), jnp.max(jnp.abs(b)))  # keeps the squares from underflow
     largest = jnp.where(largest > 0, largest, 1)
     a, b = a / largest, b / largest
     norm = jnp.sqrt(jnp.sum(a**2) + jnp.sum(b**2))
@@ -140,21 +170,25 @@ def _unit(direction):
 
 @dataclasses.dataclass(frozen=True)
 class Adaptive(Wrapper):
-    """`Dual` with its steps adapted in the first `warmup` iterations: no step need be guessed. A method as `methods.base` says.
+    """`Dual` with steps that adapt in the first `warmup` iterations, so that no step need be guessed.
 
-    Its rates are those of the method within: particle_step is where the particles begin; of the neuron steps only the ratio counts. A
-    schedule acts as ever: what it does to the rates is multiplied by the factors found (`adapted`), so that `annealing(warmup)` goes with
-    it. After the warm-up the factors are frozen, and the particles' chain for given atoms is exactly reversible again.
+    The rates are those of the wrapped method. `particle_step` is where the adaptation of the particles begins. Of the
+    neuron steps only the ratio counts. A schedule acts as usual: the rates that it returns are multiplied by the
+    adapted factors (see `adapted`), so that `annealing(warmup)` goes with it. After the warm-up the factors are frozen,
+    and for given neurons the particles' chain is exactly reversible again.
 
     Args:
         method: a `Dual`.
-        warmup: iterations in which steps adapt.
-        acceptance: of the particles' moves, to be reached, in (0, 1) (integrator "mala"); None leaves particle_step. A step on a sphere
-            stays within the bound of `Dual.check`, pi^2 / 2d, whatever the acceptance.
-        safety: in (0, 1]: the neuron steps go to lambda = min(2, safety (4 / rho - 2), 8 rho); None leaves them.
-        sample: at most so many particles tell lambda and rho.
+        warmup: the number of iterations in which the steps adapt.
+        acceptance: the target for the acceptance of the particles' moves, in (0, 1]. It needs the integrator "mala".
+            None leaves particle_step as it is. On a sphere the step stays within its bound pi^2 / 2d whatever the
+            acceptance.
+        safety: in (0, 1]. The neuron steps go to lambda = min(2, safety (4 / rho - 2), 8 rho). None leaves them as they
+            are.
+        sample: the largest number of particles from which lambda and rho are estimated, at least 2.
 
-    Raises ValueError naming the argument, its value and what is allowed.
+    Raises:
+        ValueError: a setting is not allowed. The message names it, its value and what is allowed.
 
     >>> from dualebm.training.simulate import start, step; from dualebm.spaces import Sphere
     >>> method, data = Adaptive(Dual(Sphere(3), neurons=8), warmup=4), Samples(jnp.eye(3))
@@ -184,10 +218,11 @@ class Adaptive(Wrapper):
             checks.number("safety", self.safety, positive=True, largest=1)
 
     def init(self, key: Key[Array, ""], rates: DualRates, data: Samples) -> AdaptiveState:
-        """The initial state of the method within, for the same key; neuron steps at half the quasi-static edge of full weights.
+        """Return the initial state of the wrapped method under the same key, with neuron steps at half the quasi-static
+        edge of full weights.
 
-        At the start particles are data and weights may be far below the budget, which they reach within a few steps: lambda, linear
-        in them, is taken as if the total variation were the radius.
+        At the start the particles are data points, and the weights may be far below the budget, which they reach within
+        a few steps. As lambda is linear in the weights, it is scaled to a total variation of `radius`.
         """
         inner = self.method.init(key, rates, data)
         dtype = data.points.dtype
@@ -202,8 +237,8 @@ class Adaptive(Wrapper):
             return state
         x = self._few(inner)
 
-        def iterate(_, found):
-            return self._iterate(inner.atoms, start, x, x, found[0])[:2]
+        def iterate(_, estimate):
+            return self._iterate(inner.atoms, start, x, x, estimate[0])[:2]
 
         direction, eigenvalue = jax.lax.fori_loop(0, START, iterate, (direction, zero))
         full = eigenvalue * jnp.maximum(start.radius / total_variation(inner.atoms), 1)
@@ -211,13 +246,13 @@ class Adaptive(Wrapper):
         return state._replace(direction=direction, eigenvalue=eigenvalue, log_neuron=jnp.log(factor))
 
     def paired(self, state: AdaptiveState) -> AdaptiveState:
-        """Which arrays are of the particles: see `Dual.paired`."""
+        """Mark the particles of the wrapped method, which are paired."""
         return jax.tree.map(lambda _: False, state)._replace(inner=self.method.paired(state.inner))
 
     def step(
         self, key: Key[Array, ""], state: AdaptiveState, rates: DualRates, data: Samples
     ) -> tuple[AdaptiveState, Info]:
-        """One iteration of the method within at the adapted rates; in the warm-up the factors then adapt."""
+        """Do one iteration of the wrapped method at the adapted rates, and adapt the factors during the warm-up."""
         inner, info = self.method.step(key, state.inner, self.adapted(state, rates), data)
         moved: Any = info.acceptance
 
@@ -246,7 +281,7 @@ class Adaptive(Wrapper):
         return state._replace(inner=inner), info
 
     def adapted(self, state: AdaptiveState, rates: DualRates) -> DualRates:
-        """The rates of the next step: particle_step and both neuron steps times the factors found so far; the others as they are."""
+        """Return the rates of the next step: the given rates with particle_step and both neuron steps multiplied by the adapted factors."""
         particle = jnp.minimum(rates.particle_step * jnp.exp(state.log_particle), self._longest())
         factor = jnp.exp(state.log_neuron)
         return rates._replace(
@@ -259,11 +294,14 @@ class Adaptive(Wrapper):
         return self.method.feature.parameter_space(self.method.space)
 
     def _longest(self) -> float:
-        """The space's largest particle step, a little less so that rounding stays within it."""
+        """The space's largest particle step, made a little smaller so that rounding stays within it."""
         return (1 - 1e-6) * self.method.space.largest_particle_step
 
     def _few(self, inner):
-        """Every k-th particle, at most `sample` of them: one block, whatever N. The same on all devices of a mesh axis."""
+        """Return every k-th particle as rows, at most `sample` of them.
+
+        They are one block whatever N is. Where several devices share the particles, all devices receive the same ones.
+        """
         d, count = inner.columns.shape
         axis = collectives.split_axis()
         if axis is None:

@@ -1,8 +1,9 @@
-"""log Z along any training, without bias: walkers that the training never sees follow its energy with Jarzynski's weights.
+"""log Z along any training, without bias: independent particles follow the energy of the training with Jarzynski's weights.
 
-The weights of walkers that also make the steps of the parameters are exact for a path of energies that does not depend on them; it does,
-and log Z comes out low by an amount that falls as one over the walkers. Given the path, walkers of their own have E e^A = Z / Z_0 exactly,
-whatever the method and however few they are, and the error told is that of log Z. They cost their moves, and two evaluations of the energy.
+The weights of particles that also make the steps of the parameters would be exact for a path of energies that does not
+depend on them. It does depend on them, and log Z comes out low by an error of order 1/N. Given the path, particles that
+the training never sees have E e^A = Z / Z_0 exactly, whatever the method and however few they are, and the standard
+error is that of log Z. They cost their moves and two evaluations of the energy in each iteration.
 """
 
 import dataclasses
@@ -20,11 +21,17 @@ from dualebm.methods.base import Info, Wrapper
 from dualebm.methods.jarzynski import warning_of_weights
 
 ASIDE = 2**31 - 1
-"""Folded into the key of a step for the walkers; no method draws with this number."""
+"""The number that makes the key of the independent particles from the key of a step. No method uses it."""
 
 
 class AuditedState(NamedTuple):
-    """inner, the state of the method within; columns (d, N), walkers that it does not see, and their weights."""
+    """The state of `Audited`.
+
+    Args:
+        inner: the state of the wrapped method.
+        columns: the N independent particles as the columns of an array, (d, N).
+        weights: the log weights of the independent particles, (N,), with what log Z needs besides.
+    """
 
     inner: Any
     columns: Float[Array, "d N"]
@@ -32,25 +39,30 @@ class AuditedState(NamedTuple):
 
     @property
     def particles(self) -> Float[Array, "N d"]:
-        """The particles of the method within, as rows."""
+        """The particles of the wrapped method as rows, (N', d)."""
         return self.inner.particles
 
     @property
     def step(self) -> Int[Array, ""]:
-        """The iterations done."""
+        """The number of iterations done."""
         return self.inner.step
 
 
 @dataclasses.dataclass(frozen=True)
 class Audited(Wrapper):
-    """A method, and walkers that know log Z of its energy.
+    """A method, with independent particles that follow log Z of its energy.
 
     Args:
-        method: any. walkers: N, even; at the start of its first model, exactly or by annealing.
-        moves: of each walker in an iteration, by MALA of `particle_step`; None for the space's default.
-        threshold: of the effective fraction, in (0, 1], below which the walkers are resampled (systematically).
+        method: any method.
+        walkers: the number N of independent particles, even. At the start they are samples of the first model, exact
+            where the energy has a sampler and else annealed.
+        moves: the number of MALA moves of each independent particle in an iteration.
+        particle_step: the time step of these moves, > 0. None for the space's default.
+        threshold: the effective fraction of the independent particles below which they are resampled (systematically),
+            in (0, 1].
 
-    Raises ValueError for what is not allowed.
+    Raises:
+        ValueError: a setting is not allowed. The message names it, its value and what is allowed.
 
     >>> from dualebm.training.simulate import start, step; from dualebm.methods.dual import Dual; from dualebm.spaces import Sphere
     >>> method, data = Audited(Dual(Sphere(3), neurons=8), walkers=100), Samples(jax.numpy.eye(3))
@@ -69,27 +81,27 @@ class Audited(Wrapper):
     def __post_init__(self):
         checks.count("walkers", self.walkers, 2)
         if self.walkers % 2:
-            raise ValueError(f"walkers is {self.walkers}; it must be even: walkers i and i + N/2 are a pair")
+            raise ValueError(f"walkers is {self.walkers}; it must be even: particles i and i + N/2 are a pair")
         checks.count("moves", self.moves)
         if self.particle_step is not None:
             checks.number("particle_step", self.particle_step, positive=True)
         checks.number("threshold", self.threshold, positive=True, largest=1)
 
     def check(self, rates, data: Samples) -> None:
-        """Raises the errors of the method, and ValueError where walkers of its first model cannot be drawn."""
+        """Raise the errors of the wrapped method, and ValueError where samples of its first model cannot be drawn."""
         super().check(rates, data)
         init = lambda: self.method.energy(self.method.init(jax.random.key(0), rates, data), rates, data)  # noqa: E731
         jarzynski.check_start(eqx.filter_eval_shape(init), self.space)
 
     def init(self, key: Key[Array, ""], rates, data: Samples) -> AuditedState:
-        """The start of the method under the same key, and walkers of its model."""
+        """Return the start of the wrapped method under the same key, with independent particles of its model."""
         inner = self.method.init(key, rates, data)
         energy = self.method.energy(inner, rates, data)
         x, weights = jarzynski.first_walkers(jax.random.fold_in(key, 1), energy, self.space, self.walkers)
         return AuditedState(inner, x, weights)
 
     def step(self, key: Key[Array, ""], state: AuditedState, rates, data: Samples) -> tuple[AuditedState, Info]:
-        """One iteration of the method, under the same key; then the walkers move under the energy that it found, and are weighted."""
+        """Do one iteration of the wrapped method under the same key, then move and weigh the independent particles."""
         inner, info = self.method.step(key, state.inner, rates, data)
         before, after = (self.method.energy(one, rates, data) for one in (state.inner, inner))
         resample_key, noise_key = jax.random.split(jax.random.fold_in(key, ASIDE))
@@ -100,20 +112,20 @@ class Audited(Wrapper):
         return AuditedState(inner, x, weights), info._replace(effective_fraction=effective)
 
     def log_partition(self, state: AuditedState) -> tuple[Float[Array, ""], Float[Array, ""]]:
-        """log Z and its standard error: see `flows.jarzynski.log_partition`."""
+        """Return log Z and its standard error by the independent particles (see `flows.jarzynski.log_partition`)."""
         return jarzynski.log_partition(state.weights)
 
     def paired(self, state: AuditedState) -> AuditedState | None:
-        """Which arrays hold the particles of the method and the walkers; None where the method's particles cannot be split."""
+        """Mark the particles of the wrapped method and the independent ones, and return None where the method's cannot be shared."""
         inner, none = self.method.paired(state.inner), jax.tree.map(lambda _: False, state)
         if inner is None:
             return None
         return AuditedState(inner, True, none.weights._replace(log_weights=True, ancestors=True))  # pyright: ignore[reportArgumentType]
 
     def resamplings(self, state: AuditedState) -> Int[Array, ""]:
-        """How often the walkers have been resampled."""
+        """Return how often the independent particles have been resampled."""
         return state.weights.resamplings
 
     def warning(self, state: AuditedState, info: Info) -> str | None:
-        """Say when the weights have collapsed to one walker."""
+        """Warn when the weights of the independent particles have collapsed to one of them."""
         return warning_of_weights(state.weights, info)
