@@ -1,1 +1,1 @@
-"""The training methods, one file each. Their contract is `dualebm.methods.base.Method`; the guide's "Your own method" builds one."""
+"""The training methods, one file each. `dualebm.methods.base.Method` is their contract; docs/your_own_method.md builds a method."""

@@ -128,8 +128,8 @@ class Method(abc.ABC):
     """A training method. Subclass it as a frozen dataclass with a field `space`, and define `rates`, `init`, `step` and `energy`.
 
     All other functions have a default, which a method overrides for what it has besides: particles, neurons, log Z,
-    warnings. Code that runs a method therefore never asks which method it is. The guide builds a method in 25 lines
-    (docs/guide.md, "Your own method").
+    warnings. Code that runs a method therefore never asks which method it is. The page
+    docs/your_own_method.md builds a method in 25 lines.
 
     >>> from dualebm.methods.dual import Dual; from dualebm.methods.score_matching import ScoreMatching; from dualebm.spaces import Sphere
     >>> isinstance(Dual(Sphere(3)), Method), ScoreMatching(Sphere(3)).samples(None) is None  # score matching has no particles

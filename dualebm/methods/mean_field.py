@@ -1,18 +1,20 @@
-"""The coupled equations themselves, of infinitely many neurons and particles (arXiv 2107.05134, eq. 6; Proposition 2).
+"""The coupled mean-field equations, for infinitely many neurons and particles (arXiv 2107.05134, eq. 6; Proposition 2).
 
     nu    d nu / dt = div(nu (grad f - grad log tau)) + Lap nu - p (nu - nu_n)
     gamma d gamma_s / dt = -s div(gamma_s grad F) + gamma_s (s F - K),   s = +1, -1
 
-with f = int phi d(gamma_+ - gamma_-), F = E_nu phi - E_data phi, and K what keeps the total variation within the radius. One iteration
-takes the time `particle_step` for nu and the neuron steps for gamma, in the order of Algorithm 1: the limit of `Dual` with N and m large,
-and small steps of its particles.
+with f = int phi d(gamma_+ - gamma_-) and F = E_nu phi - E_data phi. K keeps the total variation within the radius. One
+iteration takes the time `particle_step` for nu and the neuron steps for gamma, in the order of Algorithm 1. It is the
+limit of `Dual` for large N and m and small steps of the particles.
 
-Finite volumes on cells (`dualebm._internal.finite_volume`). nu flows through a face by the fluxes of Scharfetter and Gummel,
+The equations are solved by finite volumes on cells (see `dualebm._internal.finite_volume`). nu flows through a face by
+the fluxes of Scharfetter and Gummel,
 
-    conductance (B(f_j - f_i) nu_i / v_i - B(f_i - f_j) nu_j / v_j),   B(z) = z / (e^z - 1),
+    conductance (B(f_j - f_i) nu_i / v_i - B(f_i - f_j) nu_j / v_j),   B(z) = z / (e^z - 1).
 
-a jump process between cells that is reversible: mass is conserved to rounding, nothing becomes negative, and exp(-f) tau is stationary
-exactly. gamma is carried by upwind fluxes, conserved and positive too, and grows by exact exponentials.
+This is a reversible jump process between cells. Mass is conserved to rounding, nothing becomes negative, and exp(-f)
+tau is stationary exactly. gamma is carried by upwind fluxes, which are conservative and positive too, and grows by
+exact exponentials.
 """
 
 import dataclasses
@@ -33,11 +35,19 @@ from dualebm.methods.dual import DualRates
 from dualebm.spaces import Space
 
 SIGNS = ("half", "all_negative")
+"""The signs of the neurons at the start: half of the mass of each sign, or all of it negative."""
 
 
 class MeanFieldState(NamedTuple):
-    """particles' masses nu (K); neurons' masses gamma (2, M), of the signs + and -; start, the masses of the data (K); observed, E_data phi
-    at the neurons' cells (M); step."""
+    """The state of `MeanField`.
+
+    Args:
+        nu: the masses of the particles in the K cells, (K,).
+        gamma: the masses of the neurons of sign + and of sign - in the M cells, (2, M).
+        start: the masses of the data in the K cells, (K,).
+        observed: E_data phi at the centres of the neurons' cells, (M,).
+        step: the number of iterations done.
+    """
 
     nu: Float[Array, " K"]
     gamma: Float[Array, "2 M"]
@@ -48,16 +58,22 @@ class MeanFieldState(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class MeanField(Method):
-    """The mean-field equations on a grid.
+    """The mean-field equations of Algorithm 1 on a grid.
 
     Args:
-        space: Sphere(2), Torus(1) or Sphere(3), of the particles, and of a feature whose parameters live on one of these.
-        cells, neuron_cells: K and M.
-        signs: "half" and half, gamma of each sign at 1/2 in all; or "all_negative". Uniform at the start, of total variation 1, as `Dual`.
-        budget: keep the total variation within the radius.
-        substeps: of nu (explicit Euler steps), and of gamma's transport, in an iteration: `check` tells how many are needed.
+        space: the space of the particles: Sphere(2), Torus(1) or Sphere(3).
+        feature: phi. Its parameters must live on one of these spaces too.
+        cells: the number K of cells of the particles.
+        neuron_cells: the number M of cells of the neurons.
+        signs: "half", where gamma has the mass 1/2 of each sign at the start; or "all_negative". The mass is uniform,
+            of total variation 1.
+        budget: whether to keep the total variation within the radius.
+        substeps: the number of explicit Euler steps of nu, and of gamma's transport, in an iteration. `check` says how
+            many are needed.
 
-    Raises ValueError for a choice that does not exist, and for spaces without cells.
+    Raises:
+        ValueError: a setting is not allowed, or a space has no cells. The message names the setting, its value and what
+            is allowed.
 
     >>> from dualebm.training.simulate import start, step; from dualebm.spaces import Sphere
     >>> method, data = MeanField(Sphere(2), cells=64, neuron_cells=64), Samples(jnp.eye(2))
@@ -79,20 +95,20 @@ class MeanField(Method):
         checks.choice("signs", self.signs, SIGNS)
         for name in ("cells", "neuron_cells", "substeps"):
             checks.count(name, getattr(self, name))
-        _ = self.grids  # its errors
+        _ = self.grids  # raises for a space without cells
 
     @property
     def grids(self) -> tuple[Cells, Cells]:
-        """The cells of the particles and of the neurons."""
+        """The cells of the particles and the cells of the neurons."""
         return cells(self.space, self.cells), cells(self.feature.parameter_space(self.space), self.neuron_cells)
 
     @property
     def rates(self) -> DualRates:
-        """Steps in which the time of an iteration is short beside that of the flow: 0.01, and 0.1 of the neurons."""
+        """The default rates, 0.01 for the particles and 0.1 for the neurons: an iteration is short beside the time of the flow."""
         return DualRates(0.01, 0.1, 0.1)
 
     def check(self, rates: DualRates, data: Samples) -> None:
-        """Raises ValueError naming the argument, its value and what is allowed: also steps for which a mass could become negative."""
+        """Check the rates and the data, and that no mass can become negative with these steps and substeps."""
         super().check(rates, data)
         for name, limit in self.largest_steps(rates, data).items():
             value = float(getattr(rates, name))
@@ -104,11 +120,14 @@ class MeanField(Method):
                 )
 
     def largest_steps(self, rates: DualRates, data: Samples) -> dict[str, float]:
-        """The largest particle_step and transport_step with one substep: beyond them a mass could become negative."""
+        """Return the largest `particle_step` and `transport_step` for which one substep keeps all masses positive, by name.
+
+        The limits depend on `rates.radius` alone, and on the dtype of the data.
+        """
         points, neurons = self.grids
         x, theta = (jnp.asarray(grid.centres, data.points.dtype) for grid in (points, neurons))
         phi = np.asarray(self.feature(x, theta))
-        across = np.abs(phi[points.first] - phi[points.second]).max(axis=1)  # of f over a face, for each unit of total variation
+        across = np.abs(phi[points.first] - phi[points.second]).max(axis=1)  # largest jump of f over a face, per unit of total variation
         over = np.abs(phi[:, neurons.first] - phi[:, neurons.second]).max(axis=0)
         return {
             "particle_step": 1 / _fastest(points, 1 + float(rates.radius) * across),
@@ -116,7 +135,7 @@ class MeanField(Method):
         }
 
     def init(self, key: Key[Array, ""], rates: DualRates, data: Samples) -> MeanFieldState:
-        """nu at the data, in their cells; gamma uniform. Draws nothing."""
+        """Return nu at the data, in their cells, and a uniform gamma. Nothing is drawn."""
         del key, rates
         neurons, dtype = self.grids[1], data.points.dtype
         start = jnp.zeros(self.cells, dtype).at[self.cell_of(data.points)].add(data.weights)
@@ -126,12 +145,12 @@ class MeanField(Method):
         return MeanFieldState(start, gamma, start, observed, jnp.int32(0))
 
     def cell_of(self, x: Float[Array, "n d"]) -> Int[Array, " n"]:
-        """The cell of each point: that whose centre is nearest."""
+        """Return the number of the cell of each point x (n, d), as integers (n,): the cell with the nearest centre."""
         centres = jnp.asarray(self.grids[0].centres, x.dtype)
         return self.space.nearest(x, centres)
 
     def step(self, key: Key[Array, ""], state: MeanFieldState, rates: DualRates, data: Samples) -> tuple[MeanFieldState, Info]:
-        """One iteration, as in Algorithm 1: restart, nu, then F of the moved nu, reaction where the mass is, transport, budget."""
+        """Do one iteration in the order of Algorithm 1: restart, nu, F of the new nu, reaction, transport, budget."""
         del key
         points, neurons = self.grids
         dtype = state.nu.dtype
@@ -150,13 +169,13 @@ class MeanField(Method):
         return state._replace(nu=nu, gamma=gamma, step=state.step + 1), Info()
 
     def energy(self, state: MeanFieldState, rates: DualRates, data: Samples) -> Shallow:
-        """f = int phi d(gamma_+ - gamma_-), as M neurons at the centres of the cells."""
+        """Return f = int phi d(gamma_+ - gamma_-), as M neurons at the centres of the cells."""
         del rates, data
         charges = self.neuron_cells * (state.gamma[0] - state.gamma[1])
         return Shallow(self.feature, jnp.asarray(self.grids[1].centres, charges.dtype), charges)
 
     def diverged(self, state: MeanFieldState) -> Int[Array, ""]:
-        """NO_WEIGHT where the total variation is 0."""
+        """Return `NO_WEIGHT` where the total variation is 0."""
         return jnp.where(jnp.sum(state.gamma) == 0, Divergence.NO_WEIGHT, Divergence.NONE).astype(jnp.int32)
 
 
@@ -164,7 +183,7 @@ class MeanField(Method):
 
 
 def _fastest(grid: Cells, factor: np.ndarray) -> float:
-    """The largest rate at which mass can leave a cell, for factors of the faces."""
+    """Return the largest rate at which mass can leave a cell, with a factor for each face."""
     out = np.zeros(len(grid.shares))
     for side in (grid.first, grid.second):
         np.add.at(out, side, grid.conductance * factor)
@@ -172,7 +191,7 @@ def _fastest(grid: Cells, factor: np.ndarray) -> float:
 
 
 def bernoulli(z: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """B(z) = z / (e^z - 1), 1 at 0.
+    """Return the Bernoulli function B(z) = z / (e^z - 1) of each element, which is 1 at z = 0.
 
     >>> [round(float(b), 4) for b in bernoulli(jnp.array([0.0, 1.0, -1.0]))]
     [1.0, 0.582, 1.582]
@@ -182,32 +201,35 @@ def bernoulli(z: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     return jnp.where(small, 1 - z / 2 + z**2 / 12, safe / jnp.expm1(safe))
 
 
-def _moved(grid: Cells, mass, there, back, step, substeps: int):
-    """Explicit steps of dm_i/dt = what comes over the faces of i less what goes, per mass `there` from first to second and `back`."""
+def _moved(grid: Cells, mass, forward, backward, step, substeps: int):
+    """Do explicit Euler steps of the masses, which flow over the faces.
+
+    Per unit of mass, `forward` is the rate from the first cell of a face to the second, and `backward` the rate in the
+    other direction.
+    """
 
     def body(_, mass):
-        flux = step / substeps * (there * mass[grid.first] - back * mass[grid.second])
+        flux = step / substeps * (forward * mass[grid.first] - backward * mass[grid.second])
         return mass.at[grid.first].add(-flux).at[grid.second].add(flux)
 
     return jax.lax.fori_loop(0, substeps, body, mass)
 
 
 def _diffuse(grid: Cells, nu, f, step, substeps: int):
-    """The Fokker-Planck equation of an energy f that stays, for a time `step`."""
+    """Solve the Fokker-Planck equation of a fixed energy f for a time `step`."""
     dtype = nu.dtype
     conductance, share = (jnp.asarray(a, dtype) for a in (grid.conductance, grid.shares))
     rise = f[grid.second] - f[grid.first]
-    there = conductance * bernoulli(rise) / share[grid.first]
-    back = conductance * bernoulli(-rise) / share[grid.second]
-    return _moved(grid, nu, there, back, step, substeps)
+    forward = conductance * bernoulli(rise) / share[grid.first]
+    backward = conductance * bernoulli(-rise) / share[grid.second]
+    return _moved(grid, nu, forward, backward, step, substeps)
 
 
 def _carry(grid: Cells, mass, potential, step, substeps: int):
-    """Transport along the gradient of a potential, upwind."""
+    """Transport the masses along the gradient of a potential, upwind, for a time `step`."""
     dtype = mass.dtype
     conductance, share = (jnp.asarray(a, dtype) for a in (grid.conductance, grid.shares))
     rise = potential[grid.second] - potential[grid.first]
-    there = conductance * jnp.maximum(rise, 0) / share[grid.first]
-    back = conductance * jnp.maximum(-rise, 0) / share[grid.second]
-    return _moved(grid, mass, there, back, step, substeps)
-
+    forward = conductance * jnp.maximum(rise, 0) / share[grid.first]
+    backward = conductance * jnp.maximum(-rise, 0) / share[grid.second]
+    return _moved(grid, mass, forward, backward, step, substeps)

@@ -1,4 +1,4 @@
-"""The settings of arXiv 2107.05134: `Dual` as its text and as its authors' program have it, and rates in either convention."""
+"""The settings of arXiv 2107.05134: `Dual` as the paper's text and as its authors' program have it, and rates in either convention."""
 
 from dualebm._internal import checks
 from dualebm.methods.dual import Dual, DualRates
@@ -6,9 +6,14 @@ from dualebm.spaces import Space
 
 
 def text(space: Space, **changes) -> Dual:
-    """The preset of the paper's text: i.i.d. noise, random signs, weights uniform in [0, 1) times the radius, projected steps.
+    """Return `Dual` with the settings of the paper's text: i.i.d. noise, random signs, projected steps.
 
-    N = 2n particles need `particles=2 * n`; the default is two copies of the data. `changes` replace fields of `Dual`.
+    The weights are uniform in [0, 1) times the radius. The default number of particles is 2 n, at two copies of the
+    data.
+
+    Args:
+        space: the space of the data and the particles.
+        **changes: other fields of `Dual`, such as `particles`.
 
     >>> from dualebm.spaces import Sphere
     >>> text(Sphere(15), particles=200_000).noise
@@ -19,9 +24,14 @@ def text(space: Space, **changes) -> Dual:
 
 
 def program(space: Space, **changes) -> Dual:
-    """The preset of the authors' program: antithetic noise, two copies of the data, all signs -1, weights 1, projected steps.
+    """Return `Dual` with the settings of the authors' program: antithetic noise, two copies of the data, all signs -1,
+    weights 1, projected steps.
 
-    `changes` replace fields of `Dual`; the rates of the archived runs are `program_rates`.
+    `program_rates` returns the rates of the archived runs.
+
+    Args:
+        space: the space of the data and the particles.
+        **changes: other fields of `Dual`, such as `restart_every`.
 
     >>> from dualebm.spaces import Sphere
     >>> program(Sphere(15), restart_every=40).integrator
@@ -33,11 +43,25 @@ def program(space: Space, **changes) -> Dual:
 def rates_from_paper(
     step_size: float, ratio: float, beta: float, restart_probability: float = 0.0, scale: str = "fast"
 ) -> DualRates:
-    """Rates from the text's s, alpha, beta (unit ball): particle_step s_x / beta, neuron steps s_theta, radius beta.
+    """Return the rates for the step size s, the ratio alpha and the inverse temperature beta of the paper's text, whose
+    ball has radius 1.
 
-    With scale="particle" s_x = s and s_theta = s alpha (Algorithm 1). With scale="fast" s is the step of the faster process (Section 5):
-    s_x = s / max(alpha, 1), s_theta = s min(alpha, 1). Weights are beta times the text's: use `weight_unit="radius"`.
-    Raises ValueError for s <= 0, alpha < 0, beta <= 0 or not finite.
+    They are particle_step s_x / beta, both neuron steps s_theta, and radius beta. Weights are beta times those of the
+    text: use `weight_unit="radius"`.
+
+    Args:
+        step_size: s > 0.
+        ratio: alpha >= 0, the ratio of the neurons' step to the particles' step.
+        beta: the inverse temperature, > 0.
+        restart_probability: p_R in [0, 1].
+        scale: what s is: "particle", for s_x = s and s_theta = s alpha (Algorithm 1); or "fast", the step of the faster
+            process, for s_x = s / max(alpha, 1) and s_theta = s min(alpha, 1) (Section 5).
+
+    Returns:
+        The rates in the convention of this package, where the temperature is 1.
+
+    Raises:
+        ValueError: an argument is not finite or out of its bounds.
 
     >>> rates_from_paper(0.2, 1.0, 10.0)
     DualRates(particle_step=0.02, transport_step=0.2, reaction_step=0.2, restart_probability=0.0, radius=10.0)
@@ -53,9 +77,19 @@ def rates_from_paper(
 
 
 def rates_from_program(hx: float, hz: float, hw: float, budget: float) -> DualRates:
-    """Rates from the program's hx, hz, hw and budget, which is the core convention itself.
+    """Return the rates for the parameters of the authors' program, whose convention is that of this package.
 
-    Raises ValueError for hx <= 0, hz < 0, hw < 0, budget <= 0 or not finite.
+    Args:
+        hx: the particle step, > 0.
+        hz: the step of the neurons' positions, >= 0.
+        hw: the step of the logarithms of the neurons' weights, >= 0.
+        budget: the largest total variation, > 0.
+
+    Returns:
+        The rates, with restart probability 0.
+
+    Raises:
+        ValueError: an argument is not finite or out of its bounds.
 
     >>> rates_from_program(0.02, 0.2, 0.2, 10.0).transport_step
     0.2
@@ -68,9 +102,18 @@ def rates_from_program(hx: float, hz: float, hw: float, budget: float) -> DualRa
 
 
 def program_rates(restart_every: int | None = None, neuron_step: float = 0.2, hx: float = 0.02) -> DualRates:
-    """The rates of the archived runs: hz = hw = neuron_step (1 + 0.1 / (k hx)) with k = `restart_every`, budget 10.
+    """Return the rates of the authors' archived runs, whose budget is 10.
 
-    `neuron_step` is 0.2 in 15 dimensions and 0.04 in 3.
+    The neuron steps are hz = hw = neuron_step (1 + 0.1 / (k hx)) for restarts in every k-th iteration, and
+    `neuron_step` without restarts.
+
+    Args:
+        restart_every: k. None for no restarts.
+        neuron_step: 0.2 in the archived runs in 15 dimensions, and 0.04 in those in 3.
+        hx: the particle step, > 0.
+
+    Returns:
+        The rates, with restart probability 0.
 
     >>> round(program_rates(restart_every=1).transport_step, 6)
     1.2
@@ -80,4 +123,4 @@ def program_rates(restart_every: int | None = None, neuron_step: float = 0.2, hx
 
 
 PRESETS = {"text": text, "program": program, "default": Dual}
-"""The presets by name; "default" is our own."""
+"""The presets by name. "default" has the default settings of this package."""

@@ -1,4 +1,4 @@
-"""The methods of this package by name: the one list from which the command line, the docs and the tests take them."""
+"""The methods of this package by name. The command line, the docs and the tests take them from this one list."""
 
 import importlib
 import inspect
@@ -14,8 +14,8 @@ from dualebm.methods.base import Method, Wrapper
 def by_name() -> dict[str, type[Method]]:
     """Return the training methods of this package, by the name of the class in lower case with underscores.
 
-    Every module of `dualebm.methods` is looked through, so that a new file is found by itself. Wrappers, which need a method, and classes
-    whose name begins with an underscore are left out.
+    It searches every module of `dualebm.methods`, so that a new file needs no entry. It leaves out wrappers, which need
+    another method, abstract classes, and classes whose name begins with an underscore.
 
     >>> by_name()["dual"].__name__, "audited" in by_name()
     ('Dual', False)

@@ -1,16 +1,18 @@
-"""Score matching as a flow of the neurons alone: Algorithm 1 with restarts at every instant (arXiv 2107.05134, Section 4 and Appendix G).
+"""Score matching as a flow of the neurons alone: Algorithm 1 with restarts at every instant (arXiv 2107.05134, Section 4
+and Appendix G).
 
     transport   theta_j <- theta_j - h_theta sigma_j grad V(theta_j)
     reaction    w_j <- w_j exp(-h_w sigma_j V(theta_j)), V at the old theta_j
     budget      w <- w radius / max(mean w, radius)
 
-with V(theta) = E_data[<grad phi, grad f> - Lap phi - <grad phi, grad log tau>] and f = (1/m) sum_j sigma_j w_j phi(., theta_j), at
-temperature 1: V is the derivative in gamma of the loss L(gamma) = E_data[|grad f|^2 / 2 - Lap f - <grad f, grad log tau>], gradients and
-Laplacian along the space. There are no particles. In Algorithm 1 with all particles restarted at the data in every iteration the witness is
-F = -h_x V + O(h_x^2), so that its neuron steps are h_x times those here.
+with f = (1/m) sum_j sigma_j w_j phi(., theta_j) at temperature 1, and V(theta) = E_data[<grad phi, grad f> - Lap phi -
+<grad phi, grad log tau>]. V is the derivative in gamma of the loss L(gamma) = E_data[|grad f|^2 / 2 - Lap f - <grad f,
+grad log tau>], with gradients and Laplacian along the space. There are no particles. When Algorithm 1 restarts all
+particles at the data in every iteration, its witness is F = -h_x V + O(h_x^2), so that its neuron steps are h_x times
+the steps of this flow.
 
-The Laplacian of a ReLU is a point mass on its kink. It is seen as particles see it that move for a time h from the data, averaged over
-that time: see `smoothed_relu`.
+The Laplacian of a ReLU is a point mass on its kink. This flow uses the average that particles see which move for a time
+h from the data (see `smoothed_relu`).
 """
 
 import dataclasses
@@ -34,7 +36,13 @@ from dualebm.spaces import Space
 
 
 class ScoreMatchingRates(NamedTuple):
-    """transport_step h_theta >= 0; reaction_step h_w >= 0; radius > 0 of the ball."""
+    """The scalars of `ScoreMatching`.
+
+    Args:
+        transport_step: h_theta >= 0, the step of the neurons' positions.
+        reaction_step: h_w >= 0, the step of the logarithms of the neurons' weights.
+        radius: the largest total variation of the neurons, > 0.
+    """
 
     transport_step: NonNegative
     reaction_step: NonNegative
@@ -42,7 +50,12 @@ class ScoreMatchingRates(NamedTuple):
 
 
 class ScoreMatchingState(NamedTuple):
-    """atoms (m); step, the iterations done."""
+    """The state of `ScoreMatching`.
+
+    Args:
+        atoms: the m neurons.
+        step: the number of iterations done.
+    """
 
     atoms: Atoms
     step: Int[Array, ""]
@@ -56,13 +69,20 @@ class ScoreMatching(Method):
     """The flow of the score matching loss over the ball.
 
     Args:
-        space: where the data live.
-        feature: phi; smooth, or a ReLU, whose kink is smoothed where its power is 1 or 2.
-        neurons: m.
-        smoothing: h, for such a ReLU alone: the time over which its Laplacian is averaged; None for the space's `default_particle_step`.
-        signs, weights, weight_unit, weight_update, budget: as for `Dual`.
+        space: the space of the data.
+        feature: phi, a smooth feature or a ReLU. The kink of a ReLU of power 1 or 2 is smoothed.
+        neurons: the number m of neurons.
+        smoothing: h > 0, the time over which the Laplacian of such a ReLU is averaged. None for the space's
+            `default_particle_step`, and for all other features.
+        signs: the signs sigma_j: "half" of each sign, "random", or "all_negative".
+        weights: the weights w_j at the start, in the unit `weight_unit`: all "one", or "uniform" in [0, 1).
+        weight_unit: the unit of the weights at the start: "one" or the "radius".
+        weight_update: "multiplicative", or "additive", which cuts weights at zero and counts the cuts.
+        budget: whether to keep the total variation within the radius.
 
-    Raises ValueError for a choice that does not exist, and for a smoothing of a feature that needs none.
+    Raises:
+        ValueError: a setting is not allowed, or `smoothing` is given for a feature that needs none. The message names
+            the setting, its value and what is allowed.
 
     >>> from dualebm.spaces import Sphere; from dualebm.training.simulate import start, step
     >>> method, data = ScoreMatching(Sphere(3), neurons=8), Samples(jnp.eye(3))
@@ -93,16 +113,16 @@ class ScoreMatching(Method):
 
     @property
     def rates(self) -> ScoreMatchingRates:
-        """The default rates: 0.024, the neuron step 1.2 times the particle step 0.02 of the authors' program at p_R = 1."""
+        """The default rates: 0.024, the neuron step 1.2 of the authors' program at p_R = 1 times its particle step 0.02."""
         return ScoreMatchingRates(0.024, 0.024)
 
     def check(self, rates: ScoreMatchingRates, data: Samples) -> None:
-        """Raises ValueError naming the argument, its value and what is allowed."""
+        """Check the rates and the data, and that the feature goes with the space."""
         super().check(rates, data)
         self.feature.parameter_space(self.space)
 
     def init(self, key: Key[Array, ""], rates: ScoreMatchingRates, data: Samples) -> ScoreMatchingState:
-        """Atoms as those of `Dual` under the same key."""
+        """Return the neurons that `Dual` starts with under the same key."""
         position_key, sign_key, weight_key, _ = jax.random.split(key, 4)
         unit, dtype = 1 if self.weight_unit == "one" else rates.radius, data.points.dtype
         keys, parameters = (position_key, sign_key, weight_key), self.feature.parameter_space(self.space)
@@ -112,7 +132,7 @@ class ScoreMatching(Method):
     def step(
         self, key: Key[Array, ""], state: ScoreMatchingState, rates: ScoreMatchingRates, data: Samples
     ) -> tuple[ScoreMatchingState, Info]:
-        """One iteration; it draws nothing."""
+        """Do one iteration. Nothing is drawn."""
         del key
         width = self.space.default_particle_step if self.smoothing is None else self.smoothing
         witness = jax.tree.map(jnp.negative, derivative(self.feature, self.space, state.atoms, data, width))
@@ -124,17 +144,17 @@ class ScoreMatching(Method):
         return ScoreMatchingState(atoms, state.step + 1), Info(clipped=clipped)
 
     def energy(self, state: ScoreMatchingState, rates: ScoreMatchingRates, data: Samples) -> Shallow:
-        """f = (1/m) sum_j sigma_j w_j phi(., theta_j)."""
+        """Return the energy f = (1/m) sum_j sigma_j w_j phi(., theta_j)."""
         del rates, data
         return from_atoms(self.feature, state.atoms)
 
     def diverged(self, state: ScoreMatchingState) -> Int[Array, ""]:
-        """NO_WEIGHT where the total variation is 0."""
+        """Return `NO_WEIGHT` where the total variation is 0."""
         dead = jnp.isneginf(log_total_variation(state.atoms))
         return jnp.where(dead, Divergence.NO_WEIGHT, Divergence.NONE).astype(jnp.int32)
 
     def atoms(self, state: ScoreMatchingState) -> Atoms:
-        """The neurons."""
+        """Return the neurons."""
         return state.atoms
 
 
@@ -142,16 +162,26 @@ class ScoreMatching(Method):
 
 
 def kinked(feature: Feature) -> bool:
-    """Whether the slope of a feature jumps, or its curvature, whose derivative the gradient of V has."""
+    """Return whether a feature needs smoothing: whether its slope or its curvature jumps.
+
+    The gradient of V contains the derivative of the curvature.
+    """
     return isinstance(feature, ReLU) and feature.power in (1, 2)
 
 
 def smoothed_relu(t: Float[Array, "*shape"], variance: Float[Array, "*#shape"]) -> tuple[Float[Array, "*shape"], Float[Array, "*shape"]]:
-    """Slope and curvature of max(t, 0), smoothed by a Gaussian in t whose variance s is uniform on (0, v).
+    """Return the slope and the curvature of max(t, 0), smoothed by a Gaussian in t whose variance s is uniform on (0, v).
 
-    The curvature is k(t) = (1/v) int_0^v N(t; 0, s) ds = (sqrt(2 v / pi) exp(-t^2 / 2v) - |t| erfc(|t| / sqrt(2v))) / v, and the slope its
-    integral Phi(t / sqrt v) + t k(t) / 2. A particle that diffuses for a time h from the data has v = 2 h |a|^2, a the part of theta along
-    the space.
+    The curvature is k(t) = (1/v) int_0^v N(t; 0, s) ds = (sqrt(2 v / pi) exp(-t^2 / 2v) - |t| erfc(|t| / sqrt(2v))) /
+    v. The slope is its integral Phi(t / sqrt v) + t k(t) / 2. A particle that diffuses for a time h from the data has v
+    = 2 h |a|^2, with a the part of theta along the space.
+
+    Args:
+        t: the arguments <theta_j, x_i>, of any shape.
+        variance: v > 0, of a shape that broadcasts to that of t.
+
+    Returns:
+        The slope and the curvature, each of the shape of t.
 
     >>> slope, curvature = smoothed_relu(jnp.array([0.0, 9.0]), jnp.ones(2))
     >>> slope.tolist(), [round(c, 4) for c in curvature.tolist()]
@@ -164,7 +194,19 @@ def smoothed_relu(t: Float[Array, "*shape"], variance: Float[Array, "*#shape"]) 
 
 
 def operator(feature: Feature, space: Space, theta: Float[Array, "m p"], x: Float[Array, "B d"], force: Float[Array, "B d"], width: Scalar):
-    """<grad phi, force> - Lap phi along the space at points x with tangent vectors `force`: (B, m)."""
+    """Return <grad phi, force> - Lap phi along the space, for all pairs of points and neurons.
+
+    Args:
+        feature: phi. The kink of a ReLU of power 1 or 2 is smoothed.
+        space: the space of the points.
+        theta: the positions theta_j of the neurons, (m, p).
+        x: points of the space, (B, d).
+        force: tangent vectors at the points, (B, d).
+        width: the time h of the smoothing. Only ReLUs of power 1 or 2 use it.
+
+    Returns:
+        The values for point i and neuron j, (B, m).
+    """
     d = space.dimension
     product = lambda a, b: jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)  # noqa: E731
     if isinstance(feature, Ridge):
@@ -174,7 +216,7 @@ def operator(feature: Feature, space: Space, theta: Float[Array, "m p"], x: Floa
         square = space.tangential_square(inner, jnp.sum(along**2, axis=1)[None])  # |grad t|^2
         if kinked(feature):
             slope, curvature = smoothed_relu(t, 2 * width * jnp.maximum(square, jnp.finfo(t.dtype).eps))
-            if feature == ReLU(2, feature.bias):  # of max(t, 0)^2 the curvature is twice the slope of max(t, 0)
+            if feature == ReLU(2, feature.bias):  # the curvature of max(t, 0)^2 is twice the slope of max(t, 0)
                 slope, curvature = feature.slope(t), 2 * slope
         else:
             slope, curvature = feature.slope(t), feature.curvature(t)
@@ -191,9 +233,19 @@ def operator(feature: Feature, space: Space, theta: Float[Array, "m p"], x: Floa
 
 
 def derivative(feature: Feature, space: Space, atoms: Atoms, data: Samples, width: Scalar, self_interaction: float = 1.0) -> Sums:
-    """V(theta_j) = E_data[<grad phi, grad f> - Lap phi - <grad phi, grad log tau>] and its gradient in theta_j: (m,), (m, p).
+    """Return V(theta_j) = E_data[<grad phi, grad f> - Lap phi - <grad phi, grad log tau>] and its gradient in theta_j,
+    with f held fixed.
 
-    The gradient is that with f held fixed. self_interaction: a factor of grad f; 1/2 makes (1/m) sum_j sigma_j w_j V_j the loss.
+    Args:
+        feature: phi.
+        space: the space of the data, with the base measure tau.
+        atoms: the m neurons.
+        data: the data points, (n, d).
+        width: the time h of the smoothing.
+        self_interaction: a factor of grad f. With 1/2, (1/m) sum_j sigma_j w_j V(theta_j) is the loss.
+
+    Returns:
+        V at the positions of the neurons, (m,), and its gradient, (m, p).
 
     >>> from dualebm.spaces import Euclidean
     >>> from dualebm.features import Softplus
@@ -221,5 +273,16 @@ def derivative(feature: Feature, space: Space, atoms: Atoms, data: Samples, widt
 
 
 def loss(feature: Feature, space: Space, atoms: Atoms, data: Samples, width: Scalar) -> Float[Array, ""]:
-    """L(gamma) = E_data[|grad f|^2 / 2 - Lap f - <grad f, grad log tau>], with the Laplacian of a ReLU as in `derivative`."""
+    """Return the loss L(gamma) = E_data[|grad f|^2 / 2 - Lap f - <grad f, grad log tau>].
+
+    Args:
+        feature: phi.
+        space: the space of the data, with the base measure tau.
+        atoms: the m neurons, which define gamma.
+        data: the data points, (n, d).
+        width: the time h over which the Laplacian of a ReLU is averaged.
+
+    Returns:
+        The loss, a scalar.
+    """
     return jnp.mean(coefficients(atoms) * derivative(feature, space, atoms, data, width, 0.5)[0])

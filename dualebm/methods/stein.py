@@ -1,8 +1,9 @@
 """Two-layer networks trained by Stein discrepancies, active (F1) or lazy (F2), without samples of the model or log Z (arXiv 2104.07531).
 
-`KernelStein` descends KSD^2 of the data (see `dualebm.stein`); `NetworkStein` descends SD^2 / 2 of F1, against d critics that are drawn
-anew in each iteration and ascend. Both by the steps of `flows.two_layer`. In the lazy regime KSD^2 is quadratic in the coefficients: as
-the V-statistic it is convex, as the U-statistic of few data it is not, and may have no least value without weight decay.
+`KernelStein` descends the squared kernelised Stein discrepancy KSD^2 of the data (see `dualebm.stein`). `NetworkStein`
+descends SD^2 / 2 of F1, against d critics that are drawn anew in each iteration and ascend. Both take the steps of
+`flows.two_layer`. In the lazy regime KSD^2 is quadratic in the coefficients. The V-statistic is convex. The U-statistic
+of few data is not, and may have no least value without weight decay.
 """
 
 import dataclasses
@@ -25,7 +26,13 @@ from dualebm.spaces import Space
 
 
 class SteinState(NamedTuple):
-    """neurons, the network; optimiser, its state; step, the iterations done."""
+    """The state of `KernelStein` and of `NetworkStein`.
+
+    Args:
+        neurons: the network, with m coefficients and positions (m, p).
+        optimiser: the state of the optimiser.
+        step: the number of iterations done.
+    """
 
     neurons: Shallow
     optimiser: Any
@@ -34,7 +41,7 @@ class SteinState(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class _Stein(Method):
-    """What both methods have in common; a subclass has `loss`."""
+    """The part that both methods share. A subclass defines `loss`."""
 
     space: Space
     feature: Feature = ReLU()
@@ -52,35 +59,44 @@ class _Stein(Method):
 
     @property
     def rates(self) -> NetworkRates:
-        """The default rates."""
+        """The default rates of a two-layer network."""
         return NetworkRates()
 
     def init(self, key: Key[Array, ""], rates: NetworkRates, data: Samples) -> SteinState:
-        """The network as `flows.two_layer.network` starts it."""
+        """Return the network as `flows.two_layer.network` starts it."""
         del rates
         dtype = data.points.dtype
         network = two_layer.network(key, self.feature, self.space, self.neurons, self.regime, self.initial_scale, dtype)
         return SteinState(network, two_layer.start(self.optimiser, network), jnp.int32(0))
 
     def loss(self, key, samples: Samples, scores: Float[Array, "n d"]) -> tuple[Float[Array, ""], Float[Array, "n d"]]:
-        """What is recorded, and the gradient in the scores of what is descended."""
+        """Return the discrepancy that is recorded, and the gradient of the loss in the scores.
+
+        Args:
+            key: a random key.
+            samples: n points of the data.
+            scores: the scores of the model at the points, (n, d).
+
+        Returns:
+            A scalar, and the gradient (n, d).
+        """
         raise NotImplementedError
 
     def step(self, key: Key[Array, ""], state: SteinState, rates: NetworkRates, data: Samples) -> tuple[SteinState, Info]:
-        """One iteration; the key belongs to this step alone."""
+        """Do one iteration: the batch, the gradient of the loss and the step of the network."""
         batch_key, loss_key = jax.random.split(key)
         network, samples = state.neurons, data
         if self.batch is not None:
             samples = Samples(data.points[initialise.draw_indices(batch_key, data, (self.batch,))])
         value, slopes = self.loss(loss_key, samples, stein.score(network, self.space, samples.points))
-        found = stein.pull_back(network, self.space, samples.points, self.neurons * slopes)
+        gradient = stein.pull_back(network, self.space, samples.points, self.neurons * slopes)
         network, optimiser = two_layer.descend(
-            self.optimiser, self.regime, network, (found.coefficients, found.positions), state.optimiser, rates
+            self.optimiser, self.regime, network, (gradient.coefficients, gradient.positions), state.optimiser, rates
         )
         return SteinState(network, optimiser, state.step + 1), Info(discrepancy=value)
 
     def energy(self, state: SteinState, rates: NetworkRates, data: Samples) -> Shallow:
-        """f = (1/m) sum_j w_j phi(., theta_j)."""
+        """Return the energy f = (1/m) sum_j w_j phi(., theta_j)."""
         del rates, data
         return state.neurons
 
@@ -90,11 +106,21 @@ class KernelStein(_Stein):
     """A two-layer network trained by the kernelised Stein discrepancy.
 
     Args:
-        space: a sphere or a Euclidean space. feature, neurons, regime, optimiser, initial_scale: as for `Likelihood`.
-        batch: data points drawn for each iteration, with replacement; None for all.
-        kernel: with derivatives: RBF, ArcCosine. statistic: "U", the program's, or "V".
+        space: the space of the data: a sphere or a Euclidean space.
+        feature: phi, a ridge feature. Its positions need not be unit vectors.
+        neurons: the number m of neurons.
+        regime: "active", where coefficients and positions move, or "lazy", where only the coefficients do.
+        optimiser: "gradient", "adam", "momentum" or "rms".
+        initial_scale: in the active regime, the variance of the coefficients and of the components of the positions at
+            the start.
+        batch: the number of data points drawn in each iteration, with replacement. None for all data.
+        kernel: a kernel with derivatives: `kernels.RBF`, `kernels.ArcCosine`, or your own with a method `derivatives`.
+        statistic: the estimator of KSD^2: "U", over pairs of different points (the authors' program), or "V", over all
+            pairs.
 
-    Raises ValueError for choices that do not exist, another space, and a kernel without derivatives.
+    Raises:
+        ValueError: a setting is not allowed, or the kernel has no derivatives. The message names the setting, its value
+            and what is allowed.
 
     >>> from dualebm.training.simulate import start, step; from dualebm.spaces import Sphere
     >>> method, data = KernelStein(Sphere(3), neurons=8), Samples(jnp.eye(3))
@@ -112,29 +138,48 @@ class KernelStein(_Stein):
         stein.check_kernel(self.kernel)
         checks.choice("statistic", self.statistic, stein.STATISTICS)
         if self.statistic == "U" and self.batch == 1:
-            raise ValueError("batch is 1 and statistic 'U', which is over pairs; it must be at least 2")
+            raise ValueError("batch is 1 and statistic is 'U', which is over pairs; batch must be at least 2")
 
     def check(self, rates: NetworkRates, data: Samples) -> None:
-        """Raises ValueError naming the argument, its value and what is allowed."""
+        """Check the rates and the data, of which the U-statistic needs at least two points."""
         super().check(rates, data)
         stein.check_samples("data", data, self.space, self.statistic)
 
     def loss(self, key, samples, scores):
-        """KSD^2 and its gradient."""
+        """Return KSD^2 and its gradient in the scores.
+
+        Args:
+            key: not used.
+            samples: n points of the data.
+            scores: the scores of the model at the points, (n, d).
+
+        Returns:
+            A scalar, and the gradient (n, d).
+        """
         del key
         return stein.kernelised(self.kernel, self.space, samples, scores, self.statistic)
 
 
 @dataclasses.dataclass(frozen=True)
 class NetworkStein(_Stein):
-    """A two-layer network trained by the F1 Stein discrepancy: descent of SD^2 / 2 against the ascent of critics.
+    """A two-layer network trained by the F1 Stein discrepancy SD: descent of SD^2 / 2 against the ascent of critics.
 
     Args:
-        space, feature, neurons, regime, optimiser, initial_scale, batch: as for `KernelStein`.
-        critics: neurons of each of the d critics. critic_steps: of their ascent, in each iteration from a new start.
-        normalisation: "exact", or the authors' "program" (see `stein.normalised`).
+        space: the space of the data: a sphere or a Euclidean space.
+        feature: phi, a ridge feature. Its positions need not be unit vectors.
+        neurons: the number m of neurons.
+        regime: "active", where coefficients and positions move, or "lazy", where only the coefficients do.
+        optimiser: "gradient", "adam", "momentum" or "rms".
+        initial_scale: in the active regime, the variance of the coefficients and of the components of the positions at
+            the start.
+        batch: the number of data points drawn in each iteration, with replacement. None for all data.
+        critics: the number of neurons of each of the d critics.
+        critic_steps: the number of steps of the critics' ascent, which starts anew in each iteration.
+        normalisation: how critics are brought to norm 1: "exact", or as in the authors' "program" (see
+            `stein.normalised`).
 
-    Raises ValueError for choices that do not exist and another space.
+    Raises:
+        ValueError: a setting is not allowed. The message names it, its value and what is allowed.
 
     >>> from dualebm.training.simulate import start, step; from dualebm.spaces import Sphere
     >>> method, data = NetworkStein(Sphere(3), neurons=8, critics=4), Samples(jnp.eye(3))
@@ -155,8 +200,17 @@ class NetworkStein(_Stein):
         checks.choice("normalisation", self.normalisation, stein.NORMALISATIONS)
 
     def loss(self, key, samples, scores):
-        """SD^2, and the gradient of its half."""
+        """Return the discrepancy by critics, and the gradient of the loss in the scores.
+
+        Args:
+            key: the random key of the critics' start.
+            samples: n points of the data.
+            scores: the scores of the model at the points, (n, d).
+
+        Returns:
+            SD^2, a scalar, and the gradient of SD^2 / 2, (n, d).
+        """
         critics = stein.draw_critics(key, self.space.dimension, self.critics, scores.dtype)
-        critics, found = stein.ascend(critics, self.space, samples, scores, self.critic_steps, self.normalisation)
-        value, slopes = stein.critic_loss(critics, found, samples)
+        critics, values = stein.ascend(critics, self.space, samples, scores, self.critic_steps, self.normalisation)
+        value, slopes = stein.critic_loss(critics, values, samples)
         return value, slopes / 2
