@@ -1,4 +1,4 @@
-"""What a run records: functions of an iterate."""
+"""The metrics that a run records. A metric is a function of an iterate of the run."""
 
 from dualebm.metrics.base import Metric
 from dualebm.metrics.monitors import (

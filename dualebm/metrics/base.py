@@ -1,4 +1,4 @@
-"""The form of a metric."""
+"""The base class of a metric with labels."""
 
 from typing import Any, ClassVar
 
@@ -11,9 +11,8 @@ from dualebm.methods.base import Iterate
 class Metric(eqx.Module):
     """A number or an array that a run records: an equinox module, whose arrays are arguments of the compiled program.
 
-    A plain function `(key, iterate) -> array` is a metric too, without labels.
-
-    long_name and units label the results and the figures.
+    A subclass defines `__call__`. It may set the class variables `long_name` and `units`, which label the results and
+    the figures. A plain function `(key, iterate) -> array` is a metric too, without labels.
 
     >>> class Particles(Metric):
     ...     long_name, units = "number of particles", "1"
@@ -27,10 +26,15 @@ class Metric(eqx.Module):
     units: ClassVar[str | None] = None
 
     def __call__(self, key: Key[Array, ""], iterate: Iterate) -> Any:
-        """Return the value at an iterate; `key` is for what the metric draws."""
+        """Return the value of the metric, an array.
+
+        Args:
+            key: a random key for draws of the metric.
+            iterate: the state of the run, with its method, rates, data and diagnostics.
+        """
         raise NotImplementedError
 
     @property
     def labels(self) -> dict[str, str]:
-        """The labels that are given, by name."""
+        """The labels that are set, by their names "units" and "long_name"."""
         return {name: label for name, label in (("units", self.units), ("long_name", self.long_name)) if label is not None}

@@ -1,7 +1,7 @@
-"""Metrics of a run: how near its model is to a teacher or to samples.
+"""Metrics that compare the model of a run with a teacher or with samples.
 
-A metric is called as `metric(key, iterate)` and returns an array; `iterate` is a `methods.base.Iterate`. A metric that holds arrays (test
-points) is a `Metric`, an equinox module, so that they are arguments of the compiled program.
+A metric is called as `metric(key, iterate)` with an `Iterate` of a run, and returns an array. A metric that holds
+arrays, such as test points, is a `Metric`. The arrays are then arguments of the compiled program.
 
 >>> import jax
 >>> from dualebm.methods.dual import Dual; from dualebm.training.simulate import start; from dualebm.spaces import Sphere
@@ -34,10 +34,18 @@ from dualebm.spaces import Space
 def relative_entropy(
     energy: Energy, reference: Float[Array, " n"], samples: Samples
 ) -> Float[Array, ""]:
-    """KL(p* || p) = log E* exp(U* - U) + E* (U - U*), in nats (arXiv 2107.05134, Section 5).
+    """Return KL(p* || p) = log E* exp(U* - U) + E* (U - U*), in nats, for p ~ exp(-U) tau (arXiv 2107.05134, Section 5).
 
-    E* is over `samples` of p* ~ exp(-U*) tau; `reference` is U* at the points, `(n,)`. With the weights of a quadrature
-    of p* the value is exact.
+    E* is the mean over samples of p* ~ exp(-U*) tau. With the nodes and weights of a quadrature of p* the value is
+    exact.
+
+    Args:
+        energy: U.
+        reference: the values of U* at the samples, (n,).
+        samples: samples of p*, points (n, d) with or without weights.
+
+    Returns:
+        The divergence, a scalar.
 
     >>> from dualebm.energies.shallow import Shallow; from dualebm.features import ReLU
     >>> energy, x = Shallow(ReLU(), jnp.eye(2), jnp.ones(2)), jnp.array([[1.0, 0.0], [0.0, -1.0]])
@@ -45,9 +53,9 @@ def relative_entropy(
     0.0
     """
     difference = energy(samples.points) - reference
-    difference = difference - measures.mean(difference, samples.log_weights)  # so that small values keep their digits
+    difference = difference - measures.mean(difference, samples.log_weights)  # keeps the digits of small values
     weights = samples.weights
-    # Centred, so that log E* exp(-r) = log(1 + E* (exp(-r) - 1 + r)): a sum of positive terms keeps the digits of small values.
+    # As r is centred, log E* exp(-r) = log(1 + E* (exp(-r) - 1 + r)). This sum of positive terms keeps the digits of small values.
     series = term = difference**2 / 2
     for k in range(3, 10):  # to the ninth power: 1e-14 of the sum at 0.1
         term = -term * difference / k
@@ -59,16 +67,18 @@ def relative_entropy(
 
 
 def _model_mean(energy, samples: Samples):
-    """E U over the particles, with their weights."""
+    """Return E U over the particles, with their weights."""
     points, log_weights = samples
     return measures.mean(energy(points), log_weights)
 
 
 class KLDivergence(Metric):
-    """KL(teacher || student) on test points of the teacher: see `relative_entropy`.
+    """KL(teacher || student) on test points of the teacher, in nats (see `relative_entropy`). It is NaN where the energy is.
 
-    `samples` are draws of the teacher that chose nothing, or `exact_samples`, which make it exact. Raises nothing; NaN
-    where the energy is.
+    Args:
+        teacher: the energy U* of the teacher.
+        samples: samples of the teacher that had no part in any choice, (n, d), or `exact_samples`, which make the value
+            exact.
     """
 
     samples: Samples
@@ -81,13 +91,19 @@ class KLDivergence(Metric):
         self.reference = teacher(samples.points)
 
     def __call__(self, key, iterate: Iterate):
-        """The divergence, a scalar."""
+        """Return the divergence, a scalar."""
         del key
         return relative_entropy(iterate.energy, self.reference, self.samples)
 
 
 class ScoreError(Metric):
-    """E* |grad U - grad U*|^2, tangential gradients, over samples of the teacher (arXiv 2107.05134, Section 5)."""
+    """The mean squared score error E* |grad U - grad U*|^2 over samples of the teacher (arXiv 2107.05134, Section 5).
+
+    Args:
+        space: the space of the samples. The gradients are tangential to it.
+        teacher: the energy U* of the teacher.
+        samples: samples of the teacher, (n, d).
+    """
 
     space: Space = eqx.field(static=True)
     samples: Samples
@@ -101,7 +117,7 @@ class ScoreError(Metric):
         self.gradient = teacher.gradient(samples.points)
 
     def __call__(self, key, iterate: Iterate):
-        """The mean squared error, a scalar."""
+        """Return the mean squared error, a scalar."""
         del key
         x = self.samples.points
         error = self.space.tangent(x, iterate.energy.gradient(x) - self.gradient)
@@ -109,11 +125,14 @@ class ScoreError(Metric):
 
 
 class EffectiveTemperature(Metric):
-    """T such that the exact mean of U under exp(-U/T) tau equals the particles' mean of U, with U the current energy.
+    """The temperature T at which the exact mean of U under exp(-U/T) tau equals the particles' mean of U, with U the current energy.
 
-    1 for unbiased particles in equilibrium; below or above 1 measures the bias of an integrator. `quadrature` must be
-    exact for U: any energy on S^1 and S^2, and functions of a plane elsewhere (`dualebm.log_z.quadrature`). NaN where no
-    temperature fits.
+    It is 1 for unbiased particles in equilibrium. Its distance from 1 measures the bias of an integrator. It is NaN
+    where no temperature fits.
+
+    Args:
+        quadrature: a quadrature of the base measure that is exact for U. There is one for any energy on S^1 and S^2,
+            and for functions of a plane on other spheres (see `dualebm.log_z`).
     """
 
     quadrature: Samples
@@ -121,45 +140,50 @@ class EffectiveTemperature(Metric):
     units: ClassVar[str | None] = "1"
 
     def __call__(self, key, iterate: Iterate):
-        """The temperature, a scalar."""
+        """Return the temperature, a scalar."""
         del key
         energy = iterate.energy
         return effective_temperature(energy, self.quadrature, _model_mean(energy, iterate.samples))
 
 
 class TotalVariation(Metric):
-    """|gamma|_TV = (1/m) sum_j |c_j| of the neurons of the energy, in units of temperature; NaN for energies of no neurons."""
+    """The total variation |gamma|_TV = (1/m) sum_j |c_j| of the neurons, in units of temperature. It is NaN for an energy
+    without neurons.
+    """
 
     long_name: ClassVar[str | None] = "total variation"
     units: ClassVar[str | None] = "1"
 
     def __call__(self, key, iterate: Iterate):
-        """The total variation, a scalar."""
+        """Return the total variation, a scalar."""
         del key
         energy = iterate.energy
         return jnp.mean(jnp.abs(energy.coefficients)) if isinstance(energy, Shallow) else jnp.full((), jnp.nan, iterate.data.points.dtype)
 
 
 class Acceptance(Metric):
-    """The fraction of the particles' moves that were accepted since the last record; NaN where nothing moved."""
+    """The fraction of the particles' moves that were accepted since the last record. It is NaN where nothing moved."""
 
     long_name: ClassVar[str | None] = "acceptance rate"
     units: ClassVar[str | None] = "1"
 
     def __call__(self, key, iterate: Iterate):
-        """The rate, a scalar."""
+        """Return the rate, a scalar."""
         del key
         unknown = jnp.full((), jnp.nan, iterate.data.points.dtype)
         return unknown if iterate.info.acceptance is None else iterate.info.acceptance
 
 
 class EnergyGap(Metric):
-    """E U over samples of the data less E U over the particles: a monitor that needs neither a teacher nor log Z.
+    """The mean energy of the data less that of the particles, in units of temperature. It needs neither a teacher nor log Z.
 
-    At a fit the model and its data agree in the mean of each neuron's phi, so of U: the gap over the data trained on is
-    then 0, or below 0 where the radius holds the fit back. Over held-out samples it rises above that as the energy fits the
-    noise of its data. It is the slope at t = 0 of the mean negative log-likelihood of exp(-(1 + t) U), and no divergence:
-    a gap of 0 does not say that the model is right.
+    At a fit the model and its training data have the same mean of each neuron's phi, and so of U. The gap over the
+    training data is then 0, or below 0 where the radius holds the fit back. Over held-out samples the gap rises as the
+    energy fits the noise of its training data. The gap is the slope at t = 0 of the mean negative log-likelihood of
+    exp(-(1 + t) U). It is not a divergence: a gap of 0 does not say that the model is right.
+
+    Args:
+        samples: samples of the data, (n, d).
     """
 
     samples: Samples
@@ -167,20 +191,32 @@ class EnergyGap(Metric):
     units: ClassVar[str | None] = "1"
 
     def __call__(self, key, iterate: Iterate):
-        """The gap, a scalar, in units of temperature."""
+        """Return the gap, a scalar."""
         del key
         energy = iterate.energy
         return measures.mean(energy(self.samples.points), self.samples.log_weights) - _model_mean(energy, iterate.samples)
 
 
 class CrossEntropy(Metric):
-    """E U + log Z over test samples, less the mean log-likelihood of the model in its base measure: (value, standard error of log Z).
+    """The cross-entropy E U + log Z over test samples, in nats, with the standard error of log Z.
 
-    log Z is by a `quadrature` of the base measure, where there is one, without error; else, with `draws`, by so many points of the base
-    measure (`annealing.log_partition_by_sampling`), drawn anew in each record, or by the same `key`, which makes the errors common to
-    all; else by annealed importance sampling with so many `chains` and `temperatures` (`annealing.log_partition_by_annealing`). Raises
-    ValueError for no samples, and for a quadrature and draws. Over samples of a teacher it is KL(teacher || student) less
-    KL(teacher || tau).
+    It is the mean negative log-likelihood of the model, whose density is taken with respect to the base measure tau.
+    Over samples of a teacher it is KL(teacher || student) less KL(teacher || tau). log Z is estimated anew in each
+    record: by `quadrature` if there is one, else by `draws` if that is not 0, else by annealed importance sampling.
+
+    Args:
+        samples: test samples, (n, d), at least one.
+        space: the space of the samples.
+        quadrature: a quadrature of the base measure, for which log Z has no error. None for an estimate.
+        chains: the number of annealed chains (`log_partition_by_annealing`).
+        temperatures: the number of temperatures of the annealing.
+        draws: the number of points of the base measure from which log Z is estimated (`log_partition_by_sampling`). 0
+            for annealing.
+        key: the random key of these draws in every record, which gives all records the same errors. None draws anew in
+            each record.
+
+    Raises:
+        ValueError: there is no sample, or both a quadrature and draws are given.
     """
 
     samples: Samples
@@ -199,23 +235,31 @@ class CrossEntropy(Metric):
             raise ValueError(f"draws is {self.draws} and a quadrature is given; give one of them")
 
     def __call__(self, key, iterate: Iterate):
-        """The cross-entropy and its error, (2,)."""
+        """Return the cross-entropy and its standard error, (2,)."""
         energy = iterate.energy
         mean = measures.mean(energy(self.samples.points), self.samples.log_weights)
         if self.quadrature is not None:
             return jnp.stack([mean + log_partition(energy, self.quadrature), jnp.zeros_like(mean)])
         if self.draws:
-            drawn_by = key if self.key is None else self.key
-            log_z, error, _ = log_partition_by_sampling(drawn_by, energy, self.space, self.draws)
+            draw_key = key if self.key is None else self.key
+            log_z, error, _ = log_partition_by_sampling(draw_key, energy, self.space, self.draws)
             return jnp.stack([mean + log_z, error])
         log_z, error, _ = log_partition_by_annealing(key, energy, self.space, self.chains, temperatures=self.temperatures)
         return jnp.stack([mean + log_z, error])
 
 
 class SteinDiscrepancy(Metric):
-    """KSD^2 of test samples from the model, the U-statistic (see `dualebm.stein`): needs no log Z; near 0, of both signs, where they agree.
+    """The squared kernelised Stein discrepancy KSD^2 of test samples from the model, by the U-statistic (see `dualebm.stein`).
 
-    Raises ValueError for fewer than two samples, points off the space, and a kernel without derivatives.
+    It needs no log Z. Where samples and model agree it is near 0, with either sign.
+
+    Args:
+        samples: test samples, (n, d), at least two.
+        space: the space of the samples: a sphere or a Euclidean space.
+        kernel: a kernel with derivatives.
+
+    Raises:
+        ValueError: there are fewer than two samples, a point is not in the space, or the kernel has no derivatives.
     """
 
     samples: Samples
@@ -230,14 +274,24 @@ class SteinDiscrepancy(Metric):
         stein.check_samples("samples", self.samples, self.space, "U")
 
     def __call__(self, key, iterate: Iterate):
-        """The discrepancy, a scalar."""
+        """Return the discrepancy, a scalar."""
         del key
         scores = stein.score(iterate.energy, self.space, self.samples.points)
         return stein.kernelised(self.kernel, self.space, self.samples, scores)[0]
 
 
 class NetworkSteinDiscrepancy(Metric):
-    """SD of test samples from the model, by critics in F1 of `width` neurons that ascend for `steps`: see `stein.network_discrepancy`."""
+    """The Stein discrepancy of test samples from the model, with critics in F1 (see `stein.network_discrepancy`).
+
+    Args:
+        samples: test samples, (n, d).
+        space: the space of the samples: a sphere or a Euclidean space.
+        width: the number of neurons of each of the d critics.
+        steps: the number of steps of the critics' ascent.
+
+    Raises:
+        ValueError: a point is not in the space, or a setting is not allowed.
+    """
 
     samples: Samples
     space: Space = eqx.field(static=True)
@@ -253,17 +307,25 @@ class NetworkSteinDiscrepancy(Metric):
             checks.count(name, getattr(self, name))
 
     def __call__(self, key, iterate: Iterate):
-        """The discrepancy, a scalar."""
+        """Return the discrepancy, a scalar."""
         energy = iterate.energy
         scores = stein.score(energy, self.space, self.samples.points)
         return stein.by_critics(key, self.space, self.samples, scores, self.width, self.steps)
 
 
 class DualityGap(Metric):
-    """Within how many nats of the best energy of the F1 ball the present one is, and the standard error: see `duality_gap.certify`.
+    """The duality gap of the energy, an upper bound in nats of its distance from the best energy of the F1 ball (see
+    `duality_gap.certify`).
 
-    The training data are those of the run, the radius that of its rates. An estimate, but by a quadrature, which makes it exact up to
-    the search of the supremum; recorded under the name `gap`, `duality_gap.within` stops a run by it.
+    The training data and the radius are those of the run. The gap is an estimate, or exact up to the search of the
+    supremum with a quadrature. Recorded under the name `gap`, it can stop a run through `duality_gap.within`.
+
+    Args:
+        space: the space of the data.
+        quadrature: a quadrature of the base measure that is exact for the energy. None for annealed samples.
+        ball: the energies of the comparison: "full", or "negative" or "positive", for neurons of one sign.
+        chains: the number of annealed chains in each of the two halves of the samples.
+        temperatures: the number of temperatures of the annealing.
     """
 
     space: Space = eqx.field(static=True)
@@ -275,20 +337,25 @@ class DualityGap(Metric):
     units: ClassVar[str | None] = "nat"
 
     def __call__(self, key, iterate: Iterate):
-        """The gap and its error, (2,)."""
+        """Return the gap and its standard error, (2,)."""
         energy = iterate.energy
-        found = duality_gap.certify(
+        certificate = duality_gap.certify(
             key, energy, self.space, iterate.data, iterate.rates.radius, quadrature=self.quadrature, ball=self.ball, chains=self.chains,
             temperatures=self.temperatures,
         )  # fmt: skip
-        return jnp.stack([found.gap, found.error])
+        return jnp.stack([certificate.gap, certificate.error])
 
 
 class MMD(Metric):
-    """The maximum mean discrepancy between the particles and test samples, of a kernel of `dualebm.kernels` (Gretton et al. 2012).
+    """The maximum mean discrepancy between the particles and test samples (Gretton et al. 2012).
 
-    The root of the V-statistic `kernels.squared_mmd`, whose rounding, a few eps, is a floor of sqrt(eps): 5e-4 in float32. Between N and n
-    samples of one law its square is (1/N + 1/n) (E k(x, x) - E k(x, x')) in the mean.
+    It is the root of the V-statistic `kernels.squared_mmd`. The rounding of the square, a few eps, is a floor of
+    sqrt(eps): 5e-4 in float32. Between N and n samples of one distribution the mean of the square is (1/N + 1/n) (E
+    k(x, x) - E k(x, x')).
+
+    Args:
+        samples: test samples, (n, d).
+        kernel: a kernel of `dualebm.kernels`.
     """
 
     samples: Samples
@@ -297,26 +364,36 @@ class MMD(Metric):
     units: ClassVar[str | None] = "1"
 
     def __call__(self, key, iterate: Iterate):
-        """The discrepancy, a scalar."""
+        """Return the discrepancy, a scalar."""
         del key
         return jnp.sqrt(jnp.maximum(squared_mmd(self.kernel, iterate.samples, self.samples), 0))
 
 
 class EnergyDistance(Metric):
-    """2 E|x - y| - E|x - x'| - E|y - y'| of the particles x and test samples y: see `distances.energy_distance`."""
+    """The energy distance 2 E|x - y| - E|x - x'| - E|y - y'| of particles x and test samples y (see `distances.energy_distance`).
+
+    Args:
+        samples: test samples, (n, d).
+    """
 
     samples: Samples
     long_name: ClassVar[str | None] = "energy distance of the particles to test samples"
     units: ClassVar[str | None] = "1"
 
     def __call__(self, key, iterate: Iterate):
-        """The distance, a scalar, in the units of the points."""
+        """Return the distance, a scalar, in the units of the points."""
         del key
         return distances.energy_distance(iterate.samples, self.samples)
 
 
 class SlicedWasserstein(Metric):
-    """The sliced Wasserstein distance of the particles to test samples: see `distances.sliced_wasserstein`."""
+    """The sliced Wasserstein distance of the particles to test samples (see `distances.sliced_wasserstein`).
+
+    Args:
+        samples: test samples, (n, d).
+        projections: the number of random projections.
+        order: the order of the Wasserstein distance, 1 or 2.
+    """
 
     samples: Samples
     projections: int = eqx.field(static=True, default=100)
@@ -325,13 +402,16 @@ class SlicedWasserstein(Metric):
     units: ClassVar[str | None] = "1"
 
     def __call__(self, key, iterate: Iterate):
-        """The distance, a scalar, in the units of the points."""
+        """Return the distance, a scalar, in the units of the points."""
         options = dict(projections=self.projections, order=self.order)
         return distances.sliced_wasserstein(key, iterate.samples, self.samples, **options)
 
 
 def exact_samples(teacher: Energy, quadrature: Samples) -> Samples:
-    """A quadrature of the teacher's own measure exp(-U*) tau / Z, from one of tau: metrics over it are exact.
+    """Return a quadrature of the teacher's measure exp(-U*) tau / Z, made from a quadrature of tau. Metrics over it are exact.
+
+    The teacher is its energy U*, and the quadrature has nodes (K, d). The result has the same nodes and other log
+    weights, (K,).
 
     >>> from dualebm.data import targets
     >>> teacher = targets.teacher("s2_bimodal")
@@ -346,7 +426,15 @@ def exact_samples(teacher: Energy, quadrature: Samples) -> Samples:
 
 
 def standard(space: Space, teacher: Energy, samples: Samples) -> dict:
-    """The monitors of the paper: `kl`, `score`, `total_variation`, and the `acceptance` rate.
+    """Return the monitors of the paper: `kl`, `score`, `total_variation` and the `acceptance` rate.
+
+    Args:
+        space: the space of the samples.
+        teacher: the energy U* of the teacher.
+        samples: test samples of the teacher, (n, d).
+
+    Returns:
+        The metrics by name.
 
     >>> import jax
     >>> from dualebm.data import targets

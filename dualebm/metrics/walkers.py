@@ -1,4 +1,4 @@
-"""What weighted walkers tell along training: log Z, the cross-entropy, how many of them count. Metrics as those of `dualebm.metrics`.
+"""Metrics of the weights of particles along training: log Z, the cross-entropy, and how many particles count.
 
 >>> from jax import random; from dualebm.training.simulate import start
 >>> from dualebm.methods.weighted_dual import WeightedDual; from dualebm.spaces import Sphere
@@ -21,50 +21,54 @@ from dualebm.metrics.base import Metric
 
 
 class EffectiveFraction(Metric):
-    """(sum_i p_i^2)^-1 / N of the walkers, before any resampling: its mean since the last record, between 1/N and 1.
+    """The effective fraction (sum_i p_i^2)^-1 / N of weighted particles, before any resampling, between 1/N and 1.
 
-    NaN where the method has no weights, and before the first iteration.
+    It is the mean since the last record, and NaN where the method has no weights and before the first iteration.
     """
 
     long_name: ClassVar[str | None] = "effective fraction of the walkers"
     units: ClassVar[str | None] = "1"
 
     def __call__(self, key, iterate: Iterate):
-        """The fraction, a scalar."""
+        """Return the fraction, a scalar."""
         del key
         unknown = jnp.full((), jnp.nan, iterate.data.points.dtype)
         return unknown if iterate.info.effective_fraction is None else iterate.info.effective_fraction
 
 
 class Resamplings(Metric):
-    """How often the walkers have been resampled so far; NaN where the method never resamples."""
+    """The number of times that the weighted particles have been resampled. It is NaN where the method never resamples."""
 
     long_name: ClassVar[str | None] = "resamplings"
     units: ClassVar[str | None] = "1"
 
     def __call__(self, key, iterate: Iterate):
-        """The number, a scalar."""
+        """Return the number, a scalar."""
         del key
         count = iterate.method.resamplings(iterate.state)
         return jnp.full((), jnp.nan, iterate.data.points.dtype) if count is None else count.astype(iterate.data.points.dtype)
 
 
 class LogPartition(Metric):
-    """log Z by the weights of the walkers and its standard error, (2,): see `flows.jarzynski.log_partition`."""
+    """log Z and its standard error by the weights of the particles, in nats (see `flows.jarzynski.log_partition`)."""
 
     long_name: ClassVar[str | None] = "log Z by the walkers"
     units: ClassVar[str | None] = "nat"
 
     def __call__(self, key, iterate: Iterate):
-        """log Z and its error."""
+        """Return log Z and its standard error, (2,)."""
         del key
         return jnp.stack(iterate.log_partition)
 
 
 class WalkerCrossEntropy(Metric):
-    """E U + log Z over samples, with log Z by the weights of the walkers: (value, standard error of log Z). It costs no sampling.
+    """The cross-entropy E U + log Z over samples, in nats, with log Z by the weights of the particles. It costs no sampling.
 
-    Raises ValueError for no samples.
+    Args:
+        samples: test samples, (n, d), at least one.
+
+    Raises:
+        ValueError: there is no sample.
     """
 
     samples: Samples
@@ -75,7 +79,7 @@ class WalkerCrossEntropy(Metric):
         measures.check_not_empty(self.samples)
 
     def __call__(self, key, iterate: Iterate):
-        """The cross-entropy and its error, (2,)."""
+        """Return the cross-entropy and the standard error of log Z, (2,)."""
         del key
         value, error = iterate.log_partition
         mean = measures.mean(iterate.energy(self.samples.points), self.samples.log_weights)
@@ -83,14 +87,18 @@ class WalkerCrossEntropy(Metric):
 
 
 class Walkers(Metric):
-    """`count` walkers, drawn by their weights (systematic resampling), (count, d): samples of the model to look at as training goes."""
+    """Some of the particles, drawn by their weights with systematic resampling: samples of the model to look at as training goes.
+
+    Args:
+        count: the number of particles to draw.
+    """
 
     count: int = eqx.field(static=True)
     long_name: ClassVar[str | None] = "walkers"
     units: ClassVar[str | None] = "1"
 
     def __call__(self, key, iterate: Iterate):
-        """The walkers, as rows."""
+        """Return the particles as rows, (count, d)."""
         particles, log_weights = iterate.samples
         if log_weights is None:
             log_weights = jnp.zeros(particles.shape[0], particles.dtype)
