@@ -1,7 +1,7 @@
 """Rates: the scalars of a method that a sweep varies, and the values that each may have.
 
-The rates of a method are a NamedTuple of scalars. The type of each field carries its bound, so a method states once, in its rates,
-what is allowed:
+The rates of a method are a NamedTuple of scalars. The type of each field carries its bound, so that a method states
+what is allowed only once:
 
 >>> from dualebm.spaces import Sphere
 >>> from typing import NamedTuple
@@ -34,7 +34,7 @@ class Bound:
     Args:
         positive: whether 0 is excluded.
         largest: the largest value.
-        moves_particles: whether the rate is the time step of a Langevin move, which a space may bound too
+        moves_particles: whether the rate is the time step of a Langevin move. A space may have a smaller bound for it
             (`Space.largest_particle_step`).
     """
 
@@ -58,7 +58,9 @@ ParticleStepOrNone = Annotated[Scalar, Bound(moves_particles=True)]
 
 
 def bounds(kind: type) -> dict[str, Bound]:
-    """Return the bound of each field of a class of rates; a field of any other type may be any number of at least 0.
+    """Return the bound of each field of a class of rates, by name.
+
+    A field whose type carries no bound may be any finite number of at least 0.
 
     Args:
         kind: a NamedTuple class.
@@ -77,11 +79,11 @@ def check(rates: Any, space: Space) -> None:
 
     Args:
         rates: a NamedTuple of numbers.
-        space: where the particles live.
+        space: the space of the particles.
 
     Raises:
-        ValueError: a rate is not one finite number within its bound; or the noise of a particle step reaches half way round
-            the sphere.
+        ValueError: a rate is not one finite number within its bound, or a particle step is larger than the space
+            allows: on a sphere its noise would reach half way round.
 
     >>> from dualebm.methods.dual import DualRates; from dualebm.spaces import Sphere
     >>> check(DualRates(1.0, 0.1, 0.1), Sphere(15))  # doctest: +ELLIPSIS

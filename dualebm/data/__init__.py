@@ -1,1 +1,1 @@
-"""Data: tables of files, and planted teachers."""
+"""Training data: tables from files, and planted teachers with exact samples."""

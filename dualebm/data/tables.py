@@ -1,4 +1,4 @@
-"""Data from arrays, `.npy`, `.npz` and CSV files, validated: nothing is converted in silence and nothing unpickled."""
+"""Data from arrays and from `.npy`, `.npz` and CSV files. They are validated: nothing is converted silently, and nothing is unpickled."""
 
 import csv
 import math
@@ -18,33 +18,56 @@ SUFFIXES = (".npy", ".npz", ".csv")
 
 
 def as_samples(x, space: Space, normalise: bool = False, dtype=None, name: str = "x") -> Samples:
-    """Data from an array (n, d), as float32 or float64 points of a space with equal weights.
+    """Return an array as data: float32 or float64 points of a space, with equal weights.
 
-    normalise: divide the rows by their norms (a Sphere only). dtype: float32 or float64 to cast to; None keeps the
-    array's own. name: what errors call the array. Raises ValueError for another shape, points that are not finite or
-    not in the space, and an array that is neither float32 nor float64: nothing is converted in silence.
+    Args:
+        x: an array (n, d) of float32 or float64.
+        space: the space of the points.
+        normalise: whether to divide each row by its norm, which only a `Sphere` allows.
+        dtype: float32 or float64, to which the points are cast. None keeps the dtype of the array.
+        name: the name of the array in errors.
+
+    Returns:
+        The points (n, d).
+
+    Raises:
+        ValueError: the array has another shape or is neither float32 nor float64, or a point is not finite or not in
+            the space.
 
     >>> from dualebm.spaces import Sphere
     >>> as_samples(np.array([[3.0, 4.0]], np.float32), Sphere(2), normalise=True).points.round(3).tolist()
     [[0.6000000238418579, 0.800000011920929]]
     """
     x = np.asarray(x)
-    if x.dtype in (np.float32, np.float64):  # other dtypes are errors of `checks.points`
+    if x.dtype in (np.float32, np.float64):  # `checks.points` refuses other dtypes
         if normalise and x.ndim == 2:
             x = space.normalise(x, name)
         if dtype is not None:
-            with np.errstate(over="ignore"):  # becomes inf, an error of `checks.points`
+            with np.errstate(over="ignore"):  # a value that overflows becomes inf, which `checks.points` refuses
                 x = x.astype(checks.precision(dtype))
     checks.points(name, x, space)
     return Samples(jnp.asarray(x))
 
 
 def load(path, space: Space, normalise: bool = False, dtype=None) -> Samples:
-    """Data from a file, one point per row: `.npy`, `.npz` with one array or an array `points`, or `.csv`.
+    """Read data from a file with one point per row.
 
-    A CSV file may have one line of column names first, blank lines, and comments after `#`; its numbers are read as
-    float64. dtype: of the points; None keeps the array's own, float32 for CSV. normalise: as in `as_samples`. Raises
-    FileNotFoundError, and ValueError naming the file, for CSV also the line, and what was found.
+    The file is `.npy`, `.npz` with one array or with an array `points`, or `.csv`. A CSV file may begin with one line
+    of column names, and may have blank lines and comments after `#`. Its numbers are read as float64.
+
+    Args:
+        path: the file.
+        space: the space of the points.
+        normalise: whether to divide each row by its norm, which only a `Sphere` allows.
+        dtype: float32 or float64, to which the points are cast. None keeps the dtype of a stored array, and gives
+            float32 for CSV.
+
+    Returns:
+        The points (n, d), with equal weights.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the content is not allowed. The message names the file and its fault, for CSV also the line.
 
     >>> import tempfile; from dualebm.spaces import Sphere
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -60,7 +83,10 @@ def load(path, space: Space, normalise: bool = False, dtype=None) -> Samples:
 
 
 def read(path) -> np.ndarray:
-    """The array of a file as it is there, float64 for CSV, for `as_samples`; raises as `load` does for what is no array.
+    """Read the array of a file as it is stored, float64 for CSV. `as_samples` turns it into data.
+
+    The `path` has one of the suffixes `.npy`, `.npz` and `.csv`. Raises FileNotFoundError where there is no such file,
+    and ValueError where the file holds no array.
 
     >>> import tempfile
     >>> path = Path(tempfile.mkdtemp()) / "wind.csv"
@@ -76,7 +102,7 @@ def read(path) -> np.ndarray:
 
 
 def _read_numpy(path):
-    """The array of a `.npy` file, or the only one, or `points`, of a `.npz` file; nothing is unpickled."""
+    """Return the array of a `.npy` file, or the only array or the array `points` of a `.npz` file. Nothing is unpickled."""
     try:
         stored = np.load(path, allow_pickle=False)
         if isinstance(stored, np.ndarray):
@@ -91,7 +117,7 @@ def _read_numpy(path):
 
 
 def _read_csv(path):
-    """The numbers of a CSV file, (n, d) in float64."""
+    """Return the numbers of a CSV file, (n, d) in float64."""
     rows, width = [], None
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
@@ -109,9 +135,9 @@ def _read_csv(path):
             raise ValueError(f"{path}, line {number}: found {len(fields)} values; it must have {width}, as before")
         for column, (field, value) in enumerate(zip(fields, values, strict=True), start=1):
             if not header and (value is None or not math.isfinite(value)):
-                found = f"{field!r}" if field else "nothing"
+                content = f"{field!r}" if field else "nothing"
                 where = f"{path}, line {number}, column {column}"
-                raise ValueError(f"{where}: found {found}; it must be a finite number")
+                raise ValueError(f"{where}: found {content}; it must be a finite number")
         if not header:
             rows.append(values)
     if not rows:
@@ -120,7 +146,7 @@ def _read_csv(path):
 
 
 def _number(field):
-    """The number that a field spells, or None."""
+    """Return the number that a field spells, or None."""
     try:
         return None if "_" in field else float(field)
     except ValueError:

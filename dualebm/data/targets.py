@@ -1,7 +1,8 @@
-"""What to learn: planted teachers with exact samples and exact integrals.
+"""Planted teachers with exact samples and exact integrals.
 
 A planted target is the Gibbs measure of a shallow ReLU energy f* on the sphere (arXiv 2107.05134, Section 5). Its
-integrals are quadratures in NumPy float64 on the host, whatever JAX's precision; its samples are exact, not a chain's.
+integrals are quadratures in NumPy float64 on the host, whatever JAX's precision. Its samples are exact and independent,
+not those of a Markov chain.
 """
 
 import functools
@@ -30,19 +31,26 @@ LOWEST_ACCEPTANCE = 1e-6
 """The acceptance rate below which `sample` does not try rejection from the uniform measure."""
 
 ENUMERATED = 10
-"""Up to this many neurons the least energy is found by enumerating faces, exactly; beyond, by descent."""
+"""Up to this many neurons the least energy is exact, by enumeration of faces. For more neurons it is searched by descent."""
 
 BATCH = 2**17
-"""Points that rejection from the uniform measure draws at a time; part of the definition of its results."""
+"""The number of points that rejection from the uniform measure draws at a time. The results depend on it."""
 
 
 class Target(eqx.Module):
-    """The measure exp(-f*) tau / Z on a sphere, f* = (1/J) sum_j w_j relu(<theta_j, x>), tau uniform.
+    """The measure exp(-f*) tau / Z on a sphere, with f* = (1/J) sum_j w_j relu(<theta_j, x>) and tau uniform.
 
-    space, a Sphere; energy, a `Shallow` with feature ReLU(); name. The integrals are exact to 1e-12 where the neurons
-    span a plane or a line (J <= 2 on any sphere, any J on S^1). On S^2 with more neurons they are product quadratures
-    (error about 1e-6 where |w| is 10; of `squared_score` 1e-4). Elsewhere they raise ValueError. `planted` and
-    `teacher` make targets.
+    `planted` and `teacher` make targets. The integrals are exact to 1e-12 where the neurons span a plane or a line (J
+    <= 2 on any sphere, any J on S^1). On S^2 with more neurons they are product quadratures, with an error of about
+    1e-6 where |w| is 10, and of 1e-4 for `squared_score`. Elsewhere they raise ValueError.
+
+    Args:
+        space: a `Sphere`.
+        energy: f*, a `Shallow` with the feature `ReLU()`.
+        name: the name of the target in errors.
+
+    Raises:
+        ValueError: the space is not a sphere, or the energy is not such an energy on it.
 
     >>> target = teacher("s14_monomodal")
     >>> round(target.log_partition, 4), round(target.kl_to_uniform, 4), round(target.min_energy, 4)
@@ -69,25 +77,38 @@ class Target(eqx.Module):
 
     @property
     def kl_to_uniform(self) -> float:
-        """KL(target || uniform) = -E_target f* - log Z, in nats: what the zero energy loses."""
+        """KL(target || uniform) = -E_target f* - log Z, in nats. It is the KL divergence of a student with zero energy."""
         return self._integrals()[1]
 
     @property
     def squared_score(self) -> float:
-        """E_target |grad_S f*|^2, the mean squared tangential score (no 1/2): what the zero energy loses."""
+        """E_target |grad_S f*|^2, the mean squared tangential score, without a factor 1/2. It is the score error of a
+        student with zero energy.
+        """
         return self._integrals()[2]
 
     @property
     def min_energy(self) -> float:
-        """min f* over the sphere: exact where neurons span a plane or J <= 10, else the least of many descents."""
+        """min f* over the sphere. It is exact where the neurons span a plane or J <= 10, and else the least end of many descents."""
         return _least_energy(self.energy)
 
     def quadrature(self, dtype=jnp.float32, nodes: int = 100) -> Samples:
-        """Quadrature of tau for `partition` and metrics.
+        """Return a quadrature of tau, for `log_z` and for metrics.
 
-        On S^1 and S^2 it is `sphere_quadrature`, good for every energy (20 `nodes` points on S^1, for the kinks). On
-        other spheres it is `plane_quadrature` of the neurons' plane, good for functions of the projection on it alone,
-        such as f* at any temperature: a student's neurons leave that plane. Raises ValueError where they span more.
+        On S^1 and S^2 it is `sphere_quadrature`, which is good for every energy. On S^1 it has 20 `nodes` points, for
+        the kinks. On other spheres it is `plane_quadrature` of the plane of the teacher's neurons. It is good only for
+        functions of the projection on this plane, such as f* at any temperature. The neurons of a student leave the
+        plane.
+
+        Args:
+            dtype: float32 or float64, the dtype of the nodes.
+            nodes: the resolution on S^1 and S^2.
+
+        Returns:
+            The nodes (K, d) with log weights (K,).
+
+        Raises:
+            ValueError: the neurons span more than a plane, on a sphere other than S^1 and S^2.
 
         >>> teacher("s2_bimodal").quadrature(nodes=10).points.shape
         (200, 3)
@@ -97,7 +118,7 @@ class Target(eqx.Module):
         return sphere_quadrature(self.space, 20 * nodes if self.space.dimension == 2 else nodes, dtype)
 
     def _positions_in_plane(self):
-        """The positions; raises ValueError where they span more than a plane."""
+        """Return the positions of the neurons. Raises ValueError where they span more than a plane."""
         if (span := rank(self.energy.positions)) > 2:
             raise ValueError(
                 f"{self.name} has neurons that span {span} dimensions of R^{self.space.dimension}; exact integrals are "
@@ -106,7 +127,7 @@ class Target(eqx.Module):
         return self.energy.positions
 
     def _integrals(self):
-        """log Z, KL to uniform and mean squared score, in float64."""
+        """Return log Z, the KL divergence to the uniform measure and the mean squared score, in float64."""
         positions, weights = _host(self.energy)
         if self.space.dimension == 3 and rank(self.energy.positions) > 2:
             points, log_weights = sphere_nodes(self.space, 300)
@@ -124,10 +145,20 @@ class Target(eqx.Module):
 
 
 def planted(positions, weights, dtype=jnp.float32, name: str = "planted") -> Target:
-    """A teacher with J neurons of any sign: f*(x) = (1/J) sum_j w_j relu(<theta_j, x>) on the unit sphere of R^d.
+    """Return a teacher with J neurons of any sign: f*(x) = (1/J) sum_j w_j relu(<theta_j, x>) on the unit sphere of R^d.
 
-    positions (J, d), J >= 1, d >= 2, are normalised to unit length; weights (J,), real. Raises ValueError for shapes
-    that do not fit, values that are not finite, a row of zeros, or another dtype than float32 and float64.
+    Args:
+        positions: the positions theta_j, (J, d) with J >= 1 and d >= 2. They are normalised to unit length.
+        weights: the real weights w_j, (J,).
+        dtype: float32 or float64, the dtype of the energy.
+        name: the name of the target in errors.
+
+    Returns:
+        The target.
+
+    Raises:
+        ValueError: the shapes do not fit, a value is not finite, a position is 0, or the dtype is neither float32 nor
+            float64.
 
     >>> round(planted([[2.0, 0.0, 0.0], [0.0, 0.0, 3.0]], [-4.0, 2.0]).min_energy, 6)
     -2.0
@@ -138,8 +169,8 @@ def planted(positions, weights, dtype=jnp.float32, name: str = "planted") -> Tar
         array = np.asarray(value)
         if array.ndim != axes or array.dtype.kind not in "iuf" or array.shape[0] < 1:
             shape = "(J, d)" if axes == 2 else "(J,)"
-            found = f"shape {array.shape} and dtype {array.dtype}"
-            raise ValueError(f"{label} has {found}; it must be real, {shape} with J >= 1")
+            properties = f"shape {array.shape} and dtype {array.dtype}"
+            raise ValueError(f"{label} has {properties}; it must be real, {shape} with J >= 1")
         arrays.append(array.astype(np.float64))
         if not np.isfinite(arrays[-1]).all():
             raise ValueError(f"{label} is {value}; its values must be finite")
@@ -154,9 +185,10 @@ def planted(positions, weights, dtype=jnp.float32, name: str = "planted") -> Tar
 
 
 def teacher(name: str, dtype=jnp.float32) -> Target:
-    """A teacher of arXiv 2107.05134, Section 5, by name: one of `TEACHERS`, with two neurons of weight -10.
+    """Return a teacher of arXiv 2107.05134, Section 5: two neurons of weight -10.
 
-    Raises ValueError with the nearest name that exists.
+    The `name` is one of `TEACHERS`, and the `dtype` of the energy is float32 or float64. Raises ValueError for another
+    name, with the nearest one that exists.
 
     >>> teacher("s14_bimodal").space
     Sphere(dimension=15, base=Uniform())
@@ -170,24 +202,24 @@ def teacher(name: str, dtype=jnp.float32) -> Target:
 
 
 def _host(energy):
-    """Positions and weights in NumPy float64."""
+    """Return positions and weights in NumPy float64."""
     return np.asarray(energy.positions, np.float64), np.asarray(energy.coefficients, np.float64)
 
 
 def _steepness(energy) -> float:
-    """A bound on |grad f*|."""
+    """Return a bound on |grad f*|."""
     positions, weights = _host(energy)
     return float(np.mean(np.abs(weights) * np.linalg.norm(positions, axis=1)))
 
 
 def _plane_counts(energy):
-    """Radial and arc nodes of a plane quadrature that resolve the peaks of exp(-f*), 1 / sqrt(steepness) wide."""
+    """Return the numbers of radial and arc nodes that resolve the peaks of exp(-f*), which are 1 / sqrt(steepness) wide."""
     extra = int(4 * math.sqrt(_steepness(energy)))
     return 64 + extra, 24 + extra
 
 
 def _value(x, positions, weights):
-    """f*(x), x (N, d) or (N, 2) with coordinates in a plane."""
+    """Return f*(x) for x (N, d), or for coordinates in a plane, (N, 2)."""
     return np.maximum(x @ positions.T, 0) @ weights / len(weights)
 
 
@@ -196,7 +228,7 @@ def _circle(angle):
 
 
 def _turning_angles(coordinates, weights):
-    """Sorted angles of the plane between which f* is monotone on the circle: kinks and stationary points."""
+    """Return the sorted angles of the plane between which f* is monotone on the circle: kinks and stationary points."""
     bends = kinks(coordinates)
     middle = 0.5 * (bends + np.append(bends[1:], bends[0] + 2 * np.pi))
     force = ((_circle(middle) @ coordinates.T > 0) * weights) @ coordinates  # f* = r <force, circle(p)> / J on the arc
@@ -205,7 +237,10 @@ def _turning_angles(coordinates, weights):
 
 
 def _least_energy(energy) -> float:
-    """min f* over the sphere: f* is homogeneous, so it is least at unit length in the neurons' span, or 0 off it."""
+    """Return min f* over the sphere.
+
+    As f* is homogeneous, it is least at unit length in the span of the neurons, or it is 0, its value off the span.
+    """
     positions, weights = _host(energy)
     span, dimension = rank(energy.positions), positions.shape[1]
     if span <= 2:
@@ -220,10 +255,10 @@ def _least_energy(energy) -> float:
 
 
 def _stationary(positions, weights):
-    """Points (N, d) among which f* is least: for each set of neurons at their kink, those where it is stationary.
+    """Yield points (N, d) among which f* is least: for each set of neurons at their kink, the points where it is stationary.
 
     f* is linear, <v, x>, on each face of the arrangement of the hyperplanes <theta_j, x> = 0. In a face that spans the
-    space L it is least at -P_L v / |P_L v|, or, if P_L v = 0, it is 0 as at the ends of the face, where L is a line.
+    space L it is least at -P_L v / |P_L v|. If P_L v = 0 it is 0, as at the ends of the face, where L is a line.
     """
     count, dimension = positions.shape
     for size in range(dimension):
@@ -238,7 +273,7 @@ def _stationary(positions, weights):
 
 
 def _descents(positions, weights, starts=2048, steps=200):
-    """Ends (N, d) of descents from many starts, with ever shorter steps; no proof that the least is among them."""
+    """Yield the ends (N, d) of descents from many starts, with ever shorter steps. Nothing proves that the least energy is among them."""
     x = np.random.default_rng(0).standard_normal((starts, positions.shape[1]))
     x = np.concatenate([x, positions, -positions])
     x /= np.linalg.norm(x, axis=1, keepdims=True)
@@ -254,14 +289,26 @@ def _descents(positions, weights, starts=2048, steps=200):
 
 
 def sample(key: Key[Array, ""], target: Target, count: int) -> tuple[Samples, float]:
-    """`count` independent exact draws of a target, and the acceptance rate of the rejection that made them.
+    """Draw independent exact samples of a target, and return them with the acceptance rate of the rejection.
 
-    Where the neurons span a plane or a line (J <= 2 on any sphere), the projection (r cos p, r sin p) is drawn by
-    rejection from cells of the plane, each weighted by the maximum of exp(-f*) in it, and the rest of x is uniform:
-    acceptance above 0.9 whatever d (0.7 where |w| is 1000). Elsewhere points uniform on the sphere are
-    accepted with probability exp(min f* - f*). Deterministic in the key; not for jit, it loops on the host. Raises
-    ValueError for a count below 1, a key that is not threefry, and an expected acceptance below 1e-6; RuntimeError
-    where a point lies below the least energy found (with more than 10 neurons only).
+    Where the neurons span a plane or a line (J <= 2 on any sphere), the projection (r cos p, r sin p) on the plane is
+    drawn by rejection from cells, each weighted by the maximum of exp(-f*) in it, and the rest of x is uniform. The
+    acceptance is above 0.9 whatever d is (0.7 where |w| is 1000). Elsewhere points that are uniform on the sphere are
+    accepted with probability exp(min f* - f*). The draws are deterministic in the key. The function loops on the host
+    and cannot be compiled by jit.
+
+    Args:
+        key: a random key, threefry.
+        target: the target.
+        count: the number of samples, at least 1.
+
+    Returns:
+        The samples (count, d), with equal weights, and the acceptance rate.
+
+    Raises:
+        ValueError: the count is below 1, the key is not threefry, or the expected acceptance is below 1e-6.
+        RuntimeError: a drawn point has an energy below the estimated minimum, which is possible with more than 10
+            neurons only.
 
     >>> samples, acceptance = sample(jax.random.key(0), teacher("s14_monomodal"), 1000)
     >>> samples.points.shape, acceptance > 0.8
@@ -275,10 +322,11 @@ def sample(key: Key[Array, ""], target: Target, count: int) -> tuple[Samples, fl
 
 
 def _sample_plane(key, target, count):
-    """Rejection from cells of (q, p), the coordinates in which the uniform measure is dq dp / 2 pi.
+    """Draw by rejection from cells of (q, p), the coordinates in which the uniform measure is dq dp / 2 pi.
 
     q = (1 - r^2)^{(d-2)/2} is the probability of a larger r, kept as its logarithm. f* = r s(p) with s monotone in each
-    cell, so that its least value in the cell is at a corner. All in float64 on the host, from random bits of the key.
+    cell, so that its least value in the cell is at a corner. All is computed in float64 on the host, from random bits
+    of the key.
     """
     dimension = target.space.dimension
     basis, coordinates = plane(target.energy.positions)
@@ -313,16 +361,16 @@ def _sample_plane(key, target, count):
         accepted = np.log1p(-u[3]) <= -excess
         kept.append(np.concatenate([flat, across[:, None]], axis=1)[accepted])
         drawn += size
-        found = sum(map(len, kept))
-        if found >= count:
+        accepted_count = sum(map(len, kept))
+        if accepted_count >= count:
             break
     dtype = target.energy.positions.dtype
     projected = jnp.asarray(np.concatenate(kept)[:count].astype(dtype))
-    return _embed(rest_key, projected, jnp.asarray(basis[:2].astype(dtype))), found / drawn
+    return _embed(rest_key, projected, jnp.asarray(basis[:2].astype(dtype))), accepted_count / drawn
 
 
 def _check_envelope(target, least_excess, precision):
-    """Raises RuntimeError where an energy is below its bound by more than rounding: acceptance above 1."""
+    """Raise RuntimeError where an energy is below its bound by more than rounding, which means an acceptance above 1."""
     if least_excess < -100 * precision * (1 + _steepness(target.energy)):
         raise RuntimeError(
             f"{target.name} has a drawn point with an energy {-least_excess:.3g} below the least that was found: the "
@@ -331,19 +379,19 @@ def _check_envelope(target, least_excess, precision):
 
 
 def _uniform(key, count):
-    """Four rows of `count` numbers in [0, 1) with 53 bits, whatever JAX's precision."""
+    """Return four rows of `count` numbers in [0, 1) with 53 bits, whatever JAX's precision."""
     bits = np.asarray(jax.random.bits(key, (2, 4, count), "uint32")).astype(np.float64)
     return (np.floor(bits[0] / 2**5) * 2**26 + np.floor(bits[1] / 2**6)) / 2**53
 
 
 @jax.jit
 def _embed(key, projected, basis):
-    """Points of the sphere with given coordinates in the plane and length outside it, in a uniform direction."""
+    """Return points of the sphere with given coordinates in the plane and a given length outside it, in a uniform direction."""
     product = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
     x = product(projected[:, :2], basis)
     if basis.shape[1] > 2:
         rest = jax.random.normal(key, basis.shape[1:] + projected.shape[:1], projected.dtype).T
-        for _ in range(2):  # the second pass takes away the rounding of the first, large where little is left
+        for _ in range(2):  # the second pass removes the rounding of the first, which is large where little is left
             rest = rest - product(product(rest, basis.T), basis)
             rest = rest / jnp.linalg.norm(rest, axis=1, keepdims=True)
         x = x + projected[:, 2:] * rest
@@ -352,21 +400,20 @@ def _embed(key, projected, basis):
 
 @eqx.filter_jit
 def _propose(key, target, least):
-    """Uniform points, their energy above the least, and whether each is accepted."""
+    """Return uniform points, their energy above the least, and whether each is accepted."""
     point_key, accept_key = jax.random.split(key)
     dtype = target.energy.positions.dtype
     x = target.space.sample_base(point_key, BATCH, dtype)
     excess = target.energy(x) - least
-    coarse, fine = jax.random.uniform(accept_key, (2, BATCH), dtype)  # one float32 has no digits below 1e-7, where most
-    return x, excess, jnp.log(coarse + fine * jnp.finfo(dtype).eps) <= -excess  # accepted points of a peak have them
+    # One float32 number has no digits below 1e-7, but most accepted points of a peak need them.
+    coarse, fine = jax.random.uniform(accept_key, (2, BATCH), dtype)
+    return x, excess, jnp.log(coarse + fine * jnp.finfo(dtype).eps) <= -excess
 
 
 def _reject_from_uniform(key, target, count):
-    """Uniform points, each accepted with probability exp(least - f*)."""
+    """Draw uniform points, and accept each with probability exp(least - f*)."""
     dtype = target.energy.positions.dtype
-    margin = (
-        0 if target.energy.coefficients.size <= ENUMERATED else 1e-3
-    )  # the ends of descents are not quite the least
+    margin = 0 if target.energy.coefficients.size <= ENUMERATED else 1e-3  # the ends of descents lie a little above the least
     least = jnp.asarray(_least_energy(target.energy) - margin, dtype)
     kept, drawn = [], 0
     for batch in itertools.count():
@@ -379,7 +426,7 @@ def _reject_from_uniform(key, target, count):
             )
         kept.append(x[accepted])
         drawn += BATCH
-        found = sum(map(len, kept))
-        if found >= count:
+        accepted_count = sum(map(len, kept))
+        if accepted_count >= count:
             break
-    return jnp.asarray(np.concatenate(kept)[:count]), found / drawn
+    return jnp.asarray(np.concatenate(kept)[:count]), accepted_count / drawn
