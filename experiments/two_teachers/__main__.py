@@ -30,9 +30,8 @@ AUTHORS = {
 }
 """Labels of the archived curves."""
 
-
 ABOUT = "Section 5 of arXiv 2107.05134: a planted energy, learnt from its samples by the coupled flow of neurons and particles."
-MADE = {
+FILES = {
     "density.png": "the teacher's density, and the model's with its neurons and particles, first seed",
     "film.mp4": "the model of the first seed along training",
 }
@@ -72,11 +71,11 @@ def main(settings: Settings) -> dict:
         density.savefig(folder / "density.png", dpi=200)
         if settings.film:
             film(task, settings, folder / "film.mp4")
-    made = {"curves.png": "KL, score error and total variation, the mean over seeds with their range, beside the authors'"}
-    made |= {file: text for file, text in MADE.items() if (folder / file).exists()}
+    files = {"curves.png": "KL, score error and total variation, the mean over seeds with their range, beside the authors'"}
+    files |= {file: text for file, text in FILES.items() if (folder / file).exists()}
     report.write(
         folder, title=f"{settings.teacher}, {settings.method}, n = {task.n}", about=ABOUT, command=report.command("two_teachers", settings),
-        seconds=summary["seconds"], rows=[{"iteration": step, **row} for step, row in summary["at"].items()], files=made,
+        seconds=summary["seconds"], rows=[{"iteration": step, **row} for step, row in summary["at"].items()], files=files,
         paper=sentence_of(summary), summary=summary["certificate"]["summary"],
     )  # fmt: skip
     return summary
