@@ -6,6 +6,7 @@ import re
 import typing
 from pathlib import Path
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -46,9 +47,10 @@ def test_every_method_keeps_the_contract(name):
     assert hash(method) == hash(made(name)) and method == made(name)
     state = start(jax.random.key(0), method, method.rates, data)
     after, info = step(jax.random.key(1), method, state, method.rates, data)
-    assert jax.tree.structure(after) == jax.tree.structure(state) and int(after.step) == 1
-    assert [(x.shape, x.dtype) for x in jax.tree.leaves(after)] == [(x.shape, x.dtype) for x in jax.tree.leaves(state)]
-    assert isinstance(info, Info) and all(x.shape == () and np.isfinite(x) for x in jax.tree.leaves(info))
+    chex.assert_trees_all_equal_shapes_and_dtypes(after, state)
+    chex.assert_tree_all_finite(info)
+    chex.assert_rank(jax.tree.leaves(info), 0)
+    assert isinstance(info, Info) and int(after.step) == 1
     assert method.energy(after, method.rates, data)(data.points).shape == data.points.shape[:1]
     assert int(method.diverged(after)) == Divergence.NONE
     samples, paired = method.samples(after), method.paired(after)
