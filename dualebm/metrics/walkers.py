@@ -1,7 +1,7 @@
 """Metrics of the weights of particles along training: log Z, the cross-entropy, and how many particles count.
 
 >>> from jax import random; from dualebm.training.simulate import start
->>> from dualebm.methods.weighted_dual import WeightedDual; from dualebm.spaces import Sphere
+>>> from dualebm.methods.base import Info; from dualebm.methods.weighted_dual import WeightedDual; from dualebm.spaces import Sphere
 >>> method, data = WeightedDual(Sphere(3), neurons=8, particles=100), Samples(jnp.eye(3))
 >>> state = start(random.key(1), method, method.rates, data)
 >>> iterate = Iterate(method, state, method.rates, data, Info(effective_fraction=jnp.ones(())))
