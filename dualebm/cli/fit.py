@@ -5,46 +5,32 @@ import hashlib
 import math
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import equinox as eqx
 import jax
 import numpy as np
 import tyro
 
-from dualebm import duality_gap, measures, metrics, model
+from dualebm import model
 from dualebm._internal import checks
-from dualebm.cli import methods
-from dualebm.cli.sample_score import NAMES, with_error
+from dualebm.cli import evaluate, methods, report
 from dualebm.data import tables
-from dualebm.energies.shallow import Shallow
-from dualebm.features import Bump, Feature, ReLU, Softplus
+from dualebm.features import Bump, Feature, ReLU, Ridge, Softplus
 from dualebm.kernels import kernel_of
-from dualebm.log_z.annealing import anneal
-from dualebm.log_z.estimate import NODES, estimate_log_partition
-from dualebm.log_z.quadrature import sphere_quadrature
+from dualebm.log_z.estimate import estimate_log_partition
 from dualebm.measures import Samples
 from dualebm.methods.dual import Dual, annealing
 from dualebm.methods.lazy import KernelFlow
 from dualebm.methods.weighted_dual import WeightedDual
-from dualebm.metrics.walkers import EffectiveFraction, WalkerCrossEntropy
 from dualebm.spaces import Euclidean, Space, Sphere, Torus
 from dualebm.training.fingerprint import describe
-from dualebm.training.prepare import initial_state, traced
 from dualebm.training.run import run
 
 SPACES = ("sphere", "euclidean", "torus")
+"""The values of --space."""
+
 FEATURES = ("relu_bias", "relu", "softplus_bias", "softplus", "bump")
-"""The files that `sample` and `score` write."""
-
-LARGEST_SCALE = 3.0
-"""How far from the standard Gaussian columns may be before `fit` speaks of --standardise."""
-
-WALKERS = 10_000
-"""Annealed samples of the model, of methods without particles."""
-
-WORSE = -0.1
-"""The gap of held-out energy below which `fit` speaks of a larger radius."""
+"""The values of --feature."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,123 +120,95 @@ def fit(settings: Fit) -> None:
         _fit(settings)
 
 
+class Task(NamedTuple):
+    """What a fit trains, on what.
+
+    Attributes:
+        method: The training method.
+        rates: Its rates, a NamedTuple of scalars.
+        data: The points to train on, (n, d).
+        held_out: The points that are not trained on, (N - n, d).
+        mean: Means of the columns, (d,) in float64, or None where columns are not standardised.
+        scale: Standard deviations of the columns, (d,) in float64, or None where columns are not standardised.
+    """
+
+    method: Any
+    rates: Any
+    data: Samples
+    held_out: Samples
+    mean: np.ndarray | None
+    scale: np.ndarray | None
+
+
 def _fit(settings: Fit) -> None:
-    rows = tables.read(settings.data)
-    digest = hashlib.sha256(settings.data.read_bytes()).hexdigest()
-    space = space_of(settings, rows)
-    method = method_of(settings, space)
     split_key, run_key, partition_key = jax.random.split(jax.random.key(settings.seed), 3)
-    kept, held = split_rows(split_key, len(rows), settings.holdout)
-    mean, scale = column_scales(str(settings.data), rows[kept]) if settings.standardise else (None, None)
-    points = model.to_space(
-        rows, space, f"float{settings.precision}", normalise=settings.normalise, mean=mean, scale=scale,
-        name=str(settings.data),
-    ).points  # fmt: skip
-    data, unseen = Samples(points[kept]), Samples(points[held])
-    rates = rates_of(settings, method, data)
-    method.check(rates, data)
+    task = _task(split_key, settings)
+    method, rates, data, space = task.method, task.rates, task.data, task.method.space
     if not space.compact and not settings.standardise:
-        _speak_of_scales(data.points)
-    recorded = monitors(method, rates, data, unseen)
+        _note(report.note_of_scales(data.points))
+    recorded = evaluate.monitors(method, rates, data, task.held_out)
     state, results = run(
         run_key, method, rates, data, steps=settings.steps, every=settings.every, metrics=recorded,
         schedule=schedule_of(settings, rates), folder=settings.out, progress=sys.stderr.isatty(),
     )  # fmt: skip
     energy = method.energy(state, rates, data)
-    samples = method.samples(state)
-    if samples is None:
-        particles = anneal(run_key, energy, space, WALKERS).points
-    elif samples.log_weights is None:
-        particles = samples.points
-    else:
-        particles = samples.points[measures.resample(partition_key, samples.log_weights, len(samples.points))]
+    particles = evaluate.particles_of(run_key, partition_key, energy, space, method.samples(state))
     log_partition = estimate_log_partition(partition_key, energy, space, particles)
-    step = float(getattr(rates, "particle_step", 0) or Dual(space).rates.particle_step)
-    fitted = model.Model(energy, space, settings.normalise, mean, scale, log_partition, step)
-    likelihood = {name: _likelihood(fitted, part.points) for name, part in (("trained_on", data), ("held_out", unseen))}
-    gap = gap_of(partition_key, settings, energy, space, rates, data)
+    step = evaluate.particle_step_of(rates, space)
+    fitted = model.Model(energy, space, settings.normalise, task.mean, task.scale, log_partition, step)
+    likelihoods = {
+        "trained_on": evaluate.likelihood(fitted, data.points),
+        "held_out": evaluate.likelihood(fitted, task.held_out.points),
+    }
+    ball = "negative" if settings.signs == "all_negative" else "full"
+    gap = evaluate.gap_of(partition_key, energy, space, rates, data, ball=ball, chains=settings.gap_chains)
+    rows, digest = len(data.points) + len(task.held_out.points), hashlib.sha256(settings.data.read_bytes()).hexdigest()
     about = {
         "settings": {name: str(v) if isinstance(v, Path) else v for name, v in dataclasses.asdict(settings).items()},
-        "data": {"file": str(settings.data), "sha256": digest, "rows": len(rows)},
+        "data": {"file": str(settings.data), "sha256": digest, "rows": rows},
         "method": describe(method),
         "rates": describe(rates),
         "duality_gap": gap,
-        **likelihood,
+        **likelihoods,
     }
     model.save(settings.out, fitted, about)
-    print(f"{len(kept)} rows of {settings.data} on {space}, {len(held)} held out; {settings.steps} iterations")
-    print(", ".join(f"{name} {_told(results[name].values[-1])}" for name in recorded))
-    print(log_partition.told())
-    for name, found in likelihood.items():
-        for kind in [kind for kind in NAMES if kind in found]:
-            told = with_error(found[kind]["mean"], found[kind]["standard_error"])
-            print(f"{name.replace('_', ' ')}: mean {NAMES[kind]} of {found['rows']} rows = {told} nat")
-    if gap is not None:
-        print(gap["told"])
+    print(f"{len(data.points)} rows of {settings.data} on {space}, {len(task.held_out.points)} held out; {settings.steps} iterations")
+    print(report.last_records(results, list(recorded)))
+    print("\n".join(report.evaluation(log_partition, likelihoods, gap)))
     print(f"written to {settings.out}")
-    held_out = float(results["held_out_gap"][-1]) if "held_out_gap" in recorded else 0.0
-    radius = getattr(rates, "radius", math.inf)
-    if held_out < WORSE and float(results["total_variation"][-1]) > 0.99 * radius:
-        print(
-            f"note: the total variation is at the radius, {radius:g}, and held_out_gap is {held_out:.2g}: a stronger energy, "
-            "of a larger --radius, would fit the held-out rows better",
-            file=sys.stderr,
-        )
+    _note(report.note_of_radius(results, rates))
 
 
-def gap_of(key, settings: Fit, energy, space: Space, rates, data: Samples) -> dict[str, Any] | None:
-    """How far the energy is from the best of its F1 ball, as JSON; None where it has no neurons or the method no ball."""
-    radius = getattr(rates, "radius", None)
-    if not settings.gap_chains or radius is None or not isinstance(energy, Shallow):
-        return None
-    ball = "negative" if settings.signs == "all_negative" else "full"
-    quadrature = quadrature_of(space, data)
-    options: dict[str, Any] = dict(quadrature=quadrature, ball=ball, chains=settings.gap_chains)
-    found = eqx.filter_jit(duality_gap.certify)(key, energy, space, data, float(radius), **options)
-    value, error = float(found.gap), float(found.error)
-    return {"nats": value, "standard_error": error, "ball": ball, "told": duality_gap.told(found, float(radius), ball)}
+def _note(note: str | None) -> None:
+    if note is not None:
+        print(note, file=sys.stderr)
 
 
-def quadrature_of(space: Space, data: Samples) -> Samples | None:
-    """Of the base measure, on the circle and S^2; None elsewhere."""
-    if space in NODES:
-        return sphere_quadrature(space, NODES[space] // 2, data.points.dtype)
-    return None
+def _task(key, settings: Fit) -> Task:
+    """Read the file and make the method, its rates and the points. Raise ValueError for what is not allowed."""
+    rows = tables.read(settings.data)
+    space = space_of(settings, rows)
+    method = method_of(settings, space)
+    kept, held = split_rows(key, len(rows), settings.holdout)
+    mean, scale = column_scales(str(settings.data), rows[kept]) if settings.standardise else (None, None)
+    points = model.to_space(
+        rows, space, f"float{settings.precision}", normalise=settings.normalise, mean=mean, scale=scale,
+        name=str(settings.data),
+    ).points  # fmt: skip
+    data = Samples(points[kept])
+    rates = rates_of(settings, method, data)
+    method.check(rates, data)
+    return Task(method, rates, data, Samples(points[held]), mean, scale)
 
 
-def monitors(method, rates, data: Samples, unseen: Samples) -> dict[str, Any]:
-    """What is recorded: energies of the data less those of the particles; of methods without particles the cross-entropy."""
-    state = eqx.filter_eval_shape(initial_state, jax.random.key(0), method, traced(rates, data), data)
-    parts = {"fit": data, "held_out": unseen} if len(unseen.points) else {"fit": data}
-    if eqx.filter_eval_shape(method.log_partition, state) is not None:  # known by the weights of the walkers
-        recorded: dict[str, Any] = {f"{name}_cross_entropy": WalkerCrossEntropy(part) for name, part in parts.items()}
-        recorded["effective_fraction"] = EffectiveFraction()
-    elif eqx.filter_eval_shape(method.samples, state) is not None:
-        recorded = {f"{name}_gap": metrics.EnergyGap(part) for name, part in parts.items()}
-    else:
-        quadrature = quadrature_of(method.space, data)
-        recorded = {f"{name}_cross_entropy": metrics.CrossEntropy(part, method.space, quadrature) for name, part in parts.items()}
-    return recorded | {"total_variation": metrics.TotalVariation(), "acceptance": metrics.Acceptance()}
+def schedule_of(settings: Fit, rates: Any) -> Any:
+    """Return `annealing` over a fifth of the iterations, or None.
 
-
-def schedule_of(settings: Fit, rates):
-    """`annealing` over a fifth of the iterations, where it is asked for and the rates have what it anneals."""
-    moves = {"radius", "transport_step", "reaction_step"} <= set(rates._fields)
-    return annealing(math.ceil(settings.steps / 5)) if settings.anneal and moves else None
-
-
-def _told(value) -> str:
-    return f"{float(value):.4g}" if np.ndim(value) == 0 else f"{value[0]:.4g} +- {value[1]:.2g}"
-
-
-def _likelihood(fitted: model.Model, points) -> dict[str, Any]:
-    """The number of rows, and the mean log densities with their standard errors; of no rows, the number alone."""
-    means: dict[str, Any] = {"rows": len(points)}
-    if len(points):
-        for kind, values in model.log_densities(fitted, points).items():
-            mean, error = model.mean_with_error(values, fitted.log_partition.standard_error)
-            means[kind] = {"mean": mean, "standard_error": error}
-    return means
+    It is None where --no-anneal is given and where the rates lack one of those that `annealing` changes: the radius and
+    the steps of the neurons.
+    """
+    anneals = {"radius", "transport_step", "reaction_step"} <= set(rates._fields)
+    return annealing(math.ceil(settings.steps / 5)) if settings.anneal and anneals else None
 
 
 def split_rows(key, count: int, holdout: float) -> tuple[np.ndarray, np.ndarray]:
@@ -359,20 +317,9 @@ def rates_of(settings: Fit, method, data: Samples):
     1.6
     """
     rates = method.rates
-    if isinstance(method, (Dual, WeightedDual)) and not isinstance(method.feature, Bump):
-        bias = bool(getattr(method.feature, "bias", False))
+    if isinstance(method, (Dual, WeightedDual)) and isinstance(method.feature, Ridge):
+        bias = method.feature.bias
         square = float(np.mean(np.sum(np.asarray(data.points, np.float64) ** 2, axis=1)))
         step = 0.4 * (method.space.dimension + bias) / (square + bias)
         rates = rates._replace(transport_step=step, reaction_step=step)
     return rates._replace(**{name: value for name, value in given(settings).items() if name in rates._fields})
-
-
-def _speak_of_scales(points) -> None:
-    x = np.asarray(points, np.float64)
-    mean, scale = np.abs(np.mean(x, axis=0)).max(), np.std(x, axis=0)
-    if mean > LARGEST_SCALE or scale.max() > LARGEST_SCALE or scale.min() < 1 / LARGEST_SCALE:
-        print(
-            f"note: columns have means up to {mean:.3g} and standard deviations from {scale.min():.3g} to {scale.max():.3g}, and the "
-            "base measure is the standard Gaussian; --standardise brings them to it",
-            file=sys.stderr,
-        )

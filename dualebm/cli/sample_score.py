@@ -10,24 +10,12 @@ import tyro
 
 from dualebm import model, quality
 from dualebm._internal import checks, files
+from dualebm.cli import report
 from dualebm.data import tables
 from dualebm.flows import langevin
 
 TABLES = (".csv", ".npy")
-
-NAMES = {
-    "log_density_base": "log density in the base measure",
-    "log_density_lebesgue": "log density in Lebesgue measure",
-}
-
-
-def with_error(mean, error) -> str:
-    """A mean over rows and its standard error, None for one row.
-
-    >>> with_error(1.5, 0.25)
-    '1.5 +- 0.25'
-    """
-    return f"{mean:.6g} (one row: no standard error)" if error is None else f"{mean:.6g} +- {error:.2g}"
+"""The suffixes of the files that `sample` and `score` write."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,8 +111,8 @@ def score(settings: Score) -> None:
     summary = sys.stderr if settings.out is None else sys.stdout
     print(fitted.log_partition.told(), file=summary)
     for name, values in found.items():
-        told = with_error(*model.mean_with_error(values, fitted.log_partition.standard_error))
-        print(f"mean {NAMES[name]} of {len(values)} rows = {told} nat", file=summary)
+        told = report.with_error(*model.mean_with_error(values, fitted.log_partition.standard_error))
+        print(f"mean {report.LOG_DENSITIES[name]} of {len(values)} rows = {told} nat", file=summary)
     if near is not None:
         print("\n".join(quality.told(near)), file=summary)
         if near["acceptance"] < 0.3:

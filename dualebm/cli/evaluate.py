@@ -1,0 +1,138 @@
+"""The numbers that `dualebm fit` records along training and reports at its end."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+from jaxtyping import Array, Float, Key
+
+from dualebm import duality_gap, measures, metrics, model
+from dualebm.energies.shallow import Energy, Shallow
+from dualebm.log_z.annealing import anneal
+from dualebm.log_z.estimate import NODES
+from dualebm.log_z.quadrature import sphere_quadrature
+from dualebm.measures import Samples
+from dualebm.metrics.walkers import EffectiveFraction, WalkerCrossEntropy
+from dualebm.spaces import Space
+from dualebm.training.prepare import initial_state, traced
+
+ANNEALED_SAMPLES = 10_000
+"""The number of samples of the model that are annealed where the method has no particles."""
+
+
+def quadrature_of(space: Space, dtype: Any) -> Samples | None:
+    """Return a quadrature of the base measure on the circle and S^2, and None on other spaces.
+
+    >>> from dualebm.spaces import Euclidean, Sphere
+    >>> quadrature_of(Sphere(2), "float32").points.shape, quadrature_of(Euclidean(2), "float32")
+    ((2000, 2), None)
+    """
+    return sphere_quadrature(space, NODES[space] // 2, dtype) if space in NODES else None
+
+
+def monitors(method: Any, rates: Any, data: Samples, held_out: Samples) -> dict[str, Any]:
+    """Return the metrics that a fit records.
+
+    A method that knows log Z along training has its cross-entropies recorded, and the effective fraction of its weighted
+    particles. Any other method with particles has the gaps recorded between the mean energy of rows and that of its
+    particles. A method without particles has cross-entropies recorded with log Z by quadrature or sampling.
+
+    Args:
+        method: The training method.
+        rates: Its rates, a NamedTuple of scalars.
+        data: The points trained on, (n, d).
+        held_out: The points that are not trained on, (k, d), of which there may be none.
+
+    Returns:
+        The metrics by name. The names begin with `fit` for the data and `held_out` for the held-out points.
+    """
+    state = eqx.filter_eval_shape(initial_state, jax.random.key(0), method, traced(rates, data), data)
+    groups = {"fit": data, "held_out": held_out} if len(held_out.points) else {"fit": data}
+    if eqx.filter_eval_shape(method.log_partition, state) is not None:
+        recorded: dict[str, Any] = {f"{name}_cross_entropy": WalkerCrossEntropy(points) for name, points in groups.items()}
+        recorded["effective_fraction"] = EffectiveFraction()
+    elif eqx.filter_eval_shape(method.samples, state) is not None:
+        recorded = {f"{name}_gap": metrics.EnergyGap(points) for name, points in groups.items()}
+    else:
+        quadrature = quadrature_of(method.space, data.points.dtype)
+        recorded = {
+            f"{name}_cross_entropy": metrics.CrossEntropy(points, method.space, quadrature) for name, points in groups.items()
+        }
+    return recorded | {"total_variation": metrics.TotalVariation(), "acceptance": metrics.Acceptance()}
+
+
+def particles_of(
+    run_key: Key[Array, ""], key: Key[Array, ""], energy: Energy, space: Space, samples: Samples | None
+) -> Float[Array, "N d"]:
+    """Return unweighted particles of the model exp(-energy).
+
+    Args:
+        run_key: Key of the annealing, used where the method has no particles.
+        key: Key of the resampling, used where the particles have weights.
+        energy: The trained energy.
+        space: The space of the particles.
+        samples: The particles of the method, (N, d), or None for a method without particles.
+
+    Returns:
+        The particles themselves where they have no weights, a resampled copy where they have, and `ANNEALED_SAMPLES` annealed
+        samples where the method has none.
+    """
+    if samples is None:
+        return anneal(run_key, energy, space, ANNEALED_SAMPLES).points
+    if samples.log_weights is None:
+        return samples.points
+    return samples.points[measures.resample(key, samples.log_weights, len(samples.points))]
+
+
+def particle_step_of(rates: Any, space: Space) -> float:
+    """Return the particle step of a method's rates, or the space's default where the method moves no particles.
+
+    >>> from dualebm.methods.dual import Dual
+    >>> from dualebm.spaces import Sphere
+    >>> particle_step_of(Dual(Sphere(3)).rates._replace(particle_step=0.125), Sphere(3))
+    0.125
+    """
+    step = float(rates.particle_step) if "particle_step" in rates._fields else 0.0
+    return step or space.default_particle_step
+
+
+def likelihood(fitted: model.Model, points: Float[Array, "N d"]) -> dict[str, Any]:
+    """Return the mean log densities of a model at points (N, d), as JSON.
+
+    Returns:
+        `rows`, the number N, and for each log density of `model.log_densities` its `mean` and `standard_error` in nats
+        (None for one row). For no points, `rows` alone.
+    """
+    means: dict[str, Any] = {"rows": len(points)}
+    if len(points):
+        for kind, values in model.log_densities(fitted, points).items():
+            mean, error = model.mean_with_error(values, fitted.log_partition.standard_error)
+            means[kind] = {"mean": mean, "standard_error": error}
+    return means
+
+
+def gap_of(
+    key: Key[Array, ""], energy: Energy, space: Space, rates: Any, data: Samples, *, ball: str, chains: int
+) -> dict[str, Any] | None:
+    """Return how far a trained energy is from the best of its F1 ball, as JSON.
+
+    Args:
+        key: Key of the annealed chains.
+        energy: The trained energy.
+        space: The space of the data.
+        rates: The rates of the method, a NamedTuple of scalars, with the radius of the ball where the method has one.
+        data: The points trained on, (n, d).
+        ball: "full", or "negative" for energies whose charges are all negative.
+        chains: The number of annealed chains; 0 for no gap.
+
+    Returns:
+        The gap `nats` with its `standard_error`, the `ball`, and a sentence that states them. None where there are no
+        chains, the method has no radius or the energy no neurons.
+    """
+    if not chains or "radius" not in rates._fields or not isinstance(energy, Shallow):
+        return None
+    radius = float(rates.radius)
+    options: dict[str, Any] = dict(quadrature=quadrature_of(space, data.points.dtype), ball=ball, chains=chains)
+    certificate = eqx.filter_jit(duality_gap.certify)(key, energy, space, data, radius, **options)
+    told = duality_gap.told(certificate, radius, ball)
+    return {"nats": float(certificate.gap), "standard_error": float(certificate.error), "ball": ball, "told": told}

@@ -1,0 +1,100 @@
+"""The lines and notes that `dualebm fit` and `dualebm score` print."""
+
+import math
+from typing import Any
+
+import numpy as np
+import xarray
+
+from dualebm.log_z.estimate import LogPartition
+
+LARGEST_SCALE = 3.0
+"""The column mean, standard deviation or inverse of one above which `dualebm fit` suggests --standardise."""
+
+WORSE = -0.1
+"""The held-out energy gap below which `dualebm fit` suggests a larger radius."""
+
+LOG_DENSITIES = {
+    "log_density_base": "log density in the base measure",
+    "log_density_lebesgue": "log density in Lebesgue measure",
+}
+"""The log densities of `model.log_densities` in words."""
+
+
+def with_error(mean: float, error: float | None) -> str:
+    """Return a mean over rows and its standard error as text; the error of one row is None.
+
+    >>> with_error(1.5, 0.25)
+    '1.5 +- 0.25'
+    """
+    return f"{mean:.6g} (one row: no standard error)" if error is None else f"{mean:.6g} +- {error:.2g}"
+
+
+def last_records(results: xarray.Dataset, names: list[str]) -> str:
+    """Return the last records of metrics as one line. A metric is a number, or a number and its standard error.
+
+    >>> last_records(xarray.Dataset({"kl": ("step", [0.5, 0.25])}), ["kl"])
+    'kl 0.25'
+    """
+    return ", ".join(f"{name} {_number(results[name].values[-1])}" for name in names)
+
+
+def _number(value) -> str:
+    return f"{float(value):.4g}" if np.ndim(value) == 0 else f"{value[0]:.4g} +- {value[1]:.2g}"
+
+
+def evaluation(log_partition: LogPartition, likelihoods: dict[str, Any], gap: dict[str, Any] | None) -> list[str]:
+    """Return the lines that state log Z, the mean log densities and the duality gap of a model.
+
+    Args:
+        log_partition: log Z and its error.
+        likelihoods: For each set of rows, such as "held_out", the means of `evaluate.likelihood`.
+        gap: The duality gap of `evaluate.gap_of`, or None.
+
+    Returns:
+        The lines, in the order in which they are printed.
+    """
+    lines = [log_partition.told()]
+    for rows, means in likelihoods.items():
+        for kind in [kind for kind in LOG_DENSITIES if kind in means]:
+            mean = with_error(means[kind]["mean"], means[kind]["standard_error"])
+            lines.append(f"{rows.replace('_', ' ')}: mean {LOG_DENSITIES[kind]} of {means['rows']} rows = {mean} nat")
+    return lines if gap is None else [*lines, gap["told"]]
+
+
+def note_of_scales(points: Any) -> str | None:
+    """Return a note where columns of points (n, d) are far from the standard Gaussian, and None elsewhere.
+
+    >>> note_of_scales(np.array([[-1.0], [1.0]])) is None
+    True
+    """
+    x = np.asarray(points, np.float64)
+    mean, scale = np.abs(np.mean(x, axis=0)).max(), np.std(x, axis=0)
+    if mean <= LARGEST_SCALE and scale.max() <= LARGEST_SCALE and scale.min() >= 1 / LARGEST_SCALE:
+        return None
+    return (
+        f"note: columns have means up to {mean:.3g} and standard deviations from {scale.min():.3g} to {scale.max():.3g}, and the "
+        "base measure is the standard Gaussian; --standardise brings them to it"
+    )
+
+
+def note_of_radius(results: xarray.Dataset, rates: Any) -> str | None:
+    """Return a note where the radius keeps the energy from fitting the held-out rows, and None elsewhere.
+
+    That is where the last `held_out_gap` is below `WORSE` and the last `total_variation` is within 1% of the radius.
+
+    Args:
+        results: The records of a run along `step`.
+        rates: The rates of the method, a NamedTuple of scalars.
+
+    Returns:
+        The note or None.
+    """
+    radius = rates.radius if "radius" in rates._fields else math.inf
+    held_out = float(results["held_out_gap"][-1]) if "held_out_gap" in results else 0.0
+    if held_out >= WORSE or float(results["total_variation"][-1]) <= 0.99 * radius:
+        return None
+    return (
+        f"note: the total variation is at the radius, {radius:g}, and held_out_gap is {held_out:.2g}: a stronger energy, "
+        "of a larger --radius, would fit the held-out rows better"
+    )
