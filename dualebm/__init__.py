@@ -16,6 +16,7 @@ from dualebm.energies.networks import MLP, ConvNet
 from dualebm.energies.shallow import Shallow
 from dualebm.features import Bump, Custom, Feature, ReLU, Softplus
 from dualebm.flows.langevin import sample
+from dualebm.geometry import Space
 from dualebm.kernels import RBF, ArcCosine
 from dualebm.measures import Atoms, Samples, total_variation
 from dualebm.methods.adaptive import Adaptive
@@ -33,7 +34,7 @@ from dualebm.methods.stein import KernelStein, NetworkRates, NetworkStein
 from dualebm.methods.weighted_dual import WeightedDual, WeightedDualRates
 from dualebm.metrics import Metric
 from dualebm.rates import Fraction, NonNegative, ParticleStep, Positive, Probability
-from dualebm.spaces import Euclidean, Space, Sphere, Torus
+from dualebm.spaces import Euclidean, Sphere, Torus
 from dualebm.sweeps.grid import cross, draws, product, zipped
 from dualebm.training.simulate import simulate
 

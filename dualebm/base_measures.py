@@ -19,7 +19,7 @@ Scalars = Float[Array, "*batch"]
 
 @runtime_checkable
 class Geometry(Protocol):
-    """What a base measure asks of a space; see `dualebm.spaces.Space`."""
+    """What a base measure asks of a space; see `dualebm.geometry.Space`."""
 
     compact: ClassVar[bool]
     """Whether the space is bounded."""

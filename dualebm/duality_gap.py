@@ -29,9 +29,9 @@ from dualebm._internal import checks
 from dualebm.energies.base import Energy
 from dualebm.energies.shallow import Shallow, feature_mean
 from dualebm.flows import langevin
+from dualebm.geometry import Space
 from dualebm.log_z.annealing import anneal
 from dualebm.measures import Samples, shares
-from dualebm.spaces import Space
 
 BALLS = ("full", "negative", "positive")
 """Energies against which is certified: all of the ball, or those of one sign."""

@@ -15,7 +15,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from dualebm.spaces import Space, Sphere
+from dualebm.geometry import Space
+from dualebm.spaces import Sphere
 
 Inputs = Float[Array, "N d"]
 Parameters = Float[Array, "m p"]

@@ -18,8 +18,9 @@ from dualebm._internal import checks
 from dualebm._internal.blocks import block_columns, map_blocks, once, sum_blocks, total
 from dualebm.energies.base import Energy, Located
 from dualebm.features import Bump, Feature, ReLU
+from dualebm.geometry import Space
 from dualebm.measures import Samples
-from dualebm.spaces import Space, Sphere, Torus
+from dualebm.spaces import Sphere, Torus
 
 SOURCES = 4096
 """Points y of a block, of k(x, y)."""

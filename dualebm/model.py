@@ -17,9 +17,9 @@ from dualebm._internal import checks, files
 from dualebm.data import tables
 from dualebm.energies.base import Energy
 from dualebm.energies.files import build, load_energy, save_energy, spell
+from dualebm.geometry import Space
 from dualebm.log_z.estimate import LogPartitionEstimate
 from dualebm.measures import Samples
-from dualebm.spaces import Space
 
 ENERGY, MODEL = "energy.npz", "model.json"
 

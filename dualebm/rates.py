@@ -21,7 +21,7 @@ from typing import Annotated, Any, get_type_hints
 from jaxtyping import Array, Float
 
 from dualebm._internal import checks
-from dualebm.spaces import Space
+from dualebm.geometry import Space
 
 Scalar = Float[Array, ""] | float
 """A number, or an array of no dimension."""

@@ -19,9 +19,9 @@ from jaxtyping import Array, Float, Key
 from dualebm._internal import checks
 from dualebm._internal.blocks import block_columns, map_blocks, once, product, sum_blocks
 from dualebm.energies.base import Energy
+from dualebm.geometry import Space
 from dualebm.kernels import SOURCES
 from dualebm.measures import Samples
-from dualebm.spaces import Space
 
 Points = Float[Array, "n d"]
 

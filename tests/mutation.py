@@ -30,7 +30,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 CORE = (
     "_internal/blocks", "_internal/random", "_internal/collectives", "energies/base", "energies/shallow", "measures",
-    "spaces", "flows/*", "methods/dual", "methods/jarzynski", "training/simulate", "training/run", "sweeps/engine",
+    "geometry", "spaces", "flows/*", "methods/dual", "methods/jarzynski", "training/simulate", "training/run", "sweeps/engine",
     "training/run_folder", "training/checkpoints", "energies/files", "_internal/files", "log_z/*", "duality_gap",
 )  # fmt: skip
 OPERATORS = {

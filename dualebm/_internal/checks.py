@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dualebm.geometry import Space
 from dualebm.measures import Samples
-from dualebm.spaces import Space
 
 ON_SPACE = 1e-3
 """How far data may lie from their space (float32 data read from a text file are within 1e-6)."""

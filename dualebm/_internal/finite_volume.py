@@ -11,7 +11,8 @@ from typing import NamedTuple
 import numpy as np
 
 from dualebm._internal import checks
-from dualebm.spaces import Space, Sphere
+from dualebm.geometry import Space
+from dualebm.spaces import Sphere
 
 
 class Cells(NamedTuple):

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from dualebm._internal import checks
+from dualebm.geometry import Space
 from dualebm.measures import Samples
-from dualebm.spaces import Space
 
 SUFFIXES = (".npy", ".npz", ".csv")
 """The files that `load` reads."""

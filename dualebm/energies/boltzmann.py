@@ -12,7 +12,7 @@ from dualebm._internal import checks
 from dualebm._internal.blocks import block_columns, map_blocks, product
 from dualebm.base_measures import Gaussian
 from dualebm.energies.base import Energy, Located
-from dualebm.spaces import Space
+from dualebm.geometry import Space
 
 LARGEST_ENUMERATION = 20
 """Hidden units of a machine whose 2^m states are still enumerated."""

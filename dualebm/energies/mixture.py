@@ -13,7 +13,8 @@ from dualebm._internal import checks
 from dualebm._internal.blocks import block_columns, map_blocks, product
 from dualebm.base_measures import Flat
 from dualebm.energies.base import Energy, Located
-from dualebm.spaces import Euclidean, Space
+from dualebm.geometry import Space
+from dualebm.spaces import Euclidean
 
 
 def _flat(space: Space, dimension: int) -> None:

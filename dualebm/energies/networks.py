@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Key
 from dualebm._internal import checks
 from dualebm._internal.blocks import block_columns, map_blocks, product
 from dualebm.energies.base import Energy
-from dualebm.spaces import Space
+from dualebm.geometry import Space
 
 ACTIVATIONS = {"softplus": jax.nn.softplus, "relu": jax.nn.relu, "silu": jax.nn.silu, "tanh": jnp.tanh}
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from dualebm.energies.base import Energy
-from dualebm.spaces import Space
+from dualebm.geometry import Space
 
 
 class Tabulated(Energy):

@@ -6,8 +6,8 @@ from jaxtyping import Array, Float, Int, Key
 
 from dualebm._internal import checks, collectives
 from dualebm.flows import langevin
+from dualebm.geometry import Space
 from dualebm.measures import Samples
-from dualebm.spaces import Space
 
 Scalar = Float[Array, ""] | float
 

@@ -21,8 +21,8 @@ from dualebm import measures
 from dualebm._internal import blocks, collectives
 from dualebm.energies.base import Energy
 from dualebm.flows import langevin
+from dualebm.geometry import Space
 from dualebm.log_z.annealing import anneal
-from dualebm.spaces import Space
 
 Scalar = Float[Array, ""] | float
 

@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float, Key
 
 from dualebm._internal import blocks, collectives, random
 from dualebm.energies.base import Energy, Located, precision_of
-from dualebm.spaces import Space
+from dualebm.geometry import Space
 
 NOISE_PAIRS = blocks.GRAIN
 """Pairs of particles whose noise shares a key: part of the definition of the results, unlike the streamed block."""

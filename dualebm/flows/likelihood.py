@@ -17,8 +17,8 @@ from jaxtyping import Array, Float
 from dualebm._internal import blocks, checks, collectives
 from dualebm.energies.base import Energy
 from dualebm.flows.two_layer import OPTIMISERS
+from dualebm.geometry import Space
 from dualebm.measures import Samples, shares
-from dualebm.spaces import Space
 
 Scalar = Float[Array, ""] | float
 

@@ -19,8 +19,8 @@ from jaxtyping import Array, Float, Key
 from dualebm._internal import checks
 from dualebm.energies.shallow import Shallow
 from dualebm.features import Feature, Ridge
+from dualebm.geometry import Space
 from dualebm.rates import NonNegative
-from dualebm.spaces import Space
 
 OPTIMISERS: dict[str, Callable[[], Any]] = {
     "gradient": optax.identity,

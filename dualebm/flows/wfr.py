@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
+from dualebm.geometry import Space
 from dualebm.measures import Atoms, log_total_variation
-from dualebm.spaces import Space
 
 Rate = Float[Array, ""] | float
 

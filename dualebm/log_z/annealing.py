@@ -10,8 +10,8 @@ from jaxtyping import Array, Float, Key
 from dualebm._internal import checks
 from dualebm.energies.base import Energy, Tempered, precision_of
 from dualebm.flows import langevin
+from dualebm.geometry import Space
 from dualebm.measures import Samples
-from dualebm.spaces import Space
 
 DRAWS = 2**14
 """Points of the base measure that `log_partition_by_sampling` draws at a time: part of the definition of its results."""

@@ -7,9 +7,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from dualebm.energies.base import Energy
+from dualebm.geometry import Space
 from dualebm.log_z.annealing import log_partition_by_sampling
 from dualebm.log_z.quadrature import log_partition, sphere_quadrature
-from dualebm.spaces import Space, Sphere
+from dualebm.spaces import Sphere
 
 NODES: dict[Space, int] = {Sphere(2): 4000, Sphere(3): 200}
 """Nodes of the quadrature, of the spaces that have one for every energy."""

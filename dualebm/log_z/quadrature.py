@@ -17,8 +17,9 @@ from jaxtyping import Array, Float
 from dualebm._internal import checks
 from dualebm.base_measures import Gaussian
 from dualebm.energies.base import Energy
+from dualebm.geometry import Space
 from dualebm.measures import Samples
-from dualebm.spaces import Space, Sphere
+from dualebm.spaces import Sphere
 
 LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE = 1e-3, 1e3
 """The range in which `effective_temperature` looks."""

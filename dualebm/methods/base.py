@@ -28,8 +28,8 @@ from jaxtyping import Array, Float, Int, Key
 
 from dualebm import rates as bounds
 from dualebm._internal import checks
+from dualebm.geometry import Space
 from dualebm.measures import Atoms, Samples
-from dualebm.spaces import Space
 
 
 class Divergence(enum.IntEnum):

@@ -23,11 +23,11 @@ from dualebm._internal import checks, collectives
 from dualebm.flows import initialise, jarzynski, langevin, likelihood
 from dualebm.flows.jarzynski import Weights
 from dualebm.flows.likelihood import Optimiser, Start, Training
+from dualebm.geometry import Space
 from dualebm.measures import Samples
 from dualebm.methods.base import Info, Method
 from dualebm.methods.jarzynski import batch_of, check_training, check_walkers, drawn
 from dualebm.rates import NonNegative, ParticleStep, Probability
-from dualebm.spaces import Space
 
 BEGIN = ("data", "model")
 """Where the particles are at the start: at the data, or at samples of the model of the first energy."""

@@ -24,10 +24,10 @@ from dualebm.energies.base import Located
 from dualebm.energies.shallow import Shallow, Sums, feature_mean, feature_sums, from_atoms
 from dualebm.features import Feature, ReLU
 from dualebm.flows import initialise, langevin, wfr
+from dualebm.geometry import Space
 from dualebm.measures import Atoms, Samples, log_total_variation
 from dualebm.methods.base import Divergence, Info, Method
 from dualebm.rates import NonNegative, ParticleStep, Positive, Probability, Scalar
-from dualebm.spaces import Space
 
 
 class DualRates(NamedTuple):

@@ -25,10 +25,10 @@ from dualebm._internal import blocks, checks, collectives, random
 from dualebm.flows import initialise, jarzynski, langevin, likelihood
 from dualebm.flows.jarzynski import Weights
 from dualebm.flows.likelihood import Optimiser, Start, Training
+from dualebm.geometry import Space
 from dualebm.measures import Samples
 from dualebm.methods.base import Info, Method
 from dualebm.rates import Fraction, NonNegative, ParticleStep
-from dualebm.spaces import Space
 
 ORDERS = ("particles_first", "parameters_first")
 """The particles move under the energy before the step of the parameters (Algorithm 1) or after it (the authors' program of images)."""

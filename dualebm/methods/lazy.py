@@ -28,11 +28,11 @@ from dualebm.energies.shallow import Shallow, feature_mean, feature_sums
 from dualebm.energies.tabulated import Tabulated
 from dualebm.features import Feature, ReLU
 from dualebm.flows import initialise, langevin
+from dualebm.geometry import Space
 from dualebm.kernels import Embedding, Kernel, embedding, kernel_of, mean_kernel
 from dualebm.measures import Samples
 from dualebm.methods.base import Info, Method
 from dualebm.rates import NonNegative, ParticleStep, Positive, Probability
-from dualebm.spaces import Space
 
 SMALLEST = 1e-12
 """The lower bound of a discrepancy that divides."""

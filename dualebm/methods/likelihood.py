@@ -22,10 +22,10 @@ from dualebm._internal import checks
 from dualebm.energies.shallow import Shallow, Sums, feature_mean, feature_sums
 from dualebm.features import Feature, ReLU
 from dualebm.flows import langevin, two_layer
+from dualebm.geometry import Space
 from dualebm.measures import Samples, effective_sample_size
 from dualebm.methods.base import Info, Method
 from dualebm.rates import NonNegative, ParticleStepOrNone
-from dualebm.spaces import Space
 
 SAMPLERS = ("mala", "independence", "importance")
 """How the expectation under the model is estimated: chains of MALA, chains of independence Metropolis, or weighted points of tau."""

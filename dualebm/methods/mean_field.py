@@ -29,10 +29,10 @@ from dualebm._internal import checks
 from dualebm._internal.finite_volume import Cells, cells
 from dualebm.energies.shallow import Shallow, feature_mean
 from dualebm.features import Feature, ReLU
+from dualebm.geometry import Space
 from dualebm.measures import Samples
 from dualebm.methods.base import Divergence, Info, Method
 from dualebm.methods.dual import DualRates
-from dualebm.spaces import Space
 
 SIGNS = ("half", "all_negative")
 """The signs of the neurons at the start: half of the mass of each sign, or all of it negative."""

@@ -1,8 +1,8 @@
 """The settings of arXiv 2107.05134: `Dual` as the paper's text and as its authors' program have it, and rates in either convention."""
 
 from dualebm._internal import checks
+from dualebm.geometry import Space
 from dualebm.methods.dual import Dual, DualRates
-from dualebm.spaces import Space
 
 
 def text(space: Space, **changes) -> Dual:

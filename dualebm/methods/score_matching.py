@@ -29,10 +29,10 @@ from dualebm._internal.blocks import block_columns, map_blocks, once, sum_blocks
 from dualebm.energies.shallow import Shallow, Sums, from_atoms
 from dualebm.features import Feature, ReLU, Ridge
 from dualebm.flows import wfr
+from dualebm.geometry import Space
 from dualebm.measures import Atoms, Samples, coefficients, log_total_variation
 from dualebm.methods.base import Divergence, Info, Method
 from dualebm.rates import NonNegative, Positive, Scalar
-from dualebm.spaces import Space
 
 
 class ScoreMatchingRates(NamedTuple):

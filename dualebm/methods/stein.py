@@ -19,10 +19,10 @@ from dualebm.energies.shallow import Shallow
 from dualebm.features import Feature, ReLU
 from dualebm.flows import initialise, two_layer
 from dualebm.flows.two_layer import NetworkRates
+from dualebm.geometry import Space
 from dualebm.kernels import RBF
 from dualebm.measures import Samples
 from dualebm.methods.base import Info, Method
-from dualebm.spaces import Space
 
 
 class SteinState(NamedTuple):

@@ -23,12 +23,12 @@ from dualebm.energies.shallow import Shallow, feature_mean, from_atoms
 from dualebm.features import Feature, ReLU
 from dualebm.flows import jarzynski, langevin
 from dualebm.flows.jarzynski import Weights
+from dualebm.geometry import Space
 from dualebm.measures import Atoms, Samples
 from dualebm.methods.base import Info, Method
 from dualebm.methods.dual import Dual, DualRates, DualState
 from dualebm.methods.jarzynski import warning_of_weights
 from dualebm.rates import Fraction, NonNegative, ParticleStep, Positive
-from dualebm.spaces import Space
 
 
 class WeightedDualRates(NamedTuple):

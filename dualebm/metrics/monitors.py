@@ -22,13 +22,13 @@ from dualebm import distances, duality_gap, measures, stein
 from dualebm._internal import checks
 from dualebm.energies.base import Energy
 from dualebm.energies.shallow import Shallow
+from dualebm.geometry import Space
 from dualebm.kernels import RBF, squared_mmd
 from dualebm.log_z.annealing import log_partition_by_annealing, log_partition_by_sampling
 from dualebm.log_z.quadrature import effective_temperature, log_partition
 from dualebm.measures import Samples
 from dualebm.methods.base import Iterate
 from dualebm.metrics.base import Metric
-from dualebm.spaces import Space
 
 
 def relative_entropy(

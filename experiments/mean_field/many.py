@@ -12,11 +12,12 @@ import xarray
 from matplotlib.figure import Figure
 
 from dualebm.features import Feature, ReLU
+from dualebm.geometry import Space
 from dualebm.measures import Samples
 from dualebm.methods.dual import Dual, DualRates
 from dualebm.methods.mean_field import MeanField
 from dualebm.plotting import charts
-from dualebm.spaces import Space, Sphere
+from dualebm.spaces import Sphere
 from dualebm.sweeps.grid import cross, product, zipped
 from dualebm.training.run import run
 from experiments import _common

@@ -13,11 +13,12 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from dualebm._internal.finite_volume import cells
+from dualebm.geometry import Space
 from dualebm.measures import Samples, coefficients
 from dualebm.methods.dual import DualRates
 from dualebm.methods.mean_field import MeanField
 from dualebm.metrics.base import Metric
-from dualebm.spaces import Space, Sphere
+from dualebm.spaces import Sphere
 from experiments import _common
 
 STUDIES = ("circle", "sphere", "matching")
