@@ -21,7 +21,7 @@ from dualebm._internal import random
 from dualebm.base_measures import Flat
 from dualebm.data import targets
 from dualebm.energies.mixture import GaussianMixture, Mixture
-from dualebm.flows import langevin
+from dualebm.flows.noise import drawn
 from dualebm.measures import Samples, total_variation
 from dualebm.methods import dual, presets
 from dualebm.methods.base import Iterate
@@ -421,7 +421,7 @@ def walker_steps(implementation, count):
 
         def run(key, x):
             def step(i, x):
-                halves = langevin.drawn(jax.random.fold_in(key, i), d, jnp.float32, "independent")(None, 0, n // 2)
+                halves = drawn(jax.random.fold_in(key, i), d, jnp.float32, "independent")(None, 0, n // 2)
                 return x + jnp.concatenate([half.normal for half in halves], axis=1)
 
             return jax.lax.fori_loop(0, count, step, x)

@@ -29,7 +29,7 @@ from dualebm._internal import checks
 from dualebm.energies.base import Energy
 from dualebm.energies.shallow import Shallow, feature_mean
 from dualebm.flows import langevin
-from dualebm.geometry import Space
+from dualebm.flows.noise import drawn
 from dualebm.log_z.annealing import anneal
 from dualebm.measures import Samples, shares
 
@@ -126,7 +126,7 @@ def relaxation(key: Key[Array, ""], energy: Energy, space: Space, model: Samples
     True
     """
     checks.count("moves", moves)
-    draw = langevin.drawn(key, space.dimension, model.points.dtype, "independent")
+    draw = drawn(key, space.dimension, model.points.dtype, "independent")
     moved, _, _ = langevin.move("mala", space, draw, model.points.T, energy, space.default_particle_step, steps=moves)
     before, after = energy(model.points), energy(moved.T)
     log_weights = jnp.zeros_like(before) if model.log_weights is None else model.log_weights

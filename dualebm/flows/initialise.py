@@ -5,25 +5,24 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
 from dualebm._internal import checks, collectives
-from dualebm.flows import langevin
-from dualebm.geometry import Space
+from dualebm.flows.noise import NOISE_PAIRS, drawn, sharded
 from dualebm.measures import Samples
 
 Scalar = Float[Array, ""] | float
 
 
 def _draw_by_blocks(key, count, draw):
-    """Rows 0 .. count-1 of pairs (i, i + ceil(count/2)); `draw(block_key)` is `(halves, ..., langevin.NOISE_PAIRS)`."""
+    """Rows 0 .. count-1 of pairs (i, i + ceil(count/2)); `draw(block_key)` is `(halves, ..., NOISE_PAIRS)`."""
 
     def blocks(k, start, pairs):
         del k
-        blocks = start // langevin.NOISE_PAIRS + jnp.arange(-(-pairs // langevin.NOISE_PAIRS))
+        blocks = start // NOISE_PAIRS + jnp.arange(-(-pairs // NOISE_PAIRS))
         keys = jax.vmap(lambda block: jax.random.fold_in(key, block))(blocks)
-        drawn = jnp.moveaxis(jax.vmap(draw)(keys), 0, -2)  # (halves, ..., blocks, langevin.NOISE_PAIRS)
-        return drawn.reshape(*drawn.shape[:-2], -1)[..., :pairs]
+        values = jnp.moveaxis(jax.vmap(draw)(keys), 0, -2)  # (halves, ..., blocks, NOISE_PAIRS)
+        return values.reshape(*values.shape[:-2], -1)[..., :pairs]
 
     pairs = -(-count // 2)
-    return langevin.sharded(blocks, pairs)(None, 0, pairs)
+    return sharded(blocks, pairs)(None, 0, pairs)
 
 
 def restart(
@@ -42,8 +41,8 @@ def restart(
 
         def draw(key):
             chosen_key, index_key = jax.random.split(key)
-            chosen = jax.random.uniform(chosen_key, (2, langevin.NOISE_PAIRS), x.dtype) < probability
-            return jnp.stack([chosen, draw_indices(index_key, all_data, (2, langevin.NOISE_PAIRS))], axis=1)
+            chosen = jax.random.uniform(chosen_key, (2, NOISE_PAIRS), x.dtype) < probability
+            return jnp.stack([chosen, draw_indices(index_key, all_data, (2, NOISE_PAIRS))], axis=1)
 
         drawn = _draw_by_blocks(key, x.shape[1], draw)
         chosen, index = jnp.concatenate([drawn[0], drawn[1]], axis=1)[:, : x.shape[1]]
@@ -64,7 +63,7 @@ def refresh(
 
     def restarted():
         pairs = -(-x.shape[1] // 2)
-        draw = langevin.sharded(langevin.drawn(key, x.shape[0], x.dtype, "independent"), pairs)
+        draw = sharded(drawn(key, x.shape[0], x.dtype, "independent"), pairs)
         noise = jax.tree.map(lambda a, b: jnp.concatenate([a, b], axis=-1)[..., : x.shape[1]], *draw(None, 0, pairs))
         return jnp.where(noise.uniform[None] < probability, space.from_normal(noise.normal, axis=0), x)
 

@@ -21,7 +21,7 @@ from dualebm import measures
 from dualebm._internal import blocks, collectives
 from dualebm.energies.base import Energy
 from dualebm.flows import langevin
-from dualebm.geometry import Space
+from dualebm.flows.noise import Draw, sharded
 from dualebm.log_z.annealing import anneal
 
 Scalar = Float[Array, ""] | float
@@ -80,7 +80,7 @@ def first_walkers(key: Key[Array, ""], energy: Any, space: Space, count: int) ->
 def walk(
     integrator: str,
     space: Space,
-    draw: langevin.Draw,
+    draw: Draw,
     x: Float[Array, "d N"],
     before: Energy,
     after: Energy,
@@ -96,11 +96,12 @@ def walk(
 
     >>> from dualebm.energies.shallow import Shallow; from dualebm.features import ReLU; from dualebm.spaces import Sphere
     >>> energy, changed = (Shallow(ReLU(), jnp.eye(2), jnp.full(2, c)) for c in (1.0, 3.0))
-    >>> still = langevin.given(jnp.zeros((2, 2)), jnp.ones(2))
+    >>> from dualebm.flows.noise import given
+    >>> still = given(jnp.zeros((2, 2)), jnp.ones(2))
     >>> walk("mala", Sphere(2), still, jnp.eye(2), energy, changed, 0.1)[1].tolist()
     [-1.0, -1.0]
     """
-    exact, draw = unadjusted(integrator) and increment == "exact", langevin.sharded(draw, x.shape[1] // 2)
+    exact, draw = unadjusted(integrator) and increment == "exact", sharded(draw, x.shape[1] // 2)
 
     def log_density(energy_at, points):
         return space.log_base(points, axis=0) - energy_at

@@ -11,32 +11,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Key
 
-from dualebm._internal import blocks, collectives, random
+from dualebm._internal import blocks
 from dualebm.energies.base import Energy, Located, precision_of
-from dualebm.geometry import Space
-
-NOISE_PAIRS = blocks.GRAIN
-"""Pairs of particles whose noise shares a key: part of the definition of the results, unlike the streamed block."""
-
-NOISES = ("independent", "antithetic", "orthogonal")
-"""Kinds of Gaussian noise by name; see `drawn`."""
+from dualebm.flows.noise import Draw, Noise, drawn, sharded
+from dualebm.spaces import Space
 
 Step = Float[Array, ""] | float
-
-
-class Noise(NamedTuple):
-    """What a transition draws: a standard normal vector per particle, which are columns, and a uniform number in [0, 1) or k of them."""
-
-    normal: Float[Array, "d B"]
-    uniform: Float[Array, " B"] | Float[Array, "k B"]
-
-
-Draw = Callable[[Any, Any, int], tuple[Noise, Noise]]
-"""`draw(k, start, pairs)`: noise for pairs start, start + 1, ...: of their first and of their second particles; k is None for one move,
-or which of several it is.
-
-Particles i and i + ceil(N/2) are a pair; start is a multiple of `NOISE_PAIRS`.
-"""
 
 
 class Info(NamedTuple):
@@ -182,86 +162,6 @@ TRANSITIONS: dict[str, Callable] = {"projected": projected, "geodesic": geodesic
 
 MOVES: dict[str, Callable] = {**TRANSITIONS, "independence": independence, "gibbs": gibbs}
 """All that `move` knows."""
-
-
-def drawn(key: Key[Array, ""], dimension: int, dtype, noise: str = "antithetic", uniforms: int | None = None) -> Draw:
-    """The noise of one step, keyed by block of pairs, drawn where it is used.
-
-    uniforms: uniform numbers of each particle, the rows of `Noise.uniform`; None for one, and no rows.
-
-    noise: "independent"; "antithetic", the particles of a pair have opposite vectors; or "orthogonal", moreover pairs i and i + 128 of a
-    block have vectors a quarter turn apart, (x, y) -> (-y, x) in halves of the components (an odd last one changes sign).
-
-    >>> first, second = drawn(jax.random.key(0), 2, jnp.float32)(None, 0, 3)
-    >>> first.normal.shape, bool((first.normal == -second.normal).all()), first.uniform.shape
-    ((2, 3), True, (3,))
-    """
-
-    def draw(k, start, pairs):
-        # The keys of several moves are none of those that one move has, which are split(key).
-        normal_key, uniform_key = jax.random.split(key if k is None else jax.random.fold_in(key, k + 2))
-        block, blocks = start // NOISE_PAIRS, -(-pairs // NOISE_PAIRS)
-        rows = 2 * dimension if noise == "independent" else dimension
-        grain = NOISE_PAIRS // 2 if noise == "orthogonal" else NOISE_PAIRS
-        normal = random.draw("normal", normal_key, block, blocks, rows, dtype, grain)
-        if noise == "orthogonal":
-            normal = normal.reshape(dimension, blocks, grain)
-            quarter = dimension // 2
-            turned = jnp.concatenate([-normal[quarter : 2 * quarter], normal[:quarter], -normal[2 * quarter :]])
-            normal = jnp.concatenate([normal, turned], axis=2).reshape(dimension, blocks * NOISE_PAIRS)
-        normal = normal[:, :pairs]
-        uniform = random.draw("uniform", uniform_key, block, blocks, 2 * (uniforms or 1), dtype)[:, :pairs]
-        halves = (uniform[0], uniform[1]) if uniforms is None else (uniform[:uniforms], uniform[uniforms:])
-        second = normal[dimension:] if noise == "independent" else -normal
-        return Noise(normal[:dimension], halves[0]), Noise(second, halves[1])
-
-    return draw
-
-
-def sharded(draw: Callable, pairs: int) -> Callable:
-    """A `Draw`, or what else draws for pairs along its last axis, as this device sees it where several share the particles.
-
-    Its pairs are the next `pairs` after those of the device before. The numbers belong to the pairs, however many devices there are.
-
-    >>> def draw(k, start, pairs):
-    ...     return 2 * (Noise((jnp.arange(pairs) + start)[None].astype(float), jnp.zeros(pairs)),)
-    >>> def here(_):
-    ...     return sharded(draw, 300)(None, 256, 2)[0].normal[0]
-    >>> jax.vmap(here, axis_name="particles")(jnp.arange(3)).tolist()
-    [[256.0, 257.0], [556.0, 557.0], [856.0, 857.0]]
-    """
-    axis = collectives.split_axis()
-    if axis is None:
-        return draw
-    first = jax.lax.axis_index(axis) * pairs
-    if pairs % NOISE_PAIRS == 0:
-        return lambda k, start, count: draw(k, first + start, count)
-
-    def covering(k, start, count):
-        ahead = (first + start) % NOISE_PAIRS
-        noise = draw(k, first + start - ahead, count + NOISE_PAIRS)
-        return jax.tree.map(lambda a: blocks.take(a, ahead, count), noise)
-
-    return covering
-
-
-def given(normal: Float[Array, "N d"], uniform: Float[Array, " N"] | None = None) -> Draw:
-    """Noise that is known, for one move: a vector per particle and, where the transition asks for it, a uniform number.
-
-    >>> first, second = given(jnp.arange(6.0).reshape(3, 2))(None, 0, 2)
-    >>> first.normal.T.tolist(), second.normal.T.tolist()
-    ([[0.0, 1.0], [2.0, 3.0]], [[4.0, 5.0], [0.0, 0.0]])
-    """
-    half = -(-normal.shape[0] // 2)
-    fill = jnp.zeros(normal.shape[0], normal.dtype) if uniform is None else uniform
-    halves = [Noise(normal.T[:, :half], fill[:half]), Noise(normal.T[:, half:], fill[half:])]
-    halves[1] = jax.tree.map(lambda a: jnp.pad(a, [(0, 0)] * (a.ndim - 1) + [(0, half - a.shape[-1])]), halves[1])
-
-    def draw(k, start, pairs):
-        del k
-        return tuple(jax.tree.map(lambda a: blocks.take(a, start, pairs), noise) for noise in halves)
-
-    return draw
 
 
 def move(

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Key
 from dualebm._internal import checks
 from dualebm.energies.base import Energy, Tempered, precision_of
 from dualebm.flows import langevin
-from dualebm.geometry import Space
+from dualebm.flows.noise import drawn
 from dualebm.measures import Samples
 
 DRAWS = 2**14
@@ -92,7 +92,7 @@ def anneal(
     def at(carry, k):
         x, log_weights = carry
         log_weights = log_weights - (factors[k] - factors[k - 1]) * energy(x.T)
-        draw = langevin.drawn(jax.random.fold_in(chain_key, k), space.dimension, dtype, "independent")
+        draw = drawn(jax.random.fold_in(chain_key, k), space.dimension, dtype, "independent")
         x, _, _ = langevin.move("mala", space, draw, x, Tempered(energy, factors[k]), size, steps=moves)
         return (x, log_weights), None
 

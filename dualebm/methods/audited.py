@@ -14,8 +14,9 @@ import jax
 from jaxtyping import Array, Float, Int, Key
 
 from dualebm._internal import checks
-from dualebm.flows import jarzynski, langevin
+from dualebm.flows import jarzynski
 from dualebm.flows.jarzynski import Weights
+from dualebm.flows.noise import drawn
 from dualebm.measures import Samples
 from dualebm.methods.base import Info, Wrapper
 from dualebm.methods.jarzynski import warning_of_weights
@@ -105,7 +106,7 @@ class Audited(Wrapper):
         inner, info = self.method.step(key, state.inner, rates, data)
         before, after = (self.method.energy(one, rates, data) for one in (state.inner, inner))
         resample_key, noise_key = jax.random.split(jax.random.fold_in(key, ASIDE))
-        draw = langevin.drawn(noise_key, self.space.dimension, state.columns.dtype, "independent")
+        draw = drawn(noise_key, self.space.dimension, state.columns.dtype, "independent")
         size = self.space.default_particle_step if self.particle_step is None else self.particle_step
         x, increments, _ = jarzynski.walk("mala", self.space, draw, state.columns, before, after, size, steps=self.moves)
         x, weights, effective = jarzynski.advance(resample_key, x, state.weights, increments, self.threshold)

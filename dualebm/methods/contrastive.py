@@ -26,7 +26,7 @@ from dualebm.flows.likelihood import Optimiser, Start, Training
 from dualebm.geometry import Space
 from dualebm.measures import Samples
 from dualebm.methods.base import Info, Method
-from dualebm.methods.jarzynski import batch_of, check_training, check_walkers, drawn
+from dualebm.methods.jarzynski import batch_of, check_training, check_walkers, noise_of
 from dualebm.rates import NonNegative, ParticleStep, Probability
 
 BEGIN = ("data", "model")
@@ -196,7 +196,7 @@ class Contrastive(Method):
         """Do one iteration: the restarts, the moves, the gradient and the step of the parameters."""
         restart_key, noise_key = jax.random.split(key)
         x, before = self._restarted(restart_key, state, rates, data), self.energy(state, rates, data)
-        draw, diagnosis, effective = drawn(self, noise_key, before, x), state.diagnosis, None
+        draw, diagnosis, effective = noise_of(self, noise_key, before, x), state.diagnosis, None
         if diagnosis is None:
             x, acceptance, _ = langevin.move(self.integrator, self.space, draw, x, before, rates.particle_step, steps=self.moves)
         else:

@@ -24,7 +24,7 @@ from dualebm.energies.base import Located
 from dualebm.energies.shallow import Shallow, Sums, feature_mean, feature_sums, from_atoms
 from dualebm.features import Feature, ReLU
 from dualebm.flows import initialise, langevin, wfr
-from dualebm.geometry import Space
+from dualebm.flows.noise import NOISE_PAIRS, NOISES, Draw, drawn
 from dualebm.measures import Atoms, Samples, log_total_variation
 from dualebm.methods.base import Divergence, Info, Method
 from dualebm.rates import NonNegative, ParticleStep, Positive, Probability, Scalar
@@ -84,7 +84,7 @@ class DualState(NamedTuple):
 
 CHOICES = {
     "integrator": tuple(langevin.TRANSITIONS),
-    "noise": langevin.NOISES,
+    "noise": NOISES,
     "witness_particles": ("moved", "current"),
     "signs": wfr.SIGNS,
     "weights": wfr.WEIGHTS,
@@ -106,7 +106,7 @@ class Dual(Method):
         integrator: the Langevin move of the particles: "mala", "geodesic" or "projected".
         noise: the Gaussian noise of the particles: "independent"; "antithetic", with opposite signs for particles i and
             i + N/2; or "orthogonal", which also turns the noise of half of the pairs by a quarter turn (see
-            `flows.langevin.drawn`). N must be even for the last two.
+            `flows.noise.drawn`). N must be even for the last two.
         witness_particles: the particles in the witness F: those that have "moved" in this iteration, or the "current"
             ones that the previous iteration left, before any restart.
         signs: the signs sigma_j: "half" of each sign, "random", or "all_negative" (which uses that the teacher is
@@ -170,8 +170,8 @@ class Dual(Method):
         if self.restart_until is not None and self.restart_every is None:
             raise ValueError(f"restart_until is {self.restart_until} and restart_every is None; give both or neither")
         initialise.check_particles(self.particles, self.noise)
-        if self.block is not None and self.block % langevin.NOISE_PAIRS:
-            raise ValueError(f"block is {self.block}; it must be a multiple of {langevin.NOISE_PAIRS}, or None")
+        if self.block is not None and self.block % NOISE_PAIRS:
+            raise ValueError(f"block is {self.block}; it must be a multiple of {NOISE_PAIRS}, or None")
 
     @property
     def rates(self) -> DualRates:
@@ -217,7 +217,7 @@ class Dual(Method):
         """Do one iteration of Algorithm 1."""
         restart_key, noise_key = jax.random.split(key)
         x = initialise.restart(restart_key, state.columns, data, rates.restart_probability)
-        draw = langevin.drawn(noise_key, x.shape[0], x.dtype, self.noise)
+        draw = drawn(noise_key, x.shape[0], x.dtype, self.noise)
         batch = None
         if self.data_batch is not None:
             batch_key = jax.random.fold_in(key, 2)  # 0 and 1 would give the keys of split(key)
@@ -227,7 +227,7 @@ class Dual(Method):
 
     def advance(
         self,
-        draw: langevin.Draw,
+        draw: Draw,
         x: Float[Array, "d N"],
         state: DualState,
         rates: DualRates,

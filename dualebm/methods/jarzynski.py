@@ -25,7 +25,7 @@ from dualebm._internal import blocks, checks, collectives, random
 from dualebm.flows import initialise, jarzynski, langevin, likelihood
 from dualebm.flows.jarzynski import Weights
 from dualebm.flows.likelihood import Optimiser, Start, Training
-from dualebm.geometry import Space
+from dualebm.flows.noise import NOISES, Draw, drawn, sharded
 from dualebm.measures import Samples
 from dualebm.methods.base import Info, Method
 from dualebm.rates import Fraction, NonNegative, ParticleStep
@@ -213,7 +213,7 @@ class Jarzynski(Method):
         )
 
         def walk(key, x, first, second):
-            draw = drawn(self, key, first, x)
+            draw = noise_of(self, key, first, x)
             return jarzynski.walk(
                 self.integrator, self.space, draw, x, first, second, rates.particle_step, steps=self.moves, increment=self.increment
             )
@@ -253,7 +253,7 @@ class Jarzynski(Method):
         if rest:
             sizes = f"a device holds {count // 2} pairs of particles and walker_batch is {self.walker_batch} of {self.walkers}"
             raise ValueError(f"{sizes}; the pairs must be a multiple of {size}")
-        draw = langevin.sharded(lambda k, start, pairs: _strata(key, start, pairs, dtype), strata)
+        draw = sharded(lambda k, start, pairs: _strata(key, start, pairs, dtype), strata)
         return jnp.minimum((draw(None, 0, strata) * size).astype(jnp.int32), size - 1)
 
     def energy(self, state: WalkerState, rates: JarzynskiRates, data: Samples) -> Any:
@@ -292,7 +292,7 @@ def check_walkers(method) -> None:
     checks.count("moves", method.moves)
     checks.choice("integrator", method.integrator, langevin.MOVES)
     jarzynski.check_integrator(method.integrator, method.space)
-    checks.choice("noise", method.noise, langevin.NOISES)
+    checks.choice("noise", method.noise, NOISES)
     if method.data_batch is not None:
         checks.count("data_batch", method.data_batch)
 
@@ -310,10 +310,10 @@ def check_training(method, data: Samples) -> None:
             raise ValueError(f"integrator is 'gibbs' and {type(energy).__name__} has no such move; {allowed}")
 
 
-def drawn(method, key: Key[Array, ""], energy, x: Float[Array, "d N"]) -> langevin.Draw:
+def noise_of(method, key: Key[Array, ""], energy, x: Float[Array, "d N"]) -> Draw:
     """Return the noise of the particles of a method for one iteration.
 
-    Where several devices share the particles, it is the noise of the particles of this device.
+    Where several devices share the particles, a move takes the part of this device by `flows.noise.sharded`.
 
     Args:
         method: a method with the settings `integrator` and `noise`.
@@ -322,10 +322,10 @@ def drawn(method, key: Key[Array, ""], energy, x: Float[Array, "d N"]) -> langev
         x: the particles as columns, (d, N).
 
     Returns:
-        A `flows.langevin.Draw`.
+        A `flows.noise.Draw`.
     """
     uniforms = energy.uniforms if method.integrator == "gibbs" else None
-    return langevin.drawn(key, x.shape[0], x.dtype, method.noise, uniforms)
+    return drawn(key, x.shape[0], x.dtype, method.noise, uniforms)
 
 
 def batch_of(key: Key[Array, ""], data: Samples, size: int | None) -> Samples:

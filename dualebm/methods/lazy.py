@@ -28,7 +28,7 @@ from dualebm.energies.shallow import Shallow, feature_mean, feature_sums
 from dualebm.energies.tabulated import Tabulated
 from dualebm.features import Feature, ReLU
 from dualebm.flows import initialise, langevin
-from dualebm.geometry import Space
+from dualebm.flows.noise import NOISES, drawn
 from dualebm.kernels import Embedding, Kernel, embedding, kernel_of, mean_kernel
 from dualebm.measures import Samples
 from dualebm.methods.base import Info, Method
@@ -40,7 +40,7 @@ SMALLEST = 1e-12
 CHOICES = {
     "penalty": ("ball", "squared"),
     "integrator": tuple(langevin.TRANSITIONS),
-    "noise": langevin.NOISES,
+    "noise": NOISES,
 }
 
 
@@ -164,7 +164,7 @@ class Lazy(Method):
         """Do one iteration: the restarts, the moves and the charges."""
         restart_key, noise_key = jax.random.split(key)
         x = initialise.restart(restart_key, state.columns, data, rates.restart_probability)
-        draw = langevin.drawn(noise_key, x.shape[0], x.dtype, self.noise)
+        draw = drawn(noise_key, x.shape[0], x.dtype, self.noise)
         energy = Shallow(self.feature, state.positions, state.charges)
 
         def sums(located):
@@ -332,7 +332,7 @@ class KernelFlow(Method):
         restart_key, noise_key = jax.random.split(key)
         energy = self._last_energy(state, rates, data)
         x = initialise.restart(restart_key, state.columns, data, rates.restart_probability)
-        draw = langevin.drawn(noise_key, x.shape[0], x.dtype, self.noise)
+        draw = drawn(noise_key, x.shape[0], x.dtype, self.noise)
         step = rates.particle_step * (state.discrepancy / rates.radius if self.time == "changed" else 1)
         x, acceptance, _ = langevin.move(self.integrator, self.space, draw, x, energy, step)
         discrepancy = self._discrepancy(x, state.observed, data)

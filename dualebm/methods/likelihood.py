@@ -22,7 +22,7 @@ from dualebm._internal import checks
 from dualebm.energies.shallow import Shallow, Sums, feature_mean, feature_sums
 from dualebm.features import Feature, ReLU
 from dualebm.flows import langevin, two_layer
-from dualebm.geometry import Space
+from dualebm.flows.noise import drawn
 from dualebm.measures import Samples, effective_sample_size
 from dualebm.methods.base import Info, Method
 from dualebm.rates import NonNegative, ParticleStepOrNone
@@ -128,7 +128,7 @@ def _expectation(method, key, energy: Shallow, columns, step) -> tuple[Sums, Any
     def sums(located):
         return feature_sums(energy.feature, energy.positions, located.points, products=located.products)
 
-    draw = langevin.drawn(noise_key, columns.shape[0], columns.dtype, "independent")
+    draw = drawn(noise_key, columns.shape[0], columns.dtype, "independent")
     columns, acceptance, total = langevin.move(
         method.sampler, method.space, draw, columns, energy, step, steps=method.moves, observe=sums
     )

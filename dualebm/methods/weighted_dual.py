@@ -23,7 +23,7 @@ from dualebm.energies.shallow import Shallow, feature_mean, from_atoms
 from dualebm.features import Feature, ReLU
 from dualebm.flows import jarzynski, langevin
 from dualebm.flows.jarzynski import Weights
-from dualebm.geometry import Space
+from dualebm.flows.noise import drawn
 from dualebm.measures import Atoms, Samples
 from dualebm.methods.base import Info, Method
 from dualebm.methods.dual import Dual, DualRates, DualState
@@ -158,7 +158,7 @@ class WeightedDual(Method):
         """Do one iteration: the moves, the step of the neurons, the weights and the resampling."""
         resample_key, noise_key = jax.random.split(key)
         x, before = state.columns, from_atoms(self.feature, state.atoms)
-        draw = langevin.drawn(noise_key, x.shape[0], x.dtype, self.noise)
+        draw = drawn(noise_key, x.shape[0], x.dtype, self.noise)
         x, acceptance, _ = langevin.move("mala", self.space, draw, x, before, rates.particle_step, steps=self.particle_moves)
         model = feature_mean(self.feature, state.atoms.positions, Samples(x.T, state.weights.log_weights))
         observed = feature_mean(self.feature, state.atoms.positions, data)

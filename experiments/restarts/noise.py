@@ -12,6 +12,7 @@ from dualebm.data import targets
 from dualebm.energies.shallow import feature_mean, from_atoms
 from dualebm.features import ReLU
 from dualebm.flows import initialise, langevin
+from dualebm.flows.noise import drawn
 from dualebm.measures import Atoms, Samples
 from dualebm.methods import presets
 from dualebm.plotting import charts
@@ -31,7 +32,7 @@ def _witnesses(keys, space, atoms: Atoms, data: Samples, step, way: str):
         x = initialise.copies(data, 2 * data.points.shape[0])
         if way == WAYS[0]:
             x = initialise.restart(restart_key, x, data, 1.0)
-        draw = langevin.drawn(noise_key, x.shape[0], x.dtype, "independent" if way == WAYS[1] else "antithetic")
+        draw = drawn(noise_key, x.shape[0], x.dtype, "independent" if way == WAYS[1] else "antithetic")
         moved = langevin.move("projected", space, draw, x, from_atoms(feature, atoms), step)[0]
         return feature_mean(feature, atoms.positions, Samples(moved.T))[0]
 

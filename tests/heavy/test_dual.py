@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dualebm.flows.langevin import given
+from dualebm.flows.noise import given
 from dualebm.measures import Samples
 from dualebm.methods.dual import Dual, DualRates
 from dualebm.spaces import Sphere

@@ -14,7 +14,7 @@ from dualebm.base_measures import Flat, Gaussian
 from dualebm.energies.boltzmann import Boltzmann, BoltzmannMachine
 from dualebm.energies.mixture import GaussianMixture, Mixture
 from dualebm.energies.networks import MLP, ConvNet, Convolutional
-from dualebm.flows.langevin import Noise
+from dualebm.flows.noise import Noise
 from dualebm.spaces import Euclidean, Sphere
 
 SMALL = ConvNet(shape=(9, 6), channels=(2, 3), kernels=(5, 3), strides=(2, 2), paddings=(4, 1), width=4)

@@ -10,7 +10,8 @@ import pytest
 from dualebm.data import targets
 from dualebm.energies.shallow import Shallow
 from dualebm.features import ReLU
-from dualebm.flows.langevin import drawn, given, move
+from dualebm.flows.langevin import move
+from dualebm.flows.noise import drawn, given
 from dualebm.spaces import Sphere
 from tests.package.test_langevin import chain
 

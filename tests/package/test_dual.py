@@ -10,7 +10,7 @@ import optax
 import pytest
 
 from dualebm.features import ReLU
-from dualebm.flows.langevin import given
+from dualebm.flows.noise import given
 from dualebm.measures import Atoms, Samples
 from dualebm.methods import presets
 from dualebm.methods.dual import Dual, DualRates, DualState

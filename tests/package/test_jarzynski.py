@@ -19,7 +19,8 @@ from dualebm.energies.mixture import GaussianMixture, Mixture
 from dualebm.energies.networks import MLP
 from dualebm.energies.shallow import Shallow
 from dualebm.features import ReLU
-from dualebm.flows import jarzynski, langevin, likelihood
+from dualebm.flows import jarzynski, likelihood
+from dualebm.flows.noise import Noise, drawn
 from dualebm.log_z.quadrature import log_partition, mean_energy, sphere_quadrature
 from dualebm.measures import Samples
 from dualebm.methods.base import Info
@@ -158,7 +159,7 @@ def test_on_the_sphere_beside_quadrature(integrator):
             x, log_weights = carry
             k = i.astype(jnp.float32)
             before, after = (moving_shallow(3, jnp.float32, (k + j) / steps) for j in (0, 1))
-            draw = langevin.drawn(jax.random.fold_in(key, i), 3, jnp.float32, "independent")
+            draw = drawn(jax.random.fold_in(key, i), 3, jnp.float32, "independent")
             x, change, _ = jarzynski.walk(integrator, space, draw, x, before, after, h, steps=2)
             return x, log_weights + change
 
@@ -207,7 +208,7 @@ def test_the_kernel_form_is_the_alpha_form(moves, scale, x64):
 
     def draw(k, start, pairs):
         mine = jax.lax.dynamic_slice_in_dim(jnp.asarray(halves)[0 if k is None else k], start, pairs, 1)
-        return tuple(langevin.Noise(half.T, jnp.zeros(pairs)) for half in mine)
+        return tuple(Noise(half.T, jnp.zeros(pairs)) for half in mine)
 
     energies = curved_energy(0), curved_energy(1)
     walked = jax.jit(lambda x: jarzynski.walk("geodesic", space, draw, x, *energies, h, steps=moves, width=256))(jnp.asarray(x.T))
@@ -266,7 +267,7 @@ def test_a_step_of_the_mixture_beside_numpy(x64):
 
     @jax.jit
     def noise(key):
-        return langevin.drawn(jax.random.split(key, 3)[2], 2, float, "independent")(None, 0, count // 2)
+        return drawn(jax.random.split(key, 3)[2], 2, float, "independent")(None, 0, count // 2)
 
     draw = noise(key)
     xi = np.concatenate([np.asarray(half.normal).T for half in draw])
@@ -310,7 +311,7 @@ def test_moves_that_leave_the_model_invariant_have_no_density(x64):
         before, after = (Boltzmann(4, spread=s)(key, space, float) for s in (0.3, 0.6))
         x = jax.random.normal(jax.random.fold_in(key, 2), (3, 50), float)
         for integrator, uniforms in (("mala", None), ("gibbs", 4), ("independence", None)):
-            draw = langevin.drawn(jax.random.fold_in(key, 1), 3, float, "independent", uniforms)
+            draw = drawn(jax.random.fold_in(key, 1), 3, float, "independent", uniforms)
             y, change, _ = jarzynski.walk(integrator, space, draw, x, before, after, 0.1)
             found.append((jnp.any(y != x), change, before(y.T) - after(y.T)))
         return found

@@ -10,6 +10,7 @@ from dualebm.data import targets
 from dualebm.energies.shallow import Shallow
 from dualebm.features import ReLU, Softplus
 from dualebm.flows import langevin
+from dualebm.flows.noise import given
 from dualebm.log_z.quadrature import log_partition, sphere_quadrature
 from dualebm.measures import Samples
 from dualebm.methods import likelihood
@@ -94,7 +95,7 @@ def test_independence_metropolis_beside_a_loop(x64):
 
     @jax.jit
     def move(x, normal, uniform):
-        return langevin.move("independence", space, langevin.given(normal, uniform), x.T, energy, 0.0)[:2]
+        return langevin.move("independence", space, given(normal, uniform), x.T, energy, 0.0)[:2]
 
     moved, acceptance = move(x, normal, uniform)
     theta, c = np.asarray(energy.positions), np.asarray(energy.coefficients)

@@ -12,7 +12,8 @@ from dualebm.duality_gap import relaxation
 from dualebm.energies.networks import MLP
 from dualebm.energies.shallow import Shallow
 from dualebm.features import Bump
-from dualebm.flows.langevin import drawn, move
+from dualebm.flows.langevin import move
+from dualebm.flows.noise import drawn
 from dualebm.kernels import RBF
 from dualebm.log_z.annealing import anneal
 from dualebm.measures import Samples
