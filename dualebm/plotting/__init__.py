@@ -1,1 +1,1 @@
-"""Figures of runs."""
+"""Figures and films of runs."""

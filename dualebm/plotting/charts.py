@@ -1,8 +1,8 @@
-"""Figures of runs: curves beside the authors', and the style that `dualebm.plotting.maps` shares.
+"""Curves of runs and sweeps, and the style of all figures.
 
-Every function returns what it made and shows nothing. Figures are made without pyplot and within a style of their own,
-so that no global setting changes and no window opens; `figure.savefig("name.pdf")` writes one. Colours are those of
-Okabe and Ito, and lines and markers differ in form too, for readers of greyscale.
+Every function returns what it made and shows nothing. Figures are made without pyplot and with a style of their own, so
+that no global setting changes and no window opens. `figure.savefig("name.pdf")` writes one. The colours are those of
+Okabe and Ito. Lines and markers differ in form too, for readers of greyscale.
 """
 
 import textwrap
@@ -41,7 +41,7 @@ STYLE: dict[Any, Any] = {
 }
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-OTHER_COLOURS = ("black", "#D55E00", "#56B4E9", "#999999")  # of references that belong to no setting
+OTHER_COLOURS = ("black", "#D55E00", "#56B4E9", "#999999")  # for references that belong to no setting
 DASHES = ("--", (0, (1, 1)), "-.", (0, (5, 1, 1, 1, 1, 1)))
 
 QUANTITIES = {
@@ -49,7 +49,7 @@ QUANTITIES = {
     "score": ("SM", "mean squared score difference", "", "log"),
     "total_variation": ("TV", "total variation", "", "linear"),
 }
-"""Variable -> (name in a reference, label and unit where the variable has no such attributes, scale of its axis)."""
+"""By variable: its name in a reference, its label and unit where it has no such attributes, and the scale of its axis."""
 
 
 def curves(
@@ -59,20 +59,25 @@ def curves(
     variables: Iterable[str] = tuple(QUANTITIES),
     width: str = "double",
 ) -> Figure:
-    """KL, score and total variation against the iteration: the mean over runs, and their minimum to maximum as a band.
+    """Draw KL, score and total variation against the iteration: the mean over runs, with a band from minimum to maximum.
+
+    Step 0 has no place on the logarithmic axis and is left out. Runs with NaN at the end have diverged. From there on
+    the mean is over the others, and the legend says how many have diverged.
 
     Args:
-        results: a Dataset with the coordinate `step` (iterations done) and `variables` over `step` and any other
-            dimensions (the runs); or label -> Dataset for several settings. The attributes `long_name` and `units` of a
-            variable label its axis.
-        reference: published curves, dashed, as `experiments.reference.author_runs` returns them; or label -> such
-            curves. One under a label of `results` takes that colour, darker.
-        variables: the panels, of "kl" (log-log), "score" (log-log), "total_variation" (log-linear).
-        width: "single" (3.4 inches, panels below each other) or "double" (7 inches, side by side) column.
+        results: a Dataset with the coordinate `step` (iterations done) and with `variables` over `step` and any other
+            dimensions, which are the runs. For several settings, a mapping from label to Dataset. The attributes
+            `long_name` and `units` of a variable label its axis.
+        reference: published curves, drawn dashed, as `experiments.reference.author_runs` returns them, or a mapping
+            from label to such curves. A reference under a label of `results` takes that colour, darker. None for none.
+        variables: the panels, each one of "kl" (log-log), "score" (log-log) and "total_variation" (log-linear).
+        width: "single" (a column of 3.4 inches, panels below each other) or "double" (7 inches, panels side by side).
 
-    Step 0 has no place on the logarithmic axis and is left out. Runs with NaN at the end have diverged: from there on
-    the mean is over the others, and the legend says how many. Raises ValueError for an unknown variable or width, or
-    where nothing finite is left to draw.
+    Returns:
+        The figure.
+
+    Raises:
+        ValueError: a variable or the width is unknown, or there is nothing finite to draw.
 
     >>> attributes = {"long_name": "KL", "units": "nats"}
     >>> kl = xarray.DataArray([[0.5, 0.2], [0.7, 0.4]], dims=("run", "step"), attrs=attributes)
@@ -101,7 +106,7 @@ def curves(
             _draw_curves(panel, variable, settings, published)
             if width == "double" or variable == variables[-1]:
                 panel.set_xlabel("iteration")
-        # a reference below its setting: legends fill by columns
+        # Legends fill by columns, so that sorting by gid puts a reference below its setting.
         handles = sorted(figure.axes[0].get_lines(), key=lambda line: str(line.get_gid()))
         longest = max(len(str(handle.get_label())) for handle in handles)
         per_row = max(min(int(18 * WIDTHS[width] / (longest + 8)), 4), 1)  # about 18 letters an inch
@@ -111,7 +116,7 @@ def curves(
 
 
 def _draw_curves(panel, variable, settings, published):
-    """One panel of `curves`."""
+    """Draw one panel of `curves`."""
     name, label, unit, scale = QUANTITIES[variable]
     attributes = next(iter(settings.values()))[variable].attrs
     label, unit = attributes.get("long_name", label), attributes.get("units", unit)
@@ -132,7 +137,7 @@ def _draw_curves(panel, variable, settings, published):
         darker = tuple(0.55 * np.array(to_rgb(colours[setting]))) if setting in colours else None
         colour = darker or OTHER_COLOURS[i % len(OTHER_COLOURS)]
         text = f"{setting}, authors" if setting in settings else setting
-        form = dict(linestyle=DASHES[i % len(DASHES)], gid=order.get(setting, "rest"))  # by gid the legend is ordered
+        form = dict(linestyle=DASHES[i % len(DASHES)], gid=order.get(setting, "rest"))  # the legend is sorted by gid
         panel.plot(step, mean, color=colour, label=text, zorder=3.5, **form)
         if not np.array_equal(low, high, equal_nan=True):
             panel.fill_between(step, low, high, facecolor=colour, alpha=0.2, linewidth=0, hatch="/////")
@@ -141,7 +146,7 @@ def _draw_curves(panel, variable, settings, published):
     panel.set(xscale="log", yscale=scale, ylabel=textwrap.fill(label, 24))
     values = np.concatenate([np.ravel(values) for values in drawn])
     values = values[np.isfinite(values) & ((values > 0) | (scale == "linear"))]
-    if scale == "log" and values.size:  # estimates of a small KL can be negative: they must not set the axis
+    if scale == "log" and values.size:  # negative estimates of a small KL must not set the limits
         panel.set_ylim(values.min() / 1.3, values.max() * 1.3)
     elif scale == "linear":
         panel.set_ylim(0, 1.05 * values.max() or 1)
@@ -152,7 +157,10 @@ def _draw_curves(panel, variable, settings, published):
 
 
 def _over_runs(dataset, variable, setting):
-    """Steps > 0 with a finite value; mean, minimum, maximum over runs; the number of runs; how many diverged."""
+    """Take the mean, minimum and maximum of a variable over the runs, at the steps > 0 with a finite value.
+
+    Returns the steps, these three, the number of runs, and the number of runs that have diverged.
+    """
     values = dataset[variable].transpose(..., "step").values
     values = np.where(np.isfinite(values), values, np.nan).reshape(-1, values.shape[-1])
     step = np.asarray(dataset["step"])
@@ -165,7 +173,10 @@ def _over_runs(dataset, variable, setting):
 
 
 def log_axis(axis, values: Iterable[float] | None = None) -> None:
-    """Makes an axis logarithmic with few, plain labels: at the values given, or at 1, 2 and 5 of each decade (1 alone over many).
+    """Make an axis logarithmic, with few, plain labels.
+
+    The labels are at `values` where these are given, else at 1, 2 and 5 of each decade, or at 1 alone over many
+    decades. The `axis` is an axis of Matplotlib.
 
     >>> axes = Figure().subplots()
     >>> _ = axes.plot([20, 90], [1, 2])
@@ -185,7 +196,9 @@ def log_axis(axis, values: Iterable[float] | None = None) -> None:
 
 
 def varied(results: xarray.Dataset) -> list[str]:
-    """The settings of a sweep, other than the seed, of which its runs have several values.
+    """Return the names of the settings of a sweep that have several values over its runs, without the seed.
+
+    The `results` are a Dataset whose settings are coordinates over `run`.
 
     >>> runs = {"radius": ("run", [1.0, 2.0]), "n": ("run", [5, 5]), "seed": ("run", [0, 1])}
     >>> varied(xarray.Dataset(coords=runs))
@@ -196,22 +209,25 @@ def varied(results: xarray.Dataset) -> list[str]:
 
 
 def sweep(results: xarray.Dataset, variable: str = "kl") -> Figure:
-    """A metric of a sweep: its last record against the numeric setting with the most values, and its curves by that setting.
+    """Draw a metric of a sweep: its last record against a setting, and its curves by that setting.
 
-    A line is a combination of the other settings, with the median over seeds and their minimum to maximum as a band; the curves are those
-    of the first combination. Without such a setting only curves are drawn. Runs that are not finite are left out. Raises ValueError for a
-    variable that is not there, or of which nothing is written.
+    The setting is the numeric one with the most values. Each line is for one combination of the other settings, with
+    the median over seeds and a band from minimum to maximum. The curves are those of the first combination. Without a
+    numeric setting only curves are drawn. Runs that are not finite are left out.
+
+    The `results` are a Dataset with the metric `variable` over `run` and `step`. Raises ValueError for a variable that
+    does not exist, and where it has no finite value.
 
     >>> kl = xarray.DataArray([[0.5, 0.2], [0.7, 0.4]], {"radius": ("run", [1.0, 2.0]), "step": [10, 20]}, ("run", "step"))
     >>> [axes.get_xlabel() for axes in sweep(xarray.Dataset({"kl": kl})).axes]
     ['radius', 'iteration']
     """
     checks.choice("variable", variable, [str(name) for name in results.data_vars])
-    found = results[variable]
-    values, step = found.values, results.step.values
+    metric = results[variable]
+    values, step = metric.values, results.step.values
     if not np.isfinite(values).any():
         raise ValueError(f"results has no finite {variable!r}; there is nothing to draw")
-    label, unit = found.attrs.get("long_name", variable), found.attrs.get("units", "")
+    label, unit = metric.attrs.get("long_name", variable), metric.attrs.get("units", "")
     label = label if unit in ("", "1") else f"{label} ({unit})"
     settings = varied(results)
     numeric = [name for name in settings if np.issubdtype(results[name].dtype, np.number)]
@@ -219,7 +235,11 @@ def sweep(results: xarray.Dataset, variable: str = "kl") -> Figure:
     others = [name for name in settings if name != across]
     combinations = list(dict.fromkeys(zip(*(results[name].values.tolist() for name in others), strict=True))) if others else [()]
     runs = np.arange(results.sizes["run"])
-    of = lambda names, chosen: np.all([results[n].values == v for n, v in zip(names, chosen, strict=True)] or [runs >= 0], axis=0)  # noqa: E731
+
+    def selected(combination):
+        """Which runs have this combination of the other settings."""
+        return np.all([results[n].values == v for n, v in zip(others, combination, strict=True)] or [runs >= 0], axis=0)
+
     positive = bool((values[np.isfinite(values)] > 0).all())
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(WIDTHS["double"], 3.2), layout=ConstrainedLayoutEngine(w_pad=0.06))
@@ -228,7 +248,7 @@ def sweep(results: xarray.Dataset, variable: str = "kl") -> Figure:
             points = np.unique(results[across].values)
             last = np.array([row[np.isfinite(row)][-1] if np.isfinite(row).any() else np.nan for row in values])
             for i, combination in enumerate(combinations):
-                rows = [last[of(others, combination) & (results[across].values == x)] for x in points]
+                rows = [last[selected(combination) & (results[across].values == x)] for x in points]
                 rows = [row[np.isfinite(row)] for row in rows]
                 median, low, high = (np.array([f(row) if len(row) else np.nan for row in rows]) for f in (np.median, np.min, np.max))
                 name = ", ".join(f"{n} {v:g}" if isinstance(v, float) else f"{n} {v}" for n, v in zip(others, combination, strict=True))
@@ -241,7 +261,7 @@ def sweep(results: xarray.Dataset, variable: str = "kl") -> Figure:
         shown = np.unique(results[across].values) if across is not None else np.array([0.0])
         colours = matplotlib.colormaps["viridis"](np.linspace(0, 0.9, len(shown)))
         for x, colour in zip(shown, colours, strict=True):
-            rows = values[of(others, combinations[0]) & ((results[across].values == x) if across is not None else True)]
+            rows = values[selected(combinations[0]) & ((results[across].values == x) if across is not None else True)]
             rows = rows[:, step > 0]
             kept = np.isfinite(rows).any(axis=0)
             if kept.any():

@@ -1,4 +1,4 @@
-"""Figures of runs on S^2: densities, neurons and particles on an equal-area map, and films, in the style of `plot`."""
+"""Figures of runs on S^2: densities, neurons and particles on equal-area maps, and films. `dualebm.plotting.charts` has their style."""
 
 import os
 from collections.abc import Callable, Iterable
@@ -27,8 +27,8 @@ NEURONS = (  # sign, label, marker, colour
     (1, "positive neurons", "^", "#F0E442"),
 )
 NEURON_EDGES: dict[str, Any] = dict(edgecolors="black", linewidths=0.4)
-LARGEST_MARKER = 70.0  # points^2, of the neuron of largest weight
-SMALLEST_MARKER = 5.0  # so that a neuron is told from a particle where another holds most of the weight
+LARGEST_MARKER = 70.0  # points^2, for the neuron of largest weight
+SMALLEST_MARKER = 5.0  # keeps a neuron visible among the particles where another neuron holds most of the weight
 PARTICLES_DRAWN = 1500
 MAPS_IN_A_ROW = 3
 
@@ -37,9 +37,14 @@ EnergyFunction = Callable[..., Array]
 
 
 class Frame(NamedTuple):
-    """One picture of a run on S^2: iterations done; energy x (N, 3) -> (N,); particles (N, 3); atoms; KL in nats.
+    """One picture of a run on S^2, which `snapshot` makes from the state of a method.
 
-    `snapshot` makes one of a method's state.
+    Args:
+        step: the number of iterations done.
+        energy: the energy, a function from points (N, 3) to values (N,), in units of temperature.
+        particles: the particles to draw, (N, 3), or None.
+        atoms: the neurons to draw, with positions (m, 3), or None for those of a `Shallow` energy.
+        kl: the KL divergence of the teacher to the model for the caption, in nats, or None.
 
     >>> Frame(0, lambda x: x[:, 0]).kl is None
     True
@@ -53,7 +58,17 @@ class Frame(NamedTuple):
 
 
 def snapshot(method, state, rates, data, kl: float | None = None) -> Frame:
-    """The `Frame` of a method's state, with its particles and atoms where it has them.
+    """Return the `Frame` of a method's state, with its particles and neurons where it has them.
+
+    Args:
+        method: the training method, on `Sphere(3)`.
+        state: a state of the method.
+        rates: the rates of the run.
+        data: the training data, points (n, 3).
+        kl: the KL divergence of the teacher to the model for the caption, in nats. None for no such caption.
+
+    Returns:
+        The frame.
 
     >>> import jax
     >>> from dualebm.measures import Samples; from dualebm.methods.dual import Dual
@@ -67,11 +82,12 @@ def snapshot(method, state, rates, data, kl: float | None = None) -> Frame:
 
 
 def map_points(rows: int, view: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """The points of S^2 at the pixels of a Mollweide map, (rows, 2 rows, 3), and which pixels lie in its ellipse.
+    """Return the points of S^2 at the pixels of a Mollweide map, (rows, 2 rows, 3), and which pixels lie in its ellipse, (rows, 2 rows).
 
     The projection preserves areas: a mean over the pixels inside is an integral over the uniform measure. Row 0 is the
-    south, longitude grows to the right from -pi to pi. The rows of `view` (3, 3) are the directions in the centre, at
-    longitude pi/2 on the equator, and in the north of the map.
+    south, and the longitude grows to the right from -pi to pi. There must be at least 2 `rows`. The rows of `view` (3,
+    3) are the directions in the centre of the map, at longitude pi/2 on the equator, and in the north. Raises
+    ValueError for too few rows, or a view whose rows are not orthonormal.
 
     >>> points, inside = map_points(100)
     >>> bool(np.allclose((points[inside] ** 2).mean(axis=0), 1 / 3, atol=1e-3))
@@ -84,14 +100,16 @@ def map_points(rows: int, view: np.ndarray | None = None) -> tuple[np.ndarray, n
     half_width = np.sqrt(1 - y**2)
     angle = np.arcsin(y)
     sine = (2 * angle + np.sin(2 * angle)) / np.pi
-    longitude = np.pi * np.clip(x / half_width, -1, 1)  # pixels beyond the edge take its value: the ellipse cuts them
+    longitude = np.pi * np.clip(x / half_width, -1, 1)  # pixels beyond the edge take the value of the edge, and the ellipse cuts them
     cosine = np.sqrt(1 - sine**2)
     points = np.stack([cosine * np.cos(longitude), cosine * np.sin(longitude), sine + 0 * x], axis=-1)
     return points @ _rotation(view), inside
 
 
 def map_position(x: Points, view: np.ndarray | None = None) -> np.ndarray:
-    """Where points of S^2 lie on the map of `map_points`, (N, 2): the ellipse |horizontal| <= 2, |vertical| <= 1.
+    """Return the positions of points x (N, 3) of S^2 on the map of `map_points` with the same view, (N, 2).
+
+    The map is the ellipse |horizontal| <= 2, |vertical| <= 1.
 
     >>> map_position(np.eye(3)).round(3).tolist()
     [[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]]
@@ -103,7 +121,7 @@ def map_position(x: Points, view: np.ndarray | None = None) -> np.ndarray:
 
 
 def _rotation(view):
-    """`view` as a checked rotation; None is the identity: x in the centre, z in the north."""
+    """Return `view` as a checked rotation. None is the identity: the x axis in the centre, the z axis in the north."""
     if view is None:
         return np.eye(3)
     view = np.asarray(view, float)
@@ -113,7 +131,7 @@ def _rotation(view):
 
 
 def view_of(directions: Points) -> np.ndarray:
-    """The view with the mean of `directions` in the centre of the map and their spread along its equator.
+    """Return the view (3, 3) with the mean of `directions` (N, 3) in the centre of the map and their spread along its equator.
 
     >>> map_position(np.eye(3)[:2], view_of(np.eye(3)[:2])).round(6)[:, 1].tolist()
     [0.0, 0.0]
@@ -137,9 +155,21 @@ def _evaluate(energy, x):
 
 
 def density_map(energy: EnergyFunction, rows: int = 200, view: np.ndarray | None = None) -> np.ndarray:
-    """exp(-U) / Z with respect to the uniform measure at the points of `map_points`, (rows, 2 rows); its mean is 1.
+    """Return the density exp(-U) / Z with respect to the uniform measure at the points of `map_points`. Its mean over the map is 1.
 
-    One batched evaluation of the energy. Raises ValueError where the energy is not finite.
+    The energy is evaluated once, for all points.
+
+    Args:
+        energy: U, a function from points (N, 3) to values (N,), in units of temperature.
+        rows: the number of pixels from south to north, at least 2.
+        view: the orientation of the map, (3, 3), as `view_of` returns it. None puts the x axis in the centre and the z
+            axis in the north.
+
+    Returns:
+        The density, (rows, 2 rows).
+
+    Raises:
+        ValueError: the energy is not finite or has another shape.
 
     >>> density_map(lambda x: 0 * x[:, 0], rows=4)[0, :2].tolist()
     [1.0, 1.0]
@@ -165,17 +195,24 @@ def sphere_density(
     width: str = "double",
     rows: int = 300,
 ) -> Figure:
-    """The density of exp(-U) on S^2 as an equal-area (Mollweide) map, with neurons and particles, beside the teacher's.
+    """Draw the density of exp(-U) on S^2 as an equal-area (Mollweide) map, with neurons and particles, beside the teacher's.
 
     Args:
-        energy: x (N, 3) -> U(x) (N,), in units of temperature.
-        atoms: the neurons to mark, by sign, with area proportional to weight, from a smallest one on; None for those of a `Shallow` energy.
-        particles: points to draw as dots (every k-th, so that at most 1500 are drawn).
-        teacher: a second energy, drawn first on the same colour scale.
-        view: the orientation of the map, see `view_of`; None puts the x axis in the centre and the z axis in the north.
-        width: "single" (teacher above student) or "double" column. rows: pixels from south to north.
+        energy: U, a function from points (N, 3) to values (N,), in units of temperature.
+        atoms: the neurons to mark, by sign. The area of a mark is proportional to the weight, but for a smallest area.
+            None marks those of a `Shallow` energy.
+        particles: the particles to draw as dots, (N, 3). Of more than 1500, every k-th is drawn. None for none.
+        teacher: a second energy, drawn first and on the same colour scale. None for none.
+        view: the orientation of the map, (3, 3), as `view_of` returns it. None puts the x axis in the centre and the z
+            axis in the north.
+        width: the width of the figure: "single" (one column, with the teacher above the student) or "double".
+        rows: the number of pixels of a map from south to north.
 
-    Raises ValueError for an unknown width, particles or atoms that are not in R^3, or an energy that is not finite.
+    Returns:
+        The figure.
+
+    Raises:
+        ValueError: the width is unknown, particles or neurons are not in R^3, or an energy is not finite.
 
     >>> from dualebm.features import ReLU
     >>> figure = sphere_density(Shallow(ReLU(), jnp.eye(3), jnp.array([-4.0, -2.0, 3.0])), rows=20)
@@ -202,14 +239,22 @@ def snapshots(
     width: str = "double",
     rows: int = 200,
 ) -> Figure:
-    """A run on S^2 as maps in the order of its frames: densities, neurons and particles, on one scale, after the teacher's.
+    """Draw a run on S^2 as maps in the order of its frames: densities, neurons and particles, on one scale, after the teacher's.
 
     Args:
-        frames: one or more of different iterations, each titled with its iteration and KL; see `Frame` and `snapshot`.
-        teacher, view, width, rows: as in `sphere_density`; a double column has up to three maps in a row, a single column one.
+        frames: at least one `Frame`, each of another iteration. Its title is its iteration and its KL.
+        teacher: the energy of the teacher, drawn first. None for none.
+        view: the orientation of the map, (3, 3), as `view_of` returns it. None puts the x axis in the centre and the z
+            axis in the north.
+        width: the width of the figure: "single" (one map in a row) or "double" (up to three).
+        rows: the number of pixels of a map from south to north.
 
-    Raises ValueError for no frames, two of one iteration, an unknown width, particles or atoms that are not in R^3, or an energy that is
-    not finite.
+    Returns:
+        The figure.
+
+    Raises:
+        ValueError: there is no frame, two frames are of one iteration, the width is unknown, particles or neurons are
+            not in R^3, or an energy is not finite.
 
     >>> frames = [Frame(step, lambda x, step=step: step * x[:, 0]) for step in (0, 10)]
     >>> [panel.get_title() for panel in snapshots(frames, teacher=lambda x: x[:, 1], rows=20).axes[:3]]
@@ -240,7 +285,7 @@ def _check_particles(particles):
 
 
 def _neurons(energy, atoms):
-    """Positions (m, 3) and coefficients (m,) of the neurons to draw."""
+    """Return the positions (m, 3) and coefficients (m,) of the neurons to draw."""
     if atoms is not None:
         if atoms.positions.shape[1] != 3:
             raise ValueError(f"atoms.positions has shape {atoms.positions.shape}; it must be (m, 3) to be drawn on S^2")
@@ -251,7 +296,7 @@ def _neurons(energy, atoms):
 
 
 class _Map:
-    """One map: its artists are made once and `show` gives them new numbers, so that a film redraws little."""
+    """One map. Its artists are made once and `show` gives them new numbers, so that a film redraws little."""
 
     def __init__(self, panel, title, norm, largest_weight):
         self.largest_weight = largest_weight
@@ -271,7 +316,7 @@ class _Map:
 
     @staticmethod
     def _draw_graticule(panel):
-        """Parallels every 30 degrees and meridians every 60."""
+        """Draw parallels every 30 degrees and meridians every 60."""
         form: dict[str, Any] = dict(color="0.55", linewidth=0.3, zorder=1.5)
         latitude = np.linspace(-np.pi / 2, np.pi / 2, 91)
         for longitude in np.radians([-120, -60, 0, 60, 120]):
@@ -282,7 +327,7 @@ class _Map:
             panel.plot([-edge, edge], [height, height], **form)
 
     def show(self, density, neurons, particles, view):
-        """Draw these numbers."""
+        """Draw a density (rows, 2 rows), neurons and particles."""
         self.image.set_data(density)
         if particles is not None:
             particles = np.asarray(particles)
@@ -297,7 +342,7 @@ class _Map:
 
 
 def _maps(densities, neurons, width, largest_density, with_particles, caption=None):
-    """A figure with one empty map per name, a colour bar and a legend; and name -> `_Map`."""
+    """Return a figure with one empty map per name, a colour bar and a legend, and the `_Map` of each name."""
     weights = np.concatenate([np.abs(c) for _, c in neurons.values()] + [np.zeros(1)])
     largest_weight = weights.max() or 1.0
     columns = min(len(densities), MAPS_IN_A_ROW) if width == "double" else 1
@@ -344,14 +389,25 @@ def film(
     fps: int = 12,
     rows: int = 120,
 ) -> Path:
-    """A film of a run on S^2: the model's density, neurons and particles, the iteration and KL, beside the teacher.
+    """Write a film of a run on S^2: the model's density, neurons and particles, the iteration and KL, beside the teacher.
+
+    The film is made by the ffmpeg of imageio-ffmpeg. The file appears whole or not at all.
 
     Args:
-        path: the file, .mp4 (H.264) or .gif, by the ffmpeg of imageio-ffmpeg; it appears whole or not at all.
-        frames: one or more, see `Frame` and `snapshot`; colour and marker scales are those of all frames together.
-        teacher, view: as in `sphere_density`. fps: frames per second. rows: pixels of the maps from south to north.
+        path: the file, .mp4 (H.264) or .gif.
+        frames: at least one `Frame`. The scales of colours and markers are those of all frames together.
+        teacher: the energy of the teacher, drawn on the left of each frame. None for none.
+        view: the orientation of the map, (3, 3), as `view_of` returns it. None puts the x axis in the centre and the z
+            axis in the north.
+        fps: the number of frames per second, at least 1.
+        rows: the number of pixels of a map from south to north.
 
-    Returns the path. Raises ValueError for another suffix, a folder that does not exist, no frames, fps < 1.
+    Returns:
+        The path.
+
+    Raises:
+        ValueError: the suffix is not allowed, the folder does not exist, there is no frame, `fps` is below 1, particles
+            or neurons are not in R^3, or an energy is not finite.
 
     >>> import tempfile
     >>> frames = [Frame(step, lambda x, step=step: step * x[:, 0]) for step in (0, 10)]
@@ -383,7 +439,7 @@ def film(
     if teacher is not None:
         maps["teacher"].show(first["teacher"], taught["teacher"], None, view)
     figure.draw_without_rendering()
-    figure.set_layout_engine("none")  # the layout of the first frame serves all
+    figure.set_layout_engine("none")  # all frames keep the layout of the first
     with matplotlib.rc_context({**STYLE, "animation.ffmpeg_path": imageio_ffmpeg.get_ffmpeg_exe()}):
         writer, dpi = FFMpegWriter(fps=fps), 160 if path.suffix == ".mp4" else 100
         partial = path.with_name(f".{path.stem}.partial{path.suffix}")
