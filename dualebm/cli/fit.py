@@ -15,8 +15,7 @@ from dualebm import model
 from dualebm._internal import checks
 from dualebm.cli import evaluate, methods, report
 from dualebm.data import tables
-from dualebm.energies.shallow import Shallow
-from dualebm.features import Bump, Feature, ReLU, Softplus
+from dualebm.features import Bump, Feature, ReLU, Ridge, Softplus
 from dualebm.geometry import Space
 from dualebm.kernels import kernel_of
 from dualebm.log_z.estimate import estimate_log_partition
@@ -24,7 +23,6 @@ from dualebm.measures import Samples
 from dualebm.methods.dual import Dual, annealing
 from dualebm.methods.lazy import KernelFlow
 from dualebm.methods.weighted_dual import WeightedDual
-from dualebm.metrics.walkers import EffectiveFraction, WalkerCrossEntropy
 from dualebm.spaces import Euclidean, Sphere, Torus
 from dualebm.training.fingerprint import describe
 from dualebm.training.run import run

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import xarray
 
-from dualebm.log_z.estimate import LogPartition
+from dualebm.log_z.estimate import LogPartitionEstimate
 
 LARGEST_SCALE = 3.0
 """The column mean, standard deviation or inverse of one above which `dualebm fit` suggests --standardise."""
@@ -43,7 +43,7 @@ def _number(value) -> str:
     return f"{float(value):.4g}" if np.ndim(value) == 0 else f"{value[0]:.4g} +- {value[1]:.2g}"
 
 
-def evaluation(log_partition: LogPartition, likelihoods: dict[str, Any], gap: dict[str, Any] | None) -> list[str]:
+def evaluation(log_partition: LogPartitionEstimate, likelihoods: dict[str, Any], gap: dict[str, Any] | None) -> list[str]:
     """Return the lines that state log Z, the mean log densities and the duality gap of a model.
 
     Args:

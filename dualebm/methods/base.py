@@ -37,6 +37,9 @@ class Divergence(enum.IntEnum):
 
     `NOT_FINITE`: the state holds NaN or infinity. `REJECTED`: almost no move of the particles was accepted.
     `NO_WEIGHT`: the total variation of the neurons is 0. `ONE_ATOM`: one of several neurons holds all the weight.
+
+    >>> Divergence(4).name, Divergence.REJECTED.remedy
+    ('ONE_ATOM', 'lower particle_step')
     """
 
     NONE = 0
@@ -76,6 +79,9 @@ class Info(NamedTuple):
             resampling. It lies in (0, 1].
         clipped: the number of neuron weights that an additive update cut to zero.
         discrepancy: the discrepancy between model and data that the iteration measured or descended.
+
+    >>> Info(acceptance=jnp.array(0.5)).discrepancy is None
+    True
     """
 
     acceptance: Float[Array, ""] | None = None
@@ -94,6 +100,12 @@ class Iterate(NamedTuple):
         data: the training data, points (n, d).
         info: the diagnostics, averaged over the iterations since the last record. They are NaN before the first
             iteration.
+
+    >>> from jax import random; from dualebm.methods.dual import Dual; from dualebm.spaces import Sphere
+    >>> method, data = Dual(Sphere(3), neurons=8), Samples(jnp.eye(3))
+    >>> iterate = Iterate(method, method.init(random.key(0), method.rates, data), method.rates, data)
+    >>> iterate.samples.points.shape, iterate.energy(data.points).shape
+    ((6, 3), (3,))
     """
 
     method: Any
@@ -276,6 +288,11 @@ class Wrapper(Method):
     A subclass is a frozen dataclass with a field `method`, the wrapped method. It defines `init` and `step` and
     overrides what it adds. All else is passed on to the wrapped method, except `paired`. Wrappers compose:
     `Audited(Adaptive(Dual(space)))`.
+
+    >>> from dualebm.methods.audited import Audited; from dualebm.methods.dual import Dual; from dualebm.spaces import Sphere
+    >>> method = Dual(Sphere(3))
+    >>> Audited(method).space == method.space, Audited(method).rates == method.rates
+    (True, True)
     """
 
     method: Any

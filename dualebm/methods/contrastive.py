@@ -90,7 +90,7 @@ class Contrastive(Method):
             or "gibbs" for an energy that has such a move.
         moves: the number of moves of each particle in an iteration.
         noise: the Gaussian noise of the particles: "independent", "antithetic" (opposite for particles i and i + N/2)
-            or "orthogonal" (see `flows.langevin.drawn`).
+            or "orthogonal" (see `flows.noise.drawn`).
         begin: where the particles are at the start: at the "data", or at samples of the "model" of the first energy,
             which needs a number `walkers`.
         restart_every: move all particles to the data before the moves of every k-th iteration, from the first on. None

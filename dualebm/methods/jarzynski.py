@@ -113,7 +113,7 @@ class Jarzynski(Method):
             move.
         moves: the number of moves of each moving particle in an iteration.
         noise: the Gaussian noise of the particles: "independent", "antithetic" (opposite for particles i and i + N/2)
-            or "orthogonal" (see `flows.langevin.drawn`).
+            or "orthogonal" (see `flows.noise.drawn`).
         order: "particles_first" (Algorithm 1: the particles move under the energy before the step of the parameters) or
             "parameters_first" (the authors' program of images: they move under the energy after it).
         increment: the increment of the log weights: "exact", or for comparison a biased one of
@@ -285,6 +285,9 @@ def check_walkers(method) -> None:
     """Check the settings of a method that concern its particles: walkers, moves, integrator, noise, data_batch.
 
     Raises ValueError for a setting that is not allowed.
+
+    >>> from dualebm.energies.networks import MLP; from dualebm.spaces import Sphere
+    >>> check_walkers(Jarzynski(Sphere(3), MLP()))
     """
     checks.count("walkers", method.walkers, 2)
     if method.walkers % 2:
@@ -301,6 +304,9 @@ def check_training(method, data: Samples) -> None:
     """Check that a method can train its energy on the data, and that the energy has the move that the integrator needs.
 
     Raises ValueError for an energy that is not allowed.
+
+    >>> from dualebm.energies.networks import MLP; from dualebm.spaces import Sphere
+    >>> check_training(Jarzynski(Sphere(3), MLP()), Samples(jnp.eye(3)))
     """
     likelihood.check(method, data)
     if method.integrator == "gibbs":
@@ -323,6 +329,13 @@ def noise_of(method, key: Key[Array, ""], energy, x: Float[Array, "d N"]) -> Dra
 
     Returns:
         A `flows.noise.Draw`.
+
+    >>> from dualebm.energies.networks import MLP; from dualebm.spaces import Sphere
+    >>> method = Jarzynski(Sphere(3), MLP(width=8))
+    >>> draw = noise_of(method, jax.random.key(0), method.start(jax.random.key(1), method.space, jnp.float32), jnp.zeros((3, 10)))
+    >>> first, second = draw(None, 0, 5)
+    >>> first.normal.shape
+    (3, 5)
     """
     uniforms = energy.uniforms if method.integrator == "gibbs" else None
     return drawn(key, x.shape[0], x.dtype, method.noise, uniforms)
@@ -340,6 +353,9 @@ def batch_of(key: Key[Array, ""], data: Samples, size: int | None) -> Samples:
 
     Returns:
         `size` points with equal weights, (size, d), or `data`.
+
+    >>> batch_of(jax.random.key(0), Samples(jnp.ones((5, 2))), 3).points.shape
+    (3, 2)
     """
     if size is None:
         return data
@@ -351,6 +367,10 @@ def warning_of_weights(weights: Weights, info: Info) -> str | None:
     """Return a warning where the weights have collapsed to one particle, else None.
 
     That is where `info` gives an effective sample size below 2 for the N `weights`.
+
+    >>> weights = Weights(jnp.zeros(10), jnp.zeros(()), jnp.arange(10), jnp.int32(0))
+    >>> warning_of_weights(weights, Info(effective_fraction=jnp.array(0.1))).split(":")[0]
+    'the weights have collapsed to one particle'
     """
     count = weights.log_weights.shape[-1]
     effective = count if info.effective_fraction is None else count * float(info.effective_fraction)

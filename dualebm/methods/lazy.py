@@ -108,7 +108,7 @@ class Lazy(Method):
         averaged: whether the energy is that of the mean charges over all iterations, instead of the last ones.
         integrator: the Langevin move of the particles: "mala", "geodesic" or "projected".
         noise: the Gaussian noise of the particles: "independent", "antithetic" (opposite for particles i and i + N/2)
-            or "orthogonal" (see `flows.langevin.drawn`). N must be even for the last two.
+            or "orthogonal" (see `flows.noise.drawn`). N must be even for the last two.
 
     Raises:
         ValueError: a setting is not allowed. The message names it, its value and what is allowed.
@@ -254,7 +254,7 @@ class KernelFlow(Method):
             energy. The particles move under the last f in either case.
         integrator: the Langevin move of the particles: "mala", "geodesic" or "projected".
         noise: the Gaussian noise of the particles: "independent", "antithetic" (opposite for particles i and i + N/2)
-            or "orthogonal" (see `flows.langevin.drawn`). N must be even for the last two.
+            or "orthogonal" (see `flows.noise.drawn`). N must be even for the last two.
 
     Raises:
         ValueError: a setting is not allowed. The message names it, its value and what is allowed.

@@ -108,7 +108,7 @@ class ScoreMatching(Method):
         checks.count("neurons", self.neurons)
         if self.smoothing is not None:
             checks.number("smoothing", self.smoothing, positive=True)
-            if not kinked(self.feature):
+            if not _kinked(self.feature):
                 raise ValueError(f"smoothing is {self.smoothing} and feature is {self.feature}, which is smooth; it must be None")
 
     @property
@@ -161,7 +161,7 @@ class ScoreMatching(Method):
 # -- V and its gradient --------------------------------------------------------------------------------
 
 
-def kinked(feature: Feature) -> bool:
+def _kinked(feature: Feature) -> bool:
     """Return whether a feature needs smoothing: whether its slope or its curvature jumps.
 
     The gradient of V contains the derivative of the curvature.
@@ -206,6 +206,10 @@ def operator(feature: Feature, space: Space, theta: Float[Array, "m p"], x: Floa
 
     Returns:
         The values for point i and neuron j, (B, m).
+
+    >>> from dualebm.features import Softplus; from dualebm.spaces import Euclidean
+    >>> operator(Softplus(), Euclidean(1), jnp.ones((1, 1)), jnp.zeros((1, 1)), jnp.full((1, 1), 2.0), 0.0).tolist()
+    [[0.75]]
     """
     d = space.dimension
     product = lambda a, b: jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)  # noqa: E731
@@ -214,7 +218,7 @@ def operator(feature: Feature, space: Space, theta: Float[Array, "m p"], x: Floa
         inner = product(x, along.T)
         t = inner + theta[None, :, -1] if feature.bias else inner
         square = space.tangential_square(inner, jnp.sum(along**2, axis=1)[None])  # |grad t|^2
-        if kinked(feature):
+        if _kinked(feature):
             slope, curvature = smoothed_relu(t, 2 * width * jnp.maximum(square, jnp.finfo(t.dtype).eps))
             if feature == ReLU(2, feature.bias):  # the curvature of max(t, 0)^2 is twice the slope of max(t, 0)
                 slope, curvature = feature.slope(t), 2 * slope
@@ -284,5 +288,10 @@ def loss(feature: Feature, space: Space, atoms: Atoms, data: Samples, width: Sca
 
     Returns:
         The loss, a scalar.
+
+    >>> from dualebm.features import Softplus; from dualebm.spaces import Euclidean
+    >>> atoms = Atoms(jnp.ones((1, 1)), jnp.zeros(1), jnp.ones(1))  # f(x) = softplus(x), and grad log tau = -x
+    >>> float(loss(Softplus(), Euclidean(1), atoms, Samples(jnp.zeros((1, 1))), 0.0))
+    -0.125
     """
     return jnp.mean(coefficients(atoms) * derivative(feature, space, atoms, data, width, 0.5)[0])

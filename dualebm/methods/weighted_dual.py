@@ -85,7 +85,7 @@ class WeightedDual(Method):
         neurons: the number m of neurons.
         particles: the number N of particles, even. They start as annealed samples of the model of the first neurons.
         noise: the Gaussian noise of the particles: "independent", "antithetic" (opposite for particles i and i + N/2)
-            or "orthogonal" (see `flows.langevin.drawn`).
+            or "orthogonal" (see `flows.noise.drawn`).
         signs: the signs sigma_j: "half" of each sign, "random", or "all_negative".
         weights: the weights w_j at the start: all "one", or "uniform" in [0, 1).
         particle_moves: the number of moves of each particle in an iteration, all under the same neurons.
