@@ -177,7 +177,7 @@ def rows_of(teacher: str, ratio: float, results: dict[str, xarray.Dataset]) -> l
         rows.append(dict(
             teacher=teacher, ratio=ratio, particles=label, KL=float(values[:, -1, 1].mean()), KL_by_walkers=float(values[:, -1, 0].mean()),
             off_at_end=float(off[:, -1].mean()), largest_off=float(np.abs(off).max()), error=float(np.mean(values[:, -1, 2])),
-            least_effective=float(np.min(values[..., 3])) if label != "unweighted" else None,
+            least_effective=float(np.nanmin(values[..., 3])) if label != "unweighted" else None,
         ))  # fmt: skip
     return rows
 

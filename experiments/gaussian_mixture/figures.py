@@ -52,7 +52,7 @@ def draw_weights(by_method: dict[str, xarray.Dataset]) -> Figure:
         errors.plot(step, expected.mean(0), color=charts.COLOURS[i], linestyle="--", linewidth=1)
     errors.plot([], [], color="black", linestyle="--", linewidth=1, label="expected of finite walkers")
     fractions.axhline(THRESHOLD, color="black", linestyle=":", linewidth=0.8, label="threshold")
-    fractions.set_ylabel("effective fraction, at records")
+    fractions.set_ylabel("effective fraction, mean since\nthe last record")
     times.set_ylabel("resamplings")
     times.yaxis.set_major_locator(MaxNLocator(integer=True))
     errors.set_ylabel("error of log Z (nat)")

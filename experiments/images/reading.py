@@ -40,7 +40,7 @@ def row_of(settings: Settings, label: str, seed: int, results: xarray.Dataset, e
     weighted = {}
     if label == JARZYNSKI:
         weighted = {name: float(results[name].values[-1]) for name in ("train", "held_out", "effective", "resamplings")}
-        weighted |= dict(error=float(results.log_partition.values[-1, 1]), median_effective=float(np.median(results.effective.values)))
+        weighted |= dict(error=float(results.log_partition.values[-1, 1]), median_effective=float(np.nanmedian(results.effective.values)))
     names = ("train", "held_out", "error", "effective", "median_effective", "resamplings")
     return dict(
         method=label, seed=seed, **{f"mass_{c}": float(m) for c, m in zip(settings.classes, masses[-1], strict=True)},
@@ -80,7 +80,7 @@ def training_figure(settings: Settings, results: dict[str, list[xarray.Dataset]]
             low, high = one[name].values - error, one[name].values + error
             entropy.fill_between(one.step.values, low, high, color=form["color"], alpha=0.2, linewidth=0)
         form = _common.look(0) | dict(markevery=4, alpha=alpha)
-        effective.plot(one.step.values, one.effective.values, label=None if j else "at the records", **form)
+        effective.plot(one.step.values, one.effective.values, label=None if j else "mean since the last record", **form)
     entropy.set(title=f"{JARZYNSKI}, by the walkers (band: 2 standard errors)", ylabel="cross-entropy to the base (nat)")
     effective.axhline(settings.threshold, color="black", linestyle=":", linewidth=0.9, label="resampled below")
     effective.set(title=f"{JARZYNSKI}, walkers that count", ylabel="effective fraction", ylim=(0, 1.05))
