@@ -30,6 +30,7 @@ from dualebm.energies.base import Energy
 from dualebm.energies.shallow import Shallow, feature_mean
 from dualebm.flows import langevin
 from dualebm.flows.noise import drawn
+from dualebm.geometry import Space
 from dualebm.log_z.annealing import anneal
 from dualebm.measures import Samples, shares
 

@@ -6,6 +6,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from dualebm._internal import checks, collectives
 from dualebm.flows.noise import NOISE_PAIRS, drawn, sharded
+from dualebm.geometry import Space
 from dualebm.measures import Samples
 
 Scalar = Float[Array, ""] | float

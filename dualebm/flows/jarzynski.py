@@ -22,6 +22,7 @@ from dualebm._internal import blocks, collectives
 from dualebm.energies.base import Energy
 from dualebm.flows import langevin
 from dualebm.flows.noise import Draw, sharded
+from dualebm.geometry import Space
 from dualebm.log_z.annealing import anneal
 
 Scalar = Float[Array, ""] | float

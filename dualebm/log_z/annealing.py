@@ -11,6 +11,7 @@ from dualebm._internal import checks
 from dualebm.energies.base import Energy, Tempered, precision_of
 from dualebm.flows import langevin
 from dualebm.flows.noise import drawn
+from dualebm.geometry import Space
 from dualebm.measures import Samples
 
 DRAWS = 2**14

@@ -25,6 +25,7 @@ from dualebm.energies.shallow import Shallow, Sums, feature_mean, feature_sums, 
 from dualebm.features import Feature, ReLU
 from dualebm.flows import initialise, langevin, wfr
 from dualebm.flows.noise import NOISE_PAIRS, NOISES, Draw, drawn
+from dualebm.geometry import Space
 from dualebm.measures import Atoms, Samples, log_total_variation
 from dualebm.methods.base import Divergence, Info, Method
 from dualebm.rates import NonNegative, ParticleStep, Positive, Probability, Scalar

@@ -26,6 +26,7 @@ from dualebm.flows import initialise, jarzynski, langevin, likelihood
 from dualebm.flows.jarzynski import Weights
 from dualebm.flows.likelihood import Optimiser, Start, Training
 from dualebm.flows.noise import NOISES, Draw, drawn, sharded
+from dualebm.geometry import Space
 from dualebm.measures import Samples
 from dualebm.methods.base import Info, Method
 from dualebm.rates import Fraction, NonNegative, ParticleStep

@@ -29,6 +29,7 @@ from dualebm.energies.tabulated import Tabulated
 from dualebm.features import Feature, ReLU
 from dualebm.flows import initialise, langevin
 from dualebm.flows.noise import NOISES, drawn
+from dualebm.geometry import Space
 from dualebm.kernels import Embedding, Kernel, embedding, kernel_of, mean_kernel
 from dualebm.measures import Samples
 from dualebm.methods.base import Info, Method

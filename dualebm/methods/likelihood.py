@@ -23,6 +23,7 @@ from dualebm.energies.shallow import Shallow, Sums, feature_mean, feature_sums
 from dualebm.features import Feature, ReLU
 from dualebm.flows import langevin, two_layer
 from dualebm.flows.noise import drawn
+from dualebm.geometry import Space
 from dualebm.measures import Samples, effective_sample_size
 from dualebm.methods.base import Info, Method
 from dualebm.rates import NonNegative, ParticleStepOrNone

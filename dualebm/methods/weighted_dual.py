@@ -24,6 +24,7 @@ from dualebm.features import Feature, ReLU
 from dualebm.flows import jarzynski, langevin
 from dualebm.flows.jarzynski import Weights
 from dualebm.flows.noise import drawn
+from dualebm.geometry import Space
 from dualebm.measures import Atoms, Samples
 from dualebm.methods.base import Info, Method
 from dualebm.methods.dual import Dual, DualRates, DualState
