@@ -1,1 +1,1 @@
-"""The subcommands of `dualebm`: settings, which are their flags, and functions of them."""
+"""The command `dualebm`: a dataclass of settings, which are its flags, and a function for each subcommand."""

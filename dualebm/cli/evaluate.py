@@ -7,7 +7,8 @@ import jax
 from jaxtyping import Array, Float, Key
 
 from dualebm import duality_gap, measures, metrics, model
-from dualebm.energies.shallow import Energy, Shallow
+from dualebm.energies.base import Energy
+from dualebm.energies.shallow import Shallow
 from dualebm.log_z.annealing import anneal
 from dualebm.log_z.estimate import NODES
 from dualebm.log_z.quadrature import sphere_quadrature
@@ -33,18 +34,20 @@ def quadrature_of(space: Space, dtype: Any) -> Samples | None:
 def monitors(method: Any, rates: Any, data: Samples, held_out: Samples) -> dict[str, Any]:
     """Return the metrics that a fit records.
 
-    A method that knows log Z along training has its cross-entropies recorded, and the effective fraction of its weighted
-    particles. Any other method with particles has the gaps recorded between the mean energy of rows and that of its
-    particles. A method without particles has cross-entropies recorded with log Z by quadrature or sampling.
+    The total variation and the acceptance are recorded for every method. For a method that knows log Z along training,
+    the cross-entropies of the data and of the held-out points are recorded as well, with the effective fraction of its
+    weighted particles. For any other method with particles, the gaps between the mean energy of points and that of the
+    particles are recorded. For a method without particles the cross-entropies are recorded, with log Z by quadrature or
+    annealing.
 
     Args:
         method: The training method.
-        rates: Its rates, a NamedTuple of scalars.
-        data: The points trained on, (n, d).
+        rates: The rates of the method, a NamedTuple of scalars.
+        data: The points to train on, (n, d).
         held_out: The points that are not trained on, (k, d), of which there may be none.
 
     Returns:
-        The metrics by name. The names begin with `fit` for the data and `held_out` for the held-out points.
+        The metrics by name. A name begins with `fit` for the data and with `held_out` for the held-out points.
     """
     state = eqx.filter_eval_shape(initial_state, jax.random.key(0), method, traced(rates, data), data)
     groups = {"fit": data, "held_out": held_out} if len(held_out.points) else {"fit": data}
@@ -64,18 +67,18 @@ def monitors(method: Any, rates: Any, data: Samples, held_out: Samples) -> dict[
 def particles_of(
     run_key: Key[Array, ""], key: Key[Array, ""], energy: Energy, space: Space, samples: Samples | None
 ) -> Float[Array, "N d"]:
-    """Return unweighted particles of the model exp(-energy).
+    """Return unweighted particles of the model exp(-energy) with respect to the base measure.
 
     Args:
-        run_key: Key of the annealing, used where the method has no particles.
-        key: Key of the resampling, used where the particles have weights.
+        run_key: The key of the annealing, used where the method has no particles.
+        key: The key of the resampling, used where the particles have weights.
         energy: The trained energy.
         space: The space of the particles.
         samples: The particles of the method, (N, d), or None for a method without particles.
 
     Returns:
-        The particles themselves where they have no weights, a resampled copy where they have, and `ANNEALED_SAMPLES` annealed
-        samples where the method has none.
+        The particles themselves where they have no weights, the resampled particles where they have, and
+        `ANNEALED_SAMPLES` annealed samples where the method has no particles.
     """
     if samples is None:
         return anneal(run_key, energy, space, ANNEALED_SAMPLES).points
@@ -126,13 +129,13 @@ def gap_of(
         chains: The number of annealed chains; 0 for no gap.
 
     Returns:
-        The gap `nats` with its `standard_error`, the `ball`, and a sentence that states them. None where there are no
-        chains, the method has no radius or the energy no neurons.
+        The gap in `nats` with its `standard_error`, the `ball`, and a `summary` in words. None where there are no chains,
+        the method has no radius or the energy has no neurons.
     """
     if not chains or "radius" not in rates._fields or not isinstance(energy, Shallow):
         return None
     radius = float(rates.radius)
     options: dict[str, Any] = dict(quadrature=quadrature_of(space, data.points.dtype), ball=ball, chains=chains)
     certificate = eqx.filter_jit(duality_gap.certify)(key, energy, space, data, radius, **options)
-    told = duality_gap.told(certificate, radius, ball)
-    return {"nats": float(certificate.gap), "standard_error": float(certificate.error), "ball": ball, "told": told}
+    sentence = duality_gap.told(certificate, radius, ball)
+    return {"nats": float(certificate.gap), "standard_error": float(certificate.error), "ball": ball, "summary": sentence}

@@ -1,4 +1,4 @@
-"""`dualebm fit`: an energy of a file of data."""
+"""`dualebm fit`: the settings of a fit of an energy to a file of data, and the run."""
 
 import dataclasses
 import hashlib
@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 import tyro
+from jaxtyping import Array, Key
 
 from dualebm import model
 from dualebm._internal import checks
@@ -41,79 +42,84 @@ class Fit:
     For example: dualebm fit wind.csv --space sphere --normalise --out results/wind
 
     The model is exp(-U) times the base measure: uniform on the sphere and the torus, the standard Gaussian on Euclidean
-    space. Writes records, a checkpoint and the model into --out; the same command continues a run that was interrupted.
+    space. The command writes records, a checkpoint and the model into --out. The same command continues a fit that was
+    interrupted.
     """
 
     data: tyro.conf.Positional[Path]
     """A .csv, .npy or .npz file with one point per row."""
     space: str
-    """Where the points live: sphere (rows of norm 1), euclidean or torus (coordinates in [0, period))."""
+    """The space of the points: sphere (rows of norm 1), euclidean or torus (coordinates in [0, period))."""
     out: Path
-    """The folder to write: a new or an empty one, or that of the run to continue."""
+    """The folder to write: a new or an empty one, or the folder of the fit to continue."""
     normalise: bool = False
     """Divide the rows by their norms (sphere)."""
     standardise: bool = False
-    """Subtract from the columns their means and divide them by their standard deviations (euclidean); the model keeps both
-    and gives samples and densities in the units of the data."""
+    """Subtract the mean of each column and divide by its standard deviation (euclidean). The model keeps both, and returns samples
+    and densities in the units of the data."""
     period: float | None = None
-    """Of the coordinates (torus); None for 1."""
+    """The period of the coordinates (torus); None for 1."""
     method: str = "dual"
-    """dual (Algorithm 1), score_matching, lazy (fixed features), kernel_flow, mean_field (on a grid, circle and S^2),
-    likelihood, weighted_likelihood, kernel_stein or network_stein (Stein discrepancies; not on a torus), weighted_dual (Algorithm 1 with
-    Jarzynski's weights), jarzynski or contrastive (any energy: --set energy=mlp width=64 depth=2, or energy=boltzmann hidden=16). The flags
-    below that are None are the method's own; those that it does not have are refused."""
+    """dual (Algorithm 1), score_matching, lazy (fixed features), kernel_flow, mean_field (on a grid, circle and S^2), likelihood,
+    weighted_likelihood, kernel_stein or network_stein (Stein discrepancies, not on a torus), weighted_dual (Algorithm 1 with Jarzynski's
+    weights), jarzynski or contrastive (any energy: --set energy=mlp width=64 depth=2, or energy=boltzmann hidden=16). A flag below that
+    is None keeps the method's default. A flag that the method does not have is refused."""
     set: tuple[str, ...] = ()
-    """Other settings and rates of the method, as width=128 learning_rate=0.003."""
+    """Other settings and rates of the method, such as width=128 learning_rate=0.003."""
     feature: str | None = None
-    """phi of the energy: relu_bias, relu (on the sphere only even and linear functions), softplus_bias, softplus or bump; None
-    for bump on the torus and relu_bias elsewhere."""
+    """The feature phi of the energy: relu_bias, relu (spans only even and linear functions on the sphere), softplus_bias, softplus or
+    bump; None for bump on the torus, relu for kernel_flow elsewhere, and relu_bias otherwise."""
     neurons: int | None = None
-    """Neurons of the energy; None for 64."""
+    """The number of neurons of the energy; None for 64."""
     particles: int | None = None
-    """Particles; None for two copies of the data."""
+    """The number of particles; None for two copies of the data."""
     signs: str | None = None
-    """Signs of the neurons: half (None), random or all_negative."""
+    """The signs of the neurons: half (None), random or all_negative."""
     integrator: str | None = None
-    """Moves of the particles: mala (None), geodesic or projected."""
+    """The moves of the particles: mala (None), geodesic or projected."""
     noise: str | None = None
-    """Noise of the particles: independent, antithetic (None) or orthogonal."""
+    """The noise of the particles: independent, antithetic (None) or orthogonal."""
     particle_moves: int | None = None
-    """Moves of the particles in an iteration; None for 1."""
+    """The number of moves of each particle in an iteration; None for 1."""
     neuron_moves: int | None = None
-    """Updates of the neurons in an iteration; None for 1."""
+    """The number of updates of the neurons in an iteration; None for 1."""
     data_batch: int | None = None
-    """Rows drawn in each iteration for the data term; None for all."""
+    """The number of rows drawn in each iteration for the data term; None for all."""
     restart_every: int | None = None
-    """All particles to the data in iterations that are multiples of this; None for never."""
+    """The number of iterations after which all particles restart at the data; None for never."""
     particle_step: float | None = None
-    """Step of the particles; None for one that fits the space."""
+    """The step of the particles; None for one that suits the space."""
     transport_step: float | None = None
-    """Step of the neurons' positions; None for one that fits the space and the data."""
+    """The step of the neurons' positions; None for one that suits the space and the data."""
     reaction_step: float | None = None
-    """Step of the neurons' weights; None for one that fits the space and the data."""
+    """The step of the neurons' weights; None for one that suits the space and the data."""
     restart_probability: float | None = None
-    """With which each particle restarts at a row of the data in an iteration; None for 0."""
+    """The probability with which each particle restarts at a row of the data in an iteration; None for 0."""
     radius: float | None = None
-    """The largest total variation of the neurons: how strong the energy may be, in units of temperature; None for 10."""
+    """The largest total variation of the neurons, which bounds the energy, in units of temperature; None for 10."""
     anneal: bool = True
-    """Let the radius grow to its value in the first fifth of the iterations, then the neurons' steps fall (of methods whose neurons move
-    in a ball: dual, weighted_dual, score_matching, mean_field)."""
+    """Let the radius grow to its value in the first fifth of the iterations, and the neurons' steps fall afterwards. It applies to the
+    methods whose neurons move in a ball: dual, weighted_dual, score_matching and mean_field."""
     steps: int = 2000
-    """Iterations, a multiple of --every."""
+    """The number of iterations, a multiple of --every."""
     every: int = 20
-    """Iterations between records, at least 2."""
+    """The number of iterations between records, at least 2."""
     holdout: float = 0.2
     """The fraction of the rows, drawn at random, that is not trained on; 0 for none."""
     gap_chains: int = 20_000
-    """Annealed chains by which the duality gap is estimated at the end, twice; by quadrature on the circle and S^2. 0 for no gap."""
+    """The number of annealed chains by which the duality gap is estimated at the end; 0 for no gap. The circle and S^2 have a quadrature
+    instead."""
     seed: int = 0
-    """Of everything that is drawn."""
+    """The seed of all random numbers."""
     precision: int = 32
-    """32 or 64 bits."""
+    """The precision in bits, 32 or 64."""
 
 
 def fit(settings: Fit) -> None:
-    """Trains, and writes the folder of the run and the model; prints log Z and the held-out log density."""
+    """Fit the energy, write the folder of the run and the model, and print log Z and the mean log densities.
+
+    Raises ValueError for a setting or a file that is not allowed, and `Diverged` when the run diverges.
+    """
     checks.choice("precision", settings.precision, (32, 64))
     checks.count("seed", settings.seed, 0)
     checks.count("gap_chains", settings.gap_chains, 0)
@@ -122,15 +128,15 @@ def fit(settings: Fit) -> None:
 
 
 class Task(NamedTuple):
-    """What a fit trains, on what.
+    """What a fit trains, and the points.
 
     Attributes:
         method: The training method.
-        rates: Its rates, a NamedTuple of scalars.
+        rates: The rates of the method, a NamedTuple of scalars.
         data: The points to train on, (n, d).
-        held_out: The points that are not trained on, (N - n, d).
-        mean: Means of the columns, (d,) in float64, or None where columns are not standardised.
-        scale: Standard deviations of the columns, (d,) in float64, or None where columns are not standardised.
+        held_out: The points that are not trained on, (k, d), of which there may be none.
+        mean: The means of the columns, (d,) in float64, or None where columns are not standardised.
+        scale: The standard deviations of the columns, (d,) in float64, or None where columns are not standardised.
     """
 
     method: Any
@@ -186,7 +192,7 @@ def _note(note: str | None) -> None:
 
 
 def _task(key, settings: Fit) -> Task:
-    """Read the file and make the method, its rates and the points. Raise ValueError for what is not allowed."""
+    """Read the file, and make the method, its rates and the points. Raise ValueError for what is not allowed."""
     rows = tables.read(settings.data)
     space = space_of(settings, rows)
     method = method_of(settings, space)
@@ -205,15 +211,26 @@ def _task(key, settings: Fit) -> Task:
 def schedule_of(settings: Fit, rates: Any) -> Any:
     """Return `annealing` over a fifth of the iterations, or None.
 
-    It is None where --no-anneal is given and where the rates lack one of those that `annealing` changes: the radius and
-    the steps of the neurons.
+    It is None where --no-anneal is given, and where the rates lack the radius or a step of the neurons, which
+    `annealing` changes.
     """
     anneals = {"radius", "transport_step", "reaction_step"} <= set(rates._fields)
     return annealing(math.ceil(settings.steps / 5)) if settings.anneal and anneals else None
 
 
-def split_rows(key, count: int, holdout: float) -> tuple[np.ndarray, np.ndarray]:
-    """Indices of the rows to train on and of those held out, both in order.
+def split_rows(key: Key[Array, ""], count: int, holdout: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return the indices of the rows to train on and of the rows that are held out, both in increasing order.
+
+    Args:
+        key: The key of the draw of held-out rows.
+        count: The number of rows.
+        holdout: The fraction of the rows to hold out, from 0 to 1.
+
+    Returns:
+        Two arrays of indices.
+
+    Raises:
+        ValueError: When no row is left to train on, or none is held out although `holdout` is not 0.
 
     >>> [len(part) for part in split_rows(jax.random.key(0), 10, 0.2)]
     [8, 2]
@@ -221,13 +238,13 @@ def split_rows(key, count: int, holdout: float) -> tuple[np.ndarray, np.ndarray]
     checks.number("holdout", holdout, largest=1)
     held = round(count * holdout)
     if held == count or (holdout and not held):
-        raise ValueError(f"holdout is {holdout} of {count} rows, which is {held}; a row must be held out, and one be left")
+        raise ValueError(f"holdout is {holdout} of {count} rows, which is {held} rows; at least one row must be held out and one be left")
     order = np.asarray(jax.random.permutation(key, count))
     return np.sort(order[held:]), np.sort(order[:held])
 
 
 def space_of(settings: Fit, rows: np.ndarray) -> Space:
-    """The space of the data; raises ValueError for flags that are another space's."""
+    """Return the space of the data. Raises ValueError for rows of another shape, and for flags of another space."""
     checks.choice("space", settings.space, SPACES)
     for flag, home in (("normalise", "sphere"), ("standardise", "euclidean"), ("period", "torus")):
         value = getattr(settings, flag)
@@ -243,22 +260,27 @@ def space_of(settings: Fit, rows: np.ndarray) -> Space:
 
 
 def column_scales(name: str, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation of each column, (d,) in float64; raises ValueError for a column that is constant.
+    """Return the mean and the standard deviation of each column of `rows`, (d,) in float64.
+
+    Raises ValueError for a column that is constant. The message names the file `name`.
 
     >>> [a.tolist() for a in column_scales("x", np.array([[1.0, 0.0], [3.0, 8.0]]))]
     [[2.0, 4.0], [1.0, 4.0]]
     """
-    rows = rows.astype(np.float64) if rows.dtype.kind == "f" else rows  # others are refused with the points
+    rows = rows.astype(np.float64) if rows.dtype.kind == "f" else rows  # rows of another dtype are refused with the points
     mean, scale = np.mean(rows, axis=0), np.std(rows, axis=0)
     usable = scale > 1e-12 * np.abs(mean)
     if np.isfinite(scale).all() and not usable.all():
         column = int(np.argmin(usable)) + 1
-        raise ValueError(f"{name} has the column {column} with one value, {mean[column - 1]:g}; a column must vary to be standardised")
+        raise ValueError(f"{name} has the one value {mean[column - 1]:g} in column {column}; a column must vary to be standardised")
     return mean, scale
 
 
 def method_of(settings: Fit, space: Space) -> Any:
-    """The method on a space, with those of its fields that are flags or set."""
+    """Return the method on a space, with its fields that are set by flags or by --set.
+
+    Raises ValueError for settings that the method does not have.
+    """
     kind = methods.kind(settings.method)
     fields = {field.name for field in dataclasses.fields(kind)}
     values = given(settings)
@@ -269,7 +291,7 @@ def method_of(settings: Fit, space: Space) -> Any:
     if kind is KernelFlow:
         return kind(space, kernel_of(feature, space), **named)
     if settings.feature is not None:
-        raise ValueError(f"feature is {settings.feature!r} and method is {settings.method!r}, which has none; leave it out")
+        raise ValueError(f"feature is {settings.feature!r} and method is {settings.method!r}, which has no feature; leave it out")
     if "start" in fields:
         energy = {name: value for name, value in values.items() if name in ("energy", *methods.ENERGY_SETTINGS) and name not in fields}
         return kind(space, methods.start(**energy), **named)
@@ -280,24 +302,27 @@ FLAGS = (
     "neurons", "particles", "signs", "integrator", "noise", "particle_moves", "neuron_moves", "data_batch", "restart_every",
     "particle_step", "transport_step", "reaction_step", "restart_probability", "radius",
 )  # fmt: skip
-"""Flags that are fields or rates of a method."""
+"""The flags that are fields or rates of a method."""
 
 
 def given(settings: Fit) -> dict[str, Any]:
-    """Fields and rates of the method that are not its own: flags that are not None, and what is set."""
+    """Return the fields and rates of the method that are set: the flags that are not None, and the values of --set.
+
+    Raises ValueError for settings that the method does not have, and for one that is set twice.
+    """
     values = {name: getattr(settings, name) for name in FLAGS if getattr(settings, name) is not None}
-    for name, found in methods.assignments(settings.set).items():
-        if len(found) > 1 or name in values:
+    for name, listed in methods.assignments(settings.set).items():
+        if len(listed) > 1 or name in values:
             raise ValueError(f"set has {name} with several values; it must have one")
-        values[name] = found[0]
+        values[name] = listed[0]
     methods.check_names(settings.method, values)
     return values
 
 
 def feature_of(settings: Fit, space: Space) -> Feature:
-    """phi by name; on a torus, only one that is periodic."""
-    plain = "relu" if settings.method == "kernel_flow" else "relu_bias"
-    name = settings.feature or ("bump" if space.periodic else plain)
+    """Return the feature phi by its name. Raises ValueError for one that is not continuous on a torus."""
+    default = "bump" if space.periodic else "relu" if settings.method == "kernel_flow" else "relu_bias"
+    name = settings.feature or default
     checks.choice("feature", name, FEATURES)
     if name == "bump":
         return Bump(space)
@@ -306,11 +331,20 @@ def feature_of(settings: Fit, space: Space) -> Feature:
     return (ReLU if name.startswith("relu") else Softplus)(bias=name.endswith("_bias"))
 
 
-def rates_of(settings: Fit, method, data: Samples):
-    """The rates given, and where they are None those of `Dual.rates` with the neurons' steps in the scale of the data.
+def rates_of(settings: Fit, method: Any, data: Samples) -> Any:
+    """Return the rates given, and default rates in place of the others.
 
-    A neuron's step is stable in proportion to 1 / E <theta, (x, 1)>^2, 1 / d on the sphere, for which `Dual.rates` are; for
-    features of a product the default is 0.4 over that mean, over the data and over uniform theta.
+    The steps of the neurons in `Dual.rates` suit ReLU features on the sphere. A step is stable in proportion to 1 / E
+    <theta, (x, 1)>^2, which is d on the sphere. For ridge features the default is 0.4 over that mean, which is taken
+    over the data and over uniform theta.
+
+    Args:
+        settings: The settings of the fit.
+        method: The training method.
+        data: The points to train on, (n, d).
+
+    Returns:
+        The rates, a NamedTuple of scalars.
 
     >>> method = Dual(Sphere(4), ReLU())
     >>> rates = rates_of(Fit(Path("x.csv"), "sphere", Path("out")), method, Samples(np.eye(4, dtype="float32")))

@@ -1,6 +1,7 @@
 """The command `dualebm`.
 
-Each subcommand is a frozen dataclass of settings, which are its flags, and a function of them; both stand in `COMMANDS`.
+Each subcommand is a frozen dataclass of settings, which are its flags, and a function that takes them. `COMMANDS` lists
+both.
 """
 
 import sys
@@ -15,14 +16,15 @@ from dualebm.cli.sweep import Runs, Show, Sweep, run_sweep, runs, show
 from dualebm.training.run import Diverged
 
 COMMANDS = {Fit: fit, Sample: sample, Score: score, Sweep: run_sweep, Show: show, Runs: runs}
-"""The subcommands: the settings of each, after which it is named, and what it does with them."""
+"""The subcommands: the settings of each, which give it its name, and the function that takes them."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command line (None: that of the process) and returns its exit code.
+    """Run the command line and return its exit code.
 
-    0; 1 for a run that diverged; 2 for arguments, files and folders that are not allowed, told in one line on standard
-    error; 130 where it was interrupted.
+    The exit code is 0 on success, 1 when a run diverged, 2 when an argument, file or folder is not allowed (the reason
+    is one line on standard error), and 130 when the command was interrupted. `arguments` are those of the process where
+    they are None.
 
     >>> main(["sample", "no/such/folder", "--out", "samples.csv"])
     2

@@ -1,4 +1,4 @@
-"""The methods by name, and settings of them as text: what every subcommand that trains needs of them."""
+"""Methods by name and their settings as text, for the subcommands that train."""
 
 import dataclasses
 from collections.abc import Iterable
@@ -13,16 +13,17 @@ from dualebm.methods.registry import by_name
 from dualebm.spaces import Sphere
 
 WORDS = {"true": True, "false": False, "none": None}
+"""Words that stand for values that are neither numbers nor names."""
 
 OBJECTS = ("space", "feature", "kernel", "start")
-"""Fields of methods that are no numbers or words."""
+"""Fields of methods that are objects, which no flag sets directly."""
 
 ENERGIES: dict[str, type] = {"mlp": MLP, "boltzmann": Boltzmann}
-"""The energies of methods for any, by name; their settings are among those of the method."""
+"""The energies by name, for the methods that train any energy. Their settings count as settings of such a method."""
 
 
 def kind(name: str) -> Any:
-    """The class of a method. Raises ValueError with the nearest name.
+    """Return the class of a method. Raises ValueError for an unknown name, with the nearest name.
 
     >>> kind("lazy").__name__
     'Lazy'
@@ -32,25 +33,30 @@ def kind(name: str) -> Any:
 
 
 def assignments(texts: Iterable[str]) -> dict[str, list]:
-    """name=values pairs, values as `values.parse` reads them and true, false and none. Raises ValueError naming the pair.
+    """Return the names and values of texts of the form name=values.
+
+    Values are read by `values.parse`, and also true, false and none. Raises ValueError, which names the text, for
+    another form, for a name that comes twice, and for values that cannot be read.
 
     >>> assignments(["width=64,128", "averaged=true"])
     {'width': [64, 128], 'averaged': [True]}
     """
-    found: dict[str, list] = {}
+    assigned: dict[str, list] = {}
     for text in texts:
         name, equals, values = text.partition("=")
-        if not (equals and name.isidentifier()) or name in found:
-            raise ValueError(f"set has {text!r}; it must be name=value, each name once")
+        if not (equals and name.isidentifier()) or name in assigned:
+            raise ValueError(f"set has {text!r}; it must be name=value, and each name must come once")
         try:
-            found[name] = [WORDS.get(value, value) if isinstance(value, str) else value for value in parse(values)]
+            assigned[name] = [WORDS.get(value, value) if isinstance(value, str) else value for value in parse(values)]
         except ValueError as error:
             raise ValueError(f"set {name}: {error}") from error
-    return found
+    return assigned
 
 
 def check_names(method: str, names: Iterable[str]) -> None:
-    """Raises ValueError for names that are neither fields nor rates of a method or its energies, with the nearest that is.
+    """Check that names are settings of a method: fields of it or of its energies, or rates.
+
+    Raises ValueError for the first name that is not, with the nearest setting.
 
     >>> check_names("contrastive", ["widht"])  # doctest: +ELLIPSIS
     Traceback (most recent call last):
@@ -66,11 +72,13 @@ def check_names(method: str, names: Iterable[str]) -> None:
 
 
 ENERGY_SETTINGS = tuple(dict.fromkeys(field.name for energy in ENERGIES.values() for field in dataclasses.fields(energy)))
-"""Settings of the energies."""
+"""The settings of the energies of `ENERGIES`."""
 
 
 def start(energy: str = "mlp", **settings: Any) -> Start:
-    """The start of an energy of `ENERGIES`, of its settings that are not None. Raises ValueError for one that is another's.
+    """Return the start of an energy of `ENERGIES` with the settings that are not None.
+
+    Raises ValueError for an unknown energy and for a setting that it does not have.
 
     >>> start(width=8, hidden=None)
     MLP(width=8, depth=2, activation='softplus')

@@ -59,7 +59,7 @@ def evaluation(log_partition: LogPartitionEstimate, likelihoods: dict[str, Any],
         for kind in [kind for kind in LOG_DENSITIES if kind in means]:
             mean = with_error(means[kind]["mean"], means[kind]["standard_error"])
             lines.append(f"{rows.replace('_', ' ')}: mean {LOG_DENSITIES[kind]} of {means['rows']} rows = {mean} nat")
-    return lines if gap is None else [*lines, gap["told"]]
+    return lines if gap is None else [*lines, gap["summary"]]
 
 
 def note_of_scales(points: Any) -> str | None:

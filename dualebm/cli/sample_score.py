@@ -20,7 +20,7 @@ TABLES = (".csv", ".npy")
 
 @dataclasses.dataclass(frozen=True)
 class Sample:
-    """Samples of a fitted model by MALA, each the end of a chain of its own from the base measure.
+    """Draws samples of a fitted model by MALA, each the end of a separate chain from the base measure.
 
     For example: dualebm sample results/wind --count 1000 --out samples.csv
     """
@@ -30,17 +30,17 @@ class Sample:
     out: Path
     """The file to write, .csv or .npy, in the units of the data."""
     count: int = 1000
-    """Samples."""
+    """The number of samples."""
     steps: int = 1000
-    """Moves of each chain."""
+    """The number of moves of each chain."""
     step: float | None = None
-    """Step of a move; None for the particle step of the fit."""
+    """The step of a move; None for the particle step of the fit."""
     seed: int = 0
-    """Of everything that is drawn."""
+    """The seed of all random numbers."""
 
 
 def sample(settings: Sample) -> None:
-    """Writes the samples and prints the acceptance."""
+    """Draw the samples, write them, and print the acceptance. Raises ValueError for a setting that is not allowed."""
     for name in ("count", "steps"):
         checks.count(name, getattr(settings, name))
     checks.count("seed", settings.seed, 0)
@@ -62,12 +62,12 @@ def sample(settings: Sample) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Score:
-    """The log density of a fitted model at each row of a file, in nats.
+    """Computes the log density of a fitted model at each row of a file, in nats.
 
     For example: dualebm score results/wind new.csv --out scores.csv
 
-    Rows are brought to the space as those of the fit were. The columns are log_density_base, in the base measure, and on
-    Euclidean space log_density_lebesgue, in the units of the data.
+    Rows are mapped to the space as in the fit. The columns of the output are log_density_base, with respect to the base
+    measure, and on Euclidean space log_density_lebesgue, with respect to Lebesgue measure in the units of the data.
     """
 
     model: tyro.conf.Positional[Path]
@@ -75,16 +75,20 @@ class Score:
     data: tyro.conf.Positional[Path]
     """A .csv, .npy or .npz file with one point per row."""
     out: Path | None = None
-    """The file to write, .csv or .npy; None for standard output, and the summary for standard error."""
+    """The file to write, .csv or .npy; None for standard output. The summary then goes to standard error."""
     quality: int = 0
-    """Samples of the model to draw, as dualebm sample does, and compare with the rows: MMD, energy distance, sliced Wasserstein
-    distance, and the p-value of a kernel Stein test, for rows that were not trained on; 0 for none."""
+    """The number of samples of the model to draw, as dualebm sample does, and to compare with the rows by MMD, energy distance,
+    sliced Wasserstein distance and the p-value of a kernel Stein test; 0 for none. The rows should not have been trained on."""
     seed: int = 0
-    """Of what --quality draws."""
+    """The seed of the samples of --quality."""
 
 
 def score(settings: Score) -> None:
-    """Writes the log densities, and prints log Z, its error, and the means; how near samples of the model are to the rows."""
+    """Write the log densities, and print log Z and the mean log densities with their errors.
+
+    With --quality it also prints how near samples of the model are to the rows. Raises ValueError for a setting or a
+    row that is not allowed.
+    """
     for name in ("quality", "seed"):
         checks.count(name, getattr(settings, name), 0)
     if settings.out is not None:
@@ -97,32 +101,34 @@ def score(settings: Score) -> None:
             rows, fitted.space, f"float{header['precision']}", normalise=fitted.normalise,
             mean=fitted.mean, scale=fitted.scale, name=str(settings.data),
         ).points  # fmt: skip
-        found = model.log_densities(fitted, points)
-        near = None
+        densities = model.log_densities(fitted, points)
+        measured = None
         if settings.quality:
-            near = quality.quality(jax.random.key(settings.seed), fitted, points, settings.quality, name=str(settings.data))
-    table = np.stack(list(found.values()), axis=1)
+            measured = quality.quality(jax.random.key(settings.seed), fitted, points, settings.quality, name=str(settings.data))
+    table = np.stack(list(densities.values()), axis=1)
     if settings.out is None:
-        print(",".join(found))
+        print(",".join(densities))
         for row in table:
             print(",".join(f"{value:.9g}" for value in row))
     else:
-        write_table(settings.out, list(found), table)
+        write_table(settings.out, list(densities), table)
     summary = sys.stderr if settings.out is None else sys.stdout
     print(fitted.log_partition.told(), file=summary)
-    for name, values in found.items():
-        told = report.with_error(*model.mean_with_error(values, fitted.log_partition.standard_error))
-        print(f"mean {report.LOG_DENSITIES[name]} of {len(values)} rows = {told} nat", file=summary)
-    if near is not None:
-        print("\n".join(quality.told(near)), file=summary)
-        if near["acceptance"] < 0.3:
-            print("note: fewer than 30% of the samples' moves were accepted: they may not be the model's", file=sys.stderr)
+    for name, values in densities.items():
+        mean = report.with_error(*model.mean_with_error(values, fitted.log_partition.standard_error))
+        print(f"mean {report.LOG_DENSITIES[name]} of {len(values)} rows = {mean} nat", file=summary)
+    if measured is not None:
+        print("\n".join(quality.told(measured)), file=summary)
+        if measured["acceptance"] < 0.3:
+            print("note: fewer than 30% of the samples' moves were accepted; they may not be samples of the model", file=sys.stderr)
     if settings.out is not None:
         print(f"written to {settings.out}")
 
 
 def check_table(path: Path) -> None:
-    """Raises ValueError for another suffix than .csv and .npy, FileNotFoundError where the folder is missing.
+    """Check that a table can be written to a path.
+
+    Raises ValueError for a suffix other than .csv and .npy, and FileNotFoundError when the folder is missing.
 
     >>> check_table(Path("samples.txt"))
     Traceback (most recent call last):
@@ -135,7 +141,16 @@ def check_table(path: Path) -> None:
 
 
 def write_table(path: Path, names: list[str], values: np.ndarray) -> None:
-    """Writes columns to a .csv file, with a line of their names and all their digits, or to a .npy file."""
+    """Write columns to a .csv file, with a line of their names and all digits, or to a .npy file.
+
+    Args:
+        path: The file, whose suffix gives the format.
+        names: The names of the columns.
+        values: The columns, (rows, columns).
+
+    Raises:
+        OSError: When the file cannot be written.
+    """
     digits = 9 if values.dtype == np.float32 else 17
 
     def write(temporary):

@@ -1,4 +1,4 @@
-"""`dualebm sweep`, `show` and `runs`: grids of runs on planted teachers, their tables and figures, and the state of each run."""
+"""`dualebm sweep`, `show` and `runs`: grids of runs on planted teachers, their tables and figures, and their states."""
 
 import dataclasses
 import json
@@ -30,103 +30,107 @@ from dualebm.sweeps.plan import plan_of
 from dualebm.training import multihost, presence, run_folder
 
 FIGURE = "figure.png"
+"""The name of the figure that `show` writes into the folder."""
 
 PAPER = ("alpha", "beta", "step_size")
-"""Flags that make the rates by the paper's conventions, and those that they stand for."""
+"""Flags that set the rates by the paper's conventions."""
 
 CORE = ("particle_step", "transport_step", "reaction_step", "radius")
+"""The rates that the flags of `PAPER` set."""
 
 CLUSTERS = {
     "slurm": ("SLURM_PROCID", "SLURM_NTASKS"),
     "mpi": ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
     "pmi": ("PMI_RANK", "PMI_SIZE"),
 }
-"""Where a launcher tells a process its index and their number."""
+"""The environment variables in which a launcher gives a process its index and the number of processes."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Sweep:
-    """Runs a method, the coupled flow where none is named, on planted teachers for every combination of the values given.
+    """Runs a method, by default the coupled flow, on planted teachers for every combination of the values given.
 
     For example: dualebm sweep --alpha 0.05:20:log9 --seed 0:32 --restart-probability 0,1/40,1 --out results/alpha
 
-    Values are single ones, lists (0,1/40,1), ranges of integers without their end (0:32), or spaced ranges with both ends
-    (0.05:20:log9, 0:1:lin5). The same command continues a sweep that was interrupted, and with more values adds runs.
+    A value is a single one, a list (0,1/40,1), a range of integers without its end (0:32), or a spaced range with both
+    ends (0.05:20:log9, 0:1:lin5). The same command continues a sweep that was interrupted. With more values it adds
+    runs.
     """
 
     out: Path
-    """The folder to write: a new or an empty one, or that of the sweep to continue."""
+    """The folder to write: a new or an empty one, or the folder of the sweep to continue."""
     config: Path | None = None
-    """A TOML file with values of these flags by name (alpha = "0.05:20:log9", or a list); flags win over it."""
+    """A TOML file with values of these flags by name (alpha = "0.05:20:log9", or a list). Flags override it."""
     resume: bool = False
-    """Continue the sweep of --out with the flags that it was started with; no others are needed."""
+    """Continue the sweep of --out with the flags with which it was started. No other flags are needed."""
     method: str = "dual"
     """dual, score_matching, lazy, kernel_flow, mean_field, likelihood, weighted_likelihood, kernel_stein, network_stein, weighted_dual,
     jarzynski or contrastive."""
     set: tuple[str, ...] = ()
-    """Other settings and rates of the method, with their values, as features=256,512 ascent_step=10."""
+    """Other settings and rates of the method, with their values, such as features=256,512 ascent_step=10."""
     teacher: str | None = None
-    """s14_monomodal (None), s14_bimodal, s2_monomodal, s2_bimodal."""
+    """The teacher: s14_monomodal (None), s14_bimodal, s2_monomodal or s2_bimodal."""
     n: str | None = None
-    """Data points; None for 1000."""
+    """The number of data points; None for 1000."""
     seed: str | None = None
-    """Seeds of data, neurons and noise; None for 0:4."""
+    """The seeds of data, neurons and noise; None for 0:4."""
     alpha: str | None = None
-    """The paper's ratio of time scales, (transport_step / particle_step) / beta; not with the four rates below."""
+    """The paper's ratio of time scales, (transport_step / particle_step) / beta. It excludes the four rates below."""
     beta: str | None = None
-    """With --alpha: inverse temperature of the paper, which is the radius; None for 10."""
+    """With --alpha: the paper's inverse temperature, which is the radius; None for 10."""
     step_size: str | None = None
     """With --alpha: the paper's step s; None for 0.2, a particle_step of 0.02."""
     scale: str = "particle"
-    """With --alpha: whose step s is, the particles' ("particle") or the faster process's ("fast")."""
+    """With --alpha: the process that s is the step of, the particles ("particle") or the faster process ("fast")."""
     particle_step: str | None = None
-    """h_x; None for one that fits the space."""
+    """The step h_x of the particles; None for one that suits the space."""
     transport_step: str | None = None
-    """h_theta; None for one that fits the space."""
+    """The step h_theta of the neurons' positions; None for one that suits the space."""
     reaction_step: str | None = None
-    """h_w; None for one that fits the space."""
+    """The step h_w of the neurons' weights; None for one that suits the space."""
     radius: str | None = None
-    """The largest total variation; None for 10."""
+    """The largest total variation of the neurons; None for 10."""
     restart_probability: str | None = None
-    """p_R, with which each particle restarts at a data point in an iteration; None for 0."""
+    """The probability p_R with which each particle restarts at a data point in an iteration; None for 0."""
     restart_every: str | None = None
-    """All particles to the data every so many iterations; None for never."""
+    """The number of iterations after which all particles restart at data points; None for never."""
     neurons: str | None = None
-    """m; None for 64."""
+    """The number m of neurons; None for 64."""
     particles: str | None = None
-    """N; None for two copies of the data."""
+    """The number N of particles; None for two copies of the data."""
     integrator: str | None = None
-    """mala (None), geodesic, projected."""
+    """The moves of the particles: mala (None), geodesic or projected."""
     noise: str | None = None
-    """antithetic (None), independent, orthogonal."""
+    """The noise of the particles: antithetic (None), independent or orthogonal."""
     signs: str | None = None
-    """half (None), random, all_negative."""
+    """The signs of the neurons: half (None), random or all_negative."""
     weight_update: str | None = None
-    """multiplicative (None), additive."""
+    """The update of the neurons' weights: multiplicative (None) or additive."""
     witness_particles: str | None = None
-    """moved (None), current."""
+    """The particles of the witness that moves the neurons: moved (None) or current."""
     anneal: bool = False
-    """Let the radius grow and the neurons' steps fall, as `annealing` does."""
+    """Let the radius grow to its value in the first part of a run, and the neurons' steps fall afterwards."""
     common: bool = False
-    """Common random numbers: runs of one seed have the same noise and start."""
+    """Use common random numbers: runs of one seed have the same noise and start."""
     steps: int = 1000
-    """Iterations, a multiple of --every."""
+    """The number of iterations, a multiple of --every."""
     every: int = 20
-    """Iterations between records."""
+    """The number of iterations between records."""
     test_points: int = 10_000
-    """Fresh draws of the teacher for KL and score."""
+    """The number of fresh draws of the teacher by which KL and score are estimated."""
     batch_size: int | None = None
-    """Runs in memory at a time; None for what fits."""
+    """The number of runs in memory at a time; None for as many as fit."""
     devices: int | None = None
-    """Devices that share the runs; None for one."""
+    """The number of devices that share the runs; None for one."""
     devices_per_run: int = 1
-    """Devices that share the particles of each run."""
+    """The number of devices that share the particles of each run."""
     process: str | None = None
-    """Which of several processes this is that share the runs, as 0/4; slurm, mpi or pmi to ask the launcher."""
+    """The index of this process and the number of processes that share the runs, such as 0/4; slurm, mpi or pmi to ask the launcher."""
     coordinator: str | None = None
-    """With --process: the processes share the particles of each run instead. host:port of process 0, or auto with slurm and mpi."""
+    """The address host:port of process 0, or auto with slurm and mpi. The processes of --process then share the particles of each run
+    instead of the runs."""
     precision: int = 32
-    """32 or 64 bits."""
+    """The precision in bits, 32 or 64."""
     dry_run: bool = False
     """Print runs, batches, memory and the predicted time, and stop."""
 
@@ -138,10 +142,11 @@ SWEPT = (
 """The flags that take several values."""
 
 DEFAULTS = dict(teacher="s14_monomodal", n="1000", seed="0:4")
+"""The values of flags that every sweep needs, where they are not given."""
 
 
 def run_sweep(settings: Sweep) -> None:
-    """Runs, continues or forecasts the sweep, and prints its table."""
+    """Run, continue or forecast the sweep, and print its table. Raises ValueError for flags that are not allowed."""
     settings = merged(settings)
     checks.choice("precision", settings.precision, (32, 64))
     process = process_of(settings.process)
@@ -154,36 +159,39 @@ def run_sweep(settings: Sweep) -> None:
     with jax.enable_x64(settings.precision == 64):
         given = arguments(settings, process)
         if settings.dry_run:
-            tell_forecast(given)
+            print_forecast(given)
             return
         results = sweep(**given, folder=settings.out, note=stored(settings))
     if multihost.is_first():
-        tell(results)
+        print_table(results)
         print(f"written to {settings.out}; dualebm show {settings.out} draws it")
 
 
 def stored(settings: Sweep) -> dict[str, Any]:
-    """The flags that say what the sweep is."""
+    """Return the flags that define the sweep, which its folder keeps."""
     skip = ("out", "config", "resume", "process", "coordinator", "dry_run")
     return {name: value for name, value in dataclasses.asdict(settings).items() if name not in skip}
 
 
 def merged(settings: Sweep) -> Sweep:
-    """The flags, with those of a file or of the folder where they are not given. Raises ValueError for names that are no flags."""
-    there: dict[str, Any] = {}
+    """Return the flags, where those that are not given come from the file of --config or the folder of --resume.
+
+    Raises ValueError for a name that is no flag, for a file that is not TOML, and for a folder without a sweep.
+    """
+    values: dict[str, Any] = {}
     if settings.resume:
-        found = [path.parent for path in (settings.out / SWEEP, *settings.out.glob(f"process-*/{SWEEP}")) if path.exists()]
-        there = read(found[0])["note"] if found else {}
-        if not there:
+        folders = [path.parent for path in (settings.out / SWEEP, *settings.out.glob(f"process-*/{SWEEP}")) if path.exists()]
+        values = read(folders[0])["note"] if folders else {}
+        if not values:
             raise ValueError(f"resume is True and {settings.out} holds no sweep that was started by this command")
     if settings.config is not None:
         try:
-            there = tomllib.loads(settings.config.read_text())
+            values = tomllib.loads(settings.config.read_text())
         except tomllib.TOMLDecodeError as error:
             raise ValueError(f"{settings.config} is no TOML file ({error})") from error
     fields = {field.name: field for field in dataclasses.fields(Sweep)}
     changes = {}
-    for name, value in there.items():
+    for name, value in values.items():
         where = f"the name {name!r} in {settings.config or settings.out}"
         checks.choice(where, name, [n for n in fields if n not in ("out", "config")])
         if name in SWEPT and value is not None:
@@ -196,7 +204,9 @@ def merged(settings: Sweep) -> Sweep:
 
 
 def process_of(text: str | None) -> tuple[int, int]:
-    """(index, count) of "0/4", or of what a launcher has set.
+    """Return the index of this process and the number of processes, from "0/4" or from a launcher's variables.
+
+    Raises ValueError for another form, and when an environment variable of the launcher is not set.
 
     >>> process_of("1/4"), process_of(None)
     ((1, 4), (0, 1))
@@ -206,7 +216,7 @@ def process_of(text: str | None) -> tuple[int, int]:
     if text in CLUSTERS:
         names = CLUSTERS[text]
         if lacking := [name for name in names if name not in os.environ]:
-            raise ValueError(f"process is {text!r} and {lacking[0]} is not set; start it with the launcher, or give it as 0/4")
+            raise ValueError(f"process is {text!r} and {lacking[0]} is not set; start it with the launcher, or give process as 0/4")
         index, count = (int(os.environ[name]) for name in names)
         return index, count
     index, slash, count = text.partition("/")
@@ -216,11 +226,14 @@ def process_of(text: str | None) -> tuple[int, int]:
 
 
 ANNEALED = ("dual", "weighted_dual", "score_matching", "mean_field")
-"""Methods with the rates that `annealing` changes."""
+"""The methods whose rates `annealing` changes."""
 
 
 def arguments(settings: Sweep, process: tuple[int, int] = (0, 1)) -> dict[str, Any]:
-    """What `sweep` is called with. Raises ValueError for values that are not allowed, naming the flag."""
+    """Return the arguments of `sweep`. Raises ValueError, which names the flag, for values that are not allowed.
+
+    `process` is the index of this process and the number of processes that share the runs.
+    """
     texts = {name: getattr(settings, name) or DEFAULTS.get(name) for name in SWEPT}
     values = {}
     for name, text in texts.items():
@@ -229,7 +242,7 @@ def arguments(settings: Sweep, process: tuple[int, int] = (0, 1)) -> dict[str, A
                 values[name] = parse(text)
             except ValueError as error:
                 raise ValueError(f"{name}: {error}") from error
-    values |= {name: found for name, found in methods.assignments(settings.set).items() if name not in values}
+    values |= {name: listed for name, listed in methods.assignments(settings.set).items() if name not in values}
     of_method = [name for name in values if name not in ("teacher", "n", "seed", *PAPER)]
     methods.check_names(settings.method, of_method)
     if "alpha" in values and settings.method != "dual":
@@ -244,10 +257,10 @@ def arguments(settings: Sweep, process: tuple[int, int] = (0, 1)) -> dict[str, A
     checks.count("test_points", settings.test_points)
     if "alpha" in values:
         if wrong := [name for name in CORE if name in values]:
-            raise ValueError(f"{wrong[0]} is {texts[wrong[0]]} and alpha is {texts['alpha']}, which says it; give one of them")
+            raise ValueError(f"{wrong[0]} is {texts[wrong[0]]} and alpha is {texts['alpha']}, which sets it; give one of them")
     elif wrong := [name for name in PAPER if name in values]:
         raise ValueError(f"{wrong[0]} is {texts[wrong[0]]} and alpha is None; give alpha with it")
-    dtype, scale, count = f"float{settings.precision}", settings.scale, settings.test_points  # what the functions below close over
+    dtype, scale, count = f"float{settings.precision}", settings.scale, settings.test_points
 
     kind = methods.kind(settings.method)
 
@@ -276,19 +289,19 @@ def arguments(settings: Sweep, process: tuple[int, int] = (0, 1)) -> dict[str, A
     )  # fmt: skip
 
 
-def tell_forecast(given: dict[str, Any]) -> None:
-    """Prints runs, batches, memory and predicted time."""
-    found = forecast(plan_of(**given))
+def print_forecast(given: dict[str, Any]) -> None:
+    """Print the number of runs, the batches, the memory and the predicted time of a sweep."""
+    forecasts = forecast(plan_of(**given))
     if not multihost.is_first():
         return
-    for each in found:
+    for each in forecasts:
         about = ", ".join(f"{name} {value}" for name, value in each.replica.settings.items())
         print(
             f"{each.runs} runs like ({about}), in batches of {each.batch_size} ({each.bytes / 2**20:.0f} MiB): "
             f"about {each.seconds:.0f} s"
         )
-    runs, seconds = sum(each.runs for each in found), sum(each.seconds for each in found)
-    print(f"{runs} runs, {len(found)} programs, about {seconds:.0f} s and compiling")
+    runs, seconds = sum(each.runs for each in forecasts), sum(each.seconds for each in forecasts)
+    print(f"{runs} runs, {len(forecasts)} programs, about {seconds:.0f} s and the time to compile")
 
 
 # -- dualebm show, dualebm runs --------------------------------------------------------------------
@@ -296,21 +309,21 @@ def tell_forecast(given: dict[str, Any]) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Show:
-    """The table and the figure of a sweep or a run, finished or still running.
+    """Shows the table and the figure of a sweep or a run, finished or still running.
 
     For example: dualebm show results/alpha --metric kl
     """
 
     folder: tyro.conf.Positional[Path]
-    """Of a sweep, of a run, or of dualebm fit."""
+    """The folder of a sweep, of a run, or of dualebm fit."""
     metric: str | None = None
-    """What to show; None for the first that was recorded."""
+    """The metric to show; None for kl, or the first metric where kl was not recorded."""
     out: Path | None = None
     """The figure to write; None for figure.png in the folder."""
 
 
 def show(settings: Show) -> None:
-    """Prints the table and writes the figure."""
+    """Print the table and write the figure. Raises ValueError for a metric that was not recorded."""
     if (settings.folder / SWEEP).exists() or list(settings.folder.glob(f"process-*/{SWEEP}")):
         results = open_sweep(settings.folder)
     else:
@@ -321,12 +334,16 @@ def show(settings: Show) -> None:
     path = settings.out or settings.folder / FIGURE
     figure = charts.sweep(results, name)
     figure.savefig(path)
-    tell(results, name)
+    print_table(results, name)
     print(f"drawn in {path}")
 
 
-def tell(results: xarray.Dataset, name: str = "kl") -> None:
-    """A line for each combination of the settings but the seed: the last record, its mean and range over seeds, and how many diverged."""
+def print_table(results: xarray.Dataset, name: str = "kl") -> None:
+    """Print a table with a line for each combination of the settings other than the seed.
+
+    A line has the mean, least and largest last record of the metric `name` over the seeds, the step, and the number of
+    runs and of diverged runs.
+    """
     names = charts.varied(results)
     values = results[name].values
     groups: dict[tuple, list[int]] = {}
@@ -348,19 +365,19 @@ def tell(results: xarray.Dataset, name: str = "kl") -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Runs:
-    """The runs of a sweep: which are done, running, waiting, diverged or failed, at which step, and why.
+    """Lists the runs of a sweep: which are done, running, waiting, diverged or failed, at which step, and why.
 
     For example: dualebm runs results/alpha
     """
 
     folder: tyro.conf.Positional[Path]
-    """Of the sweep."""
+    """The folder of the sweep."""
     json: bool = False
-    """A line of JSON for each run, in place of the table."""
+    """Print a line of JSON for each run in place of the table."""
 
 
 def runs(settings: Runs) -> None:
-    """Prints the manifest."""
+    """Print the manifest of a sweep and the status of its processes."""
     members = manifest(settings.folder)
     for run in members:
         if settings.json:
@@ -368,14 +385,15 @@ def runs(settings: Runs) -> None:
         else:
             about = ", ".join(f"{name} {value}" for name, value in run["settings"].items())
             print(f"{run['state']:9} {run['step']:>7}  {about}" + (f"  ({run['why']})" if run["why"] else ""))
-    said = presence.processes(settings.folder)
-    for one in said:
+    statuses = presence.processes(settings.folder)
+    for status in statuses:
         if settings.json:
-            print(json.dumps(one))
-        elif one["state"] != "lost":
-            print(f"process {one['process']} of {one['of']}: {one['state']}" + (f" ({one['why']})" if one["why"] else ""))
+            print(json.dumps(status))
+        elif status["state"] != "lost":
+            why = f" ({status['why']})" if status["why"] else ""
+            print(f"process {status['process']} of {status['of']}: {status['state']}{why}")
     if not settings.json:
-        if lost := presence.describe_lost(said):
-            print(f"{lost}; the same command on all of them continues")
+        if lost := presence.describe_lost(statuses):
+            print(f"{lost}; the same command on all processes continues the sweep")
         states = [run["state"] for run in members]
         print(", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states)))

@@ -1,11 +1,11 @@
-"""A grammar for the values that a sweep gives to one setting: ranges, lists, single values and names, as text."""
+"""The grammar of the values that a sweep gives to a setting: ranges, lists, single values and names, as text."""
 
 import math
 import re
 from fractions import Fraction
 
 LARGEST = 1_000_000
-"""The most values that a range may have."""
+"""The largest number of values of a range."""
 
 INTEGER, NAME = re.compile(r"[+-]?\d+"), re.compile(r"[A-Za-z_][\w-]*")
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
@@ -16,16 +16,17 @@ ALLOWED = "0.05:20:log9, 0:1:lin5, 0:32, 0:32:4, a list such as 0,1/40,1, one va
 
 
 def parse(text: str) -> list:
-    """The values that a text spells: integers, floats where one of them is not spelt as an integer, or names.
+    """Return the values that a text spells: integers, floats where one of them is not spelt as an integer, or names.
 
         0.05:20:log9      9 floats with equal ratios, both ends included
         0:1:lin5          5 floats with equal differences, both ends included
-        0:32, 0:32:4      the integers of Python's range(0, 32) and range(0, 32, 4): without the end
+        0:32, 0:32:4      the integers of Python's range(0, 32) and range(0, 32, 4), without the end
         0,1/40,1          a list of numbers and fractions
         mala,projected    a list of names
 
-    Raises ValueError naming what is wrong and what is allowed: nothing, a number that is not finite, an end of log that
-    is not positive, fewer than two values of lin or log, an empty range, a value that comes twice, names among numbers.
+    Raises ValueError, which says what is wrong and what is allowed, for an empty text or range, a number that is not
+    finite, an end of log that is not positive, fewer than two values of lin or log, a value that comes twice, and names
+    among numbers.
 
     >>> parse("0:1:lin5"), parse("0:8:4"), parse("0,1/40,1"), parse("mala,projected")
     ([0.0, 0.25, 0.5, 0.75, 1.0], [0, 4], [0.0, 0.025, 1.0], ['mala', 'projected'])
@@ -49,13 +50,13 @@ def parse(text: str) -> list:
 
 
 def _number(where, text) -> Fraction:
-    """The exact number of a decimal or a fraction; it is finite also as a float."""
+    """Return the exact value of a decimal or a fraction. It is finite also as a float."""
     numerator, slash, denominator = (part.strip() for part in text.partition("/"))
     value = _decimal(where, numerator)
     if slash:
         below = _decimal(where, denominator)
         if not below:
-            raise ValueError(f"{where}, in which {text!r} divides by zero; numbers must be finite")
+            raise ValueError(f"{where}, in which {text!r} divides by zero; the denominator must not be 0")
         value /= below
     return value
 
@@ -68,7 +69,7 @@ def _decimal(where, text) -> Fraction:
         raise ValueError(f"{where}, in which {text!r} is {kind}; allowed: {ALLOWED}")
     if not math.isfinite(float(text)):
         raise ValueError(f"{where}, in which {text!r} is not finite; numbers must be at most 1.7e308")
-    # By way of the float, since a fraction of 1e-999999999 would fill the memory.
+    # The float comes first, because the exact fraction of 1e-999999999 would fill the memory.
     return Fraction(int(text)) if INTEGER.fullmatch(text) else Fraction(repr(float(text)))
 
 
@@ -96,7 +97,7 @@ def _listed(where, items) -> list:
 
 
 def _spaced(where, first: Fraction, last: Fraction, kind: str, count: int) -> list[float]:
-    """`count` floats from first to last, both of which they hit."""
+    """Return `count` floats from first to last, both included."""
     if not 2 <= count <= LARGEST:
         raise ValueError(f"{where}, which has {count} values; {kind} must have between 2 and {LARGEST}")
     start, end = _as_float(where, first), _as_float(where, last)
@@ -113,11 +114,11 @@ def _spaced(where, first: Fraction, last: Fraction, kind: str, count: int) -> li
 def _integers(where, parts) -> list[int]:
     for part in parts:
         if not INTEGER.fullmatch(part):
-            _number(where, part)  # what is no number at all is told so
-            raise ValueError(f"{where}, in which {part!r} is not an integer; between others write a count: 0:1:lin5")
+            _number(where, part)  # raises a more precise error for a text that is no number
+            raise ValueError(f"{where}, in which {part!r} is not an integer; a range of floats needs a count, as 0:1:lin5")
     integers = [int(_number(where, part)) for part in parts]
     if len(parts) == 3 and integers[2] == 0:
-        raise ValueError(f"{where}, with the step 0; it must be another integer")
+        raise ValueError(f"{where}, with the step 0; the step must not be 0")
     values = range(*integers)
     empty = integers[1] <= integers[0] if len(parts) == 2 or integers[2] > 0 else integers[1] >= integers[0]
     if empty:

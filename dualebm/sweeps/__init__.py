@@ -1,1 +1,1 @@
-"""Many runs: grids of settings, their loop, their folder."""
+"""Many runs: grids of settings, their loop, their folder, and selection by validation."""

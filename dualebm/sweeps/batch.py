@@ -1,4 +1,4 @@
-"""A batch: runs of one group that are in memory together, from the making of their data to the last of their records."""
+"""A batch: the runs of one group that are in memory together, from the making of their data to their last record."""
 
 import dataclasses
 from collections.abc import Callable
@@ -13,32 +13,40 @@ import numpy as np
 from dualebm.sweeps.folder import Group, checkpoint_name, write_manifest
 from dualebm.sweeps.grid import Replica, signature
 from dualebm.sweeps.plan import Like, Plan, shapes_of, stack
-from dualebm.training import multihost, run_folder, segments, sharding, simulate
+from dualebm.training import run_folder, segments, sharding, simulate
+from dualebm.training.hosts import Alone, Together
 
 
 class Session(NamedTuple):
     """One call of `sweep`.
 
-    plan: of the sweep. hosts: who writes, and where checkpoints lie. show: shows a segment of a batch. ended: whether to stop here.
+    Attributes:
+        plan: The plan of the sweep.
+        hosts: The process or processes of the sweep, which decide who writes and where checkpoints lie.
+        show: Function that shows a segment of a batch.
+        ended: Function that returns whether the sweep stops now.
     """
 
     plan: Plan
-    hosts: multihost.Alone | multihost.Together
+    hosts: Alone | Together
     show: Callable
     ended: Callable[[], bool]
 
 
 def run_batch(session: Session, group: Group, number: int, done: int, like: Like, known, failed: dict[str, str]) -> bool:
-    """Runs a batch from `done` records on; returns whether it came to its end. Its arrays are let go before the next takes their place.
+    """Run a batch from `done` records on. Its arrays are freed before the next batch is made.
 
     Args:
-        session: of the sweep.
-        group: of the batch.
-        number: of the batch in its group.
-        done: records that are there.
-        like: what the runs of the group have alike.
-        known: data and metrics that were made already.
-        failed: position of a run in the group -> why it failed; those of this batch are added.
+        session: The call of `sweep`.
+        group: The group of the batch.
+        number: The number of the batch in its group, from 0.
+        done: The number of records done.
+        like: The common structure of the runs of the group.
+        known: Data and metrics that have been made, by their settings (see `Study.make`).
+        failed: For each position of a failed run in the group the reason. The failed runs of this batch are added.
+
+    Returns:
+        Whether the batch came to its end.
     """
     plan, hosts, _, ended = session
     size, first = group.batch_size, number * group.batch_size
@@ -49,7 +57,7 @@ def run_batch(session: Session, group: Group, number: int, done: int, like: Like
         if hosts.writes:
             write_manifest(plan, group, number + 1, 0, failed)
         return True
-    # A batch is always of one size, so that it compiles once: copies of a run stand for those that are missing.
+    # All batches have one size, so that they compile once. Copies of a run stand in for runs that are missing.
     filled = [i if i in made else next(iter(made)) for i in range(len(chosen))]
     filled += filled[-1:] * (size - len(filled))
     setups = stack(plan, [chosen[i] for i in filled], [made[i] for i in filled], like)
@@ -63,7 +71,7 @@ def run_batch(session: Session, group: Group, number: int, done: int, like: Like
 
 @dataclasses.dataclass
 class _Batch:
-    """A batch as `segments.drive` sees it. The last segment leaves no checkpoint, as the next batch starts anew."""
+    """A batch as `segments.drive` sees it. The last segment leaves no checkpoint, because the next batch starts anew."""
 
     session: Session
     group: Group
@@ -109,7 +117,17 @@ class _Batch:
 
 
 def programs(plan: Plan, each: simulate.Setup, common: simulate.Setup) -> tuple[Callable, Callable]:
-    """`start()` and `advance(states, active)` of the runs of a batch, whose setups are those that `stack` makes."""
+    """Return the functions `start()` and `advance(states, active)` of the runs of a batch.
+
+    Args:
+        plan: The plan of the sweep.
+        each: The arrays that differ between the runs, stacked, as `stack` returns them.
+        common: What the runs share, as `stack` returns it.
+
+    Returns:
+        `start`, which returns the states before the first iteration, stacked, and `advance`, which returns the states a
+        segment later, and its records.
+    """
     mesh = plan.mesh
     if mesh is None:
 
@@ -134,7 +152,7 @@ def programs(plan: Plan, each: simulate.Setup, common: simulate.Setup) -> tuple[
 
 
 def _make(session: Session, chosen: list[Replica], like: Like, known) -> tuple[dict[int, tuple], dict[int, str]]:
-    """Position in the batch -> data and metrics; and, for the runs whose data or metrics cannot be made, why."""
+    """Return data and metrics by position in the batch, and the reason for each run for which they cannot be made."""
     made, why = {}, {}
     expected = signature((like.data, like.metrics))
     for i, replica in enumerate(chosen):
@@ -143,9 +161,9 @@ def _make(session: Session, chosen: list[Replica], like: Like, known) -> tuple[d
             data = jax.tree.map(jnp.asarray, data)
             replica.method.check(replica.rates, data)
             if signature((data, metrics)) != expected:
-                raise ValueError("its data or metrics have other shapes than those of its group; the seed may not change them")
-            made[i] = jax.block_until_ready((data, metrics))  # one at a time: what making them needs is let go
-        except Exception as error:  # of the user's own functions: the other runs go on
+                raise ValueError("its data or metrics have other shapes than in the rest of its group; the seed must not change shapes")
+            made[i] = jax.block_until_ready((data, metrics))  # one at a time, so that temporary memory is freed
+        except Exception as error:  # raised by a user's function: the other runs go on
             why[i] = f"{type(error).__name__}: {error}"
     for i, reason in session.hosts.lacking(made, [replica.index for replica in chosen]).items():
         why.setdefault(i, reason)

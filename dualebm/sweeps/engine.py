@@ -1,8 +1,8 @@
-"""Sweeps: thousands of runs over any settings, in batches that fit the memory, in one folder that survives anything.
+"""Sweeps: thousands of runs over any settings, in batches that fit the memory, in one folder that survives a kill.
 
-The runs of a group, which have one static structure, go in batches, each of them to its end before the next; a segment of a batch is
-committed as one of a run. See `dualebm.sweeps.folder` for the files, `dualebm.sweeps.plan` for what is settled before,
-`dualebm.sweeps.batch` for a batch, `dualebm.training.multihost` for runs whose particles are on several hosts.
+The runs of a group have one static structure. They are computed in batches, each to its end before the next. A segment
+of a batch is committed like a segment of a run. See `dualebm.sweeps.folder` for the files, `dualebm.sweeps.plan` for
+the checks before a sweep, `dualebm.sweeps.batch` for a batch, and `dualebm.training.multihost` for several hosts.
 """
 
 import collections
@@ -27,6 +27,7 @@ from dualebm.sweeps.grid import Grid, Replica, identity
 from dualebm.sweeps.placement import Placement
 from dualebm.sweeps.plan import Plan, batch_size_of, bytes_of_run, like_of, plan_of, stack
 from dualebm.training import multihost, segments, sharding
+from dualebm.training.hosts import hosts
 
 
 def sweep(
@@ -46,36 +47,43 @@ def sweep(
     note: Any = None,
     progress: bool = True,
 ) -> xarray.Dataset:
-    """Runs a method for each combination of settings of a grid, and compiles once for each static structure (method, shapes).
+    """Run a method for each combination of settings of a grid, and compile once for each static structure (method, shapes).
 
-    The same call with the same folder continues a sweep that was interrupted or killed, and then equals an uninterrupted one bit
-    for bit; with a larger grid it adds runs. A kill costs at most one segment of one batch.
+    The same call with the same folder continues a sweep that was interrupted or killed. Its results then equal those of
+    an uninterrupted sweep bit for bit. A call with a larger grid adds runs. A kill costs at most one segment of one
+    batch.
 
     Args:
-        grid: name of a setting -> its value in each run: `product`, `zipped`, `draws` or `cross` of `dualebm.sweeps.grid`.
-        method: as for `run`, or a function of those settings of the run that its arguments name.
-        rates: the same; None for the method's own.
-        data: the same, as `lambda key, n: ...`, where `key` is of the setting `seed`. Draws are keyed by it alone.
-        steps: iterations of each run, a multiple of `every`.
-        every: iterations between records, at least 2.
-        metrics: as for `run`, or a function as for `data`.
-        schedule: as for `run`.
-        common: runs of one seed have the same noise and start from the same neurons; else each run has its own. Their data are the
-            same in either case.
-        folder: for results, checkpoints and manifests; None keeps the results in memory alone.
-        segment: records between checkpoints; None for a fifth of the run, at most 100.
-        placement: runs in memory at a time, devices and processes.
-        note: JSON that is kept in the folder, such as the flags of a command.
-        progress: a bar on standard error, or a line of JSON for each segment where that is no terminal.
+        grid: For each setting its value in each run, as `product`, `zipped`, `draws` or `cross` of
+            `dualebm.sweeps.grid` return it.
+        method: A `Method`, or a function that returns one. The arguments of a function name the settings of the run
+            that it takes.
+        rates: The rates, or a function as for `method`; None for `method.rates`.
+        data: The data, (n, d), or a function as for `method`, such as `lambda key, n: ...`. The argument `key` is a key
+            of the setting `seed` alone.
+        steps: The number of iterations of each run, a multiple of `every`.
+        every: The number of iterations between records, at least 2.
+        metrics: The metrics by name, as for `run`, or a function as for `data`.
+        schedule: Static function `(step, rates) -> rates`, applied before each iteration, or None.
+        common: Whether runs of one seed have the same noise and start from the same neurons. Otherwise each run has its
+            own. Runs of one seed have the same data in either case.
+        folder: The folder of results, checkpoints and manifests. None keeps the results in memory alone.
+        segment: The number of records between checkpoints; None for a fifth of the run, at most 100.
+        placement: The batch size, devices and processes.
+        note: JSON that is stored in the folder, such as the flags of a command.
+        progress: Whether to show a bar on standard error. Where that is no terminal, a line of JSON is printed for each
+            segment.
 
     Returns:
-        The results of the runs of the grid, in its order: each metric along (run, step), the settings as coordinates; NaN where a run
-        diverged (`diverged` says why) or failed. `by_setting` makes the settings dimensions, `manifest` lists runs and their states.
+        The results of the runs of the grid, in its order: each metric along (run, step), with the settings as
+        coordinates. Values are NaN where a run diverged (`diverged` holds the cause) or failed. `by_setting` turns
+        settings into dimensions, and `manifest` lists the runs and their states.
 
     Raises:
-        ValueError: naming the argument, the run or the setting that is not allowed, before anything is compiled or written.
-        OSError: for a folder that cannot be written or that another process holds.
-        KeyboardInterrupt: as `run`.
+        ValueError: When an argument, a run or a setting is not allowed, before anything is compiled or written.
+        OSError: When the folder cannot be written, or another process holds it.
+        KeyboardInterrupt: On SIGINT or SIGTERM, after the current segment is done and saved. A second signal interrupts
+            at once.
 
     >>> from dualebm.sweeps.grid import product; from dualebm.metrics import Acceptance; from dualebm.sweeps.folder import by_setting
     >>> from dualebm.measures import Samples; from dualebm.methods.dual import Dual; from dualebm.spaces import Sphere
@@ -96,9 +104,14 @@ def sweep(
 
 
 class Forecast(NamedTuple):
-    """What the runs of one static structure will take.
+    """The predicted cost of the runs of one static structure.
 
-    replica: one of them. runs: how many there are. batch_size: of their batches. bytes: of a batch. seconds: for all of them.
+    Attributes:
+        replica: One of the runs.
+        runs: The number of runs.
+        batch_size: The number of runs in a batch.
+        bytes: The memory of a batch.
+        seconds: The time of all runs.
     """
 
     replica: Replica
@@ -109,9 +122,10 @@ class Forecast(NamedTuple):
 
 
 def forecast(plan: Plan) -> list[Forecast]:
-    """What a sweep will take, a `Forecast` for each static structure, from a run of each that is compiled and goes on for a segment.
+    """Return the predicted cost of a sweep, one `Forecast` for each static structure.
 
-    Compiling, and the making of data, come on top. Raises the errors of `sweep`.
+    A run of each structure is compiled and timed for a segment. The time to compile and to make data is not included.
+    Raises the errors of `sweep`.
     """
     forecasts = []
     for members in plan.study.groups(plan.placement.share(plan.replicas)):
@@ -135,27 +149,30 @@ def forecast(plan: Plan) -> list[Forecast]:
 
 def _sweep(plan: Plan, folder: Path, note: Any, progress: bool) -> xarray.Dataset:
     folder = _share_of(folder, plan.placement)
-    with multihost.hosts(folder, SWEEP, lambda: begin(plan, folder, note)) as (hosts, groups):
+    with hosts(folder, SWEEP, lambda: begin(plan, folder, note)) as (host, groups):
         unfinished = [group for group in groups if group_manifest(group)["status"] != "done"]
         for group in unfinished:
             _check(plan, folder, group)
-        shown = _progress(plan, unfinished, progress and hosts.writes)
+        shown = _progress(plan, unfinished, progress and host.writes)
         with segments.deferred_signals() as received, shown as show:
-            # All processes ask at the same places whether one of them has received a signal.
-            session = Session(plan, hosts, show, lambda: hosts.any(bool(received), "signals"))
+            # All processes must ask at the same places whether one of them has received a signal.
+            session = Session(plan, host, show, lambda: host.any(bool(received), "signals"))
             for group in unfinished:
                 _run_group(session, group)
                 drop_programs()
                 if session.ended():
                     name = received[0].name if received else "a signal to another process"
-                    raise KeyboardInterrupt(f"{name}; what is done is saved: the same call continues in {folder}")
+                    raise KeyboardInterrupt(f"{name}; the sweep so far is saved, and the same call continues it in {folder}")
     if failed := [reason for group in groups for reason in group_manifest(group)["failed"].values()]:
-        warnings.warn(f"{len(failed)} runs failed, the first with {failed[0]}; `manifest` says which", stacklevel=3)
+        warnings.warn(f"{len(failed)} runs failed, the first with {failed[0]}; `manifest` lists them", stacklevel=3)
     return open_sweep(folder, [replica.settings for replica in plan.placement.share(plan.replicas)])
 
 
 def _share_of(folder: Path, placement: Placement) -> Path:
-    """The folder of this process's share of the runs. Raises ValueError where the folder was begun by another number of processes."""
+    """Return the folder of this process's share of the runs.
+
+    Raise ValueError where the folder was begun by another number of processes.
+    """
     index, count = placement.process
     others = [path.name for path in (*sorted(folder.glob("process-*-of-*")), *folder.glob(SWEEP))]
     if wrong := [name for name in others if not name.endswith(SWEEP if count == 1 else f"-of-{count}")]:
@@ -164,11 +181,10 @@ def _share_of(folder: Path, placement: Placement) -> Path:
 
 
 def _check(plan: Plan, folder: Path, group: Group) -> None:
-    """Raises ValueError for an unfinished group whose runs the grid lacks, or that was begun with another batch size."""
+    """Raise ValueError for an unfinished group with runs that the grid lacks, or with another batch size."""
     if lacking := [replica for replica in group.replicas if replica.index < 0]:
         raise ValueError(
-            f"folder {folder} has runs that are not done and that the grid lacks, such as {identity(lacking[0].settings)}; "
-            "the grid must have them"
+            f"the grid lacks runs that are not done in folder {folder}, such as {identity(lacking[0].settings)}; the grid must have them"
         )
     asked = plan.placement.batch_size
     if asked is not None and batch_size_of(plan, group.replicas, None) != group.batch_size:
@@ -176,10 +192,10 @@ def _check(plan: Plan, folder: Path, group: Group) -> None:
 
 
 def _run_group(session: Session, group: Group) -> None:
-    """Runs all batches of a group that are not done, each to its end."""
+    """Run all batches of a group that are not done, each to its end."""
     manifest = group_manifest(group)
     failed = manifest["failed"]
-    # The first process writes the manifest, and so knows it best.
+    # The first process writes the manifest. Another may read an older one from a shared file system.
     batch, done = session.hosts.first([manifest["batch"], manifest["records"]], "the batch")
     like = like_of(session.plan, group.replicas[0])
     known: Any = {}
@@ -192,29 +208,32 @@ def _run_group(session: Session, group: Group) -> None:
 
 
 MAPS, MOST_MAPS = Path("/proc/self/maps"), 20_000
-"""The memory maps of this process on Linux, of which it allows 65,530, and how many may be kept from one group to the next."""
+"""The list of this process's memory maps, of which Linux allows 65,530, and the number of maps kept from group to group."""
 
 
 def drop_programs() -> None:
-    """Drops compiled programs where they hold too many memory maps: a sweep of hundreds of structures would end in LLVM."""
+    """Drop compiled programs when they hold too many memory maps.
+
+    Linux limits the memory maps of a process, and a sweep of hundreds of structures would fail inside LLVM.
+    """
     if MAPS.exists() and MAPS.read_bytes().count(b"\n") > MOST_MAPS:
         jax.clear_caches()
 
 
 @contextlib.contextmanager
 def _progress(plan: Plan, groups: list[Group], progress: bool) -> Iterator[Callable]:
-    """A function that shows a segment: on a bar, or as a line of JSON where standard error is no terminal."""
+    """Give a function that shows a segment: on a bar, or as a line of JSON where standard error is no terminal."""
     step = plan.each.step
     total = sum(len(group.replicas) for group in groups) * len(step)
     done = sum(m["batch"] * m["batch_size"] * len(step) + m["records"] * m["batch_size"] for m in map(group_manifest, groups))
-    person = progress and sys.stderr.isatty()
-    with segments.bar(total, done, "rec", person) as bar:
+    terminal = progress and sys.stderr.isatty()
+    with segments.bar(total, done, "rec", terminal) as bar:
 
         def show(group, batch, width, before, done, seconds):
             first = batch * group.batch_size
             bar.set_postfix(group=group.folder.name, runs=f"{first + width}/{len(group.replicas)}", refresh=False)
             bar.update(width * (done - before))
-            if progress and not person:
+            if progress and not terminal:
                 line = dict(
                     group=group.folder.name, runs=[first, first + width], step=int(step[done - 1]), of=int(step[-1]),
                     seconds=round(seconds, 3),

@@ -1,10 +1,13 @@
-"""The folder of a sweep:
+"""The folder of a sweep.
 
-    sweep.json           what all runs have in common, and the runs of each group
-    group-K/             the runs of one static structure: a folder as in `dualebm.training.run_folder`, with results along (run, step)
+The folder holds
 
-and, where several processes share the runs, one such folder for each: process-I-of-P/. Where several share the particles of each run,
-a folder shard-I-of-P/ of each beside the groups has its checkpoints, and says how far it has come (see `dualebm.training.multihost`).
+    sweep.json           the common settings of all runs, and the runs of each group group-K/             the runs of
+    one static structure: a folder as in `dualebm.training.run_folder`, with dimensions (run, step)
+
+Where several processes share the runs, each has such a folder, process-I-of-P/. Where several processes share the
+particles of each run, each has a folder shard-I-of-P/ beside the groups, with its checkpoints and its status (see
+`dualebm.training.multihost`).
 """
 
 import json
@@ -27,11 +30,17 @@ from dualebm.training.fingerprint import check_settings, describe
 SWEEP = "sweep.json"
 
 UNFINISHED = re.compile(rf"group-\d+$|shard-\d+-of-\d+$|process-|\.{SWEEP}\.")
-"""What a sweep that was killed at its beginning may have left."""
+"""Names of the files that a sweep may have left that was killed before it wrote its header."""
 
 
 class Group(NamedTuple):
-    """Runs of one static structure, in a folder of their own."""
+    """Runs of one static structure, in a folder.
+
+    Attributes:
+        folder: The folder.
+        replicas: The runs.
+        batch_size: The number of runs in a batch.
+    """
 
     folder: Path
     replicas: list[Replica]
@@ -39,7 +48,19 @@ class Group(NamedTuple):
 
 
 def begin(plan: Plan, folder: Path, note: Any) -> list[Group]:
-    """The groups of the folder, and new ones for the runs that it lacks. Raises ValueError for a folder of something else."""
+    """Return the groups of the folder, and new groups for the runs that it lacks.
+
+    Args:
+        plan: The plan of the sweep.
+        folder: The folder of the sweep, which may be empty.
+        note: JSON to store in the header.
+
+    Returns:
+        The groups.
+
+    Raises:
+        ValueError: When the folder holds something else or another sweep, or a run is not allowed.
+    """
     stored: list[dict] = []
     if (folder / SWEEP).exists():
         header = read(folder)
@@ -61,7 +82,10 @@ def begin(plan: Plan, folder: Path, note: Any) -> list[Group]:
 
 
 def _new_groups(plan: Plan, folder: Path, replicas: list[Replica], first: int) -> list[Group]:
-    """Groups of runs that the folder lacks, numbered from `first` on, with their folders. Raises the errors of all before it writes."""
+    """Return groups of runs that the folder lacks, numbered from `first` on, and create their folders.
+
+    All errors are raised before anything is written.
+    """
     structures = plan.study.groups(replicas)
     likes = [like_of(plan, members[0]) for members in structures]
     for members, like in zip(structures, likes, strict=True):
@@ -87,14 +111,25 @@ def _new_groups(plan: Plan, folder: Path, replicas: list[Replica], first: int) -
 
 
 def column(values: list) -> np.ndarray:
-    """Values of a setting as a coordinate, with a description in place of what is no number and no text."""
+    """Return the values of a setting as a coordinate, (runs,). A value that is no number or text is described as JSON."""
     if all(isinstance(value, (bool, int, float, np.number)) for value in values):
         return np.asarray(values)
     return np.asarray([value if isinstance(value, str) else json.dumps(describe(value)) for value in values])
 
 
 def write_manifest(plan: Plan, group: Group, batch: int, done: int, failed: dict[str, str]) -> None:
-    """`batch` batches are done, and `done` records of the next; failed: position of a run in the group -> why."""
+    """Replace the manifest of a group.
+
+    Args:
+        plan: The plan of the sweep.
+        group: The group.
+        batch: The number of batches done.
+        done: The number of records done of the next batch.
+        failed: For each position of a failed run in the group the reason.
+
+    Raises:
+        OSError: When the manifest cannot be written.
+    """
     status = "done" if batch * group.batch_size >= len(group.replicas) else "running"
     segments.write_manifest(
         group.folder, plan.each, status, done, checkpoint_name(batch, done) if done else None,
@@ -103,12 +138,12 @@ def write_manifest(plan: Plan, group: Group, batch: int, done: int, failed: dict
 
 
 def checkpoint_name(batch: int, done: int) -> str:
-    """The file of the states of a batch after so many records."""
+    """Return the name of the file of the states of a batch after `done` records."""
     return f"checkpoint-{batch}-{done}.npz"
 
 
 def group_manifest(group: Group) -> dict:
-    """The dict that `write_manifest` wrote; raises ValueError where there is none."""
+    """Return the manifest of a group. Raise ValueError where it has none."""
     manifest = run_folder.read_manifest(group.folder)
     if manifest is None:
         raise ValueError(f"folder {group.folder} has no manifest; the sweep cannot be continued: give another folder")
@@ -119,9 +154,10 @@ def group_manifest(group: Group) -> dict:
 
 
 def read(folder: files.PathLike) -> dict:
-    """The header of a sweep's folder, or of that of one of its processes: `settings`, `note`, and `groups` with their runs.
+    """Return the header of a sweep's folder, or of the folder of one of its processes: `settings`, `groups` and `note`.
 
-    Raises FileNotFoundError where there is no sweep, ValueError for a corrupt file and one of another format version.
+    Raises FileNotFoundError when the folder holds no sweep, and ValueError for a corrupt file or another format
+    version.
     """
     path = Path(folder) / SWEEP
     if not path.exists():
@@ -135,29 +171,34 @@ def read(folder: files.PathLike) -> dict:
 
 
 def folders_of(folder: Path) -> list[Path]:
-    """The folders of the processes, or the folder itself."""
+    """Return the folders of the processes that share the runs, or the folder itself."""
     folders = sorted(folder.glob("process-*-of-*"), key=lambda path: int(path.name.split("-")[1]))
     return [path for path in folders if (path / SWEEP).exists()] or [folder]
 
 
 def groups_of(folder: Path) -> Iterator[tuple[Path, list[dict]]]:
-    """The folders of the groups, and the settings of their runs."""
+    """Yield the folder of each group and the settings of its runs. Raises the errors of `read`."""
     for path in folders_of(folder):
         for number, group in enumerate(read(path)["groups"]):
             yield path / f"group-{number}", group["runs"]
 
 
 def open_sweep(folder: files.PathLike, wanted: list[dict] | None = None) -> xarray.Dataset:
-    """The results of a sweep, finished or running: metrics along (run, step), the settings of the runs as coordinates.
+    """Return the results of a sweep, finished or running: metrics along (run, step), with settings as coordinates.
 
-    NaN where nothing is written, -1 for integers. Array-valued metrics of different shapes are filled up with NaN.
+    Values that are not written yet are NaN, or -1 in integer variables. Array-valued metrics of different shapes are
+    padded with NaN to the largest.
 
     Args:
-        folder: of the sweep.
-        wanted: the settings of the runs to return, in their order; None for all.
+        folder: The folder of the sweep.
+        wanted: The settings of the runs to return, in their order; None for all.
+
+    Returns:
+        The results.
 
     Raises:
-        FileNotFoundError: where there is no sweep.
+        FileNotFoundError: When the folder holds no sweep.
+        ValueError: When a file is corrupt or of another format version.
     """
     groups, runs = [], []
     for path, settings in groups_of(Path(folder)):
@@ -178,14 +219,17 @@ def open_sweep(folder: files.PathLike, wanted: list[dict] | None = None) -> xarr
 
 
 def by_setting(results: xarray.Dataset, names: Iterable[str] | None = None) -> xarray.Dataset:
-    """Results along settings, one dimension each, in place of `run`.
+    """Return results with settings as dimensions in place of `run`.
 
     Args:
-        results: of a sweep.
-        names: the settings that become dimensions; None for all that vary.
+        results: The results of a sweep, along (run, step).
+        names: The settings that become dimensions; None for all settings that vary.
+
+    Returns:
+        The results along these settings and `step`.
 
     Raises:
-        ValueError: where the runs are not a product of these settings.
+        ValueError: When a name is not a setting, or the runs are not a product of these settings.
     """
     coordinates = [str(name) for name, values in results.coords.items() if values.dims == ("run",) and name != "run"]
     varied = [name for name in coordinates if len(np.unique(results[name])) > 1] or coordinates[-1:]
@@ -193,7 +237,7 @@ def by_setting(results: xarray.Dataset, names: Iterable[str] | None = None) -> x
     for name in varied:
         checks.choice("names", name, coordinates)
     if math.prod(len(np.unique(results[name])) for name in varied) != results.sizes["run"]:
-        raise ValueError(f"the {results.sizes['run']} runs are not a product of {', '.join(varied)}; use them along run")
+        raise ValueError(f"the {results.sizes['run']} runs are not a product of {', '.join(varied)}; use the results along run")
     rest = [name for name in coordinates if name not in varied]
     indexed = results.drop_vars([*rest, "run"]).set_index(run=varied)
     if len(varied) == 1:
@@ -202,10 +246,11 @@ def by_setting(results: xarray.Dataset, names: Iterable[str] | None = None) -> x
 
 
 def manifest(folder: files.PathLike) -> list[dict[str, Any]]:
-    """The runs of a sweep, a dict each: `settings`, `group`, `state`, `step` and `why`.
+    """Return the runs of a sweep, each a dictionary with the keys `settings`, `group`, `state`, `step` and `why`.
 
-    state: "done"; "running"; "waiting"; "diverged", in the interval that ends at `step`, with the cause; "failed", with the
-    error. Raises FileNotFoundError where there is no sweep.
+    The state is "waiting", "running", "done", "diverged" or "failed". A diverged run has the end of the interval in
+    which it diverged as its `step`, and the cause as `why`. A failed run has the error as `why`. Raises
+    FileNotFoundError when the folder holds no sweep or a group has no manifest.
     """
     runs = []
     for path, members in groups_of(Path(folder)):

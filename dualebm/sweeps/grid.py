@@ -1,7 +1,7 @@
-"""The runs of a sweep: a grid of settings, and what each run is by its settings.
+"""Grids of settings, and the run that each combination of settings defines.
 
-A grid is a dict from the name of a setting to its value in each run. A setting is `seed`; a field of the method's rates, or
-of the method; or an argument of the functions that make a run's rates, method, data or metrics.
+A grid is a dictionary from the name of a setting to its values, one for each run. A setting is `seed`, a field of the
+method's rates, a field of the method, or an argument of the functions that make a run's rates, method, data or metrics.
 """
 
 import dataclasses
@@ -22,14 +22,20 @@ from dualebm._internal import checks
 from dualebm.training.fingerprint import describe
 
 Grid = dict[str, list]
-"""Name of a setting -> its value in each run."""
+"""For each setting its value in each run."""
 
 RESERVED = ("run", "step", "key")
-"""Names that no setting may have."""
+"""Names that a setting may not have."""
 
 
 class Uniform(NamedTuple):
-    """Values between `low` and `high`, uniform in themselves or in their logarithm: see `draws`."""
+    """A uniform distribution of a setting, for `draws`.
+
+    Attributes:
+        low: The lower end.
+        high: The upper end.
+        log: Whether the logarithm of the setting is uniform, rather than the setting.
+    """
 
     low: float
     high: float
@@ -37,7 +43,9 @@ class Uniform(NamedTuple):
 
 
 def product(**values: Iterable) -> Grid:
-    """Every combination of the values; the last setting varies fastest. Raises ValueError where a setting has none.
+    """Return the grid of every combination of the values. The last setting varies fastest.
+
+    Raises ValueError when a setting has no values.
 
     >>> product(particle_step=[0.01, 0.02], seed=range(2))
     {'particle_step': [0.01, 0.01, 0.02, 0.02], 'seed': [0, 1, 0, 1]}
@@ -48,7 +56,9 @@ def product(**values: Iterable) -> Grid:
 
 
 def zipped(**values: Iterable) -> Grid:
-    """One run per position. Raises ValueError where the settings do not have equally many values.
+    """Return the grid whose run i has the value i of each setting.
+
+    Raises ValueError when the settings have different numbers of values.
 
     >>> zipped(transport_step=[1.0, 2.0], reaction_step=[0.5, 1.0])
     {'transport_step': [1.0, 2.0], 'reaction_step': [0.5, 1.0]}
@@ -61,7 +71,18 @@ def zipped(**values: Iterable) -> Grid:
 
 
 def draws(seed: int, count: int, **values: Uniform | Iterable) -> Grid:
-    """`count` random runs: of each setting independent draws from a `Uniform`, or from the values listed.
+    """Return a grid of random runs, whose settings are drawn independently.
+
+    Args:
+        seed: The seed of the draws.
+        count: The number of runs.
+        values: For each setting a `Uniform` distribution, or a list of equally likely values.
+
+    Returns:
+        The grid.
+
+    Raises:
+        ValueError: When `count` is too small, a distribution is empty or unbounded, or a list is empty.
 
     >>> draws(0, 3, transport_step=Uniform(0.1, 10.0, log=True), integrator=["mala"])["integrator"]
     ['mala', 'mala', 'mala']
@@ -84,7 +105,10 @@ def draws(seed: int, count: int, **values: Uniform | Iterable) -> Grid:
 
 
 def cross(*grids: Grid) -> Grid:
-    """Every run of one grid with every run of the others, as `cross(draws(0, 100, ...), product(seed=range(4)))`.
+    """Return the grid of every run of one grid combined with every run of the others.
+
+    For example `cross(draws(0, 100, ...), product(seed=range(4)))`. Raises ValueError when a setting is in two of the
+    grids.
 
     >>> cross(zipped(a=[1, 2], b=[3, 4]), product(seed=range(2)))
     {'a': [1, 1, 2, 2], 'b': [3, 3, 4, 4], 'seed': [0, 1, 0, 1]}
@@ -107,7 +131,10 @@ def _lists(values) -> Grid:
 
 
 def settings_of(grid: Grid) -> list[dict[str, Any]]:
-    """The settings of each run. Raises ValueError for an empty grid, unequal counts, a reserved name.
+    """Return the settings of each run, a dictionary each.
+
+    Raises ValueError for an empty grid, for different numbers of values, and for a name that is reserved or no
+    identifier.
 
     >>> settings_of(product(seed=range(2)))
     [{'seed': 0}, {'seed': 1}]
@@ -120,7 +147,7 @@ def settings_of(grid: Grid) -> list[dict[str, Any]]:
 
 
 def identity(settings: dict[str, Any]) -> str:
-    """The settings of a run as text that is the same in every process and for every order of the names.
+    """Return the settings of a run as text that is the same in every process and for every order of the names.
 
     >>> identity({"seed": 0, "radius": 10.0})
     '{"radius": 10.0, "seed": 0}'
@@ -129,9 +156,15 @@ def identity(settings: dict[str, Any]) -> str:
 
 
 class Replica(NamedTuple):
-    """One run of a sweep, before it runs; its data and metrics are made when they are needed.
+    """One run of a sweep before it runs. Its data and metrics are made when they are needed.
 
-    index: its place in the grid, -1 where the grid lacks it. settings: its values. key, method, rates, schedule: as for `run`.
+    Attributes:
+        index: Its index in the grid, or -1 where the grid lacks it.
+        settings: Its settings by name.
+        key: Its key.
+        method: Its method.
+        rates: Its rates, a NamedTuple of scalars.
+        schedule: Static function `(step, rates) -> rates`, or None.
     """
 
     index: int
@@ -144,13 +177,19 @@ class Replica(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Study:
-    """What the runs of a sweep have in common; see `sweep`.
+    """What the runs of a sweep have in common.
 
-    Each of method, rates, data and metrics is a value, or a function of those settings of a run that its arguments name;
-    the functions of data and metrics may moreover have an argument `key`, one for each seed. rates: None for the
-    method's own. common: runs of one seed have the same noise and the same start; otherwise each has its own.
-    Raises ValueError naming the setting for runs that are the same, for a setting that nothing has (with the nearest
-    name), and, from `replica`, for numbers that are not finite.
+    Each of `method`, `rates`, `data` and `metrics` is a value, or a function whose arguments name the settings of the
+    run that it takes. The functions of data and metrics may also take an argument `key`, which depends on the seed
+    alone.
+
+    Args:
+        method: A `Method`, or a function.
+        rates: The rates, or a function; None for `method.rates`.
+        data: The data, or a function.
+        metrics: The metrics by name, or a function.
+        schedule: Static function `(step, rates) -> rates`, or None.
+        common: Whether runs of one seed have the same noise and the same start. Otherwise each run has its own.
 
     >>> from dualebm.methods.dual import Dual; from dualebm.spaces import Sphere
     >>> study = Study(Dual(Sphere(3)), None, lambda key, n: None, {})
@@ -166,12 +205,15 @@ class Study:
     common: bool = False
 
     def check(self, runs: list[dict[str, Any]]) -> None:
-        """Raises the errors of the settings of all runs."""
+        """Check the settings of all runs.
+
+        Raises ValueError when two runs have the same settings, and the errors of `replica`.
+        """
         known: dict[str, int] = {}
         for index, settings in enumerate(runs):
             first = known.setdefault(identity(settings), index)
             if first != index:
-                raise ValueError(f"runs {first} and {index} are the same: {identity(settings)}; each must differ from the others")
+                raise ValueError(f"runs {first} and {index} are the same: {identity(settings)}; all runs must differ")
         self.replica(0, runs[0])
 
     def _sources(self):
@@ -182,7 +224,7 @@ class Study:
         return list(inspect.signature(source).parameters) if callable(source) else []
 
     def _call(self, name: str, settings, **more) -> Any:
-        """The value of a source for a run: itself, or what its function returns."""
+        """Return the value of a source for a run: the source itself, or what its function returns."""
         source = self._sources()[name]
         if not callable(source):
             return source
@@ -190,11 +232,15 @@ class Study:
         parameters = inspect.signature(source).parameters.values()
         missing = [p.name for p in parameters if p.name not in given and p.default is p.empty]
         if missing:
-            raise ValueError(f"{name} asks for {missing[0]!r}, which no setting of the grid is; it has {', '.join(settings)}")
+            raise ValueError(f"{name} takes {missing[0]!r}, which is no setting of the grid; the settings are {', '.join(settings)}")
         return source(**{p.name: given[p.name] for p in parameters if p.name in given})
 
     def replica(self, index: int, settings: dict[str, Any]) -> Replica:
-        """The run of these settings."""
+        """Return the run with these settings.
+
+        Raises ValueError for a setting that neither the method, the rates nor a function has (with the nearest name),
+        for a number that is not finite, for rates of another method, and for a function whose argument is no setting.
+        """
         for name, value in settings.items():
             if isinstance(value, float) and not math.isfinite(value):
                 raise ValueError(f"{name} is {value} in run {index}; it must be finite")
@@ -218,7 +264,7 @@ class Study:
         return Replica(index, settings, self._keys(settings)[0], method, rates, self.schedule)
 
     def _keys(self, settings):
-        """Keys of the run, of its data and of its metrics."""
+        """Return the keys of the run, of its data and of its metrics."""
         run_key, data_key, metrics_key = jax.random.split(jax.random.key(settings.get("seed", 0)), 3)
         if not self.common:
             others = {name: value for name, value in settings.items() if name != "seed"}
@@ -226,7 +272,16 @@ class Study:
         return run_key, data_key, metrics_key
 
     def make(self, name: str, settings: dict[str, Any], known: MutableMapping) -> Any:
-        """The data or the metrics of a run, or those that `known` has for the same settings."""
+        """Return the data or the metrics of a run.
+
+        Args:
+            name: "data" or "metrics".
+            settings: The settings of the run.
+            known: Data and metrics that have been made, by the settings that they depend on. New ones are added.
+
+        Returns:
+            What `known` holds for these settings, else what the function makes.
+        """
         arguments = self._arguments(name)
         used = {argument: settings[argument] for argument in arguments if argument in settings}
         seed = settings.get("seed", 0) if "key" in arguments else None
@@ -237,14 +292,14 @@ class Study:
         return known[identifier]
 
     def varies(self, name: str) -> bool:
-        """Whether each run has data or metrics of its own."""
+        """Return whether each run has separate data or metrics: whether `name` ("data" or "metrics") is a function."""
         return callable(self._sources()[name])
 
     def groups(self, replicas: list[Replica]) -> list[list[Replica]]:
-        """The runs in groups of one static structure (method, schedule, shapes), each of which compiles once, in order of appearance.
+        """Return the runs in groups of one static structure (method, schedule, shapes), in order of appearance.
 
-        Data and metrics are made once for each choice of their settings other than the seed, which is taken to leave shapes as
-        they are.
+        Each group compiles once. Data and metrics are made once for each combination of the settings that they depend
+        on, other than the seed. The seed is assumed to leave shapes as they are.
         """
         groups: dict[Any, list[Replica]] = {}
         shapes: dict[str, Any] = {}
@@ -258,7 +313,7 @@ class Study:
 
 
 def signature(tree: Any) -> str:
-    """What of a pytree is static, and the shapes and types of its arrays, as text.
+    """Return the static values of a pytree, and the shapes and dtypes of its arrays, as text.
 
     >>> signature((np.zeros(2), 1)) == signature((np.ones(2), 1)), signature(np.zeros(2)) == signature(np.zeros(3))
     (True, False)

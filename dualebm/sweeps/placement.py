@@ -1,7 +1,8 @@
-"""Where the runs of a sweep are computed: how many are in memory at a time, over which devices, in which of several processes."""
+"""Placement of the runs of a sweep: how many are in memory at a time, on which devices, and in which of several processes."""
 
 import dataclasses
 import math
+from collections.abc import Callable
 
 import jax
 from jax.sharding import Mesh
@@ -10,25 +11,30 @@ from dualebm._internal import checks
 from dualebm.training import multihost, sharding
 
 MEMORY = 2**30
-"""Bytes that the runs of a batch may take, on a CPU; half of the memory elsewhere."""
+"""The bytes that the runs of a batch may take on a CPU. On other devices they may take half of the memory."""
 
 MOST_RUNS, MOST_IN_TURN = 256, 64
-"""Of a batch, and of one whose runs are computed one after another, which gains nothing by more: a kill loses a segment of as many."""
+"""The largest numbers of runs in a batch, and in a batch whose runs are computed one after another.
+
+The second is smaller, because such a batch gains no speed by more runs, and a kill loses a segment of each."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Placement:
-    """Where the runs of a sweep are computed. It changes time and memory, and rounding, but not what is computed.
+    """Where the runs of a sweep are computed. It changes time, memory and rounding, but no result otherwise.
 
-    Processes that share the particles of each run (see `dualebm.training.multihost`) do so over all of their devices. All of them make
-    the same call of `sweep`, with one folder.
+    Processes that share the particles of each run (see `dualebm.training.multihost`) share them over all of their
+    devices. All of these processes make the same call of `sweep`, with one folder.
 
-    Attributes:
-        batch_size: runs in memory at a time; None for as many as fit.
-        vmapped: runs of a batch that are computed side by side; None for one on CPUs, whose cache holds one, else for all.
-        devices: devices that share the runs of a batch; None for the first device alone.
-        devices_per_run: of these, devices that share the particles and the data of each run (see `dualebm.training.sharding`).
-        process: (index, count) where several processes share the runs: this one has every count-th. They need not know each other.
+    Args:
+        batch_size: The number of runs in memory at a time; None for as many as fit.
+        vmapped: The number of runs of a batch that one device computes side by side. None for one on CPUs, whose cache
+            holds one, and for all elsewhere.
+        devices: The number of devices that share the runs of a batch; None for the first device alone.
+        devices_per_run: The number of these devices that share the particles and data of each run (see
+            `dualebm.training.sharding`).
+        process: The index of this process and the number of processes that share the runs. This process has every
+            count-th run. The processes need not know each other.
 
     >>> Placement(batch_size=8).batch_size
     8
@@ -41,7 +47,10 @@ class Placement:
     process: tuple[int, int] = (0, 1)
 
     def check(self) -> Mesh | None:
-        """The mesh of the devices, None where there is one device. Raises ValueError for numbers that are not allowed."""
+        """Return the mesh of the devices, or None for one device.
+
+        Raises ValueError when a number is not allowed.
+        """
         for name in ("batch_size", "vmapped"):
             if getattr(self, name) is not None:
                 checks.count(name, getattr(self, name))
@@ -61,7 +70,7 @@ class Placement:
         return mesh
 
     def share(self, values: list) -> list:
-        """Those of the values that fall to this process.
+        """Return the values that fall to this process.
 
         >>> Placement(process=(1, 2)).share([0, 1, 2, 3])
         [1, 3]
@@ -70,24 +79,32 @@ class Placement:
         return values[index::count]
 
     def side_by_side(self) -> int | None:
-        """Runs of a batch that are computed side by side on one device; None for all."""
+        """Return the number of runs of a batch that one device computes side by side; None for all."""
         return 1 if self.vmapped is None and jax.default_backend() == "cpu" else self.vmapped
 
-    def batch_size_of(self, mesh: Mesh | None, count: int, bytes_of_run) -> int:
-        """The size of the batches of a group of `count` runs, a multiple of the runs side by side; copies fill the last batch.
+    def batch_size_of(self, mesh: Mesh | None, count: int, bytes_of_run: Callable[[], int]) -> int:
+        """Return the number of runs in each batch of a group.
 
-        `bytes_of_run()` is the memory that one run takes, asked only where `batch_size` is None.
+        It is a multiple of the runs that the devices compute side by side. Copies of runs fill the last batch.
+
+        Args:
+            mesh: The mesh of the devices, or None for one device.
+            count: The number of runs of the group.
+            bytes_of_run: Function that returns the memory of one run, called only where `batch_size` is None.
+
+        Returns:
+            The number of runs.
         """
         side, per_run = (1, 1) if mesh is None else mesh.devices.shape
-        whole = lambda runs: math.ceil(runs / side) * side  # noqa: E731
+        round_up = lambda runs: math.ceil(runs / side) * side  # noqa: E731
         if self.batch_size is not None:
-            return min(self.batch_size, whole(count))
+            return min(self.batch_size, round_up(count))
         limit = MOST_IN_TURN if self.side_by_side() == 1 else MOST_RUNS
         most = max(1, min(limit, side * per_run * memory() // bytes_of_run()))
-        return whole(math.ceil(count / math.ceil(count / most)))
+        return round_up(math.ceil(count / math.ceil(count / most)))
 
 
 def memory() -> int:
-    """Bytes that the runs of a batch may take."""
+    """Return the number of bytes that the runs of a batch may take."""
     statistics = jax.local_devices()[0].memory_stats() or {}
     return statistics["bytes_limit"] // 2 if "bytes_limit" in statistics else MEMORY

@@ -1,4 +1,4 @@
-"""A sweep that has been checked and not begun: its runs, what those of one static structure have alike, and how many fit the memory."""
+"""The plan of a sweep, checked before anything is run: its runs, their common structure, and the batch sizes that fit the memory."""
 
 import math
 from collections.abc import Callable
@@ -16,14 +16,18 @@ from dualebm.training import prepare, run_folder, segments, sharding, simulate
 from dualebm.training.fingerprint import describe
 
 SEGMENTS = 5
-"""A batch has about this many segments where `segment` is None."""
+"""The approximate number of segments of a batch where `segment` is None."""
 
 
 class Plan(NamedTuple):
-    """A sweep that has been checked and not begun.
+    """A sweep that has been checked but not begun.
 
-    study: what its runs have in common. replicas: its runs. each: the plan of each run. placement: where they are computed. mesh: of
-    devices, None where there is one.
+    Attributes:
+        study: What its runs have in common.
+        replicas: Its runs.
+        each: The plan of each run.
+        placement: Where the runs are computed.
+        mesh: The mesh of the devices, or None for one device.
     """
 
     study: Study
@@ -47,7 +51,27 @@ def plan_of(
     segment: int | None = None,
     placement: Placement = Placement(),
 ) -> Plan:
-    """The sweep that these arguments of `sweep` describe. Raises its ValueErrors."""
+    """Return the plan of a sweep.
+
+    Args:
+        grid: For each setting its value in each run.
+        method: A `Method`, or a function of settings that returns one.
+        rates: The rates, or a function of settings; None for `method.rates`.
+        data: The data, (n, d), or a function of settings and `key`.
+        steps: The number of iterations of each run, a multiple of `every`.
+        every: The number of iterations between records, at least 2.
+        metrics: The metrics by name, or a function of settings and `key`.
+        schedule: Static function `(step, rates) -> rates`, or None.
+        common: Whether runs of one seed have the same noise and the same start.
+        segment: The number of records between checkpoints; None for a fifth of the run, at most 100.
+        placement: The batch size, devices and processes.
+
+    Returns:
+        The plan.
+
+    Raises:
+        ValueError: When an argument, a run or a setting is not allowed.
+    """
     segment = segments.segment_of(steps, every, segment, SEGMENTS)
     mesh = placement.check()
     study = Study(method, rates, data, metrics, schedule, common)
@@ -67,7 +91,14 @@ def plan_of(
 
 
 class Like(NamedTuple):
-    """What the runs of a group have alike: data and metrics of one of them, the shapes of its state, what is recorded."""
+    """The common structure of the runs of a group.
+
+    Attributes:
+        data: The data of one of the runs.
+        metrics: The metrics of one of the runs, by name.
+        state: The shapes of the state of one run.
+        variables: For each name the shape, dtype and labels of one record.
+    """
 
     data: Any
     metrics: dict
@@ -76,7 +107,10 @@ class Like(NamedTuple):
 
 
 def like_of(plan: Plan, replica: Replica) -> Like:
-    """The structure of a run, of which only the data and the metrics are computed."""
+    """Return the structure of a run. Only its data and metrics are computed.
+
+    Raises ValueError when the data, the rates or the name of a metric are not allowed.
+    """
     data, metrics = (plan.study.make(name, replica.settings, {}) for name in ("data", "metrics"))
     data = jax.tree.map(jnp.asarray, data)
     prepare.check_names(metrics)
@@ -88,7 +122,16 @@ def like_of(plan: Plan, replica: Replica) -> Like:
 
 
 def check(plan: Plan, replica: Replica, data) -> None:
-    """Raises the errors of the method's check and of the schedule, naming the run."""
+    """Check a run with the check of its method, also at the extremes of its schedule.
+
+    Args:
+        plan: The plan of the sweep.
+        replica: The run.
+        data: The data of the run, (n, d).
+
+    Raises:
+        ValueError: When the data or a rate is not allowed. The message names the run.
+    """
     try:
         prepare.check_rates(replica.method, replica.rates, data, replica.schedule, int(plan.each.step[-1]))
     except ValueError as error:
@@ -96,48 +139,85 @@ def check(plan: Plan, replica: Replica, data) -> None:
 
 
 def shapes_of(plan: Plan, replica: Replica, like: Like, count: int):
-    """The shapes of the states of so many runs, with their particles split where the plan has a mesh."""
+    """Return the shapes of the states of `count` runs, stacked.
+
+    Args:
+        plan: The plan of the sweep.
+        replica: One of the runs.
+        like: The common structure of the runs.
+        count: The number of runs.
+
+    Returns:
+        A pytree of `jax.ShapeDtypeStruct`. The states are split where the plan has a mesh.
+    """
     state = like.state if plan.mesh is None else jax.eval_shape(lambda state: sharding.split(replica.method, state), like.state)
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct((count, *x.shape), x.dtype), state)
 
 
 def bytes_of_run(plan: Plan, replica: Replica, like: Like) -> int:
-    """The memory that a run of a batch takes.
+    """Return the memory that a run of a batch takes, in bytes.
 
-    It is that of its state three times (before, after, as good as it was), of data and metrics of its own twice (XLA copies what a loop
-    over runs reads) and of its records. Where runs are vmapped, a program is compiled to see what one run needs besides to compute.
+    It is the sum of three states (before, after, and the last good one), its separate data and metrics twice (XLA
+    copies the arrays that a loop over runs reads), and its records. Where runs are vmapped, a program is compiled to
+    add its temporary memory.
+
+    Args:
+        plan: The plan of the sweep.
+        replica: The run.
+        like: The common structure of the runs.
+
+    Returns:
+        The number of bytes.
     """
     size = lambda tree: sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree) if hasattr(x, "dtype"))  # noqa: E731
-    own = [tree for name, tree in (("data", like.data), ("metrics", like.metrics)) if plan.study.varies(name)]
+    separate = [tree for name, tree in (("data", like.data), ("metrics", like.metrics)) if plan.study.varies(name)]
     records = plan.each.segment * sum(math.prod(v.shape) * np.dtype(v.dtype).itemsize for v in like.variables.values())
     scratch = 0
     if plan.placement.side_by_side() != 1:
         each, common = stack(plan, [replica], [(like.data, like.metrics)], like)
         program = simulate.run_replicas.lower(each, common, simulate.start_replicas(each, common), jnp.ones(2, bool))
         scratch = program.compile().compiled.memory_analysis().temp_size_in_bytes
-    return 3 * size(like.state) + 2 * sum(map(size, own)) + records + scratch
+    return 3 * size(like.state) + 2 * sum(map(size, separate)) + records + scratch
 
 
 def batch_size_of(plan: Plan, replicas: list[Replica], like: Like | None) -> int:
-    """The size of the batches of a group of runs; `like` is found where it is needed and None."""
+    """Return the number of runs in each batch of a group.
+
+    Args:
+        plan: The plan of the sweep.
+        replicas: The runs of the group.
+        like: Their common structure; None to make it where it is needed.
+
+    Returns:
+        The number of runs.
+    """
     one = replicas[0]
     return plan.placement.batch_size_of(plan.mesh, len(replicas), lambda: bytes_of_run(plan, one, like or like_of(plan, one)))
 
 
 def stack(plan: Plan, replicas: list[Replica], made: list[tuple], like: Like) -> tuple[simulate.Setup, simulate.Setup]:
-    """The setups of a batch: those arrays that its runs have each, stacked, and what all share; see `simulate.replicas`.
+    """Return the setups of a batch: the arrays that differ between its runs, stacked, and what they share.
 
-    made: data and metrics of each of the runs.
+    Args:
+        plan: The plan of the sweep.
+        replicas: The runs of the batch.
+        made: The data and metrics of each of the runs.
+        like: The common structure of the runs.
+
+    Returns:
+        The setups `each` and `common` of `simulate.replicas`.
     """
     varies = [plan.study.varies(name) for name in ("data", "metrics")]
 
-    def owned(pair):
-        return tuple(eqx.filter(tree, eqx.is_array if own else lambda _: False) for tree, own in zip(pair, varies, strict=True))
+    def varying(pair):
+        return tuple(eqx.filter(tree, eqx.is_array if varied else lambda _: False) for tree, varied in zip(pair, varies, strict=True))
 
     shared = (like.data, like.metrics)
-    common: Any = tuple(eqx.filter(tree, eqx.is_array, inverse=True) if own else tree for tree, own in zip(shared, varies, strict=True))
+    common: Any = tuple(
+        eqx.filter(tree, eqx.is_array, inverse=True) if varied else tree for tree, varied in zip(shared, varies, strict=True)
+    )
     stacked = lambda *leaves: jnp.stack(leaves)  # noqa: E731
-    each: Any = jax.tree.map(stacked, *map(owned, made))
+    each: Any = jax.tree.map(stacked, *map(varying, made))
     rates = jax.tree.map(stacked, *(prepare.traced(replica.rates, data) for replica, (data, _) in zip(replicas, made, strict=True)))
     none = jax.tree.map(lambda _: None, rates)
     keys = jnp.stack([replica.key for replica in replicas])

@@ -1,7 +1,8 @@
 """Model selection by validation, as in arXiv 2104.07531: a grid of settings, the best of them with early stopping, and repetitions.
 
-Two sweeps in one folder: `search`, over settings that are chosen, and `repeats`, of the chosen ones with new data. In each run the record
-at which the validation loss is least is the one that counts. A call with the same folder continues what was interrupted.
+A selection is two sweeps in one folder: `search` over the settings to choose, and `repeats` of the chosen settings with
+new data. Each run counts at the record with the least validation loss. A call with the same folder continues a
+selection that was interrupted.
 """
 
 from collections.abc import Iterable, Mapping
@@ -20,8 +21,11 @@ from dualebm.sweeps.grid import Study, cross, product, settings_of, zipped
 class Selection(NamedTuple):
     """The results of a selection.
 
-    search: results of the grid along (run, step). chosen: the settings of each case. repeats: results of the repetitions along (run, step).
-    best: metrics of the repetitions along run, at their early stop, with the step as `stopped`.
+    Attributes:
+        search: The results of the grid, along (run, step).
+        chosen: The settings of each case, with those that were chosen.
+        repeats: The results of the repetitions, along (run, step).
+        best: The metrics of the repetitions at their early stop, along run, with the step as `stopped`.
     """
 
     search: xarray.Dataset
@@ -31,10 +35,10 @@ class Selection(NamedTuple):
 
 
 def stopped_early(results: xarray.Dataset, validation: str = "validation") -> xarray.Dataset:
-    """Each run at the record at which `validation` is least, with the step of the record as `stopped`.
+    """Return each run at the record with the least `validation` loss, and the step of that record as `stopped`.
 
-    Of metrics with a value and its error the value counts. Records that are not finite do not count; a run without a finite record is
-    taken at its last.
+    A loss of the form (value, error) counts by its value. A record whose loss is not finite does not count, and a run
+    without a finite loss is returned at its last record. Raises ValueError for results without the dimension run.
 
     >>> steps = dict(step=[0, 10, 20], run=[0])
     >>> records = xarray.Dataset({"validation": (("run", "step"), [[3.0, 1.0, 2.0]]), "kl": (("run", "step"), [[9.0, 5.0, 4.0]])}, steps)
@@ -51,16 +55,21 @@ def stopped_early(results: xarray.Dataset, validation: str = "validation") -> xa
 
 
 def choose(search: xarray.Dataset, cases: Iterable[str], over: Iterable[str], validation: str = "validation") -> list[dict[str, Any]]:
-    """For each combination of the settings `cases`, the settings of `over` with the least validation loss in the mean over all others.
+    """Return, for each combination of the settings `cases`, the settings of `over` with the least mean validation loss.
+
+    The mean is over the other settings, such as the seed, and each run counts at its early stop.
 
     Args:
-        search: results along (run, step).
-        cases: names of the settings for which the choice is made anew.
-        over: names of the settings that are chosen.
-        validation: the metric that counts.
+        search: The results of the grid, along (run, step).
+        cases: The names of the settings for each combination of which a choice is made.
+        over: The names of the settings that are chosen.
+        validation: The name of the metric to minimise.
+
+    Returns:
+        For each case its settings, with the chosen ones.
 
     Raises:
-        ValueError: for a case whose runs have all diverged.
+        ValueError: When a case has no choice for which all runs have a finite loss.
 
     >>> run = lambda values: ("run", values)
     >>> loss = (("run", "step"), [[3.0], [1.0]])
@@ -81,7 +90,7 @@ def choose(search: xarray.Dataset, cases: Iterable[str], over: Iterable[str], va
         named = dict(zip(cases, case, strict=True))
         if not np.isfinite(np.mean(settings[best])):
             text = ", ".join(f"{name} = {value}" for name, value in named.items())
-            raise ValueError(f"no run of {text} is finite for all settings of {', '.join(over)}; give smaller steps")
+            raise ValueError(f"every setting of {', '.join(over)} has a run of {text} without a finite loss; give smaller steps")
         chosen.append(named | dict(zip(over, best, strict=True)))
     return chosen
 
@@ -100,22 +109,29 @@ def select(
     validation: str = "validation",
     **options,
 ) -> Selection:
-    """Chooses the settings of `over` for each case by validation, and repeats the runs of those chosen with new data.
+    """Choose the settings of `over` for each case by validation, and repeat the runs of the chosen settings with new data.
 
     Args:
-        cases: name of a setting -> its values; for each combination the choice is made anew (n, say).
-        over: name -> the values to choose from, as learning_rate=[0.005, 0.05].
-        method, rates, data: as for `sweep`.
-        metrics: as for `sweep`; one has the name `validation`, and is the better the less it is.
-        folder: of both sweeps.
-        seeds: of the search.
-        repeats: seeds of the repetitions, none of which may be one of the search.
-        validation: the name of the metric that counts.
-        options: of `sweep`.
+        cases: For each setting its values. A choice is made for each combination of them, such as each number of data
+            points n.
+        over: For each setting the values to choose from, such as learning_rate=[0.005, 0.05].
+        method: A `Method`, or a function, as for `sweep`.
+        rates: The rates, a function or None, as for `sweep`.
+        data: The data, or a function, as for `sweep`.
+        metrics: The metrics by name, or a function, as for `sweep`. One is named `validation`, and smaller values of it
+            are better.
+        folder: The folder of both sweeps.
+        seeds: The seeds of the search.
+        repeats: The seeds of the repetitions, none of which may be a seed of the search.
+        validation: The name of the metric to minimise.
+        options: Other arguments of `sweep`.
+
+    Returns:
+        The results of both sweeps and the choice.
 
     Raises:
-        ValueError: for no settings, a setting that is in both, seeds that are in both, a validation that is no metric, and as `sweep` and
-            `choose`.
+        ValueError: When there are no settings or no seeds, a setting is in `cases` and `over`, a seed is in `seeds` and
+            `repeats`, `validation` is no metric, a case has no finite choice, or `sweep` raises it.
 
     >>> import jax.numpy as jnp, tempfile; from dualebm.metrics import CrossEntropy; from dualebm.log_z.quadrature import sphere_quadrature
     >>> from dualebm.measures import Samples; from dualebm.methods.dual import Dual; from dualebm.spaces import Sphere
@@ -134,13 +150,14 @@ def select(
         if not settings or not all(settings.values()):
             raise ValueError(f"{name} is {settings}; it must have at least one setting, with at least one value")
     if both := sorted(set(seeds) & set(repeats)):
-        raise ValueError(f"repeats has the seed {both[0]}, which the search has too; repetitions must have data of their own")
+        raise ValueError(f"repeats has the seed {both[0]}, which the search has too; repetitions must have new data")
     if not seeds or not repeats:
         raise ValueError(f"seeds is {seeds} and repeats is {repeats}; each must have at least one seed")
     searched = cross(product(**cases), product(**over), product(seed=seeds))
     study, runs = Study(method, rates, data, metrics), settings_of(searched)
     study.check(runs)
-    checks.choice("validation", validation, study.make("metrics", runs[0], {}))  # once more than a sweep makes them, to know in time
+    # The metrics are made here as well, so that a wrong name is refused before the search runs.
+    checks.choice("validation", validation, study.make("metrics", runs[0], {}))
     common: dict[str, Any] = dict(metrics=metrics, **options)
     search = sweep(searched, method, rates, data, folder=Path(folder) / "search", **common)
     chosen = choose(search, cases, over, validation)
@@ -150,7 +167,7 @@ def select(
 
 
 def _loss(results: xarray.Dataset, validation: str) -> xarray.DataArray:
-    """The validation loss along run and step; of a value and its error, the value."""
+    """Return the validation loss along run and step. A loss of the form (value, error) is returned without its error."""
     loss = results[validation].load()
     if "run" not in loss.dims:
         raise ValueError(f"results has the dimensions {', '.join(map(str, loss.dims))}; it must have run, as `sweep` returns it")

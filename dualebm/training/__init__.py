@@ -1,1 +1,1 @@
-"""One run: the loop, its segments, its files, and the devices and processes that share it."""
+"""One run: its loop, its segments, its files, and the devices and processes that share it."""

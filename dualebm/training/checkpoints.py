@@ -8,18 +8,37 @@ from dualebm.training.fingerprint import check_settings
 
 
 def save_state(path: PathLike, state: Any, settings: dict | None = None) -> None:
-    """Writes the arrays of a state to an `.npz` file by their path in the tree; typed keys as their data.
+    """Write the arrays of a state to an `.npz` file, each under its path in the tree.
 
-    `settings` (JSON, see `dualebm.training.fingerprint.describe`) say what the state is of; `load_state` compares them.
+    Typed PRNG keys are written as their data.
+
+    Args:
+        path: The file.
+        state: A pytree of arrays and numbers.
+        settings: The settings of the run, as JSON (see `dualebm.training.fingerprint.describe`). `load_state` compares
+            them.
+
+    Raises:
+        OSError: When the file cannot be written.
     """
     files.save(path, "state", state, {"settings": settings})
 
 
 def load_state(path: PathLike, like: Any, settings: dict | None = None) -> Any:
-    """The state in `path`, with the structure, shapes and dtypes of `like` (arrays, or `jax.ShapeDtypeStruct`).
+    """Return the state in a file.
 
-    Raises ValueError for a file that is truncated, corrupt, of another format version, of other settings (where given)
-    or of other shapes, naming what differs with both values.
+    Args:
+        path: A file that `save_state` wrote.
+        like: A pytree with the structure, shapes and dtypes of the state: arrays, or `jax.ShapeDtypeStruct`.
+        settings: The settings that the file must have, as JSON; None to accept any.
+
+    Returns:
+        The state, a pytree of the structure of `like`.
+
+    Raises:
+        FileNotFoundError: When there is no such file.
+        ValueError: When the file is truncated or corrupt, or of another format version, other settings or other shapes.
+            The message names what differs, with both values.
 
     >>> import tempfile; from pathlib import Path
     >>> import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""What a run is: its settings as JSON, the same in every process, how two differ, and where the numbers come from."""
+"""Fingerprints of runs: settings as JSON that every process writes alike, and the versions of the software."""
 
 import dataclasses
 import functools
@@ -18,9 +18,15 @@ import numpy as np
 
 
 def describe(value: Any, depth: int = 8) -> Any:
-    """`value` as JSON that is the same in every process: settings by field, arrays by dtype, shape and SHA-256.
+    """Return a value as JSON that is the same in every process.
 
-    A function is told by its name, the floating constants in it and what it closes over (a schedule by its numbers).
+    An object is described by its type and fields, an array by its dtype, shape and SHA-256. A function is described by
+    its name, its floating constants and the values that it closes over, so that two schedules with different numbers
+    differ.
+
+    Args:
+        value: Any value: a method, rates, data, a function or a container of them.
+        depth: The levels of nesting that are described. Deeper values are described by the name of their type.
 
     >>> from dualebm.spaces import Sphere
     >>> describe(Sphere(3)), describe(np.float32(0.1)), describe(np.zeros(2))["shape"]
@@ -53,38 +59,56 @@ def describe(value: Any, depth: int = 8) -> Any:
     function = inspect.unwrap(value) if callable(value) and not isinstance(value, type) else value
     if inspect.isfunction(function):
         constants = [c for c in function.__code__.co_consts if isinstance(c, float)]
-        held = [c.cell_contents for c in function.__closure__ or () if c != types.CellType()]  # a cell may be empty
-        return {"function": function.__qualname__, "constants": constants, "closure": inner(held)}
+        closure = [c.cell_contents for c in function.__closure__ or () if c != types.CellType()]  # a cell may be empty
+        return {"function": function.__qualname__, "constants": constants, "closure": inner(closure)}
     return re.sub(r" at 0x[0-9a-f]+", "", repr(value))
 
 
-def differences(there: Any, here: Any, path: str = "") -> list[str]:
-    """The settings in which two descriptions differ, each with both values.
+def differences(stored: Any, current: Any, path: str = "") -> list[str]:
+    """Return the settings in which two descriptions differ, one sentence each.
+
+    Args:
+        stored: The description on disk.
+        current: The description in this call.
+        path: The name of the setting that the descriptions belong to; empty for the whole.
+
+    Returns:
+        A list of sentences, each with the name of the setting and both values.
 
     >>> differences({"every": 10, "rates": {"radius": 10.0}}, {"every": 10, "rates": {"radius": 5.0}})
-    ['rates.radius is 10.0 there and 5.0 here']
+    ['rates.radius is 10.0 on disk and 5.0 in this call']
     """
-    if isinstance(there, dict) and isinstance(here, dict):
-        pairs = ((name, there.get(name), here.get(name)) for name in {**there, **here})
-        return [found for name, a, b in pairs for found in differences(a, b, f"{path}.{name}" if path else name)]
-    return [] if there == here else [f"{path} is {there!r} there and {here!r} here"]
+    if isinstance(stored, dict) and isinstance(current, dict):
+        pairs = ((name, stored.get(name), current.get(name)) for name in {**stored, **current})
+        return [sentence for name, a, b in pairs for sentence in differences(a, b, f"{path}.{name}" if path else name)]
+    return [] if stored == current else [f"{path} is {stored!r} on disk and {current!r} in this call"]
 
 
-def check_settings(where: str, there: dict, here: dict) -> None:
-    """Raises ValueError naming each setting that differs, with both values.
+def check_settings(where: str, stored: dict, current: dict) -> None:
+    """Check that stored settings equal those of this call.
+
+    Args:
+        where: The file or folder, for the message.
+        stored: The settings on disk.
+        current: The settings of this call.
+
+    Raises:
+        ValueError: When they differ. The message names the first four settings that differ, with both values.
 
     >>> check_settings("folder runs/a", {"every": 10}, {"every": 20})
     Traceback (most recent call last):
     ...
-    ValueError: folder runs/a is of another run: every is 10 there and 20 here; give another, or the same settings
+    ValueError: folder runs/a is of another run: every is 10 on disk and 20 in this call; give another, or the same settings
     """
-    if found := differences(there, here):
-        more = f"; and {len(found) - 4} more" if len(found) > 4 else ""
-        raise ValueError(f"{where} is of another run: {'; '.join(found[:4])}{more}; give another, or the same settings")
+    if differing := differences(stored, current):
+        more = f"; and {len(differing) - 4} more" if len(differing) > 4 else ""
+        raise ValueError(f"{where} is of another run: {'; '.join(differing[:4])}{more}; give another, or the same settings")
 
 
 def provenance() -> dict[str, Any]:
-    """What the numbers come from: versions, git revision of the sources (None outside git), backend, devices.
+    """Return where numbers come from, as JSON: versions, git revision, backend and number of devices.
+
+    The revision is that of the sources, or None outside a git repository.
 
     >>> sorted(provenance())
     ['backend', 'device_count', 'git_revision', 'versions']
@@ -92,8 +116,8 @@ def provenance() -> dict[str, Any]:
     versions = {name: importlib.metadata.version(name) for name in ("dualebm", "jax", "jaxlib", "numpy")}
     command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
-        found = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
-        revision = found.stdout.strip()
+        finished = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+        revision = finished.stdout.strip()
     except (OSError, subprocess.SubprocessError):
         revision = None
     return {

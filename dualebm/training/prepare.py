@@ -1,4 +1,4 @@
-"""What a run settles before it begins: checks of its rates, metrics and state, where it starts, and what it records."""
+"""Preparation of a run: its checks, the state in which it starts, and the variables that it records."""
 
 from collections.abc import Callable
 from typing import Any
@@ -14,12 +14,23 @@ from dualebm.metrics import Metric
 from dualebm.training import run_folder, simulate
 
 RESERVED = ("step", "run", "diverged")
-"""Names that no metric may have."""
+"""Names that a metric may not have."""
 
 
 @eqx.filter_jit
 def initial_state(key, method, rates, data: Samples):
-    """The state in which a run with this key starts: `method.init` under a key that no step has.
+    """Return the state in which a run with this key starts.
+
+    It is `method.init` under the key of the run folded with `simulate.ASIDE`, a key that no step has. It is compiled.
+
+    Args:
+        key: The key of the run.
+        method: A `Method`, static.
+        rates: The rates of the method, a NamedTuple of scalars.
+        data: The data, (n, d).
+
+    Returns:
+        The state, with `step` 0.
 
     >>> from dualebm.methods.dual import Dual; from dualebm.spaces import Sphere
     >>> method, data = Dual(Sphere(3), neurons=8), Samples(jnp.eye(3))
@@ -30,7 +41,7 @@ def initial_state(key, method, rates, data: Samples):
 
 
 def traced(rates, data: Samples):
-    """The rates as arrays in the precision of the data, so that JAX traces them and new values compile nothing new.
+    """Return the rates as arrays in the precision of the data, which JAX traces: new values compile nothing new.
 
     >>> traced((0.1,), Samples(jnp.zeros((1, 2))))[0].dtype
     dtype('float32')
@@ -39,31 +50,34 @@ def traced(rates, data: Samples):
 
 
 def check_state(like, state) -> None:
-    """Raises ValueError for a state that is not of the method, such as one of another optimiser.
+    """Check that a state is of the method and its settings.
 
     Args:
-        like: a state in which the method starts, or its shapes.
-        state: must have the same arrays, with the same shapes and dtypes.
+        like: A state in which the method starts, or its shapes.
+        state: The state to check.
+
+    Raises:
+        ValueError: When the state has other arrays, shapes or dtypes than `like`, as after a change of the optimiser.
 
     >>> check_state({"x": jnp.zeros(2)}, {"x": jnp.zeros(3)})
     Traceback (most recent call last):
     ...
-    ValueError: state is of another method or other settings: ['x'] is float32 of shape (3,) there and float32 of shape (2,) here
+    ValueError: state is of another method or other settings: ['x'] is float32 of shape (3,); it must be float32 of shape (2,)
     """
     arrays, expected = (dict(jax.tree_util.tree_leaves_with_path(tree)) for tree in (state, like))
     for path in {**expected, **arrays}:
-        given, wanted = (_shape(leaves.get(path)) for leaves in (arrays, expected))
-        if given != wanted:
+        given, allowed = (_shape(leaves.get(path)) for leaves in (arrays, expected))
+        if given != allowed:
             name = jax.tree_util.keystr(path)
-            raise ValueError(f"state is of another method or other settings: {name} is {given} there and {wanted} here")
+            raise ValueError(f"state is of another method or other settings: {name} is {given}; it must be {allowed}")
 
 
 def _shape(array) -> str:
-    return "nothing" if array is None else f"{array.dtype} of shape {tuple(array.shape)}"
+    return "absent" if array is None else f"{array.dtype} of shape {tuple(array.shape)}"
 
 
 def check_names(metrics: dict) -> None:
-    """Raises ValueError for a metric whose name is no identifier, or is one of `RESERVED`.
+    """Raise ValueError for a metric whose name is not an identifier or is one of `RESERVED`.
 
     >>> check_names({"kl": None})
     """
@@ -78,15 +92,20 @@ def _scheduled(schedule, steps, rates):
 
 
 def check_rates(method, rates, data: Samples, schedule: Callable[[Any, Any], Any] | None, steps: int, first: int = 0) -> None:
-    """Raises the errors of a method's check, for the rates and for the least and the largest that a schedule makes of each.
+    """Check the data and the rates of a run with `method.check`.
+
+    With a schedule, the check is repeated at the steps at which a scheduled rate has its least or its largest value.
 
     Args:
-        method: whose `check` is called.
-        rates: of the run.
-        data: of the run.
-        schedule: `(step, rates) -> rates`, or None.
-        steps: iterations of the run.
-        first: the step at which it starts.
+        method: The method whose `check` is called.
+        rates: The rates of the run, a NamedTuple of scalars.
+        data: The data of the run, (n, d).
+        schedule: Function `(step, rates) -> rates`, or None.
+        steps: The number of iterations.
+        first: The number of iterations done at the start.
+
+    Raises:
+        ValueError: When `method.check` raises it. For a scheduled rate the message names the step.
 
     >>> from dualebm.methods.dual import Dual; from dualebm.spaces import Sphere
     >>> method, data = Dual(Sphere(3)), Samples(jnp.eye(3))
@@ -101,7 +120,7 @@ def check_rates(method, rates, data: Samples, schedule: Callable[[Any, Any], Any
         return
     made = _scheduled(schedule, first + jnp.arange(steps), traced(rates, data))
     table = {name: np.broadcast_to(values, (steps,)) for name, values in zip(made._fields, map(np.asarray, made), strict=True)}
-    # A schedule that falls to 0 may pass it by its rounding, which does no harm.
+    # A schedule that falls to 0 may fall slightly below it by rounding, which does no harm.
     table = {name: np.where((v < 0) & (v > -1e-6 * np.abs(v).max()), 0, v) for name, v in table.items()}
     extremes = {int(extreme(values)) for values in table.values() for extreme in (np.argmin, np.argmax)}
     for i in sorted(extremes):
@@ -112,14 +131,17 @@ def check_rates(method, rates, data: Samples, schedule: Callable[[Any, Any], Any
 
 
 def recorded(setup: simulate.Setup, state, segment: int) -> dict[str, run_folder.Variable]:
-    """The variables that a run records, by name: each metric, and `diverged`.
+    """Return the variables that a run records, by name: each metric, and `diverged`.
 
-    Nothing is computed: the program of a segment is traced, which its first call need not do again.
+    Nothing is computed. The program of a segment is traced, and its first call need not trace it again.
 
     Args:
-        setup: of the run.
-        state: where it starts, or its shapes.
-        segment: records of a segment.
+        setup: The run.
+        state: The state in which it starts, or its shapes.
+        segment: The number of records of a segment.
+
+    Returns:
+        For each name the shape, dtype and attributes of one record.
     """
     records = simulate.interval_shapes(setup, state, jax.ShapeDtypeStruct((segment,), bool))[2]
     labels = {name: metric.labels if isinstance(metric, Metric) else {} for name, metric in setup.metrics.items()}

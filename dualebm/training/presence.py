@@ -1,4 +1,4 @@
-"""The signs of life of processes that share the particles of each run: each says in the folder of a sweep where it is, and why it ended."""
+"""Heartbeats of processes that share the particles of each run: each writes where it is and why it ended."""
 
 import contextlib
 import datetime
@@ -14,21 +14,22 @@ import jax
 from dualebm._internal import files
 
 BEAT = 2.0
-"""Seconds between the signs of life in a process's folder; after five of them without one it is not running."""
+"""Seconds between the heartbeats of a process. After five times this without one it counts as not running."""
 
 PROCESS = "process.json"
 
 
 def shard_of(folder: Path) -> Path:
-    """The folder of this process below that of a sweep."""
+    """Return the folder of this process below that of a sweep."""
     return folder / f"shard-{jax.process_index()}-of-{jax.process_count()}"
 
 
 @contextlib.contextmanager
 def presence(folder: Path) -> Iterator[Callable]:
-    """Says in `folder` that this process runs, with a sign of life every `BEAT` seconds, and at its end how it ended.
+    """Write into `folder` that this process runs, renew it every `BEAT` seconds, and write at the end how it ended.
 
-    Yields a function of a group and a step, which says where the process is.
+    Yields:
+        Function of the name of a group and a step, which writes where the process is.
 
     >>> import tempfile; sweep = Path(tempfile.mkdtemp())
     >>> (sweep / "shard-0-of-1").mkdir()
@@ -38,20 +39,20 @@ def presence(folder: Path) -> Iterator[Callable]:
     [('done', 20)]
     """
     path, over = folder / PROCESS, threading.Event()
-    said = dict(process=jax.process_index(), of=jax.process_count(), state="running", why="", group=None, step=None)
+    status = dict(process=jax.process_index(), of=jax.process_count(), state="running", why="", group=None, step=None)
 
     def announce(**changes):
-        said.update(changes)
-        text = json.dumps({"kind": "process", "format": files.FORMAT, **said})
+        status.update(changes)
+        text = json.dumps({"kind": "process", "format": files.FORMAT, **status})
         files.commit(path, lambda temporary: temporary.write_text(text))
 
-    def live():
+    def beat():
         while not over.wait(BEAT):
             with contextlib.suppress(OSError):
                 os.utime(path)
 
     announce()
-    thread = threading.Thread(target=live, daemon=True)
+    thread = threading.Thread(target=beat, daemon=True)
     thread.start()
     try:
         yield lambda group, step: announce(group=group, step=step)
@@ -66,34 +67,44 @@ def presence(folder: Path) -> Iterator[Callable]:
 
 
 def processes(folder: files.PathLike) -> list[dict[str, Any]]:
-    """What the processes that share the particles of a sweep said last: process, of, state, why, group, step, seen (seconds since 1970).
+    """Return the last status of each process that shares the particles of a sweep.
 
-    state: "running"; "done"; "stopped", with the reason in `why`; "lost", silent without a reason, before all others; "ended", silent too,
-    but only after another was lost. A process that dies with process 0 gives no reason either, and both count as lost.
+    Each status has the keys `process` (its index), `of` (their number), `state`, `why`, `group`, `step` and `seen`
+    (seconds since 1970). The states are
+
+    - `running`: the process sends heartbeats;
+    - `done`: it came to its end;
+    - `stopped`: it was stopped, for the reason `why`;
+    - `lost`: the first process to stop sending heartbeats, without a reason;
+    - `ended`: it stopped later without a reason, because another was lost.
+
+    A process that dies together with process 0 gives no reason either. Both then count as lost. Raises ValueError for a
+    file of another kind or format version.
     """
-    said = []
+    statuses = []
     for path in sorted(Path(folder).glob(f"shard-*/{PROCESS}"), key=lambda path: int(path.parent.name.split("-")[1])):
-        last = json.loads(path.read_text())
-        files.check_format(path, last, "process")
-        said.append({**{name: last[name] for name in ("process", "of", "state", "why", "group", "step")}, "seen": path.stat().st_mtime})
+        stored = json.loads(path.read_text())
+        files.check_format(path, stored, "process")
+        status = {name: stored[name] for name in ("process", "of", "state", "why", "group", "step")}
+        statuses.append({**status, "seen": path.stat().st_mtime})
     now = datetime.datetime.now().timestamp()
-    silent = [one for one in said if one["state"] == "running" and now - one["seen"] > 5 * BEAT]
-    first = min((one["seen"] for one in silent), default=0.0)
-    for one in silent:
-        one["state"] = "lost" if one["seen"] - first < 5 * BEAT else "ended"
-    return said
+    silent = [status for status in statuses if status["state"] == "running" and now - status["seen"] > 5 * BEAT]
+    first = min((status["seen"] for status in silent), default=0.0)
+    for status in silent:
+        status["state"] = "lost" if status["seen"] - first < 5 * BEAT else "ended"
+    return statuses
 
 
-def describe_lost(said: list[dict[str, Any]]) -> str:
-    """A sentence that says which processes were lost, and where; empty where none was.
+def describe_lost(statuses: list[dict[str, Any]]) -> str:
+    """Return a sentence that says which processes were lost, and where. It is empty when none was lost.
 
     >>> describe_lost([dict(process=1, of=2, state="lost", why="", group="group-0", step=40, seen=0.0)])
     'process 1 of 2 was lost in the segment after step 40 of group-0 (last seen 1970-01-01 00:00:00 UTC)'
     """
     return "; ".join(
-        f"process {one['process']} of {one['of']} was lost "
-        + (f"in the segment after step {one['step']} of {one['group']}" if one["group"] else "before its first segment")
-        + f" (last seen {datetime.datetime.fromtimestamp(one['seen'], datetime.UTC):%Y-%m-%d %H:%M:%S} UTC)"
-        for one in said
-        if one["state"] == "lost"
+        f"process {status['process']} of {status['of']} was lost "
+        + (f"in the segment after step {status['step']} of {status['group']}" if status["group"] else "before its first segment")
+        + f" (last seen {datetime.datetime.fromtimestamp(status['seen'], datetime.UTC):%Y-%m-%d %H:%M:%S} UTC)"
+        for status in statuses
+        if status["state"] == "lost"
     )

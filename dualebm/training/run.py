@@ -1,4 +1,4 @@
-"""One run of a method, with progress, checkpoints, resume, early stop and signals."""
+"""One run of a method, with progress, checkpoints, continuation, early stopping and signals."""
 
 import contextlib
 import dataclasses
@@ -21,14 +21,17 @@ from dualebm.training import checkpoints, prepare, run_folder, segments, simulat
 from dualebm.training.fingerprint import check_settings, describe, differences
 
 SEGMENTS = 20
-"""A run has about this many segments where `segment` is None."""
+"""The approximate number of segments of a run where `segment` is None."""
 
 
 class Diverged(RuntimeError):
     """The error of a run that diverged.
 
-    step: at the end of the interval in which it diverged. code: the cause, a `Divergence`. state: the last good one.
-    results: the records made.
+    Attributes:
+        step: The number of iterations at the end of the interval in which the run diverged.
+        code: The cause, a `Divergence`.
+        state: The last state before the divergence.
+        results: The records made, along `step`.
     """
 
     step: int
@@ -53,37 +56,43 @@ def run(
     progress: bool = True,
     stop: Callable[[xarray.Dataset], bool] | None = None,
 ) -> tuple[Any, xarray.Dataset]:
-    """Runs a method, records its metrics, and keeps results and checkpoints where it has a folder.
+    """Run a method and record metrics. In a folder, keep results and checkpoints.
 
-    The same call with the same folder continues a run that was interrupted or killed, and then equals an uninterrupted one bit for bit. A
-    finished run returns its results at once. A kill costs at most one segment.
+    The same call with the same folder continues a run that was interrupted or killed. Its results then equal those of
+    an uninterrupted run bit for bit. A finished run returns its results at once. A kill costs at most one segment.
 
     Args:
-        key: of the run, one typed threefry key.
-        method: see `dualebm.methods`.
-        rates: of the method. New values of rates, key and data of one shape compile nothing new.
-        data: (n, d) points, and their log weights.
-        steps: iterations to do, a multiple of `every`.
-        every: iterations between records, at least 2.
-        metrics: name -> `metric(key, iterate)`, an array; the labels of a `Metric` go to the results. Functions that are made anew for each
-            run compile anew.
-        schedule: static `(step, rates) -> rates`, applied before each step; step is the number of iterations done.
-        state: to start from; None for `initial_state(key, method, rates, data)`.
-        folder: for results, checkpoint and manifest (see `dualebm.training.run_folder`); None writes nothing.
-        segment: records of a segment, at least 2: the unit of checkpoints, progress and early stop; None for a twentieth of the run, at
-            most 100.
-        progress: a bar on standard error, with the rate, the time that remains and the last values of metrics that are numbers.
-        stop: `stop(records so far) -> bool`, asked after each segment; True ends the run. It is not one of the settings of a run: without
-            it, or when it says False, the run that it ended continues.
+        key: The key of the run, one typed threefry key.
+        method: A `Method`, static.
+        rates: The rates of the method, a NamedTuple of scalars. New values of rates, key and data of one shape compile
+            nothing new.
+        data: The points (n, d), with their log weights where they have any.
+        steps: The number of iterations, a multiple of `every`.
+        every: The number of iterations between records, at least 2.
+        metrics: For each name a function `metric(key, iterate)` that returns an array. The labels of a `Metric` are
+            stored with the results. A function that is created anew for each run compiles anew.
+        schedule: Static function `(step, rates) -> rates`, applied before each iteration, or None. `step` is the number
+            of iterations done.
+        state: The state to start from; None for `initial_state(key, method, rates, data)`.
+        folder: The folder of results, checkpoint and manifest (see `dualebm.training.run_folder`); None writes nothing.
+        segment: The number of records of a segment, at least 2. After each segment a checkpoint is written and `stop`
+            is called. None for a twentieth of the run, at most 100 records.
+        progress: Whether to show a bar on standard error, with the rate, the time that remains and the last scalar
+            records.
+        stop: Function `stop(results so far) -> bool`, called after each segment. The run ends when it returns True. It
+            is not part of the settings of a run: a call without it, or whose `stop` returns False, continues the run
+            that it ended.
 
     Returns:
-        (state, results). The results hold each metric along `step`, the iterations done, with the initial state first; `diverged` is 0.
+        The last state, and the results: each metric along `step`, the number of iterations done, from the initial state
+        on. `diverged` is 0 everywhere.
 
     Raises:
-        ValueError: for arguments that are not allowed, and for a folder that holds something else, naming what differs.
-        OSError: for a folder that cannot be written.
-        Diverged: naming the step and the likely cause.
-        KeyboardInterrupt: on SIGINT or SIGTERM, when the segment at hand is done and saved; a second signal interrupts at once.
+        ValueError: When an argument is not allowed, or the folder holds another run. The message names what differs.
+        OSError: When the folder cannot be written.
+        Diverged: When the run diverges. The message names the step and the likely cause.
+        KeyboardInterrupt: On SIGINT or SIGTERM, after the current segment is done and saved. A second signal interrupts
+            at once.
 
     >>> from dualebm.methods.dual import Dual; from dualebm.metrics import Acceptance; from dualebm.spaces import Sphere
     >>> method, data, metrics = Dual(Sphere(3), neurons=8), Samples(jnp.eye(3)), {"acceptance": Acceptance()}
@@ -117,7 +126,7 @@ def run(
 
 
 def _plan(key, method, rates, data, steps, every, metrics, schedule, state, segment) -> segments.Plan:
-    """The plan of a run. Raises the errors of its arguments, before anything is compiled or written."""
+    """Return the plan of a run. Raise the errors of its arguments before anything is compiled or written."""
     checks.key(key)
     segment = segments.segment_of(steps, every, segment, SEGMENTS)
     prepare.check_names(metrics)
@@ -139,15 +148,15 @@ def _plan(key, method, rates, data, steps, every, metrics, schedule, state, segm
 
 
 def _begin(folder: Path, plan: segments.Plan, variables, records) -> int:
-    """The number of records that the folder holds of this run, read into `records`; an empty folder is prepared."""
+    """Read the records of this run in the folder into `records` and return their number. Prepare an empty folder."""
     manifest = run_folder.read_manifest(folder)
-    if manifest is None or not manifest["records"]:  # a run without a record has nothing to lose
+    if manifest is None or not manifest["records"]:  # a run without a record may be overwritten
         _write_manifest(folder, plan, "running", 0)
         run_folder.create_results(folder, plan.step, variables, chunk=(1, plan.segment), attributes=plan.attributes)
         return 0
     check_settings(f"folder {folder}", manifest["settings"], plan.settings)
     if changed := differences(manifest["versions"], plan.attributes["versions"]):
-        warnings.warn(f"folder {folder}: {'; '.join(changed)}; the rest may differ in its last bits", stacklevel=3)
+        warnings.warn(f"folder {folder}: {'; '.join(changed)}; the records to come may differ in their last bits", stacklevel=3)
     done = manifest["records"]
     with run_folder.open_results(folder) as stored:
         for name, values in records.items():
@@ -167,7 +176,7 @@ def _checkpoint(folder: Path, done: int) -> Path:
 
 @dataclasses.dataclass
 class _Run:
-    """A run as `segments.drive` sees it; it keeps the records in memory, and in the folder where it has one."""
+    """A run as `segments.drive` sees it. It keeps the records in memory, and also in its folder where it has one."""
 
     plan: segments.Plan
     setup: simulate.Setup
@@ -211,16 +220,16 @@ class _Run:
         _show(self.bar, self.plan.every, done, self.records)
         if self.diverged(done):
             self.raise_diverged(done, states, _first_fault)
-        if words := self.setup.method.warning(states, self.info):
-            warnings.warn(f"step {int(states.step)}: {words}", stacklevel=4)
+        if warning := self.setup.method.warning(states, self.info):
+            warnings.warn(f"step {int(states.step)}: {warning}", stacklevel=4)
 
     def results(self, done) -> xarray.Dataset:
-        """The records made so far."""
+        """Return the records made so far."""
         made = {name: values[:done] for name, values in self.records.items()}
         return run_folder.dataset(made, self.plan.step[:done], self.variables, self.plan.attributes)
 
     def stopped(self, done, stop) -> bool:
-        """Whether `stop` ends the run, which the manifest then says."""
+        """Return whether `stop` ends the run. The manifest then has the status `stopped`."""
         if stop is None or not done or not stop(self.results(done)):
             return False
         if self.folder is not None:
@@ -228,18 +237,18 @@ class _Run:
         return True
 
     def place(self, done) -> str:
-        """Where the run is, and what of it is saved."""
+        """Return in words at which step the run is, and whether it is saved."""
         where = f"step {self.plan.step[done - 1]} of {self.plan.step[-1]}" if done else "the start"
         if self.folder is None:
-            return f"{where}; nothing is saved, as folder is None"
-        return f"{where}; all of it is saved: the same call continues in {self.folder}"
+            return f"{where}; nothing is saved, because folder is None"
+        return f"{where}; the run so far is saved, and the same call continues it in {self.folder}"
 
     def diverged(self, done) -> bool:
-        """Whether one of the records says so."""
+        """Return whether one of the records has a divergence."""
         return bool(self.records["diverged"][:done].any())
 
     def raise_diverged(self, done, state, first_fault: Callable | None = None):
-        """Raises `Diverged`; `first_fault` finds the step from the state before, where it is known."""
+        """Raise `Diverged`. `first_fault` finds the step from the state at the start of the interval."""
         plan, codes = self.plan, self.records["diverged"][:done]
         at = int(np.argmax(codes != 0))
         code = Divergence(codes[at])
@@ -257,8 +266,8 @@ _first_fault = eqx.filter_jit(simulate.first_fault)
 
 
 def _show(bar: tqdm.tqdm, every: int, done: int, records) -> None:
-    """Moves the bar, with the last values of the metrics that are numbers, or numbers with their errors."""
-    shown = {n: v[done - 1].reshape(-1) for n, v in records.items() if n != "diverged" and (v.ndim == 1 or v.shape[1:] == (2,))}
-    texts = {n: f"{v[0]:.4g}" if v.size == 1 else f"{v[0]:.4g}+-{v[1]:.1g}" for n, v in shown.items()}
+    """Move the bar, and show the last records of the metrics that are scalars or scalars with their errors."""
+    last = {n: v[done - 1].reshape(-1) for n, v in records.items() if n != "diverged" and (v.ndim == 1 or v.shape[1:] == (2,))}
+    texts = {n: f"{v[0]:.4g}" if v.size == 1 else f"{v[0]:.4g}+-{v[1]:.1g}" for n, v in last.items()}
     bar.set_postfix(texts, refresh=False)
     bar.update((done - 1) * every - bar.n)

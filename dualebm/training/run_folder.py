@@ -1,14 +1,14 @@
-"""The folder of a run: results in one Zarr store, a manifest that counts, and a lock.
+"""The folder of a run: results in one Zarr store, a manifest that counts the records, and a lock.
 
-It holds
+The folder holds
 
-    manifest.json        what the run is and how far it has come; it names the checkpoint that counts
+    manifest.json        the settings of the run, the number of records done, and the name of the valid checkpoint
     checkpoint-R.npz     the state after R records (see `dualebm.training.checkpoints`)
     results.zarr         each metric, (run, step, ...), NaN where nothing is written yet
 
 A segment is committed in the order results, checkpoint, manifest. Each file is written under a temporary name, flushed
-to the disk and renamed, so a run that is killed leaves the last manifest and all that it names; what lies beyond it is
-written again.
+to the disk and renamed. So a run that is killed leaves the last manifest and every file that it names. Records beyond
+those that the manifest counts are written again.
 """
 
 import contextlib
@@ -30,7 +30,7 @@ from dualebm._internal.files import FORMAT, PathLike
 
 MANIFEST, RESULTS = "manifest.json", "results.zarr"
 UNRECORDED = -1
-"""Stands in integer variables (`diverged`) where NaN stands in others: not yet written."""
+"""The value of an integer variable (`diverged`) that is not written yet. Other variables have NaN."""
 
 
 # -- The folder ------------------------------------------------------------------------------------
@@ -38,10 +38,11 @@ UNRECORDED = -1
 
 @contextlib.contextmanager
 def hold(folder: PathLike) -> Iterator[None]:
-    """Makes the folder where there is none and keeps other processes from writing to it.
+    """Create the folder where it is missing, and keep other processes from writing to it within the block.
 
-    The lock is the kernel's, on the folder itself: it leaves no file, and ends with the process however that ends.
-    Raises OSError where the folder cannot be made or written to, or where another process holds it.
+    The lock is an advisory lock of the operating system on the folder itself. It leaves no file, and it ends with the
+    process, however the process ends. Raises OSError when the folder cannot be made or written to, or when another
+    process holds it.
 
     >>> import tempfile
     >>> with hold(Path(tempfile.mkdtemp()) / "runs" / "a"):
@@ -64,9 +65,9 @@ def hold(folder: PathLike) -> Iterator[None]:
 
 
 def read_manifest(folder: PathLike) -> dict | None:
-    """The manifest of a run's folder; None where the folder is empty or missing.
+    """Return the manifest in the folder of a run, or None where the folder is empty or missing.
 
-    Raises ValueError for a folder with other files in it, a corrupt manifest, and one of another format version.
+    Raises ValueError for a folder that holds other files, a corrupt manifest, and a manifest of another format version.
 
     >>> read_manifest("no/such/folder")
     """
@@ -88,7 +89,7 @@ def read_manifest(folder: PathLike) -> dict | None:
 
 
 def write_manifest(folder: PathLike, manifest: dict) -> None:
-    """Replaces the manifest, then removes the checkpoints that it no longer names.
+    """Replace the manifest, a JSON dictionary, and then remove the checkpoints that it does not name.
 
     >>> import tempfile
     >>> folder = tempfile.mkdtemp()
@@ -108,19 +109,25 @@ def write_manifest(folder: PathLike, manifest: dict) -> None:
 
 
 class Variable(NamedTuple):
-    """What is recorded under a name: shape and dtype of one record, and attributes (`units`, `long_name`)."""
+    """What is recorded under a name.
+
+    Attributes:
+        shape: The shape of one record.
+        dtype: The dtype of one record.
+        attributes: Labels, such as `units` and `long_name`.
+    """
 
     shape: tuple[int, ...]
     dtype: Any
     attributes: dict[str, Any]
 
     def dimensions(self, name: str) -> list[str]:
-        """(run, step), then one per axis of an array-valued metric."""
+        """Return the dimensions of the variable in the store: run, step, then one for each axis of a record."""
         return ["run", "step", *(f"{name}_{axis}" for axis in range(len(self.shape)))]
 
     @property
     def fill(self) -> float:
-        """What stands where nothing is written yet."""
+        """The value that stands where nothing is written yet."""
         return UNRECORDED if np.issubdtype(self.dtype, np.integer) else np.nan
 
 
@@ -130,7 +137,16 @@ STEP_ATTRIBUTES = {"long_name": "iterations done", "units": "1"}
 def dataset(
     records: dict[str, np.ndarray], steps: np.ndarray, variables: dict[str, Variable], attributes: dict
 ) -> xarray.Dataset:
-    """The records of one run, (steps, ...), in the form of `open_results(folder).isel(run=0, drop=True)`.
+    """Return the records of one run in the form of `open_results(folder).isel(run=0, drop=True)`.
+
+    Args:
+        records: For each name the records, (steps, ...).
+        steps: The number of iterations done at each record, (steps,).
+        variables: For each name the shape, dtype and labels of one record.
+        attributes: Attributes of the whole, as JSON.
+
+    Returns:
+        The records along `step`.
 
     >>> dataset({"kl": np.zeros(2)}, np.array([0, 10]), {"kl": Variable((), float, {"units": "nat"})}, {}).kl.units
     'nat'
@@ -149,16 +165,19 @@ def create_results(
     coordinates: dict[str, np.ndarray] | None = None,
     attributes: dict | None = None,
 ) -> None:
-    """Makes the store of results, whole and empty; one that is there is replaced.
+    """Create the store of results, in full size and empty. An existing store is replaced.
 
     Args:
-        folder: of the run.
-        steps: iterations done at each record.
-        variables: what is recorded, by name.
-        chunk: (runs of a batch, records of a segment).
-        runs: in the store.
-        coordinates: what distinguishes the runs (a swept rate, the seed), by name, each (runs,).
-        attributes: of the whole, JSON.
+        folder: The folder of the run.
+        steps: The number of iterations done at each record, (steps,).
+        variables: For each name the shape, dtype and labels of one record.
+        chunk: The number of runs of a batch and the number of records of a segment, which make one chunk.
+        runs: The number of runs in the store.
+        coordinates: For each name the values, (runs,), that distinguish the runs, such as a swept rate or the seed.
+        attributes: Attributes of the whole, as JSON.
+
+    Raises:
+        OSError: When the store cannot be written.
 
     >>> import tempfile
     >>> folder = tempfile.mkdtemp()
@@ -175,7 +194,7 @@ def create_results(
         of_runs = {"run": (np.arange(runs), {}), **{name: (values, {}) for name, values in (coordinates or {}).items()}}
         for name, (values, attrs) in {**of_runs, "step": (np.asarray(steps), STEP_ATTRIBUTES)}.items():
             names, values = ["step" if name == "step" else "run"], np.asarray(values)
-            if values.dtype.kind == "U":  # text of a fixed length has no specification in Zarr 3
+            if values.dtype.kind == "U":  # Zarr 3 does not specify text of a fixed length
                 values = values.astype(np.dtypes.StringDType())
             root.create_array(name, data=values, dimension_names=names, attributes=attrs)
         for name, variable in variables.items():
@@ -191,9 +210,18 @@ def create_results(
 
 
 def write_results(folder: PathLike, records: dict[str, np.ndarray], *, run: int = 0, record: int = 0) -> None:
-    """Writes records (runs, records, ...) from `run` and `record` on, as whole chunks, and flushes them to the disk.
+    """Write records as whole chunks, and flush them to the disk.
 
-    Raises ValueError for a region that is not made of whole chunks: another writer's records would be lost.
+    Args:
+        folder: The folder of the run.
+        records: For each name the records, (runs, records, ...).
+        run: The index of the first run.
+        record: The index of the first record.
+
+    Raises:
+        ValueError: When the region is not made of whole chunks. Records of another writer in the same chunk would be
+            lost.
+        OSError: When the store cannot be written.
     """
     path = Path(folder) / RESULTS
     with files.writing(path):
@@ -209,16 +237,17 @@ def write_results(folder: PathLike, records: dict[str, np.ndarray], *, run: int 
             array[run : run + values.shape[0], record : record + values.shape[1]] = values
             for block in itertools.product(*blocks):
                 file = path / name / array.metadata.encode_chunk_key((*block, *(0 for _ in values.shape[2:])))
-                if file.exists():  # a chunk of nothing but NaN is not written
+                if file.exists():  # Zarr writes no file for a chunk that is all NaN
                     files.flush(file)
                     files.flush(file.parent)
 
 
 def open_results(folder: PathLike) -> xarray.Dataset:
-    """The results of a run or of a group of runs, finished or still running: dims (run, step, ...), NaN where not yet written.
+    """Return the results of a run or of a group of runs, finished or still running.
 
-    Values are read when they are used (`.load()` reads them all); of integers, -1 stands for not yet written.
-    Raises FileNotFoundError where there are no results, ValueError where the manifest is of another format version.
+    The dimensions are (run, step, ...). A value that is not written yet is NaN, or -1 in an integer variable. Values
+    are read when they are used, and `.load()` reads them all. Raises FileNotFoundError when the folder holds no
+    results, and ValueError when the manifest is of another format version.
     """
     path = Path(folder) / RESULTS
     if not path.is_dir():
@@ -230,7 +259,9 @@ def open_results(folder: PathLike) -> xarray.Dataset:
 
 
 def to_netcdf(results: xarray.Dataset | PathLike, path: PathLike) -> None:
-    """Exports results, or those of a folder, to one netCDF 4 file; attributes that netCDF cannot hold become JSON text.
+    """Export results, or the results in a folder, to one netCDF 4 file.
+
+    Attributes that netCDF cannot hold become JSON text. Raises OSError when the file cannot be written.
 
     >>> import tempfile; folder = Path(tempfile.mkdtemp())
     >>> create_results(folder, np.array([0, 10]), {"kl": Variable((), "float32", {})}, chunk=(1, 2), attributes={"key": [0, 1]})

@@ -1,6 +1,6 @@
-"""The loop over the segments of a run, or of the runs of a sweep that are computed together, and what it shares with both.
+"""The loop over segments by which a run and a batch of a sweep advance, its plan, its signals and its bar.
 
-A run is a number of segments, each of the same number of records, which one compiled program computes. After each segment the results are
+Each segment has the same number of records, and one compiled program computes it. After a segment the results are
 written, then the checkpoint, then the manifest. So a run that is killed at any moment loses at most one segment.
 """
 
@@ -24,7 +24,7 @@ from dualebm.training import run_folder
 from dualebm.training.fingerprint import provenance
 
 LONGEST = 100
-"""The most records of a segment where `segment` is None."""
+"""The largest number of records of a segment where `segment` is None."""
 
 
 # -- The plan --------------------------------------------------------------------------------------
@@ -33,8 +33,12 @@ LONGEST = 100
 class Plan(NamedTuple):
     """The settings of a run, or of all runs of a sweep, and the times of their records.
 
-    settings: compared when a run continues. attributes: the settings and where the numbers come from, kept with the results.
-    step: iterations done at each record. every: iterations between records. segment: records of a segment.
+    Attributes:
+        settings: The settings as JSON, compared when a run continues.
+        attributes: The settings together with the versions and devices, stored with the results.
+        step: The number of iterations done at each record, (records,).
+        every: The number of iterations between records.
+        segment: The number of records of a segment.
     """
 
     settings: dict
@@ -45,16 +49,20 @@ class Plan(NamedTuple):
 
 
 def segment_of(steps: int, every: int, segment: int | None, segments: int) -> int:
-    """Checks the counts of a run and returns the number of records of a segment.
+    """Check the counts of a run and return the number of records of a segment.
 
     Args:
-        steps: iterations.
-        every: iterations between records.
-        segment: records of a segment; None for as many as make about `segments` segments, at least 2 and at most `LONGEST`.
-        segments: the number of segments where `segment` is None.
+        steps: The number of iterations.
+        every: The number of iterations between records.
+        segment: The number of records of a segment. None for a number that makes about `segments` segments, at least 2
+            and at most `LONGEST`.
+        segments: The number of segments where `segment` is None.
+
+    Returns:
+        The number of records of a segment.
 
     Raises:
-        ValueError: where a count is too small, or where `steps` is no multiple of `every`.
+        ValueError: When a count is too small, or `steps` is not a multiple of `every`.
 
     >>> segment_of(1000, 10, None, 20)
     6
@@ -70,7 +78,17 @@ def segment_of(steps: int, every: int, segment: int | None, segments: int) -> in
 
 
 def plan_of(settings: dict, steps: int, every: int, segment: int, first: int = 0) -> Plan:
-    """The plan of a run with these settings, to which it adds the counts and the backend; `first` is the step at which the run starts.
+    """Return the plan of a run. The counts and the backend are added to its settings.
+
+    Args:
+        settings: The settings as JSON.
+        steps: The number of iterations, a multiple of `every`.
+        every: The number of iterations between records.
+        segment: The number of records of a segment.
+        first: The number of iterations done at the start.
+
+    Returns:
+        The plan.
 
     >>> plan_of({}, 20, 10, 2).step.tolist()
     [0, 10, 20]
@@ -85,10 +103,22 @@ def plan_of(settings: dict, steps: int, every: int, segment: int, first: int = 0
 
 
 def write_manifest(folder: Path, plan: Plan, status: str, records: int, checkpoint: str | None, **more) -> None:
-    """Replaces the manifest of a folder: `records` are done, and `checkpoint` is the name of the file that continues from them."""
+    """Replace the manifest of a folder.
+
+    Args:
+        folder: The folder of the run.
+        plan: The plan of the run.
+        status: "running", "done", "stopped" or "diverged".
+        records: The number of records done.
+        checkpoint: The name of the file from which the run continues, or None.
+        more: Other entries, as JSON.
+
+    Raises:
+        OSError: When the manifest cannot be written.
+    """
     versions = {name: plan.attributes[name] for name in ("versions", "git_revision")}
-    said = {"status": status, "records": records, "of": len(plan.step), "checkpoint": checkpoint, **more, **versions}
-    run_folder.write_manifest(folder, said)
+    entries = {"status": status, "records": records, "of": len(plan.step), "checkpoint": checkpoint, **more, **versions}
+    run_folder.write_manifest(folder, entries)
 
 
 # -- The loop --------------------------------------------------------------------------------------
@@ -96,45 +126,64 @@ def write_manifest(folder: Path, plan: Plan, status: str, records: int, checkpoi
 
 @runtime_checkable
 class Job(Protocol):
-    """A run, or the runs of a sweep that are computed together, as `drive` sees them."""
+    """A run, or a batch of runs of a sweep, as `drive` sees it."""
 
     def start(self) -> Any:
-        """The states before the first step."""
+        """Return the states before the first step."""
         ...
 
     def load(self, done: int) -> Any:
-        """The states after `done` records, which `save` saved."""
+        """Return the states after `done` records, which `save` saved."""
         ...
 
     def advance(self, states: Any, active: jax.Array) -> tuple[Any, dict[str, jax.Array]]:
-        """The states a segment later, and its records; intervals that are not `active` do nothing."""
+        """Return the states a segment later, and its records. Intervals that are not `active` are skipped."""
         ...
 
     def write(self, first: int, done: int, records: dict[str, jax.Array]) -> None:
-        """Writes the results from record `first` to record `done`."""
+        """Write the results of a segment.
+
+        Args:
+            first: The number of records done before the segment.
+            done: The number of records done after it.
+            records: For each name the records of the segment.
+        """
         ...
 
     def save(self, first: int, done: int, states: Any) -> None:
-        """Writes the checkpoint after `done` records, `first` of which the last one had."""
+        """Write the checkpoint after a segment.
+
+        Args:
+            first: The number of records done before the segment, which is that of the checkpoint before.
+            done: The number of records done after it.
+            states: The states to save.
+        """
         ...
 
     def mark(self, done: int) -> None:
-        """Writes the manifest, which counts `done` records."""
+        """Write the manifest, which counts `done` records."""
         ...
 
     def report(self, first: int, done: int, states: Any, seconds: float) -> None:
-        """Shows the segment, and warns or raises where the states ask for it."""
+        """Show the progress of a segment, and warn or raise where the states ask for it.
+
+        Args:
+            first: The number of records done before the segment.
+            done: The number of records done after it.
+            states: The states after it.
+            seconds: The time that it took to compute and to write.
+        """
         ...
 
 
 def drive(plan: Plan, job: Job, done: int, ended: Callable[[int], bool]) -> tuple[Any, int]:
-    """Takes a job from `done` records to its end, segment by segment.
+    """Take a job from `done` records to its end, segment by segment.
 
     Args:
-        plan: of the job.
-        job: what is computed, and where it is kept.
-        done: records that are there already, after which the job is loaded; 0 to start it.
-        ended: asked before each segment with the number of records done; True ends the loop.
+        plan: The plan of the job.
+        job: What is computed and where it is kept.
+        done: The number of records done, after which the job is loaded; 0 to start it.
+        ended: Function of the number of records done, called before each segment. The loop ends when it returns True.
 
     Returns:
         The states, and the number of records done.
@@ -144,7 +193,7 @@ def drive(plan: Plan, job: Job, done: int, ended: Callable[[int], bool]) -> tupl
     while done < total and not ended(done):
         begun = time.perf_counter()
         index = done + np.arange(plan.segment)
-        # The record of the initial state has no steps before it, and the last segment may have more intervals than are left.
+        # Record 0 is the initial state, before any step. The last segment may have more intervals than records are left.
         states, records = job.advance(states, jnp.asarray((index > 0) & (index < total)))
         wait(records)
         first, done = done, min(done + plan.segment, total)
@@ -156,20 +205,24 @@ def drive(plan: Plan, job: Job, done: int, ended: Callable[[int], bool]) -> tupl
 
 
 def strongly_typed(states: Any) -> Any:
-    """The same states with no weakly typed leaf, which would compile the first segment apart from the others."""
+    """Return the states without weak types. A weakly typed leaf would compile the first segment a second time."""
     return jax.tree.map(lambda x: x if files.is_key(x) else jnp.asarray(x, x.dtype), states)
 
 
 @contextlib.contextmanager
 def deferred_signals() -> Iterator[list[signal.Signals]]:
-    """The list of signals received, for the loop to look at between segments; a second one interrupts at once."""
+    """Give the list of SIGINT and SIGTERM signals received, at which the loop looks between segments.
+
+    A second signal raises KeyboardInterrupt at once. Outside the main thread no signal is caught, and the list stays
+    empty.
+    """
     received = []
 
     def receive(number, frame):
         del frame
         received.append(signal.Signals(number))
         if len(received) > 1:
-            raise KeyboardInterrupt(f"{received[-1].name}, the second signal; what the last segment saved stands")
+            raise KeyboardInterrupt(f"{received[-1].name}, the second signal; the run is saved up to the last segment")
 
     numbers = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
     before = {n: signal.signal(n, receive) for n in numbers if signal.getsignal(n) not in (signal.SIG_IGN, None)}
@@ -181,7 +234,7 @@ def deferred_signals() -> Iterator[list[signal.Signals]]:
 
 
 def wait(arrays: Any) -> None:
-    """Waits where Python can still receive signals, which it cannot inside JAX."""
+    """Wait until arrays are computed, in Python, which receives signals as JAX does not."""
     pause = 1e-4
     while not all(array.is_ready() for array in jax.tree.leaves(arrays)):
         time.sleep(pause)
@@ -189,5 +242,15 @@ def wait(arrays: Any) -> None:
 
 
 def bar(total: int, done: int, unit: str, shown: bool) -> tqdm.tqdm:
-    """A progress bar on standard error."""
+    """Return a progress bar on standard error.
+
+    Args:
+        total: The number of units in all.
+        done: The number of units done at the start.
+        unit: The name of a unit.
+        shown: Whether to show the bar.
+
+    Returns:
+        The bar.
+    """
     return tqdm.tqdm(total=total, initial=done, unit=unit, file=sys.stderr, disable=not shown)

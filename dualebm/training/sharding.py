@@ -1,9 +1,10 @@
-"""Many devices: runs over the mesh axis `runs`, and the particles and data of each over the axis `particles`.
+"""Runs over many devices: over the mesh axis `runs`, with the particles and data of each run over the axis `particles`.
 
-Particles i and i + N/2 share their noise, so a device holds whole pairs. Here the particles of a state are (d, 2, N/2), which `split`
-makes of (d, N) and `join` undoes, and the devices have equal parts of the last axis. Atoms are on all of them. A step gathers once: each
-device's part of the witness. Noise belongs to a pair, wherever it is held: a run differs from one on one device only by rounding.
-A restart that draws its data, or that has N other than 2n, moreover gathers the data in its step; so do metrics with what they read.
+Particles i and i + N/2 share their noise, so a device holds whole pairs. A split state has its particles as an array of
+shape (d, 2, N/2) in place of (d, N). `split` makes it and `join` inverts it. The devices of a run hold equal parts of
+the last axis, and each holds all atoms. An iteration gathers once: each device's part of the witness. The noise of a
+pair does not depend on the device that holds it, so a run differs from the same run on one device only by rounding. A
+restart at data also gathers the data when it draws them or when N is not 2n. A metric gathers what it reads.
 """
 
 import dataclasses
@@ -21,20 +22,28 @@ RUNS, PARTICLES = "runs", collectives.PARTICLES
 
 
 def make(devices: int | None = None, particles: int = 1) -> Mesh:
-    """A mesh (`runs`, `particles`) of the first `devices` devices, all where None, `particles` of them for each run.
+    """Return a mesh with the axes (`runs`, `particles`).
 
-    Raises ValueError for more devices than there are, and where `particles` does not divide them.
+    Args:
+        devices: The number of devices, the first of those that JAX lists; None for all.
+        particles: The number of devices that share the particles of each run.
+
+    Returns:
+        The mesh, of shape (devices / particles, particles).
+
+    Raises:
+        ValueError: When there are fewer devices, or `particles` does not divide their number.
 
     >>> dict(make(1).shape)
     {'runs': 1, 'particles': 1}
     """
-    available = jax.devices()  # of one process after another
+    available = jax.devices()  # ordered by process
     if devices is None:
         devices = len(available)
     checks.count("devices", devices)
     checks.count("particles", particles)
     if devices > len(available):
-        raise ValueError(f"devices is {devices}; it must be at most {len(available)}, the {available[0].platform} devices that there are")
+        raise ValueError(f"devices is {devices}; it must be at most {len(available)}, the number of {available[0].platform} devices")
     if devices % particles:
         raise ValueError(f"particles is {particles}; it must divide devices, which is {devices}")
     shape = (devices // particles, particles)
@@ -42,7 +51,17 @@ def make(devices: int | None = None, particles: int = 1) -> Mesh:
 
 
 def check(mesh: Mesh | AbstractMesh, method, states, data: Samples) -> None:
-    """Raises ValueError unless a stack of split states of a method, or their shapes, and the data fit a mesh.
+    """Check that states and data can be distributed over a mesh.
+
+    Args:
+        mesh: The mesh.
+        method: The method of the runs.
+        states: A stack of split states, or their shapes.
+        data: The data of a run, (n, d), or of a stack of runs, (runs, n, d).
+
+    Raises:
+        ValueError: When the number of runs, pairs of particles or data points is not a multiple of the devices that
+            share it.
 
     >>> from dualebm.methods.dual import Dual; from dualebm.spaces import Sphere
     >>> method, data = Dual(Sphere(3), neurons=8), Samples(jax.numpy.eye(3))
@@ -68,9 +87,10 @@ def check(mesh: Mesh | AbstractMesh, method, states, data: Samples) -> None:
 
 
 def split(method, state):
-    """A state, or a stack of them, with its particles (..., d, N) as (..., d, 2, N/2): what the functions here take and return.
+    """Return a state, or a stack of states, with its particles (..., d, N) as (..., d, 2, N/2).
 
-    Raises ValueError for a method that does not say which arrays are particles, and for N that is odd.
+    The other functions of this file take and return split states. Raises ValueError for a method without `paired`,
+    which says which arrays hold particles, and for odd N.
 
     >>> from dualebm.methods.dual import Dual; from dualebm.spaces import Sphere
     >>> method = Dual(Sphere(3), neurons=8)
@@ -79,7 +99,7 @@ def split(method, state):
     ((3, 2, 3), (3, 6))
     """
     if method.paired(state) is None:
-        raise ValueError(f"method is {method}; its particles cannot be split over devices: it has no `paired`")
+        raise ValueError(f"method is {method}; it has no `paired`, so its particles cannot be split over devices")
 
     def halves(x):
         if x.shape[-1] % 2:
@@ -90,7 +110,7 @@ def split(method, state):
 
 
 def join(method, state):
-    """What `split` was given.
+    """Return the state, or the stack of states, that `split` was given: its particles are (..., d, N) again.
 
     >>> from dualebm.methods.dual import Dual; from dualebm.spaces import Sphere
     >>> method = Dual(Sphere(3), neurons=8)
@@ -102,7 +122,7 @@ def join(method, state):
 
 
 def _state_specs(method, states):
-    """Runs over the axis `runs`, the last axis of the particles over the devices of a run."""
+    """Return specs with the runs over the axis `runs`, and the particles over the axis `particles`."""
 
     def spec(paired, x):
         return PartitionSpec(RUNS, *[None] * (len(x.shape) - 2), PARTICLES) if paired else PartitionSpec(RUNS)
@@ -111,7 +131,15 @@ def _state_specs(method, states):
 
 
 def shardings(mesh: Mesh, method, states):
-    """For each array of a stack of split states, where it lies on the devices of a mesh.
+    """Return the sharding of each array of a stack of split states.
+
+    Args:
+        mesh: The mesh.
+        method: The method of the runs.
+        states: A stack of split states, or their shapes.
+
+    Returns:
+        A pytree of the structure of `states` with a `NamedSharding` for each array.
 
     >>> from dualebm.methods.dual import Dual; from dualebm.spaces import Sphere
     >>> method = Dual(Sphere(3), neurons=8)
@@ -127,9 +155,20 @@ def _data_spec(shared):
 
 
 def place(mesh: Mesh, method, states, data: Samples, shared: bool = False):
-    """(states, data) on the devices of a mesh: a stack of split states, and data with an axis of runs unless they are `shared`.
+    """Put states and data on the devices of a mesh. No device ever holds more than its part of a NumPy array.
 
-    Of arrays of NumPy, no device ever holds more than its part. Raises the errors of `check`.
+    Args:
+        mesh: The mesh.
+        method: The method of the runs.
+        states: A stack of split states.
+        data: The data of all runs, (n, d), where they are `shared`, else those of each run, (runs, n, d).
+        shared: Whether all runs have the same data.
+
+    Returns:
+        The states and the data.
+
+    Raises:
+        ValueError: When they do not fit the mesh (see `check`).
 
     >>> from dualebm.methods.dual import Dual; from dualebm.spaces import Sphere
     >>> method, data = Dual(Sphere(3), neurons=8), Samples(jax.numpy.eye(3))
@@ -143,7 +182,17 @@ def place(mesh: Mesh, method, states, data: Samples, shared: bool = False):
 
 
 def place_data(mesh: Mesh, data: Samples, shared: bool = False) -> Samples:
-    """Data on the devices of a mesh, also of one of several processes, each of which has the whole.
+    """Put data on the devices of a mesh.
+
+    The mesh may have devices of several processes, each of which passes the whole data.
+
+    Args:
+        mesh: The mesh.
+        data: The data of all runs, (n, d), where they are `shared`, else those of each run, (runs, n, d).
+        shared: Whether all runs have the same data.
+
+    Returns:
+        The data.
 
     >>> place_data(make(1), Samples(jax.numpy.eye(3)), shared=True).points.shape
     (3, 3)
@@ -155,7 +204,11 @@ def place_data(mesh: Mesh, data: Samples, shared: bool = False) -> Samples:
 
 
 def _each_run(mesh, run, stacks):
-    """`run` of each run of this device: side by side on accelerators, one after another on CPUs, whose caches they would share."""
+    """Apply `run` to each run of this device.
+
+    Accelerators compute the runs side by side. CPUs compute them in turn, because runs side by side would share the
+    caches.
+    """
     if jax.tree.leaves(stacks)[0].shape[0] == 1:
         return jax.tree.map(lambda a: a[None], run(*jax.tree.map(lambda a: a[0], stacks)))
     if mesh.devices.flat[0].platform == "cpu":
@@ -165,10 +218,21 @@ def _each_run(mesh, run, stacks):
 
 @eqx.filter_jit
 def initial(setup: simulate.Setup, mesh: Mesh, shared: bool = False):
-    """The states of `simulate.initial` of a stack of setups: stacked, split, and on their devices.
+    """Return the initial states of a stack of runs: stacked, split, and on their devices.
 
-    The keys and the rates of `setup` have a leading axis of runs, and so have the data unless they are `shared`.
-    Each device makes the whole state of a run from all of its data, and keeps its part. Raises the errors of `split` and `check`.
+    They are the states of `simulate.initial`. Each device makes the whole state of a run from all of its data, and
+    keeps its part.
+
+    Args:
+        setup: The runs. Its keys and rates have a leading axis of runs, and so have its data unless they are `shared`.
+        mesh: The mesh.
+        shared: Whether all runs have the same data.
+
+    Returns:
+        The stack of split states.
+
+    Raises:
+        ValueError: When the method has no `paired`, N is odd, or states or data do not fit the mesh.
 
     >>> from dualebm.methods.dual import Dual; from dualebm.spaces import Sphere
     >>> method, data = Dual(Sphere(3), neurons=8), Samples(jax.numpy.eye(3))
@@ -196,8 +260,8 @@ def initial(setup: simulate.Setup, mesh: Mesh, shared: bool = False):
         return blocks.take(x, jax.lax.axis_index(PARTICLES) * width, width)
 
     def run(key, rates, data):
-        everything = collectives.whole(data)
-        made = collectives.undivided(lambda: state(key, rates, everything))
+        all_data = collectives.whole(data)
+        made = collectives.undivided(lambda: state(key, rates, all_data))
         return jax.tree.map(part, method.paired(made), made)
 
     def local(keys, rates, data):
@@ -212,13 +276,24 @@ def initial(setup: simulate.Setup, mesh: Mesh, shared: bool = False):
 
 
 def intervals(setup: simulate.Setup, states, active, mesh: Mesh, shared: tuple[bool, bool] = (False, False)):
-    """`dualebm.training.simulate.intervals` of a stack of runs over the devices of a mesh; a single run is a stack of one.
+    """Advance a stack of runs over the devices of a mesh by a segment (see `simulate.intervals`).
 
-    The keys and the rates of `setup` and the split `states` have a leading axis of runs, a multiple of the mesh's runs; so have its data
-    and the arrays in its metrics, unless all runs share the data, the metrics (`shared`). All runs have the same `active`. Metrics see
-    the particles and the data of their run whole; XLA gathers what they read.
+    It is pure. `run_intervals` is the compiled function. Metrics see the whole particles and data of their run, and XLA
+    gathers the arrays that they read.
 
-    Returns (states, records), stacked. Raises the errors of `check`. Pure; `run_intervals` is compiled.
+    Args:
+        setup: The runs. Its keys and rates have a leading axis of runs. So have its data and the arrays in its metrics,
+            unless they are `shared`.
+        states: A stack of split states, whose number is a multiple of the mesh's runs. A single run is a stack of one.
+        active: Which intervals are done, (intervals,), bool, for all runs.
+        mesh: The mesh.
+        shared: Whether all runs have the same data, and whether they have the same metrics.
+
+    Returns:
+        The states and the records, both stacked.
+
+    Raises:
+        ValueError: When states or data do not fit the mesh (see `check`).
 
     >>> from dualebm.methods.dual import Dual; from dualebm.metrics import Acceptance; from dualebm.spaces import Sphere
     >>> method, mesh, keys = Dual(Sphere(3), neurons=8), make(1), jax.random.split(jax.random.key(1), 2)
@@ -241,9 +316,10 @@ def intervals(setup: simulate.Setup, states, active, mesh: Mesh, shared: tuple[b
         return state, collectives.whole(data)
 
     def local(active, keys, states, rates, data, arrays):
-        def run(key, state, rates, own_data, own_arrays):
-            metrics = eqx.combine(arrays if shared[1] else own_arrays, static)
-            one = dataclasses.replace(setup, key=key, rates=rates, data=data if shared[0] else own_data, metrics=metrics)
+        def run(key, state, rates, data_of_run, arrays_of_run):
+            metrics = eqx.combine(arrays if shared[1] else arrays_of_run, static)
+            run_data = data if shared[0] else data_of_run
+            one = dataclasses.replace(setup, key=key, rates=rates, data=run_data, metrics=metrics)
             state, _, records = simulate.intervals(one, join(method, state), active, whole)
             return split(method, state), records
 
@@ -257,4 +333,4 @@ def intervals(setup: simulate.Setup, states, active, mesh: Mesh, shared: tuple[b
 
 
 run_intervals = eqx.filter_jit(intervals)
-"""`intervals`, compiled: arrays (also those of metrics) are arguments, the rest is static."""
+"""`intervals` compiled. The arrays in its arguments, also in metrics, are traced. The other values are static."""

@@ -1,4 +1,4 @@
-"""One run of any method: a pure `lax.scan` that records metrics and knows nothing of what it runs or measures."""
+"""One run of any method as a pure `lax.scan` that records metrics. It knows no method and no metric."""
 
 import dataclasses
 from collections.abc import Callable
@@ -14,19 +14,25 @@ from dualebm.measures import Samples
 from dualebm.methods.base import Divergence, Info, Iterate, Method
 
 LOWEST_ACCEPTANCE = 0.01
-"""A run whose moves are accepted less often than this over a recording interval has diverged."""
+"""The least acceptance over a recording interval. A run whose moves are accepted less often has diverged."""
 
 ASIDE = 2**32 - 1
-"""Folded into a key for what is drawn beside the steps; no step has this number (`split(key)[i]` is that of step i)."""
+"""The number folded into the key of a run for draws outside of the iterations. No iteration has this number."""
 
 
 class Setup(eqx.Module):
-    """Everything that defines a run but its state.
+    """Everything that defines a run except its state.
 
-    key: of the run, the same in every segment of it; the noise of a step is keyed by the step count in the state.
-    method: static. rates: a NamedTuple of scalars. data: points (n, d).
-    metrics: name -> `metric(key, iterate)`, an array; equinox modules where they hold arrays.
-    every: iterations between records, at least 2. schedule: static `(step, rates) -> rates`, or None.
+    Args:
+        key: The key of the run, the same in all of its segments. The noise of an iteration is keyed by `step` of the
+            state.
+        method: The method, static.
+        rates: The rates of the method, a NamedTuple of scalars.
+        data: The points, (n, d).
+        metrics: For each name a function `metric(key, iterate)` that returns an array. A metric that holds arrays is an
+            Equinox module.
+        every: The number of iterations between records, at least 2.
+        schedule: Static function `(step, rates) -> rates`, or None.
     """
 
     key: Any
@@ -40,9 +46,18 @@ class Setup(eqx.Module):
 
 @partial(jax.jit, static_argnames="method")
 def start(key, method, rates, data: Samples):
-    """The state in which a method begins: `method.init`, compiled once for all methods of equal settings.
+    """Return the state in which a method starts: `method.init`, compiled once for all methods of equal settings.
 
     Without jit each operation compiles alone, which takes several times as long.
+
+    Args:
+        key: The key of the initial state.
+        method: A `Method`, static.
+        rates: The rates of the method, a NamedTuple of scalars.
+        data: The points, (n, d).
+
+    Returns:
+        The state, with `step` 0.
 
     >>> from dualebm.methods.dual import Dual; from dualebm.spaces import Sphere
     >>> method, data = Dual(Sphere(3), neurons=8), Samples(jnp.eye(3))
@@ -54,7 +69,17 @@ def start(key, method, rates, data: Samples):
 
 @partial(jax.jit, static_argnames="method")
 def step(key, method, state, rates, data: Samples):
-    """The state after one iteration and its info, under the key of that iteration: `method.step`, compiled as `start` is.
+    """Do one iteration of a method: `method.step`, compiled once for all methods of equal settings.
+
+    Args:
+        key: The key of this iteration.
+        method: A `Method`, static.
+        state: The state before the iteration.
+        rates: The rates of the method, a NamedTuple of scalars.
+        data: The points, (n, d).
+
+    Returns:
+        The state after the iteration, and its `Info`.
 
     >>> from dualebm.methods.dual import Dual; from dualebm.spaces import Sphere
     >>> method, data = Dual(Sphere(3), neurons=8), Samples(jnp.eye(3))
@@ -67,18 +92,18 @@ def step(key, method, state, rates, data: Samples):
 
 
 def initial(setup: Setup):
-    """The state in which a run starts: `method.init` under the key of the run, folded with `ASIDE`."""
+    """Return the state in which a run starts: `method.init` under the key of the run, folded with `ASIDE`."""
     return setup.method.init(jax.random.fold_in(setup.key, ASIDE), setup.rates, setup.data)
 
 
 def _step(setup: Setup, state):
-    """One iteration at the scheduled rates."""
+    """Do one iteration at the scheduled rates."""
     rates = setup.rates if setup.schedule is None else setup.schedule(state.step, setup.rates)
     return setup.method.step(jax.random.fold_in(setup.key, state.step), state, rates, setup.data)
 
 
 def _divergence(method, state, info: Info):
-    """The first cause that holds, a `Divergence`; a log weight of -inf is a dead atom, not a fault."""
+    """Return the first cause that holds, a `Divergence`. A log weight of -inf belongs to a dead atom and is allowed."""
     leaves = [x for x in jax.tree.leaves((state, info)) if jnp.issubdtype(x.dtype, jnp.floating)]
     broken = jnp.any(jnp.array([jnp.any(jnp.isnan(x) | jnp.isposinf(x)) for x in leaves]))
     if (axis := collectives.split_axis()) is not None:
@@ -90,9 +115,10 @@ def _divergence(method, state, info: Info):
 
 
 def interval(setup: Setup, state):
-    """`every` steps: the new state, the info averaged over them, and the code of its divergence.
+    """Do `every` iterations.
 
-    A diverged interval leaves the state as it was: the run stays at its last good record and says so in the later ones.
+    It returns the new state, the info averaged over them, and the `Divergence` at their end. A diverged interval leaves
+    the state as it was: the run stays at its last good state, and all later records have its divergence.
     """
     moved, infos = jax.lax.scan(lambda state, _: _step(setup, state), state, length=setup.every)
     info = jax.tree.map(jnp.mean, infos)
@@ -101,9 +127,10 @@ def interval(setup: Setup, state):
 
 
 def first_fault(setup: Setup, state):
-    """The number of the first of `every` steps after which the state is at fault, other than by its acceptance; -1 where none is.
+    """Return the first of `every` iterations after which the state has diverged, as its number in the run; -1 for none.
 
-    What `interval` finds at its end, looked for step by step: it costs a check of the whole state in each.
+    It looks for the causes that `interval` looks for, except the acceptance. The whole state is checked after each
+    iteration, which costs more than the one check of `interval`.
     """
 
     def body(carry, _):
@@ -127,27 +154,32 @@ def simulate(
     metrics: dict[str, Callable],
     schedule: Callable[[Any, Any], Any] | None = None,
 ):
-    """Run `steps` iterations of a method from `state`, recording each metric every `every` steps.
+    """Run `steps` iterations of a method from `state`, and record each metric every `every` iterations.
 
     It is pure: jit and vmap it over keys, states and rates.
 
     Args:
-        key: of the run, the same in every segment of it; the noise of a step is keyed by the step count in the state.
-        method: a `Method`, static.
-        state: from `method.init`.
-        rates: of the method.
-        data: points (n, d).
-        steps: a multiple of `every`.
-        every: iterations between records, at least 2 (a scan of length 1 compiles to other bits).
-        metrics: name -> `metric(key, iterate)`, an array; equinox modules where they hold arrays.
-        schedule: static `(step, rates) -> rates`, applied before each step; step is the number of iterations done.
+        key: The key of the run, the same in all of its segments. The noise of an iteration is keyed by `step` of the
+            state.
+        method: A `Method`, static.
+        state: The state to start from, as `method.init` returns it.
+        rates: The rates of the method, a NamedTuple of scalars.
+        data: The points, (n, d).
+        steps: The number of iterations, a multiple of `every`.
+        every: The number of iterations between records, at least 2. A scan of length 1 compiles to a program that
+            rounds differently.
+        metrics: For each name a function `metric(key, iterate)` that returns an array. A metric that holds arrays is an
+            Equinox module.
+        schedule: Static function `(step, rates) -> rates`, applied before each iteration, or None. `step` is the number
+            of iterations done.
 
     Returns:
-        (state, records): each metric's values stacked along a leading axis of steps / every, with `records["step"]`
-        (iterations done) and `records["diverged"]` (a `Divergence`). A diverged run keeps its last good state and records NaN.
+        The last state, and the records: the values of each metric along a leading axis of steps / every, `step`, the
+        number of iterations done, and `diverged`, a `Divergence`. A diverged run keeps its last good state and records
+        NaN.
 
     Raises:
-        ValueError: for counts that are not allowed.
+        ValueError: When `steps` or `every` is not allowed.
 
     >>> from dualebm.methods.dual import Dual; from dualebm.metrics import Acceptance; from dualebm.spaces import Sphere
     >>> method, data, key = Dual(Sphere(3), neurons=8), Samples(jnp.eye(3)), jax.random.key(1)
@@ -165,7 +197,19 @@ def simulate(
 
 
 def measure(setup: Setup, state, info: Info, healthy=True):
-    """Each metric at a state, NaN where it is not `healthy`; its key is of the step of the state and of no draw."""
+    """Return the value of each metric at a state.
+
+    The key of a metric depends on the key of the run and on `step` of the state. No draw of the method has it.
+
+    Args:
+        setup: The run.
+        state: The state.
+        info: The info averaged over the last interval.
+        healthy: Whether the run is healthy, a bool. Otherwise the values are NaN.
+
+    Returns:
+        For each name an array.
+    """
     metric_key = jax.random.fold_in(jax.random.fold_in(setup.key, state.step), ASIDE)
     iterate = Iterate(setup.method, state, setup.rates, setup.data, info)
     values = {name: metric(metric_key, iterate) for name, metric in setup.metrics.items()}
@@ -173,22 +217,25 @@ def measure(setup: Setup, state, info: Info, healthy=True):
 
 
 def intervals(setup: Setup, state, active, whole=None):
-    """`simulate` with a mask: an interval that is not active costs nothing and records the metrics at the state.
+    """Advance a run by the active intervals, and record the metrics after each interval.
 
-    Every segment of a run is this one program: the first begins with an inactive interval, which is the record of the
-    initial state, and the surplus intervals of a shorter last one are inactive.
+    An interval that is not active does no iterations. Every segment of a run is this one program. The first segment
+    begins with an inactive interval, whose record is that of the initial state. In a shorter last segment the surplus
+    intervals are inactive.
 
     Args:
-        setup: of the run.
-        state: where it starts.
-        active: which intervals are done, (intervals,), bool.
-        whole: where devices share the particles, (state, data) -> all of them, which metrics see; see `dualebm.training.sharding`.
+        setup: The run.
+        state: The state in which the segment starts.
+        active: Which intervals are done, (intervals,), bool.
+        whole: Function `(state, data) -> (state, data)` that gathers the particles and data which devices share, for
+            the metrics (see `dualebm.training.sharding`); None on one device.
 
     Returns:
-        The state, the info of the last active interval (NaN without one), and the records.
+        The state, the info of the last active interval (NaN without one), and the records, each with a leading axis of
+        intervals.
     """
 
-    advance = jax.jit(lambda state: interval(setup, state), inline=True)  # traced once, for its shapes and in the scan
+    advance = jax.jit(lambda state: interval(setup, state), inline=True)  # traced once, for its shapes and for the scan
     unknown = jax.tree.map(lambda x: jnp.full(x.shape, jnp.nan, x.dtype), jax.eval_shape(advance, state)[1])
 
     def body(carry, active):
@@ -197,8 +244,8 @@ def intervals(setup: Setup, state, active, whole=None):
         stay = lambda state: (state, info, jnp.int32(Divergence.NONE))  # noqa: E731
         state, info, code = jax.lax.cond(active, advance, stay, state)
         seen, data = (state, setup.data) if whole is None else whole(state, setup.data)
-        everything = dataclasses.replace(setup, data=data)
-        values = collectives.undivided(lambda: measure(everything, seen, info, code == Divergence.NONE))
+        setup_seen = dataclasses.replace(setup, data=data)
+        values = collectives.undivided(lambda: measure(setup_seen, seen, info, code == Divergence.NONE))
         return (state, info), {**values, "step": step, "diverged": code}
 
     (state, info), records = jax.lax.scan(body, (state, unknown), active)
@@ -206,24 +253,24 @@ def intervals(setup: Setup, state, active, whole=None):
 
 
 run_intervals = eqx.filter_jit(intervals)
-"""`intervals`, compiled: arrays (also those of metrics) are arguments, the rest is static."""
+"""`intervals` compiled. The arrays in its arguments, also in metrics, are traced. The other values are static."""
 
 interval_shapes = partial(eqx.filter_eval_shape, run_intervals)
-"""The shapes of what `run_intervals` returns; its first call then has no more to trace."""
+"""Return the shapes of what `run_intervals` returns. The first call of `run_intervals` then need not trace it again."""
 
 
 def replicas(each: Setup, common: Setup, states, active, vmapped=None):
-    """`intervals` of many runs of one static structure: of everything but `common` and `active` there is one for each.
+    """Advance many runs of one static structure by a segment (see `intervals`).
 
     Args:
-        each: the arrays of the setups that differ between runs, stacked; None in place of the others.
-        common: what the runs share; None in place of the arrays of `each` (an equinox partition).
-        states: stacked.
-        active: as for `intervals`.
-        vmapped: runs that are computed side by side, the others in turn; None for one at a time.
+        each: The arrays of the setups that differ between runs, stacked; None in place of the others.
+        common: What the runs share; None in place of the arrays of `each`. The two are an Equinox partition.
+        states: The states, stacked.
+        active: Which intervals are done, (intervals,), bool, for all runs.
+        vmapped: The number of runs that are computed side by side. None computes one run after another.
 
     Returns:
-        The states and the records, stacked.
+        The states and the records, both stacked.
     """
 
     def one(replica):
@@ -235,9 +282,9 @@ def replicas(each: Setup, common: Setup, states, active, vmapped=None):
 
 
 def initial_replicas(each: Setup, common: Setup):
-    """The states in which runs start, stacked: see `initial`."""
+    """Return the states in which many runs start, stacked. `each` and `common` are those of `replicas`."""
     return jax.lax.map(lambda setup: initial(eqx.combine(setup, common)), each)
 
 
 run_replicas, start_replicas = eqx.filter_jit(replicas), eqx.filter_jit(initial_replicas)
-"""`replicas` and `initial_replicas`, compiled."""
+"""`replicas` and `initial_replicas` compiled."""

@@ -87,7 +87,7 @@ def test_settings_that_differ_are_named(tmp_path):
     path = tmp_path / "s.npz"
     checkpoints.save_state(path, a_state(), {"every": 10, "rates": {"radius": 10.0}})
     assert_same(checkpoints.load_state(path, a_state(), {"every": 10, "rates": {"radius": 10.0}}), a_state())
-    with pytest.raises(ValueError, match=r"s\.npz is of another run: rates\.radius is 10\.0 there and 5\.0 here"):
+    with pytest.raises(ValueError, match=r"s\.npz is of another run: rates\.radius is 10\.0 on disk and 5\.0 in this call"):
         checkpoints.load_state(path, a_state(), {"every": 10, "rates": {"radius": 5.0}})
 
 
@@ -190,7 +190,7 @@ def test_a_shallow_energy_comes_back(tmp_path, feature, width):
         loaded = load_energy(tmp_path / "e.npz", given)
         assert loaded.feature == feature and type(loaded) is Shallow
         assert_same(loaded, energy)
-    with pytest.raises(ValueError, match=r"feature\.name is .* there and 'Bump' here|feature\.fields\.concentration"):
+    with pytest.raises(ValueError, match=r"feature\.name is .* on disk and 'Bump' in this call|feature\.fields\.concentration"):
         load_energy(tmp_path / "e.npz", Bump(Sphere(3), 7.0))
 
 
@@ -201,7 +201,7 @@ def test_a_custom_feature_is_passed_in_and_never_stored(tmp_path):
     save_energy(path, energy)
     with pytest.raises(ValueError, match=r"feature is None; .*e\.npz was saved with the feature Custom"):
         load_energy(path)
-    with pytest.raises(ValueError, match=r"feature\.fields\.parameters\.fields\.dimension is 3 there and 2 here"):
+    with pytest.raises(ValueError, match=r"feature\.fields\.parameters\.fields\.dimension is 3 on disk and 2 in this call"):
         load_energy(path, Custom(feature.function, Sphere(2)))
     assert_same(load_energy(path, feature), energy)
     assert b"lambda" not in path.read_bytes() and b"cos" not in path.read_bytes()

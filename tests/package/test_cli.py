@@ -145,7 +145,7 @@ def test_an_interrupted_fit_goes_on_and_ends_the_same(fitted, tmp_path, capsys, 
             code, _, err = call(capsys, "fit", *flags, "--out", tmp_path / "parts")
     finally:
         signal.signal(signal.SIGINT, before)
-    assert code == 130 and err.startswith("SIGINT at step 10 of 60; all of it is saved") and err.count("\n") == 1
+    assert code == 130 and err.startswith("SIGINT at step 10 of 60; the run so far is saved") and err.count("\n") == 1
     assert not (tmp_path / "parts" / "model.json").exists()
     code, _, err = call(capsys, "score", tmp_path / "parts", fitted / "data.csv")
     assert code == 2 and "holds no fitted model" in err
@@ -210,7 +210,7 @@ FIT = "fit {data} --space sphere --out {out} --neurons 8 --steps 20 --every 10 "
         ("fit {data} --space euclidean --normalise --out {out}", "normalise is True and space is 'euclidean'"),
         ("fit {data} --space torus --period -1 --out {out}", "period is -1.0; it must be a positive number"),
         ("fit {wave} --space torus --feature relu --out {out}", "feature is 'relu' and space is 'torus'"),
-        ("fit {flat} --space euclidean --standardise --out {out}", "flat.csv has the column 2 with one value, 7"),
+        ("fit {flat} --space euclidean --standardise --out {out}", "flat.csv has the one value 7 in column 2"),
         ("fit {flat} --space sphere --normalise --out {out} --steps 30 --every 20", "must be a multiple of every"),
         ("fit {one} --space sphere --out {out}", "one.csv has 1 column; points of a sphere must have at least 2"),
         ("fit {whole} --space euclidean --out {out}", "whole.npy has dtype int64"),
@@ -365,7 +365,7 @@ def test_every_method_is_fitted_scored_and_sampled(fitted, capsys, tmp_path, met
         (["--method", "lazy", "--set", "features"], "set has 'features'; it must be name=value"),
         (["--method", "lazy", "--set", "features=3,4"], "set has features with several values"),
         (["--set", "radius=3", "--radius", "4"], "set has radius"),
-        (["--method", "contrastive", "--feature", "relu"], "feature is 'relu' and method is 'contrastive', which has none"),
+        (["--method", "contrastive", "--feature", "relu"], "feature is 'relu' and method is 'contrastive', which has no feature"),
         (["--method", "jarzynski", "--set", "energy=mpl"], "energy is 'mpl'; did you mean 'mlp'"),
         (["--method", "jarzynski", "--set", "hidden=4"], "a setting of the energy 'mlp' is 'hidden'"),
         (["--method", "jarzynski", "--set", "energy=boltzmann"], "space is Sphere"),

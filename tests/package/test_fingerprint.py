@@ -43,9 +43,9 @@ def test_descriptions_tell_settings_apart():
 
 
 def test_differences_are_counted_beyond_four():
-    there, here = dict.fromkeys("abcdef", 0), dict.fromkeys("abcdef", 1)
-    with pytest.raises(ValueError, match=r"a is 0 there and 1 here; .*; d is 0 there and 1 here; and 2 more; give"):
-        fingerprint.check_settings("folder x", there, here)
+    stored, current = dict.fromkeys("abcdef", 0), dict.fromkeys("abcdef", 1)
+    with pytest.raises(ValueError, match=r"a is 0 on disk and 1 in this call; .*; d is 0 on disk and 1 in this call; and 2 more; give"):
+        fingerprint.check_settings("folder x", stored, current)
 
 
 def test_provenance_names_versions_and_revision():

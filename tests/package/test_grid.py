@@ -104,7 +104,7 @@ def test_identity_is_of_the_values():
         (lambda: study().replica(3, dict(radius=math.nan)), "radius is nan in run 3"),
         (lambda: study().replica(0, dict(seed=-1)), "seed is -1"),
         (lambda: study().replica(0, dict(integrator="mola")), "integrator is 'mola'"),
-        (lambda: study(rates=lambda ratio: None).replica(0, dict(seed=0)), "rates asks for 'ratio'"),
+        (lambda: study(rates=lambda ratio: None).replica(0, dict(seed=0)), "rates takes 'ratio'"),
         (lambda: study(rates=(1.0,)).replica(0, dict(seed=0)), "it must be a DualRates"),
     ],
 )

@@ -346,10 +346,10 @@ def test_a_state_of_another_optimiser_is_refused():
     data = Samples(jnp.eye(3, dtype=jnp.float32))
     other = dataclasses.replace(method, optimiser="gradient")
     state = initial_state(jax.random.key(0), other, other.rates, data)
-    with pytest.raises(ValueError, match=r"state is of another method or other settings: \.training\.optimiser.* is nothing there and"):
+    with pytest.raises(ValueError, match=r"state is of another method or other settings: \.training\.optimiser.* is absent; it must be"):
         run(jax.random.key(0), method, method.rates, data, steps=4, every=2, metrics={}, state=state, progress=False)
     wider = initial_state(jax.random.key(0), dataclasses.replace(method, start=MLP(5)), method.rates, data)
-    with pytest.raises(ValueError, match=r"weights\[0\] is float32 of shape \(3, 5\) there and float32 of shape \(3, 4\) here"):
+    with pytest.raises(ValueError, match=r"weights\[0\] is float32 of shape \(3, 5\); it must be float32 of shape \(3, 4\)"):
         run(jax.random.key(0), method, method.rates, data, steps=4, every=2, metrics={}, state=wider, progress=False)
 
 
@@ -463,19 +463,19 @@ def content(folder):
 @pytest.mark.parametrize(
     "changes, message",
     [
-        (dict(rates=METHOD.rates._replace(radius=5.0)), "rates.radius is 10.0 there and 5.0 here"),
+        (dict(rates=METHOD.rates._replace(radius=5.0)), "rates.radius is 10.0 on disk and 5.0 in this call"),
         (
             dict(method=dataclasses.replace(METHOD, integrator="geodesic")),
-            "method.integrator is 'mala' there and 'geodesic' here",
+            "method.integrator is 'mala' on disk and 'geodesic' in this call",
         ),
-        (dict(method=Dual(Sphere(3), neurons=4)), "method.neurons is 8 there and 4 here"),
-        (dict(steps=24), "steps is 22 there and 24 here"),
-        (dict(segment=4), "segment is 3 there and 4 here"),
-        (dict(key=jax.random.key(9)), "key is [0, 1] there and [0, 9] here"),
-        (dict(data=points(count=61)), "data.points.shape is [60, 3] there and [61, 3] here"),
+        (dict(method=Dual(Sphere(3), neurons=4)), "method.neurons is 8 on disk and 4 in this call"),
+        (dict(steps=24), "steps is 22 on disk and 24 in this call"),
+        (dict(segment=4), "segment is 3 on disk and 4 in this call"),
+        (dict(key=jax.random.key(9)), "key is [0, 1] on disk and [0, 9] in this call"),
+        (dict(data=points(count=61)), "data.points.shape is [60, 3] on disk and [61, 3] in this call"),
         (dict(data=points(seed=4)), "data.points.sha256 is "),
         (dict(metrics={"acceptance": acceptance}), "metrics.noisy_weights is {'function': 'noisy_weights'"),
-        (dict(schedule=lambda step, rates: rates), "schedule is None there and {'function': "),
+        (dict(schedule=lambda step, rates: rates), "schedule is None on disk and {'function': "),
     ],
 )
 def test_a_folder_of_another_run_is_refused_and_kept(tmp_path, interrupted, changes, message):
@@ -546,7 +546,7 @@ def test_damaged_folders(tmp_path, interrupted, whole):
     folder = copy(interrupted, tmp_path / "swapped")
     (folder / "checkpoint-6.npz").write_bytes((tmp_path / "other" / "checkpoint-6.npz").read_bytes())
     with pytest.raises(
-        ValueError, match=r"checkpoint-6.npz is of another run: key is \[0, 7\] there and \[0, 1\] here"
+        ValueError, match=r"checkpoint-6.npz is of another run: key is \[0, 7\] on disk and \[0, 1\] in this call"
     ):
         go(folder)
 
@@ -565,7 +565,7 @@ def test_damaged_folders(tmp_path, interrupted, whole):
 
     manifest["versions"]["jax"] = "0.1"
     (folder / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.warns(UserWarning, match="jax is '0.1' there and"):
+    with pytest.warns(UserWarning, match="jax is '0.1' on disk and"):
         assert_same(go(folder), whole)
 
 

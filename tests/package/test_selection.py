@@ -118,7 +118,7 @@ def test_a_case_that_diverged_is_named():
     results, _ = records()
     results.validation.values[[i for i in range(RUNS) if (GRID["n"][i], GRID["kind"][i]) == (5, "b")]] = np.nan
     assert len(choose(results, ["n"], ["kind", "rate"])) == 2
-    with pytest.raises(ValueError, match=r"no run of n = 5, kind = b is finite for all settings of rate; give smaller steps"):
+    with pytest.raises(ValueError, match=r"every setting of rate has a run of n = 5, kind = b without a finite loss; give smaller steps"):
         choose(results, ["n", "kind"], ["rate"])
 
 

@@ -272,7 +272,7 @@ def shapes(runs, particles):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: sharding.make(2), "devices is 2; it must be at most 1, the cpu devices that there are"),
+        (lambda: sharding.make(2), "devices is 2; it must be at most 1, the number of cpu devices"),
         (lambda: sharding.make(1, particles=2), "particles is 2; it must divide devices, which is 1"),
         (lambda: sharding.make(0), "devices is 0; it must be an integer of at least 1"),
         (

@@ -222,7 +222,7 @@ def on_devices(folder):
 def test_devices_share_runs_and_particles(tmp_path):
     errors, resumed, refused = Child(on_devices, tmp_path, devices=4, x64=True).answer()
     assert resumed and max(errors) < 1e-9, errors
-    assert "devices is 4 there and 2 here" in refused["other devices"]
+    assert "devices is 4 on disk and 2 in this call" in refused["other devices"]
     assert "it must be a multiple of" in refused["points"]
 
 
@@ -442,12 +442,12 @@ def interrupted(tmp_path_factory):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (dict(steps=12), "steps is 10 there and 12 here"),
-        (dict(method=Dual(Sphere(3), neurons=9)), "method.neurons is 8 there and 9 here"),
-        (dict(common=True), "common is False there and True here"),
+        (dict(steps=12), "steps is 10 on disk and 12 in this call"),
+        (dict(method=Dual(Sphere(3), neurons=9)), "method.neurons is 8 on disk and 9 in this call"),
+        (dict(common=True), "common is False on disk and True in this call"),
         (dict(data=lambda key: data(key, 61)), "data.function is"),
         (dict(batch_size=2), "batch_size is 2; .* was begun with 3"),
-        (dict(grid=product(particle_step=[0.1], restart_probability=[0.0], seed=[0])), "runs that are not done and that the grid lacks"),
+        (dict(grid=product(particle_step=[0.1], restart_probability=[0.0], seed=[0])), "the grid lacks runs that are not done"),
     ],
 )
 def test_a_folder_of_another_sweep_is_refused_and_kept(interrupted, changes, message):

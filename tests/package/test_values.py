@@ -89,7 +89,7 @@ def test_log_has_equal_ratios_and_both_ends():
         ("1/2,0.5", "has 0.5 twice"),
         ("mala,mala", "has 'mala' twice"),
         ("mala,1", "'mala' is a name; values must be all numbers or all names"),
-        ("0:1.5", "'1.5' is not an integer; between others write a count: 0:1:lin5"),
+        ("0:1.5", "'1.5' is not an integer; a range of floats needs a count, as 0:1:lin5"),
         ("0:10:0.5", "'0.5' is not an integer"),
         ("a:b", "'a' is not a number"),
         ("0:32:0", "with the step 0"),
