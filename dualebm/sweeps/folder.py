@@ -2,8 +2,8 @@
 
 The folder holds
 
-    sweep.json           the common settings of all runs, and the runs of each group group-K/             the runs of
-    one static structure: a folder as in `dualebm.training.run_folder`, with dimensions (run, step)
+    sweep.json      the common settings of all runs, and the runs of each group
+    group-K/        the runs of one static structure: a folder as in `dualebm.training.run_folder`, along (run, step)
 
 Where several processes share the runs, each has such a folder, process-I-of-P/. Where several processes share the
 particles of each run, each has a folder shard-I-of-P/ beside the groups, with its checkpoints and its status (see

@@ -72,11 +72,11 @@ def processes(folder: files.PathLike) -> list[dict[str, Any]]:
     Each status has the keys `process` (its index), `of` (their number), `state`, `why`, `group`, `step` and `seen`
     (seconds since 1970). The states are
 
-    - `running`: the process sends heartbeats;
-    - `done`: it came to its end;
-    - `stopped`: it was stopped, for the reason `why`;
-    - `lost`: the first process to stop sending heartbeats, without a reason;
-    - `ended`: it stopped later without a reason, because another was lost.
+    - `running`: The process sends heartbeats.
+    - `done`: It came to its end.
+    - `stopped`: It was stopped, for the reason `why`.
+    - `lost`: The first process to stop sending heartbeats, without a reason.
+    - `ended`: It stopped later without a reason, because another was lost.
 
     A process that dies together with process 0 gives no reason either. Both then count as lost. Raises ValueError for a
     file of another kind or format version.

@@ -22,7 +22,7 @@ from dualebm.sweeps.engine import sweep
 from dualebm.sweeps.folder import manifest, open_sweep
 from dualebm.sweeps.grid import product
 from dualebm.sweeps.placement import Placement
-from dualebm.training import checkpoints, multihost, presence, sharding
+from dualebm.training import checkpoints, hosts, multihost, presence, sharding
 from tests.children import Child
 
 FLAGS = shlex.split("--teacher s2_bimodal --n 64 --neurons 8 --test-points 50 --seed 0:2 --alpha 1 --precision 64")
@@ -151,7 +151,7 @@ def test_a_folder_of_another_number_of_processes(tmp_path):
         go(tmp_path)
 
 
-# -- One of several processes, with the words of the others put in its mouth --------------------------
+# -- One of several processes, whose others the test answers for ---------------------------------------
 
 
 @pytest.fixture
@@ -168,7 +168,7 @@ def one_of_two(monkeypatch):
         return np.stack([said[what], np.asarray(others.get(what, values))])
 
     monkeypatch.setattr(jax, "process_count", lambda: 2)
-    monkeypatch.setattr(multihost, "agree", agree)
+    monkeypatch.setattr(hosts, "agree", agree)
     return others, said
 
 

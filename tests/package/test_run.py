@@ -243,7 +243,7 @@ def test_a_signal_ends_the_run_after_the_segment_at_hand(tmp_path, whole, number
             os.kill(os.getpid(), number)
             return False
 
-        with pytest.raises(KeyboardInterrupt, match=rf"{number.name} at step 10 of 22; .*the same call continues in "):
+        with pytest.raises(KeyboardInterrupt, match=rf"{number.name} at step 10 of 22; .*the same call continues it in "):
             go(tmp_path, stop=stop)
         assert calls == [3]
         assert signal.getsignal(number) is signal.default_int_handler
@@ -518,7 +518,7 @@ def test_a_schedule_is_known_by_its_numbers(tmp_path):
     state, _ = go(tmp_path, schedule=annealed(0.5))
     assert not np.array_equal(state.particles, go()[0].particles)
     go(tmp_path, schedule=annealed(0.5))
-    with pytest.raises(ValueError, match=r"schedule\.closure.* is .*there and"):
+    with pytest.raises(ValueError, match=r"schedule\.closure.* is .*on disk and"):
         go(tmp_path, schedule=annealed(0.25))
 
 

@@ -353,7 +353,7 @@ def test_a_signal_ends_the_sweep_after_the_segment_at_hand(tmp_path, whole, monk
         return inner(*args)
 
     monkeypatch.setattr(simulate, "run_replicas", interrupting)
-    with pytest.raises(KeyboardInterrupt, match=f"SIGTERM; .* continues in {tmp_path}"):
+    with pytest.raises(KeyboardInterrupt, match=f"SIGTERM; .* continues it in {tmp_path}"):
         go(tmp_path)
     assert len(calls) == 5
     assert [run["state"] for run in manifest(tmp_path)] == ["done"] * 3 + ["running"] * 3 + ["waiting"] * 2
