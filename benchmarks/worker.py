@@ -17,7 +17,7 @@ import optax
 
 from benchmarks import ports
 from dualebm import metrics
-from dualebm._internal import random
+from dualebm._internal import blocks, random
 from dualebm.base_measures import Flat
 from dualebm.data import targets
 from dualebm.energies.mixture import GaussianMixture, Mixture
