@@ -1,6 +1,6 @@
-"""The base measures tau of spaces: the model of an energy U is exp(-U) tau / Z.
+"""The base measures tau of spaces. The model of an energy U is exp(-U) tau / Z.
 
-A base measure is a frozen dataclass of static settings, which a space holds as its `base`; its functions take the space.
+A base measure is a frozen dataclass of static settings. A space holds it as its field `base`, and its methods take the space.
 """
 
 import abc
@@ -13,44 +13,47 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 Points = Float[Array, "*points"]
-"""Points along the last axis, (..., dimension), or along `axis`."""
+"""Points, whose coordinates lie along the last axis, (..., dimension), or along `axis`."""
 Scalars = Float[Array, "*batch"]
+"""One number for each point."""
 
 
 @runtime_checkable
 class Geometry(Protocol):
-    """What a base measure asks of a space; see `dualebm.geometry.Space`."""
+    """The part of a space that a base measure needs. `dualebm.geometry.Space` satisfies it."""
 
     compact: ClassVar[bool]
     """Whether the space is bounded."""
 
     @property
     def dimension(self) -> int:
-        """d."""
+        """Returns d, the number of coordinates of a point."""
         ...
 
     def sample_uniform(self, key: Key[Array, ""], count: int, dtype: Any) -> Float[Array, "count dimension"]:
-        """Independent points, uniform on a compact space."""
+        """Draws `count` independent points, uniform on a compact space."""
         ...
 
     def uniform_from_normal(self, z: Points, axis: int) -> Points:
-        """Points, uniform on a compact space, from standard normal vectors."""
+        """Maps standard normal vectors to uniform points of a compact space."""
         ...
 
 
 @dataclasses.dataclass(frozen=True)
 class BaseMeasure(abc.ABC):
-    """A measure tau on a space: a probability measure where it is `proper`."""
+    """A measure tau on a space. It is a probability measure where it is `proper`."""
 
     proper: ClassVar[bool] = True
-    """Whether its total mass is 1, so that it can be sampled."""
+    """Whether the total mass is 1, so that the measure can be sampled."""
 
     @abc.abstractmethod
     def fits(self, space: Geometry) -> bool:
-        """Whether it is a measure on the space."""
+        """Tells whether this is a measure on the space."""
 
     def log_density(self, space: Geometry, x: Points, axis: int = -1) -> Scalars:
-        """Its log density in the measure that log Z refers to, Lebesgue's on R^d; 0 where it is that measure itself.
+        """Returns the log density in the measure that log Z refers to.
+
+        This is Lebesgue's measure on R^d and the uniform probability measure on compact spaces.
 
         Args:
             space: the space.
@@ -58,13 +61,13 @@ class BaseMeasure(abc.ABC):
             axis: the axis of the components.
 
         Returns:
-            Scalars, of the shape of x without the axis.
+            Scalars, of the shape of x without the axis. They are 0 where tau is that measure itself.
         """
         del space
         return jnp.zeros_like(jnp.take(x, 0, axis))
 
     def score(self, space: Geometry, x: Points) -> Points:
-        """The gradient of `log_density` at points, of the shape of x: (..., d)."""
+        """Returns the gradient of `log_density` at points x of the space. Both have shape (..., d)."""
         del space
         return jnp.zeros_like(x)
 
@@ -74,15 +77,15 @@ class BaseMeasure(abc.ABC):
 
         Args:
             space: the space.
-            key: of `jax.random`.
+            key: a key of `jax.random`.
             count: the number of points.
-            dtype: theirs.
+            dtype: the dtype of the points.
 
         Returns:
             Points, (count, d).
 
         Raises:
-            ValueError: for a measure that is not proper.
+            ValueError: when the measure is not proper.
         """
 
     @abc.abstractmethod
@@ -91,20 +94,20 @@ class BaseMeasure(abc.ABC):
 
         Args:
             space: the space.
-            z: normal vectors.
+            z: standard normal vectors.
             axis: the axis of the components.
 
         Returns:
             Points, of the same shape.
 
         Raises:
-            ValueError: for a measure that is not proper.
+            ValueError: when the measure is not proper.
         """
 
 
 @dataclasses.dataclass(frozen=True)
 class Uniform(BaseMeasure):
-    """The uniform probability measure of a sphere or a torus, in which densities are given there: its log density is 0.
+    """The uniform probability measure of a sphere or a torus. Densities are given in it, so that its log density is 0.
 
     >>> from dualebm.spaces import Torus
     >>> Uniform().from_normal(Torus(1, 4.0), jnp.zeros(1)).tolist()
@@ -112,21 +115,27 @@ class Uniform(BaseMeasure):
     """
 
     def fits(self, space: Geometry) -> bool:
-        """On a compact space."""
+        """Tells whether the space is compact."""
         return space.compact
 
     def sample(self, space: Geometry, key: Key[Array, ""], count: int, dtype: Any = float) -> Float[Array, "count dimension"]:
-        """`count` independent points, uniform on the space."""
+        """Draws `count` independent points, uniform on the space."""
         return space.sample_uniform(key, count, dtype)
 
     def from_normal(self, space: Geometry, z: Points, axis: int = -1) -> Points:
-        """On the sphere z / |z|, on a torus the period times the normal distribution function."""
+        """Returns z / |z| on the sphere, and the period times the normal distribution function of z on a torus."""
         return space.uniform_from_normal(z, axis)
 
 
 @dataclasses.dataclass(frozen=True)
 class Gaussian(BaseMeasure):
-    """N(0, scale^2 I) on R^d.
+    """The normal distribution N(0, scale^2 I) on R^d.
+
+    Args:
+        scale: the standard deviation of each coordinate.
+
+    Raises:
+        ValueError: when the scale is no positive number.
 
     >>> from dualebm.spaces import Euclidean
     >>> Gaussian(2.0).score(Euclidean(2), jnp.array([4.0, -4.0])).tolist()
@@ -140,32 +149,34 @@ class Gaussian(BaseMeasure):
             raise ValueError(f"scale is {self.scale!r}; it must be a positive number")
 
     def fits(self, space: Geometry) -> bool:
-        """On R^d."""
+        """Tells whether the space is R^d."""
         return not space.compact
 
     def log_density(self, space: Geometry, x: Points, axis: int = -1) -> Scalars:
-        """-|x|^2 / 2 scale^2 - d log(scale sqrt(2 pi))."""
+        """Returns -|x|^2 / 2 scale^2 - d log(scale sqrt(2 pi))."""
         normaliser = space.dimension * (math.log(self.scale) + 0.5 * math.log(2 * math.pi))
         return -0.5 * jnp.sum(x * x, axis=axis) / self.scale**2 - normaliser
 
     def score(self, space: Geometry, x: Points) -> Points:
-        """-x / scale^2."""
+        """Returns -x / scale^2."""
         del space
         return -x / self.scale**2
 
     def sample(self, space: Geometry, key: Key[Array, ""], count: int, dtype: Any = float) -> Float[Array, "count dimension"]:
-        """`count` independent draws."""
+        """Draws `count` independent points."""
         return self.scale * jax.random.normal(key, (space.dimension, count), dtype).T
 
     def from_normal(self, space: Geometry, z: Points, axis: int = -1) -> Points:
-        """scale z."""
+        """Returns scale z."""
         del space, axis
         return self.scale * z
 
 
 @dataclasses.dataclass(frozen=True)
 class Flat(BaseMeasure):
-    """Lebesgue's measure on R^d, in which densities are given there. It is not proper, and sampling it raises ValueError.
+    """Lebesgue's measure on R^d. Densities are given in it, so that its log density is 0.
+
+    It is not proper. Sampling it raises ValueError.
 
     >>> Flat().proper
     False
@@ -174,15 +185,15 @@ class Flat(BaseMeasure):
     proper: ClassVar[bool] = False
 
     def fits(self, space: Geometry) -> bool:
-        """On R^d."""
+        """Tells whether the space is R^d."""
         return not space.compact
 
     def sample(self, space: Geometry, key: Key[Array, ""], count: int, dtype: Any = float) -> Float[Array, "count dimension"]:
-        """Raises ValueError."""
+        """Raises ValueError, because the measure is not proper."""
         del key, count, dtype
         raise ValueError(f"space is {space}, whose flat measure cannot be sampled; give it the base Gaussian(scale)")
 
     def from_normal(self, space: Geometry, z: Points, axis: int = -1) -> Points:
-        """Raises ValueError."""
+        """Raises ValueError, because the measure is not proper."""
         del z, axis
         raise ValueError(f"space is {space}, whose flat measure cannot be sampled; give it the base Gaussian(scale)")

@@ -13,15 +13,20 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from dualebm.base_measures import BaseMeasure
-
-Points = Float[Array, "*points"]
-"""Points along the last axis, (..., dimension), or along `axis`."""
-Scalars = Float[Array, "*batch"]
+from dualebm.base_measures import BaseMeasure, Points, Scalars
 
 
 def dot(x: Float[Array, "..."], y: Float[Array, "..."], axis: int = -1) -> Float[Array, "..."]:
-    """Returns the inner products <x, y> along `axis`, which is kept with length 1."""
+    """Returns the inner products <x, y> along an axis. The axis is kept with length 1.
+
+    Args:
+        x: vectors, with their components along `axis`.
+        y: vectors of a shape that broadcasts with the shape of x.
+        axis: the axis of the components.
+
+    Returns:
+        The inner products, of the broadcast shape with length 1 along `axis`.
+    """
     return jnp.sum(x * y, axis=axis, keepdims=True)
 
 
@@ -33,19 +38,19 @@ def norm(x: Float[Array, "..."], axis: int = -1) -> Float[Array, "..."]:
 
 @dataclasses.dataclass(frozen=True)
 class Space(abc.ABC):
-    """A Riemannian submanifold of R^d, or a quotient of R^d, with a base measure tau, the field `base` of every space.
+    """A Riemannian submanifold of R^d, or a quotient of R^d, with a base measure tau. Every space has tau as its field `base`.
 
     Args:
         dimension: d, the number of coordinates of a point.
 
     Raises:
-        ValueError: for a dimension that is too small, and for a base measure that is not one on this space.
+        ValueError: when the dimension is too small, or when the base measure is no measure on this space.
     """
 
     dimension: int
 
     smallest: ClassVar[int] = 1
-    """The smallest dimension."""
+    """The smallest allowed dimension."""
 
     def __post_init__(self):
         d = self.dimension
@@ -55,42 +60,44 @@ class Space(abc.ABC):
             allowed = "Uniform()" if self.compact else "Gaussian(scale), Flat()"
             raise ValueError(f"base is {self.base} and the space a {type(self).__name__}; allowed: {allowed}")
 
-    # -- What a space is -------------------------------------------------------------------------------
+    # -- Definition ------------------------------------------------------------------------------------
 
     compact: ClassVar[bool] = True
-    """Whether the space is bounded. Densities are then relative to the uniform probability measure, else to Lebesgue's."""
+    """Whether the space is bounded. Densities then refer to the uniform probability measure, else to Lebesgue's."""
 
     periodic: ClassVar[bool] = False
-    """Whether coordinates are of a period, so that a function of them must be periodic and `ambient` is another point."""
+    """Whether coordinates are periodic. Functions of them must then be periodic, and `ambient` changes the coordinates."""
 
     @property
     def mean_curvature(self) -> int:
-        """H: the Laplacian along the space of the ambient coordinate functions is -H times the unit normal. 0 where flat."""
+        """Returns H, which is 0 where flat. The Laplacian of the ambient coordinates is -H times the unit normal."""
         return 0
 
     @property
     def unit(self) -> float:
-        """The length that moves are measured in: the radius of the space's circles, 1 where it has none."""
+        """Returns the length that moves are measured in. It is the radius of the circles of the space, else 1.
+        """
         return 1.0
 
     @property
     def circumference(self) -> float | None:
-        """The length of a space that is one closed curve, a circle; None for all others."""
+        """Returns the length of a space that is one closed curve, a circle. Returns None for all other spaces."""
         return None
 
     @property
     def longest_move(self) -> float:
-        """The injectivity radius: moves of this length or longer are not undone by `log`."""
+        """Returns the injectivity radius. A move of this length or longer is not inverted by `log`."""
         return math.inf
 
     @property
     def default_particle_step(self) -> float:
-        """The step h = 0.6 unit^2 / d of Langevin moves: a MALA move is accepted while h d / unit^2 is of order 1."""
+        """Returns the step h = 0.6 unit^2 / d of Langevin moves. MALA accepts moves while h d / unit^2 is of order 1."""
         return 0.6 / self.dimension * self.unit**2
 
     @property
     def largest_particle_step(self) -> float:
-        """The step h beyond which the noise of a Langevin move, of length sqrt(2 h d), would go half way round the space."""
+        """Returns the step h at which the noise of a Langevin move, of length sqrt(2 h d), goes half way round.
+        """
         return math.inf
 
     # -- Moves -----------------------------------------------------------------------------------------
@@ -101,7 +108,7 @@ class Space(abc.ABC):
 
         Args:
             x: points of the space.
-            v: ambient vectors at them, of the same shape.
+            v: ambient vectors at the points x, of the same shape.
             axis: the axis of the components.
 
         Returns:
@@ -110,19 +117,28 @@ class Space(abc.ABC):
 
     @abc.abstractmethod
     def exp_and_back(self, x: Points, v: Points, axis: int = -1) -> tuple[Points, Points]:
-        """Follows geodesics for a unit of time, and turns back.
+        """Follows geodesics for a unit of time and returns their ends with the velocities that lead back.
 
         Args:
             x: points of the space.
-            v: tangent vectors at them, of the same shape.
+            v: tangent vectors at the points x, of the same shape.
             axis: the axis of the components.
 
         Returns:
-            The points y = exp(x, v), and the velocities at y that lead back to x: `log(y, x)` where v is not `too_long`.
+            The points y = exp(x, v), and the velocities at y that lead back to x: `log(y, x)` unless v is `too_long`.
         """
 
     def exp(self, x: Points, v: Points, axis: int = -1) -> Points:
-        """The exponential map: the end of the geodesic from x of velocity v, with arguments as of `exp_and_back`."""
+        """Returns the end of the geodesic from x of velocity v after a unit of time. This is the exponential map.
+
+        Args:
+            x: points of the space.
+            v: tangent vectors at the points x, of the same shape.
+            axis: the axis of the components.
+
+        Returns:
+            Points of the space, of the same shape.
+        """
         return self.exp_and_back(x, v, axis)[0]
 
     @abc.abstractmethod
@@ -131,7 +147,7 @@ class Space(abc.ABC):
 
         Args:
             x: points of the space, (..., d).
-            y: other points, (..., d).
+            y: other points of the space, (..., d).
 
         Returns:
             The initial velocities of the shortest geodesics from x to y, (..., d).
@@ -139,11 +155,11 @@ class Space(abc.ABC):
 
     @abc.abstractmethod
     def retract(self, x: Points, v: Points, axis: int = -1) -> Points:
-        """Moves along any ambient vector, as `exp` does to first order in tangent vectors.
+        """Moves points along any ambient vectors. The move agrees with `exp` to first order in tangent vectors.
 
         Args:
             x: points of the space.
-            v: ambient vectors at them, of the same shape.
+            v: ambient vectors at the points x, of the same shape.
             axis: the axis of the components.
 
         Returns:
@@ -151,7 +167,7 @@ class Space(abc.ABC):
         """
 
     def too_long(self, v: Points, axis: int = -1) -> Bool[Array, "*batch"]:
-        """Whether `log` would return another vector than v: a proposal to reject.
+        """Tells which moves `log` would not invert. A sampler rejects them.
 
         Args:
             v: tangent vectors.
@@ -166,56 +182,56 @@ class Space(abc.ABC):
 
     @abc.abstractmethod
     def normal(self, x: Points) -> Points:
-        """The unit normal of the space at points x; 0 where the space fills R^d. Both of shape (..., d)."""
+        """Returns the unit normals of the space at points x, or 0 where the space fills R^d. Both have shape (..., d)."""
 
     @abc.abstractmethod
     def tangential_square(self, inner: Scalars, square: Float[Array, "*#batch"]) -> Float[Array, "*#batch"]:
-        """|P a|^2, the squared length of the tangential part of vectors a.
+        """Returns |P a|^2, the squared length of the tangential part of vectors a.
 
         Args:
             inner: <a, x> at points x of the space.
-            square: |a|^2, of a shape that broadcasts.
+            square: |a|^2, of a shape that broadcasts with the shape of `inner`.
 
         Returns:
-            The squares, of a shape that broadcasts to that of `inner`.
+            The squares, of a shape that broadcasts with the shape of `inner`.
         """
 
     @abc.abstractmethod
     def ridge_laplacian(self, inner: Scalars, square: Float[Array, "*#batch"], slope: Scalars, curvature: Scalars) -> Scalars:
-        """The Laplacian along the space of x -> g(<a, x> + b): |P a|^2 g'' - H <a, n> g', with the normal n.
+        """Returns the Laplacian along the space of x -> g(<a, x> + b): |P a|^2 g'' - H <a, n> g', with the normal n.
 
         Args:
             inner: <a, x> at points x of the space.
             square: |P a|^2, from `tangential_square`.
             slope: g', of the shape of `inner`.
-            curvature: g'', of the same shape.
+            curvature: g'', of the shape of `inner`.
 
         Returns:
-            The Laplacian, of the same shape.
+            The Laplacian, of the shape of `inner`.
         """
 
     @abc.abstractmethod
     def laplacian(self, x: Float[Array, " d"], gradient: Float[Array, " d"], hessian: Float[Array, "d d"]) -> Float[Array, ""]:
-        """The Laplacian along the space of a function at a point: the trace of P hessian P, less H <gradient, n>.
+        """Returns the Laplacian along the space of a function at a point: the trace of P hessian P, less H <gradient, n>.
 
         Args:
             x: a point of the space, (d,).
-            gradient: the function's derivatives in R^d, (d,).
-            hessian: its second derivatives, (d, d).
+            gradient: the derivatives of the function in R^d, (d,).
+            hessian: the second derivatives of the function in R^d, (d, d).
 
         Returns:
-            A scalar.
+            The Laplacian, a scalar.
         """
 
     # -- Distances -------------------------------------------------------------------------------------
 
     def ambient(self, x: Float[Array, "n d"]) -> Float[Array, "n k"]:
-        """Coordinates of points in the Euclidean space in which distances between them are taken, (n, k)."""
+        """Embeds points x, (n, d), in the Euclidean space in which their distances are taken. Returns coordinates (n, k)."""
         return x
 
     @abc.abstractmethod
     def proximity(self, x: Float[Array, "N d"], y: Float[Array, "m d"]) -> Float[Array, "N m"]:
-        """-|X - Y|^2 / 2 unit^2 with X and Y the points' `ambient` coordinates: 0 for equal points, else negative.
+        """Returns -|X - Y|^2 / 2 unit^2, with X and Y the `ambient` coordinates of the points.
 
         Args:
             x: points, (N, d).
@@ -227,32 +243,46 @@ class Space(abc.ABC):
 
     @abc.abstractmethod
     def nearest(self, x: Float[Array, "n d"], centres: Float[Array, "K d"]) -> Int[Array, " n"]:
-        """Finds the nearest of the centres.
+        """Returns the index of the centre that is nearest to each point.
 
         Args:
             x: points, (n, d).
-            centres: other points, (K, d).
+            centres: points of the space, (K, d).
 
         Returns:
-            The number of the centre nearest to each point, (n,).
+            Indices into `centres`, (n,).
         """
 
     def turns(self, x: Float[Array, "n d"]) -> Float[Array, " n"]:
-        """The position of points on a space that is a circle, in turns; raises ValueError for all others."""
+        """Returns the positions of points x, (n, d), on a space that is a circle, in turns, (n,).
+
+        Raises:
+            ValueError: when the space is no circle.
+        """
         raise ValueError(f"space is {self}; allowed: Torus(1), Sphere(2)")
 
     def equispaced(self, count: int) -> Float[np.ndarray, "count d"]:
-        """So many points of a space that is a circle, equally spaced from 0 turns on, NumPy float64; raises as `turns`."""
+        """Returns `count` equally spaced points of a space that is a circle. The first one is at 0 turns.
+
+        Args:
+            count: the number of points.
+
+        Returns:
+            The points as a NumPy float64 array, (count, d).
+
+        Raises:
+            ValueError: when the space is no circle.
+        """
         raise ValueError(f"space is {self}; allowed: Torus(1), Sphere(2)")
 
-    # -- Points from outside ---------------------------------------------------------------------------
+    # -- Checks of data --------------------------------------------------------------------------------
 
     @abc.abstractmethod
     def distance_from(self, x: Points) -> Scalars:
-        """How far points are from lying in the space: (..., d) to (...)."""
+        """Returns how far points x, (..., d), lie outside the space, (...). It is 0 on the space."""
 
     def misplaced(self, row: int, point: np.ndarray) -> str:
-        """Says how a row of data lies outside the space, and what to do."""
+        """Says how row number `row` of data, the `point` (d,), lies outside the space, and what to do about it."""
         return f"rows outside {self} (row {row} is {point}); wrap them into it"
 
     def normalise(self, x: np.ndarray, name: str = "x") -> np.ndarray:
@@ -260,13 +290,13 @@ class Space(abc.ABC):
 
         Args:
             x: the rows, (n, d).
-            name: what an error calls them.
+            name: the name of x in an error.
 
         Returns:
-            Rows of norm 1 in the dtype of x; those that are not finite as they are.
+            Rows of norm 1 in the dtype of x. Rows that are not finite stay as they are.
 
         Raises:
-            ValueError: for a row of zeros, and on a space that is not a sphere.
+            ValueError: when a row is zero, or when the space is not a sphere.
         """
         del x, name
         raise ValueError(f"normalise is True and space is {self}; allowed: a Sphere")
@@ -276,42 +306,76 @@ class Space(abc.ABC):
     @property
     @abc.abstractmethod
     def base(self) -> BaseMeasure:
-        """tau, a field of each space."""
+        """Returns the base measure tau, a field of each space."""
 
     def sample_base(self, key: Key[Array, ""], count: int, dtype: Any = float) -> Float[Array, "count dimension"]:
-        """`base.sample`: independent points, (count, d)."""
+        """Draws independent points of the base measure.
+
+        Args:
+            key: a key of `jax.random`.
+            count: the number of points.
+            dtype: the dtype of the points.
+
+        Returns:
+            Points, (count, d).
+
+        Raises:
+            ValueError: when the base measure is not proper.
+        """
         return self.base.sample(self, key, count, dtype)
 
     def from_normal(self, z: Points, axis: int = -1) -> Points:
-        """`base.from_normal`: draws of the base measure from standard normal vectors, of the same shape."""
+        """Maps standard normal vectors to independent draws of the base measure.
+
+        Args:
+            z: standard normal vectors.
+            axis: the axis of the components.
+
+        Returns:
+            Points of the space, of the same shape.
+
+        Raises:
+            ValueError: when the base measure is not proper.
+        """
         return self.base.from_normal(self, z, axis)
 
     def log_base(self, x: Points, axis: int = -1) -> Scalars:
-        """`base.log_density`, of the shape of x without the axis."""
+        """Returns the log density of the base measure at points x. It has the shape of x without the axis of the components."""
         return self.base.log_density(self, x, axis)
 
     def grad_log_base(self, x: Points) -> Points:
-        """`base.score`: the gradient of `log_base`, (..., d)."""
+        """Returns the gradient of `log_base` at points x. Both have shape (..., d)."""
         return self.base.score(self, x)
 
     def sample_uniform(self, key: Key[Array, ""], count: int, dtype: Any) -> Float[Array, "count dimension"]:
-        """Draws points uniformly, where the space is compact; the base measure is another matter.
+        """Draws points uniformly from a compact space.
 
         Args:
-            key: of `jax.random`.
+            key: a key of `jax.random`.
             count: the number of points.
-            dtype: theirs.
+            dtype: the dtype of the points.
 
         Returns:
             Independent points, (count, d).
 
         Raises:
-            ValueError: where the space is not compact.
+            ValueError: when the space is not compact.
         """
         del key, count, dtype
         raise ValueError(f"space is {self}, which is not compact and has no uniform measure")
 
     def uniform_from_normal(self, z: Points, axis: int) -> Points:
-        """Maps standard normal vectors to uniform points, of the same shape; raises ValueError as `sample_uniform`."""
+        """Maps standard normal vectors to uniform points of a compact space.
+
+        Args:
+            z: standard normal vectors.
+            axis: the axis of the components.
+
+        Returns:
+            Points of the space, of the same shape.
+
+        Raises:
+            ValueError: when the space is not compact.
+        """
         del z, axis
         raise ValueError(f"space is {self}, which is not compact and has no uniform measure")

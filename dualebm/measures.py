@@ -11,7 +11,11 @@ from dualebm._internal.collectives import split_axis
 
 
 class Samples(NamedTuple):
-    """Points x_i of a probability measure, with log weights up to a constant, or equal weights where None.
+    """Weighted points x_i that represent a probability measure.
+
+    Args:
+        points: the points, (n, d).
+        log_weights: log weights up to a constant, (n,), or None for equal weights.
 
     >>> Samples(jnp.zeros((4, 2))).weights.tolist()
     [0.25, 0.25, 0.25, 0.25]
@@ -22,7 +26,7 @@ class Samples(NamedTuple):
 
     @property
     def weights(self) -> Float[Array, " n"]:
-        """The weights p_i of the points, which sum to 1: softmax(log_weights), or 1 / n."""
+        """Returns the weights p_i of the points, (n,). They are softmax(log_weights), or 1 / n, and sum to 1."""
         if self.log_weights is not None:
             return shares(self.log_weights)
         return jnp.full(self.points.shape[0], 1 / self.points.shape[0], self.points.dtype)
@@ -31,7 +35,12 @@ class Samples(NamedTuple):
 class Atoms(NamedTuple):
     """The signed measure gamma = (1/m) sum_j sigma_j w_j delta_{theta_j} over parameters (arXiv 2107.05134, eq. 8).
 
-    A weight of zero is a log weight of -inf: the atom is dead and stays dead.
+    A weight of zero is a log weight of -inf. Such an atom is dead and stays dead.
+
+    Args:
+        positions: theta_j, (m, p).
+        log_weights: log w_j, (m,).
+        signs: sigma_j, +1 or -1, (m,).
 
     >>> atoms = Atoms(jnp.eye(2), jnp.log(jnp.array([1.0, 3.0])), jnp.array([1.0, -1.0]))
     >>> [round(float(c), 6) for c in coefficients(atoms)], round(float(total_variation(atoms)), 6)
@@ -44,24 +53,26 @@ class Atoms(NamedTuple):
 
 
 def coefficients(atoms: Atoms) -> Float[Array, " m"]:
-    """The real coefficients sigma_j w_j of the shallow energy that the atoms define (see `Atoms`)."""
+    """Returns the real coefficients sigma_j w_j, (m,), of the shallow energy that the atoms define (see `Atoms`)."""
     return atoms.signs * jnp.exp(atoms.log_weights)
 
 
 def log_total_variation(atoms: Atoms) -> Float[Array, ""]:
-    """log of (1/m) sum_j w_j, without overflow."""
+    """Returns log((1/m) sum_j w_j), a scalar, without overflow."""
     return logsumexp(atoms.log_weights) - jnp.log(jnp.asarray(atoms.log_weights.size, atoms.log_weights.dtype))
 
 
 def total_variation(atoms: Atoms) -> Float[Array, ""]:
-    """|gamma|_TV = (1/m) sum_j w_j (see `Atoms`)."""
+    """Returns the total variation |gamma|_TV = (1/m) sum_j w_j of the measure of the atoms, a scalar (see `Atoms`)."""
     return jnp.exp(log_total_variation(atoms))
 
 
 def shares(log_weights: Float[Array, " n"]) -> Float[Array, " n"]:
-    """softmax(log_weights). Where devices share the particles, each holds n of all weights: this device's part, times the devices.
+    """Returns softmax(log_weights), (n,), the shares of the particles in the total weight.
 
-    The mean over the devices of sum_i shares_i values_i is then the mean of all values.
+    Where several devices share the particles, each device holds n of them. The softmax then runs over the particles of all
+    devices, and each device receives the shares of its n particles times the number of devices. The mean over the devices of
+    sum_i shares_i values_i is then the weighted mean of all values.
 
     >>> jax.vmap(lambda w: shares(w), axis_name="particles")(jnp.zeros((2, 2))).tolist()
     [[0.5, 0.5], [0.5, 0.5]]
@@ -74,7 +85,9 @@ def shares(log_weights: Float[Array, " n"]) -> Float[Array, " n"]:
 
 
 def mean(values: Float[Array, "n *k"], log_weights: Float[Array, " n"] | None) -> Float[Array, "*k"]:
-    """sum_i p_i values_i with p = softmax(log_weights), or the plain mean where the weights are None.
+    """Returns the weighted mean sum_i p_i values_i with p = softmax(log_weights), or the plain mean where the weights are None.
+
+    `values` has shape (n, *k), `log_weights` (n,), and the mean (*k).
 
     >>> float(mean(jnp.array([1.0, 2.0, 6.0]), None))
     3.0
@@ -82,11 +95,11 @@ def mean(values: Float[Array, "n *k"], log_weights: Float[Array, " n"] | None) -
     if log_weights is None:
         return jnp.mean(values, axis=0)
     weights = jax.nn.softmax(log_weights).reshape(-1, *[1] * (values.ndim - 1))
-    return jnp.sum(weights * values, axis=0)  # pairwise summation: a dot product of many terms loses two digits more
+    return jnp.sum(weights * values, axis=0)  # `sum` adds pairwise. A dot product of many terms would lose two more digits.
 
 
 def effective_sample_size(log_weights: Float[Array, " n"]) -> Float[Array, ""]:
-    """Kish's (sum w)^2 / sum w^2, between 1 and n.
+    """Returns Kish's effective sample size (sum w)^2 / sum w^2 of log weights (n,), a scalar between 1 and n.
 
     >>> round(float(effective_sample_size(jnp.zeros(7))), 5)
     7.0
@@ -95,7 +108,7 @@ def effective_sample_size(log_weights: Float[Array, " n"]) -> Float[Array, ""]:
 
 
 def check_not_empty(samples: Samples) -> None:
-    """Raises ValueError for samples without a point.
+    """Raises ValueError when the samples hold no point.
 
     >>> check_not_empty(Samples(jnp.eye(2)))
     """
@@ -104,21 +117,34 @@ def check_not_empty(samples: Samples) -> None:
 
 
 RESAMPLINGS = ("systematic", "stratified", "residual", "multinomial")
-"""Ways to draw ancestors; each index i has count * p_i of them in the mean, with the least noise first."""
+"""The kinds of resampling, from the least noise to the most. See `resample`."""
 
 
 def resample(key: Key[Array, ""], log_weights: Float[Array, " n"], count: int, kind: str = "systematic") -> Int[Array, " count"]:
-    """Indices of `count` ancestors, of `RESAMPLINGS` (Douc, Cappe, Moulines 2005).
+    """Draws the indices of `count` ancestors (Douc, Cappe, Moulines 2005).
 
-    "systematic": one uniform number for a comb of equal teeth, each index count * p_i times, rounded up or down. "stratified": one in each
-    tooth. "residual": the whole part of count * p_i times, the rest drawn independently. "multinomial": all drawn independently.
+    Every kind draws index i on average count * p_i times, with p = softmax(log_weights).
+
+    - "systematic" places a comb of equal teeth by one uniform number. Index i occurs count * p_i times, rounded up or down.
+    - "stratified" draws one uniform number in each tooth.
+    - "residual" takes the whole part of count * p_i copies of each index and draws the rest independently.
+    - "multinomial" draws all indices independently.
+
+    Args:
+        key: a key of `jax.random`.
+        log_weights: log weights up to a constant, (n,).
+        count: the number of ancestors.
+        kind: one of `RESAMPLINGS`.
+
+    Returns:
+        Indices of 0 .. n - 1, (count,).
 
     >>> sorted(resample(jax.random.key(0), jnp.log(jnp.array([0.25, 0.75])), 4).tolist())
     [0, 1, 1, 1]
     """
     if kind == "residual":
         expected = count * jax.nn.softmax(log_weights)
-        whole = jnp.floor(expected * (1 + 8 * jnp.finfo(expected.dtype).eps))  # or rounding would leave equal weights to chance
+        whole = jnp.floor(expected * (1 + 8 * jnp.finfo(expected.dtype).eps))  # Rounding alone would leave equal weights to chance.
         places = jnp.cumsum(whole)
         certain = jnp.searchsorted(places, jnp.arange(count, dtype=whole.dtype), side="right")
         drawn = _inverse(jnp.cumsum(jnp.maximum(expected - whole, 0)), jax.random.uniform(key, (count,), log_weights.dtype))
@@ -130,6 +156,6 @@ def resample(key: Key[Array, ""], log_weights: Float[Array, " n"], count: int, k
 
 
 def _inverse(cumulative, uniform):
-    """The index in which each uniform number falls, of cumulative weights that need not end at 1."""
-    uniform = jnp.minimum(uniform, 1 - jnp.finfo(uniform.dtype).epsneg)  # the last tooth may round to 1, past the last living index
+    """Finds the interval of the cumulative weights in which each uniform number falls. The weights need not end at 1."""
+    uniform = jnp.minimum(uniform, 1 - jnp.finfo(uniform.dtype).epsneg)  # The last tooth may round to 1, past the last living index.
     return jnp.searchsorted(cumulative / cumulative[-1], uniform, side="right")

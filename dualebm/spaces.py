@@ -14,15 +14,22 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from dualebm._internal.blocks import once, product
-from dualebm.base_measures import BaseMeasure, Gaussian, Uniform
-from dualebm.geometry import Points, Scalars, Space, dot, norm
+from dualebm.base_measures import BaseMeasure, Gaussian, Points, Scalars, Uniform
+from dualebm.geometry import Space, dot, norm
 
 
 @dataclasses.dataclass(frozen=True)
 class Sphere(Space):
-    """The unit sphere S^{d-1} in R^d with the uniform probability measure as its base measure tau.
+    """The unit sphere S^{d-1} in R^d. Its base measure tau is the uniform probability measure.
 
-    `dimension` is d, the ambient dimension (at least 2). Densities are with respect to tau, so `log_base` is 0.
+    Densities are with respect to tau, so that `log_base` is 0.
+
+    Args:
+        dimension: d, the ambient dimension, at least 2.
+        base: the base measure, `Uniform()`.
+
+    Raises:
+        ValueError: when the dimension is less than 2, or when the base measure is another one.
 
     >>> import jax.numpy as jnp
     >>> sphere = Sphere(3)
@@ -37,30 +44,33 @@ class Sphere(Space):
 
     @property
     def mean_curvature(self) -> int:
-        """d - 1, with the outer normal x: the mean curvature vector is -(d - 1) x."""
+        """Returns d - 1, for the outer normal x. The mean curvature vector is -(d - 1) x."""
         return self.dimension - 1
 
     @property
     def circumference(self) -> float | None:
-        """2 pi for the circle S^1; None for other spheres."""
+        """Returns 2 pi for the circle S^1 and None for other spheres."""
         return 2 * math.pi if self.dimension == 2 else None
 
     @property
     def longest_move(self) -> float:
-        """pi."""
+        """Returns pi."""
         return math.pi
 
     @property
     def largest_particle_step(self) -> float:
-        """pi^2 / 2d."""
+        """Returns pi^2 / 2d."""
         return math.pi**2 / (2 * self.dimension)
 
     def tangent(self, x: Points, v: Points, axis: int = -1) -> Points:
-        """Orthogonal projection (I - x x^T) v of an ambient vector onto the tangent space at x."""
+        """Projects ambient vectors v onto the tangent space at x: (I - x x^T) v."""
         return v - dot(x, v, axis) * x
 
     def exp_and_back(self, x: Points, v: Points, axis: int = -1) -> tuple[Points, Points]:
-        """y = x cos|v| + v sin|v|/|v|, normalised against rounding, and the velocity that leads back, |v| sin|v| x - cos|v| v."""
+        """Returns y = x cos|v| + v sin|v|/|v| and the velocity that leads back, |v| sin|v| x - cos|v| v.
+
+        The point y is normalised against rounding.
+        """
         angle = norm(v, axis)
         small = angle < 1e-4
         cosine = once(jnp.cos(angle))
@@ -69,54 +79,54 @@ class Sphere(Space):
         return y * (1 / norm(y, axis)), angle**2 * sinc * x - cosine * v
 
     def log(self, x: Points, y: Points) -> Points:
-        """Inverse of `exp` for |v| < pi: the initial velocity of the shortest geodesic from x to y."""
+        """Returns the initial velocity of the shortest geodesic from x to y. It inverts `exp` for |v| < pi."""
         tangent = self.tangent(x, y)
         sine, cosine = norm(tangent), dot(x, y)
         angle = jnp.arctan2(sine, cosine)
         return tangent * jnp.where(sine > 0, angle / jnp.where(sine > 0, sine, 1), 1)
 
     def retract(self, x: Points, v: Points, axis: int = -1) -> Points:
-        """First-order move (x + v)/|x + v| along any ambient vector v."""
+        """Moves points along any ambient vectors to first order: (x + v) / |x + v|."""
         y = x + v
         return y * (1 / norm(y, axis))
 
     def normal(self, x: Points) -> Points:
-        """x."""
+        """Returns x, the outer normal."""
         return x
 
     def tangential_square(self, inner: Scalars, square: Float[Array, "*#batch"]) -> Float[Array, "*#batch"]:
-        """|a|^2 - <a, x>^2."""
+        """Returns |a|^2 - <a, x>^2."""
         return square - inner**2
 
     def ridge_laplacian(self, inner: Scalars, square: Float[Array, "*#batch"], slope: Scalars, curvature: Scalars) -> Scalars:
-        """|P a|^2 g'' - (d - 1) <a, x> g'."""
+        """Returns |P a|^2 g'' - (d - 1) <a, x> g'."""
         return square * curvature - self.mean_curvature * inner * slope
 
     def laplacian(self, x: Float[Array, " d"], gradient: Float[Array, " d"], hessian: Float[Array, "d d"]) -> Float[Array, ""]:
-        """Tr hessian - <x, hessian x> - (d - 1) <x, gradient>."""
+        """Returns Tr hessian - <x, hessian x> - (d - 1) <x, gradient>."""
         return jnp.trace(hessian) - jnp.dot(x, product(hessian, x)) - self.mean_curvature * jnp.dot(x, gradient)
 
     def proximity(self, x: Float[Array, "N d"], y: Float[Array, "m d"]) -> Float[Array, "N m"]:
-        """<x, y> - 1."""
+        """Returns <x, y> - 1 for all pairs."""
         return product(x, y.T) - 1
 
     def nearest(self, x: Float[Array, "n d"], centres: Float[Array, "K d"]) -> Int[Array, " n"]:
-        """The centre of the largest inner product."""
+        """Returns the index of the centre with the largest inner product."""
         return jnp.argmax(product(x, centres.T), axis=1)
 
     def turns(self, x: Float[Array, "n d"]) -> Float[Array, " n"]:
-        """The angle divided by 2 pi, on the circle S^1."""
+        """Returns the angle divided by 2 pi, on the circle S^1."""
         return super().turns(x) if self.dimension != 2 else jnp.arctan2(x[:, 1], x[:, 0]) / (2 * math.pi)
 
     def equispaced(self, count: int) -> Float[np.ndarray, "count d"]:
-        """Points of equally spaced angles, on the circle S^1."""
+        """Returns points at equally spaced angles, on the circle S^1."""
         if self.dimension != 2:
             return super().equispaced(count)
         angle = 2 * math.pi * np.arange(count) / count
         return np.stack([np.cos(angle), np.sin(angle)], axis=1)
 
     def distance_from(self, x: Points) -> Scalars:
-        """How far points are from lying in the space: | |x| - 1 |."""
+        """Returns | |x| - 1 |."""
         return jnp.abs(norm(x)[..., 0] - 1)
 
     def misplaced(self, row: int, point: np.ndarray) -> str:
@@ -125,7 +135,7 @@ class Sphere(Space):
         return f"rows off the unit sphere (row {row} has norm {length:.6g}); normalise them: x / np.linalg.norm(x, axis=1, keepdims=True)"
 
     def normalise(self, x: np.ndarray, name: str = "x") -> np.ndarray:
-        """Rows divided by their norms, which are taken in float64."""
+        """Divides rows by their norms, which are taken in float64."""
         with np.errstate(over="ignore"):
             norms = np.linalg.norm(x.astype(np.float64), axis=1, keepdims=True)
         if not norms.all():
@@ -134,58 +144,65 @@ class Sphere(Space):
         return np.where(np.isfinite(norms), x / np.where(np.isfinite(norms), norms, 1), x).astype(x.dtype)
 
     def sample_uniform(self, key: Key[Array, ""], count: int, dtype: Any) -> Float[Array, "count dimension"]:
-        """`count` independent points, uniform on the sphere."""
+        """Draws `count` independent points, uniform on the sphere."""
         x = jax.random.normal(key, (self.dimension, count), dtype).T
         return x / norm(x)
 
     def uniform_from_normal(self, z: Points, axis: int) -> Points:
-        """z / |z|."""
+        """Returns z / |z|."""
         return z / norm(z, axis)
 
 
 class FlatSpace(Space):
-    """What spaces have in common whose tangent space is R^d itself; a subclass has `exp` and `log`."""
+    """A space whose tangent space is R^d itself. A subclass defines `exp` and `log`."""
 
     def tangent(self, x: Points, v: Points, axis: int = -1) -> Points:
-        """The identity."""
+        """Returns v: every vector is tangent."""
         del x, axis
         return v
 
     def exp_and_back(self, x: Points, v: Points, axis: int = -1) -> tuple[Points, Points]:
-        """exp(x, v) and -v."""
+        """Returns exp(x, v) and -v."""
         return self.exp(x, v, axis), -v
 
     @abc.abstractmethod
     def exp(self, x: Points, v: Points, axis: int = -1) -> Points:
-        """x + v, in the space."""
+        """Returns x + v, as a point of the space."""
 
     def retract(self, x: Points, v: Points, axis: int = -1) -> Points:
-        """exp(x, v)."""
+        """Returns exp(x, v)."""
         return self.exp(x, v, axis)
 
     def normal(self, x: Points) -> Points:
-        """0: a point has no normal."""
+        """Returns 0, because a flat space has no normal."""
         return jnp.zeros_like(x)
 
     def tangential_square(self, inner: Scalars, square: Float[Array, "*#batch"]) -> Float[Array, "*#batch"]:
-        """|a|^2."""
+        """Returns |a|^2."""
         del inner
         return square
 
     def ridge_laplacian(self, inner: Scalars, square: Float[Array, "*#batch"], slope: Scalars, curvature: Scalars) -> Scalars:
-        """|a|^2 g''."""
+        """Returns |a|^2 g''."""
         del inner, slope
         return square * curvature
 
     def laplacian(self, x: Float[Array, " d"], gradient: Float[Array, " d"], hessian: Float[Array, "d d"]) -> Float[Array, ""]:
-        """The trace of the second derivatives."""
+        """Returns the trace of the second derivatives."""
         del x, gradient
         return jnp.trace(hessian)
 
 
 @dataclasses.dataclass(frozen=True)
 class Euclidean(FlatSpace):
-    """R^d with the base measure N(0, I), or another `Gaussian`, or the `Flat` measure.
+    """Euclidean space R^d. Its base measure is N(0, I), another `Gaussian`, or the `Flat` measure.
+
+    Args:
+        dimension: d, at least 1.
+        base: the base measure, `Gaussian(scale)` or `Flat()`.
+
+    Raises:
+        ValueError: when the dimension is less than 1, or when the base measure is another one.
 
     >>> import jax.numpy as jnp
     >>> Euclidean(2, Gaussian(2.0)).grad_log_base(jnp.array([4.0, -4.0])).tolist()
@@ -197,30 +214,38 @@ class Euclidean(FlatSpace):
     compact: ClassVar[bool] = False
 
     def exp(self, x: Points, v: Points, axis: int = -1) -> Points:
-        """x + v."""
+        """Returns x + v."""
         del axis
         return x + v
 
     def log(self, x: Points, y: Points) -> Points:
-        """y - x."""
+        """Returns y - x."""
         return y - x
 
     def proximity(self, x: Float[Array, "N d"], y: Float[Array, "m d"]) -> Float[Array, "N m"]:
-        """-|x - y|^2 / 2."""
+        """Returns -|x - y|^2 / 2 for all pairs."""
         return -0.5 * jnp.sum((x[:, None] - y[None]) ** 2, axis=-1)
 
     def nearest(self, x: Float[Array, "n d"], centres: Float[Array, "K d"]) -> Int[Array, " n"]:
-        """The centre of the shortest difference."""
+        """Returns the index of the centre at the smallest distance."""
         return jnp.argmax(self.proximity(x, centres), axis=1)
 
     def distance_from(self, x: Points) -> Scalars:
-        """0."""
+        """Returns 0: all points of R^d lie in the space."""
         return jnp.zeros(x.shape[:-1], x.dtype)
 
 
 @dataclasses.dataclass(frozen=True)
 class Torus(FlatSpace):
-    """The flat torus (R / period Z)^d with the uniform probability measure; coordinates in [0, period).
+    """The flat torus (R / period Z)^d. Its base measure is the uniform probability measure. Coordinates lie in [0, period).
+
+    Args:
+        dimension: d, at least 1.
+        period: the length of each coordinate's circle.
+        base: the base measure, `Uniform()`.
+
+    Raises:
+        ValueError: when the dimension is less than 1, the period is no positive number, or the base measure is another one.
 
     >>> import jax.numpy as jnp
     >>> Torus(1).exp(jnp.array([0.875]), jnp.array([0.25])).tolist()
@@ -241,70 +266,70 @@ class Torus(FlatSpace):
 
     @property
     def unit(self) -> float:
-        """period / 2 pi, the radius of the circles of which the torus is the product."""
+        """Returns period / 2 pi. The torus is the product of circles of this radius."""
         return self.period / (2 * math.pi)
 
     @property
     def circumference(self) -> float | None:
-        """The period, in one dimension."""
+        """Returns the period in one dimension, else None."""
         return self.period if self.dimension == 1 else None
 
     @property
     def longest_move(self) -> float:
-        """Half a period, of the largest component."""
+        """Returns half a period, the limit of the largest component of a move."""
         return self.period / 2
 
     def exp(self, x: Points, v: Points, axis: int = -1) -> Points:
-        """x + v modulo the period."""
+        """Returns x + v modulo the period."""
         del axis
         y = jnp.mod(x + v, self.period)
-        return jnp.where(y < self.period, y, 0)  # rounding: mod of a tiny negative number is the period itself
+        return jnp.where(y < self.period, y, 0)  # mod of a tiny negative number rounds to the period itself
 
     def log(self, x: Points, y: Points) -> Points:
-        """The shortest displacement from x to y, each coordinate in [-period/2, period/2)."""
+        """Returns the shortest displacement from x to y, with each coordinate in [-period/2, period/2)."""
         half = self.period / 2
         return jnp.mod(y - x + half, self.period) - half
 
     def too_long(self, v: Points, axis: int = -1) -> Bool[Array, "*batch"]:
-        """Whether a component reaches half a period."""
+        """Tells for which moves a component reaches half a period."""
         return jnp.max(jnp.abs(v), axis=axis) >= self.longest_move
 
     def _on_circles(self, x):
-        """(cos, sin) of the angles of points, on circles of radius 1."""
+        """Returns the (cos, sin) of the angles of points, on circles of radius 1."""
         angle = 2 * math.pi / self.period * x
         return jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], axis=1)
 
     def ambient(self, x: Float[Array, "n d"]) -> Float[Array, "n k"]:
-        """(cos, sin) of the angles of each coordinate, on circles whose length is the period, (n, 2d)."""
+        """Returns the points of the circles on which the coordinates lie, (n, 2d). The length of each circle is the period."""
         return self.unit * self._on_circles(x)
 
     def proximity(self, x: Float[Array, "N d"], y: Float[Array, "m d"]) -> Float[Array, "N m"]:
-        """sum_k (cos(2 pi (x_k - y_k) / period) - 1)."""
+        """Returns sum_k (cos(2 pi (x_k - y_k) / period) - 1) for all pairs."""
         return product(self._on_circles(x), self._on_circles(y).T) - self.dimension
 
     def nearest(self, x: Float[Array, "n d"], centres: Float[Array, "K d"]) -> Int[Array, " n"]:
-        """The centre of the shortest displacement."""
+        """Returns the index of the centre with the shortest displacement."""
         turns = (x[:, None] - centres[None]) / self.period
         return jnp.argmin(jnp.sum((turns - jnp.round(turns)) ** 2, axis=2), axis=1)
 
     def turns(self, x: Float[Array, "n d"]) -> Float[Array, " n"]:
-        """x / period, in one dimension."""
+        """Returns x / period, in one dimension."""
         return super().turns(x) if self.dimension != 1 else x[:, 0] / self.period
 
     def equispaced(self, count: int) -> Float[np.ndarray, "count d"]:
-        """Multiples of period / count, in one dimension."""
+        """Returns multiples of period / count, in one dimension."""
         return super().equispaced(count) if self.dimension != 1 else self.period * np.arange(count)[:, None] / count
 
     def distance_from(self, x: Points) -> Scalars:
-        """How far points are from lying in [0, period)^d."""
+        """Returns the largest distance of a coordinate from [0, period)."""
         return jnp.max(jnp.maximum(jnp.maximum(-x, x - self.period), 0), axis=-1)
 
     def sample_uniform(self, key: Key[Array, ""], count: int, dtype: Any) -> Float[Array, "count dimension"]:
-        """`count` independent points, uniform on the torus."""
+        """Draws `count` independent points, uniform on the torus."""
         return self.period * jax.random.uniform(key, (self.dimension, count), dtype).T
 
     def uniform_from_normal(self, z: Points, axis: int) -> Points:
-        """period times the normal distribution function."""
+        """Returns the period times the normal distribution function of z."""
         del axis
         y = self.period * jax.scipy.special.ndtr(z)
         return jnp.where(y < self.period, y, 0)
