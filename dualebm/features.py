@@ -1,10 +1,10 @@
 """Feature maps phi(x, theta): frozen dataclasses of static settings, called on batches of points and of parameters.
 
-A feature is called as `feature(x, theta)` with x `(N, d)` and theta `(m, p)` and returns the matrix `(N, m)`. The
-energies and the witness differentiate that one batched product, so nothing else has to be written for a new feature.
+A feature is called as `feature(x, theta)` with x `(N, d)` and theta `(m, p)` and returns the matrix `(N, m)`. The energies
+and the witness differentiate that batched product, so that a new feature needs nothing else.
 
-A `Ridge` feature is a function of one product, phi(x, theta) = profile(<theta, x>), or of <theta, (x, 1)> with a bias: its
-energies and witnesses need no differentiation, only `profile`, its derivatives `slope` and `curvature`, and that product.
+A `Ridge` feature is a function of one product, phi(x, theta) = profile(<theta, x>), or of <theta, (x, 1)> with a bias. Its
+energies and witnesses need no differentiation. They use `profile`, the derivatives `slope` and `curvature`, and the product.
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ Matrix = Float[Array, "N m"]
 
 
 def _inner(x, theta, bias):
-    """<theta, x>, or <theta, (x, 1)> with a bias: a product in full float32 precision."""
+    """Returns <theta, x>, or <theta, (x, 1)> with a bias, in full float32 precision."""
     if theta.shape[1] != x.shape[1] + bias:
         allowed = x.shape[1] + bias
         raise ValueError(f"theta has {theta.shape[1]} components and x has {x.shape[1]}; allowed: {allowed} for theta")
@@ -38,37 +38,44 @@ def _check_positive(name, value):
 
 
 class Ridge:
-    """What features of one product have in common; a subclass has `bias`, `profile`, `slope` and `curvature`."""
+    """The common part of features of one product. A subclass defines `bias`, `profile`, `slope` and `curvature`."""
 
     bias: bool
 
     def profile(self, product: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-        """phi as a function of the product."""
+        """Returns phi as a function of the product."""
         raise NotImplementedError
 
     def slope(self, product: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-        """The derivative of `profile`."""
+        """Returns the derivative of `profile`."""
         raise NotImplementedError
 
     def curvature(self, product: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-        """The derivative of `slope`."""
+        """Returns the derivative of `slope`."""
         raise NotImplementedError
 
     def parameter_space(self, space: Space) -> Sphere:
-        """The unit sphere of R^d, or of R^{d+1} with a bias."""
+        """Returns the space of theta: the unit sphere of R^d, or of R^{d+1} with a bias."""
         return Sphere(space.dimension + self.bias)
 
     def __call__(self, x: Inputs, theta: Parameters) -> Matrix:
-        """The matrix phi(x_i, theta_j), (N, m)."""
+        """Returns the matrix phi(x_i, theta_j), (N, m)."""
         return self.profile(_inner(x, theta, self.bias))
 
 
 @dataclasses.dataclass(frozen=True)
 class ReLU(Ridge):
-    """phi(x, theta) = max(<theta, x>, 0)^power, with `bias` <theta, (x, 1)>; theta on the unit sphere.
+    """The rectifier phi(x, theta) = max(<theta, x>, 0)^power, with theta on the unit sphere. A bias adds a constant coordinate.
 
-    The case of every experiment in arXiv 2107.05134 (Section 5) is `ReLU()`. Homogeneous of degree `power` in theta.
-    Without bias it spans only even plus linear functions on the sphere; with bias theta lives on the sphere of R^{d+1}.
+    `ReLU()` is the feature of every experiment in arXiv 2107.05134 (Section 5). It is homogeneous of degree `power` in theta.
+    Without a bias it spans only even plus linear functions on the sphere.
+
+    Args:
+        power: the exponent, an integer of at least 1.
+        bias: whether the product is <theta, (x, 1)>, with theta on the sphere of R^{d+1}.
+
+    Raises:
+        ValueError: when the power or the bias is not allowed.
 
     >>> ReLU()(jnp.array([[1.0, 2.0]]), jnp.array([[0.0, 1.0], [-1.0, 0.0]])).tolist()
     [[2.0, 0.0]]
@@ -85,20 +92,24 @@ class ReLU(Ridge):
 
     @property
     def homogeneity(self) -> int:
-        """k with theta . grad_theta phi = k phi, so that one product gives the witness and its gradient."""
+        """Returns k with theta . grad_theta phi = k phi. Thanks to it one product gives the witness and its gradient."""
         return self.power
 
     def profile(self, product: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-        """max(t, 0)^power."""
+        """Returns max(t, 0)^power."""
         return jnp.maximum(product, 0) ** self.power
 
     def slope(self, product: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-        """power max(t, 0)^(power - 1), and 0 where t <= 0."""
+        """Returns power max(t, 0)^(power - 1), and 0 where t <= 0."""
         on = (product > 0).astype(product.dtype)
         return on if self.power == 1 else self.power * jnp.maximum(product, 0) ** (self.power - 1)
 
     def curvature(self, product: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-        """power (power - 1) max(t, 0)^(power - 2), and 0 where t <= 0; raises ValueError for power 1, where it is no function."""
+        """Returns power (power - 1) max(t, 0)^(power - 2), and 0 where t <= 0.
+
+        Raises:
+            ValueError: when the power is 1, because the second derivative is then a point mass.
+        """
         if self.power == 1:
             raise ValueError("power is 1; the curvature of a ReLU is a point mass: allowed are powers of at least 2")
         return self.power * ReLU(self.power - 1).slope(product)
@@ -106,7 +117,14 @@ class ReLU(Ridge):
 
 @dataclasses.dataclass(frozen=True)
 class Softplus(Ridge):
-    """phi(x, theta) = log(1 + exp(sharpness <theta, x>)) / sharpness, a smooth ReLU; theta on the unit sphere.
+    """The smooth rectifier phi(x, theta) = log(1 + exp(sharpness <theta, x>)) / sharpness, with theta on the unit sphere.
+
+    Args:
+        sharpness: a positive number. The feature tends to the rectifier as it grows.
+        bias: whether the product is <theta, (x, 1)>, with theta on the sphere of R^{d+1}.
+
+    Raises:
+        ValueError: when the sharpness is no positive number.
 
     >>> round(float(Softplus()(jnp.zeros((1, 2)), jnp.eye(2))[0, 0]), 4)
     0.6931
@@ -121,25 +139,32 @@ class Softplus(Ridge):
     homogeneity = None
 
     def profile(self, product: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-        """log(1 + exp(sharpness t)) / sharpness."""
+        """Returns log(1 + exp(sharpness t)) / sharpness."""
         return jax.nn.softplus(self.sharpness * product) / self.sharpness
 
     def slope(self, product: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-        """1 / (1 + exp(-sharpness t))."""
+        """Returns 1 / (1 + exp(-sharpness t))."""
         return jax.nn.sigmoid(self.sharpness * product)
 
     def curvature(self, product: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-        """sharpness s (1 - s), with s the slope."""
+        """Returns sharpness s (1 - s), with the slope s."""
         return self.sharpness * self.slope(product) * self.slope(-product)
 
 
 @dataclasses.dataclass(frozen=True)
 class Bump:
-    """A smooth bump around theta, 1 at x = theta, which lives in the space of x itself: the exponential of its `proximity`.
+    """A smooth bump around theta, with theta in the space of x. It is exp(a proximity(x, theta)), and 1 at x = theta.
 
-    On the torus exp(a sum_k (cos(2 pi (x_k - theta_k) / period) - 1)) (in one dimension the toy of the authors'
-    programs), on the sphere exp(a (<theta, x> - 1)), on Euclidean space exp(-a |x - theta|^2 / 2), with a =
-    `concentration`.
+    With a = `concentration` it is exp(a sum_k (cos(2 pi (x_k - theta_k) / period) - 1)) on the torus, exp(a (<theta, x> - 1)) on
+    the sphere, and exp(-a |x - theta|^2 / 2) on Euclidean space. On the torus of one dimension it is the toy example of the
+    programs of the authors of arXiv 2107.05134.
+
+    Args:
+        space: the space of x and theta.
+        concentration: a, a positive number.
+
+    Raises:
+        ValueError: when the concentration is no positive number.
 
     >>> from dualebm.spaces import Torus
     >>> Bump(Torus(1), concentration=10.0)(jnp.array([[0.25]]), jnp.array([[0.25]])).tolist()
@@ -155,13 +180,17 @@ class Bump:
     homogeneity = None
 
     def parameter_space(self, space: Space) -> Space:
-        """The space of the points."""
+        """Returns the space of the points, which is also the space of theta.
+
+        Raises:
+            ValueError: when it is not the space of the feature.
+        """
         if space != self.space:
             raise ValueError(f"space is {space}; this feature was built for {self.space}")
         return space
 
     def __call__(self, x: Inputs, theta: Parameters) -> Matrix:
-        """The matrix phi(x_i, theta_j), (N, m)."""
+        """Returns the matrix phi(x_i, theta_j), (N, m)."""
         for name, points in (("x", x), ("theta", theta)):
             if points.shape[1] != self.space.dimension:
                 raise ValueError(f"{name} has {points.shape[1]} components; it must have {self.space.dimension}, as {self.space}")
@@ -170,10 +199,13 @@ class Bump:
 
 @dataclasses.dataclass(frozen=True)
 class Custom:
-    """Any feature: `function(x, theta)` of one point `(d,)` and one parameter `(p,)`, a scalar, differentiated by JAX.
+    """A feature given by a function of one point and one parameter. JAX differentiates it.
 
-    `parameters` is the space of theta. The function is vmapped over points and parameters; the mean over atoms stays a
-    product.
+    The function is vmapped over points and parameters. The mean over atoms stays a product.
+
+    Args:
+        function: maps x (d,) and theta (p,) to the scalar phi(x, theta).
+        parameters: the space of theta.
 
     >>> from dualebm.spaces import Euclidean
     >>> cosine = Custom(lambda x, theta: jnp.cos(jnp.dot(x, theta)), Euclidean(2))
@@ -187,12 +219,12 @@ class Custom:
     homogeneity = None
 
     def parameter_space(self, space: Space) -> Space:
-        """The space given."""
+        """Returns the space of theta that was given."""
         del space
         return self.parameters
 
     def __call__(self, x: Inputs, theta: Parameters) -> Matrix:
-        """The matrix phi(x_i, theta_j), (N, m)."""
+        """Returns the matrix phi(x_i, theta_j), (N, m)."""
         return jax.vmap(jax.vmap(self.function, (None, 0)), (0, None))(x, theta)
 
 

@@ -1,6 +1,7 @@
-"""Energies U: the model of an energy is the probability measure exp(-U) tau / Z, with tau the base measure of the space (temperature 1).
+"""The contract of an energy U. Its model is the probability measure exp(-U) tau / Z, with the base measure tau of the space.
 
-Points come and go as rows, (N, d); inside they are the columns of blocks (see `dualebm._internal.blocks`).
+The temperature is 1. Public functions take and return points as rows, (N, d). Inside, points are the columns of blocks
+(see `dualebm._internal.blocks`).
 """
 
 import abc
@@ -16,9 +17,15 @@ from dualebm._internal.blocks import block_columns, map_blocks, once
 
 
 class Located(NamedTuple):
-    """Points (columns), with U, its ambient gradient, and the products <theta, x> that a ridge energy made of them (else None).
+    """Points with their energy, its gradient, and the products of a ridge feature.
 
-    What is not used is not computed; a move that keeps some points and replaces others keeps all of this with them.
+    XLA does not compute the fields that a program does not use. A move that replaces some points replaces their fields too.
+
+    Args:
+        points: the points, as columns, (d, B).
+        energy: U at the points, (B,).
+        gradient: the ambient gradient of U, as columns, (d, B).
+        products: <theta, x> of a ridge feature, (m, B). None for other energies.
     """
 
     points: Float[Array, "d B"]
@@ -28,10 +35,10 @@ class Located(NamedTuple):
 
 
 class Energy(eqx.Module):
-    """An energy U. Subclass it and write `__call__`, x `(N, d)` -> U(x) `(N,)`; the gradient comes from JAX.
+    """An energy U. A subclass defines `__call__`, which maps x `(N, d)` to U(x) `(N,)`. JAX derives the gradient.
 
-    `__call__` must treat rows independently, and take its means over atoms as products (jaxlib 0.10.2 miscompiles a
-    vmapped mean).
+    `__call__` must treat rows independently. It must take means over atoms as products, because jaxlib 0.10.2 miscompiles a
+    vmapped mean.
 
     >>> class Quadratic(Energy):
     ...     stiffness: float
@@ -43,21 +50,21 @@ class Energy(eqx.Module):
 
     @abc.abstractmethod
     def __call__(self, x: Float[Array, "N d"]) -> Float[Array, " N"]:
-        """U(x), in units of temperature."""
+        """Returns U(x), in units of temperature, (N,)."""
 
     @property
     def width(self) -> int:
-        """Points that are evaluated at a time."""
+        """Returns the number of points that are evaluated at a time."""
         return block_columns(64)
 
     def locate(self, x: Float[Array, "d B"]) -> Located:
-        """U and its gradient at points that are columns, all at once."""
+        """Evaluates U and its gradient at points that are columns, (d, B), all at once."""
         x = once(x)
         value, pull_back = jax.vjp(lambda x: self(x.T), x)
         return Located(x, value, pull_back(jnp.ones_like(value))[0], None)
 
     def value_and_gradient(self, x: Float[Array, "N d"]) -> tuple[Float[Array, " N"], Float[Array, "N d"]]:
-        """U(x) and the ambient gradient of U at every row of x."""
+        """Returns U, (N,), and its ambient gradient, (N, d), at every row of x, (N, d)."""
 
         def block(x):
             located = self.locate(x)
@@ -67,12 +74,16 @@ class Energy(eqx.Module):
         return value, gradient.T
 
     def gradient(self, x: Float[Array, "N d"]) -> Float[Array, "N d"]:
-        """The ambient gradient of U at every row of x."""
+        """Returns the ambient gradient of U at every row of x. Both have shape (N, d)."""
         return self.value_and_gradient(x)[1]
 
 
 class Tempered(Energy):
-    """t U: the energy of the model at temperature 1 / t.
+    """The energy t U. It is the energy of the model at temperature 1 / t.
+
+    Args:
+        energy: U.
+        factor: t, a scalar array.
 
     >>> from dualebm.features import ReLU; from dualebm.energies.shallow import Shallow
     >>> Tempered(Shallow(ReLU(), jnp.eye(2), jnp.array([-4.0, 2.0])), jnp.array(0.5))(jnp.array([[1.0, 0.0]])).tolist()
@@ -84,21 +95,21 @@ class Tempered(Energy):
 
     @property
     def width(self) -> int:
-        """Points that are evaluated at a time."""
+        """Returns the number of points that are evaluated at a time."""
         return self.energy.width
 
     def __call__(self, x: Float[Array, "N d"]) -> Float[Array, " N"]:
-        """t U(x), in units of temperature."""
+        """Returns t U(x), in units of temperature, (N,)."""
         return self.factor * self.energy(x)
 
     def locate(self, x: Float[Array, "d B"]) -> Located:
-        """t U and its gradient at points that are columns."""
-        there = self.energy.locate(x)
-        return there._replace(energy=self.factor * there.energy, gradient=self.factor * there.gradient)
+        """Evaluates t U and its gradient at points that are columns, (d, B)."""
+        located = self.energy.locate(x)
+        return located._replace(energy=self.factor * located.energy, gradient=self.factor * located.gradient)
 
 
 def precision_of(energy: Energy) -> np.dtype:
-    """The dtype of the floating arrays of an energy.
+    """Returns the dtype of the floating arrays of an energy.
 
     >>> from dualebm.features import ReLU; from dualebm.energies.shallow import Shallow
     >>> precision_of(Shallow(ReLU(), jnp.eye(2), jnp.ones(2))).name
@@ -109,7 +120,7 @@ def precision_of(energy: Energy) -> np.dtype:
 
 
 def log_density(energy: Energy, x: Float[Array, "N d"]) -> Float[Array, " N"]:
-    """log dnu/dtau(x) + log Z = -U(x): the log density of the model in its base measure, up to log Z.
+    """Returns log dnu/dtau(x) + log Z = -U(x), (N,), at rows x, (N, d). It is the log density of the model nu up to log Z.
 
     >>> from dualebm.features import ReLU; from dualebm.energies.shallow import Shallow
     >>> log_density(Shallow(ReLU(), jnp.eye(2), jnp.ones(2)), jnp.array([[1.0, 0.0]])).tolist()

@@ -1,4 +1,4 @@
-"""Restricted Boltzmann machines: their marginal energy, block Gibbs moves, log Z and samples by enumeration of the hidden states."""
+"""Restricted Boltzmann machines: the marginal energy, block Gibbs moves, exact log Z and exact samples."""
 
 import dataclasses
 from typing import Any
@@ -15,21 +15,26 @@ from dualebm.energies.base import Energy, Located
 from dualebm.geometry import Space
 
 LARGEST_ENUMERATION = 20
-"""Hidden units of a machine whose 2^m states are still enumerated."""
+"""The largest number m of hidden units whose 2^m states are enumerated."""
 
 
 def _gaussian(space: Space, dimension: int) -> float:
-    """s where the space is R^d with the base measure N(0, s^2 I); raises ValueError elsewhere."""
+    """Returns s where the space is R^d with the base measure N(0, s^2 I), and raises ValueError elsewhere."""
     if not isinstance(space.base, Gaussian) or space.dimension != dimension:
         raise ValueError(f"space is {space}; a Boltzmann machine needs a Gaussian base measure, Euclidean({dimension}, Gaussian(s))")
     return space.base.scale
 
 
 class BoltzmannMachine(Energy):
-    """U(x) = -<b, x> - sum_j log(1 + exp(c_j + <w_j, x>)): a Gaussian-Bernoulli restricted Boltzmann machine, hidden units summed out.
+    """A Gaussian-Bernoulli restricted Boltzmann machine: U(x) = -<b, x> - sum_j log(1 + exp(c_j + <w_j, x>)).
 
-    weights w (m, d), visible b (d,), hidden c (m,). On `Euclidean(d, Gaussian(s))`, whose base measure is N(0, s^2 I),
-    x given h is N(s^2 (b + W^T h), s^2 I), and h_j given x is 1 with probability sigmoid(c_j + <w_j, x>), else 0.
+    The hidden units h are summed out. On `Euclidean(d, Gaussian(s))`, whose base measure is N(0, s^2 I), x given h is
+    N(s^2 (b + W^T h), s^2 I), and h_j given x is 1 with probability sigmoid(c_j + <w_j, x>), else 0.
+
+    Args:
+        weights: w, (m, d).
+        visible: the biases b of the visible units, (d,).
+        hidden: the biases c of the hidden units, (m,).
 
     >>> from dualebm.spaces import Euclidean
     >>> energy = BoltzmannMachine(jnp.array([[1.0, 0.0]]), jnp.array([0.0, 2.0]), jnp.zeros(1))
@@ -45,52 +50,62 @@ class BoltzmannMachine(Energy):
 
     @property
     def width(self) -> int:
-        """Points that are evaluated at a time."""
+        """Returns the number of points that are evaluated at a time."""
         return block_columns(max(self.weights.shape))
 
     @property
     def uniforms(self) -> int:
-        """Uniform numbers that a Gibbs move needs for each particle: m."""
+        """Returns m, the number of uniform numbers that a Gibbs move needs for each particle."""
         return self.weights.shape[0]
 
     def _fields(self, x):
-        """c_j + <w_j, x>, (m, B)."""
+        """Returns c_j + <w_j, x>, (m, B)."""
         return product(self.weights, x) + self.hidden[:, None]
 
     def _value(self, x, fields):
         return -product(self.visible, x) - jnp.sum(jax.nn.softplus(fields), axis=0)
 
     def __call__(self, x: Float[Array, "N d"]) -> Float[Array, " N"]:
-        """U(x), in units of temperature."""
+        """Returns U(x), in units of temperature, (N,)."""
         return map_blocks(lambda x: self._value(x, self._fields(x)), x.T, self.width)
 
     def locate(self, x: Float[Array, "d B"]) -> Located:
-        """U and its gradient -b - W^T sigmoid(c + W x) at points that are columns."""
+        """Evaluates U and its gradient -b - W^T sigmoid(c + W x) at points that are columns, (d, B)."""
         fields = self._fields(x)
         gradient = -self.visible[:, None] - product(self.weights.T, jax.nn.sigmoid(fields))
         return Located(x, self._value(x, fields), gradient, None)
 
     def _drives(self, h):
-        """b + W^T h, (d, B), for hidden states that are columns."""
+        """Returns b + W^T h, (d, B), for hidden states that are columns."""
         return self.visible[:, None] + product(self.weights.T, h)
 
     def gibbs(self, space: Space, noise: Any, x: Float[Array, "d B"]) -> Float[Array, "d B"]:
-        """One block Gibbs move of columns: all h_j = [uniform_j < sigmoid(c_j + <w_j, x>)], then x = s^2 (b + W^T h) + s normal.
+        """Moves points by one block Gibbs step, which leaves the model invariant.
 
-        noise: what a `Noise` has: `normal` (d, B), and `uniform` in [0, 1), here (m, B). Leaves the model invariant. Raises
-        ValueError for a space without a Gaussian base measure.
+        First h_j = [uniform_j < sigmoid(c_j + <w_j, x>)], then x = s^2 (b + W^T h) + s normal.
+
+        Args:
+            space: a space with the base measure N(0, s^2 I).
+            noise: an object with fields `normal`, (d, B), and `uniform` in [0, 1), (m, B), such as a `Noise`.
+            x: the points, as columns, (d, B).
+
+        Returns:
+            The new points, as columns, (d, B).
+
+        Raises:
+            ValueError: when the space has no Gaussian base measure.
         """
         s = _gaussian(space, self.weights.shape[1])
         h = (noise.uniform < jax.nn.sigmoid(self._fields(x))).astype(x.dtype)
         return s**2 * self._drives(h) + s * noise.normal
 
     def _states(self, index):
-        """Hidden states (m, B) by number: h_1 is the highest of the m bits."""
+        """Returns hidden states (m, B) by their number. h_1 is the highest of the m bits."""
         place = jnp.arange(self.uniforms - 1, -1, -1)
         return ((index[None] >> place[:, None]) & 1).astype(self.weights.dtype)
 
     def _log_weights(self, scale):
-        """<c, h> + s^2 |b + W^T h|^2 / 2 of all 2^m hidden states h, by number, in blocks."""
+        """Returns <c, h> + s^2 |b + W^T h|^2 / 2 of all 2^m hidden states h, in the order of their numbers."""
         if self.uniforms > LARGEST_ENUMERATION:
             raise ValueError(f"the machine has {self.uniforms} hidden units; the enumeration allows at most {LARGEST_ENUMERATION}")
 
@@ -101,17 +116,32 @@ class BoltzmannMachine(Energy):
         return map_blocks(block, jnp.arange(2**self.uniforms), self.width)
 
     def log_partition(self, space: Space) -> Float[Array, ""]:
-        """log Z with respect to N(0, s^2 I): log sum_h exp(<c, h> + s^2 |b + W^T h|^2 / 2), over the 2^m hidden states.
+        """Returns log Z with respect to N(0, s^2 I): log sum_h exp(<c, h> + s^2 |b + W^T h|^2 / 2), a scalar.
 
-        Raises ValueError for more than 20 hidden units, and for a space without a Gaussian base measure.
+        The sum runs over all 2^m hidden states.
+
+        Raises:
+            ValueError: when there are more than 20 hidden units, or when the space has no Gaussian base measure.
         """
         return logsumexp(self._log_weights(_gaussian(space, self.weights.shape[1])))
 
     def sample(self, key: Key[Array, ""], space: Space, count: int) -> Float[Array, "count d"]:
-        """`count` independent draws of the model: hidden states by their exact masses, then x; errors as of `log_partition`."""
+        """Draws independent points of the model: hidden states by their exact masses, then x given them.
+
+        Args:
+            key: a key of `jax.random`.
+            space: a space with the base measure N(0, s^2 I).
+            count: the number of points.
+
+        Returns:
+            Points, (count, d).
+
+        Raises:
+            ValueError: when there are more than 20 hidden units, or when the space has no Gaussian base measure.
+        """
         m, d = self.weights.shape
         scale = _gaussian(space, d)
-        # One unit after the other given those before it: the cumulative sum of 2^m masses would leave few digits to each.
+        # Each unit is drawn given the units before it. A cumulative sum of 2^m masses would leave few digits to each.
         levels = [self._log_weights(scale)]
         while levels[-1].size > 1:
             levels.append(jnp.logaddexp(*levels[-1].reshape(-1, 2).T))
@@ -126,12 +156,16 @@ class BoltzmannMachine(Energy):
 
 @dataclasses.dataclass(frozen=True)
 class Boltzmann:
-    """Start of a `BoltzmannMachine`: weights spread * N(0, 1), biases 0.
+    """The start of a `BoltzmannMachine`. The weights are spread * N(0, 1) and the biases are 0.
+
+    Calling it with (key, space, dtype) returns the energy.
 
     Args:
-        hidden: m, the hidden units. spread: of the weights.
+        hidden: m, the number of hidden units.
+        spread: the standard deviation of the weights.
 
-    Raises ValueError for a setting that is not allowed, and for a space without a Gaussian base measure.
+    Raises:
+        ValueError: when a setting is not allowed, or on the call when the space has no Gaussian base measure.
 
     >>> from dualebm.spaces import Euclidean
     >>> Boltzmann(hidden=4)(jax.random.key(0), Euclidean(3), jnp.float32).weights.shape
@@ -146,7 +180,7 @@ class Boltzmann:
         checks.number("spread", self.spread)
 
     def __call__(self, key: Key[Array, ""], space: Space, dtype: Any) -> BoltzmannMachine:
-        """The machine at the start of training."""
+        """Returns the machine at the start of training."""
         _gaussian(space, space.dimension)
         weights = self.spread * jax.random.normal(key, (self.hidden, space.dimension), dtype)
         return BoltzmannMachine(weights, jnp.zeros(space.dimension, dtype), jnp.zeros(self.hidden, dtype))

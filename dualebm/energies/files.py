@@ -1,4 +1,4 @@
-"""Energies in `.npz` files: their arrays by path, and what else they are made of by name and fields. No file holds code."""
+"""Energies in `.npz` files. Arrays are stored by path, and everything else by name and fields. No file holds code."""
 
 import dataclasses
 import itertools
@@ -25,7 +25,7 @@ ENERGIES = {
     kind.__name__: kind
     for kind in (Shallow, Embedding, Perceptron, Convolutional, GaussianMixture, BoltzmannMachine, Tabulated)
 }
-"""The energies that are built anew from a file alone."""
+"""The classes of energies that a file alone restores, by name."""
 
 _NAMED = {
     kind.__name__: kind
@@ -36,7 +36,7 @@ _NAMED = {
 
 
 def spell(value: Any) -> Any:
-    """A feature, a kernel, a space or a base measure as JSON, by name and fields; callables are left out.
+    """Returns a feature, a kernel, a space or a base measure as JSON, by name and fields. Callables are left out.
 
     >>> spell(Euclidean(2))
     {'name': 'Euclidean', 'fields': {'dimension': 2, 'base': {'name': 'Gaussian', 'fields': {'scale': 1.0}}}}
@@ -49,7 +49,10 @@ def spell(value: Any) -> Any:
 
 
 def build(spelt: Any) -> Any:
-    """What `spell` made JSON of; raises KeyError for a name that it does not know.
+    """Inverts `spell`.
+
+    Raises:
+        KeyError: when a name is unknown.
 
     >>> build(spell(Torus(1, period=2.0)))
     Torus(dimension=1, period=2.0, base=Uniform())
@@ -62,30 +65,38 @@ def build(spelt: Any) -> Any:
 
 
 def _static(energy: Energy) -> dict[str, Any]:
-    """What of an energy is no array, by field: its feature, its kernel, its activation; and fields that are None."""
+    """Returns the fields of an energy that are no arrays, such as its feature or kernel, and the fields that are None."""
     values = {f.name: getattr(energy, f.name) for f in dataclasses.fields(energy)}
     return {f.name: values[f.name] for f in dataclasses.fields(energy) if f.metadata.get("static") or values[f.name] is None}
 
 
 def save_energy(path: PathLike, energy: Energy) -> None:
-    """Writes an energy to an `.npz` file: its arrays, and for those of `ENERGIES` what else it is made of, by name and fields.
+    """Writes an energy to an `.npz` file.
 
-    The callable of a `Custom` feature and the class of an energy of your own are not stored: `load_energy` takes them.
+    The file holds the arrays of the energy. For a class of `ENERGIES` it also holds the other fields, by name. It does not hold
+    the callable of a `Custom` feature or the class of a user's energy, so that `load_energy` takes them as arguments.
+
+    Raises:
+        OSError: when the file cannot be written.
     """
     static = {name: spell(value) for name, value in _static(energy).items()} if type(energy).__name__ in ENERGIES else {}
     files.save(path, "energy", energy, {"energy": type(energy).__name__, "static": static})
 
 
 def load_energy(path: PathLike, feature: Feature | None = None, *, like: Energy | None = None) -> Energy:
-    """The energy in `path`.
+    """Reads an energy from a file that `save_energy` wrote.
 
     Args:
-        path: written by `save_energy`.
-        feature: needed where it was `Custom`, whose callable is not stored; elsewhere it must equal the stored one.
-        like: for an energy that is not of `ENERGIES`, one of the same structure, shapes and dtypes; its arrays are replaced.
+        path: the path of the file.
+        feature: the feature, needed for `Custom`, whose callable is not stored. Any other must equal the stored one.
+        like: for a class outside `ENERGIES`, an energy of the same structure, shapes and dtypes. Its arrays are replaced.
 
-    Raises ValueError for a file that is damaged or of another format version, for a feature or structure that differs,
-    and for 64-bit arrays while x64 is off.
+    Returns:
+        The energy.
+
+    Raises:
+        ValueError: when the file is damaged or of another format version, when a feature or structure differs, or when the
+            file holds 64-bit arrays and x64 is off.
 
     >>> import tempfile; from pathlib import Path
     >>> path = Path(tempfile.mkdtemp()) / "energy.npz"
@@ -105,8 +116,8 @@ def load_energy(path: PathLike, feature: Feature | None = None, *, like: Energy 
     kind, static = ENERGIES[header["energy"]], dict(header["static"])
     spelt = static.get("feature")
     if feature is not None:
-        if found := differences(spelt, spell(feature), "feature"):
-            raise ValueError(f"{path}: {'; '.join(found)}")
+        if changes := differences(spelt, spell(feature), "feature"):
+            raise ValueError(f"{path}: {'; '.join(changes)}")
     elif unknown := [(name, value["name"]) for name, value in static.items() if isinstance(value, dict) and value["name"] not in _NAMED]:
         name, kind_of = unknown[0]
         argument = "feature" if name == "feature" else "like"

@@ -1,4 +1,4 @@
-"""Gaussian mixtures of which everything is known: U, its gradient, log Z, exact samples."""
+"""Gaussian mixtures as energies. Their gradient, log Z and samples are exact."""
 
 import dataclasses
 import math
@@ -25,10 +25,14 @@ def _flat(space: Space, dimension: int) -> None:
 
 
 class GaussianMixture(Energy):
-    """U(x) = -log sum_i exp(-|R_i (x - a_i)|^2 / 2 - z_i), with z_1 = 0 and z_{i+1} = offsets_i.
+    """The energy U(x) = -log sum_i exp(-|R_i (x - a_i)|^2 / 2 - z_i), with z_1 = 0 and z_{i+1} = offsets_i.
 
-    means a (k, d), offsets (k - 1,), roots R (k, d, d) of the inverse covariances R_i^T R_i, or None for the identity. On the
-    flat `Euclidean(d, Flat())` the model is a Gaussian mixture with masses exp(-z_i) / |det R_i|, up to a factor.
+    On the flat space `Euclidean(d, Flat())` the model is a Gaussian mixture with masses proportional to exp(-z_i) / |det R_i|.
+
+    Args:
+        means: a, (k, d).
+        offsets: z_2, ..., z_k, (k - 1,).
+        roots: R, (k, d, d). The inverse covariances are R_i^T R_i. None stands for the identity.
 
     >>> energy = GaussianMixture(jnp.array([[-1.0], [1.0]]), jnp.zeros(1), None)
     >>> [round(float(u), 4) for u in energy(jnp.array([[0.0], [1.0]]))]  # 1/2 - log 2 and -log(1 + exp(-2))
@@ -43,7 +47,7 @@ class GaussianMixture(Energy):
 
     @property
     def width(self) -> int:
-        """Points that are evaluated at a time."""
+        """Returns the number of points that are evaluated at a time."""
         k, d = self.means.shape
         return block_columns(max(k, d) if self.roots is None else k * d)
 
@@ -51,12 +55,13 @@ class GaussianMixture(Energy):
         return jnp.concatenate([jnp.zeros(1, self.offsets.dtype), self.offsets])
 
     def _value_and_forces(self, x):
-        """U (B,) and its gradient (d, B) at columns x. Nothing here is kept by `once`: its product would cost more than the rest."""
+        """Returns U (B,) and its gradient (d, B) at columns x. `once` is absent: its product would cost more than the rest.
+        """
         k, d = self.means.shape
         if self.roots is None:
-            # |x - a_i|^2 from the centre c of the means: |x - c|^2 - 2 <b_i, x - c> + |b_i|^2, b_i = a_i - c. Digits are lost to the
-            # distances between the means alone, not to their distance from 0, and no (k, d, B) array is made.
-            # U does not depend on c: its derivative is left out, which would be a product as large as the others.
+            # With the centre c of the means and b_i = a_i - c, |x - a_i|^2 = |x - c|^2 - 2 <b_i, x - c> + |b_i|^2. This makes no
+            # (k, d, B) array, and it loses digits to the distances between the means alone, not to their distance from 0.
+            # U does not depend on c, so that the derivative in c is left out. It would be a product as large as the others.
             centre = jax.lax.stop_gradient(jnp.sum(self.means, axis=0) / k)
             apart, y = self.means - centre[None], x - centre[:, None]
             logits = product(apart, y) - (0.5 * jnp.sum(apart**2, axis=1) + self._levels())[:, None]
@@ -69,28 +74,47 @@ class GaussianMixture(Energy):
         return -total, product(self.roots.reshape(k * d, d).T, forces.reshape(k * d, -1))
 
     def __call__(self, x: Float[Array, "N d"]) -> Float[Array, " N"]:
-        """U(x), in units of temperature."""
+        """Returns U(x), in units of temperature, (N,)."""
         return map_blocks(lambda x: self._value_and_forces(x)[0], x.T, self.width)
 
     def locate(self, x: Float[Array, "d B"]) -> Located:
-        """U and its gradient sum_i r_i R_i^T R_i (x - a_i) at points that are columns, r_i the share of component i at x."""
+        """Evaluates U and its gradient sum_i r_i R_i^T R_i (x - a_i) at points that are columns, (d, B).
+
+        r_i is the share of component i at x.
+        """
         return Located(x, *self._value_and_forces(x), None)
 
     def _log_weights(self):
-        """log of the integrals of the components over R^d, up to (d/2) log 2 pi."""
+        """Returns the logs of the integrals of the components over R^d, up to (d/2) log 2 pi."""
         return -self._levels() if self.roots is None else -self._levels() - jnp.linalg.slogdet(self.roots)[1]
 
     def log_masses(self) -> Float[Array, " k"]:
-        """log of the masses of the components, which sum to 1, in the flat space."""
+        """Returns the logs of the masses of the components on the flat space, (k,). The masses sum to 1."""
         return jax.nn.log_softmax(self._log_weights())
 
     def log_partition(self, space: Space) -> Float[Array, ""]:
-        """log sum_i exp(-z_i - log |det R_i|) + (d/2) log 2 pi; raises ValueError for a space that is not flat R^d."""
+        """Returns log Z = log sum_i exp(-z_i - log |det R_i|) + (d/2) log 2 pi, a scalar.
+
+        Raises:
+            ValueError: when the space is not flat R^d.
+        """
         _flat(space, self.means.shape[1])
         return logsumexp(self._log_weights()) + 0.5 * self.means.shape[1] * math.log(2 * math.pi)
 
     def sample(self, key: Key[Array, ""], space: Space, count: int) -> Float[Array, "count d"]:
-        """`count` independent draws of the model; raises ValueError for a space that is not flat R^d."""
+        """Draws independent points of the model.
+
+        Args:
+            key: a key of `jax.random`.
+            space: the space, `Euclidean(d, Flat())`.
+            count: the number of points.
+
+        Returns:
+            Points, (count, d).
+
+        Raises:
+            ValueError: when the space is not flat R^d.
+        """
         k, d = self.means.shape
         _flat(space, d)
         component_key, normal_key = jax.random.split(key)
@@ -108,14 +132,19 @@ class GaussianMixture(Energy):
 
 @dataclasses.dataclass(frozen=True)
 class Mixture:
-    """Start of a `GaussianMixture` of equal masses and unit covariances.
+    """The start of a `GaussianMixture` with equal masses and unit covariances.
+
+    The means are spread * N(0, I), but for their first coordinates, which are equally spaced. Calling it with (key, space,
+    dtype) returns the energy.
 
     Args:
-        components: k. spread: the means are spread * N(0, I) ...
-        separation: ... but for their first coordinates, equally spaced from -separation to separation (0 where k = 1).
-        covariances: "unit", which stay the identity, or "full", which are trained.
+        components: k, the number of components.
+        spread: the standard deviation of the coordinates of the means other than the first.
+        separation: the first coordinates run from -separation to separation. With k = 1 the first coordinate is 0.
+        covariances: "unit" keeps them at the identity, "full" trains them.
 
-    Raises ValueError for a setting that is not allowed, and for a space that is not flat R^d.
+    Raises:
+        ValueError: when a setting is not allowed, or on the call when the space is not flat R^d.
 
     >>> energy = Mixture()(jax.random.key(0), Euclidean(3, Flat()), jnp.float32)
     >>> energy.means.shape, [round(float(a), 3) for a in energy.means[:, 0]], energy.offsets.tolist(), energy.roots
@@ -134,7 +163,7 @@ class Mixture:
         checks.choice("covariances", self.covariances, ("unit", "full"))
 
     def __call__(self, key: Key[Array, ""], space: Space, dtype: Any) -> GaussianMixture:
-        """The mixture at the start of training."""
+        """Returns the mixture at the start of training."""
         k, d = self.components, space.dimension
         _flat(space, d)
         first = jnp.linspace(-self.separation, self.separation, k, dtype=dtype) if k > 1 else jnp.zeros(1, dtype)

@@ -1,4 +1,7 @@
-"""Networks as energies: perceptrons, and convolutions of images. Their starts are frozen settings, `start(key, space, dtype)`."""
+"""Networks as energies: perceptrons, and convolutional networks for images.
+
+`MLP` and `ConvNet` are the frozen settings with which they start. They are called as `start(key, space, dtype)`.
+"""
 
 import dataclasses
 import itertools
@@ -16,17 +19,23 @@ from dualebm.energies.base import Energy
 from dualebm.geometry import Space
 
 ACTIVATIONS = {"softplus": jax.nn.softplus, "relu": jax.nn.relu, "silu": jax.nn.silu, "tanh": jnp.tanh}
+"""The activations of networks, by name."""
 
 
 def _dense(x, weights, biases, activation):
-    """A_L s(A_{L-1} ... s(A_1 x + b_1) ...) + b_L of columns, (B,)."""
+    """Returns A_L s(A_{L-1} ... s(A_1 x + b_1) ...) + b_L at columns x, (B,)."""
     for a, b in zip(weights[:-1], biases[:-1], strict=True):
         x = ACTIVATIONS[activation](product(a.T, x) + b[:, None])
     return product(weights[-1][:, 0], x) + biases[-1]
 
 
 class Perceptron(Energy):
-    """U(x) = A_L s(A_{L-1} ... s(A_1 x + b_1) ...) + b_L, of products of whole batches; for its start see `MLP`.
+    """A perceptron U(x) = A_L s(A_{L-1} ... s(A_1 x + b_1) ...) + b_L with the activation s. `MLP` is its start.
+
+    Args:
+        weights: A_1, ..., A_L, each (fan in, fan out). The last one has fan out 1.
+        biases: b_1, ..., b_L, each (fan out,).
+        activation: s, one of `ACTIVATIONS`.
 
     >>> Perceptron([jnp.eye(2), jnp.ones((2, 1))], [jnp.zeros(2), jnp.ones(1)], "relu")(jnp.array([[2.0, -3.0]])).tolist()
     [3.0]
@@ -38,22 +47,27 @@ class Perceptron(Energy):
 
     @property
     def width(self) -> int:
-        """Points that are evaluated at a time."""
+        """Returns the number of points that are evaluated at a time."""
         return block_columns(max(a.shape[1] for a in self.weights))
 
     def __call__(self, x: Float[Array, "N d"]) -> Float[Array, " N"]:
-        """U(x), in units of temperature."""
+        """Returns U(x), in units of temperature, (N,)."""
         return map_blocks(lambda x: _dense(x, self.weights, self.biases, self.activation), x.T, self.width)
 
 
 @dataclasses.dataclass(frozen=True)
 class MLP:
-    """Start of a `Perceptron`: weights normal of variance 2 / fan in, biases 0, the weights of the last layer 0, so that U = 0.
+    """The start of a `Perceptron`. The weights are normal of variance 2 / fan in, and the biases are 0.
+
+    The weights of the last layer are 0, so that U = 0. Calling it with (key, space, dtype) returns the energy.
 
     Args:
-        width, depth: of the hidden layers, and their number. activation: of `ACTIVATIONS`.
+        width: the width of the hidden layers.
+        depth: the number of hidden layers.
+        activation: one of `ACTIVATIONS`.
 
-    Raises ValueError for a setting that is not allowed.
+    Raises:
+        ValueError: when a setting is not allowed.
 
     >>> from dualebm.spaces import Euclidean
     >>> MLP(width=8)(jax.random.key(0), Euclidean(3), jnp.float32)(jnp.eye(3)).tolist()
@@ -70,7 +84,7 @@ class MLP:
         checks.choice("activation", self.activation, ACTIVATIONS)
 
     def __call__(self, key: Key[Array, ""], space: Space, dtype: Any) -> Perceptron:
-        """The network at the start of training."""
+        """Returns the network at the start of training."""
         sizes = [space.dimension, *[self.width] * self.depth, 1]
         keys = jax.random.split(key, self.depth + 1)
         pairs = list(itertools.pairwise(sizes))
@@ -79,7 +93,7 @@ class MLP:
 
 
 def _image_shapes(shape, kernels, strides, paddings):
-    """(height, width) of the image and of what each convolution makes of it."""
+    """Returns the (height, width) of the image and of the output of each convolution."""
     shapes = [tuple(shape)]
     for k, stride, padding in zip(kernels, strides, paddings, strict=True):
         shapes.append(tuple((size + 2 * padding - k) // stride + 1 for size in shapes[-1]))
@@ -87,9 +101,10 @@ def _image_shapes(shape, kernels, strides, paddings):
 
 
 def _convolution(images, kernel, stride, padding):
-    """Images (channels, height, width, B) convolved with a kernel (k, k, channels, out), as one product with all their patches.
+    """Convolves images (channels, height, width, B) with a kernel (k, k, channels, out), as one product with all their patches.
 
-    XLA has no fast program on CPUs for the derivatives of a strided convolution, least of all in the kernel: 2 and 30 times as slow.
+    On CPUs XLA has no fast program for the derivatives of a strided convolution. In the images they take 2 times as long, in the
+    kernel 30 times.
     """
     k, _, channels, out = kernel.shape
     images = jnp.pad(images, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
@@ -100,11 +115,19 @@ def _convolution(images, kernel, stride, padding):
 
 
 class Convolutional(Energy):
-    """U of images of one channel, x = rows of height * width numbers, row after row: convolutions, then dense layers.
+    """A convolutional network on images of one channel: convolutions, then dense layers, with an activation between all layers.
 
-    kernels (k, k, in, out) with kernel_biases (out,); weights (a, b) with biases (b,), the first for an image as (row, column,
-    channel); shape (height, width); strides and paddings, on all sides, of the convolutions. The activation, of `ACTIVATIONS`,
-    is between all layers. For its start see `ConvNet`.
+    A point x holds the height * width numbers of an image, row after row. `ConvNet` is its start.
+
+    Args:
+        kernels: the kernels of the convolutions, each (k, k, channels in, channels out).
+        kernel_biases: the biases of the convolutions, each (channels out,).
+        weights: the matrices of the dense layers, each (fan in, fan out). The first takes images as (row, column, channel).
+        biases: the biases of the dense layers, each (fan out,).
+        shape: (height, width) of the images.
+        strides: the stride of each convolution.
+        paddings: the padding of each convolution on all sides.
+        activation: one of `ACTIVATIONS`.
 
     >>> one = jnp.ones((2, 2, 1, 1))
     >>> network = Convolutional([one], [jnp.zeros(1)], [jnp.ones((1, 1))], [jnp.zeros(1)], (2, 2), (1,), (0,), "relu")
@@ -123,13 +146,13 @@ class Convolutional(Energy):
 
     @property
     def width(self) -> int:
-        """Points that are evaluated at a time."""
+        """Returns the number of points that are evaluated at a time."""
         _, *made = _image_shapes(self.shape, [a.shape[0] for a in self.kernels], self.strides, self.paddings)
         patches = [math.prod(shape) * math.prod(a.shape[:3]) for shape, a in zip(made, self.kernels, strict=True)]
         return block_columns(max(*patches, *(a.shape[1] for a in self.weights)))
 
     def __call__(self, x: Float[Array, "N d"]) -> Float[Array, " N"]:
-        """U(x), in units of temperature."""
+        """Returns U(x), in units of temperature, (N,)."""
         return map_blocks(self._value, x.T, self.width)
 
     def _value(self, x):
@@ -142,17 +165,24 @@ class Convolutional(Energy):
 
 @dataclasses.dataclass(frozen=True)
 class ConvNet:
-    """Start of a `Convolutional` energy: weights normal of variance 2 / fan in, biases 0, the weights of the last layer 0, so that U = 0.
+    """The start of a `Convolutional` energy. The weights are normal of variance 2 / fan in, and the biases are 0.
 
-    The defaults are the network of the MNIST experiment of arXiv 2305.19414: images of 16 x 16 x 16, 8 x 8 x 32, 4 x 4 x 64 and
-    2 x 2 x 64, then dense layers 256-64-1.
+    The weights of the last layer are 0, so that U = 0. The defaults are the network of the MNIST experiment of arXiv 2305.19414:
+    images of 16 x 16 x 16, 8 x 8 x 32, 4 x 4 x 64 and 2 x 2 x 64, then dense layers 256-64-1. Calling it with (key, space,
+    dtype) returns the energy.
 
     Args:
-        shape: height and width of the images. channels, kernels, strides, paddings: of each convolution.
-        width: of the hidden dense layer. activation: of `ACTIVATIONS`.
+        shape: (height, width) of the images.
+        channels: the number of output channels of each convolution.
+        kernels: the size k of each convolution's kernel.
+        strides: the stride of each convolution.
+        paddings: the padding of each convolution on all sides.
+        width: the width of the hidden dense layer.
+        activation: one of `ACTIVATIONS`.
 
-    Raises ValueError for a setting that is not allowed, for a layer whose images are empty, and for a space whose dimension is
-    not height * width.
+    Raises:
+        ValueError: when a setting is not allowed, when a layer's images are empty, or on the call when the dimension of the
+            space is not height * width.
 
     >>> from dualebm.spaces import Euclidean
     >>> energy = jax.eval_shape(lambda key: ConvNet()(key, Euclidean(784), jnp.float32), jax.random.key(0))
@@ -186,11 +216,11 @@ class ConvNet:
 
     @property
     def images(self) -> list[tuple[int, ...]]:
-        """(height, width) of the image and of what each convolution makes of it."""
+        """Returns the (height, width) of the image and of the output of each convolution."""
         return _image_shapes(self.shape, self.kernels, self.strides, self.paddings)
 
     def __call__(self, key: Key[Array, ""], space: Space, dtype: Any) -> Convolutional:
-        """The network at the start of training."""
+        """Returns the network at the start of training."""
         if space.dimension != math.prod(self.shape):
             raise ValueError(f"space is {space}; its dimension must be {math.prod(self.shape)}, for shape={self.shape}")
         *conv_keys, dense_key = jax.random.split(key, len(self.channels) + 1)

@@ -1,4 +1,4 @@
-"""Shallow energies, their gradients, and the witness: every N x m product of the package, streamed by blocks of points."""
+"""Shallow energies, their gradients, and the witness. Each N x m product is computed in blocks of points."""
 
 
 import equinox as eqx
@@ -13,10 +13,14 @@ from dualebm.measures import Atoms, Samples, coefficients, shares
 
 
 class Shallow(Energy):
-    """U(x) = (1/m) sum_j c_j phi(x, theta_j), real coefficients c (arXiv 2107.05134, Section 3).
+    """The shallow energy U(x) = (1/m) sum_j c_j phi(x, theta_j) with real coefficients c (arXiv 2107.05134, Section 3).
 
-    positions (m, p), coefficients (m,); no atoms (m = 0) is an error. For the coefficients of signed atoms see
-    `from_atoms`.
+    `from_atoms` makes it of signed atoms. An energy without atoms (m = 0) is an error.
+
+    Args:
+        feature: phi.
+        positions: theta_j, (m, p).
+        coefficients: c_j, (m,).
 
     >>> from dualebm.features import ReLU
     >>> energy = Shallow(ReLU(), jnp.eye(2), jnp.array([-4.0, 2.0]))
@@ -30,16 +34,19 @@ class Shallow(Energy):
 
     @property
     def width(self) -> int:
-        """Points that are evaluated at a time."""
+        """Returns the number of points that are evaluated at a time."""
         return block_columns(self.coefficients.shape[0])
 
     def __call__(self, x: Float[Array, "N d"]) -> Float[Array, " N"]:
-        """U(x), in units of temperature."""
+        """Returns U(x), in units of temperature, (N,)."""
         scaled = self.coefficients / self.coefficients.shape[0]
         return map_blocks(lambda x: product(self.feature(x.T, self.positions), scaled), x.T, self.width)
 
     def locate(self, x: Float[Array, "d B"]) -> Located:
-        """U and its gradient at points that are columns: for ridge features grad U = (1/m) sum_j c_j slope(<theta_j, x>) theta_j."""
+        """Evaluates U and its gradient at points that are columns, (d, B).
+
+        For ridge features grad U = (1/m) sum_j c_j slope(<theta_j, x>) theta_j.
+        """
         if not isinstance(self.feature, Ridge):
             return super().locate(x)
         x = once(x)
@@ -47,7 +54,7 @@ class Shallow(Energy):
         products = _products(self.feature, self.positions, x)
         pull = once((scaled[:, None] * self.positions[:, : x.shape[0]]).T)
         gradient = product(pull, self.feature.slope(products))
-        if isinstance(self.feature, ReLU) and not self.feature.bias:  # homogeneous in x: x . grad U = k U
+        if isinstance(self.feature, ReLU) and not self.feature.bias:  # U is homogeneous in x, so that x . grad U = k U.
             value = jnp.sum(x * gradient, axis=0) / self.feature.power
         else:
             value = product(scaled, self.feature.profile(products))
@@ -55,7 +62,7 @@ class Shallow(Energy):
 
 
 def from_atoms(feature: Feature, atoms: Atoms) -> Shallow:
-    """The energy f_gamma of a signed measure of atoms: `Shallow` with c_j = sigma_j w_j.
+    """Returns the energy f_gamma of a signed measure of atoms, `Shallow` with c_j = sigma_j w_j.
 
     >>> from dualebm.features import ReLU
     >>> atoms = Atoms(jnp.eye(2), jnp.zeros(2), jnp.array([1.0, -1.0]))
@@ -66,7 +73,7 @@ def from_atoms(feature: Feature, atoms: Atoms) -> Shallow:
 
 
 def _products(feature, theta, x):
-    """<theta_j, x_i>, (m, B), or <theta_j, (x_i, 1)>."""
+    """Returns <theta_j, x_i>, or <theta_j, (x_i, 1)> with a bias, (m, B)."""
     if theta.shape[1] != x.shape[0] + feature.bias:
         allowed = x.shape[0] + feature.bias
         raise ValueError(f"theta has {theta.shape[1]} components and x has {x.shape[0]}; allowed: {allowed} for theta")
@@ -75,7 +82,7 @@ def _products(feature, theta, x):
 
 
 Sums = tuple[Float[Array, " m"], Float[Array, "m p"]]
-"""Of values and of gradients."""
+"""Sums of values, and sums of their gradients."""
 
 
 def feature_sums(
@@ -85,10 +92,22 @@ def feature_sums(
     weights: Float[Array, " B"] | None = None,
     products: Float[Array, "m B"] | None = None,
 ) -> Sums:
-    """sum_i weights_i phi(x_i, theta_j) and its ambient gradient in theta_j over points that are columns, all at once.
+    """Returns sum_i weights_i phi(x_i, theta_j) and its ambient gradient in theta_j over points that are columns, all at once.
 
-    `products` of a ridge feature, where they are known, spare their product. Homogeneous features of degree k need one
-    product for both sums: theta . grad phi = k phi.
+    A homogeneous feature of degree k needs one product for both sums, because theta . grad phi = k phi.
+
+    Args:
+        feature: phi.
+        theta: the parameters, (m, p).
+        x: the points, as columns, (d, B).
+        weights: the weights of the points, (B,), or None for 1.
+        products: <theta_j, x_i> of a ridge feature, (m, B), where they are known. None computes them.
+
+    Returns:
+        The sums, (m,), and their gradients, (m, p).
+
+    Raises:
+        ValueError: when theta and x do not fit the feature.
 
     >>> from dualebm.features import ReLU
     >>> feature_sums(ReLU(), jnp.eye(2), jnp.array([[0.5, 0.75], [0.75, -0.5]]))[0].tolist()
@@ -110,16 +129,27 @@ def feature_sums(
 
 
 def feature_mean(feature: Feature, theta: Float[Array, "m p"], samples: Samples) -> Sums:
-    """G(theta_j) = E_samples phi(x, theta_j) and its ambient gradient in theta_j: `(m,)`, `(m, p)`.
+    """Returns G(theta_j) = E_samples phi(x, theta_j) and its ambient gradient in theta_j.
 
-    Over a mesh axis, of which each device holds as many of the samples: what `collectives.mean_over` makes this mean of.
+    Where several devices share the samples, each device returns its part. `collectives.mean_over` makes the mean of the parts.
+
+    Args:
+        feature: phi.
+        theta: the parameters, (m, p).
+        samples: n weighted points, (n, d).
+
+    Returns:
+        The means, (m,), and their gradients, (m, p).
+
+    Raises:
+        ValueError: when theta and the samples do not fit the feature.
 
     >>> from dualebm.features import ReLU
     >>> values, gradient = feature_mean(ReLU(), jnp.eye(2), Samples(jnp.array([[0.5, 0.75], [0.75, -0.5]])))
     >>> values.tolist()
     [0.625, 0.375]
     """
-    columns, width = once(samples.points.T), block_columns(theta.shape[0])  # once in a whole run: it does not change
+    columns, width = once(samples.points.T), block_columns(theta.shape[0])  # computed once in a run for data, which do not change
     if samples.log_weights is not None:
         weights = shares(samples.log_weights)
         return sum_blocks(lambda x, w: feature_sums(feature, theta, x, w), (columns, weights), width)
@@ -128,7 +158,19 @@ def feature_mean(feature: Feature, theta: Float[Array, "m p"], samples: Samples)
 
 
 def witness(feature: Feature, theta: Float[Array, "m p"], particles: Samples, data: Samples) -> Sums:
-    """F(theta_j) = E_particles phi - E_data phi (arXiv 2107.05134, eq. 9) and its ambient gradient: `(m,)`, `(m, p)`.
+    """Returns F(theta_j) = E_particles phi - E_data phi (arXiv 2107.05134, eq. 9) and its ambient gradient in theta_j.
+
+    Args:
+        feature: phi.
+        theta: the parameters, (m, p).
+        particles: weighted points of the model, (n, d).
+        data: weighted points of the data, (n', d).
+
+    Returns:
+        The witness, (m,), and its gradients, (m, p).
+
+    Raises:
+        ValueError: when theta and the samples do not fit the feature.
 
     >>> from dualebm.features import ReLU
     >>> cloud = Samples(jnp.array([[0.6, 0.8]]))

@@ -1,4 +1,4 @@
-"""Energies on a circle, by their values at equally spaced points."""
+"""Energies on a circle that are given by their values at equally spaced points."""
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -9,7 +9,11 @@ from dualebm.geometry import Space
 
 
 class Tabulated(Energy):
-    """U on `Torus(1)` or `Sphere(2)`: linear between its values at K equally spaced points, the first at coordinate or angle 0.
+    """An energy on `Torus(1)` or `Sphere(2)` that is linear between its values at K equally spaced points.
+
+    Args:
+        space: the circle.
+        values: U at the points, (K,). The first point lies at coordinate or angle 0.
 
     >>> from dualebm.spaces import Torus
     >>> Tabulated(Torus(1), jnp.array([0.0, 4.0, 0.0, 0.0]))(jnp.array([[0.25], [0.125], [0.5]])).tolist()
@@ -20,7 +24,7 @@ class Tabulated(Energy):
     values: Float[Array, " K"]
 
     def __call__(self, x: Float[Array, "N d"]) -> Float[Array, " N"]:
-        """U(x), in units of temperature."""
+        """Returns U(x), in units of temperature, (N,)."""
         place = self.space.turns(x) * self.values.shape[0]
         cell = jnp.floor(place)
         left, right = (jnp.take(self.values, cell.astype(jnp.int32) + i, mode="wrap") for i in (0, 1))
