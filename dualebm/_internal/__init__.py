@@ -1,1 +1,1 @@
-"""What the rest is built on, and what no user needs: columns of points, checks of arguments, cells."""
+"""Internals that users do not need: blocks of columns, checks of arguments, collectives, files, random numbers and cells."""

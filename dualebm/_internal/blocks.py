@@ -1,7 +1,7 @@
-"""How the package computes with many points at once: components first, in blocks of columns that stay in cache.
+"""Computation with many points at once, in blocks of columns that stay in the cache.
 
-Inside, N points in d dimensions are the columns of an array (d, N): a minor axis of length d is not vectorised on CPUs. No
-array of N m elements is ever whole, so memory does not grow with N m and the step runs at the speed of arithmetic.
+Inside the package, N points in d dimensions are the columns of an array (d, N), because CPUs do not vectorise over a minor axis
+of length d. No array of N m elements is ever whole. Memory then does not grow with N m, and arithmetic limits the speed.
 """
 
 from collections.abc import Callable
@@ -11,20 +11,20 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Shaped
 
 BLOCK_ELEMENTS = {"cpu": 3 * 2**18}
-"""Elements of the (m, columns) block that is alive at a time: 3 MB of float32 on a CPU, which stay in its cache."""
+"""The elements of the (m, columns) block that is alive at a time, by backend. 3 MB of float32 stay in the cache of a CPU."""
 
 BLOCK_ELEMENTS_ELSEWHERE = 2**26
-"""The same on accelerators: large enough to fill them."""
+"""The elements of a block on accelerators, enough to fill them."""
 
 GRAIN = 256
-"""Blocks are multiples of this many columns."""
+"""The number of columns of a block is a multiple of this number."""
 
 CHAINS = 4
-"""Blocks that a sum handles side by side: XLA runs their products concurrently, but the parts of a product one after another."""
+"""The number of blocks that a sum handles side by side. XLA runs several products concurrently, but not the parts of one."""
 
 
 def product(a: Float[Array, "..."], b: Float[Array, "..."]) -> Float[Array, "..."]:
-    """a @ b in the precision of its factors, also where an accelerator would round float32.
+    """Returns a @ b in the precision of its factors, also on accelerators that would round float32.
 
     >>> product(jnp.array([[1.0, 2.0]]), jnp.array([3.0, 4.0])).tolist()
     [11.0]
@@ -33,7 +33,7 @@ def product(a: Float[Array, "..."], b: Float[Array, "..."]) -> Float[Array, "...
 
 
 def block_columns(rows: int) -> int:
-    """Columns of a block of an array (rows, N) on the default backend: a multiple of 256.
+    """Returns the number of columns of a block of an array (rows, N) on the default backend, a multiple of 256.
 
     >>> block_columns(64) % 256
     0
@@ -43,9 +43,16 @@ def block_columns(rows: int) -> int:
 
 
 def split(count: int, columns: int) -> tuple[int, int, int]:
-    """(blocks, width, rest): `count` columns as blocks of one width, at most `columns`, and a rest that is not longer.
+    """Divides `count` columns into blocks of one width, at most `columns`, and a rest that is at most as wide.
 
-    The width is a multiple of 256 where `columns` is and there is more than one block; the rest is nearly a block.
+    The rest is nearly as wide as a block. With several blocks the width is a multiple of 256 if `columns` is one.
+
+    Args:
+        count: the number of columns to divide.
+        columns: the largest width of a block.
+
+    Returns:
+        (the number of blocks, their width, the width of the rest).
 
     >>> split(100_000, 12_288)
     (8, 11264, 9888)
@@ -58,7 +65,15 @@ def split(count: int, columns: int) -> tuple[int, int, int]:
 
 
 def take(x: Shaped[Array, "*rows N"], start: Int[Array, ""] | int, width: int) -> Shaped[Array, "*rows width"]:
-    """Columns start .. start + width - 1.
+    """Returns the columns start .. start + width - 1 of an array.
+
+    Args:
+        x: the array, (*rows, N).
+        start: the first column.
+        width: the number of columns.
+
+    Returns:
+        The columns, (*rows, width).
 
     >>> take(jnp.arange(6), 2, 3).tolist()
     [2, 3, 4]
@@ -67,7 +82,9 @@ def take(x: Shaped[Array, "*rows N"], start: Int[Array, ""] | int, width: int) -
 
 
 def choose(x: Shaped[Array, "*rows N"], index: Int[Array, " count"]) -> Shaped[Array, "*rows count"]:
-    """Columns `index`. On a CPU row after row, or XLA would keep x transposed in all of the loop around it, whose products it slows.
+    """Returns the columns `index`, (count,), of an array x, (*rows, N), as an array (*rows, count).
+
+    On a CPU it goes row after row. XLA would otherwise keep x transposed in the whole loop around it, which slows its products.
 
     >>> choose(jnp.arange(6).reshape(2, 3), jnp.array([2, 2])).tolist()
     [[2, 2], [5, 5]]
@@ -79,7 +96,15 @@ def choose(x: Shaped[Array, "*rows N"], index: Int[Array, " count"]) -> Shaped[A
 
 
 def put(x: Shaped[Array, "*rows N"], block: Shaped[Array, "*rows width"], start: Int[Array, ""] | int):
-    """x with the columns from `start` on replaced by a block.
+    """Returns an array with some columns replaced.
+
+    Args:
+        x: the array, (*rows, N).
+        block: the new columns, (*rows, width).
+        start: the first column to replace.
+
+    Returns:
+        The array, (*rows, N).
 
     >>> put(jnp.zeros(4), jnp.ones(2), 1).tolist()
     [0.0, 1.0, 1.0, 0.0]
@@ -88,7 +113,15 @@ def put(x: Shaped[Array, "*rows N"], block: Shaped[Array, "*rows width"], start:
 
 
 def map_blocks(function: Callable, x: Shaped[Array, "*rows N"], columns: int):
-    """`function(x)` for a function that treats columns one by one, at most `columns` at a time.
+    """Returns `function(x)`, computed in blocks of columns.
+
+    Args:
+        function: maps an array of columns to a pytree of such arrays. It treats columns independently.
+        x: the array, (*rows, N).
+        columns: the largest width of a block.
+
+    Returns:
+        A pytree of arrays whose last axis has length N.
 
     >>> map_blocks(lambda x: 2 * x, jnp.arange(5), 2).tolist()
     [0, 2, 4, 6, 8]
@@ -111,7 +144,15 @@ def map_blocks(function: Callable, x: Shaped[Array, "*rows N"], columns: int):
 
 
 def sum_blocks(function: Callable, arrays: tuple, columns: int):
-    """Sum over blocks of `function(*arrays)`, a function that itself sums over the last axis; added in block order.
+    """Returns `function(*arrays)` for a function that sums over the last axis. Blocks of columns are added in their order.
+
+    Args:
+        function: maps arrays of columns to a pytree of sums over the columns.
+        arrays: arrays or pytrees of arrays, each (*rows, N).
+        columns: the largest width of a block.
+
+    Returns:
+        The pytree of sums over all N columns.
 
     >>> int(sum_blocks(jnp.sum, (jnp.arange(5),), 2))
     10
@@ -132,10 +173,16 @@ def sum_blocks(function: Callable, arrays: tuple, columns: int):
 
 
 def map_pairs(function: Callable, arrays: tuple, pairs: int):
-    """`function(start, *blocks)` over blocks of at most `pairs` pairs of columns, i and i + N/2 of arrays (*rows, N), N even.
+    """Applies a function to blocks of pairs of columns. Columns i and i + N/2 are a pair, with N even.
 
-    It is given the columns of the first members of pairs start, start + 1, ..., and then those of the second, (*rows, 2 size), and returns
-    such arrays. `pairs` is a multiple of 256.
+    Args:
+        function: called as `function(start, *blocks)` for `size` consecutive pairs from number `start` on. Each block,
+            (*rows, 2 size), holds the first members of the pairs, then the second. The function returns such arrays.
+        arrays: arrays or pytrees of arrays, each (*rows, N).
+        pairs: the largest number of pairs of a block, a multiple of 256.
+
+    Returns:
+        A pytree of arrays whose last axis has length N.
 
     >>> map_pairs(lambda start, x: start + x, (jnp.arange(4),), 256).tolist()
     [0, 1, 2, 3]
@@ -160,7 +207,7 @@ def map_pairs(function: Callable, arrays: tuple, pairs: int):
 
 
 def total(values: list):
-    """Sum of pytrees, in their order.
+    """Returns the sum of pytrees, added in their order.
 
     >>> [int(x) for x in total([(jnp.int32(1), jnp.int32(2)), (jnp.int32(3), jnp.int32(4))])]
     [4, 6]
@@ -172,9 +219,10 @@ def total(values: list):
 
 
 def once(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """x, computed once. XLA on CPUs recomputes what a loop reads, such as the cosine of an angle for each of d components.
+    """Returns x and makes XLA compute it only once.
 
-    Only the result of a product is surely kept, so on a CPU it is the product of the identity and x, which is exact.
+    XLA on CPUs recomputes the values that a loop reads, such as the cosine of an angle for each of d components. It surely
+    keeps only the result of a product. On a CPU this is therefore the product of the identity and x, which is exact.
 
     >>> once(jnp.arange(3.0)).tolist()
     [0.0, 1.0, 2.0]

@@ -1,4 +1,4 @@
-"""Checks of arguments on the host: each error names the argument, its value and what is allowed."""
+"""Checks of arguments on the host. Each error names the argument, its value and the allowed values."""
 
 import difflib
 import math
@@ -12,11 +12,19 @@ from dualebm.geometry import Space
 from dualebm.measures import Samples
 
 ON_SPACE = 1e-3
-"""How far data may lie from their space (float32 data read from a text file are within 1e-6)."""
+"""The largest allowed distance of data from their space. Float32 data read from a text file are within 1e-6."""
 
 
 def choice(name: str, value, allowed: Iterable) -> None:
-    """Raises ValueError naming the nearest allowed word.
+    """Raises ValueError unless a value is one of the allowed words. The error names the nearest of them.
+
+    Args:
+        name: the name of the argument in the error.
+        value: the value to check.
+        allowed: the allowed values.
+
+    Raises:
+        ValueError: when the value is not allowed.
 
     >>> choice("signs", "rndom", ("random", "half"))
     Traceback (most recent call last):
@@ -31,7 +39,15 @@ def choice(name: str, value, allowed: Iterable) -> None:
 
 
 def count(name: str, value, smallest: int = 1) -> None:
-    """Raises ValueError unless `value` is an integer of at least `smallest`.
+    """Raises ValueError unless a value is an integer of at least `smallest`.
+
+    Args:
+        name: the name of the argument in the error.
+        value: the value to check.
+        smallest: the smallest allowed value.
+
+    Raises:
+        ValueError: when the value is no integer or too small.
 
     >>> count("neurons", 0)
     Traceback (most recent call last):
@@ -43,7 +59,16 @@ def count(name: str, value, smallest: int = 1) -> None:
 
 
 def number(name: str, value, *, positive: bool = False, largest: float = math.inf) -> None:
-    """Raises ValueError unless `value` is one finite real number >= 0 (> 0 where `positive`) and at most `largest`.
+    """Raises ValueError unless a value is one finite real number in the allowed range.
+
+    Args:
+        name: the name of the argument in the error.
+        value: the value to check.
+        positive: whether 0 is excluded. Negative numbers always are.
+        largest: the largest allowed value.
+
+    Raises:
+        ValueError: when the value is no finite number in the range.
 
     >>> number("restart_probability", 1.5, largest=1)
     Traceback (most recent call last):
@@ -62,7 +87,15 @@ def number(name: str, value, *, positive: bool = False, largest: float = math.in
 
 
 def particle_step(name: str, step, space: Space) -> None:
-    """Raises ValueError for a step on a sphere whose noise goes half way round: projected moves of any step stay finite.
+    """Raises ValueError for a step whose noise would go half way round a sphere, although the moves would stay finite.
+
+    Args:
+        name: the name of the argument in the error.
+        step: h.
+        space: the space of the particles.
+
+    Raises:
+        ValueError: when the step is larger than `space.largest_particle_step`.
 
     >>> from dualebm.spaces import Sphere
     >>> particle_step("step", 1.0, Sphere(15))  # doctest: +ELLIPSIS
@@ -78,7 +111,7 @@ def particle_step(name: str, step, space: Space) -> None:
 
 
 def x64_enabled() -> bool:
-    """Whether JAX keeps float64 as it is: `JAX_ENABLE_X64=1`, or within `jax.enable_x64(True)`.
+    """Tells whether JAX keeps float64, by `JAX_ENABLE_X64=1` or within `jax.enable_x64(True)`.
 
     >>> with jax.enable_x64(True):
     ...     x64_enabled()
@@ -88,7 +121,10 @@ def x64_enabled() -> bool:
 
 
 def precision(dtype) -> np.dtype:
-    """`dtype` as NumPy's; raises ValueError unless it is float32, or float64 with x64 on.
+    """Returns `dtype` as a NumPy dtype.
+
+    Raises:
+        ValueError: when it is not float32 or float64, or when it is float64 and x64 is off.
 
     >>> precision(jnp.float32).name
     'float32'
@@ -105,7 +141,15 @@ def precision(dtype) -> np.dtype:
 
 
 def points(name: str, x, space: Space) -> None:
-    """Raises ValueError unless `x` holds at least one point, finite and real floating, of the space.
+    """Raises ValueError unless an array holds at least one point and all its rows are finite points of the space.
+
+    Args:
+        name: the name of the argument in the error.
+        x: an array, (n, d), of float32, or of float64 with x64 on.
+        space: the space of the points.
+
+    Raises:
+        ValueError: when x is no such array, is empty, or has a row that is not finite or is outside the space.
 
     >>> from dualebm.spaces import Sphere
     >>> points("data", np.ones((4, 3), np.float32), Sphere(3))  # doctest: +ELLIPSIS
@@ -139,7 +183,15 @@ def points(name: str, x, space: Space) -> None:
 
 
 def samples(name: str, data: Samples, space: Space) -> None:
-    """`points`, and log weights of shape (n,) that are not NaN or +inf and not all -inf.
+    """Raises ValueError unless an argument holds `Samples` of the space.
+
+    Args:
+        name: the name of the argument in the error.
+        data: points that pass the check `points`. Log weights, (n,), of their dtype may be -inf, but not all of them.
+        space: the space of the points.
+
+    Raises:
+        ValueError: when the points or the log weights are not allowed.
 
     >>> from dualebm.spaces import Sphere
     >>> samples("data", Samples(np.ones((1, 1), np.float32), np.zeros(2, np.float32)), Sphere(2))
@@ -161,7 +213,7 @@ def samples(name: str, data: Samples, space: Space) -> None:
 
 
 def key(value) -> None:
-    """Raises ValueError unless `value` is one threefry key; an `rbg` key gives other numbers under vmap.
+    """Raises ValueError unless a value is one threefry key. An `rbg` key would give other numbers under vmap.
 
     >>> key(0)
     Traceback (most recent call last):

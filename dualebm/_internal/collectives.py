@@ -1,6 +1,6 @@
 """Particles that several devices share: gathers, means and choices that give all devices the same bits.
 
-Where no devices share them, each function leaves its argument as it is.
+Where no devices share the particles, each function returns its argument as it is.
 """
 
 from collections.abc import Callable
@@ -14,25 +14,25 @@ from jaxtyping import Array, Int, Shaped
 from dualebm._internal.blocks import take, total
 
 PARTICLES = "particles"
-"""The mesh axis over whose devices the particles and the data of a run are split."""
+"""The mesh axis of the devices that share the particles and the data of a run."""
 
 
 def split_axis() -> str | None:
-    """The axis `PARTICLES` where a program is traced in which several devices share the particles, else None.
+    """Returns the axis `PARTICLES` while a program is traced in which several devices share the particles, else None.
 
-    Only the moves and the sums over particles ask for it, so that a method need not know how many devices there are.
+    Only the moves and the sums over particles ask for it. A method need not know the number of devices.
 
     >>> split_axis(), jax.vmap(lambda x: x + (split_axis() == "particles"), axis_name="particles")(jnp.zeros(2)).tolist()
     (None, [1.0, 1.0])
     """
     try:
         return PARTICLES if jax.lax.axis_size(PARTICLES) > 1 else None
-    except NameError:  # no such axis is bound
+    except NameError:  # No such axis is bound.
         return None
 
 
 def undivided(function: Callable):
-    """The value of `function()` in a program in which devices share the particles, as if each device had all of them.
+    """Returns `function()` in a program in which devices share the particles, as if each device held all of them.
 
     >>> jax.vmap(lambda x: undivided(lambda: x if split_axis() is None else -x), axis_name="particles")(jnp.ones(2)).tolist()
     [1.0, 1.0]
@@ -43,7 +43,10 @@ def undivided(function: Callable):
 
 
 def gather_pairs(x: Shaped[Array, "*rows N"]) -> Shaped[Array, "*rows M"]:
-    """All columns, of which each device that share the particles holds the next of the first and of the second members of all pairs; or x.
+    """Gathers the columns of all devices that share the particles. Every device receives the same M columns.
+
+    Columns i and i + M/2 are a pair. A device holds the first members of consecutive pairs, then their second members.
+    Where no devices share the particles, it returns x.
 
     >>> jax.vmap(lambda x: gather_pairs(x), axis_name="particles")(jnp.array([[0, 2], [1, 3]])).tolist()
     [[0, 1, 2, 3], [0, 1, 2, 3]]
@@ -56,7 +59,7 @@ def gather_pairs(x: Shaped[Array, "*rows N"]) -> Shaped[Array, "*rows M"]:
 
 
 def own_pairs(x: Shaped[Array, "*rows M"], count: int) -> Shaped[Array, "*rows count"]:
-    """What `gather_pairs` made x of: the `count` columns of this device.
+    """Inverts `gather_pairs`: returns the `count` columns of this device out of all columns x.
 
     >>> jax.vmap(lambda i: own_pairs(jnp.arange(4), 2), axis_name="particles")(jnp.arange(2)).tolist()
     [[0, 2], [1, 3]]
@@ -70,9 +73,9 @@ def own_pairs(x: Shaped[Array, "*rows M"], count: int) -> Shaped[Array, "*rows c
 
 
 def mean_over(values):
-    """Mean of pytrees of floating arrays over the devices that share the particles, or `values` on one device.
+    """Returns the mean of pytrees of floating arrays over the devices that share the particles, or `values` on one device.
 
-    One gather of all of them as one vector; added in the order of the devices, so that every device has the same bits.
+    All arrays are gathered as one vector and added in the order of the devices, so that every device receives the same bits.
 
     >>> jax.vmap(lambda x: mean_over(x), axis_name="particles")(jnp.array([1.0, 2.0, 6.0])).tolist()
     [3.0, 3.0, 3.0]
@@ -86,7 +89,7 @@ def mean_over(values):
 
 
 def whole(arrays):
-    """Arrays of which each device that share the particles holds consecutive rows, gathered; or `arrays` on one device.
+    """Gathers the consecutive rows of arrays that each device holds. On one device it returns `arrays`.
 
     >>> jax.vmap(lambda x: whole(x), axis_name="particles")(jnp.array([[1], [2]])).tolist()
     [[1, 2], [1, 2]]
@@ -98,7 +101,9 @@ def whole(arrays):
 def pick(
     x: Shaped[Array, "n *k"], index: Int[Array, " count"] | Int[np.ndarray, " count"]
 ) -> Shaped[Array, "count *k"]:
-    """Rows `index` of x; over a mesh axis, each device of which holds n consecutive ones of all rows, those of all, on all devices.
+    """Gathers rows `index`, (count,), of an array x.
+
+    Over a mesh axis each device holds n consecutive rows, and every device receives the same gathered rows.
 
     >>> jax.vmap(lambda x: pick(x, jnp.array([3, 0])), axis_name="particles")(jnp.arange(4).reshape(2, 2)).tolist()
     [[3, 0], [3, 0]]
@@ -106,7 +111,8 @@ def pick(
     axis = split_axis()
     if axis is None:
         return x[index]
-    here = index - jax.lax.axis_index(axis) * x.shape[0]
-    held = (here >= 0) & (here < x.shape[0])
-    rows = x[jnp.where(held, here, 0)]
-    return jax.lax.psum(jnp.where(held.reshape(-1, *[1] * (x.ndim - 1)), rows, 0), axis)  # exact: but one term is zero
+    row = index - jax.lax.axis_index(axis) * x.shape[0]
+    held = (row >= 0) & (row < x.shape[0])
+    rows = x[jnp.where(held, row, 0)]
+    # The sum is exact, because all terms but one are zero.
+    return jax.lax.psum(jnp.where(held.reshape(-1, *[1] * (x.ndim - 1)), rows, 0), axis)

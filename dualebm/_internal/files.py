@@ -1,4 +1,7 @@
-"""Files: written whole or not at all, and `.npz` files of leaves by path with a JSON header. No file holds code, and none is unpickled."""
+"""Files that are written whole or not at all, and `.npz` files of leaves by path with a JSON header.
+
+No file holds code, and none is unpickled.
+"""
 
 import contextlib
 import json
@@ -12,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 FORMAT = 3
-"""The version of the files' format; files of another version are refused."""
+"""The version of the format. Files of another version are refused."""
 
 PathLike = str | os.PathLike
 
@@ -39,7 +42,12 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def commit(path: Path, write: Callable[[Path], Any]) -> None:
-    """Writes a file under a temporary name in its folder, flushes it to the disk and renames it: all of it or none.
+    """Writes a file whole or not at all.
+
+    `write` receives a temporary path in the same folder. The file is then flushed to the disk and renamed to `path`.
+
+    Raises:
+        OSError: when the file cannot be written.
 
     >>> import tempfile
     >>> path = Path(tempfile.mkdtemp()) / "note"
@@ -60,10 +68,19 @@ def commit(path: Path, write: Callable[[Path], Any]) -> None:
 
 
 def check_format(path: Path, header: Any, kind: str) -> None:
-    """Raises ValueError unless a file's header says that it is of this kind and of the version read here."""
-    found = header.get("kind") if isinstance(header, dict) else None
-    if found != kind:
-        raise ValueError(f"{path} holds {found!r}; it must hold {kind!r}, written by dualebm")
+    """Raises ValueError unless a file has the given kind and the version of this program.
+
+    Args:
+        path: the path of the file, for the error.
+        header: the header of the file.
+        kind: the kind of file that is expected.
+
+    Raises:
+        ValueError: when the kind or the version differs.
+    """
+    stored = header.get("kind") if isinstance(header, dict) else None
+    if stored != kind:
+        raise ValueError(f"{path} holds {stored!r}; it must hold {kind!r}, written by dualebm")
     if header.get("format") != FORMAT:
         raise ValueError(f"{path} has format version {header.get('format')!r}; this version of dualebm reads {FORMAT}")
 
@@ -72,7 +89,7 @@ def check_format(path: Path, header: Any, kind: str) -> None:
 
 
 def is_key(leaf: Any) -> bool:
-    """Whether a leaf holds typed PRNG keys."""
+    """Tells whether a leaf holds typed PRNG keys."""
     return hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
@@ -81,7 +98,7 @@ def _plain(leaf: Any) -> Any:
 
 
 def leaves(tree: Any) -> dict[str, Any]:
-    """The leaves that are arrays or numbers, by their path in the tree."""
+    """Returns the leaves of a tree that are arrays or numbers, by their path in the tree."""
     flat = jax.tree_util.tree_leaves_with_path(tree)
     named = {"leaf" + jax.tree_util.keystr(path): leaf for path, leaf in flat}
     return {
@@ -93,10 +110,13 @@ def save(path: PathLike, kind: str, tree: Any, header: dict) -> None:
     """Writes the leaves of a tree and a header to an `.npz` file.
 
     Args:
-        path: of the file.
-        kind: what the file holds; `load` asks for it.
-        tree: its arrays and numbers are written by their path in it, typed keys as their data.
-        header: JSON, by names other than kind, format and keys.
+        path: the path of the file.
+        kind: the kind of file, which `load` checks.
+        tree: a pytree. Its arrays and numbers are written by their path, and typed keys as their data.
+        header: values for JSON, under names other than kind, format and keys.
+
+    Raises:
+        OSError: when the file cannot be written.
 
     >>> import tempfile
     >>> path = Path(tempfile.mkdtemp()) / "tree.npz"
@@ -118,7 +138,12 @@ def save(path: PathLike, kind: str, tree: Any, header: dict) -> None:
 
 
 def load(path: PathLike, kind: str) -> tuple[dict, dict[str, np.ndarray]]:
-    """(header, arrays by path); raises ValueError for a file that is damaged, or not of this kind and version."""
+    """Returns the header of a file of the given kind and its arrays by path.
+
+    Raises:
+        ValueError: when the file is damaged, or is of another kind or version.
+        OSError: when the file is missing or cannot be opened.
+    """
     path = Path(path)
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
@@ -126,23 +151,36 @@ def load(path: PathLike, kind: str) -> tuple[dict, dict[str, np.ndarray]]:
         header = json.loads(str(arrays.pop("header")))
     except (FileNotFoundError, PermissionError, IsADirectoryError):
         raise
-    except Exception as error:  # zipfile and numpy raise almost anything on damaged bytes
+    except Exception as error:  # zipfile and NumPy raise almost anything on damaged bytes.
         raise ValueError(f"{path} is truncated or corrupt ({type(error).__name__}: {error})") from error
     check_format(path, header, kind)
     return header, arrays
 
 
 def fill(path: PathLike, like: Any, header: dict, arrays: dict[str, np.ndarray]) -> Any:
-    """`like` with its arrays and numbers replaced by those of the file; raises ValueError where they do not fit."""
+    """Returns a tree with its arrays and numbers replaced by the arrays of a file.
+
+    Args:
+        path: the path of the file, for the error.
+        like: a tree of the same structure, shapes and dtypes.
+        header: the header of the file, from `load`.
+        arrays: the arrays of the file, from `load`.
+
+    Returns:
+        The new tree.
+
+    Raises:
+        ValueError: when an array is missing or superfluous, or has another shape or dtype.
+    """
 
     def shown(leaf):
         return "missing" if leaf is None else f"{getattr(leaf, 'dtype', type(leaf).__name__)} of shape {np.shape(leaf)}"
 
-    wanted, found = leaves(like), dict(arrays)
+    wanted, stored = leaves(like), dict(arrays)
     for name in header["keys"].keys() & arrays.keys():
-        found[name] = jax.random.wrap_key_data(jnp.asarray(arrays[name]), impl=header["keys"][name])
-    for name in {**wanted, **found}:
-        a, b = found.get(name), wanted.get(name)
+        stored[name] = jax.random.wrap_key_data(jnp.asarray(arrays[name]), impl=header["keys"][name])
+    for name in {**wanted, **stored}:
+        a, b = stored.get(name), wanted.get(name)
         if a is None or b is None or a.shape != np.shape(b) or a.dtype != getattr(b, "dtype", a.dtype):
             raise ValueError(f"{path}: {name.removeprefix('leaf')} is {shown(a)} there and {shown(b)} here")
 
@@ -150,6 +188,6 @@ def fill(path: PathLike, like: Any, header: dict, arrays: dict[str, np.ndarray])
         name = "leaf" + jax.tree_util.keystr(place)
         if name not in wanted:
             return leaf
-        return jnp.asarray(found[name]) if hasattr(leaf, "dtype") else type(leaf)(found[name])
+        return jnp.asarray(stored[name]) if hasattr(leaf, "dtype") else type(leaf)(stored[name])
 
     return jax.tree_util.tree_map_with_path(take, like)

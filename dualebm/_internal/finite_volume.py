@@ -1,7 +1,8 @@
 """Cells of a space, for equations on a grid: centres, volumes, and the faces between neighbours.
 
-On the circle and the torus of one dimension equal arcs; on S^2 the Voronoi cells of a Fibonacci lattice, whose faces are perpendicular to
-the arcs between the centres, so that a difference over an arc is a flux through its face. Made on the host, in NumPy float64, once.
+On the circle and on the torus of one dimension the cells are equal arcs. On S^2 they are the Voronoi cells of a Fibonacci
+lattice. Their faces are perpendicular to the arcs between the centres, so that a difference along an arc gives the flux through
+the face. The cells are made once on the host, in NumPy float64.
 """
 
 import functools
@@ -16,8 +17,16 @@ from dualebm.spaces import Sphere
 
 
 class Cells(NamedTuple):
-    """centres (K, d); shares (K), of the volume, which sum to 1; for each face the cells `first` and `second` on its sides, (E), and its
-    `conductance`: length / (distance of the centres x volume of the space), so that a density's flux is it times a difference."""
+    """The cells of a space and the faces between them.
+
+    Args:
+        centres: the centres, (K, d).
+        shares: the shares of the cells in the volume of the space, (K,). They sum to 1.
+        first: the index of the cell on one side of each face, (E,).
+        second: the index of the cell on the other side, (E,).
+        conductance: length of the face / (distance of the centres * volume of the space), (E,). The flux of a density
+            through a face is the conductance times the difference of the density.
+    """
 
     centres: np.ndarray
     shares: np.ndarray
@@ -28,17 +37,20 @@ class Cells(NamedTuple):
 
 @functools.lru_cache(maxsize=8)
 def cells(space: Space, count: int) -> Cells:
-    """So many cells of a space. Raises ValueError for other spaces than Sphere(2), Torus(1) and Sphere(3), and for fewer than 4.
+    """Returns `count` cells of a space, which is a circle or S^2.
 
-    >>> found = cells(Sphere(3), 100)
-    >>> found.centres.shape, round(float(found.shares.sum()), 12), len(found.first)  # 3 faces a cell less 6
+    Raises:
+        ValueError: when the space is none of Sphere(2), Torus(1) and Sphere(3), or when `count` is no integer of at least 4.
+
+    >>> grid = cells(Sphere(3), 100)
+    >>> grid.centres.shape, round(float(grid.shares.sum()), 12), len(grid.first)  # 3 faces a cell less 6
     ((100, 3), 1.0, 294)
     """
     checks.count("count", count, 4)
     length = space.circumference
     if length is not None:
         first = np.arange(count)
-        conductance = np.full(count, count / length**2)  # 1 / (distance x circumference), with a face of length 1
+        conductance = np.full(count, count / length**2)  # 1 / (distance * circumference), for a face of length 1
         return Cells(space.equispaced(count), np.full(count, 1 / count), first, (first + 1) % count, conductance)
     if space != Sphere(3):
         raise ValueError(f"space is {space}; allowed: Sphere(2), Torus(1), Sphere(3)")
@@ -63,5 +75,5 @@ def cells(space: Space, count: int) -> Cells:
 
 
 def _arc(x, y):
-    """The angle between unit vectors, also small ones."""
+    """Returns the angle between unit vectors, precise for small angles too."""
     return 2 * np.arcsin(np.minimum(np.linalg.norm(x - y, axis=1) / 2, 1))

@@ -1,4 +1,4 @@
-"""Random numbers of noise blocks: those of `jax.random`, by a program that is fast on CPUs."""
+"""The random numbers of noise blocks. They are those of `jax.random`, by a program that is fast on CPUs."""
 
 import math
 
@@ -13,9 +13,16 @@ from dualebm._internal.blocks import GRAIN, once
 def threefry(
     keys: tuple[UInt32[Array, "*#shape"], UInt32[Array, "*#shape"]], counter: UInt32[Array, "*shape"]
 ) -> tuple[UInt32[Array, "*shape"], UInt32[Array, "*shape"]]:
-    """Threefry-2x32 with 20 rounds (Salmon et al. 2011) of the counters (0, counter): the words behind `jax.random`.
+    """Returns Threefry-2x32 with 20 rounds (Salmon et al. 2011) of the counters (0, counter): the words behind `jax.random`.
 
-    JAX compiles the rounds to a loop on CPUs, each turn of which passes through memory; here they are one expression.
+    On CPUs JAX compiles the rounds to a loop, and each turn passes through memory. Here they are one expression.
+
+    Args:
+        keys: the two words of the keys, of shapes that broadcast with the shape of `counter`.
+        counter: the counters.
+
+    Returns:
+        The two words, of the shape of `counter`.
 
     >>> words = threefry(tuple(jax.random.key_data(jax.random.key(0))), jnp.arange(4, dtype=jnp.uint32))
     >>> bool(((words[0] ^ words[1]) == jax.random.bits(jax.random.key(0), 4)).all())
@@ -33,7 +40,8 @@ def threefry(
 
 
 def _unit(words, dtype):
-    """Uniform in [0, 1) as `jax.random.uniform` makes it of the same words: the mantissa of a number in [1, 2)."""
+    """Returns uniform numbers in [0, 1), as `jax.random.uniform` makes them: words fill the mantissa of a number in [1, 2).
+    """
     if dtype == jnp.float32:
         bits = ((words[0] ^ words[1]) >> np.uint32(9)) | np.uint32(0x3F800000)
     else:
@@ -45,16 +53,29 @@ def _unit(words, dtype):
 def draw(
     kind: str, key: Key[Array, ""], block: Int[Array, ""] | int, blocks: int, rows: int, dtype, grain: int = GRAIN
 ) -> Float[Array, "rows columns"]:
-    """Columns of `blocks` noise blocks of `grain` from `block` on: block b is `jax.random.<kind>(fold_in(key, b), (rows, grain))`.
+    """Draws the columns of consecutive noise blocks.
 
-    kind is "normal" or "uniform". The columns of a block depend on its number alone, however many are drawn at a time.
+    Block b is `jax.random.<kind>(fold_in(key, b), (rows, grain))`. It depends on its number alone, and not on how many
+    blocks are drawn at a time.
+
+    Args:
+        kind: "normal" or "uniform".
+        key: a key of `jax.random`.
+        block: the number of the first block.
+        blocks: the number of blocks.
+        rows: the number of rows of a block.
+        dtype: float32 or float64.
+        grain: the number of columns of a block.
+
+    Returns:
+        The columns, (rows, blocks * grain).
 
     >>> x = draw("normal", jax.random.key(0), 3, 2, 5, jnp.float32)
     >>> bool((x[:, 256:] == jax.random.normal(jax.random.fold_in(jax.random.key(0), 4), (5, 256))).all())
     True
     """
     dtype = jnp.dtype(dtype)
-    # By JAX, whose loop keeps the keys; by `threefry` XLA would make them anew for each number that is drawn with them.
+    # JAX folds the keys, because its loop keeps them. With `threefry` XLA would compute them anew for each drawn number.
     keys = jax.vmap(lambda i: jax.random.key_data(jax.random.fold_in(key, block + i)))(jnp.arange(blocks))
     shape = (rows, blocks * grain)
     first, second = (jnp.broadcast_to(word[:, None], (blocks, grain)).reshape(1, -1) for word in keys.T)

@@ -9,12 +9,12 @@ from jaxtyping import Array, Float, Key
 from dualebm import duality_gap, measures, metrics, model
 from dualebm.energies.base import Energy
 from dualebm.energies.shallow import Shallow
+from dualebm.geometry import Space
 from dualebm.log_z.annealing import anneal
 from dualebm.log_z.estimate import NODES
 from dualebm.log_z.quadrature import sphere_quadrature
 from dualebm.measures import Samples
 from dualebm.metrics.walkers import EffectiveFraction, WalkerCrossEntropy
-from dualebm.spaces import Space
 from dualebm.training.prepare import initial_state, traced
 
 ANNEALED_SAMPLES = 10_000

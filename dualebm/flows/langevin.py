@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float, Key
 from dualebm._internal import blocks
 from dualebm.energies.base import Energy, Located, precision_of
 from dualebm.flows.noise import Draw, Noise, drawn, sharded
-from dualebm.spaces import Space
+from dualebm.geometry import Space
 
 Step = Float[Array, ""] | float
 
