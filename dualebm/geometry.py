@@ -26,12 +26,19 @@ def dot(x: Float[Array, "..."], y: Float[Array, "..."], axis: int = -1) -> Float
 
     Returns:
         The inner products, of the broadcast shape with length 1 along `axis`.
+
+    >>> dot(jnp.array([[1.0, 2.0]]), jnp.array([[3.0, 4.0]])).tolist()
+    [[11.0]]
     """
     return jnp.sum(x * y, axis=axis, keepdims=True)
 
 
 def norm(x: Float[Array, "..."], axis: int = -1) -> Float[Array, "..."]:
-    """Returns Euclidean norms along `axis`, kept with length 1. The derivative at the origin is zero instead of NaN."""
+    """Returns Euclidean norms along `axis`, kept with length 1. The derivative at the origin is zero instead of NaN.
+
+    >>> norm(jnp.array([[3.0, 4.0], [0.0, 0.0]])).tolist()
+    [[5.0], [0.0]]
+    """
     square = dot(x, x, axis)
     return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1)), 0)
 

@@ -53,17 +53,29 @@ class Atoms(NamedTuple):
 
 
 def coefficients(atoms: Atoms) -> Float[Array, " m"]:
-    """Returns the real coefficients sigma_j w_j, (m,), of the shallow energy that the atoms define (see `Atoms`)."""
+    """Returns the real coefficients sigma_j w_j, (m,), of the shallow energy that the atoms define (see `Atoms`).
+
+    >>> coefficients(Atoms(jnp.eye(2), jnp.zeros(2), jnp.array([1.0, -1.0]))).tolist()
+    [1.0, -1.0]
+    """
     return atoms.signs * jnp.exp(atoms.log_weights)
 
 
 def log_total_variation(atoms: Atoms) -> Float[Array, ""]:
-    """Returns log((1/m) sum_j w_j), a scalar, without overflow."""
+    """Returns log((1/m) sum_j w_j), a scalar, without overflow.
+
+    >>> log_total_variation(Atoms(jnp.eye(2), jnp.full(2, 1000.0), jnp.array([1.0, -1.0]))).tolist()
+    1000.0
+    """
     return logsumexp(atoms.log_weights) - jnp.log(jnp.asarray(atoms.log_weights.size, atoms.log_weights.dtype))
 
 
 def total_variation(atoms: Atoms) -> Float[Array, ""]:
-    """Returns the total variation |gamma|_TV = (1/m) sum_j w_j of the measure of the atoms, a scalar (see `Atoms`)."""
+    """Returns the total variation |gamma|_TV = (1/m) sum_j w_j of the measure of the atoms, a scalar (see `Atoms`).
+
+    >>> total_variation(Atoms(jnp.eye(2), jnp.zeros(2), jnp.array([1.0, -1.0]))).tolist()
+    1.0
+    """
     return jnp.exp(log_total_variation(atoms))
 
 

@@ -34,7 +34,14 @@ def flush(path: Path) -> None:
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turns an OSError into one of the same kind that names the path."""
+    """Turns an OSError into one of the same kind that names the path.
+
+    >>> with writing(Path("a.npz")):
+    ...     raise OSError(28, "No space left on device")
+    Traceback (most recent call last):
+    ...
+    OSError: [Errno 28] cannot write a.npz: No space left on device
+    """
     try:
         yield
     except OSError as error:
@@ -77,6 +84,11 @@ def check_format(path: Path, header: Any, kind: str) -> None:
 
     Raises:
         ValueError: when the kind or the version differs.
+
+    >>> check_format(Path("a.npz"), {"kind": "state", "format": FORMAT}, "energy")
+    Traceback (most recent call last):
+    ...
+    ValueError: a.npz holds 'state'; it must hold 'energy', written by dualebm
     """
     stored = header.get("kind") if isinstance(header, dict) else None
     if stored != kind:
@@ -89,7 +101,11 @@ def check_format(path: Path, header: Any, kind: str) -> None:
 
 
 def is_key(leaf: Any) -> bool:
-    """Tells whether a leaf holds typed PRNG keys."""
+    """Tells whether a leaf holds typed PRNG keys.
+
+    >>> is_key(jax.random.key(0)), is_key(np.zeros(2))
+    (True, False)
+    """
     return hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
@@ -98,7 +114,11 @@ def _plain(leaf: Any) -> Any:
 
 
 def leaves(tree: Any) -> dict[str, Any]:
-    """Returns the leaves of a tree that are arrays or numbers, by their path in the tree."""
+    """Returns the leaves of a tree that are arrays or numbers, by their path in the tree.
+
+    >>> leaves({"x": 1.5, "name": "a"})
+    {"leaf['x']": 1.5}
+    """
     flat = jax.tree_util.tree_leaves_with_path(tree)
     named = {"leaf" + jax.tree_util.keystr(path): leaf for path, leaf in flat}
     return {

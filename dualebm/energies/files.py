@@ -78,6 +78,12 @@ def save_energy(path: PathLike, energy: Energy) -> None:
 
     Raises:
         OSError: when the file cannot be written.
+
+    >>> import tempfile; from pathlib import Path
+    >>> path = Path(tempfile.mkdtemp()) / "energy.npz"
+    >>> save_energy(path, Tabulated(Torus(1), jnp.array([0.0, 4.0])))
+    >>> load_energy(path).values.tolist()
+    [0.0, 4.0]
     """
     static = {name: spell(value) for name, value in _static(energy).items()} if type(energy).__name__ in ENERGIES else {}
     files.save(path, "energy", energy, {"energy": type(energy).__name__, "static": static})
