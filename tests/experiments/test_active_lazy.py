@@ -97,7 +97,7 @@ def test_drawn_points_have_the_error_that_is_told(monkeypatch):
     """Where the value is exact: two neurons, by points all the same."""
     target = teacher("J2_w5", 15)
     exact = cross_entropy(target)[0]
-    monkeypatch.setattr(runs.partition, "rank", lambda directions: 3)
+    monkeypatch.setattr(runs, "rank", lambda directions: 3)
     value, error = cross_entropy(target, 2**18)
     assert error < 3e-3 and abs(value - exact) < 4 * error
     assert abs(cross_entropy(target, 2**12)[0] - exact) > error  # few points are told from many
