@@ -376,7 +376,7 @@ def test_bad_input_is_named():
         (lambda: KernelStein(space, kernel=RBF(0.0)), "bandwidth is 0.0"),
         (lambda: KernelStein(space, kernel=RBF(-1.0)), "bandwidth is -1.0"),
         (lambda: KernelStein(space, statistic="W"), "statistic is 'W'"),
-        (lambda: KernelStein(space, batch=1), "batch is 1 and statistic 'U'"),
+        (lambda: KernelStein(space, batch=1), "batch is 1 and statistic is 'U'"),
         (lambda: KernelStein(space, batch=0), "batch is 0"),
         (lambda: NetworkStein(space, critics=0), "critics is 0"),
         (lambda: NetworkStein(space, critic_steps=0), "critic_steps is 0"),
