@@ -3,7 +3,7 @@
 The weights of particles that also make the steps of the parameters would be exact for a path of energies that does not
 depend on them. It does depend on them, and log Z comes out low by an error of order 1/N. Given the path, particles that
 the training never sees have E e^A = Z / Z_0 exactly, whatever the method and however few they are, and the standard
-error is that of log Z. They cost their moves and two evaluations of the energy in each iteration.
+error covers the whole error of log Z. They cost their moves and two evaluations of the energy in each iteration.
 """
 
 import dataclasses

@@ -6,8 +6,8 @@
 
 With `restart_every=1` and `moves=k` it is contrastive divergence, CD-k (Hinton 2002). Without restarts it is persistent
 contrastive divergence, PCD (Tieleman 2008). With p_R > 0 it is the replay buffer of Du and Mordatch (2019). None of
-these gradients is that of the likelihood, as the particles are not samples of the model. The parameters are not held in
-a ball. The weight decay takes its place, and the ratio s / h corresponds to the ratio alpha of the dual scheme (arXiv
+these is the gradient of the likelihood, as the particles are not samples of the model. The parameters are not held in a
+ball. The weight decay takes its place, and the ratio s / h corresponds to the ratio alpha of the dual scheme (arXiv
 2107.05134, Section 6).
 """
 

@@ -6,7 +6,7 @@
     weights     A_i grows as in `flows.jarzynski`: exact whatever the size of the steps
     resampling  where (sum p_i^2)^-1 / N < threshold
 
-The gradient is that of the cross-entropy at every iteration, although the particles are never in equilibrium. The
+D is the gradient of the cross-entropy at every iteration, although the particles are never in equilibrium. The
 cross-entropy itself is known too: log Z = log Z_0 + log mean e^A, added up over the resamplings. Both statements hold
 in the mean over many particles. The parameters follow the noise of the same particles, which lowers log Z by about s
 sum_i p_i^2 |dU/dtheta(X_i)|^2 in each iteration, an error of order 1/N in all.

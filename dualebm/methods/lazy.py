@@ -106,7 +106,7 @@ class Lazy(Method):
             follow the noise of F where the ball hardly binds. Particles and charges then oscillate unless the
             particles' steps are small.
         penalty: "ball", for |h|_2 <= R; or "squared", for the penalty |h|^2 / (2 R), whose best charges are R F.
-        averaged: whether the energy is that of the mean charges over all iterations, instead of the last ones.
+        averaged: whether the energy takes the mean of the charges over all iterations instead of the last charges.
         integrator: the Langevin move of the particles: "mala", "geodesic" or "projected".
         noise: the Gaussian noise of the particles: "independent", "antithetic" (opposite for particles i and i + N/2)
             or "orthogonal" (see `flows.noise.drawn`). N must be even for the last two.

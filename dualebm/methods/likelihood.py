@@ -257,7 +257,7 @@ class WeightedLikelihood(_Sampled):
         positions  z <- retract(z + s_z sign(c) min(|w c|, 1) P grad F(z))
         weights    w <- w exp(s_w c F(z)), then divided by their mean
 
-    In all three F = E_model phi - E_data phi is that of the old neurons. At the start c = 0 and w = 1.
+    All three use F = E_model phi - E_data phi at the old neurons. At the start c = 0 and w = 1.
 
     Args:
         space: the space of the data: a sphere, a torus, or a space with a Gaussian base measure.
@@ -295,7 +295,7 @@ class WeightedLikelihood(_Sampled):
 
     @property
     def rates(self) -> WeightedRates:
-        """The default rates, which are those of the authors' program. The particle step is the space's default with MALA, else 0."""
+        """The default rates of the authors' program. The particle step is the space's default with MALA, else 0."""
         return WeightedRates(_particle_step(self))
 
     def check(self, rates: WeightedRates, data: Samples) -> None:

@@ -77,7 +77,7 @@ def rates_from_paper(
 
 
 def rates_from_program(hx: float, hz: float, hw: float, budget: float) -> DualRates:
-    """Return the rates for the parameters of the authors' program, whose convention is that of this package.
+    """Return the rates for the parameters of the authors' program, which uses the convention of this package.
 
     Args:
         hx: the particle step, > 0.

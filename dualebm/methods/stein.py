@@ -141,7 +141,7 @@ class KernelStein(_Stein):
             raise ValueError("batch is 1 and statistic is 'U', which is over pairs; batch must be at least 2")
 
     def check(self, rates: NetworkRates, data: Samples) -> None:
-        """Check the rates and the data, of which the U-statistic needs at least two points."""
+        """Check the rates and the data. The U-statistic needs at least two points."""
         super().check(rates, data)
         stein.check_samples("data", data, self.space, self.statistic)
 

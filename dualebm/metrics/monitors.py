@@ -175,7 +175,7 @@ class Acceptance(Metric):
 
 
 class EnergyGap(Metric):
-    """The mean energy of the data less that of the particles, in units of temperature. It needs neither a teacher nor log Z.
+    """The mean energy of the data minus the mean energy of the particles, in units of temperature. It needs neither a teacher nor log Z.
 
     At a fit the model and its training data have the same mean of each neuron's phi, and so of U. The gap over the
     training data is then 0, or below 0 where the radius holds the fit back. Over held-out samples the gap rises as the
