@@ -12,7 +12,8 @@ import tyro
 
 from dualebm.cli.fit import Fit, fit
 from dualebm.cli.sample_score import Sample, Score, sample, score
-from dualebm.cli.sweep import Runs, Show, Sweep, run_sweep, runs, show
+from dualebm.cli.show import Runs, Show, runs, show
+from dualebm.cli.sweep import Sweep, run_sweep
 from dualebm.training.run import Diverged
 
 COMMANDS = {Fit: fit, Sample: sample, Score: score, Sweep: run_sweep, Show: show, Runs: runs}

@@ -1,36 +1,29 @@
-"""`dualebm sweep`, `show` and `runs`: grids of runs on planted teachers, their tables and figures, and their states."""
+"""`dualebm sweep`: grids of runs on planted teachers."""
 
 import dataclasses
-import json
 import os
 import tomllib
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
-import tyro
-import xarray
 
 from dualebm import metrics
 from dualebm._internal import checks
 from dualebm.cli import methods
+from dualebm.cli.show import print_table
 from dualebm.cli.values import parse
 from dualebm.data import targets
 from dualebm.methods.contrastive import Contrastive
 from dualebm.methods.dual import annealing
 from dualebm.methods.jarzynski import Jarzynski
 from dualebm.methods.presets import rates_from_paper
-from dualebm.plotting import charts
 from dualebm.sweeps.engine import forecast, sweep
-from dualebm.sweeps.folder import SWEEP, manifest, open_sweep, read
+from dualebm.sweeps.folder import SWEEP, read
 from dualebm.sweeps.grid import product
 from dualebm.sweeps.placement import Placement
 from dualebm.sweeps.plan import plan_of
-from dualebm.training import multihost, presence, run_folder
-
-FIGURE = "figure.png"
-"""The name of the figure that `show` writes into the folder."""
+from dualebm.training import multihost
 
 PAPER = ("alpha", "beta", "step_size")
 """Flags that set the rates by the paper's conventions."""
@@ -229,11 +222,8 @@ ANNEALED = ("dual", "weighted_dual", "score_matching", "mean_field")
 """The methods whose rates `annealing` changes."""
 
 
-def arguments(settings: Sweep, process: tuple[int, int] = (0, 1)) -> dict[str, Any]:
-    """Return the arguments of `sweep`. Raises ValueError, which names the flag, for values that are not allowed.
-
-    `process` is the index of this process and the number of processes that share the runs.
-    """
+def values_of(settings: Sweep) -> dict[str, list]:
+    """Return the values of each setting of the grid. Raises ValueError, which names the flag, for values that are not allowed."""
     texts = {name: getattr(settings, name) or DEFAULTS.get(name) for name in SWEPT}
     values = {}
     for name, text in texts.items():
@@ -260,8 +250,17 @@ def arguments(settings: Sweep, process: tuple[int, int] = (0, 1)) -> dict[str, A
             raise ValueError(f"{wrong[0]} is {texts[wrong[0]]} and alpha is {texts['alpha']}, which sets it; give one of them")
     elif wrong := [name for name in PAPER if name in values]:
         raise ValueError(f"{wrong[0]} is {texts[wrong[0]]} and alpha is None; give alpha with it")
-    dtype, scale, count = f"float{settings.precision}", settings.scale, settings.test_points
+    return values
 
+
+def arguments(settings: Sweep, process: tuple[int, int] = (0, 1)) -> dict[str, Any]:
+    """Return the arguments of `sweep`. Raises ValueError, which names the flag, for values that are not allowed.
+
+    `process` is the index of this process and the number of processes that share the runs.
+    """
+    values = values_of(settings)
+    # The functions below close over these values alone, which a sweep that continues compares with those in its folder.
+    dtype, scale, count = f"float{settings.precision}", settings.scale, settings.test_points
     kind = methods.kind(settings.method)
 
     def method(teacher):
@@ -302,98 +301,3 @@ def print_forecast(given: dict[str, Any]) -> None:
         )
     runs, seconds = sum(each.runs for each in forecasts), sum(each.seconds for each in forecasts)
     print(f"{runs} runs, {len(forecasts)} programs, about {seconds:.0f} s and the time to compile")
-
-
-# -- dualebm show, dualebm runs --------------------------------------------------------------------
-
-
-@dataclasses.dataclass(frozen=True)
-class Show:
-    """Shows the table and the figure of a sweep or a run, finished or still running.
-
-    For example: dualebm show results/alpha --metric kl
-    """
-
-    folder: tyro.conf.Positional[Path]
-    """The folder of a sweep, of a run, or of dualebm fit."""
-    metric: str | None = None
-    """The metric to show; None for kl, or the first metric where kl was not recorded."""
-    out: Path | None = None
-    """The figure to write; None for figure.png in the folder."""
-
-
-def show(settings: Show) -> None:
-    """Print the table and write the figure. Raises ValueError for a metric that was not recorded."""
-    if (settings.folder / SWEEP).exists() or list(settings.folder.glob(f"process-*/{SWEEP}")):
-        results = open_sweep(settings.folder)
-    else:
-        results = run_folder.open_results(settings.folder)
-    recorded = [str(name) for name, v in results.data_vars.items() if v.dims == ("run", "step") and name != "diverged"]
-    name = settings.metric or ("kl" if "kl" in recorded else recorded[0])
-    checks.choice("metric", name, recorded)
-    path = settings.out or settings.folder / FIGURE
-    figure = charts.sweep(results, name)
-    figure.savefig(path)
-    print_table(results, name)
-    print(f"drawn in {path}")
-
-
-def print_table(results: xarray.Dataset, name: str = "kl") -> None:
-    """Print a table with a line for each combination of the settings other than the seed.
-
-    A line has the mean, least and largest last record of the metric `name` over the seeds, the step, and the number of
-    runs and of diverged runs.
-    """
-    names = charts.varied(results)
-    values = results[name].values
-    groups: dict[tuple, list[int]] = {}
-    for run in range(results.sizes["run"]):
-        groups.setdefault(tuple(results[n].values[run].item() for n in names), []).append(run)
-    widths = [max(len(n), 9) for n in names]
-    heads = [f"{n:>{w}}" for n, w in zip(names, widths, strict=True)]
-    print("  ".join([*heads, *(f"{head:>11}" for head in (name, "least", "largest")), "   step", "runs"]))
-    for key, runs in groups.items():
-        rows = values[runs]
-        written = np.isfinite(rows)
-        last = [row[w][-1] for row, w in zip(rows, written, strict=True) if w.any()]
-        step = int(results.step.values[np.flatnonzero(written.any(axis=0))[-1]]) if last else 0
-        lost = int((results["diverged"].values[runs] > 0).any(axis=1).sum())
-        cells = [f"{value:>{w}}" if isinstance(value, str) else f"{value:>{w}.5g}" for value, w in zip(key, widths, strict=True)]
-        figures = [f"{f(last):>11.5g}" if last else f"{'':>11}" for f in (np.mean, np.min, np.max)]
-        print("  ".join([*cells, *figures, f"{step:>7}", f"{len(last):>4}" + (f", {lost} diverged" if lost else "")]))
-
-
-@dataclasses.dataclass(frozen=True)
-class Runs:
-    """Lists the runs of a sweep: which are done, running, waiting, diverged or failed, at which step, and why.
-
-    For example: dualebm runs results/alpha
-    """
-
-    folder: tyro.conf.Positional[Path]
-    """The folder of the sweep."""
-    json: bool = False
-    """Print a line of JSON for each run in place of the table."""
-
-
-def runs(settings: Runs) -> None:
-    """Print the manifest of a sweep and the status of its processes."""
-    members = manifest(settings.folder)
-    for run in members:
-        if settings.json:
-            print(json.dumps(run))
-        else:
-            about = ", ".join(f"{name} {value}" for name, value in run["settings"].items())
-            print(f"{run['state']:9} {run['step']:>7}  {about}" + (f"  ({run['why']})" if run["why"] else ""))
-    statuses = presence.processes(settings.folder)
-    for status in statuses:
-        if settings.json:
-            print(json.dumps(status))
-        elif status["state"] != "lost":
-            why = f" ({status['why']})" if status["why"] else ""
-            print(f"process {status['process']} of {status['of']}: {status['state']}{why}")
-    if not settings.json:
-        if lost := presence.describe_lost(statuses):
-            print(f"{lost}; the same command on all processes continues the sweep")
-        states = [run["state"] for run in members]
-        print(", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states)))
