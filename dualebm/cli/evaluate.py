@@ -34,17 +34,16 @@ def quadrature_of(space: Space, dtype: Any) -> Samples | None:
 def monitors(method: Any, rates: Any, data: Samples, held_out: Samples) -> dict[str, Any]:
     """Return the metrics that a fit records.
 
-    The total variation and the acceptance are recorded for every method. For a method that knows log Z along training,
-    the cross-entropies of the data and of the held-out points are recorded as well, with the effective fraction of its
-    weighted particles. For any other method with particles, the gaps between the mean energy of points and that of the
-    particles are recorded. For a method without particles the cross-entropies are recorded, with log Z by quadrature or
-    annealing.
+    Every method has its total variation and its acceptance recorded. A method that knows log Z along training also has
+    the cross-entropies of the data and the held-out points recorded, and the effective fraction of its weighted
+    particles. Any other method with particles has energy gaps recorded: the mean energy of points minus the mean energy
+    of particles. A method without particles has the cross-entropies recorded, with log Z by quadrature or annealing.
 
     Args:
         method: The training method.
         rates: The rates of the method, a NamedTuple of scalars.
         data: The points to train on, (n, d).
-        held_out: The points that are not trained on, (k, d), of which there may be none.
+        held_out: The points that are not trained on, (k, d), where k may be 0.
 
     Returns:
         The metrics by name. A name begins with `fit` for the data and with `held_out` for the held-out points.

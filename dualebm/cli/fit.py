@@ -134,7 +134,7 @@ class Task(NamedTuple):
         method: The training method.
         rates: The rates of the method, a NamedTuple of scalars.
         data: The points to train on, (n, d).
-        held_out: The points that are not trained on, (k, d), of which there may be none.
+        held_out: The points that are not trained on, (k, d), where k may be 0.
         mean: The means of the columns, (d,) in float64, or None where columns are not standardised.
         scale: The standard deviations of the columns, (d,) in float64, or None where columns are not standardised.
     """
@@ -334,9 +334,9 @@ def feature_of(settings: Fit, space: Space) -> Feature:
 def rates_of(settings: Fit, method: Any, data: Samples) -> Any:
     """Return the rates given, and default rates in place of the others.
 
-    The steps of the neurons in `Dual.rates` suit ReLU features on the sphere. A step is stable in proportion to 1 / E
-    <theta, (x, 1)>^2, which is d on the sphere. For ridge features the default is 0.4 over that mean, which is taken
-    over the data and over uniform theta.
+    A step of the neurons is stable in proportion to 1 / E <theta, (x, 1)>^2, where the mean is over the data and
+    uniform theta. `Dual.rates` suit the sphere without a bias, where this is d. For ridge features, `Dual` and
+    `WeightedDual` have 0.4 over the mean as the default.
 
     Args:
         settings: The settings of the fit.

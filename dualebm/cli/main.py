@@ -23,9 +23,9 @@ COMMANDS = {Fit: fit, Sample: sample, Score: score, Sweep: run_sweep, Show: show
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code.
 
-    The exit code is 0 on success, 1 when a run diverged, 2 when an argument, file or folder is not allowed (the reason
-    is one line on standard error), and 130 when the command was interrupted. `arguments` are those of the process where
-    they are None.
+    `arguments` are the words after the command, or None for the arguments of the process. The exit code is 0 on
+    success, 1 when a run diverged, 2 when an argument, file or folder is not allowed, and 130 when the command was
+    interrupted. Standard error then has one line with the reason.
 
     >>> main(["sample", "no/such/folder", "--out", "samples.csv"])
     2

@@ -49,8 +49,8 @@ def sweep(
 ) -> xarray.Dataset:
     """Run a method for each combination of settings of a grid, and compile once for each static structure (method, shapes).
 
-    The same call with the same folder continues a sweep that was interrupted or killed. Its results then equal those of
-    an uninterrupted sweep bit for bit. A call with a larger grid adds runs. A kill costs at most one segment of one
+    The same call with the same folder continues a sweep that was interrupted or killed. Its results then equal the
+    results of an uninterrupted sweep bit for bit. A call with a larger grid adds runs. A kill costs at most one segment of one
     batch.
 
     Args:
@@ -208,7 +208,7 @@ def _run_group(session: Session, group: Group) -> None:
 
 
 MAPS, MOST_MAPS = Path("/proc/self/maps"), 20_000
-"""The list of this process's memory maps, of which Linux allows 65,530, and the number of maps kept from group to group."""
+"""The file that lists this process's memory maps, and the number of maps kept from group to group. Linux allows 65,530."""
 
 
 def drop_programs() -> None:

@@ -61,7 +61,7 @@ def choose(search: xarray.Dataset, cases: Iterable[str], over: Iterable[str], va
 
     Args:
         search: The results of the grid, along (run, step).
-        cases: The names of the settings for each combination of which a choice is made.
+        cases: The names of settings. A choice is made for each combination of their values.
         over: The names of the settings that are chosen.
         validation: The name of the metric to minimise.
 
@@ -122,7 +122,7 @@ def select(
             are better.
         folder: The folder of both sweeps.
         seeds: The seeds of the search.
-        repeats: The seeds of the repetitions, none of which may be a seed of the search.
+        repeats: The seeds of the repetitions, other than the seeds of the search.
         validation: The name of the metric to minimise.
         options: Other arguments of `sweep`.
 

@@ -85,7 +85,7 @@ def differences(stored: Any, current: Any, path: str = "") -> list[str]:
 
 
 def check_settings(where: str, stored: dict, current: dict) -> None:
-    """Check that stored settings equal those of this call.
+    """Check that the stored settings equal the settings of this call.
 
     Args:
         where: The file or folder, for the message.
@@ -108,7 +108,7 @@ def check_settings(where: str, stored: dict, current: dict) -> None:
 def provenance() -> dict[str, Any]:
     """Return where numbers come from, as JSON: versions, git revision, backend and number of devices.
 
-    The revision is that of the sources, or None outside a git repository.
+    The revision is taken from the repository of the sources. It is None outside a git repository.
 
     >>> sorted(provenance())
     ['backend', 'device_count', 'git_revision', 'versions']

@@ -173,7 +173,7 @@ class Together(NamedTuple):
             other.unlink()
 
     def load(self, path: Path, mesh: Mesh | None, method, shapes, settings: dict):
-        """Return the states of a checkpoint, of which each process saved a shard.
+        """Return the states of a checkpoint. Each process loads the shard that it saved.
 
         Args:
             path: The file of this process.

@@ -1,9 +1,9 @@
-"""Several processes that share the particles of each run: their start, what they agree on, and their checkpoints.
+"""Several processes that share the particles of each run: their start, what they agree on, and their shards.
 
-The processes are one JAX, whose devices are those of all of them. Each process has a folder below that of the sweep,
-shard-I-of-P/. It holds this process's shard of the last two checkpoints and its status (see
+The processes form one JAX runtime, which lists the devices of all processes. Each process has a folder shard-I-of-P/ in
+the folder of the sweep. It holds this process's shard of the last two checkpoints and its status (see
 `dualebm.training.presence`). No process goes on without the others: when one dies, JAX's runtime ends the others. The
-same command on all of them continues from the last checkpoint of which every process has its shard.
+same command on all processes continues from the last checkpoint whose shards are all there.
 """
 
 import contextlib

@@ -20,7 +20,7 @@ PROCESS = "process.json"
 
 
 def shard_of(folder: Path) -> Path:
-    """Return the folder of this process below that of a sweep."""
+    """Return the folder of this process in the folder of a sweep."""
     return folder / f"shard-{jax.process_index()}-of-{jax.process_count()}"
 
 

@@ -58,8 +58,8 @@ def run(
 ) -> tuple[Any, xarray.Dataset]:
     """Run a method and record metrics. In a folder, keep results and checkpoints.
 
-    The same call with the same folder continues a run that was interrupted or killed. Its results then equal those of
-    an uninterrupted run bit for bit. A finished run returns its results at once. A kill costs at most one segment.
+    The same call with the same folder continues a run that was interrupted or killed. Its results then equal the
+    results of an uninterrupted run bit for bit. A finished run returns its results at once. A kill costs at most one segment.
 
     Args:
         key: The key of the run, one typed threefry key.

@@ -154,7 +154,7 @@ class Job(Protocol):
         """Write the checkpoint after a segment.
 
         Args:
-            first: The number of records done before the segment, which is that of the checkpoint before.
+            first: The number of records done before the segment, at the previous checkpoint.
             done: The number of records done after it.
             states: The states to save.
         """

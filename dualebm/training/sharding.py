@@ -161,7 +161,7 @@ def place(mesh: Mesh, method, states, data: Samples, shared: bool = False):
         mesh: The mesh.
         method: The method of the runs.
         states: A stack of split states.
-        data: The data of all runs, (n, d), where they are `shared`, else those of each run, (runs, n, d).
+        data: The data, (n, d) where they are `shared`, else (runs, n, d).
         shared: Whether all runs have the same data.
 
     Returns:
@@ -184,11 +184,11 @@ def place(mesh: Mesh, method, states, data: Samples, shared: bool = False):
 def place_data(mesh: Mesh, data: Samples, shared: bool = False) -> Samples:
     """Put data on the devices of a mesh.
 
-    The mesh may have devices of several processes, each of which passes the whole data.
+    The mesh may have devices of several processes. Each process then passes the whole data.
 
     Args:
         mesh: The mesh.
-        data: The data of all runs, (n, d), where they are `shared`, else those of each run, (runs, n, d).
+        data: The data, (n, d) where they are `shared`, else (runs, n, d).
         shared: Whether all runs have the same data.
 
     Returns:

@@ -220,8 +220,8 @@ def intervals(setup: Setup, state, active, whole=None):
     """Advance a run by the active intervals, and record the metrics after each interval.
 
     An interval that is not active does no iterations. Every segment of a run is this one program. The first segment
-    begins with an inactive interval, whose record is that of the initial state. In a shorter last segment the surplus
-    intervals are inactive.
+    begins with an inactive interval, which records the initial state. In a shorter last segment the surplus intervals
+    are inactive.
 
     Args:
         setup: The run.
@@ -282,7 +282,7 @@ def replicas(each: Setup, common: Setup, states, active, vmapped=None):
 
 
 def initial_replicas(each: Setup, common: Setup):
-    """Return the states in which many runs start, stacked. `each` and `common` are those of `replicas`."""
+    """Return the states in which many runs start, stacked. See `replicas` for `each` and `common`."""
     return jax.lax.map(lambda setup: initial(eqx.combine(setup, common)), each)
 
 

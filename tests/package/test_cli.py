@@ -23,6 +23,7 @@ from dualebm import model
 from dualebm.cli import fit as fitting
 from dualebm.cli import main
 from dualebm.data import tables, targets
+from dualebm.log_z import estimate
 from dualebm.log_z.quadrature import sphere_quadrature
 from dualebm.measures import Samples
 from dualebm.methods.dual import Dual
@@ -52,7 +53,7 @@ def done(capsys, *arguments):
 def fewer_draws():
     """For log Z, which are otherwise a million."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(model, "DRAWS", 2**16)
+        patch.setattr(estimate, "DRAWS", 2**16)
         yield
 
 
