@@ -82,7 +82,7 @@ def draws(seed: int, count: int, **values: Uniform | Iterable) -> Grid:
         The grid.
 
     Raises:
-        ValueError: When `count` is too small, a distribution is empty or unbounded, or a list is empty.
+        ValueError: When `count` is less than 1, the ends of a distribution are not allowed, or a list is empty.
 
     >>> draws(0, 3, transport_step=Uniform(0.1, 10.0, log=True), integrator=["mala"])["integrator"]
     ['mala', 'mala', 'mala']

@@ -278,8 +278,8 @@ def initial(setup: simulate.Setup, mesh: Mesh, shared: bool = False):
 def intervals(setup: simulate.Setup, states, active, mesh: Mesh, shared: tuple[bool, bool] = (False, False)):
     """Advance a stack of runs over the devices of a mesh by a segment (see `simulate.intervals`).
 
-    It is pure. `run_intervals` is the compiled function. Metrics see the whole particles and data of their run, and XLA
-    gathers the arrays that they read.
+    It is pure. `run_intervals` is the compiled function. Metrics see all particles and data of their run. XLA drops
+    the gathers that no metric reads.
 
     Args:
         setup: The runs. Its keys and rates have a leading axis of runs. So have its data and the arrays in its metrics,
