@@ -110,7 +110,7 @@ class Audited(Wrapper):
         size = self.space.default_particle_step if self.particle_step is None else self.particle_step
         x, increments, _ = jarzynski.walk("mala", self.space, draw, state.columns, before, after, size, steps=self.moves)
         x, weights, effective = jarzynski.advance(resample_key, x, state.weights, increments, self.threshold)
-        return AuditedState(inner, x, weights), info._replace(effective_fraction=effective)
+        return AuditedState(inner, x, weights), info._replace(effective_fraction=effective, inner=info)
 
     def log_partition(self, state: AuditedState) -> tuple[Float[Array, ""], Float[Array, ""]]:
         """Return log Z and its standard error by the independent particles (see `flows.jarzynski.log_partition`)."""
@@ -128,5 +128,7 @@ class Audited(Wrapper):
         return state.weights.resamplings
 
     def warning(self, state: AuditedState, info: Info) -> str | None:
-        """Warn when the weights of the independent particles have collapsed to one of them."""
-        return warning_of_weights(state.weights, info)
+        """Warn when the weights of the independent particles have collapsed to one of them, and of what the method inside warns."""
+        advice = "log Z is then an estimate from one point. Give more moves or more walkers, or lower the steps of the method"
+        warnings = (warning_of_weights(state.weights, info, advice), self.method.warning(state.inner, info.inner))
+        return "; ".join(filter(None, warnings)) or None

@@ -79,6 +79,7 @@ class Info(NamedTuple):
             resampling. It lies in (0, 1].
         clipped: the number of neuron weights that an additive update cut to zero.
         discrepancy: the discrepancy between model and data that the iteration measured or descended.
+        inner: the `Info` of the method inside, where a wrapper replaces a number of it.
 
     >>> Info(acceptance=jnp.array(0.5)).discrepancy is None
     True
@@ -88,6 +89,7 @@ class Info(NamedTuple):
     effective_fraction: Float[Array, ""] | None = None
     clipped: Float[Array, ""] | None = None
     discrepancy: Float[Array, ""] | None = None
+    inner: Any = None
 
 
 class Iterate(NamedTuple):

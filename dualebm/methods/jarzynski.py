@@ -272,7 +272,11 @@ class Jarzynski(Method):
 
     def warning(self, state: WalkerState, info: Info) -> str | None:
         """Warn when the weights have collapsed to one particle."""
-        return warning_of_weights(state.weights, info)
+        advice = (
+            "the gradient and log Z are then estimates from one point. Lower learning_rate, give more moves or more walkers, or raise "
+            "threshold"
+        )
+        return warning_of_weights(state.weights, info, advice)
 
     def samples(self, state: WalkerState) -> Samples:
         """Return the particles, with their weights."""
@@ -364,23 +368,26 @@ def batch_of(key: Key[Array, ""], data: Samples, size: int | None) -> Samples:
     return Samples(collectives.pick(data.points, index))
 
 
-def warning_of_weights(weights: Weights, info: Info) -> str | None:
+def warning_of_weights(weights: Weights, info: Info, advice: str) -> str | None:
     """Return a warning where the weights have collapsed to one particle, else None.
 
-    That is where `info` gives an effective sample size below 2 for the N `weights`.
+    Args:
+        weights: of the N particles.
+        info: its `effective_fraction` times N is the effective sample size, which has collapsed below 2.
+        advice: what follows from the collapse, and what to change.
+
+    Returns:
+        The warning, or None.
 
     >>> weights = Weights(jnp.zeros(10), jnp.zeros(()), jnp.arange(10), jnp.int32(0))
-    >>> warning_of_weights(weights, Info(effective_fraction=jnp.array(0.1))).split(":")[0]
-    'the weights have collapsed to one particle'
+    >>> warning_of_weights(weights, Info(effective_fraction=jnp.array(0.1)), "give more particles")
+    'the weights have collapsed to one particle: the effective sample size is 1 of 10; give more particles'
     """
     count = weights.log_weights.shape[-1]
     effective = count if info.effective_fraction is None else count * float(info.effective_fraction)
     if not effective < 2:
         return None
-    return (
-        f"the weights have collapsed to one particle: the effective sample size is {effective:.3g} of {count}; the gradient and log Z are "
-        "then estimates from one point. Lower learning_rate, give more moves or more walkers, or raise threshold"
-    )
+    return f"the weights have collapsed to one particle: the effective sample size is {effective:.3g} of {count}; {advice}"
 
 
 def _strata(key, start, count, dtype):

@@ -184,7 +184,11 @@ class WeightedDual(Method):
 
     def warning(self, state: WeightedDualState, info: Info) -> str | None:
         """Warn when the weights have collapsed to one particle."""
-        return warning_of_weights(state.weights, info)
+        advice = (
+            "the witness and log Z are then estimates from one point. Lower transport_step and reaction_step, give more particle_moves "
+            "or more particles, or raise threshold"
+        )
+        return warning_of_weights(state.weights, info, advice)
 
     def diverged(self, state: WeightedDualState) -> Int[Array, ""]:
         """Return the divergence of the neurons, as `Dual` does."""

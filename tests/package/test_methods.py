@@ -117,3 +117,16 @@ def test_wrappers_compose(method):
 def test_the_guide_has_a_line_for_every_method(name):
     guide = (Path(__file__).parents[2] / "docs" / "guide.md").read_text()
     assert "`Dual`" in guide if name == "dual" else re.search(rf"^\|.*\.{by_name()[name].__name__}`", guide, re.MULTILINE)
+
+
+def test_a_wrapper_hides_no_warning_of_the_method_inside():
+    """Both sets of weights have collapsed: each has its words, and one alone is not hidden by the other."""
+    method = Audited(WeightedDual(Sphere(3), neurons=8, particles=20), walkers=20)
+    state = start(jax.random.key(0), method, method.rates, DATA)
+    few, many = jnp.array(0.06), jnp.array(0.9)
+    both = method.warning(state, Info(effective_fraction=few, inner=Info(effective_fraction=few)))
+    inside = method.warning(state, Info(effective_fraction=many, inner=Info(effective_fraction=few)))
+    outside = method.warning(state, Info(effective_fraction=few, inner=Info(effective_fraction=many)))
+    assert both and inside and outside and "lower the steps of the method" in outside and "particle_moves" in inside
+    assert both == f"{outside}; {inside}"
+    assert method.warning(state, Info(effective_fraction=many, inner=Info(effective_fraction=many))) is None
