@@ -1,6 +1,7 @@
-"""Distances between two samples in ambient space, weighted or not and of any counts: none needs log Z or a density.
+"""Distances between two samples in ambient space, which need neither log Z nor a density.
 
-MMD^2 is `kernels.squared_mmd`. On a torus these are distances between coordinates, which see its seam.
+The samples may have weights and any counts. MMD^2 is `kernels.squared_mmd`. On a torus these are distances between coordinates,
+which see its seam.
 """
 
 import jax
@@ -14,14 +15,14 @@ from dualebm.kernels import Distance, squared_mmd
 from dualebm.measures import Samples, shares
 
 ELEMENTS = 2**20
-"""Projections of points that are alive at a time."""
+"""The number of projected points that are in memory at a time."""
 
 ORDERS = (1, 2)
-"""Orders p of the Wasserstein distances."""
+"""The orders p of the Wasserstein distances."""
 
 
 def check_pair(first: Samples, second: Samples) -> None:
-    """Raises ValueError unless both hold points, of the same number of components.
+    """Raise ValueError unless both samples hold points of the same number of components, and weights of the points' shape.
 
     >>> check_pair(Samples(jnp.eye(2)), Samples(jnp.eye(3)))
     Traceback (most recent call last):
@@ -39,10 +40,10 @@ def check_pair(first: Samples, second: Samples) -> None:
 
 
 def energy_distance(first: Samples, second: Samples) -> Float[Array, ""]:
-    """2 E|x - y| - E|x - x'| - E|y - y'|, the V-statistic, in units of length (Szekely, Rizzo 2013): streamed, in time n m.
+    """Return the energy distance 2 E|x - y| - E|x - x'| - E|y - y'| of two samples (Szekely, Rizzo 2013).
 
-    Between two samples of one law it is (1/n + 1/m) E|x - x'| in the mean, not 0; its rounding is a few eps of E|x - y|. Raises
-    ValueError as `check_pair`.
+    It is the V-statistic, a scalar in units of length, streamed in time n m. Between two samples of one law its mean is
+    (1/n + 1/m) E|x - x'|, not 0. Its rounding is a few eps of E|x - y|. Raises ValueError as `check_pair` does.
 
     >>> float(energy_distance(Samples(jnp.zeros((2, 1))), Samples(jnp.ones((3, 1)))))
     2.0
@@ -54,9 +55,10 @@ def energy_distance(first: Samples, second: Samples) -> Float[Array, ""]:
 def quantile_coupling(
     first: Float[Array, " n"], second: Float[Array, " m"]
 ) -> tuple[Int[Array, " n+m"], Int[Array, " n+m"], Float[Array, " n+m"]]:
-    """(i, j, mass): the monotone coupling of two laws on the line puts mass_k on the pair (i_k, j_k).
+    """Return the monotone coupling (i, j, mass) of two laws on the line, which puts mass_k on the pair of points (i_k, j_k).
 
-    The cumulative weights end at 1; what one has more, by rounding, goes with the last point of the other.
+    `first` and `second` are the cumulative weights of the sorted points of the two laws, (n,) and (m,), which end at 1. The
+    coupling has n + m pairs. Where one law has more mass by rounding, the excess goes with the last point of the other.
 
     >>> [a.tolist() for a in quantile_coupling(jnp.array([0.5, 1.0]), jnp.array([0.25, 1.0]))]
     [[0, 0, 1, 1], [0, 1, 1, 1], [0.25, 0.25, 0.5, 0.0]]
@@ -72,11 +74,23 @@ def quantile_coupling(
 def sliced_wasserstein(
     key: Key[Array, ""], first: Samples, second: Samples, *, projections: int = 100, order: int = 2
 ) -> Float[Array, ""]:
-    """(mean over random unit directions of W_p^p of the projections)^(1/p), p = `order`, 1 or 2, in units of length.
+    """Return the sliced Wasserstein distance: (the mean over random unit directions of W_p^p of the projections)^(1/p).
 
-    Each W_p is exact (Rabin et al. 2011; Bonneel et al. 2015); of a translation by s, order 2, it is |s| / sqrt(d) in the mean square.
-    Cumulative weights round to eps, so that a point at a distance r may add eps r^p to W_p^p. Raises ValueError for other orders and
-    projections, and as `check_pair`.
+    Each W_p is exact (Rabin et al. 2011; Bonneel et al. 2015). Of a translation by s, the distance of order 2 is |s| / sqrt(d)
+    in the mean square. Cumulative weights round to eps, so that a point at a distance r may add eps r^p to W_p^p.
+
+    Args:
+        key: the random key of the directions.
+        first: one sample.
+        second: the other sample.
+        projections: the number of directions.
+        order: the order p, 1 or 2.
+
+    Returns:
+        The distance, a scalar in units of length.
+
+    Raises:
+        ValueError: for another order, a number of projections below 1, or samples that `check_pair` refuses.
 
     >>> line = jnp.array([[0.0], [1.0]])
     >>> float(sliced_wasserstein(jax.random.key(0), Samples(line), Samples(line + 3), projections=2))
@@ -85,13 +99,13 @@ def sliced_wasserstein(
     check_pair(first, second)
     checks.count("projections", projections)
     checks.choice("order", order, ORDERS)
-    centre = jnp.mean(second.points, axis=0, keepdims=True)  # of large coordinates the digits that differ are then kept
+    centre = jnp.mean(second.points, axis=0, keepdims=True)  # keeps the digits that differ between large coordinates
     points = [_living(samples) - centre for samples in (first, second)]
     n, m = (x.shape[0] for x in points)
     dtype = points[0].dtype
     weights = [None if s.log_weights is None else shares(s.log_weights) for s in (first, second)]
     equal = [jnp.arange(1, count + 1, dtype=dtype) / count for count in (n, m)]
-    fixed = quantile_coupling(*equal) if all(w is None for w in weights) else None  # of which no direction knows
+    fixed = quantile_coupling(*equal) if all(w is None for w in weights) else None  # the same for all directions
 
     def cost(direction):
         lines = [jnp.matmul(x, direction, precision="highest") for x in points]
@@ -106,7 +120,7 @@ def sliced_wasserstein(
 
 
 def _living(samples: Samples) -> Float[Array, "n d"]:
-    """The points, those of weight zero at the place of the heaviest: the rounding of cumulative weights gives them some."""
+    """Return the points, with points of weight zero moved to the heaviest point. Rounding of cumulative weights may give them mass."""
     x, log_weights = samples
     if log_weights is None:
         return x
@@ -114,7 +128,7 @@ def _living(samples: Samples) -> Float[Array, "n d"]:
 
 
 def _sorted(values, weights, equal):
-    """Values in ascending order, and their cumulative weights."""
+    """Return the values in ascending order and their cumulative weights."""
     if weights is None:
         return jnp.sort(values), equal
     values, weights = jax.lax.sort((values, weights), num_keys=1)
@@ -124,8 +138,18 @@ def _sorted(values, weights, equal):
 def median_distance(
     x: Float[np.ndarray, "n d"] | Float[Array, "n d"], largest: int = 1000, name: str = "points"
 ) -> float:
-    """The median distance between two different points of at most `largest` of x, evenly spaced in their order: a kernel's bandwidth
-    (the median heuristic of Gretton et al. 2012). Raises ValueError where all are equal.
+    """Return the median distance between two different points, a bandwidth for kernels (median heuristic, Gretton et al. 2012).
+
+    Args:
+        x: the points as rows, (n, d).
+        largest: the largest number of rows that are used, evenly spaced in their order.
+        name: the name of x in the error.
+
+    Returns:
+        The median of the distances that are not zero, in units of length.
+
+    Raises:
+        ValueError: when all rows that are used are equal.
 
     >>> median_distance(np.array([[0.0], [0.0], [3.0], [4.0]]))
     3.0

@@ -1,19 +1,20 @@
-"""How far an energy is from the best of the F1 ball, in nats: a duality gap that needs no partition function (arXiv 2107.05134, Theorem 1).
+"""How far an energy is from the best of the F1 ball, in nats, by a duality gap that needs no partition function.
 
-For f of a signed measure gamma in the ball of radius R, with F(theta) = E_model phi - E_data phi and the model that of f itself,
+The source is arXiv 2107.05134, Theorem 1. Let f be the energy of a signed measure gamma in the ball of radius R, and F(theta) =
+E_model phi - E_data phi with the model of f. Then
 
     G(gamma) = R sup_theta |F(theta)| - int F dgamma >= L(gamma) - min over the ball of L,   L(gamma) = E_data f + log Z_f,
 
-because L is convex and G is its largest linear decrease. As int F dgamma = E_model f - E_data f, with theta* and its sign s where the
-supremum is,
+because L is convex and G is its largest linear decrease. As int F dgamma = E_model f - E_data f, with theta* where the supremum is
+attained and s the sign of F there,
 
     G = E_model g - E_data g,   g = R s phi(., theta*) - f,
 
-is one difference of means. With samples of the model the supremum is sought on one half of them and evaluated on the other, where G is then
-unbiased for that theta*; a search that stops at a local supremum still underestimates it.
+is one difference of means. With samples of the model the supremum is sought on one half of them and G is evaluated on the other half,
+where it is unbiased for that theta*. A search that stops at a local supremum still underestimates G.
 
-The samples must be those of the model. The particles of a training are not: they lag behind the energy, and the energy has been fitted to
-them. `relaxation` sees the lag, not the fit.
+The samples must be samples of the model. The particles of a training are not: they lag behind the energy, and the energy has been fitted
+to them. `relaxation` detects the lag but not the fit.
 """
 
 import warnings
@@ -35,17 +36,24 @@ from dualebm.log_z.annealing import anneal
 from dualebm.measures import Samples, shares
 
 BALLS = ("full", "negative", "positive")
-"""Energies against which is certified: all of the ball, or those of one sign."""
+"""The sets of energies among which `certify` looks for the best: the whole ball, or its energies of one sign."""
 
 FIRST_STEP, SHRINK = 0.3, 0.93
-"""Of the ascent to the supremum: the length of its first step, in units of the parameters, and the factor from each to the next."""
+"""The steps of the ascent to the supremum: the length of the first, in units of the parameters, and the factor from each to the next."""
 
 DOUBTFUL = 4
-"""Standard errors by which the mean energy of samples may move under MALA before `certify` warns."""
+"""The number of standard errors by which the mean energy of samples may move under MALA before `certify` warns."""
 
 
 class Certificate(NamedTuple):
-    """gap G, in nats, with its standard error (0 by quadrature); theta* and its sign s (0 where the best is no charge at all)."""
+    """A duality gap and the parameter where its supremum is attained.
+
+    Attributes:
+        gap: the gap G, in nats.
+        error: its standard error, in nats, which is 0 by quadrature.
+        position: the parameter theta*, (p,).
+        sign: the sign s of F at theta*, or 0 where no charge at all is best.
+    """
 
     gap: Float[Array, ""]
     error: Float[Array, ""]
@@ -64,8 +72,23 @@ def supremum(
     starts: int = 64,
     steps: int = 80,
 ) -> tuple[Float[Array, " p"], Float[Array, ""]]:
-    """theta* and s with s F(theta*) the largest that is found, by ascent from the atoms and from `starts` uniform parameters; s is 0 where
-    a ball of one sign has its best at no charge.
+    """Find theta* and s with s F(theta*) largest, by ascent from the atoms and from uniform parameters.
+
+    Args:
+        key: the random key of the uniform parameters.
+        energy: the shallow energy f.
+        space: the space of the samples.
+        model: samples of the model of f.
+        data: the data.
+        ball: one of `BALLS`.
+        starts: the number of uniform parameters.
+        steps: the number of steps of each ascent.
+
+    Returns:
+        theta*, (p,), and s, which is 0 where a ball of one sign has its best at no charge.
+
+    Raises:
+        ValueError: for a ball that does not exist.
 
     >>> from dualebm.features import ReLU; from dualebm.spaces import Sphere
     >>> energy = Shallow(ReLU(), jnp.eye(2), jnp.zeros(2))
@@ -88,9 +111,9 @@ def supremum(
 
     def ascend(carry, k):
         theta, best, value = carry
-        here, gradient = witness(theta)
-        better = sign * here > value
-        best, value = jnp.where(better[:, None], theta, best), jnp.where(better, sign * here, value)
+        values, gradient = witness(theta)
+        better = sign * values > value
+        best, value = jnp.where(better[:, None], theta, best), jnp.where(better, sign * values, value)
         slope = sign[:, None] * parameters.tangent(theta, gradient)
         length = jnp.linalg.norm(slope, axis=1, keepdims=True)
         direction = slope / jnp.maximum(length, jnp.finfo(theta.dtype).tiny)
@@ -104,7 +127,13 @@ def supremum(
 
 
 class Relaxation(NamedTuple):
-    """The mean energy of samples before and after moves under that energy, and the standard error of its change."""
+    """The mean energy of samples before and after moves under that energy.
+
+    Attributes:
+        before: the mean energy before the moves.
+        after: the mean energy after the moves.
+        error: the standard error of the change.
+    """
 
     before: Float[Array, ""]
     after: Float[Array, ""]
@@ -112,18 +141,30 @@ class Relaxation(NamedTuple):
 
 
 def relaxation(key: Key[Array, ""], energy: Energy, space: Space, model: Samples, *, moves: int = 100) -> Relaxation:
-    """The change of E f over samples under `moves` steps of MALA of the space's default size.
+    """Measure the change of E f over samples under `moves` steps of MALA of the space's default size.
 
-    They leave the model exp(-f) tau as it is, so that for its own samples the change is 0 but for the error.
+    The moves leave the model exp(-f) tau invariant, so that for samples of the model the change is 0 up to its error. The change shows
+    relaxation only within a mode. It does not show wrong masses of modes between which no particle moves, nor that an energy was fitted
+    to the samples. The function is pure, and `moves` is static.
 
-    Within a mode alone: of modes with wrong masses, between which nothing moves, and of an energy that was fitted to these samples it says
-    nothing. Pure; `moves` is static. Raises ValueError for fewer than one.
+    Args:
+        key: the random key of the moves.
+        energy: the energy f.
+        space: the space of the samples.
+        model: the samples, with or without weights.
+        moves: the number of moves.
+
+    Returns:
+        The mean energies before and after the moves, and the error of the change.
+
+    Raises:
+        ValueError: for fewer than one move.
 
     >>> from dualebm.data import targets
     >>> teacher = targets.teacher("s2_bimodal")
     >>> at_data, _ = targets.sample(jax.random.key(0), teacher, 1000)
-    >>> found = relaxation(jax.random.key(1), teacher.energy, teacher.space, at_data)
-    >>> bool(abs(found.after - found.before) < DOUBTFUL * found.error)
+    >>> change = relaxation(jax.random.key(1), teacher.energy, teacher.space, at_data)
+    >>> bool(abs(change.after - change.before) < DOUBTFUL * change.error)
     True
     """
     checks.count("moves", moves)
@@ -137,27 +178,27 @@ def relaxation(key: Key[Array, ""], energy: Energy, space: Space, model: Samples
 
 
 def _mean_and_error(values, log_weights):
-    """The weighted mean, and its standard error for independent samples by the delta method."""
+    """Return the weighted mean, and its standard error for independent samples by the delta method."""
     weights = shares(log_weights)
     mean = jnp.sum(weights * values)
     return mean, jnp.sqrt(jnp.sum((weights * (values - mean)) ** 2))
 
 
 def _halves(model: Samples) -> list[Samples]:
-    """Every other sample: particles i and i + N/2, whose noise is of one draw, stay together where N is a multiple of 4."""
+    """Return every other sample. Particles i and i + N/2 share their noise and stay together where N is a multiple of 4."""
     log_weights = jnp.zeros_like(model.points[:, 0]) if model.log_weights is None else model.log_weights
     return [Samples(model.points[i::2], log_weights[i::2]) for i in range(2)]
 
 
 def _warn_where_not_relaxed(key, energy, space, model) -> None:
-    found = relaxation(key, energy, space, model)
-    if isinstance(found.error, Tracer):
+    change = relaxation(key, energy, space, model)
+    if isinstance(change.error, Tracer):
         return
-    before, after, error = map(float, found)
+    before, after, error = map(float, change)
     if abs(after - before) > DOUBTFUL * error:
         warnings.warn(
             f"model is not relaxed: its mean energy goes from {before:.4g} to {after:.4g} under MALA, by {abs(after - before) / error:.0f} "
-            "standard errors; the gap is of these samples, not of the energy's own: leave model out",
+            "standard errors; the gap is that of these samples, not of samples of the energy: leave model out",
             stacklevel=3,
         )
 
@@ -177,27 +218,41 @@ def certify(
     starts: int = 64,
     steps: int = 80,
 ) -> Certificate:
-    """The duality gap of an energy, within the ball of a radius or its part of one sign.
+    """Return the duality gap of an energy within the ball of a radius, or within its part of one sign.
+
+    The function is pure and jittable but for its warning. The counts are static.
 
     Args:
-        energy: f; its total variation, the mean |c_j|, must be within the radius, or the gap is of the ball that holds it.
-        quadrature: of the base measure, exact for f (any energy on S^1 and S^2): the gap is then exact but for the search of theta*,
-            and its error 0. None for `chains` annealed ones (`annealing.anneal`) in each half, whose error falls as R / sqrt(chains).
-        model: samples of exp(-f) tau that are known, at least four, in place of those that are drawn: every other one is for the search.
-            Only as good as they are. Particles of a training are not samples of its energy, and the gap from them is too small, as the
-            energy was fitted to them; nor is the error then right. Outside of jit there is a warning where `relaxation` sees that they
-            move; within jit, and where they are fitted but at rest, there is none.
-        ball: "full", or "negative" or "positive", of energies whose charges all have that sign.
-        starts, steps: of the ascent to the supremum.
+        key: the random key of the search and of the samples.
+        energy: the shallow energy f. Its total variation, the mean |c_j|, must be within the radius. Otherwise the gap is that of the
+            larger ball that holds it.
+        space: the space of the data.
+        data: the data.
+        radius: the radius R of the ball, in units of temperature.
+        quadrature: a quadrature of the base measure that is exact for f, as any energy on S^1 and S^2 has. The gap is then exact up
+            to the search of theta*, and its error is 0. None to draw `chains` annealed samples (`annealing.anneal`) in each half, with an
+            error that falls as R / sqrt(chains).
+        model: known samples of exp(-f) tau, at least four, in place of drawn ones. Every other one is used for the search. Particles of a
+            training are not samples of its energy. The gap from them is too small, because the energy was fitted to them, and its
+            error is wrong too. Outside of jit a warning says where `relaxation` sees that they move. There is no warning within
+            jit, nor for fitted particles that are at rest.
+        ball: one of `BALLS`: "full", or "negative" or "positive" for energies whose charges all have that sign.
+        chains: the number of annealed samples in each half.
+        temperatures: the number of temperatures of the annealing.
+        starts: the number of uniform parameters from which the ascent to the supremum starts.
+        steps: the number of steps of that ascent.
 
-    Raises ValueError for a ball or a count that is not allowed, and for both a quadrature and a model. Pure and jittable but for the
-    warning; the counts are static.
+    Returns:
+        The gap with its error, and theta* with its sign.
+
+    Raises:
+        ValueError: for a ball or a count that is not allowed, fewer than four samples of the model, and both a quadrature and a model.
 
     >>> from dualebm.features import ReLU; from dualebm.spaces import Sphere; from dualebm.log_z.quadrature import sphere_quadrature
     >>> energy = Shallow(ReLU(), jnp.eye(3), jnp.zeros(3))
     >>> data = Samples(jnp.array([[1.0, 0.0, 0.0]]))
-    >>> found = certify(jax.random.key(0), energy, Sphere(3), data, 2.0, quadrature=sphere_quadrature(Sphere(3), 32))
-    >>> round(float(found.gap), 2), float(found.error)  # 2 sup |1/4 - phi((1, 0, 0), theta)|
+    >>> certificate = certify(jax.random.key(0), energy, Sphere(3), data, 2.0, quadrature=sphere_quadrature(Sphere(3), 32))
+    >>> round(float(certificate.gap), 2), float(certificate.error)  # 2 sup |1/4 - phi((1, 0, 0), theta)|
     (1.5, 0.0)
     """
     for name, value in (("chains", chains), ("temperatures", temperatures), ("starts", starts), ("steps", steps)):
@@ -208,14 +263,14 @@ def certify(
     judge: Any
     if quadrature is not None:
         base = 0 if quadrature.log_weights is None else quadrature.log_weights
-        seen = judge = Samples(quadrature.points, base - energy(quadrature.points))
+        search = judge = Samples(quadrature.points, base - energy(quadrature.points))
     elif model is not None:
         checks.count("model.points, in number,", model.points.shape[0], 4)
         _warn_where_not_relaxed(model_key, energy, space, model)
-        seen, judge = _halves(model)
+        search, judge = _halves(model)
     else:
-        seen, judge = _halves(anneal(model_key, energy, space, 2 * chains, temperatures=temperatures))
-    position, sign = supremum(search_key, energy, space, seen, data, ball=ball, starts=starts, steps=steps)
+        search, judge = _halves(anneal(model_key, energy, space, 2 * chains, temperatures=temperatures))
+    position, sign = supremum(search_key, energy, space, search, data, ball=ball, starts=starts, steps=steps)
 
     def decrease(x):
         return radius * sign * energy.feature(x, position[None])[:, 0] - energy(x)
@@ -225,12 +280,25 @@ def certify(
     return Certificate(mean - observed, error if quadrature is None else jnp.zeros_like(error), position, sign)
 
 
-def told(certificate: Certificate, radius: float, ball: str = "full") -> str:
-    """A certificate as a sentence; exact where its error is 0, which is by quadrature, else an estimate with its standard error.
+def summary(certificate: Certificate, radius: float, ball: str = "full") -> str:
+    """Return a certificate as a sentence.
 
-    >>> told(Certificate(jnp.float32(0.0213), jnp.float32(0.0021), jnp.zeros(3), jnp.ones(())), 10.0)
+    An error of 0, which is by quadrature, makes the gap exact. Otherwise it is an estimate with its standard error.
+
+    Args:
+        certificate: the certificate.
+        radius: the radius of the ball.
+        ball: one of `BALLS`.
+
+    Returns:
+        The sentence, without a full stop.
+
+    Raises:
+        ValueError: for a ball that does not exist.
+
+    >>> summary(Certificate(jnp.float32(0.0213), jnp.float32(0.0021), jnp.zeros(3), jnp.ones(())), 10.0)
     'estimated within 0.0213 +- 0.0021 nats of the best F1 energy of radius 10'
-    >>> told(Certificate(jnp.float32(0.0213), jnp.float32(0.0), jnp.zeros(3), jnp.ones(())), 10.0, "negative")
+    >>> summary(Certificate(jnp.float32(0.0213), jnp.float32(0.0), jnp.zeros(3), jnp.ones(())), 10.0, "negative")
     'within 0.0213 nats of the best negative F1 energy of radius 10 (by quadrature)'
     """
     checks.choice("ball", ball, BALLS)
@@ -240,7 +308,10 @@ def told(certificate: Certificate, radius: float, ball: str = "full") -> str:
 
 
 def within(tolerance: float, sigmas: float = 2.0):
-    """A rule for `stop` of `run`, where a metric `gap` is recorded: the last gap plus so many errors is at most `tolerance` nats.
+    """Make a rule for the argument `stop` of `run`, for a run that records the metric `gap`.
+
+    The run stops once the last gap plus `sigmas` of its standard errors is at most `tolerance` nats. Raises ValueError for a tolerance
+    that is not positive and for negative sigmas.
 
     >>> import numpy as np, xarray
     >>> rule = within(0.1)

@@ -1,7 +1,8 @@
-"""Reproducing kernels, and every N x n product of them, streamed by blocks of both.
+"""Reproducing kernels and the sums over their N x n matrices, streamed by blocks of both kinds of points.
 
-A kernel is a frozen dataclass, called as `kernel(x, y)` with x `(N, d)` and y `(n, d)`: the matrix `(N, n)`. Those here are of features:
-k(x, y) = E phi(x, theta) phi(y, theta) with theta uniform, whose ball of functions is F2 (arXiv 2107.05134, Section 2); but `Distance`.
+A kernel is a frozen dataclass, called as `kernel(x, y)` with x `(N, d)` and y `(n, d)`. It returns the matrix `(N, n)`. All but
+`RBF` and `Distance` are kernels of features: k(x, y) = E phi(x, theta) phi(y, theta) with theta uniform, whose ball of functions is
+F2 (arXiv 2107.05134, Section 2).
 """
 
 import dataclasses
@@ -23,10 +24,11 @@ from dualebm.measures import Samples
 from dualebm.spaces import Sphere, Torus
 
 SOURCES = 4096
-"""Points y of a block, of k(x, y)."""
+"""The number of points y in a block of k(x, y)."""
 
 UNROLLED = 16
-"""Components up to which squared distances are sums of squared differences: as fast as inner products, and exact for near points."""
+"""The largest number of components for which squared distances are sums of squared differences. Those are as fast as inner products
+up to this number, and exact for near points."""
 
 Matrix = Float[Array, "N n"]
 
@@ -37,7 +39,7 @@ def _inner(x, y):
 
 @jax.custom_jvp
 def arc_cosine(c: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """sin w + (pi - w) cos w with cos w = c, of which the derivative is pi - w, also at c = 1.
+    """Return sin w + (pi - w) cos w with cos w = c, for an array c of any shape. Its derivative in c is pi - w, also at c = 1.
 
     >>> [round(float(value), 4) for value in arc_cosine(jnp.array([-1.0, 1.0]))]
     [0.0, 3.1416]
@@ -53,8 +55,15 @@ def _arc_cosine_jvp(primals, tangents):
 
 
 class Derivatives(NamedTuple):
-    """Of k(x_i, y_j) along a space, each (N, n): grad_x k = cross y + first x, grad_y k = cross x + second y, and the trace of
-    grad_x grad_y k, sum_a d/dx_a d/dy_a k (on the sphere of the tangential gradients)."""
+    """A kernel k(x_i, y_j) and its derivatives along a space, each (N, n). On the sphere the gradients are tangential.
+
+    Attributes:
+        value: k.
+        cross: the factor of y in grad_x k = cross y + first x, and of x in grad_y k = cross x + second y.
+        first: the factor of x in grad_x k.
+        second: the factor of y in grad_y k.
+        trace: the trace of grad_x grad_y k, sum_a d/dx_a d/dy_a k.
+    """
 
     value: Matrix
     cross: Matrix
@@ -65,20 +74,31 @@ class Derivatives(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class ArcCosine:
-    """k(x, y) = |x| |y| (sin w + (pi - w) cos w) / (2 pi d), w the angle between x and y: of ReLUs with theta uniform on the sphere.
+    """k(x, y) = |x| |y| (sin w + (pi - w) cos w) / (2 pi d), with w the angle between x and y.
+
+    It is the kernel of ReLU features with theta uniform on the sphere in R^d.
 
     >>> ArcCosine()(jnp.array([[1.0, 0.0]]), jnp.array([[1.0, 0.0], [-2.0, 0.0]])).round(4).tolist()
     [[0.25, 0.0]]
     """
 
     def __call__(self, x: Float[Array, "N d"], y: Float[Array, "n d"]) -> Matrix:
-        """The matrix k(x_i, y_j)."""
+        """Return the matrix k(x_i, y_j)."""
         lengths = [jnp.linalg.norm(z, axis=1) for z in (x, y)]
         outer = lengths[0][:, None] * lengths[1][None]
         return outer * arc_cosine(_inner(x, y) / outer) / (2 * math.pi * x.shape[1])
 
     def derivatives(self, x: Float[Array, "N d"], y: Float[Array, "n d"], space: Space) -> Derivatives:
-        """On a sphere, whose points have length 1, or in R^d, where it is not smooth at 0."""
+        """Return the kernel and its derivatives along a space.
+
+        Args:
+            x: points as rows, (N, d).
+            y: points as rows, (n, d).
+            space: a sphere, whose points have length 1, or R^d, where the kernel is not smooth at 0.
+
+        Returns:
+            The `Derivatives` at all pairs of points, each (N, n).
+        """
         d = x.shape[1]
         if isinstance(space, Sphere):
             t = jnp.clip(_inner(x, y), -1, 1)
@@ -95,7 +115,10 @@ class ArcCosine:
 
 @dataclasses.dataclass(frozen=True)
 class RBF:
-    """k(x, y) = exp(-|x - y|^2 / (2 bandwidth^2)); on the unit sphere with bandwidth 1 exp(-(1 - <x, y>)).
+    """k(x, y) = exp(-|x - y|^2 / (2 bandwidth^2)), the Gaussian kernel.
+
+    `bandwidth` is a length. On the unit sphere with bandwidth 1 the kernel is exp(-(1 - <x, y>)). Raises ValueError for a bandwidth
+    that is not positive.
 
     >>> round(float(RBF()(jnp.zeros((1, 2)), jnp.eye(2))[0, 1]), 4)
     0.6065
@@ -107,12 +130,21 @@ class RBF:
         checks.number("bandwidth", self.bandwidth, positive=True)
 
     def __call__(self, x: Float[Array, "N d"], y: Float[Array, "n d"]) -> Matrix:
-        """The matrix k(x_i, y_j)."""
+        """Return the matrix k(x_i, y_j)."""
         squares = jnp.sum(x**2, axis=1)[:, None] + jnp.sum(y**2, axis=1)[None] - 2 * _inner(x, y)
         return jnp.exp(-0.5 * squares / self.bandwidth**2)
 
     def derivatives(self, x: Float[Array, "N d"], y: Float[Array, "n d"], space: Space) -> Derivatives:
-        """On a sphere or in R^d."""
+        """Return the kernel and its derivatives along a space.
+
+        Args:
+            x: points as rows, (N, d).
+            y: points as rows, (n, d).
+            space: a sphere or R^d.
+
+        Returns:
+            The `Derivatives` at all pairs of points, each (N, n).
+        """
         d, scale = x.shape[1], 1 / self.bandwidth**2
         if isinstance(space, Sphere):
             t = _inner(x, y)
@@ -127,9 +159,11 @@ class RBF:
 
 @dataclasses.dataclass(frozen=True)
 class BumpKernel:
-    """Of the bumps exp(a (cos - 1)) with centres uniform on a torus or a circle: prod_k exp(-2a) I_0(2a cos(pi (x_k - y_k) / period)).
+    """The kernel of the bumps exp(a (cos - 1)) with centres uniform on a torus or a circle.
 
-    On the unit circle of R^2 it is exp(-2a) I_0(a |x + y|). Raises ValueError for other spaces.
+    On a torus it is prod_k exp(-2a) I_0(2a cos(pi (x_k - y_k) / period)). On the unit circle of R^2 it is exp(-2a) I_0(a |x + y|).
+    `space` is that torus or circle, and `concentration` is a. Raises ValueError for other spaces and for a concentration that is not
+    positive.
 
     >>> round(float(BumpKernel(Torus(1), 10.0)(jnp.zeros((1, 1)), jnp.zeros((1, 1)))[0, 0]), 4)
     0.0898
@@ -144,7 +178,7 @@ class BumpKernel:
             raise ValueError(f"space is {self.space}; allowed: a Torus, Sphere(2)")
 
     def __call__(self, x: Float[Array, "N d"], y: Float[Array, "n d"]) -> Matrix:
-        """The matrix k(x_i, y_j)."""
+        """Return the matrix k(x_i, y_j)."""
         a = self.concentration
         if not isinstance(self.space, Torus):
             argument = a * jnp.sqrt(jnp.maximum(2 + 2 * _inner(x, y), jnp.finfo(x.dtype).tiny))
@@ -155,10 +189,11 @@ class BumpKernel:
 
 @jax.custom_jvp
 def squared_distances(x: Float[Array, "N d"], y: Float[Array, "n d"]) -> Matrix:
-    """|x_i - y_j|^2 in ambient space: of up to 16 components to a relative error of a few eps, however near the points.
+    """Return |x_i - y_j|^2 in ambient space, (N, n), for points as rows.
 
-    Beyond, and in the derivative, by inner products about the mean c of y: to an error of a few eps |x - c|^2, so that equal points may
-    be at sqrt(eps) |x - c| of each other, and eps |x - c| |dx|.
+    With up to 16 components the relative error is a few eps, however near the points are. With more, and in the derivative, it goes by
+    inner products about the mean c of y. The error is then a few eps |x - c|^2, so that equal points may come out at a distance of
+    sqrt(eps) |x - c|. The error of the derivative is eps |x - c| |dx|.
 
     >>> squared_distances(jnp.array([[1000.0, 0.0]]), jnp.array([[1000.0, 0.0], [1003.0, 4.0]])).tolist()
     [[0.0, 25.0]]
@@ -172,7 +207,7 @@ def squared_distances(x: Float[Array, "N d"], y: Float[Array, "n d"]) -> Matrix:
 
 @squared_distances.defjvp
 def _squared_distances_jvp(primals, tangents):
-    """By products, of which no reverse pass holds an (N, n, d) array."""
+    """Use products, so that no reverse pass holds an (N, n, d) array."""
     (x, y), (dx, dy) = _centred(*primals), tangents
     one, other = (jnp.sum(z * dz, axis=1) for z, dz in ((x, dx), (y, dy)))
     return squared_distances(*primals), 2 * (one[:, None] + other[None] - _inner(dx, y) - _inner(x, dy))
@@ -185,16 +220,17 @@ def _centred(x, y):
 
 @dataclasses.dataclass(frozen=True)
 class Distance:
-    """k(x, y) = -|x - y|, ambient: conditionally positive definite, so that its `squared_mmd` is the energy distance.
+    """k(x, y) = -|x - y| in ambient space, whose `squared_mmd` is the energy distance.
 
-    That is 2 E|x - y| - E|x - x'| - E|y - y'| (Szekely, Rizzo 2013). The gradient at x = y is 0. See `squared_distances` for rounding.
+    The kernel is conditionally positive definite. The energy distance is 2 E|x - y| - E|x - x'| - E|y - y'| (Szekely, Rizzo 2013). The
+    gradient at x = y is 0. See `squared_distances` for rounding.
 
     >>> Distance()(jnp.zeros((1, 2)), jnp.array([[3.0, 4.0], [0.0, 0.0]])).tolist()
     [[-5.0, 0.0]]
     """
 
     def __call__(self, x: Float[Array, "N d"], y: Float[Array, "n d"]) -> Matrix:
-        """The matrix k(x_i, y_j)."""
+        """Return the matrix k(x_i, y_j)."""
         squares = squared_distances(x, y)
         apart = squares > 0
         return jnp.where(apart, -jnp.sqrt(jnp.where(apart, squares, 1)), 0)
@@ -204,7 +240,9 @@ Kernel = ArcCosine | RBF | BumpKernel | Distance
 
 
 def kernel_of(feature: Feature, space: Space) -> Kernel:
-    """The kernel of a feature whose parameters are uniform. Raises ValueError for those whose kernel is not here.
+    """Return the kernel of a feature whose parameters are uniform on the feature's parameter space.
+
+    That is `ArcCosine` for `ReLU()`, and `BumpKernel` for `Bump` on a torus or a circle. Raises ValueError for other features.
 
     >>> kernel_of(ReLU(), Sphere(3))
     ArcCosine()
@@ -220,7 +258,12 @@ def kernel_of(feature: Feature, space: Space) -> Kernel:
 
 
 class Embedding(Energy):
-    """U(x) = sum_i c_i k(x, y_i): the energy of a kernel and of points with coefficients, of both signs.
+    """U(x) = sum_i c_i k(x, y_i), the energy of a kernel and of points with coefficients of both signs.
+
+    Args:
+        kernel: the kernel k.
+        points: the points y_i as rows, (n, d).
+        coefficients: the coefficients c_i, (n,).
 
     >>> Embedding(RBF(), jnp.zeros((1, 2)), jnp.array([-2.0]))(jnp.zeros((3, 2))).tolist()
     [-2.0, -2.0, -2.0]
@@ -232,11 +275,11 @@ class Embedding(Energy):
 
     @property
     def width(self) -> int:
-        """Points x that are evaluated at a time."""
+        """Return the number of points x that are evaluated at a time."""
         return block_columns(min(self.points.shape[0], SOURCES))
 
     def __call__(self, x: Float[Array, "N d"]) -> Float[Array, " N"]:
-        """U(x), in units of temperature."""
+        """Return U(x), in units of temperature."""
         sources = once(self.points.T)
 
         def block(x):
@@ -245,7 +288,7 @@ class Embedding(Energy):
         return map_blocks(block, x.T, self.width)
 
     def locate(self, x: Float[Array, "d B"]) -> Located:
-        """U and its gradient at points that are columns."""
+        """Return U and its gradient at points that are columns."""
         x = once(x)
 
         def block(y, c):
@@ -257,7 +300,7 @@ class Embedding(Energy):
 
 
 def embedding(kernel: Kernel, samples: Samples) -> Embedding:
-    """x -> E_samples k(x, .).
+    """Return the mean embedding of a sample, x -> E_samples k(x, .), as an energy.
 
     >>> embedding(RBF(), Samples(jnp.zeros((4, 2))))(jnp.zeros((1, 2))).tolist()
     [1.0]
@@ -266,7 +309,15 @@ def embedding(kernel: Kernel, samples: Samples) -> Embedding:
 
 
 def mean_kernel(kernel: Kernel, first: Samples, second: Samples) -> Float[Array, ""]:
-    """E k(x, y) with x and y independent, of two samples.
+    """Return E k(x, y) with x and y independent, x from one sample and y from the other.
+
+    Args:
+        kernel: the kernel k.
+        first: the sample of x.
+        second: the sample of y.
+
+    Returns:
+        The mean, a scalar.
 
     >>> float(mean_kernel(RBF(), Samples(jnp.zeros((3, 2))), Samples(jnp.zeros((4, 2)))))
     1.0
@@ -276,7 +327,17 @@ def mean_kernel(kernel: Kernel, first: Samples, second: Samples) -> Float[Array,
 
 
 def squared_mmd(kernel: Kernel, first: Samples, second: Samples) -> Float[Array, ""]:
-    """MMD^2 = E k(x, x') + E k(y, y') - 2 E k(x, y) of two samples, the V-statistic (never below 0 but for rounding).
+    """Return MMD^2 = E k(x, x') + E k(y, y') - 2 E k(x, y) of two samples.
+
+    It is the V-statistic, which is never below 0 but for rounding.
+
+    Args:
+        kernel: the kernel k.
+        first: the sample of x.
+        second: the sample of y.
+
+    Returns:
+        MMD^2, a scalar.
 
     >>> cloud = Samples(jnp.eye(2))
     >>> float(squared_mmd(RBF(), cloud, cloud))

@@ -1,4 +1,4 @@
-"""How near samples of a fitted model are to data: what `dualebm score --quality` says."""
+"""How near samples of a fitted model are to data, as `dualebm score --quality` prints it."""
 
 import equinox as eqx
 import jax
@@ -13,10 +13,10 @@ from dualebm.measures import Samples
 from dualebm.model import Model
 
 ROWS = 20_000
-"""Rows that are compared, drawn at random of more: the time goes with rows times samples."""
+"""The number of rows that are compared, drawn at random where more are given. The time grows with rows times samples."""
 
 PROJECTIONS = 500
-"""Directions of the sliced Wasserstein distance."""
+"""The number of directions of the sliced Wasserstein distance."""
 
 LABELS = {
     "mmd": "MMD (RBF kernel, bandwidth {bandwidth:.4g}, the median distance of the rows)",
@@ -24,27 +24,40 @@ LABELS = {
     "sliced_wasserstein": "sliced Wasserstein distance of order 2",
     "p_value": "kernel Stein test that the rows are of the model: KSD^2 {ksd:.3g}, p-value",
 }
-"""What is told, a line each, of the keys of `quality`; the last of spaces that have it."""
+"""One printed line per key of `quality`. The last key exists only for spaces with a Stein kernel."""
 
 TESTED = 5000
-"""Rows of the kernel Stein test, whose time goes with their square."""
+"""The number of rows in the kernel Stein test. The time grows with its square."""
 
 
 def quality(
     key: Key[Array, ""], model: Model, points: Float[Array, "n d"], count: int, *, steps: int = 1000, name: str = "points"
 ) -> dict[str, float]:
-    """Distances of `count` samples of the model to points of its space (`model.to_space`), at most 20 000 of them drawn at random.
+    """Measure how near samples of a model are to data, by distances between samples and by a test of fit.
 
-    `mmd`, of a Gaussian kernel of the `bandwidth`; `energy_distance`; `sliced_wasserstein`, of order 2; all V-statistics, above 0 also
-    where the laws agree; on spheres and in R^d the `ksd` (squared) of at most 5000 of the points from the model, with the kernel of the
-    bandwidth, and the `p_value` of `stein.goodness_of_fit`, for which the points must be independent and not those trained on. The
-    samples are those of `langevin.sample`, `steps` moves of the fit's particle step, with their `acceptance`;
-    `samples` and `rows` are the counts. Raises ValueError where all points are equal.
+    Args:
+        key: the random key.
+        model: the fitted model. Its samples are those of `langevin.sample` with the particle step of the fit.
+        points: the data as points of the model's space (see `model.to_space`), (n, d). At most 20 000 of them, drawn at random,
+            are used.
+        count: the number of samples of the model.
+        steps: the number of moves of each sample.
+        name: the name of the points in the error.
+
+    Returns:
+        Numbers by name. `samples` and `rows` are the counts, `acceptance` the mean acceptance rate, `bandwidth` the median
+        distance of the rows. `mmd`, of the Gaussian kernel of that bandwidth, `energy_distance` and `sliced_wasserstein`, of
+        order 2, are V-statistics, above 0 also where the laws agree. On spheres and in R^d, `ksd` is KSD^2 of at most 5000 of
+        the points from the model, with the same kernel, and `p_value` that of `stein.goodness_of_fit`. The p-value holds only
+        for independent points that the model was not trained on.
+
+    Raises:
+        ValueError: when all points are equal, and when the base measure of the space cannot be sampled.
 
     >>> from dualebm.energies.shallow import Shallow; from dualebm.features import ReLU; from dualebm.spaces import Sphere
     >>> free = Model(Shallow(ReLU(), jnp.eye(3), jnp.zeros(3)), Sphere(3), False, None, None, None, 0.1)
-    >>> found = quality(jax.random.key(0), free, Sphere(3).sample_base(jax.random.key(1), 500), 500, steps=10)
-    >>> found["rows"], found["energy_distance"] < 0.02
+    >>> results = quality(jax.random.key(0), free, Sphere(3).sample_base(jax.random.key(1), 500), 500, steps=10)
+    >>> results["rows"], results["energy_distance"] < 0.02
     (500.0, True)
     """
     draw_key, chain_key, direction_key, sign_key = jax.random.split(key, 4)
@@ -63,21 +76,21 @@ def quality(
             "sliced_wasserstein": sliced_wasserstein(direction_key, drawn, rows, projections=PROJECTIONS),
         }
 
-    centre = jnp.mean(rows, axis=0, keepdims=True)  # what is common to all has no part in distances, but in their rounding
-    found = compare(model.space.ambient(drawn) - centre, rows - centre) | {"acceptance": acceptance}
-    told = {"samples": count, "rows": len(rows), "bandwidth": bandwidth, **found}
+    centre = jnp.mean(rows, axis=0, keepdims=True)  # a common offset leaves distances as they are but adds to their rounding
+    distances = compare(model.space.ambient(drawn) - centre, rows - centre) | {"acceptance": acceptance}
+    results = {"samples": count, "rows": len(rows), "bandwidth": bandwidth, **distances}
     if not model.space.periodic and len(points) > 1:
         test = stein.goodness_of_fit(sign_key, RBF(bandwidth), model.space, model.energy, points[:TESTED])
-        told |= {"ksd": test.statistic, "p_value": test.p_value}
-    return {name: float(value) for name, value in told.items()}
+        results |= {"ksd": test.statistic, "p_value": test.p_value}
+    return {name: float(value) for name, value in results.items()}
 
 
-def told(found: dict[str, float]) -> list[str]:
-    """Lines of what `quality` found.
+def summary(results: dict[str, float]) -> list[str]:
+    """Return the results of `quality` as lines of text. The first has the counts, and each other line one distance or test.
 
-    >>> found = dict(samples=10.0, rows=20.0, acceptance=0.5, mmd=0.1, bandwidth=1.0, energy_distance=0.2, sliced_wasserstein=0.3)
-    >>> told(found)[0]
+    >>> results = dict(samples=10.0, rows=20.0, acceptance=0.5, mmd=0.1, bandwidth=1.0, energy_distance=0.2, sliced_wasserstein=0.3)
+    >>> summary(results)[0]
     '10 samples of the model (acceptance 0.500) beside 20 rows:'
     """
-    head = "{samples:.0f} samples of the model (acceptance {acceptance:.3f}) beside {rows:.0f} rows:".format(**found)
-    return [head, *(f"{label.format(**found)} = {found[name]:.4g}" for name, label in LABELS.items() if name in found)]
+    head = "{samples:.0f} samples of the model (acceptance {acceptance:.3f}) beside {rows:.0f} rows:".format(**results)
+    return [head, *(f"{label.format(**results)} = {results[name]:.4g}" for name, label in LABELS.items() if name in results)]

@@ -136,5 +136,5 @@ def gap_of(
     radius = float(rates.radius)
     options: dict[str, Any] = dict(quadrature=quadrature_of(space, data.points.dtype), ball=ball, chains=chains)
     certificate = eqx.filter_jit(duality_gap.certify)(key, energy, space, data, radius, **options)
-    sentence = duality_gap.told(certificate, radius, ball)
+    sentence = duality_gap.summary(certificate, radius, ball)
     return {"nats": float(certificate.gap), "standard_error": float(certificate.error), "ball": ball, "summary": sentence}

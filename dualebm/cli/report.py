@@ -54,7 +54,7 @@ def evaluation(log_partition: LogPartitionEstimate, likelihoods: dict[str, Any],
     Returns:
         The lines, in the order in which they are printed.
     """
-    lines = [log_partition.told()]
+    lines = [log_partition.summary()]
     for rows, means in likelihoods.items():
         for kind in [kind for kind in LOG_DENSITIES if kind in means]:
             mean = with_error(means[kind]["mean"], means[kind]["standard_error"])

@@ -113,12 +113,12 @@ def score(settings: Score) -> None:
     else:
         write_table(settings.out, list(densities), table)
     summary = sys.stderr if settings.out is None else sys.stdout
-    print(fitted.log_partition.told(), file=summary)
+    print(fitted.log_partition.summary(), file=summary)
     for name, values in densities.items():
         mean = report.with_error(*model.mean_with_error(values, fitted.log_partition.standard_error))
         print(f"mean {report.LOG_DENSITIES[name]} of {len(values)} rows = {mean} nat", file=summary)
     if measured is not None:
-        print("\n".join(quality.told(measured)), file=summary)
+        print("\n".join(quality.summary(measured)), file=summary)
         if measured["acceptance"] < 0.3:
             print("note: fewer than 30% of the samples' moves were accepted; they may not be samples of the model", file=sys.stderr)
     if settings.out is not None:

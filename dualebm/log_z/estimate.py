@@ -1,4 +1,4 @@
-"""log Z of a fitted energy by the best way that its space has, with what is known of its error."""
+"""log Z of a fitted energy by the best method for its space, with its error."""
 
 import math
 from typing import NamedTuple
@@ -13,22 +13,29 @@ from dualebm.log_z.quadrature import log_partition, sphere_quadrature
 from dualebm.spaces import Sphere
 
 NODES: dict[Space, int] = {Sphere(2): 4000, Sphere(3): 200}
-"""Nodes of the quadrature, of the spaces that have one for every energy."""
+"""The number of quadrature nodes of the spaces that have a quadrature for every energy."""
 
 DRAWS = 2**20
-"""Draws of the base measure for log Z elsewhere."""
+"""The number of draws from the base measure on other spaces."""
 
 SMALLEST_SAMPLE = 100
-"""The effective sample size below which the error of log Z is not to be trusted."""
+"""The effective sample size below which the error of log Z is not trusted."""
 
 MARGIN = 3.0
-"""log of how many times exp(KL) draws there must be (Chatterjee, Diaconis 2018, Theorem 1.1)."""
+"""The log of the factor by which the draws must exceed exp(KL) (Chatterjee, Diaconis 2018, Theorem 1.1)."""
 
 
 class LogPartitionEstimate(NamedTuple):
-    """log Z, in nats: `value`; its `standard_error` (by `quadrature`, how far half the nodes are from it); the
-    `effective_sample_size` of `draws` (None by quadrature); `kl_to_base`, the divergence of the model from the base measure by
-    its particles; `trusted`, whether the error can be."""
+    """An estimate of log Z with its error.
+
+    Attributes:
+        value: log Z, in nats.
+        standard_error: its standard error, in nats. By quadrature it is the distance to the value with half the nodes.
+        effective_sample_size: the effective number of draws. None by quadrature.
+        draws: the number of draws. None by quadrature.
+        kl_to_base: KL(model || base) by particles of the model, in nats.
+        trusted: whether the error can be trusted.
+    """
 
     value: float
     standard_error: float
@@ -37,10 +44,10 @@ class LogPartitionEstimate(NamedTuple):
     kl_to_base: float
     trusted: bool
 
-    def told(self) -> str:
-        """In words.
+    def summary(self) -> str:
+        """Return the estimate as a sentence.
 
-        >>> LogPartitionEstimate(1.25, 0.5, 3.0, 1000, 5.0, False).told()  # doctest: +ELLIPSIS
+        >>> LogPartitionEstimate(1.25, 0.5, 3.0, 1000, 5.0, False).summary()  # doctest: +ELLIPSIS
         'log Z = 1.25 +- 0.5 nat by importance sampling; NOT TO BE TRUSTED: the effective sample size is 3 of 1000 draws...'
         """
         figures = f"log Z = {self.value:.6g} +- {self.standard_error:.2g} nat"
@@ -54,11 +61,23 @@ class LogPartitionEstimate(NamedTuple):
 
 
 def estimate_log_partition(key: Key[Array, ""], energy: Energy, space: Space, particles: Float[Array, "N d"]) -> LogPartitionEstimate:
-    """log Z: by quadrature on S^1 and S^2, by importance sampling from the base measure elsewhere.
+    """Estimate log Z of an energy, by quadrature on S^1 and S^2 and by importance sampling from the base measure elsewhere.
 
-    `particles` of the model give KL(model || base) = -E U - log Z. The error of sampling is trusted where the effective
-    sample size is at least 100 and KL + 3 <= log(draws): a region of the model that no draw has reached leaves the
-    effective sample size as it is, but lowers log Z, and so raises this KL.
+    Particles of the model give KL(model || base) = -E U - log Z. The error of sampling is trusted where the effective sample
+    size is at least 100 and KL + 3 <= log(draws). A region of the model that no draw has reached leaves the effective sample
+    size as it is, but it lowers log Z and so raises this KL.
+
+    Args:
+        key: the random key of the draws.
+        energy: the energy U.
+        space: the space, with its base measure.
+        particles: particles of the model as rows, (N, d).
+
+    Returns:
+        The estimate, in nats.
+
+    Raises:
+        ValueError: for the flat base measure, which cannot be sampled.
 
     >>> import jax
     >>> from dualebm.energies.shallow import Shallow; from dualebm.features import ReLU

@@ -45,7 +45,7 @@ def content_of(settings: Settings) -> dict[str, Any]:
         last = Certificate(*jnp.asarray(reading[LINES[0]].gaps["gap"][0, -1]), position=jnp.zeros(1), sign=jnp.ones(()))
         outcome = f"ends at iteration {at} of {chosen[LINES[0]].steps}" if at < chosen[LINES[0]].steps else "does not end early"
         sentences.append(
-            f"{teacher}, {LINES[0]}, seed {settings.first_seed}: {duality_gap.told(last, RADIUS)}; "
+            f"{teacher}, {LINES[0]}, seed {settings.first_seed}: {duality_gap.summary(last, RADIUS)}; "
             f"with `stop=within({TOLERANCE:g})` it {outcome}."
         )
     figures["certificate_particles"] = particles_figure(readings)

@@ -83,7 +83,7 @@ def gaps(settings: Settings, task: Problem, states: list) -> dict:
         quadrature = sphere_quadrature(task.target.space, 100, data.points.dtype) if on_s2 else None
         certificates.append(certify(test_key, energy, task.target.space, data, task.rates.radius, quadrature=quadrature, ball=ball))
     worst = max(certificates, key=lambda one: float(one.gap))
-    sentence = f"The seed with the largest gap is {duality_gap.told(worst, float(task.rates.radius), ball)}."
+    sentence = f"The seed with the largest gap is {duality_gap.summary(worst, float(task.rates.radius), ball)}."
     gap, error = ([float(getattr(one, name)) for one in certificates] for name in ("gap", "error"))
     return {"ball": ball, "gap": gap, "error": error, "summary": sentence}
 

@@ -8,7 +8,7 @@ import pytest
 
 from dualebm import duality_gap, metrics
 from dualebm.data import targets
-from dualebm.duality_gap import DOUBTFUL, Certificate, certify, relaxation, told, within
+from dualebm.duality_gap import DOUBTFUL, Certificate, certify, relaxation, summary, within
 from dualebm.energies.shallow import Shallow
 from dualebm.features import ReLU
 from dualebm.log_z.quadrature import mean_energy, sphere_quadrature
@@ -160,11 +160,11 @@ def test_the_gap_from_samples_of_annealing(known):
 
 def test_a_certificate_as_a_sentence():
     exact = Certificate(jnp.float32(0.5), jnp.float32(0.0), jnp.array(np.zeros(2)), jnp.ones(()))
-    assert told(exact, 3.5) == "within 0.5000 nats of the best F1 energy of radius 3.5 (by quadrature)"
-    estimated = told(exact._replace(error=jnp.float32(0.01)), 3.5, "positive")
+    assert summary(exact, 3.5) == "within 0.5000 nats of the best F1 energy of radius 3.5 (by quadrature)"
+    estimated = summary(exact._replace(error=jnp.float32(0.01)), 3.5, "positive")
     assert estimated == "estimated within 0.5000 +- 0.0100 nats of the best positive F1 energy of radius 3.5"
     with pytest.raises(ValueError, match="ball is 'negatve'; did you mean 'negative'"):
-        told(exact, 1.0, "negatve")
+        summary(exact, 1.0, "negatve")
 
 
 def test_a_run_stops_by_its_certificate():

@@ -40,7 +40,7 @@ def test_quadrature_on_the_sphere_agrees_with_the_teacher():
     assert abs(found.value - target.log_partition) < 5e-6 and found.trusted and found.draws is None
     assert 0 < found.standard_error < 1e-4
     assert found.kl_to_base == pytest.approx(target.kl_to_uniform, abs=5 * float(np.std(target.energy(points))) / 4000**0.5)
-    assert found.told().endswith("by quadrature")
+    assert found.summary().endswith("by quadrature")
 
 
 def test_sampling_elsewhere_agrees_with_the_teacher(monkeypatch):
@@ -49,7 +49,7 @@ def test_sampling_elsewhere_agrees_with_the_teacher(monkeypatch):
     points = targets.sample(jax.random.key(0), target, 1000)[0].points
     found = estimate_log_partition(jax.random.key(1), target.energy, target.space, points)
     assert abs(found.value - target.log_partition) < 5 * found.standard_error < 0.02
-    assert found.trusted and found.draws == estimate.DRAWS and "NOT" not in found.told()
+    assert found.trusted and found.draws == estimate.DRAWS and "NOT" not in found.summary()
 
 
 def test_an_error_that_cannot_be_trusted_is_told(monkeypatch):
@@ -57,7 +57,7 @@ def test_an_error_that_cannot_be_trusted_is_told(monkeypatch):
     strong = Shallow(ReLU(), jnp.array(np.eye(15)[:1]), jnp.array([-60.0]))
     few = estimate_log_partition(jax.random.key(0), strong, Sphere(15), strong.positions)
     assert not few.trusted and few.effective_sample_size < estimate.SMALLEST_SAMPLE
-    assert "NOT TO BE TRUSTED: the effective sample size is" in few.told()
+    assert "NOT TO BE TRUSTED: the effective sample size is" in few.summary()
     inside = jnp.array(1.5 + 0.01 * np.random.default_rng(1).normal(size=(100, 8)))
     missed = estimate_log_partition(jax.random.key(0), Well(80.0), Euclidean(8), inside)
     assert missed.effective_sample_size > 19_000 and abs(missed.value) < 0.01  # no draw has seen the well

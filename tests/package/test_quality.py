@@ -47,7 +47,7 @@ def test_rows_of_the_model_are_near_and_those_of_another_are_not():
     for name in ("mmd", "energy_distance", "sliced_wasserstein", "ksd"):
         assert far[name] > 2 * near[name], name
     assert far["p_value"] == pytest.approx(1 / 501) and near["p_value"] > 0.02
-    assert "p-value = 0.001996" in quality.told(far)[-1]
+    assert "p-value = 0.001996" in quality.summary(far)[-1]
 
 
 def test_values_are_those_of_the_distances(monkeypatch):
