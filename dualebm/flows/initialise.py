@@ -1,4 +1,4 @@
-"""Where particles begin, and begin anew: at the data or at the base measure (arXiv 2107.05134, Algorithm 1, step 1)."""
+"""Start and restart particles, at the data or at the base measure (arXiv 2107.05134, Algorithm 1, step 1)."""
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ Scalar = Float[Array, ""] | float
 
 
 def _draw_by_blocks(key, count, draw):
-    """Rows 0 .. count-1 of pairs (i, i + ceil(count/2)); `draw(block_key)` is `(halves, ..., NOISE_PAIRS)`."""
+    """Draw for the `count` particles in pairs (i, i + ceil(count/2)). `draw(block_key)` has the shape `(halves, ..., NOISE_PAIRS)`."""
 
     def blocks(k, start, pairs):
         del k
@@ -29,9 +29,18 @@ def _draw_by_blocks(key, count, draw):
 def restart(
     key: Key[Array, ""], x: Float[Array, "d N"], data: Samples, probability: Scalar
 ) -> Float[Array, "d N"]:
-    """Each particle, a column, independently with `probability`, at a data point drawn at random (Algorithm 1, step 1).
+    """Move each particle with a given probability to a data point drawn at random, independently (Algorithm 1, step 1).
 
-    Over a mesh axis, of which each device holds a part of the particles and of the data, it gathers all data.
+    Over a mesh axis each device holds some of the particles and of the data, and gathers all data.
+
+    Args:
+        key: the random key.
+        x: the particles as columns, (d, N).
+        data: the data.
+        probability: the probability of a restart, in [0, 1].
+
+    Returns:
+        The particles, (d, N).
 
     >>> restart(jax.random.key(0), jnp.zeros((2, 3)), Samples(jnp.ones((5, 2))), 1.0).tolist()
     [[1.0, 1.0, 1.0], [1.0, 1.0, 1.0]]
@@ -45,8 +54,8 @@ def restart(
             chosen = jax.random.uniform(chosen_key, (2, NOISE_PAIRS), x.dtype) < probability
             return jnp.stack([chosen, draw_indices(index_key, all_data, (2, NOISE_PAIRS))], axis=1)
 
-        drawn = _draw_by_blocks(key, x.shape[1], draw)
-        chosen, index = jnp.concatenate([drawn[0], drawn[1]], axis=1)[:, : x.shape[1]]
+        draws = _draw_by_blocks(key, x.shape[1], draw)
+        chosen, index = jnp.concatenate([draws[0], draws[1]], axis=1)[:, : x.shape[1]]
         return jnp.where(chosen[None] == 1, all_data.points[index].T, x)
 
     return jax.lax.cond(probability > 0, restarted, lambda: x)
@@ -55,7 +64,16 @@ def restart(
 def refresh(
     key: Key[Array, ""], x: Float[Array, "d N"], space: Space, probability: Scalar
 ) -> Float[Array, "d N"]:
-    """Each particle, a column, independently with `probability`, at a point drawn from the base measure.
+    """Move each particle with a given probability to a point drawn from the base measure, independently.
+
+    Args:
+        key: the random key.
+        x: the particles as columns, (d, N).
+        space: the space, with its base measure.
+        probability: the probability of a restart, in [0, 1].
+
+    Returns:
+        The particles, (d, N).
 
     >>> from dualebm.spaces import Sphere
     >>> refresh(jax.random.key(0), jnp.zeros((2, 3)), Sphere(2), 0.0).tolist()
@@ -72,7 +90,15 @@ def refresh(
 
 
 def draw_indices(key: Key[Array, ""], data: Samples, shape: tuple[int, ...]) -> Int[Array, "..."]:
-    """Indices of data points drawn independently with the weights of the data.
+    """Draw indices of data points independently with the weights of the data.
+
+    Args:
+        key: the random key.
+        data: the data.
+        shape: the shape of the result.
+
+    Returns:
+        The indices.
 
     >>> draw_indices(jax.random.key(0), Samples(jnp.ones((1, 2))), (3,)).tolist()
     [0, 0, 0]
@@ -85,10 +111,11 @@ def draw_indices(key: Key[Array, ""], data: Samples, shape: tuple[int, ...]) -> 
 
 
 def copies(data: Samples, count: int) -> Float[Array, "d count"]:
-    """All particles, the columns, at the data in order, both particles of a pair (i, i + count/2) at the same point.
+    """Place `count` particles at the data in order, both particles of a pair (i, i + count/2) at the same point.
 
-    With count = 2n it is the program's [data, data]. Over a mesh axis `count` is of this device, which then has the points of its
-    pairs; with another count it gathers all data.
+    Returns the particles as columns, (d, count). With count = 2n it is [data, data], as in the authors' program. Over a mesh
+    axis `count` is the number of particles of this device, which then takes the data points that it holds. With another
+    count it gathers all data.
 
     >>> copies(Samples(jnp.array([[1.0], [2.0]])), 4).tolist()
     [[1.0, 2.0, 1.0, 2.0]]
@@ -102,7 +129,15 @@ def copies(data: Samples, count: int) -> Float[Array, "d count"]:
 
 
 def start(key: Key[Array, ""], count: int | None, data: Samples) -> Float[Array, "d N"]:
-    """Particles, the columns: `count` draws of the data, or two copies of them where None.
+    """Place particles at the data, at draws or at two copies.
+
+    Args:
+        key: the random key of the draws.
+        count: the number N of particles, each at a data point drawn at random. None for two copies of the data in order.
+        data: the data.
+
+    Returns:
+        The particles as columns, (d, N).
 
     >>> start(jax.random.key(0), None, Samples(jnp.array([[1.0], [2.0]]))).tolist()
     [[1.0, 2.0, 1.0, 2.0]]
@@ -113,7 +148,9 @@ def start(key: Key[Array, ""], count: int | None, data: Samples) -> Float[Array,
 
 
 def check_particles(count: int | None, noise: str) -> None:
-    """Raises ValueError for a number of particles, None for copies of the data, that is not allowed with a noise of `NOISES`.
+    """Raise ValueError for a number of particles that is not allowed with a noise of `flows.noise.NOISES`.
+
+    `count` is None for copies of the data, which is always allowed.
 
     >>> check_particles(None, "antithetic")
     """
@@ -124,7 +161,7 @@ def check_particles(count: int | None, noise: str) -> None:
 
 
 def check_copies(count: int | None, data: Samples) -> None:
-    """Raises ValueError where particles are copies of data (count None) that have weights.
+    """Raise ValueError where particles are copies of the data (`count` is None) and the data have weights.
 
     >>> check_copies(None, Samples(jnp.eye(2)))
     """

@@ -1,11 +1,12 @@
-"""Walkers with weights that are exact for a moving model: Jarzynski's equality for the discretised chain (arXiv 2305.19414, Prop. 1).
+"""Weighted particles of a moving model: Jarzynski's equality for the discretised chain (arXiv 2305.19414, Prop. 1).
 
     A <- A + log [ e^{-U'(x')} tau(x') B(x' -> x) ] - log [ e^{-U(x)} tau(x) F(x -> x') ]
 
-F is the density of the move under the energy U before, B that of the way back under U' after it. If X_0 ~ e^{-U_0} tau / Z_0 and
-A_0 = 0, then E[phi(X) e^A] / E[e^A] is the mean of phi under the model of U' and E[e^A] = Z'/Z_0, whatever the size of the steps and
-however fast the energy moves. For a move that leaves e^{-U} tau invariant the increment is U(x') - U'(x'). On curved spaces F and B are
-the densities of velocities: the geodesic flow preserves the volume of (point, velocity), also where several velocities lead to one point.
+F is the density of the move under the energy U before the step, and B the density of the way back under the energy U' after it. If
+X_0 ~ e^{-U_0} tau / Z_0 and A_0 = 0, then E[phi(X) e^A] / E[e^A] is the mean of phi under the model of U', and E[e^A] = Z'/Z_0, for any
+size of the steps and any speed of the energy. For a move that leaves e^{-U} tau invariant the increment is U(x') - U'(x'). On curved
+spaces F and B are the densities of velocities. The geodesic flow preserves the volume of (point, velocity), also where several velocities
+lead to one point.
 """
 
 import math
@@ -28,17 +29,24 @@ from dualebm.log_z.annealing import anneal
 Scalar = Float[Array, ""] | float
 
 INCREMENTS = ("exact", "uncorrected", "trapezoid", "release")
-"""How the weights of unadjusted moves grow; only "exact" is right. "uncorrected": U(x') - U'(x'), as if the move were invariant.
-"trapezoid": the work of continuous time, -(dU(x) + dU'(x')) / 2 with dU the derivative along the step of the parameters. "release": as the
-authors' program of the Gaussian mixture computes it, U(x') - U'(x') + h/4 (|grad U|^2 - |grad U'|^2)(x')."""
+"""The rules by which the weights of unadjusted moves grow. Only "exact" has no bias. "uncorrected" is U(x') - U'(x'), as if
+the move left the model invariant. "trapezoid" is the work of continuous time, -(dU(x) + dU'(x')) / 2 with dU the derivative
+along the step of the parameters. "release" is U(x') - U'(x') + h/4 (|grad U|^2 - |grad U'|^2)(x'), as in the authors'
+program of the Gaussian mixture."""
 
 TEMPERATURES = 100
-"""Of the annealing that draws the first walkers."""
+"""The number of temperatures of the annealing that draws the first particles."""
 
 
 class Weights(NamedTuple):
-    """log_weights A (N,) since the last resampling; log_partition, log Z at the last resampling; ancestors, from which of the first walkers
-    each comes (N,); resamplings, their number."""
+    """The weights of N particles.
+
+    Attributes:
+        log_weights: the log weights A since the last resampling, (N,).
+        log_partition: log Z at the last resampling, in nats.
+        ancestors: the index of the first particle from which each particle descends, (N,).
+        resamplings: the number of resamplings.
+    """
 
     log_weights: Float[Array, " N"]
     log_partition: Float[Array, ""]
@@ -47,7 +55,7 @@ class Weights(NamedTuple):
 
 
 def unadjusted(integrator: str) -> bool:
-    """Whether a move of `langevin.MOVES` leaves the model only nearly invariant, so that its densities are in the weights.
+    """Return whether a move of `langevin.MOVES` leaves the model only nearly invariant, so that the weights need its densities.
 
     >>> unadjusted("geodesic"), unadjusted("mala")
     (True, False)
@@ -56,10 +64,22 @@ def unadjusted(integrator: str) -> bool:
 
 
 def first_walkers(key: Key[Array, ""], energy: Any, space: Space, count: int) -> tuple[Float[Array, "d N"], Weights]:
-    """Walkers of the model of an energy, columns, with weights: exact draws where it has `sample` and `log_partition`, else annealed.
+    """Draw weighted particles of the model of an energy, exactly where the energy can, else by annealing.
 
-    Annealed importance sampling from the base measure is unbiased for Z whatever the energy, and exact for U = 0. Raises ValueError as
-    `annealing.anneal`, for the flat measure, and as the energy's own functions.
+    An energy with `sample` and `log_partition` gives exact draws. Otherwise annealed importance sampling starts at the base measure. It is
+    unbiased for Z for any energy, and exact for U = 0.
+
+    Args:
+        key: the random key.
+        energy: the energy U.
+        space: the space of the particles.
+        count: the number N of particles.
+
+    Returns:
+        The particles as columns, (d, N), and their weights.
+
+    Raises:
+        ValueError: as `annealing.anneal`, for the flat measure, and as the energy's `sample` and `log_partition`.
 
     >>> from dualebm.energies.networks import MLP; from dualebm.spaces import Sphere
     >>> network = MLP(width=8)(jax.random.key(0), Sphere(3), jnp.float32)
@@ -91,9 +111,24 @@ def walk(
     increment: str = "exact",
     width: int | None = None,
 ) -> tuple[Float[Array, "d N"], Float[Array, " N"], Float[Array, ""]]:
-    """`steps` moves of every walker under the energy `before`, which is then `after`: (walkers, increments of A, fraction accepted).
+    """Move every particle by `steps` moves under the energy `before`, then change the energy to `after`.
 
-    With one and the same energy the increments are those of the moves alone. width: pairs that are moved at a time.
+    With one and the same energy the increments are those of the moves alone.
+
+    Args:
+        integrator: the name of a move of `langevin.MOVES`.
+        space: the space of the particles.
+        draw: the noise of the step. Where several devices share the particles, each takes its part.
+        x: the particles as columns, (d, N).
+        before: the energy U of the moves.
+        after: the energy U' after the step.
+        step: the step size h of each move.
+        steps: the number of moves of each particle.
+        increment: one of `INCREMENTS`.
+        width: the number of pairs that are moved at a time. None for the width of the energy.
+
+    Returns:
+        The particles, (d, N), the increments of their log weights A, (N,), and the fraction of moves that were accepted.
 
     >>> from dualebm.energies.shallow import Shallow; from dualebm.features import ReLU; from dualebm.spaces import Sphere
     >>> energy, changed = (Shallow(ReLU(), jnp.eye(2), jnp.full(2, c)) for c in (1.0, 3.0))
@@ -107,44 +142,45 @@ def walk(
     def log_density(energy_at, points):
         return space.log_base(points, axis=0) - energy_at
 
-    def move(k, here, start):
-        pairs = here.points.shape[1] // 2
+    def move(k, current, start):
+        pairs = current.points.shape[1] // 2
         noise = jax.tree.map(lambda a, b: jnp.concatenate([a, b], axis=-1), *draw(k, start, pairs))
-        there, info = langevin.MOVES[integrator](space, noise, here, before, step)
-        change = jnp.zeros_like(here.energy)
+        moved, info = langevin.MOVES[integrator](space, noise, current, before, step)
+        change = jnp.zeros_like(current.energy)
         if exact:
-            change = log_density(there.energy, there.points) - log_density(here.energy, here.points) + info.log_backward - info.log_forward
-        return there, info, change
+            rise = log_density(moved.energy, moved.points) - log_density(current.energy, current.points)
+            change = rise + info.log_backward - info.log_forward
+        return moved, info, change
 
     def block(start, x):
-        here = before.locate(x)
+        first = before.locate(x)
 
         def again(k, carry):
-            here, work, accepted = carry
-            here, info, change = move(k, here, start)
-            return here, work + change, accepted + info.accepted.astype(x.dtype)
+            current, work, accepted = carry
+            current, info, change = move(k, current, start)
+            return current, work + change, accepted + info.accepted.astype(x.dtype)
 
-        work = accepted = jnp.zeros_like(here.energy)
-        last = here
+        work = accepted = jnp.zeros_like(first.energy)
+        last = first
         if steps > 1:
-            last, work, accepted = jax.lax.fori_loop(0, steps - 1, again, (here, work, accepted))
-        there, info, change = move(None if steps == 1 else steps - 1, last, start)
+            last, work, accepted = jax.lax.fori_loop(0, steps - 1, again, (first, work, accepted))
+        moved, info, change = move(None if steps == 1 else steps - 1, last, start)
         work, accepted = work + change, accepted + info.accepted.astype(x.dtype)
         if after is not before:
-            work = work + _changed(there, info.back if exact else None, here)
-        return there.points, work, accepted / steps
+            work = work + _changed(moved, info.back if exact else None, first)
+        return moved.points, work, accepted / steps
 
-    def _changed(there, back, here):
-        """What the change of the energy adds to the increments at the end of the moves; `back`, of the last, where it has a density."""
+    def _changed(moved, back, first):
+        """Return the increments from the change of the energy. `back` is the velocity of the last move, or None without a density."""
         if increment == "trapezoid":
-            return -0.5 * (_derivative(before, after, before, here.points) + _derivative(before, after, after, there.points))
-        new = after.locate(there.points)
-        change = there.energy - new.energy
+            return -0.5 * (_derivative(before, after, before, first.points) + _derivative(before, after, after, moved.points))
+        new = after.locate(moved.points)
+        change = moved.energy - new.energy
         if back is not None:
-            return change + langevin.log_backward(space, back, new, step) - langevin.log_backward(space, back, there, step)
+            return change + langevin.log_backward(space, back, new, step) - langevin.log_backward(space, back, moved, step)
         if increment == "release":
             square = lambda located: jnp.sum(located.gradient**2, axis=0)  # noqa: E731
-            return change + step / 4 * (square(there) - square(new))
+            return change + step / 4 * (square(moved) - square(new))
         return change
 
     pairs = before.width if width is None else width
@@ -153,14 +189,22 @@ def walk(
 
 
 def _derivative(before: Any, after: Any, at: Any, x: Float[Array, "d B"]) -> Float[Array, " B"]:
-    """The derivative of U(x) along the step of the parameters from `before` to `after`, at the energy `at`."""
-    there, rest = eqx.partition(at, eqx.is_inexact_array)
+    """Return the derivative of U(x) along the step of the parameters from `before` to `after`, at the energy `at`."""
+    inexact, rest = eqx.partition(at, eqx.is_inexact_array)
     ends = (eqx.filter(energy, eqx.is_inexact_array) for energy in (after, before))
-    return jax.jvp(lambda arrays: eqx.combine(arrays, rest)(x.T), (there,), (jax.tree.map(jnp.subtract, *ends),))[1]
+    return jax.jvp(lambda arrays: eqx.combine(arrays, rest)(x.T), (inexact,), (jax.tree.map(jnp.subtract, *ends),))[1]
 
 
 def reweigh(before: Energy, after: Energy, x: Float[Array, "d N"]) -> Float[Array, " N"]:
-    """U(x) - U'(x), the increments of walkers that stay while the energy changes, streamed.
+    """Return U(x) - U'(x), the increments of particles that stay while the energy changes, streamed by blocks.
+
+    Args:
+        before: the energy U.
+        after: the energy U'.
+        x: the particles as columns, (d, N).
+
+    Returns:
+        The increments, (N,).
 
     >>> from dualebm.energies.shallow import Shallow; from dualebm.features import ReLU
     >>> energy, changed = (Shallow(ReLU(), jnp.eye(2), jnp.full(2, c)) for c in (1.0, 3.0))
@@ -178,11 +222,21 @@ def advance(
     threshold: Scalar,
     kind: str = "systematic",
 ) -> tuple[Float[Array, "d N"], Weights, Float[Array, ""]]:
-    """Weigh walkers after a step, and resample them where their effective fraction falls below `threshold`.
+    """Add increments to the weights of particles, and resample where their effective fraction falls below a threshold.
 
-    kind: of `measures.RESAMPLINGS`, or "none". log Z is continuous: what the weights say goes to `log_partition` and they start from 1.
-    Over a mesh axis the ancestors are drawn of all walkers, which are then gathered.
-    Returns the walkers, their weights, and the effective fraction before the resampling.
+    log Z is continuous over a resampling: the mean weight goes to `log_partition`, and the log weights start again at 0.
+    Over a mesh axis the ancestors are drawn among all particles, which are gathered.
+
+    Args:
+        key: the random key of the resampling.
+        x: the particles as columns, (d, N).
+        weights: the weights before the step.
+        increments: the increments of the log weights, (N,).
+        threshold: the effective fraction below which the particles are resampled, in [0, 1].
+        kind: one of `measures.RESAMPLINGS`, or "none" never to resample.
+
+    Returns:
+        The particles, (d, N), their weights, and the effective fraction before the resampling.
 
     >>> start = Weights(jnp.zeros(2), jnp.zeros(()), jnp.arange(2, dtype=jnp.int32), jnp.int32(0))
     >>> x, weights, effective = advance(jax.random.key(0), jnp.array([[0.0, 1.0]]), start, jnp.log(jnp.array([1e-9, 2.0])), 0.9)
@@ -199,21 +253,23 @@ def advance(
 
     def resampled():
         ancestors = measures.resample(key, everyone, everyone.shape[0], kind)
-        own = collectives.own_pairs(ancestors, count)
-        chosen, of = (blocks.choose(collectives.gather_pairs(a), own) for a in (x, weights.ancestors))
+        local = collectives.own_pairs(ancestors, count)
+        chosen, families = (blocks.choose(collectives.gather_pairs(a), local) for a in (x, weights.ancestors))
         level = weights.log_partition + logsumexp(everyone) - math.log(everyone.shape[0])
-        return chosen, Weights(jnp.zeros_like(log_weights), level, of, weights.resamplings + 1)
+        return chosen, Weights(jnp.zeros_like(log_weights), level, families, weights.resamplings + 1)
 
     return *jax.lax.cond(effective < threshold, resampled, lambda: (x, kept)), effective
 
 
 def log_partition(weights: Weights, kind: str = "systematic") -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """log Z and its standard error, of the walkers of one whole run.
+    """Return log Z and its standard error by the weights of the particles of one whole run, both in nats.
 
-    log Z = log Z_r + log (1/N) sum_i e^{A_i} since the last resampling r. The error is of the genealogy (Lee, Whiteley 2018): with W the
-    normalised weights, its square is the sum over first walkers of (the weight of all their descendants)^2, less what resampling adds by
-    itself, (r + 1) / N for multinomial resampling and 1 / N for the others: of little noise, but for "residual", whose error is then too
-    large. It does not see what the weights cannot: modes without a walker, and the bias of order 1/N of training on the same walkers.
+    log Z = log Z_r + log (1/N) sum_i e^{A_i} since the last resampling r. The error comes from the genealogy (Lee, Whiteley
+    2018). With W the normalised weights, its square is the sum over first particles of (the weight of all their
+    descendants)^2, less the part that comes from resampling alone: (r + 1) / N for multinomial resampling and 1 / N for the
+    others. The latter holds for kinds with little noise, and the error of "residual" is too large. The error does not
+    account for modes without a particle, nor for the bias of order 1/N of training on the same particles. `kind` is that of
+    the resampling, as for `advance`.
 
     >>> weights = Weights(jnp.zeros(4), jnp.ones(()), jnp.arange(4, dtype=jnp.int32), jnp.int32(0))
     >>> [float(value) for value in log_partition(weights)]
@@ -227,7 +283,7 @@ def log_partition(weights: Weights, kind: str = "systematic") -> tuple[Float[Arr
 
 
 def check_integrator(integrator: str, space: Space) -> None:
-    """Raises ValueError for a move whose densities are not known: the projected one on a sphere.
+    """Raise ValueError for a move without known densities, which is the projected move on a sphere.
 
     >>> from dualebm.spaces import Sphere
     >>> check_integrator("mala", Sphere(3))
@@ -237,9 +293,9 @@ def check_integrator(integrator: str, space: Space) -> None:
 
 
 def check_start(energy: Any, space: Space) -> None:
-    """Raises ValueError where first walkers cannot be drawn: the flat measure, with an energy that has no exact sampler."""
+    """Raise ValueError where first particles cannot be drawn: for the flat measure and an energy without an exact sampler."""
     if not space.base.proper and not hasattr(energy, "sample"):
         raise ValueError(
-            f"space is {space}, whose flat measure cannot be sampled, and {type(energy).__name__} has no `sample` of its own; "
+            f"space is {space}, whose flat measure cannot be sampled, and {type(energy).__name__} has no method `sample`; "
             "give the space the base Gaussian(scale), or the energy `sample(key, space, count)` and `log_partition(space)`"
         )

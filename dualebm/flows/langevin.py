@@ -1,7 +1,8 @@
-"""dX = (-grad U + grad log tau) dt + sqrt(2) dW: the particles' flow at temperature 1 (arXiv 2107.05134, eq. 8).
+"""dX = (-grad U + grad log tau) dt + sqrt(2) dW: the flow of the particles at temperature 1 (arXiv 2107.05134, eq. 8).
 
-A transition `(space, noise, here, energy, step) -> (there, Info)` is deterministic in its noise; it takes and returns points
-`Located` in the energy, the columns of a block (see `dualebm._internal.blocks`). `move` streams it over all particles.
+A transition `(space, noise, current, energy, step) -> (proposal, Info)` is deterministic in its noise. It takes and returns
+particles that are `Located` in the energy, as the columns of a block (see `dualebm._internal.blocks`). `move` applies a
+transition to all particles, block by block.
 """
 
 from collections.abc import Callable
@@ -20,10 +21,17 @@ Step = Float[Array, ""] | float
 
 
 class Info(NamedTuple):
-    """Whether each particle accepted, the log densities (up to one constant) of its proposal and of the way back, and that velocity.
+    """The result of a transition for each of B particles.
 
-    The unadjusted transitions fill the densities, which Jarzynski weights need (see `log_backward`); NaN where they have no closed form
-    (the projected transition on the sphere). A transition that leaves the model invariant needs none and returns zeros, and no velocity.
+    The unadjusted transitions fill the log densities, which Jarzynski weights need (see `log_backward`). They are NaN where they
+    have no closed form, which is the projected transition on the sphere. A transition that leaves the model invariant needs
+    none, and returns zeros and no velocity.
+
+    Attributes:
+        accepted: whether the particle accepted its proposal, (B,).
+        log_forward: the log density of the proposal, up to a constant, (B,).
+        log_backward: the log density of the way back, up to the same constant, (B,).
+        back: the velocity that leads back, (d, B), or None.
     """
 
     accepted: Bool[Array, " B"]
@@ -32,22 +40,33 @@ class Info(NamedTuple):
     back: Float[Array, "d B"] | None = None
 
 
-def projected(space: Space, noise: Noise, here: Located, energy: Energy, step: Step) -> tuple[Located, Info]:
-    """Euler-Maruyama with the ambient gradient and ambient noise, then retraction (Algorithm 1, step 2).
+def projected(space: Space, noise: Noise, current: Located, energy: Energy, step: Step) -> tuple[Located, Info]:
+    """Make a step of Euler-Maruyama in ambient space and retract it to the space (Algorithm 1, step 2).
 
-    X <- retract(X, h (-grad U + grad log tau) + sqrt(2 h) xi); on the sphere (X + ...)/|X + ...|. The authors' choice;
-    its bias on the sphere is O(h). On Euclidean space and the torus it is the usual Euler-Maruyama step.
+    X <- retract(X, h (-grad U + grad log tau) + sqrt(2 h) xi), with ambient gradients and ambient noise. On the sphere it is
+    (X + ...) / |X + ...|, the choice of the authors, with a bias of O(h). On Euclidean space and the torus it is the usual
+    step of Euler-Maruyama.
+
+    Args:
+        space: the space of the particles.
+        noise: the noise of the particles, `normal` (d, B), whose uniform numbers are not used.
+        current: the particles as columns, (d, B), located in the energy.
+        energy: the energy U.
+        step: the step size h.
+
+    Returns:
+        The particles after the move, located in the energy, and the `Info` of the move.
 
     >>> from dualebm.energies.shallow import Shallow; from dualebm.features import ReLU; from dualebm.spaces import Sphere
     >>> energy, still = Shallow(ReLU(), jnp.eye(2), jnp.ones(2)), Noise(jnp.zeros((2, 1)), jnp.zeros(1))
-    >>> here = energy.locate(jnp.array([[1.0], [0.0]]))
-    >>> projected(Sphere(2), still, here, energy, 0.1)[0].points.tolist()
+    >>> current = energy.locate(jnp.array([[1.0], [0.0]]))
+    >>> projected(Sphere(2), still, current, energy, 0.1)[0].points.tolist()
     [[1.0], [0.0]]
     """
     if not space.mean_curvature:
-        return geodesic(space, noise, here, energy, step)
-    x = here.points
-    drift = space.grad_log_base(x) - here.gradient
+        return geodesic(space, noise, current, energy, step)
+    x = current.points
+    drift = space.grad_log_base(x) - current.gradient
     y = space.retract(x, step * drift + jnp.sqrt(2 * step) * noise.normal, axis=0)
     unknown = jnp.full(x.shape[1], jnp.nan, x.dtype)
     return energy.locate(y), Info(jnp.ones(x.shape[1], bool), unknown, unknown)
@@ -63,71 +82,114 @@ def _score(space, located):
     return space.tangent(x, space.grad_log_base(x) - located.gradient, axis=0)
 
 
-def log_backward(space: Space, back: Float[Array, "d B"], there: Located, step: Step) -> Float[Array, " B"]:
-    """The log density, up to a constant, of the velocity `back` among those that the unadjusted move draws at points of an energy.
+def log_backward(space: Space, back: Float[Array, "d B"], located: Located, step: Step) -> Float[Array, " B"]:
+    """Return the log density of a velocity among those that the unadjusted move draws at given points, up to a constant.
 
-    -|u - h grad log p(y)|^2 / 4h. The energy need not be that of the move that led there.
+    It is -|u - h grad log p(y)|^2 / 4h. The energy in which the points are located may differ from the energy of the move that
+    led to them.
+
+    Args:
+        space: the space of the particles.
+        back: the velocities u, tangent at the points, (d, B).
+        located: the points y as columns, (d, B), located in an energy.
+        step: the step size h.
+
+    Returns:
+        The log densities, (B,).
 
     >>> from dualebm.energies.shallow import Shallow; from dualebm.features import ReLU; from dualebm.spaces import Euclidean
-    >>> there = Shallow(ReLU(), jnp.eye(2), jnp.zeros(2)).locate(jnp.array([[1.0], [0.0]]))
+    >>> located = Shallow(ReLU(), jnp.eye(2), jnp.zeros(2)).locate(jnp.array([[1.0], [0.0]]))
     >>> from dualebm.base_measures import Flat
-    >>> log_backward(Euclidean(2, Flat()), jnp.array([[0.0], [1.0]]), there, 0.25).tolist()
+    >>> log_backward(Euclidean(2, Flat()), jnp.array([[0.0], [1.0]]), located, 0.25).tolist()
     [-1.0]
     """
-    return -_square(back - step * _score(space, there)) / (4 * step)
+    return -_square(back - step * _score(space, located)) / (4 * step)
 
 
-def _propose(space, noise, here, energy, step):
-    """y = Exp_x(v), v = h s(x) + sqrt(2h) P xi, with v, the velocity that leads back, and their log densities."""
-    x = here.points
+def _propose(space, noise, current, energy, step):
+    """y = Exp_x(v) with v = h s(x) + sqrt(2h) P xi. Returns y, v, the velocity that leads back, and the log densities of both."""
+    x = current.points
     kick = jnp.sqrt(2 * step) * space.tangent(x, noise.normal, axis=0)
-    velocity = step * _score(space, here) + kick
+    velocity = step * _score(space, current) + kick
     y, back = space.exp_and_back(x, velocity, axis=0)
-    there = energy.locate(y)
-    return there, velocity, back, -_square(kick) / (4 * step), log_backward(space, back, there, step)
+    proposal = energy.locate(y)
+    return proposal, velocity, back, -_square(kick) / (4 * step), log_backward(space, back, proposal, step)
 
 
-def geodesic(space: Space, noise: Noise, here: Located, energy: Energy, step: Step) -> tuple[Located, Info]:
-    """Euler-Maruyama in the tangent space, then the exponential map; weak order 1 on every space.
+def geodesic(space: Space, noise: Noise, current: Located, energy: Energy, step: Step) -> tuple[Located, Info]:
+    """Make a step of Euler-Maruyama in the tangent space, followed by the exponential map.
 
-    X <- Exp_X(v), v = h grad log p(X) + sqrt(2 h) P xi, with p = exp(-U) tau and Riemannian gradients.
+    X <- Exp_X(v), v = h grad log p(X) + sqrt(2 h) P xi, with p = exp(-U) tau and Riemannian gradients. The weak order is 1 on
+    every space.
+
+    Args:
+        space: the space of the particles.
+        noise: the noise of the particles, `normal` (d, B), whose uniform numbers are not used.
+        current: the particles as columns, (d, B), located in the energy.
+        energy: the energy U.
+        step: the step size h.
+
+    Returns:
+        The particles after the move, located in the energy, and the `Info` of the move.
 
     >>> from dualebm.energies.shallow import Shallow; from dualebm.features import ReLU; from dualebm.spaces import Sphere
     >>> energy, push = Shallow(ReLU(), jnp.eye(2), jnp.zeros(2)), Noise(jnp.array([[5.0], [jnp.pi / 2]]), jnp.zeros(1))
-    >>> here = energy.locate(jnp.array([[1.0], [0.0]]))
-    >>> geodesic(Sphere(2), push, here, energy, 0.5)[0].points.round(3).tolist()
+    >>> current = energy.locate(jnp.array([[1.0], [0.0]]))
+    >>> geodesic(Sphere(2), push, current, energy, 0.5)[0].points.round(3).tolist()
     [[-0.0], [1.0]]
     """
-    there, _, back, forward, backward = _propose(space, noise, here, energy, step)
-    return there, Info(jnp.ones(forward.shape, bool), forward, backward, back)
+    proposal, _, back, forward, backward = _propose(space, noise, current, energy, step)
+    return proposal, Info(jnp.ones(forward.shape, bool), forward, backward, back)
 
 
-def mala(space: Space, noise: Noise, here: Located, energy: Energy, step: Step) -> tuple[Located, Info]:
-    """Metropolis-adjusted Langevin (Roberts, Tweedie 1996): `geodesic`, accepted so that p = exp(-U) tau is invariant.
+def mala(space: Space, noise: Noise, current: Located, energy: Energy, step: Step) -> tuple[Located, Info]:
+    """Make a step of the Metropolis-adjusted Langevin algorithm, which leaves p = exp(-U) tau invariant (Roberts, Tweedie 1996).
 
-    Accept y = Exp_x(v) when log u < log p(y) - log p(x) + (|v - h s(x)|^2 - |u_back - h s(y)|^2) / 4h, with s = grad
-    log p and u_back the velocity from y to x; the Jacobian of the exponential map is symmetric in x and y and cancels. A
-    proposal that reaches to the injectivity radius is rejected: two velocities would lead there.
+    The proposal is y = Exp_x(v) of `geodesic`. It is accepted when log u < log p(y) - log p(x) + (|v - h s(x)|^2 -
+    |u_back - h s(y)|^2) / 4h, with s = grad log p and u_back the velocity from y to x. The Jacobian of the exponential map is
+    symmetric in x and y and cancels. A proposal that reaches to the injectivity radius is rejected, because two velocities
+    would lead there.
+
+    Args:
+        space: the space of the particles.
+        noise: the noise of the particles, `normal` (d, B) and `uniform` (B,).
+        current: the particles as columns, (d, B), located in the energy.
+        energy: the energy U.
+        step: the step size h.
+
+    Returns:
+        The particles after the move, located in the energy, and the `Info` of the move.
 
     >>> from dualebm.energies.shallow import Shallow; from dualebm.features import ReLU; from dualebm.spaces import Sphere
     >>> energy, far = Shallow(ReLU(), jnp.eye(2), jnp.zeros(2)), Noise(jnp.array([[0.0], [4.0]]), jnp.zeros(1))
     >>> mala(Sphere(2), far, energy.locate(jnp.array([[1.0], [0.0]])), energy, 0.5)[1].accepted.tolist()
     [False]
     """
-    there, velocity, _, forward, backward = _propose(space, noise, here, energy, step)
+    proposal, velocity, _, forward, backward = _propose(space, noise, current, energy, step)
     log_target = lambda located: space.log_base(located.points, axis=0) - located.energy  # noqa: E731
-    log_acceptance = log_target(there) - log_target(here) + backward - forward
+    log_acceptance = log_target(proposal) - log_target(current) + backward - forward
     accepted = (jnp.log(noise.uniform) < log_acceptance) & ~space.too_long(velocity, axis=0)
     accepted = blocks.once(accepted.astype(velocity.dtype)) > 0
-    chosen = jax.tree.map(lambda new, old: jnp.where(accepted if new.ndim == 1 else accepted[None], new, old), there, here)
+    chosen = jax.tree.map(lambda new, old: jnp.where(accepted if new.ndim == 1 else accepted[None], new, old), proposal, current)
     none = jnp.zeros_like(forward)
     return chosen, Info(accepted, none, none)
 
 
-def independence(space: Space, noise: Noise, here: Located, energy: Energy, step: Step) -> tuple[Located, Info]:
-    """Independence Metropolis: a proposal y ~ tau, whatever x, accepted when log u < U(x) - U(y); the step is not used.
+def independence(space: Space, noise: Noise, current: Located, energy: Energy, step: Step) -> tuple[Located, Info]:
+    """Make a step of independence Metropolis: the proposal y ~ tau does not depend on x.
 
-    The proposals of the authors' program of arXiv 2104.07531; uniform on the sphere and the torus.
+    It is accepted when log u < U(x) - U(y). The authors' program of arXiv 2104.07531 uses these proposals. They are uniform on
+    the sphere and the torus.
+
+    Args:
+        space: the space of the particles.
+        noise: the noise of the particles, `normal` (d, B) and `uniform` (B,).
+        current: the particles as columns, (d, B), located in the energy.
+        energy: the energy U.
+        step: not used.
+
+    Returns:
+        The particles after the move, located in the energy, and the `Info` of the move.
 
     >>> from dualebm.energies.shallow import Shallow; from dualebm.features import ReLU; from dualebm.spaces import Sphere
     >>> energy, noise = Shallow(ReLU(), jnp.eye(2), jnp.array([2.0, 0.0])), Noise(jnp.array([[0.0], [5.0]]), jnp.full(1, 0.9))
@@ -135,33 +197,43 @@ def independence(space: Space, noise: Noise, here: Located, energy: Energy, step
     [[0.0], [1.0]]
     """
     del step
-    there = energy.locate(space.from_normal(noise.normal, axis=0))
-    accepted = blocks.once((jnp.log(noise.uniform) < here.energy - there.energy).astype(here.energy.dtype)) > 0
-    chosen = jax.tree.map(lambda new, old: jnp.where(accepted if new.ndim == 1 else accepted[None], new, old), there, here)
-    none = jnp.zeros_like(here.energy)
+    proposal = energy.locate(space.from_normal(noise.normal, axis=0))
+    accepted = blocks.once((jnp.log(noise.uniform) < current.energy - proposal.energy).astype(current.energy.dtype)) > 0
+    chosen = jax.tree.map(lambda new, old: jnp.where(accepted if new.ndim == 1 else accepted[None], new, old), proposal, current)
+    none = jnp.zeros_like(current.energy)
     return chosen, Info(accepted, none, none)
 
 
-def gibbs(space: Space, noise: Noise, here: Located, energy: Energy, step: Step) -> tuple[Located, Info]:
-    """The exact move that an energy has of its own, `energy.gibbs(space, noise, x)`; the step is not used.
+def gibbs(space: Space, noise: Noise, current: Located, energy: Energy, step: Step) -> tuple[Located, Info]:
+    """Make the exact Gibbs move that an energy defines, `energy.gibbs(space, noise, x)`.
+
+    Args:
+        space: the space of the particles.
+        noise: the noise of the particles, `normal` (d, B) and `uniform` as the energy needs it.
+        current: the particles as columns, (d, B), located in the energy.
+        energy: the energy U, which must have the method `gibbs`.
+        step: not used.
+
+    Returns:
+        The particles after the move, located in the energy, and the `Info` of the move.
 
     >>> from dualebm.energies.boltzmann import BoltzmannMachine; from dualebm.spaces import Euclidean
     >>> energy = BoltzmannMachine(jnp.ones((1, 2)), jnp.zeros(2), jnp.zeros(1))
-    >>> noise, here = Noise(jnp.zeros((2, 1)), jnp.full((1, 1), 0.9)), energy.locate(jnp.ones((2, 1)))
-    >>> gibbs(Euclidean(2), noise, here, energy, 0.0)[0].points.tolist()
+    >>> noise, current = Noise(jnp.zeros((2, 1)), jnp.full((1, 1), 0.9)), energy.locate(jnp.ones((2, 1)))
+    >>> gibbs(Euclidean(2), noise, current, energy, 0.0)[0].points.tolist()
     [[0.0], [0.0]]
     """
     del step
-    there = energy.locate(energy.gibbs(space, noise, here.points))  # pyright: ignore[reportAttributeAccessIssue]
-    none = jnp.zeros_like(here.energy)
-    return there, Info(jnp.ones(none.shape, bool), none, none)
+    proposal = energy.locate(energy.gibbs(space, noise, current.points))  # pyright: ignore[reportAttributeAccessIssue]
+    none = jnp.zeros_like(current.energy)
+    return proposal, Info(jnp.ones(none.shape, bool), none, none)
 
 
 TRANSITIONS: dict[str, Callable] = {"projected": projected, "geodesic": geodesic, "mala": mala}
 """The integrators by name."""
 
 MOVES: dict[str, Callable] = {**TRANSITIONS, "independence": independence, "gibbs": gibbs}
-"""All that `move` knows."""
+"""All transitions that `move` knows, by name."""
 
 
 def move(
@@ -177,13 +249,24 @@ def move(
     before: bool = False,
     width: int | None = None,
 ) -> tuple[Float[Array, "d N"], Float[Array, ""], Any]:
-    """`steps` transitions of every particle under one energy, streamed by blocks of pairs.
+    """Move every particle by `steps` transitions under one energy, streamed by blocks of pairs.
 
-    integrator: of `MOVES`. x: particles, the columns. observe: sums over the particles of a block, which are added in the order of the
-    blocks: of where the particles end, or where they are `before` they move.
-    width: pairs that are moved at a time, a multiple of `NOISE_PAIRS`; None for what fits the machine. It changes nothing but rounding.
+    Args:
+        integrator: the name of a transition of `MOVES`.
+        space: the space of the particles.
+        draw: the noise of the step, such as `drawn` makes it. Where several devices share the particles, each takes its part.
+        x: the particles as columns, (d, N).
+        energy: the energy U.
+        step: the step size h.
+        steps: the number of transitions of each particle.
+        observe: a function from the located particles of a block to sums over them, as a tree of arrays. The sums are added in
+            the order of the blocks. None to observe nothing.
+        before: whether `observe` sees the particles before they move instead of after.
+        width: the number of pairs that are moved at a time, a multiple of `NOISE_PAIRS`. None for a number that fits the
+            machine. It changes nothing but rounding.
 
-    Returns the particles, the fraction of moves that were accepted, and the total of `observe` (None without).
+    Returns:
+        The particles, (d, N), the fraction of moves that were accepted, and the total of `observe` (None without it).
 
     >>> from dualebm.energies.shallow import Shallow; from dualebm.features import ReLU; from dualebm.spaces import Sphere
     >>> energy = Shallow(ReLU(), jnp.eye(2), jnp.zeros(2))
@@ -198,37 +281,37 @@ def move(
     pairs, lone = -(-count // 2), count % 2
     draw = sharded(draw, pairs)
     number, width, rest = blocks.split(pairs, energy.width if width is None else width)
-    if not rest and (number == 1 or lone):  # what is handled apart: all in one, or the block whose last pair has one particle
+    if not rest and (number == 1 or lone):  # a single block is handled apart, or the last one if it has a lone particle
         number, rest = number - 1, width
 
     def moved(x, start, size, lone=0):
-        """x (d, 2, pairs) with `size` pairs from `start` on moved; the count of moves accepted, and the sums over the particles."""
+        """Move `size` pairs of x, (d, 2, pairs), from `start` on. Returns x, the number of accepted moves and the observed sums."""
         block = blocks.take(x, start, size)
         halves = (block[:, 0], block[:, 1, : size - lone])
 
-        def transitions(k, heres):
+        def transitions(k, currents):
             results = []
-            for noise, here in zip(draw(k, start, size), heres, strict=True):
-                noise = jax.tree.map(lambda a, here=here: a[..., : here.points.shape[1]], noise)
-                results.append(MOVES[integrator](space, noise, here, energy, step))
-            return tuple(there for there, _ in results), sum(jnp.sum(info.accepted, dtype=jnp.int32) for _, info in results)
+            for noise, current in zip(draw(k, start, size), currents, strict=True):
+                noise = jax.tree.map(lambda a, current=current: a[..., : current.points.shape[1]], noise)
+                results.append(MOVES[integrator](space, noise, current, energy, step))
+            return tuple(final for final, _ in results), sum(jnp.sum(info.accepted, dtype=jnp.int32) for _, info in results)
 
         def again(k, carry):
-            there, accepted = transitions(k, carry[0])
-            return there, carry[1] + accepted
+            final, accepted = transitions(k, carry[0])
+            return final, carry[1] + accepted
 
-        here = tuple(energy.locate(half) for half in halves)
-        there, accepted = transitions(None, here) if steps == 1 else jax.lax.fori_loop(0, steps, again, (here, jnp.int32(0)))
-        seen = None if observe is None else blocks.total([observe(half) for half in (here if before else there)])
-        first, second = (half.points for half in there)
+        current = tuple(energy.locate(half) for half in halves)
+        final, accepted = transitions(None, current) if steps == 1 else jax.lax.fori_loop(0, steps, again, (current, jnp.int32(0)))
+        observed = None if observe is None else blocks.total([observe(half) for half in (current if before else final)])
+        first, second = (half.points for half in final)
         block = jnp.stack([first, jnp.pad(second, ((0, 0), (0, lone)))], axis=1)
-        return blocks.put(x, block, start), (accepted, seen)
+        return blocks.put(x, block, start), (accepted, observed)
 
     def body(i, carry):
         x, sums = moved(carry[0], i * width, width)
         return x, blocks.total([carry[1], sums])
 
-    # Both particles of a pair in one block, read and then written at once, or XLA would copy all of x to write in place.
+    # A block holds both particles of its pairs and is read and written at once. Otherwise XLA would copy all of x.
     y = jnp.pad(x, ((0, 0), (0, lone))).reshape(x.shape[0], 2, pairs)
     sums = []
     if rest:
@@ -238,8 +321,8 @@ def move(
         zero = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(lambda: moved(y, 0, width)[1]))
         y, first = jax.lax.fori_loop(0, number, body, (y, zero))
         sums.insert(0, first)
-    accepted, seen = blocks.total(sums)
-    return y.reshape(x.shape[0], -1)[:, :count], jnp.asarray(accepted, x.dtype) / (count * steps), seen
+    accepted, observed = blocks.total(sums)
+    return y.reshape(x.shape[0], -1)[:, :count], jnp.asarray(accepted, x.dtype) / (count * steps), observed
 
 
 def sample(
@@ -251,10 +334,23 @@ def sample(
     steps: int = 1000,
     step: Step = 0.01,
 ) -> tuple[Float[Array, "count d"], Float[Array, ""]]:
-    """`count` approximate samples of the model exp(-U) tau / Z, and the mean acceptance rate.
+    """Draw `count` approximate samples of the model exp(-U) tau / Z by `mala`.
 
-    Each is the end of its own `mala` chain of `steps` steps of size `step`, started at the base measure. Raises
-    ValueError where the base measure cannot be sampled (flat Euclidean space).
+    Each sample is the end of a chain that starts at a draw of the base measure.
+
+    Args:
+        key: the random key.
+        energy: the energy U.
+        space: the space of the samples.
+        count: the number of samples.
+        steps: the number of moves of each chain.
+        step: the step size h of each move.
+
+    Returns:
+        The samples, (count, d), and the mean acceptance rate.
+
+    Raises:
+        ValueError: when the base measure cannot be sampled, as on flat Euclidean space.
 
     >>> from dualebm.energies.shallow import Shallow; from dualebm.features import ReLU; from dualebm.spaces import Sphere
     >>> energy = Shallow(ReLU(), jnp.eye(2), jnp.array([-5.0, 0.0]))

@@ -1,7 +1,7 @@
-"""dtheta = E_model dU/dtheta - E_data dU/dtheta: maximum likelihood by gradient steps, for any energy (arXiv 2305.19414, eq. 5).
+"""Maximum likelihood by gradient steps for any energy: dtheta = E_model dU/dtheta - E_data dU/dtheta (arXiv 2305.19414, eq. 5).
 
-The energy of a method is any `Energy` that a static function `start(key, space, dtype)` makes. Its arrays live in the state of a run, the
-rest of it (settings, functions) is made anew by `skeleton`, so that a state holds arrays alone.
+A static function `start(key, space, dtype)` makes the energy of a method. The arrays of the energy are part of the state of a run.
+`skeleton` makes its other fields, such as settings and functions, anew, so that a state holds only arrays.
 """
 
 from collections.abc import Callable
@@ -23,21 +23,37 @@ from dualebm.measures import Samples, shares
 Scalar = Float[Array, ""] | float
 
 Start = Callable[[Any, Space, Any], Energy]
-"""`start(key, space, dtype)`, the energy at the start of training: a function, or a frozen dataclass of settings such as `networks.MLP`."""
+"""`start(key, space, dtype)` returns the energy at the start of training. It is a function, or a frozen dataclass of settings such as
+`networks.MLP`."""
 
 Optimiser = str | Callable[[], optax.GradientTransformation]
-"""A word of `flows.two_layer.OPTIMISERS`, or a function that makes an optax optimiser, with its own schedule."""
+"""A word of `flows.two_layer.OPTIMISERS`, or a function that makes an optax optimiser with a schedule of the learning rate."""
 
 
 class Training(NamedTuple):
-    """What is trained: arrays, the arrays of the energy by its fields (None for what is none); optimiser, the state of the optimiser."""
+    """The part of the state of a run that training changes.
+
+    Attributes:
+        arrays: the energy with only its arrays. Other fields are None.
+        optimiser: the state of the optimiser.
+    """
 
     arrays: Any
     optimiser: Any
 
 
 def skeleton(start: Start, space: Space, dtype) -> Any:
-    """The energy of `start` without its arrays, found without computing anything: `eqx.combine` with the arrays makes the energy.
+    """Return the energy of `start` without its arrays, without computing anything.
+
+    `eqx.combine` with the arrays makes the energy.
+
+    Args:
+        start: the function that makes the energy.
+        space: the space of the energy.
+        dtype: the floating dtype.
+
+    Returns:
+        The energy with None in place of arrays.
 
     >>> from dualebm.energies.networks import MLP; from dualebm.spaces import Sphere
     >>> skeleton(MLP(width=8), Sphere(3), jnp.float32).activation
@@ -48,7 +64,9 @@ def skeleton(start: Start, space: Space, dtype) -> Any:
 
 
 def partition(energy: Any, fixed: tuple[str, ...] = ()) -> tuple[Any, Any]:
-    """(trained, rest) of an energy: its floating arrays but for those of the fields `fixed`, and all else (`eqx.partition`).
+    """Split an energy into (trained, rest) as `eqx.partition` does.
+
+    The trained part is the floating arrays, except those of the fields named in `fixed`. The rest is everything else.
 
     >>> from dualebm.energies.shallow import Shallow; from dualebm.features import ReLU
     >>> trained, _ = partition(Shallow(ReLU(), jnp.eye(2), jnp.ones(2)), ("positions",))
@@ -63,7 +81,9 @@ def partition(energy: Any, fixed: tuple[str, ...] = ()) -> tuple[Any, Any]:
 
 
 def made(optimiser: Optimiser, clip: float | None) -> optax.GradientTransformation:
-    """What takes a gradient to the direction of descent, less the norm beyond `clip` (global, optax).
+    """Make the optax transformation of a gradient into the direction of descent.
+
+    `optimiser` is a word or a function (see `Optimiser`). `clip` is the largest global norm of the gradient, or None for no clipping.
 
     >>> made("gradient", 1.0).update({"w": jnp.array([3.0, 4.0])}, made("gradient", 1.0).init({"w": jnp.zeros(2)}))[0]["w"].tolist()
     [0.6000000238418579, 0.800000011920929]
@@ -71,11 +91,20 @@ def made(optimiser: Optimiser, clip: float | None) -> optax.GradientTransformati
     clipped = [] if clip is None else [optax.clip_by_global_norm(clip)]
     if isinstance(optimiser, str):
         return optax.chain(*clipped, OPTIMISERS[optimiser]())
-    return optax.chain(*clipped, optimiser(), optax.scale(-1.0))  # an optimiser of optax is made to be added
+    return optax.chain(*clipped, optimiser(), optax.scale(-1.0))  # the updates of an optax optimiser are to be added
 
 
 def began(energy: Energy, optimiser: Optimiser, clip: float | None, fixed: tuple[str, ...]) -> Training:
-    """The state of training at an energy.
+    """Return the state of training at the start.
+
+    Args:
+        energy: the energy at the start.
+        optimiser: the optimiser (see `Optimiser`).
+        clip: the largest global norm of the gradient. None for no clipping.
+        fixed: the names of the fields that are not trained.
+
+    Returns:
+        The state of training.
 
     >>> from dualebm.energies.shallow import Shallow; from dualebm.features import ReLU
     >>> began(Shallow(ReLU(), jnp.eye(2), jnp.ones(2)), "gradient", None, ()).arrays.coefficients.tolist()
@@ -85,9 +114,19 @@ def began(energy: Energy, optimiser: Optimiser, clip: float | None, fixed: tuple
 
 
 def mean_gradient(energy: Energy, samples: Samples, fixed: tuple[str, ...] = (), penalty: Scalar = 0.0) -> Any:
-    """E_samples d/dtheta (U + penalty U^2), in the form of the trained part of the energy, streamed by blocks of points.
+    """Return E_samples d/dtheta (U + penalty U^2) for the trained part of an energy, streamed by blocks of points.
 
-    Over a mesh axis, of which each device holds as many of the samples: what `collectives.mean_over` makes this mean of.
+    Over a mesh axis each device holds as many of the samples. The mean of the results by `collectives.mean_over` is then the mean over all
+    samples.
+
+    Args:
+        energy: the energy U.
+        samples: the samples.
+        fixed: the names of the fields that are not trained.
+        penalty: the factor of U^2.
+
+    Returns:
+        The gradient, with the structure of the trained part of the energy.
 
     >>> from dualebm.energies.networks import MLP; from dualebm.spaces import Sphere
     >>> network = MLP(width=8, depth=1)(jax.random.key(0), Sphere(3), jnp.float32)
@@ -96,8 +135,8 @@ def mean_gradient(energy: Energy, samples: Samples, fixed: tuple[str, ...] = (),
     """
     trained, rest = partition(energy, fixed)
     count = samples.points.shape[0]
-    given = samples.log_weights
-    weights = jnp.full(count, 1 / count, samples.points.dtype) if given is None else shares(given)
+    log_weights = samples.log_weights
+    weights = jnp.full(count, 1 / count, samples.points.dtype) if log_weights is None else shares(log_weights)
 
     def block(x, weights):
         def total(trained):
@@ -112,7 +151,19 @@ def mean_gradient(energy: Energy, samples: Samples, fixed: tuple[str, ...] = (),
 def likelihood_gradient(
     energy: Energy, model: Samples, data: Samples, fixed: tuple[str, ...] = (), penalty: Scalar = 0.0
 ) -> Any:
-    """d/dtheta of the cross-entropy, E_data dU - E_model dU, and of penalty (E_data U^2 + E_model U^2) with the samples as they are.
+    """Return the gradient of the cross-entropy, E_data dU - E_model dU, and of a penalty on U^2.
+
+    The penalty is penalty (E_data U^2 + E_model U^2), with the samples held fixed.
+
+    Args:
+        energy: the energy U.
+        model: samples of the model.
+        data: the data.
+        fixed: the names of the fields that are not trained.
+        penalty: the factor of the penalty.
+
+    Returns:
+        The gradient, with the structure of the trained part of the energy.
 
     >>> from dualebm.energies.networks import MLP; from dualebm.spaces import Sphere
     >>> network = MLP(width=8, depth=1)(jax.random.key(0), Sphere(3), jnp.float32)
@@ -125,7 +176,19 @@ def likelihood_gradient(
 
 
 def descend(energy: Energy, gradient: Any, state: Any, rates, optimiser: Optimiser, clip: float | None, fixed: tuple[str, ...]):
-    """(energy, state of the optimiser) after p <- p - learning_rate (direction + weight_decay p) of what is trained.
+    """Make a step p <- p - learning_rate (direction + weight_decay p) of the trained part of an energy.
+
+    Args:
+        energy: the energy.
+        gradient: the gradient of the loss, with the structure of the trained part.
+        state: the state of the optimiser.
+        rates: rates with the fields `learning_rate` and `weight_decay`.
+        optimiser: the optimiser (see `Optimiser`).
+        clip: the largest global norm of the gradient. None for no clipping.
+        fixed: the names of the fields that are not trained.
+
+    Returns:
+        The energy after the step, and the state of the optimiser.
 
     >>> from dualebm.energies.shallow import Shallow; from dualebm.features import ReLU; from dualebm.flows.two_layer import NetworkRates
     >>> energy = Shallow(ReLU(), jnp.eye(2), jnp.ones(2))
@@ -140,14 +203,16 @@ def descend(energy: Energy, gradient: Any, state: Any, rates, optimiser: Optimis
 
 
 def check(method, data: Samples) -> None:
-    """Raises ValueError for an energy that is none, has other fields than those that are held fixed, or values that are not one a point.
+    """Check that the energy of a method can be trained on the data.
 
-    method has space, start, fixed. What it gives is found without computing but for the energy of the first points of the data.
+    The method has the settings `space`, `start` and `fixed`. Only the energy of the first four points of the data is computed. Raises
+    ValueError where `start` gives no `Energy`, for names in `fixed` that are no fields of it, where nothing is left to train, where the
+    energy does not return one value per point in the dtype of the data, and where the values or gradients are not finite.
     """
     dtype = data.points.dtype
     energy = eqx.filter_eval_shape(method.start, jax.random.key(0), method.space, dtype)
     if not isinstance(energy, Energy):
-        raise ValueError(f"start gives a {type(energy).__name__}; it must be an Energy (see dualebm.energies.shallow.Energy)")
+        raise ValueError(f"start gives a {type(energy).__name__}; it must be an Energy (see dualebm.energies.base.Energy)")
     names = [str(path[0]).lstrip(".") for path, leaf in jax.tree_util.tree_leaves_with_path(energy) if hasattr(leaf, "dtype")]
     for name in method.fixed:
         checks.choice("fixed", name, dict.fromkeys(names))
@@ -156,16 +221,16 @@ def check(method, data: Samples) -> None:
     points = data.points[:4]
     shape = eqx.filter_eval_shape(lambda energy, x: energy(x), energy, points)
     if not hasattr(shape, "shape") or shape.shape != points.shape[:1] or shape.dtype != dtype:
-        found = f"{shape.dtype} of shape {shape.shape}" if hasattr(shape, "shape") else type(shape).__name__
+        actual = f"{shape.dtype} of shape {shape.shape}" if hasattr(shape, "shape") else type(shape).__name__
         wanted = f"it must be {dtype} of shape {points.shape[:1]}"
-        raise ValueError(f"the energy {type(energy).__name__} of points {points.shape} is {found}; {wanted}")
+        raise ValueError(f"the energy {type(energy).__name__} of points {points.shape} is {actual}; {wanted}")
     first = eqx.filter_jit(lambda x: method.start(jax.random.key(0), method.space, dtype).value_and_gradient(x))(jnp.asarray(points))
     if not all(bool(np.isfinite(np.asarray(value)).all()) for value in first):
         raise ValueError(f"the energy {type(energy).__name__} or its gradient is not finite in step 0, at the first points of the data")
 
 
 def check_settings(method) -> None:
-    """Raises ValueError for settings of training that are not allowed: start, optimiser, clip, fixed."""
+    """Raise ValueError for settings of training that are not allowed: `start`, `optimiser`, `clip` and `fixed`."""
     if not callable(method.start):
         raise ValueError(f"start is {method.start!r}; it must be a function (key, space, dtype) -> Energy, such as networks.MLP()")
     if isinstance(method.optimiser, str):

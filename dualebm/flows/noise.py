@@ -1,4 +1,4 @@
-"""Gaussian and uniform noise of Langevin moves, keyed by block of pairs of particles and drawn where it is used."""
+"""Gaussian and uniform noise of Langevin moves. It is keyed by block of pairs of particles and drawn where it is used."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -10,34 +10,46 @@ from jaxtyping import Array, Float, Key
 from dualebm._internal import blocks, collectives, random
 
 NOISE_PAIRS = blocks.GRAIN
-"""Pairs of particles whose noise shares a key: part of the definition of the results, unlike the streamed block."""
+"""The number of pairs of particles whose noise shares a key. It is part of the definition of the results, unlike the streamed block."""
 
 NOISES = ("independent", "antithetic", "orthogonal")
-"""Kinds of Gaussian noise by name; see `drawn`."""
+"""The kinds of Gaussian noise by name. See `drawn`."""
 
 
 class Noise(NamedTuple):
-    """What a transition draws: a standard normal vector per particle, which are columns, and a uniform number in [0, 1) or k of them."""
+    """The noise of one move of B particles, which are columns.
+
+    Attributes:
+        normal: a standard normal vector for each particle, (d, B).
+        uniform: a uniform number in [0, 1) for each particle, (B,), or k of them, (k, B).
+    """
 
     normal: Float[Array, "d B"]
     uniform: Float[Array, " B"] | Float[Array, "k B"]
 
 
 Draw = Callable[[Any, Any, int], tuple[Noise, Noise]]
-"""`draw(k, start, pairs)`: noise for pairs start, start + 1, ...: of their first and of their second particles; k is None for one move,
-or which of several it is.
+"""`draw(k, start, pairs)` returns the noise of the pairs start, start + 1, ...: first that of the first particle of each pair, then that
+of the second. `k` is None for a single move, or the index of one of several moves.
 
-Particles i and i + ceil(N/2) are a pair; start is a multiple of `NOISE_PAIRS`.
-"""
+Particles i and i + ceil(N/2) are a pair. `start` is a multiple of `NOISE_PAIRS`."""
 
 
 def drawn(key: Key[Array, ""], dimension: int, dtype, noise: str = "antithetic", uniforms: int | None = None) -> Draw:
-    """The noise of one step, keyed by block of pairs, drawn where it is used.
+    """Make the noise of one step, keyed by block of `NOISE_PAIRS` pairs and drawn where it is used.
 
-    uniforms: uniform numbers of each particle, the rows of `Noise.uniform`; None for one, and no rows.
+    Args:
+        key: the random key of the step.
+        dimension: d, the number of components of each normal vector.
+        dtype: the floating dtype of the numbers.
+        noise: one of `NOISES`. "independent": all vectors are independent. "antithetic": the particles of a pair have
+            opposite vectors. "orthogonal": as "antithetic", and the vectors of pairs i and i + 128 of a block are a quarter
+            turn apart, (x, y) -> (-y, x) in halves of the components. An odd last component changes sign.
+        uniforms: the number k of uniform numbers of each particle, which are the rows of `Noise.uniform`. None for one
+            number, without an axis for it.
 
-    noise: "independent"; "antithetic", the particles of a pair have opposite vectors; or "orthogonal", moreover pairs i and i + 128 of a
-    block have vectors a quarter turn apart, (x, y) -> (-y, x) in halves of the components (an odd last one changes sign).
+    Returns:
+        The `Draw` of the step.
 
     >>> first, second = drawn(jax.random.key(0), 2, jnp.float32)(None, 0, 3)
     >>> first.normal.shape, bool((first.normal == -second.normal).all()), first.uniform.shape
@@ -45,7 +57,7 @@ def drawn(key: Key[Array, ""], dimension: int, dtype, noise: str = "antithetic",
     """
 
     def draw(k, start, pairs):
-        # The keys of several moves are none of those that one move has, which are split(key).
+        # The indices 2, 3, ... keep the keys of several moves apart from the keys of a single move, which are split(key).
         normal_key, uniform_key = jax.random.split(key if k is None else jax.random.fold_in(key, k + 2))
         block, blocks = start // NOISE_PAIRS, -(-pairs // NOISE_PAIRS)
         rows = 2 * dimension if noise == "independent" else dimension
@@ -66,15 +78,23 @@ def drawn(key: Key[Array, ""], dimension: int, dtype, noise: str = "antithetic",
 
 
 def sharded(draw: Callable, pairs: int) -> Callable:
-    """A `Draw`, or what else draws for pairs along its last axis, as this device sees it where several share the particles.
+    """Restrict a `Draw` to the pairs of this device, where several devices share the particles.
 
-    Its pairs are the next `pairs` after those of the device before. The numbers belong to the pairs, however many devices there are.
+    The pairs of this device are the next `pairs` after those of the device before it. The numbers belong to the pairs and
+    do not depend on the number of devices. Without a mesh axis the function returns `draw` itself.
+
+    Args:
+        draw: a `Draw`, or another function of (k, start, pairs) that draws for pairs along the last axis of its arrays.
+        pairs: the number of pairs that each device holds.
+
+    Returns:
+        A function of (k, start, pairs) that counts `start` from the first pair of this device.
 
     >>> def draw(k, start, pairs):
     ...     return 2 * (Noise((jnp.arange(pairs) + start)[None].astype(float), jnp.zeros(pairs)),)
-    >>> def here(_):
+    >>> def normals(_):
     ...     return sharded(draw, 300)(None, 256, 2)[0].normal[0]
-    >>> jax.vmap(here, axis_name="particles")(jnp.arange(3)).tolist()
+    >>> jax.vmap(normals, axis_name="particles")(jnp.arange(3)).tolist()
     [[256.0, 257.0], [556.0, 557.0], [856.0, 857.0]]
     """
     axis = collectives.split_axis()
@@ -93,7 +113,14 @@ def sharded(draw: Callable, pairs: int) -> Callable:
 
 
 def given(normal: Float[Array, "N d"], uniform: Float[Array, " N"] | None = None) -> Draw:
-    """Noise that is known, for one move: a vector per particle and, where the transition asks for it, a uniform number.
+    """Make a `Draw` that returns known noise, for one move.
+
+    Args:
+        normal: a vector for each particle, (N, d).
+        uniform: a uniform number for each particle, (N,). None for zeros, which suit a move without a rejection.
+
+    Returns:
+        The `Draw`. An odd N is completed by a last particle without noise.
 
     >>> first, second = given(jnp.arange(6.0).reshape(3, 2))(None, 0, 2)
     >>> first.normal.T.tolist(), second.normal.T.tolist()

@@ -1,11 +1,12 @@
 """Gradient descent of two-layer networks f = (1/m) sum_j w_j phi(<theta_j, x>), active or lazy (arXiv 2104.07531).
 
     coefficients  w <- w - s (m grad_w L + decay w)
-    positions     theta <- theta - rho s (m grad_theta L + decay theta)      active (F1); lazy (F2): they stay
+    positions     theta <- theta - rho s (m grad_theta L + decay theta)      active (F1), fixed when lazy (F2)
 
-For ReLUs the least decay (w^2 + |theta|^2) / 2 over rescalings is decay |w| |theta|: on both layers it is the penalty
-decay (1/m) sum_j |w_j| |theta_j|, the norm of F1, and on the coefficients alone decay (1/m) sum_j w_j^2 / 2, that of F2. The factor m makes
-the steps those of the measure of the neurons, whatever their number; the decay here is m times that of the authors' program.
+For ReLUs the least decay (w^2 + |theta|^2) / 2 over rescalings is decay |w| |theta|. Decay on both layers is therefore the penalty
+decay (1/m) sum_j |w_j| |theta_j|, the norm of F1. Decay on the coefficients alone is decay (1/m) sum_j w_j^2 / 2, the norm of F2. The
+factor m makes the steps those of the measure of the neurons, whatever their number. The decay here is m times the decay of the authors'
+program.
 """
 
 from collections.abc import Callable
@@ -28,13 +29,19 @@ OPTIMISERS: dict[str, Callable[[], Any]] = {
     "momentum": lambda: optax.trace(0.9),
     "rms": optax.scale_by_rms,
 }
-"""What makes the direction of a step of a gradient, by name; those of optax that need no rates of their own."""
+"""The optimisers by name, functions that return an optax transformation of the gradient that has no rate."""
 
 REGIMES = ("active", "lazy")
 
 
 class NetworkRates(NamedTuple):
-    """learning_rate s >= 0; position_rate rho >= 0, times which the positions move; weight_decay >= 0, in nats per unit of norm."""
+    """The rates of a two-layer network.
+
+    Attributes:
+        learning_rate: the step size s >= 0 of the coefficients.
+        position_rate: the factor rho >= 0 of the step size of the positions.
+        weight_decay: the decay >= 0, in nats per unit of norm.
+    """
 
     learning_rate: NonNegative = 0.05
     position_rate: NonNegative = 25.0
@@ -42,7 +49,20 @@ class NetworkRates(NamedTuple):
 
 
 def network(key: Key[Array, ""], feature: Feature, space: Space, neurons: int, regime: str, scale: float, dtype) -> Shallow:
-    """The start: active, normal coefficients and positions of variance `scale`; lazy, coefficients 0, positions standard normal.
+    """Draw a network at the start of training.
+
+    Args:
+        key: the random key.
+        feature: the ridge feature phi.
+        space: the space of the points x.
+        neurons: the number m of neurons.
+        regime: one of `REGIMES`. "active": normal coefficients and positions of variance `scale`. "lazy": coefficients 0 and
+            standard normal positions.
+        scale: the variance at the start of an active network.
+        dtype: the floating dtype.
+
+    Returns:
+        The network as a shallow energy.
 
     >>> from dualebm.features import ReLU; from dualebm.spaces import Sphere
     >>> start = network(jax.random.key(0), ReLU(), Sphere(3), 4, "lazy", 0.1, jnp.float32)
@@ -58,7 +78,7 @@ def network(key: Key[Array, ""], feature: Feature, space: Space, neurons: int, r
 
 
 def start(optimiser: str, energy: Shallow) -> Any:
-    """The state of an optimiser of `OPTIMISERS`.
+    """Return the initial state of an optimiser of `OPTIMISERS` for an energy.
 
     >>> from dualebm.features import ReLU
     >>> start("gradient", Shallow(ReLU(), jnp.eye(2), jnp.ones(2)))
@@ -70,7 +90,18 @@ def start(optimiser: str, energy: Shallow) -> Any:
 def descend(
     optimiser: str, regime: str, energy: Shallow, gradient: tuple[Float[Array, " m"], Float[Array, "m p"]], state: Any, rates
 ) -> tuple[Shallow, Any]:
-    """A step along m times the gradients of a loss in the coefficients and in the positions; rates as `NetworkRates`.
+    """Make a step of gradient descent.
+
+    Args:
+        optimiser: one of `OPTIMISERS`.
+        regime: one of `REGIMES`. The positions of a lazy network stay fixed.
+        energy: the network, with m neurons.
+        gradient: m times the gradients of the loss in the coefficients, (m,), and in the positions, (m, p).
+        state: the state of the optimiser.
+        rates: rates with the fields of `NetworkRates`.
+
+    Returns:
+        The network after the step, and the state of the optimiser.
 
     >>> from dualebm.features import ReLU
     >>> before, rates = Shallow(ReLU(), jnp.eye(2), jnp.ones(2)), NetworkRates(0.5, 1.0, 0.5)
@@ -88,7 +119,7 @@ def descend(
 
 
 def norm(energy: Shallow) -> Float[Array, ""]:
-    """(1/m) sum_j |w_j| |theta_j|: of ReLUs, at least the norm in F1.
+    """Return (1/m) sum_j |w_j| |theta_j|, a scalar. For ReLUs it is at least the norm in F1.
 
     >>> from dualebm.features import ReLU
     >>> float(norm(Shallow(ReLU(), jnp.array([[3.0, 4.0]]), jnp.array([-2.0]))))
@@ -98,7 +129,9 @@ def norm(energy: Shallow) -> Float[Array, ""]:
 
 
 def scheduled(factor: Callable[[Any], Any]) -> Callable[[Any, Any], Any]:
-    """The schedule for `simulate`, `run` and `sweep` that multiplies the learning rate by an optax schedule of the iteration.
+    """Make a schedule for `simulate`, `run` and `sweep` that multiplies the learning rate by an optax schedule of the iteration.
+
+    `factor` maps the number of the iteration to the factor. Returns a function of the iteration and the rates.
 
     >>> halved = scheduled(optax.piecewise_constant_schedule(1.0, {10: 0.5}))
     >>> float(halved(20, NetworkRates(0.25)).learning_rate)
@@ -112,7 +145,9 @@ def scheduled(factor: Callable[[Any], Any]) -> Callable[[Any, Any], Any]:
 
 
 def inverse_time(rate: float) -> Callable[[Any], Any]:
-    """The optax schedule 1 / (1 + rate t): the authors' have rate 0.005 for maximum likelihood and 0.01 for the Stein discrepancies.
+    """Return the optax schedule 1 / (1 + rate t) of the iteration t.
+
+    The authors use the rate 0.005 for maximum likelihood and 0.01 for Stein discrepancies. Raises ValueError for a negative rate.
 
     >>> round(float(inverse_time(0.01)(100)), 6)
     0.5
@@ -126,9 +161,9 @@ def inverse_time(rate: float) -> Callable[[Any], Any]:
 
 
 def check(method) -> None:
-    """Raises ValueError for the settings that methods of two-layer networks have in common.
+    """Raise ValueError for settings of a method of two-layer networks that are not allowed.
 
-    Those are feature, which must be a ridge, neurons, regime, optimiser and initial_scale.
+    Those are `feature`, which must be a ridge, `neurons`, `regime`, `optimiser` and `initial_scale`.
     """
     if not isinstance(method.feature, Ridge):
         raise ValueError(f"feature is {method.feature}; it must be a ridge feature (ReLU, Softplus), of free positions")

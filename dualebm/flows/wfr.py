@@ -1,4 +1,4 @@
-"""The Wasserstein-Fisher-Rao flow of the atoms along a witness F (arXiv 2107.05134, eqs. 6 and 8; Algorithm 1)."""
+"""The Wasserstein-Fisher-Rao flow of the atoms along a witness F (arXiv 2107.05134, eqs. 6 and 8, Algorithm 1)."""
 
 import jax
 import jax.numpy as jnp
@@ -10,13 +10,25 @@ from dualebm.measures import Atoms, log_total_variation
 Rate = Float[Array, ""] | float
 
 SIGNS, WEIGHTS, UPDATES = ("half", "random", "all_negative"), ("one", "uniform"), ("multiplicative", "additive")
-"""How a population starts, its signs and its weights; and how its weights react."""
+"""The signs and the weights with which a population can start, and the rules by which its weights can react."""
 
 
 def population(
     keys: tuple[Key[Array, ""], Key[Array, ""], Key[Array, ""]], space: Space, count: int, signs: str, weights: str, unit: Rate, dtype
 ) -> Atoms:
-    """Atoms uniform on a space, with signs and weights (times `unit`) as chosen of `SIGNS` and `WEIGHTS`; keys: of each of the three.
+    """Draw atoms uniform on a space.
+
+    Args:
+        keys: the random keys of the positions, the signs and the weights.
+        space: the parameter space.
+        count: the number m of atoms.
+        signs: one of `SIGNS`. "half": the first half is negative. "random": each sign is drawn. "all_negative": all are -1.
+        weights: one of `WEIGHTS`. "one": all are 1. "uniform": each is uniform in [0, 1).
+        unit: the factor of all weights.
+        dtype: the floating dtype.
+
+    Returns:
+        The atoms.
 
     >>> from dualebm.spaces import Sphere
     >>> keys = tuple(jax.random.split(jax.random.key(0), 3))
@@ -35,7 +47,16 @@ def population(
 
 
 def transport(atoms: Atoms, witness_gradient: Float[Array, "m p"], step: Rate, space: Space) -> Atoms:
-    """theta_j <- retract(theta_j, s sigma_j P grad F(theta_j)) (Algorithm 1, step 3), without a 1/m or a weight.
+    """Move the atoms: theta_j <- retract(theta_j, s sigma_j P grad F(theta_j)) (Algorithm 1, step 3), without a 1/m or a weight.
+
+    Args:
+        atoms: m atoms.
+        witness_gradient: grad F at the atoms, (m, p).
+        step: the step size s.
+        space: the parameter space.
+
+    Returns:
+        The atoms after the move.
 
     >>> from dualebm.spaces import Euclidean
     >>> atoms = Atoms(jnp.zeros((2, 1)), jnp.zeros(2), jnp.array([1.0, -1.0]))
@@ -47,7 +68,15 @@ def transport(atoms: Atoms, witness_gradient: Float[Array, "m p"], step: Rate, s
 
 
 def react_multiplicatively(atoms: Atoms, witness: Float[Array, " m"], step: Rate) -> Atoms:
-    """w_j <- w_j exp(s sigma_j F(theta_j)) (Algorithm 1, step 4).
+    """Change the weights by w_j <- w_j exp(s sigma_j F(theta_j)) (Algorithm 1, step 4).
+
+    Args:
+        atoms: m atoms.
+        witness: F at the atoms, (m,).
+        step: the step size s.
+
+    Returns:
+        The atoms with their new weights.
 
     >>> atoms = Atoms(jnp.zeros((1, 1)), jnp.zeros(1), jnp.ones(1))
     >>> float(react_multiplicatively(atoms, jnp.ones(1), 0.25).log_weights[0])
@@ -57,7 +86,15 @@ def react_multiplicatively(atoms: Atoms, witness: Float[Array, " m"], step: Rate
 
 
 def react_additively(atoms: Atoms, witness: Float[Array, " m"], step: Rate) -> tuple[Atoms, Int[Array, ""]]:
-    """w_j <- max(w_j + s sigma_j F(theta_j), 0) for living atoms, and how many died (the primal figures' program).
+    """Change the weights of living atoms by w_j <- max(w_j + s sigma_j F(theta_j), 0), as the program of the primal figures does.
+
+    Args:
+        atoms: m atoms.
+        witness: F at the atoms, (m,).
+        step: the step size s.
+
+    Returns:
+        The atoms with their new weights, and the number of atoms that died.
 
     >>> atoms = Atoms(jnp.zeros((3, 1)), jnp.log(jnp.array([1.0, 0.1, 0.0])), jnp.ones(3))
     >>> atoms, died = react_additively(atoms, jnp.array([1.0, -1.0, 1.0]), 0.5)
@@ -73,7 +110,9 @@ def react_additively(atoms: Atoms, witness: Float[Array, " m"], step: Rate) -> t
 
 
 def keep_budget(atoms: Atoms, radius: Rate) -> Atoms:
-    """w <- w radius / max(mean w, radius): the total variation stays within the radius (Algorithm 1, step 5).
+    """Keep the total variation within a radius: w <- w radius / max(mean w, radius) (Algorithm 1, step 5).
+
+    `radius` is in the units of the weights. Returns the atoms with their new weights.
 
     >>> from dualebm.measures import total_variation
     >>> atoms = Atoms(jnp.zeros((2, 1)), jnp.log(jnp.array([10.0, 30.0])), jnp.ones(2))
@@ -81,7 +120,7 @@ def keep_budget(atoms: Atoms, radius: Rate) -> Atoms:
     10.0
     """
     excess = jnp.maximum(log_total_variation(atoms) - jnp.log(radius), 0)
-    # A dead population has excess -inf - log(radius), cut to 0: its log weights stay -inf.
+    # A dead population has the excess -inf - log(radius), which is cut to 0, so that its log weights stay -inf.
     return atoms._replace(log_weights=atoms.log_weights - excess)
 
 
@@ -94,8 +133,19 @@ def update(
     space: Space,
     rule: str = "multiplicative",
 ) -> tuple[Atoms, Int[Array, ""]]:
-    """Steps 3 to 5 of Algorithm 1 under F and its gradient: transport; reaction with F at the old positions, by a rule of `UPDATES`;
-    and the budget, unless radius is None. The atoms, and how many weights were clipped.
+    """Make steps 3 to 5 of Algorithm 1: transport, reaction with F at the old positions, and the budget.
+
+    Args:
+        atoms: m atoms.
+        witness: F, (m,), and grad F, (m, p), at the atoms.
+        transport_step: the step size of the transport.
+        reaction_step: the step size of the reaction.
+        radius: the largest total variation. None for no budget.
+        space: the parameter space.
+        rule: the rule of the reaction, one of `UPDATES`.
+
+    Returns:
+        The atoms, and the number of weights that were clipped at 0.
 
     >>> from dualebm.spaces import Euclidean
     >>> atoms = Atoms(jnp.zeros((1, 1)), jnp.zeros(1), jnp.ones(1))

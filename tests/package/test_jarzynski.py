@@ -540,7 +540,7 @@ class Wrong(Energy):
         (Mixture(2), dict(fixed=("meens",)), "fixed is 'meens'; did you mean 'means'"),
         (Mixture(2), dict(fixed=("means", "offsets")), "leaves nothing of GaussianMixture"),
         (Mixture(2), dict(integrator="gibbs"), "GaussianMixture has no such move"),
-        (MLP(8), {}, "flat measure cannot be sampled, and Perceptron has no `sample`"),
+        (MLP(8), {}, "flat measure cannot be sampled, and Perceptron has no method `sample`"),
     ],
 )
 def test_bad_energies(start, changes, message):
