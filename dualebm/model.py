@@ -1,7 +1,7 @@
-"""A fitted model in a folder: its energy, how data come to its space, and log Z with what is known of its error.
+"""A fitted model in a folder: its energy, the map of data to its space, and log Z with its error.
 
-It is two files: `energy.npz` (see `dualebm.energies.files`) and `model.json`. They may lie beside the files of the run that made
-them. Values in `model.json` are plain JSON; no file holds code.
+The folder holds two files, `energy.npz` (see `dualebm.energies.files`) and `model.json`. They may lie beside the files of the run that
+made them. Values in `model.json` are plain JSON. No file holds code.
 """
 
 import json
@@ -25,10 +25,16 @@ ENERGY, MODEL = "energy.npz", "model.json"
 
 
 class Model(NamedTuple):
-    """exp(-U) tau / Z, with the map that takes rows of a data file to its space.
+    """A fitted model exp(-U) tau / Z, with the map from rows of a data file to its space.
 
-    normalise: rows are divided by their norms. mean, scale: of the columns, (d,) in float64, where they are standardised
-    (x - mean) / scale, else None. particle_step: of the moves that the fit ended with.
+    Attributes:
+        energy: the energy U.
+        space: the space of the model.
+        normalise: whether rows are divided by their norms.
+        mean: the means of the columns in float64, (d,), where rows are standardised to (x - mean) / scale, else None.
+        scale: the scales of the columns in float64, (d,), where rows are standardised, else None.
+        log_partition: the estimate of log Z, in nats.
+        particle_step: the step size of the particles' moves at the end of the fit.
     """
 
     energy: Energy
@@ -43,7 +49,22 @@ class Model(NamedTuple):
 def to_space(
     x, space: Space, dtype, *, normalise: bool = False, mean=None, scale=None, name: str = "x"
 ) -> Samples:
-    """Rows as points of the space, standardised where there are a mean and a scale; raises as `tables.as_samples`.
+    """Map rows to points of a space.
+
+    Args:
+        x: the rows, (n, d).
+        space: the space.
+        dtype: the floating dtype of the points.
+        normalise: whether to divide rows by their norms.
+        mean: the means of the columns, (d,), to standardise the rows. None for no standardisation.
+        scale: the scales of the columns, (d,). None for no standardisation.
+        name: the name of x in errors.
+
+    Returns:
+        The points as samples with equal weights.
+
+    Raises:
+        ValueError: as `tables.as_samples`, for rows that are no points of the space.
 
     >>> from dualebm.spaces import Euclidean
     >>> x = np.array([[3.0], [5.0]])
@@ -51,12 +72,12 @@ def to_space(
     [[-0.5], [0.5]]
     """
     if scale is not None and np.ndim(x) == 2 and x.shape[1] == len(scale) and x.dtype.kind == "f":
-        x = (x.astype(np.float64) - mean) / scale  # what has another shape or dtype is refused below
+        x = (x.astype(np.float64) - mean) / scale  # `as_samples` refuses other shapes and dtypes
     return tables.as_samples(x, space, normalise, dtype, name)
 
 
 def from_space(model: Model, points: Float[Array, "N d"]) -> np.ndarray:
-    """Points as rows in the units of the data.
+    """Map points of the model's space, (N, d), to rows in the units of the data, (N, d).
 
     >>> from dualebm.spaces import Euclidean
     >>> import jax.numpy as jnp
@@ -71,8 +92,10 @@ def from_space(model: Model, points: Float[Array, "N d"]) -> np.ndarray:
 
 
 def log_densities(model: Model, points: Float[Array, "N d"]) -> dict[str, np.ndarray]:
-    """log p at points of the space, (N,), in nats: `log_density_base`, in the base measure, -U - log Z; and on Euclidean
-    space `log_density_lebesgue`, in the units of the data, that plus log tau less the log scales of the columns.
+    """Return log p at points of the model's space, (N, d), in nats.
+
+    `log_density_base`, (N,), is the density -U - log Z relative to the base measure. On Euclidean space
+    `log_density_lebesgue`, (N,), is the density in the units of the data. It adds log tau and subtracts the log scales of the columns.
 
     >>> from dualebm.spaces import Euclidean
     >>> import jax.numpy as jnp
@@ -91,7 +114,9 @@ def log_densities(model: Model, points: Float[Array, "N d"]) -> dict[str, np.nda
 
 
 def mean_with_error(values: np.ndarray, error: float = 0.0) -> tuple[float, float | None]:
-    """The mean of independent values and its standard error, with that of a common offset; None of one value.
+    """Return the mean of independent values, (n,), and its standard error. Both are in the units of the values.
+
+    `error` is the standard error of an offset that all values share. The error of the mean includes it. It is None for a single value.
 
     >>> mean_with_error(np.array([1.0, 3.0]), 1.0)
     (2.0, 1.4142135623730951)
@@ -105,7 +130,14 @@ def mean_with_error(values: np.ndarray, error: float = 0.0) -> tuple[float, floa
 
 
 def save(folder: files.PathLike, model: Model, about: dict[str, Any]) -> None:
-    """Writes the two files, `model.json` last; `about`, JSON, goes there too (what the model was fitted to, and how)."""
+    """Write the two files of a model, `model.json` last.
+
+    Args:
+        folder: the folder.
+        model: the fitted model.
+        about: JSON values that go to `model.json` too, such as the data and the settings of the fit. A value named as a
+            value of the model is replaced by it.
+    """
     save_energy(Path(folder) / ENERGY, model.energy)
     header = {
         "kind": "model",
@@ -122,7 +154,9 @@ def save(folder: files.PathLike, model: Model, about: dict[str, Any]) -> None:
 
 
 def read(folder: files.PathLike) -> dict[str, Any]:
-    """`model.json` of a folder; raises FileNotFoundError where there is none, ValueError where it is not one.
+    """Read `model.json` of a folder.
+
+    Raises FileNotFoundError where the folder has no such file, and ValueError where the file is not that of a model.
 
     >>> read("no/such/folder")
     Traceback (most recent call last):
@@ -141,9 +175,10 @@ def read(folder: files.PathLike) -> dict[str, Any]:
 
 
 def load(folder: files.PathLike) -> Model:
-    """The model in a folder, as `save` wrote it; raises as `read` and `energies.files.load_energy` do.
+    """Load the model that `save` wrote to a folder.
 
-    One of 64 bits needs x64 on: `with jax.enable_x64(read(folder)["precision"] == 64)`.
+    A model of 64 bits needs x64: `with jax.enable_x64(read(folder)["precision"] == 64)`. Raises the errors of `read` and of
+    `energies.files.load_energy`, and ValueError for a corrupt `model.json`.
     """
     header = read(folder)
     energy = load_energy(Path(folder) / ENERGY)

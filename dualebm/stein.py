@@ -1,12 +1,13 @@
-"""Stein discrepancies of samples from a model p = exp(-U) tau: what of E_samples A h, zero under the model, is largest over a ball of h.
+"""Stein discrepancies of samples from a model p = exp(-U) tau: the supremum over a ball of h of E_samples A h, whose mean under p is 0.
 
 With s = grad log p along the space, the operator on ambient fields h is A h = s . h + div h in R^d and A h = (s - (d - 1) x) . h + div h
-on the sphere in R^d (arXiv 2104.07531): E_p A h = 0. Over the ball of d copies of a reproducing kernel it is the kernelised discrepancy,
+on the sphere in R^d (arXiv 2104.07531), so that E_p A h = 0. Over the ball of d copies of a reproducing kernel it is the kernelised
+discrepancy,
 
-    KSD^2 = E u(x, x'),   u = s~(x) . s~(y) k + s~(y) . grad_x k + s~(x) . grad_y k + Tr grad_x grad_y k,   s~ = s or s - (d - 1) x,
+    KSD^2 = E u(x, x'),   u = s~(x) . s~(y) k + s~(y) . grad_x k + s~(x) . grad_y k + Tr grad_x grad_y k,   s~ = s or s - (d - 1) x.
 
-over d functions of F1, the squares of whose norms sum to 1, it is SD^2 = sum_i D_i^2, D_i = sup_h E (A h e_i). Neither asks for log Z.
-Both are quadratic in s, so that a loss of s at the points is enough to train: `pull_back` brings its gradient to the energy.
+Over d functions of F1 whose squared norms sum to 1 it is SD^2 = sum_i D_i^2, D_i = sup_h E (A h e_i). Neither asks for log Z. Both are
+quadratic in s, so that training needs only their gradient in s at the points. `pull_back` brings that gradient to the energy.
 """
 
 from typing import Any, NamedTuple
@@ -26,11 +27,12 @@ from dualebm.measures import Samples
 Points = Float[Array, "n d"]
 
 STATISTICS = ("U", "V")
-"""Of E u(x, x'): over pairs of different samples, without bias; or over all pairs, never below 0."""
+"""The estimators of E u(x, x'). "U" takes the mean over pairs of different samples and has no bias. "V" takes it over all pairs and is
+never below 0."""
 
 
 def check_space(space: Space) -> None:
-    """Raises ValueError for a space whose functions are periodic, as the kernels and critics are not.
+    """Raise ValueError for a periodic space, because the kernels and critics are not periodic.
 
     >>> from dualebm.spaces import Sphere
     >>> check_space(Sphere(3))
@@ -40,7 +42,7 @@ def check_space(space: Space) -> None:
 
 
 def check_kernel(kernel: Any) -> None:
-    """Raises ValueError for a kernel without derivatives.
+    """Raise ValueError for a kernel without the method `derivatives`.
 
     >>> from dualebm.kernels import RBF
     >>> check_kernel(RBF())
@@ -50,7 +52,16 @@ def check_kernel(kernel: Any) -> None:
 
 
 def check_samples(name: str, samples: Samples, space: Space, statistic: str) -> None:
-    """Raises ValueError for samples that are not of the space, and for fewer than two of a U-statistic.
+    """Check samples of a space for a statistic.
+
+    Args:
+        name: the name of the samples in the error.
+        samples: the samples.
+        space: the space of the samples.
+        statistic: one of `STATISTICS`.
+
+    Raises:
+        ValueError: for another statistic, for samples that are not on the space, and for fewer than two samples of a U-statistic.
 
     >>> from dualebm.spaces import Sphere
     >>> check_samples("data", Samples(jnp.eye(2)), Sphere(2), "U")
@@ -62,7 +73,15 @@ def check_samples(name: str, samples: Samples, space: Space, statistic: str) -> 
 
 
 def score(energy: Energy, space: Space, points: Points) -> Points:
-    """s = grad log p = P (grad log tau - grad U) at points, `(n, d)`.
+    """Return the scores s = grad log p = P (grad log tau - grad U) at points.
+
+    Args:
+        energy: the energy U.
+        space: the space of the points.
+        points: the points as rows, (n, d).
+
+    Returns:
+        The scores, tangent to the space, (n, d).
 
     >>> from dualebm.energies.shallow import Shallow; from dualebm.features import ReLU; from dualebm.spaces import Sphere
     >>> score(Shallow(ReLU(), jnp.eye(2), jnp.array([2.0, 4.0])), Sphere(2), jnp.array([[1.0, 0.0]])).tolist()
@@ -72,7 +91,16 @@ def score(energy: Energy, space: Space, points: Points) -> Points:
 
 
 def pull_back(energy: Energy, space: Space, points: Points, slopes: Points) -> Any:
-    """The gradient in the arrays of an energy of sum_i slopes_i . s(x_i), in the form of the energy, streamed by blocks of points.
+    """Return the gradient of sum_i slopes_i . s(x_i) in the arrays of an energy, streamed by blocks of points.
+
+    Args:
+        energy: the energy U of the scores s.
+        space: the space of the points.
+        points: the points x_i as rows, (n, d).
+        slopes: the slopes, such as the gradient of a loss in the scores, (n, d).
+
+    Returns:
+        The gradient, an energy whose arrays are the derivatives.
 
     >>> from dualebm.energies.shallow import Shallow; from dualebm.features import ReLU; from dualebm.spaces import Euclidean
     >>> energy = Shallow(ReLU(), jnp.eye(2), jnp.ones(2))
@@ -87,7 +115,7 @@ def pull_back(energy: Energy, space: Space, points: Points, slopes: Points) -> A
 
 
 def _shifted(space, points, scores):
-    """s~, the part of the operator that multiplies."""
+    """Return s~, the field that the operator multiplies h by."""
     return scores - space.mean_curvature * space.normal(points)
 
 
@@ -97,7 +125,18 @@ def _shifted(space, points, scores):
 def stein_kernel(
     kernel: Any, space: Space, x: Float[Array, "N d"], score_x: Float[Array, "N d"], y: Points, score_y: Points
 ) -> Float[Array, "N n"]:
-    """The matrix u(x_i, y_j), all at once.
+    """Return the matrix u(x_i, y_j), without blocks.
+
+    Args:
+        kernel: a kernel with the method `derivatives`, such as `RBF`.
+        space: a sphere or a Euclidean space.
+        x: points as rows, (N, d).
+        score_x: the scores at x, (N, d).
+        y: points as rows, (n, d).
+        score_y: the scores at y, (n, d).
+
+    Returns:
+        The matrix, (N, n).
 
     >>> from dualebm.kernels import RBF; from dualebm.spaces import Euclidean; from dualebm.base_measures import Flat
     >>> x = jnp.array([[1.0, 0.0]])
@@ -112,7 +151,16 @@ def stein_kernel(
 
 
 def diagonal(kernel: Any, space: Space, points: Points, scores: Points) -> Float[Array, " n"]:
-    """u(x_i, x_i).
+    """Return the diagonal u(x_i, x_i) of the Stein kernel.
+
+    Args:
+        kernel: a kernel with the method `derivatives`, such as `RBF`.
+        space: a sphere or a Euclidean space.
+        points: the points x_i as rows, (n, d).
+        scores: the scores at the points, (n, d).
+
+    Returns:
+        The diagonal, (n,).
 
     >>> from dualebm.kernels import RBF; from dualebm.spaces import Euclidean; from dualebm.base_measures import Flat
     >>> diagonal(RBF(), Euclidean(2, Flat()), jnp.eye(2), jnp.zeros((2, 2))).tolist()
@@ -124,10 +172,20 @@ def diagonal(kernel: Any, space: Space, points: Points, scores: Points) -> Float
 def kernelised(
     kernel: Any, space: Space, samples: Samples, scores: Points, statistic: str = "U"
 ) -> tuple[Float[Array, ""], Points]:
-    """KSD^2 of samples and its gradient in the scores at them, streamed by blocks of both points.
+    """Return KSD^2 of samples and its gradient in the scores, streamed by blocks of both points.
 
-    With weights p_i that sum to 1: V = sum_ij p_i p_j u_ij and U = (V - sum_i p_i^2 u_ii) / (1 - sum_i p_i^2). U has no bias, and for few
-    samples is not convex in s.
+    With weights p_i that sum to 1, V = sum_ij p_i p_j u_ij and U = (V - sum_i p_i^2 u_ii) / (1 - sum_i p_i^2). U has no bias, but for few
+    samples it is not convex in s.
+
+    Args:
+        kernel: a kernel with the method `derivatives`, such as `RBF`.
+        space: a sphere or a Euclidean space.
+        samples: n samples.
+        scores: the scores grad log p at the samples, as `score` returns them, (n, d).
+        statistic: one of `STATISTICS`.
+
+    Returns:
+        KSD^2, a scalar, and its gradient in the scores, (n, d).
 
     >>> from dualebm.kernels import RBF; from dualebm.spaces import Euclidean; from dualebm.base_measures import Flat
     >>> value, slopes = kernelised(RBF(), Euclidean(2, Flat()), Samples(jnp.zeros((2, 2))), jnp.ones((2, 2)))
@@ -138,7 +196,7 @@ def kernelised(
     sources = (once(x.T), once(shifted.T), p)
 
     def against(x, y, shifted, p):
-        """E_y of k s~(y), of grad_y k and of the trace, at columns x."""
+        """Return E_y of k s~(y), of grad_y k and of the trace, at columns x."""
         k = kernel.derivatives(x.T, y.T, space)
         field = product(p[None] * shifted, k.value.T)
         slope = x * product(k.cross, p)[None] + product(p[None] * y, k.second.T)
@@ -150,17 +208,23 @@ def kernelised(
     field, slope, trace = map_blocks(block, x.T, block_columns(min(x.shape[0], SOURCES)))
     field, slope = field.T, slope.T
     if statistic == "U":
-        own = jax.vmap(lambda x: jax.tree.map(lambda a: a[0, 0], kernel.derivatives(x[None], x[None], space)))(x)
-        field = field - p[:, None] * own.value[:, None] * shifted
-        slope = slope - p[:, None] * (own.cross + own.second)[:, None] * x
-        trace = trace - p * own.trace
+        same = jax.vmap(lambda x: jax.tree.map(lambda a: a[0, 0], kernel.derivatives(x[None], x[None], space)))(x)
+        field = field - p[:, None] * same.value[:, None] * shifted
+        slope = slope - p[:, None] * (same.cross + same.second)[:, None] * x
+        trace = trace - p * same.trace
     scale = 1 / (1 - jnp.sum(p**2)) if statistic == "U" else 1
     value = jnp.sum(p * (jnp.sum(shifted * (field + 2 * slope), axis=1) + trace))
     return scale * value, 2 * scale * p[:, None] * (field + slope)
 
 
 class GoodnessOfFit(NamedTuple):
-    """statistic, KSD^2 as the U-statistic; p_value that samples of the model have one as large; null (B), its bootstrap."""
+    """The result of `goodness_of_fit`.
+
+    Attributes:
+        statistic: KSD^2 as the U-statistic.
+        p_value: the probability that samples of the model have a statistic as large.
+        null: the bootstrapped values of the statistic, (B,).
+    """
 
     statistic: Float[Array, ""]
     p_value: Float[Array, ""]
@@ -170,11 +234,26 @@ class GoodnessOfFit(NamedTuple):
 def goodness_of_fit(
     key: Key[Array, ""], kernel: Any, space: Space, energy: Energy, points: Points, bootstraps: int = 500
 ) -> GoodnessOfFit:
-    """Whether independent points are of the model, by KSD^2 and the wild bootstrap (Liu, Lee, Jordan 2016; Chwialkowski et al. 2016).
+    """Test whether independent points are samples of a model, by KSD^2 and the wild bootstrap.
 
-    The null distribution of U is that of sum_{i != j} e_i e_j u_ij / n (n - 1), with signs e drawn at random: p = (1 + #{it >= U}) /
-    (1 + B). The points must be independent, such as data held out, not a chain's. Needs no log Z and no samples of the model. Raises
-    ValueError for points off the space, fewer than two, a kernel without derivatives, and fewer than one bootstrap.
+    The sources are Liu, Lee, Jordan 2016 and Chwialkowski et al. 2016. The null distribution of U is that of
+    U_e = sum_(i != j) e_i e_j u_ij / n (n - 1) with random signs e, and p = (1 + #(U_e >= U)) / (1 + B) over B draws of e. The test needs
+    no log Z and no samples of the model.
+
+    Args:
+        key: the random key of the signs.
+        kernel: a kernel with the method `derivatives`, such as `RBF`.
+        space: a sphere or a Euclidean space.
+        energy: the energy of the model.
+        points: the points as rows, (n, d). They must be independent, such as data held out. Points of one chain are not.
+        bootstraps: the number B of draws of the signs.
+
+    Returns:
+        The statistic, its p-value and the bootstrapped values.
+
+    Raises:
+        ValueError: for a periodic space, a kernel without derivatives, points off the space, fewer than two points, and fewer than one
+            bootstrap.
 
     >>> from dualebm.spaces import Sphere
     >>> from dualebm.energies.shallow import Shallow; from dualebm.features import ReLU; from dualebm.kernels import RBF
@@ -194,7 +273,7 @@ def goodness_of_fit(
 def _goodness_of_fit(key, kernel, space, energy, points, bootstraps):
     count, scores = points.shape[0], score(energy, space, points)
     signs = jax.random.rademacher(key, (bootstraps, count), points.dtype)
-    signs = jnp.concatenate([jnp.ones((1, count), points.dtype), signs])  # the first is the statistic itself
+    signs = jnp.concatenate([jnp.ones((1, count), points.dtype), signs])  # the first row gives the statistic
     sources = (once(points.T), once(scores.T), signs)
 
     def block(x, s, e):
@@ -213,21 +292,26 @@ def _goodness_of_fit(key, kernel, space, energy, points, bootstraps):
 
 
 class Critics(NamedTuple):
-    """d functions h_i(x) = sum_j outer_ij relu(<positions_ij, x>): outer (d, k), positions (d, k, d)."""
+    """d functions h_i(x) = sum_j outer_ij relu(<positions_ij, x>), each a network of k neurons.
+
+    Attributes:
+        outer: the outer weights, (d, k).
+        positions: the inner weights, (d, k, d).
+    """
 
     outer: Float[Array, "d k"]
     positions: Float[Array, "d k d"]
 
 
 NORMALISATIONS = ("exact", "program")
-"""Of critics to norm 1; the authors' program leaves them with the fourth root of the norm that they had."""
+"""The rules by which critics are scaled to norm 1. The authors' program leaves them with the fourth root of their norm."""
 
 
 def normalised(critics: Critics, rule: str = "exact") -> Critics:
-    """Critics of norm sum_j |outer_ij| |positions_ij| = 1, each layer divided by the root of the norm.
+    """Scale critics to the norm sum_j |outer_ij| |positions_ij| = 1.
 
-    By the rule "program" the positions are divided by the root of what the norm is once the outer layer has been divided: the norm
-    is then its own fourth root.
+    By the rule "exact" each layer is divided by the root of the norm. By the rule "program", as in the authors' program, the positions
+    are divided by the root of the norm after the outer layer has been divided. The norm is then the fourth root of the norm before.
 
     >>> critics = Critics(jnp.full((1, 1), 4.0), jnp.full((1, 1, 1), 4.0))
     >>> [float(normalised(critics, rule).outer[0, 0] * normalised(critics, rule).positions[0, 0, 0]) for rule in NORMALISATIONS]
@@ -240,7 +324,16 @@ def normalised(critics: Critics, rule: str = "exact") -> Critics:
 
 
 def draw_critics(key: Key[Array, ""], dimension: int, width: int, dtype) -> Critics:
-    """Normal coefficients and positions, of norm 1.
+    """Draw critics with normal coefficients and positions, and scale them to norm 1.
+
+    Args:
+        key: the random key.
+        dimension: the dimension d of the space, and the number of critics.
+        width: the number k of neurons of each critic.
+        dtype: the floating dtype.
+
+    Returns:
+        The critics.
 
     >>> draw_critics(jax.random.key(0), 3, 5, jnp.float32).positions.shape
     (3, 5, 3)
@@ -251,7 +344,10 @@ def draw_critics(key: Key[Array, ""], dimension: int, width: int, dtype) -> Crit
 
 
 def _each(critics, space, x, shifted, p):
-    """G_i(omega) = E (A relu(<omega, .>) e_i) for each critic's neurons, and its gradient in omega: sums over columns x, of weights p."""
+    """Return the gradient of G_i(omega) = E (A relu(<omega, .>) e_i) in omega, for each critic's neurons.
+
+    The sums go over columns x with weights p.
+    """
     d, width = critics.outer.shape
     on = (product(critics.positions.reshape(d * width, d), x) > 0).astype(x.dtype).reshape(d, width, -1)
     push = p[None] * (shifted - space.normal(x))  # d h_i / d x_i - x_i x . grad h on the sphere, as h is homogeneous
@@ -260,7 +356,18 @@ def _each(critics, space, x, shifted, p):
 
 
 def critic_slopes(critics: Critics, space: Space, samples: Samples, scores: Points) -> Float[Array, "d k d"]:
-    """The gradient in omega of G_i(omega) = E_samples A (relu(<omega, .>) e_i) at the positions; G itself is its product with omega.
+    """Return the gradient in omega of G_i(omega) = E_samples A (relu(<omega, .>) e_i) at the positions of critics.
+
+    The product of the gradient with omega is G_i itself.
+
+    Args:
+        critics: d critics of k neurons.
+        space: a sphere or a Euclidean space.
+        samples: n samples.
+        scores: the scores grad log p at the samples, as `score` returns them, (n, d).
+
+    Returns:
+        The gradients, (d, k, d).
 
     >>> from dualebm.spaces import Euclidean; from dualebm.base_measures import Flat
     >>> critics = Critics(jnp.ones((2, 1)), jnp.ones((2, 1, 2)))
@@ -273,7 +380,7 @@ def critic_slopes(critics: Critics, space: Space, samples: Samples, scores: Poin
 
 
 def critic_values(critics: Critics, slopes: Float[Array, "d k d"]) -> Float[Array, " d"]:
-    """D_i = E_samples A (h_i e_i), from `critic_slopes`.
+    """Return D_i = E_samples A (h_i e_i) of d critics, (d,), from the result of `critic_slopes`, (d, k, d).
 
     >>> from dualebm.spaces import Euclidean; from dualebm.base_measures import Flat
     >>> critics = Critics(jnp.ones((2, 1)), jnp.ones((2, 1, 2)))
@@ -286,14 +393,26 @@ def critic_values(critics: Critics, slopes: Float[Array, "d k d"]) -> Float[Arra
 def ascend(
     critics: Critics, space: Space, samples: Samples, scores: Points, steps: int, rule: str = "exact"
 ) -> tuple[Critics, Float[Array, " d"]]:
-    """`steps` of ascent of each D_i in its critic, of step 1 / (1 + 0.05 t) and back to norm 1 after each; the critics and their D.
+    """Improve critics by gradient ascent of each D_i, with steps of size 1 / (1 + 0.05 t) and back to norm 1 after each.
 
-    The supremum over the ball is at a single neuron; the ascent ends near the best of those that it started from, and below the supremum.
+    A single neuron attains the supremum over the ball. The ascent ends near the best neuron among those that it started from, and below
+    the supremum.
+
+    Args:
+        critics: d critics of k neurons.
+        space: a sphere or a Euclidean space.
+        samples: n samples.
+        scores: the scores grad log p at the samples, as `score` returns them, (n, d).
+        steps: the number of steps.
+        rule: one of `NORMALISATIONS`.
+
+    Returns:
+        The critics and their D_i, (d,).
 
     >>> from dualebm.spaces import Sphere
     >>> points = Sphere(3).sample_base(jax.random.key(0), 100, jnp.float32)
-    >>> _, found = ascend(draw_critics(jax.random.key(1), 3, 8, jnp.float32), Sphere(3), Samples(points), jnp.zeros((100, 3)), 25)
-    >>> found.shape
+    >>> _, values = ascend(draw_critics(jax.random.key(1), 3, 8, jnp.float32), Sphere(3), Samples(points), jnp.zeros((100, 3)), 25)
+    >>> values.shape
     (3,)
     """
 
@@ -309,7 +428,9 @@ def ascend(
 
 
 def responses(critics: Critics, points: Points) -> Points:
-    """h_i(x) for each point and i, `(n, d)`: the gradient of D_i in s_i at the points, up to their weights.
+    """Return h_i(x) for each point x and critic i, (n, d), streamed by blocks of points.
+
+    Times the weights of the points it is the gradient of D_i in the component s_i of the scores.
 
     >>> responses(Critics(jnp.ones((2, 1)), jnp.eye(2)[:, None]), jnp.array([[3.0, -4.0]])).tolist()
     [[3.0, 0.0]]
@@ -324,7 +445,17 @@ def responses(critics: Critics, points: Points) -> Points:
 
 
 def critic_loss(critics: Critics, values: Float[Array, " d"], samples: Samples) -> tuple[Float[Array, ""], Points]:
-    """SD^2 = sum_i D_i^2 and its gradient in the scores at the samples, for critics that stay (the envelope theorem at their best).
+    """Return SD^2 = sum_i D_i^2 and its gradient in the scores at the samples, for fixed critics.
+
+    At the best critics it is the gradient of the supremum, by the envelope theorem.
+
+    Args:
+        critics: d critics of k neurons.
+        values: the D_i of the critics, (d,).
+        samples: n samples.
+
+    Returns:
+        SD^2, a scalar, and its gradient in the scores, (n, d).
 
     >>> critics, samples = Critics(jnp.ones((2, 1)), jnp.eye(2)[:, None]), Samples(jnp.array([[3.0, 4.0]]))
     >>> value, slopes = critic_loss(critics, jnp.array([1.0, 0.5]), samples)
@@ -338,7 +469,19 @@ def critic_loss(critics: Critics, values: Float[Array, " d"], samples: Samples) 
 def by_critics(
     key: Key[Array, ""], space: Space, samples: Samples, scores: Points, width: int, steps: int, rule: str = "exact"
 ) -> Float[Array, ""]:
-    """SD = (sum_i D_i^2)^(1/2) of critics of so many neurons, drawn and then found by so many steps of `ascend`.
+    """Return SD = (sum_i D_i^2)^(1/2) with critics that are drawn and then improved by `ascend`.
+
+    Args:
+        key: the random key of the critics.
+        space: a sphere or a Euclidean space.
+        samples: n samples.
+        scores: the scores grad log p at the samples, as `score` returns them, (n, d).
+        width: the number of neurons of each critic.
+        steps: the number of steps of `ascend`.
+        rule: one of `NORMALISATIONS`.
+
+    Returns:
+        SD, a scalar.
 
     >>> from dualebm.spaces import Sphere
     >>> samples = Samples(Sphere(3).sample_base(jax.random.key(0), 100, jnp.float32))
@@ -346,16 +489,29 @@ def by_critics(
     True
     """
     critics = draw_critics(key, space.dimension, width, samples.points.dtype)
-    _, found = ascend(critics, space, samples, scores, steps, rule)
-    return jnp.sqrt(jnp.sum(found**2))
+    _, values = ascend(critics, space, samples, scores, steps, rule)
+    return jnp.sqrt(jnp.sum(values**2))
 
 
 def network_discrepancy(
     key: Key[Array, ""], space: Space, energy: Energy, samples: Samples, *, width: int = 64, steps: int = 101, rule: str = "exact"
 ) -> Float[Array, ""]:
-    """SD, the F1 Stein discrepancy of samples from the model, with critics of so many neurons found by so many steps.
+    """Return SD, the F1 Stein discrepancy of samples from a model, by critics that `ascend` improves.
 
-    Raises ValueError for samples off the space, critics of no neurons, and a normalisation that does not exist.
+    Args:
+        key: the random key of the critics.
+        space: a sphere or a Euclidean space.
+        energy: the energy of the model.
+        samples: n samples.
+        width: the number of neurons of each critic.
+        steps: the number of steps of the ascent.
+        rule: one of `NORMALISATIONS`.
+
+    Returns:
+        SD, a scalar. The critics are not the best of the ball, so that it is below the supremum.
+
+    Raises:
+        ValueError: for a periodic space, samples off the space, a width or steps below 1, and a rule that does not exist.
 
     >>> from dualebm.energies.shallow import Shallow; from dualebm.features import ReLU; from dualebm.spaces import Sphere
     >>> points = Sphere(3).sample_base(jax.random.key(0), 100, jnp.float32)

@@ -1,1 +1,1 @@
-"""The partition function."""
+"""Estimates of the partition function."""

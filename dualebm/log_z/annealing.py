@@ -15,19 +15,33 @@ from dualebm.geometry import Space
 from dualebm.measures import Samples
 
 DRAWS = 2**14
-"""Points of the base measure that `log_partition_by_sampling` draws at a time: part of the definition of its results."""
+"""The number of points that `log_partition_by_sampling` draws at a time. It is part of the definition of its results."""
 
 Scalar = Float[Array, ""] | float
 
 
 def log_partition_by_sampling(key: Key[Array, ""], energy: Energy, space: Space, count: int) -> tuple[Scalar, Scalar, Scalar]:
-    """log Z = log E_tau exp(-U) by importance sampling from the base measure: (log Z, standard error, effective sample size).
+    """Estimate log Z = log E_tau exp(-U) by importance sampling from the base measure.
 
-    With w_i = exp(-U(x_i)), x_i ~ tau: log of the mean w; by the delta method the error s / (mean w sqrt(count)), s^2 the
-    sample variance of w; Kish's (sum w)^2 / sum w^2. Weights are taken relative to the largest, and points are drawn and
-    evaluated a block at a time. Neither figure can see a region that no draw has reached: of the order of exp(KL) draws
-    are needed, KL the divergence of the model from tau (Chatterjee, Diaconis 2018, Theorem 1.1). Pure; `count` is static.
-    Raises ValueError for fewer than two draws, and for the flat base measure, which cannot be sampled.
+    With w_i = exp(-U(x_i)) and x_i ~ tau, the estimate is the log of the mean w. Its error, by the delta method, is
+    s / (mean w sqrt(count)), with s^2 the sample variance of w. The effective sample size is Kish's (sum w)^2 / sum w^2. Weights are taken
+    relative to the largest, and points are drawn and evaluated block by block.
+
+    Neither the error nor the effective sample size accounts for a region that no draw has reached. The estimate needs of the
+    order of exp(KL) draws, with KL the divergence of the model from tau (Chatterjee, Diaconis 2018, Theorem 1.1). The
+    function is pure, and `count` is static.
+
+    Args:
+        key: the random key of the draws.
+        energy: the energy U.
+        space: the space, with its base measure tau.
+        count: the number of draws.
+
+    Returns:
+        log Z and its standard error, both in nats, and the effective sample size.
+
+    Raises:
+        ValueError: for fewer than two draws, and for the flat base measure, which cannot be sampled.
 
     >>> from dualebm.energies.shallow import Shallow; from dualebm.features import ReLU; from dualebm.spaces import Sphere
     >>> energy = Shallow(ReLU(), jnp.eye(3), jnp.zeros(3))
@@ -40,7 +54,7 @@ def log_partition_by_sampling(key: Key[Array, ""], energy: Energy, space: Space,
     blocks = -(-count // width)
 
     def block(_, index):
-        """The largest -U of a block, and the number, mean and summed squared deviation of w relative to it."""
+        """Return the largest -U of a block, and the number, mean and summed squared deviation of w relative to it."""
         x = space.sample_base(jax.random.fold_in(key, index), width, dtype)
         counted = index * width + jnp.arange(width) < count
         values = jnp.where(counted, -energy(x), -jnp.inf)
@@ -69,13 +83,28 @@ def anneal(
     step: Scalar | None = None,
     power: float = 2.0,
 ) -> Samples:
-    """Weighted samples of the model by annealed importance sampling (Neal 2001) from the base measure: with weights w, E_model g is the
-    weighted mean of g, and the mean w an unbiased estimate of Z.
+    """Draw weighted samples of a model by annealed importance sampling from the base measure (Neal 2001).
 
-    `count` chains start at x ~ tau and go through the energies t_k U, t_k = (k / K)^power with K `temperatures`: at each their log weight
-    grows by -(t_k - t_{k-1}) U(x), and then they make `moves` steps of MALA under t_k U, of size `step` (None: the space's default). As
-    MALA is reversible nothing here is biased, for any K and step, but weighted means by O(1 / count). Pure; the counts are static. Raises
-    ValueError for fewer than two chains or other counts below 1, and for the flat base measure, which cannot be sampled.
+    With weights w, the weighted mean of g estimates E_model g, and the mean w is an unbiased estimate of Z. `count` chains start at x ~ tau
+    and go through the energies t_k U with t_k = (k / K)^power. At each, their log weight grows by -(t_k - t_{k-1}) U(x), and then they make
+    some steps of MALA under t_k U. As MALA is reversible there is no bias in Z, for any K and step size, and one of O(1 / count) in
+    weighted means. The function is pure, and its counts are static.
+
+    Args:
+        key: the random key.
+        energy: the energy U.
+        space: the space, with its base measure tau.
+        count: the number of chains.
+        temperatures: the number K of energies.
+        moves: the number of steps of MALA under each energy.
+        step: the step size of MALA. None for the default of the space.
+        power: the exponent of the schedule t_k.
+
+    Returns:
+        The weighted samples, `count` of them.
+
+    Raises:
+        ValueError: for fewer than two chains, other counts below 1, and the flat base measure, which cannot be sampled.
 
     >>> from dualebm.data import targets
     >>> teacher = targets.teacher("s2_bimodal")
@@ -102,9 +131,22 @@ def anneal(
 
 
 def log_partition_by_annealing(key: Key[Array, ""], energy: Energy, space: Space, count: int, **options) -> tuple[Scalar, Scalar, Scalar]:
-    """log Z, the log of the mean weight of `anneal` with its options: (log Z, standard error, effective sample size).
+    """Estimate log Z as the log of the mean weight of `anneal`.
 
-    The error is that of the mean, by the delta method; it cannot see a region that no chain has reached. Raises its ValueErrors.
+    The error is that of the mean, by the delta method. It does not account for a region that no chain has reached.
+
+    Args:
+        key: the random key.
+        energy: the energy U.
+        space: the space, with its base measure tau.
+        count: the number of chains.
+        **options: the other arguments of `anneal`.
+
+    Returns:
+        log Z and its standard error, both in nats, and the effective sample size of the weights.
+
+    Raises:
+        ValueError: as `anneal`.
 
     >>> from dualebm.data import targets; from dualebm.log_z.quadrature import log_partition
     >>> teacher = targets.teacher("s2_bimodal")

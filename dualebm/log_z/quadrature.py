@@ -1,7 +1,7 @@
-"""Exact quadrature: log Z, mean energies and temperatures of any energy, without Monte-Carlo error.
+"""Quadrature: log Z, mean energies and temperatures of any energy, without Monte Carlo error.
 
-A quadrature of the base measure tau is `Samples(points, log_weights)`: E_tau g = sum_q p_q g(x_q) with
-p = exp(log_weights). Nodes are made on the host in NumPy float64 and cast at the end; what uses them is pure JAX.
+A quadrature of the base measure tau is `Samples(points, log_weights)` with E_tau g = sum_q p_q g(x_q), p = exp(log_weights). Nodes are
+made on the host in NumPy float64 and cast at the end. The functions that use them are pure JAX.
 """
 
 import itertools
@@ -22,10 +22,10 @@ from dualebm.measures import Samples
 from dualebm.spaces import Sphere
 
 LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE = 1e-3, 1e3
-"""The range in which `effective_temperature` looks."""
+"""The range in which `effective_temperature` searches."""
 
 BISECTIONS = 60
-"""Halvings of the range in log T: more than float64 can resolve."""
+"""The number of halvings of the range in log T, more than float64 can resolve."""
 
 Scalar = Float[Array, ""] | float
 Nodes = tuple[Float[np.ndarray, "Q d"], Float[np.ndarray, " Q"]]
@@ -37,7 +37,7 @@ def _samples(nodes: Nodes, dtype) -> Samples:
 
 
 def _gauss_legendre(start: float, end: float, count: int):
-    """Nodes and weights of the `count`-point rule on [start, end]."""
+    """Return nodes and weights of the `count`-point rule on [start, end]."""
     nodes, weights = np.polynomial.legendre.leggauss(count)
     return 0.5 * (end - start) * nodes + 0.5 * (end + start), 0.5 * (end - start) * weights
 
@@ -51,7 +51,10 @@ def _normalised(log_weights: np.ndarray) -> np.ndarray:
 
 
 def sphere_nodes(space: Space, nodes: int) -> Nodes:
-    """`sphere_quadrature` in NumPy float64: points (Q, d) and normalised log weights (Q,).
+    """Return the nodes of `sphere_quadrature` in NumPy float64: points, (Q, d), and normalised log weights, (Q,).
+
+    `space` is Sphere(2) or Sphere(3), and `nodes` is as for `sphere_quadrature`. Raises ValueError for other spaces and
+    fewer than one node.
 
     >>> sphere_nodes(Sphere(2), 4)[0].round(6).tolist()
     [[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [-0.0, -1.0]]
@@ -62,7 +65,7 @@ def sphere_nodes(space: Space, nodes: int) -> Nodes:
     if space.dimension == 2:
         return space.equispaced(nodes), np.full(nodes, -math.log(nodes))
     height, weights = _gauss_legendre(-1.0, 1.0, nodes)
-    # each circle is turned by another angle: kinks along a meridian would else meet all circles alike and errors add up
+    # each circle is turned by another angle, because errors of a kink along a meridian would otherwise add up
     turn = np.arange(2 * nodes) + np.arange(nodes)[:, None] * 0.5 * (math.sqrt(5) - 1)
     angle, height = np.broadcast_arrays(np.pi * turn / nodes, height[:, None])
     across = np.sqrt((1 - height) * (1 + height))
@@ -71,12 +74,21 @@ def sphere_nodes(space: Space, nodes: int) -> Nodes:
 
 
 def sphere_quadrature(space: Space, nodes: int, dtype=jnp.float32) -> Samples:
-    """Quadrature of the uniform measure of S^1 or S^2, for functions of every point.
+    """Return a quadrature of the uniform measure of S^1 or S^2, for functions of every point.
 
-    `Sphere(2)`: `nodes` equispaced points (the trapezoid rule). `Sphere(3)`: `nodes` Gauss-Legendre heights z times
-    2 `nodes` equispaced azimuths, exact for polynomials of degree below 2 `nodes`. Energies of ReLUs have kinks: their
-    error is O(nodes^-2) on both. Raises ValueError for other spaces, fewer than one node, or another dtype than float32
-    and float64.
+    On Sphere(2) it has equispaced points (the trapezoid rule). On Sphere(3) it has Gauss-Legendre heights z times twice as many equispaced
+    azimuths, exact for polynomials of degree below 2 `nodes`. Energies of ReLUs have kinks, and their error is O(nodes^-2) on both.
+
+    Args:
+        space: Sphere(2) or Sphere(3).
+        nodes: the number of points of Sphere(2), or the number of heights of Sphere(3).
+        dtype: float32 or float64.
+
+    Returns:
+        The quadrature, of `nodes` points on Sphere(2) and 2 `nodes`^2 on Sphere(3).
+
+    Raises:
+        ValueError: for another space, fewer than one node, or another dtype.
 
     >>> cloud = sphere_quadrature(Sphere(3), 8)
     >>> cloud.points.shape, round(float(jnp.sum(jnp.exp(cloud.log_weights) * cloud.points[:, 0] ** 2)), 5)
@@ -86,10 +98,18 @@ def sphere_quadrature(space: Space, nodes: int, dtype=jnp.float32) -> Samples:
 
 
 def line_quadrature(space: Space, nodes: int, dtype=jnp.float32) -> Samples:
-    """Quadrature of the base measure in one dimension: equispaced on `Torus(1)`, Gauss-Hermite on `Euclidean(1)`.
+    """Return a quadrature of the base measure in one dimension: equispaced on `Torus(1)`, Gauss-Hermite on `Euclidean(1)`.
 
-    Raises ValueError for other spaces (also the flat measure), fewer than one node, or another dtype than float32 and
-    float64.
+    Args:
+        space: Torus(1), or Euclidean(1) with a Gaussian base.
+        nodes: the number of points.
+        dtype: float32 or float64.
+
+    Returns:
+        The quadrature, of `nodes` points.
+
+    Raises:
+        ValueError: for another space or the flat base measure, fewer than one node, or another dtype.
 
     >>> from dualebm.spaces import Euclidean
     >>> cloud = line_quadrature(Euclidean(1, Gaussian(2.0)), 8)
@@ -113,9 +133,11 @@ def line_quadrature(space: Space, nodes: int, dtype=jnp.float32) -> Samples:
 
 
 class Plane(NamedTuple):
-    """A plane through the origin that holds the given directions: an orthonormal `basis` and their `coordinates` in it.
+    """A plane through the origin that holds given directions.
 
-    `basis` has a third row, orthogonal to the plane, where d > 2.
+    Attributes:
+        basis: an orthonormal basis of the plane as rows, and for d > 2 a third row that is orthogonal to it, (rows, d).
+        coordinates: the coordinates of the directions in the plane, (k, 2).
     """
 
     basis: Float[np.ndarray, "rows d"]
@@ -123,7 +145,7 @@ class Plane(NamedTuple):
 
 
 def _span(directions):
-    """The directions in float64, and an orthonormal basis of their span, up to the rounding of their own dtype."""
+    """Return directions in float64 and an orthonormal basis of their span, up to the rounding of the directions' dtype."""
     directions = np.asarray(directions)
     if not np.issubdtype(directions.dtype, np.floating):
         directions = directions.astype(np.float64)
@@ -140,7 +162,9 @@ def _span(directions):
 
 
 def rank(directions) -> int:
-    """The dimension of the span of directions (k, d), up to the rounding of their own dtype.
+    """Return the dimension of the span of directions, (k, d), up to the rounding of their dtype.
+
+    Raises ValueError for directions that are not finite or zero, and for an array that is not (at least 1, at least 2).
 
     >>> rank(jnp.array([[0.0, 3.0, 0.0], [0.0, -1.0, 0.0]]))
     1
@@ -149,7 +173,9 @@ def rank(directions) -> int:
 
 
 def plane(directions) -> Plane:
-    """The plane of directions (k, d) that span one, or a line; raises ValueError where they span more.
+    """Return the plane of directions, (k, d), that span a plane or a line.
+
+    Raises ValueError where they span more, and as `rank`.
 
     >>> plane(np.array([[0.0, 3.0, 0.0], [0.0, 0.0, 1.0], [0.0, 1.0, 1.0]])).basis.shape
     (3, 3)
@@ -157,7 +183,7 @@ def plane(directions) -> Plane:
     directions, basis = _span(directions)
     if len(basis) > 2:
         raise ValueError(f"directions spans {len(basis)} dimensions; a plane quadrature allows at most 2")
-    while len(basis) < min(3, directions.shape[1]):  # complete with what is left of the axis farthest from the span
+    while len(basis) < min(3, directions.shape[1]):  # add the part of the axis farthest from the span that is orthogonal to it
         rest = np.eye(1, directions.shape[1], int(np.argmin(np.sum(basis**2, axis=0))))[0]
         for _ in range(2):  # the second pass takes away the rounding of the first
             rest = rest - basis.T @ (basis @ rest)
@@ -167,7 +193,7 @@ def plane(directions) -> Plane:
 
 
 def kinks(coordinates: Float[np.ndarray, "k 2"]) -> Float[np.ndarray, " twice_k"]:
-    """The sorted angles in [0, 2 pi) at which some relu(<coordinate, (cos p, sin p)>) bends.
+    """Return the sorted angles in [0, 2 pi) at which relu(<coordinate, (cos p, sin p)>) bends for one of the coordinates, (2 k,).
 
     >>> (kinks(np.array([[1.0, 0.0]])) / np.pi).tolist()
     [0.5, 1.5]
@@ -177,7 +203,18 @@ def kinks(coordinates: Float[np.ndarray, "k 2"]) -> Float[np.ndarray, " twice_k"
 
 
 def plane_nodes(directions, radial_nodes: int, arc_nodes: int) -> Nodes:
-    """`plane_quadrature` in NumPy float64: points (Q, d) and normalised log weights (Q,).
+    """Return the nodes of `plane_quadrature` in NumPy float64.
+
+    Args:
+        directions: the directions, (k, d), as for `plane_quadrature`.
+        radial_nodes: the number of nodes in the radius.
+        arc_nodes: the number of nodes on each arc between kinks.
+
+    Returns:
+        The points, (Q, d), and their normalised log weights, (Q,).
+
+    Raises:
+        ValueError: for counts below 1, and for directions that `plane` refuses.
 
     >>> plane_nodes(np.eye(2), 5, 3)[0].shape
     (12, 2)
@@ -202,13 +239,24 @@ def plane_nodes(directions, radial_nodes: int, arc_nodes: int) -> Nodes:
 
 
 def plane_quadrature(directions, radial_nodes: int = 64, arc_nodes: int = 24, dtype=jnp.float32) -> Samples:
-    """Quadrature of the uniform measure of S^{d-1}, d >= 2, for functions of the projection of x on span(directions).
+    """Return a quadrature of the uniform measure of S^{d-1}, d >= 2, for functions of the projection of x on a plane.
 
-    directions (k, d), any lengths but zero, that span a plane or a line. The projection (r cos p, r sin p) has density
-    proportional to r (1 - r^2)^{(d-4)/2} (r = 1 on the circle): Gauss-Legendre in r, and on arcs between the kinks of
-    every relu(<direction, x>), so that the error falls exponentially in the nodes. The points lie on the sphere, in the
-    span of the plane and one more direction: an energy with neurons OUTSIDE the plane gets a wrong answer.
-    Raises ValueError where directions span more than a plane.
+    The projection (r cos p, r sin p) has a density proportional to r (1 - r^2)^{(d-4)/2}, with r = 1 on the circle. The rule
+    is Gauss-Legendre in r, and on the arcs between the kinks of every relu(<direction, x>), so that the error falls
+    exponentially in the nodes. The points lie on the sphere, in the span of the plane and one more direction. An energy with
+    neurons OUTSIDE the plane gets a wrong answer.
+
+    Args:
+        directions: vectors of any length but zero that span the plane, or a line in it, (k, d).
+        radial_nodes: the number of nodes in the radius.
+        arc_nodes: the number of nodes on each arc between kinks.
+        dtype: float32 or float64.
+
+    Returns:
+        The quadrature.
+
+    Raises:
+        ValueError: for directions that span more than a plane, are not finite or zero, for counts below 1, or another dtype.
 
     >>> from dualebm.energies.shallow import Shallow; from dualebm.features import ReLU
     >>> neurons = jnp.eye(1, 15)
@@ -225,7 +273,15 @@ def plane_quadrature(directions, radial_nodes: int = 64, arc_nodes: int = 24, dt
 
 
 def log_partition(energy: Energy, quadrature: Samples, temperature: Scalar = 1.0) -> Float[Array, ""]:
-    """log Z = log E_tau exp(-U / T), by quadrature (or any weighted sample of tau); a scalar, in nats.
+    """Return log Z = log E_tau exp(-U / T) by quadrature, or by any weighted sample of tau.
+
+    Args:
+        energy: the energy U.
+        quadrature: a quadrature of tau.
+        temperature: the temperature T.
+
+    Returns:
+        log Z, a scalar in nats.
 
     >>> from dualebm.energies.shallow import Shallow; from dualebm.features import ReLU
     >>> energy = Shallow(ReLU(), jnp.eye(3), jnp.zeros(3))
@@ -240,13 +296,21 @@ def log_partition(energy: Energy, quadrature: Samples, temperature: Scalar = 1.0
 
 
 def _mean_at(values, log_weights, temperature):
-    """E of `values`, energies less their minimum, under their own Gibbs measure."""
+    """Return the mean of `values`, energies less their minimum, under their Gibbs measure at a temperature."""
     logits = -values / temperature if log_weights is None else log_weights - values / temperature
     return jnp.sum(jax.nn.softmax(logits) * values)  # a sum: on CPUs a product of long vectors loses digits
 
 
 def mean_energy(energy: Energy, quadrature: Samples, temperature: Scalar = 1.0) -> Float[Array, ""]:
-    """E U under exp(-U / T) tau / Z, by quadrature: increasing in T. A scalar, in units of temperature.
+    """Return E U under exp(-U / T) tau / Z by quadrature. It increases with T.
+
+    Args:
+        energy: the energy U.
+        quadrature: a quadrature of tau.
+        temperature: the temperature T.
+
+    Returns:
+        The mean energy, a scalar in units of temperature.
 
     >>> from dualebm.energies.shallow import Shallow; from dualebm.features import ReLU
     >>> energy = Shallow(ReLU(), jnp.eye(3), jnp.array([-9.0, -6.0, 3.0]))
@@ -260,11 +324,18 @@ def mean_energy(energy: Energy, quadrature: Samples, temperature: Scalar = 1.0) 
 
 
 def effective_temperature(energy: Energy, quadrature: Samples, particle_mean: Scalar) -> Float[Array, ""]:
-    """The temperature T at which `mean_energy` equals the particles' mean of U: 1 for unbiased samples of exp(-U) tau.
+    """Return the temperature T at which `mean_energy` equals the particles' mean of U, which is 1 for samples of exp(-U) tau.
 
-    Bisection in log T between 1e-3 and 1e3, as the mean energy increases with T (its slope is Var_T(U) / T^2, which
-    turns an error of the mean into one of T); NaN where the mean lies outside that range, and where U is constant.
-    Pure and jittable; U is evaluated once.
+    It is found by bisection in log T between 1e-3 and 1e3, because the mean energy increases with T. Its slope is Var_T(U) /
+    T^2, which turns an error of the mean into an error of T. The function is pure and jittable, and evaluates U once.
+
+    Args:
+        energy: the energy U.
+        quadrature: a quadrature of tau.
+        particle_mean: the mean of U over the particles, in units of temperature.
+
+    Returns:
+        T, a scalar. It is NaN where the mean lies outside of that range, and where U is constant.
 
     >>> from dualebm.energies.shallow import Shallow; from dualebm.features import ReLU
     >>> energy = Shallow(ReLU(), jnp.eye(3), jnp.array([-9.0, -6.0, 3.0]))
