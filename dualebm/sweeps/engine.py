@@ -21,6 +21,8 @@ import jax.numpy as jnp
 import xarray
 
 from dualebm._internal import files
+from dualebm.measures import Samples
+from dualebm.methods.base import Method
 from dualebm.sweeps.batch import Session, programs, run_batch
 from dualebm.sweeps.folder import SWEEP, Group, begin, group_manifest, open_sweep
 from dualebm.sweeps.grid import Grid, Replica, identity
@@ -32,13 +34,13 @@ from dualebm.training.hosts import hosts
 
 def sweep(
     grid: Grid,
-    method,
-    rates,
-    data,
+    method: Method | Callable[..., Method],
+    rates: Any,
+    data: Samples | Callable[..., Samples],
     *,
     steps: int,
     every: int,
-    metrics,
+    metrics: dict[str, Callable] | Callable[..., dict[str, Callable]],
     schedule: Callable[[Any, Any], Any] | None = None,
     common: bool = False,
     folder: files.PathLike | None = None,

@@ -7,9 +7,10 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Key
 
 from dualebm.measures import Samples
-from dualebm.methods.base import Divergence
+from dualebm.methods.base import Divergence, Method
 from dualebm.metrics import Metric
 from dualebm.training import run_folder, simulate
 
@@ -18,7 +19,7 @@ RESERVED = ("step", "run", "diverged")
 
 
 @eqx.filter_jit
-def initial_state(key, method, rates, data: Samples):
+def initial_state(key: Key[Array, ""], method: Method, rates: Any, data: Samples) -> Any:
     """Return the state in which a run with this key starts.
 
     It is `method.init` under the key of the run folded with `simulate.ASIDE`, a key that no step has. It is compiled.
@@ -40,7 +41,7 @@ def initial_state(key, method, rates, data: Samples):
     return method.init(jax.random.fold_in(key, simulate.ASIDE), rates, data)
 
 
-def traced(rates, data: Samples):
+def traced(rates: Any, data: Samples) -> Any:
     """Return the rates as arrays in the precision of the data, which JAX traces: new values compile nothing new.
 
     >>> traced((0.1,), Samples(jnp.zeros((1, 2))))[0].dtype
@@ -91,7 +92,7 @@ def _scheduled(schedule, steps, rates):
     return jax.vmap(schedule, (0, None))(steps, rates)
 
 
-def check_rates(method, rates, data: Samples, schedule: Callable[[Any, Any], Any] | None, steps: int, first: int = 0) -> None:
+def check_rates(method: Method, rates: Any, data: Samples, schedule: Callable[[Any, Any], Any] | None, steps: int, first: int = 0) -> None:
     """Check the data and the rates of a run with `method.check`.
 
     With a schedule, the check is repeated at the steps at which a scheduled rate has its least or its largest value.

@@ -13,10 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 import tqdm
 import xarray
+from jaxtyping import Array, Key
 
 from dualebm._internal import checks, files
 from dualebm.measures import Samples
-from dualebm.methods.base import Divergence
+from dualebm.methods.base import Divergence, Method
 from dualebm.training import checkpoints, prepare, run_folder, segments, simulate
 from dualebm.training.fingerprint import check_settings, describe, differences
 
@@ -41,9 +42,9 @@ class Diverged(RuntimeError):
 
 
 def run(
-    key,
-    method,
-    rates,
+    key: Key[Array, ""],
+    method: Method,
+    rates: Any,
     data: Samples,
     *,
     steps: int,

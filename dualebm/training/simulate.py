@@ -8,6 +8,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Key
 
 from dualebm._internal import checks, collectives
 from dualebm.measures import Samples
@@ -45,7 +46,7 @@ class Setup(eqx.Module):
 
 
 @partial(jax.jit, static_argnames="method")
-def start(key, method, rates, data: Samples):
+def start(key: Key[Array, ""], method: Method, rates: Any, data: Samples) -> Any:
     """Return the state in which a method starts: `method.init`, compiled once for all methods of equal settings.
 
     Without jit each operation compiles alone, which takes several times as long.
@@ -68,7 +69,7 @@ def start(key, method, rates, data: Samples):
 
 
 @partial(jax.jit, static_argnames="method")
-def step(key, method, state, rates, data: Samples):
+def step(key: Key[Array, ""], method: Method, state: Any, rates: Any, data: Samples) -> tuple[Any, Info]:
     """Do one iteration of a method: `method.step`, compiled once for all methods of equal settings.
 
     Args:
@@ -143,10 +144,10 @@ def first_fault(setup: Setup, state):
 
 
 def simulate(
-    key,
+    key: Key[Array, ""],
     method: Method,
-    state,
-    rates,
+    state: Any,
+    rates: Any,
     data: Samples,
     *,
     steps: int,
