@@ -14,6 +14,7 @@ from dualebm import distances, metrics
 from dualebm.distances import energy_distance, median_distance, quantile_coupling, sliced_wasserstein
 from dualebm.kernels import RBF, Distance, Embedding, squared_mmd
 from dualebm.measures import Samples
+from dualebm.methods.base import Iterate
 
 KEY = jax.random.key(7)
 
@@ -318,8 +319,8 @@ def test_metrics_are_of_the_particles_and_the_test_samples(x64):
 
     @jax.jit
     def measure(metrics, particles, test):
-        state = SimpleNamespace(particles=particles)
-        return [metric(KEY, None, state, None, None) for metric in metrics], squared_mmd(RBF(0.7), Samples(particles), test)
+        iterate = Iterate(SimpleNamespace(samples=lambda state: Samples(particles)), None, None, None)
+        return [metric(KEY, iterate) for metric in metrics], squared_mmd(RBF(0.7), Samples(particles), test)
 
     (by_energy, first_order, second_order, mmd), squared = measure(kinds, particles, test)
     assert float(by_energy) == pytest.approx(energy_loop(x, y), rel=1e-9)

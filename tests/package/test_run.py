@@ -1,6 +1,7 @@
 """The host loop: segments, resume after a kill, signals, early stop, divergence, errors, compilation."""
 
 import dataclasses
+import inspect
 import json
 import os
 import signal
@@ -427,7 +428,6 @@ def test_progress_goes_to_standard_error(capsys):
 @pytest.mark.parametrize(
     "changes, message",
     [
-        (dict(key=0), "key is 0"),
         (dict(every=1), "every is 1; it must be an integer of at least 2"),
         (dict(steps=0), "steps is 0"),
         (dict(steps=21), "steps is 21; it must be a multiple of every, which is 2"),
@@ -444,6 +444,14 @@ def test_bad_arguments_are_named_before_anything_is_written(tmp_path, changes, m
     with pytest.raises(ValueError) as caught:
         go(tmp_path / "new", **changes)
     assert message in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_key_of_another_kind_is_refused(tmp_path):
+    """By `run` itself: the check of annotations, which these tests add, would speak first."""
+    bare = inspect.unwrap(run)
+    with pytest.raises(ValueError, match="key is 0"):
+        bare(0, METHOD, METHOD.rates, points(), steps=STEPS, every=EVERY, metrics=METRICS, folder=tmp_path / "new")
     assert list(tmp_path.iterdir()) == []
 
 
