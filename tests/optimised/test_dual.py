@@ -18,7 +18,7 @@ from dualebm.methods.presets import rates_from_program
 from dualebm.metrics import KLDivergence, ScoreError
 from dualebm.spaces import Sphere
 from tests import oracles
-from tests.package.test_dual import advanced, sphere_points, state_of
+from tests.package.test_dual import advanced, advanced_with_info, sphere_points, state_of
 
 TRACES = np.load(Path(__file__).parents[1] / "reference_traces.npz")
 
@@ -83,7 +83,7 @@ def test_steps_with_moving_atoms_equal_the_numpy_loop(x64, integrator, witness_p
     now, rejected = (particles, positions, weights), 0
     for i in range(2):
         noise, uniforms = rng.normal(size=(2 * n, d)), rng.uniform(size=2 * n)
-        state = advanced(method, noise, uniforms, state, rates, Samples(jnp.array(data)))
+        state, info = advanced_with_info(method, noise, uniforms, state, rates, Samples(jnp.array(data)))
         after = jax.device_get(state)
         expected = oracles.dual_step(
             *now, signs, data, noise, **settings, integrator=integrator, witness_particles=witness_particles,
@@ -95,7 +95,7 @@ def test_steps_with_moving_atoms_equal_the_numpy_loop(x64, integrator, witness_p
         np.testing.assert_allclose(after.columns.T, now[0], atol=1e-12)
         np.testing.assert_allclose(after.atoms.positions, now[1], atol=1e-12)
         np.testing.assert_allclose(np.exp(after.atoms.log_weights), now[2], atol=1e-12)
-        np.testing.assert_allclose(after.acceptance, np.mean(expected["accepted"]), atol=1e-12)
+        np.testing.assert_allclose(info.acceptance, np.mean(expected["accepted"]), atol=1e-12)
     assert (rejected > 0) == (integrator == "mala")
     assert np.exp(after.atoms.log_weights).mean() <= 2 + 1e-12
     assert after.step == 2

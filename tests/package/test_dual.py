@@ -33,9 +33,14 @@ def state_of(particles, positions, weights, signs):
 
 
 @partial(jax.jit, static_argnames="method")
-def advanced(method, normal, uniform, state, rates, data):
+def advanced_with_info(method, normal, uniform, state, rates, data):
     """The deterministic rest of a step, without a random restart, under a known normal vector and uniform number of each particle."""
-    return method.advance(given(normal, uniform), state.columns, state, rates, data)[0]
+    return method.advance(given(normal, uniform), state.columns, state, rates, data)
+
+
+def advanced(*arguments):
+    """The state of `advanced_with_info`."""
+    return advanced_with_info(*arguments)[0]
 
 
 def still(count, dimension):
