@@ -51,17 +51,18 @@ class BaseMeasure(abc.ABC):
         """Tells whether this is a measure on the space."""
 
     def log_density(self, space: Geometry, x: Points, axis: int = -1) -> Scalars:
-        """Returns the log density in the measure that log Z refers to.
+        """Returns the log density of this base measure tau with respect to a reference measure.
 
-        This is Lebesgue's measure on R^d and the uniform probability measure on compact spaces.
+        The reference is Lebesgue's measure on R^d, and the uniform probability measure on compact spaces (spheres and tori). Where
+        tau is the reference measure itself, the log density is 0.
 
         Args:
             space: the space.
             x: points of the space.
-            axis: the axis of the components.
+            axis: the axis of x along which the d coordinates of a point lie.
 
         Returns:
-            Scalars, of the shape of x without the axis. They are 0 where tau is that measure itself.
+            The log densities in nats, of the shape of x without the axis.
         """
         del space
         return jnp.zeros_like(jnp.take(x, 0, axis))
@@ -94,11 +95,11 @@ class BaseMeasure(abc.ABC):
 
         Args:
             space: the space.
-            z: standard normal vectors.
-            axis: the axis of the components.
+            z: standard normal vectors, of any shape with d components along `axis`.
+            axis: the axis of z along which the d components of a vector lie.
 
         Returns:
-            Points, of the same shape.
+            Points of the space, of the shape of z.
 
         Raises:
             ValueError: when the measure is not proper.
@@ -107,7 +108,7 @@ class BaseMeasure(abc.ABC):
 
 @dataclasses.dataclass(frozen=True)
 class Uniform(BaseMeasure):
-    """The uniform probability measure of a sphere or a torus. Densities are given in it, so that its log density is 0.
+    """The uniform probability measure of a sphere or a torus. Densities on these spaces refer to it, so that its log density is 0.
 
     >>> from dualebm.spaces import Torus
     >>> Uniform().from_normal(Torus(1, 4.0), jnp.zeros(1)).tolist()
@@ -174,7 +175,7 @@ class Gaussian(BaseMeasure):
 
 @dataclasses.dataclass(frozen=True)
 class Flat(BaseMeasure):
-    """Lebesgue's measure on R^d. Densities are given in it, so that its log density is 0.
+    """Lebesgue's measure on R^d. Densities on R^d refer to it, so that its log density is 0.
 
     It is not proper. Sampling it raises ValueError.
 

@@ -321,7 +321,7 @@ class Torus(FlatSpace):
         return super().equispaced(count) if self.dimension != 1 else self.period * np.arange(count)[:, None] / count
 
     def distance_from(self, x: Points) -> Scalars:
-        """Returns the largest distance of a coordinate from [0, period)."""
+        """Returns for each point the largest distance of its coordinates from the interval [0, period]."""
         return jnp.max(jnp.maximum(jnp.maximum(-x, x - self.period), 0), axis=-1)
 
     def sample_uniform(self, key: Key[Array, ""], count: int, dtype: Any) -> Float[Array, "count dimension"]:

@@ -58,7 +58,7 @@ def check_samples(name: str, samples: Samples, space: Space, statistic: str) -> 
         name: the name of the samples in the error.
         samples: the samples.
         space: the space of the samples.
-        statistic: one of `STATISTICS`.
+        statistic: the estimator, "U" or "V" (see `STATISTICS`).
 
     Raises:
         ValueError: for another statistic, for samples that are not on the space, and for fewer than two samples of a U-statistic.
@@ -182,7 +182,7 @@ def kernelised(
         space: a sphere or a Euclidean space.
         samples: n samples.
         scores: the scores grad log p at the samples, as `score` returns them, (n, d).
-        statistic: one of `STATISTICS`.
+        statistic: the estimator, "U" or "V" (see `STATISTICS`).
 
     Returns:
         KSD^2, a scalar, and its gradient in the scores, (n, d).
@@ -292,7 +292,7 @@ def _goodness_of_fit(key, kernel, space, energy, points, bootstraps):
 
 
 class Critics(NamedTuple):
-    """d functions h_i(x) = sum_j outer_ij relu(<positions_ij, x>), each a network of k neurons.
+    """d critics h_i(x) = sum_j outer_ij relu(<positions_ij, x>), the components of a test function h. Each is a network of k neurons.
 
     Attributes:
         outer: the outer weights, (d, k).
@@ -304,14 +304,23 @@ class Critics(NamedTuple):
 
 
 NORMALISATIONS = ("exact", "program")
-"""The rules by which critics are scaled to norm 1. The authors' program leaves them with the fourth root of their norm."""
+"""The rules by which critics are scaled (see `normalised`). "exact" gives them norm 1. "program", the rule of the authors' program for
+arXiv 2104.07531, gives them the fourth root of their norm."""
 
 
 def normalised(critics: Critics, rule: str = "exact") -> Critics:
-    """Scale critics to the norm sum_j |outer_ij| |positions_ij| = 1.
+    """Scale each critic i on its own, by its norm M_i = sum_j |outer_ij| |positions_ij|.
 
-    By the rule "exact" each layer is divided by the root of the norm. By the rule "program", as in the authors' program, the positions
-    are divided by the root of the norm after the outer layer has been divided. The norm is then the fourth root of the norm before.
+    Both rules divide the outer weights by M_i^(1/2). The rule "exact" divides the positions by M_i^(1/2) too, so that the new norm is 1.
+    The rule "program" divides the positions by M_i^(1/4), so that the new norm is M_i^(1/4). This is the rule of the authors' program for
+    arXiv 2104.07531. A critic of norm 0 becomes infinite or NaN.
+
+    Args:
+        critics: d critics of k neurons, with outer weights (d, k) and positions (d, k, d).
+        rule: "exact" or "program".
+
+    Returns:
+        The scaled critics, of the same shapes.
 
     >>> critics = Critics(jnp.full((1, 1), 4.0), jnp.full((1, 1, 1), 4.0))
     >>> [float(normalised(critics, rule).outer[0, 0] * normalised(critics, rule).positions[0, 0, 0]) for rule in NORMALISATIONS]
@@ -393,10 +402,10 @@ def critic_values(critics: Critics, slopes: Float[Array, "d k d"]) -> Float[Arra
 def ascend(
     critics: Critics, space: Space, samples: Samples, scores: Points, steps: int, rule: str = "exact"
 ) -> tuple[Critics, Float[Array, " d"]]:
-    """Improve critics by gradient ascent of each D_i, with steps of size 1 / (1 + 0.05 t) and back to norm 1 after each.
+    """Improve critics by gradient ascent of each D_i, with steps t = 0, 1, ... of size 1 / (1 + 0.05 t).
 
-    A single neuron attains the supremum over the ball. The ascent ends near the best neuron among those that it started from, and below
-    the supremum.
+    Here D_i = E_samples A (h_i e_i) for critic i. After each step the critics are scaled by `normalised`. A single neuron attains the
+    supremum over the ball. The ascent ends near the best neuron among those that it started from, and below the supremum.
 
     Args:
         critics: d critics of k neurons.
@@ -404,7 +413,7 @@ def ascend(
         samples: n samples.
         scores: the scores grad log p at the samples, as `score` returns them, (n, d).
         steps: the number of steps.
-        rule: one of `NORMALISATIONS`.
+        rule: the rule of `normalised`, "exact" or "program".
 
     Returns:
         The critics and their D_i, (d,).
@@ -478,7 +487,7 @@ def by_critics(
         scores: the scores grad log p at the samples, as `score` returns them, (n, d).
         width: the number of neurons of each critic.
         steps: the number of steps of `ascend`.
-        rule: one of `NORMALISATIONS`.
+        rule: the rule of `normalised`, "exact" or "program".
 
     Returns:
         SD, a scalar.
@@ -505,7 +514,7 @@ def network_discrepancy(
         samples: n samples.
         width: the number of neurons of each critic.
         steps: the number of steps of the ascent.
-        rule: one of `NORMALISATIONS`.
+        rule: the rule of `normalised`, "exact" or "program".
 
     Returns:
         SD, a scalar. The critics are not the best of the ball, so that it is below the supremum.

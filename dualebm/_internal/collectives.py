@@ -43,10 +43,10 @@ def undivided(function: Callable):
 
 
 def gather_pairs(x: Shaped[Array, "*rows N"]) -> Shaped[Array, "*rows M"]:
-    """Gathers the columns of all devices that share the particles. Every device receives the same M columns.
+    """Gathers the columns of all devices that share the particles of a run. Every device receives the same M columns.
 
-    Columns i and i + M/2 are a pair. A device holds the first members of consecutive pairs, then their second members.
-    Where no devices share the particles, it returns x.
+    A column belongs to a particle. Particles i and i + M/2 are a pair, which shares its noise. Each of D devices holds N = M/D
+    columns: the first members of N/2 consecutive pairs, then their second members. On one device it returns x.
 
     >>> jax.vmap(lambda x: gather_pairs(x), axis_name="particles")(jnp.array([[0, 2], [1, 3]])).tolist()
     [[0, 1, 2, 3], [0, 1, 2, 3]]
@@ -58,10 +58,20 @@ def gather_pairs(x: Shaped[Array, "*rows N"]) -> Shaped[Array, "*rows M"]:
     return parts.reshape(*x.shape[:-1], -1)
 
 
-def own_pairs(x: Shaped[Array, "*rows M"], count: int) -> Shaped[Array, "*rows count"]:
-    """Inverts `gather_pairs`: returns the `count` columns of this device out of all columns x.
+def scatter_pairs(x: Shaped[Array, "*rows M"], count: int) -> Shaped[Array, "*rows count"]:
+    """Inverts `gather_pairs`: returns the columns of this device out of the columns of all devices.
 
-    >>> jax.vmap(lambda i: own_pairs(jnp.arange(4), 2), axis_name="particles")(jnp.arange(2)).tolist()
+    Columns i and i + M/2 are a pair. Device k of D holds the pairs i from k M/2D up to (k + 1) M/2D: their first members, then
+    their second members. On one device it returns x.
+
+    Args:
+        x: the columns of all devices, (*rows, M), the same on every device.
+        count: the even number M/D of columns that each of the D devices holds.
+
+    Returns:
+        The columns of this device, (*rows, count).
+
+    >>> jax.vmap(lambda i: scatter_pairs(jnp.arange(4), 2), axis_name="particles")(jnp.arange(2)).tolist()
     [[0, 2], [1, 3]]
     """
     axis = split_axis()

@@ -332,16 +332,17 @@ def feature_of(settings: Fit, space: Space) -> Feature:
 
 
 def rates_of(settings: Fit, method: Any, data: Samples) -> Any:
-    """Return the rates given, and default rates in place of the others.
+    """Return the rates that the settings give, with defaults for the other rates.
 
-    A step of the neurons is stable in proportion to 1 / E <theta, (x, 1)>^2, where the mean is over the data and
-    uniform theta. `Dual.rates` suit the sphere without a bias, where this is d. For ridge features, `Dual` and
-    `WeightedDual` have 0.4 over the mean as the default.
+    The defaults are `method.rates`, except for the steps `transport_step` and `reaction_step` of the neurons of `Dual` and
+    `WeightedDual` with a ridge feature. Their largest stable value is proportional to 1 / q. The mean q = E <theta, (x, 1)>^2 is over
+    data points x and over theta uniform on the unit sphere. The constant 1 is there only for a feature with a bias. The default
+    of both steps is 0.4 / q. On the sphere without a bias 1 / q is d.
 
     Args:
         settings: The settings of the fit.
         method: The training method.
-        data: The points to train on, (n, d).
+        data: The samples to train on, with points (n, d).
 
     Returns:
         The rates, a NamedTuple of scalars.

@@ -63,7 +63,10 @@ def evaluation(log_partition: LogPartitionEstimate, likelihoods: dict[str, Any],
 
 
 def note_of_scales(points: Any) -> str | None:
-    """Return a note where columns of points (n, d) are far from the standard Gaussian, and None elsewhere.
+    """Return a note when columns of points (n, d) are far from mean 0 and standard deviation 1, and None otherwise.
+
+    A column is far from them when the absolute value of its mean or its standard deviation is above 3, or its standard deviation is
+    below 1/3.
 
     >>> note_of_scales(np.array([[-1.0], [1.0]])) is None
     True
@@ -79,12 +82,12 @@ def note_of_scales(points: Any) -> str | None:
 
 
 def note_of_radius(results: xarray.Dataset, rates: Any) -> str | None:
-    """Return a note where the radius keeps the energy from fitting the held-out rows, and None elsewhere.
+    """Return a note when the radius keeps the energy from fitting the held-out rows, and None otherwise.
 
-    That is where the last `held_out_gap` is below `WORSE` and the last `total_variation` is within 1% of the radius.
+    This is so when the last record of `held_out_gap` is below -0.1 and the last record of `total_variation` is above 99% of the radius.
 
     Args:
-        results: The records of a run along `step`.
+        results: The records of a run along `step`, with `total_variation` where the rates have a radius.
         rates: The rates of the method, a NamedTuple of scalars.
 
     Returns:

@@ -32,7 +32,7 @@ class BoltzmannMachine(Energy):
     N(s^2 (b + W^T h), s^2 I), and h_j given x is 1 with probability sigmoid(c_j + <w_j, x>), else 0.
 
     Args:
-        weights: w, (m, d).
+        weights: the matrix W of rows w_j, (m, d), for m hidden and d visible units.
         visible: the biases b of the visible units, (d,).
         hidden: the biases c of the hidden units, (m,).
 
@@ -70,7 +70,16 @@ class BoltzmannMachine(Energy):
         return map_blocks(lambda x: self._value(x, self._fields(x)), x.T, self.width)
 
     def locate(self, x: Float[Array, "d B"]) -> Located:
-        """Evaluates U and its gradient -b - W^T sigmoid(c + W x) at points that are columns, (d, B)."""
+        """Evaluates U and its gradient -b - W^T sigmoid(c + W x) at points.
+
+        W are the weights, (m, d), b the biases of the visible units, (d,), and c the biases of the hidden units, (m,).
+
+        Args:
+            x: the points, as columns, (d, B).
+
+        Returns:
+            A `Located`: the points, U as (B,), the gradient as columns, (d, B), and None as the products.
+        """
         fields = self._fields(x)
         gradient = -self.visible[:, None] - product(self.weights.T, jax.nn.sigmoid(fields))
         return Located(x, self._value(x, fields), gradient, None)
@@ -82,7 +91,8 @@ class BoltzmannMachine(Energy):
     def gibbs(self, space: Space, noise: Any, x: Float[Array, "d B"]) -> Float[Array, "d B"]:
         """Moves points by one block Gibbs step, which leaves the model invariant.
 
-        First h_j = [uniform_j < sigmoid(c_j + <w_j, x>)], then x = s^2 (b + W^T h) + s normal.
+        First h_j is 1 where uniform_j < sigmoid(c_j + <w_j, x>), else 0. Then x = s^2 (b + W^T h) + s normal. W are the weights with the
+        rows w_j, b and c the biases of the visible and hidden units.
 
         Args:
             space: a space with the base measure N(0, s^2 I).
@@ -118,7 +128,7 @@ class BoltzmannMachine(Energy):
     def log_partition(self, space: Space) -> Float[Array, ""]:
         """Returns log Z with respect to N(0, s^2 I): log sum_h exp(<c, h> + s^2 |b + W^T h|^2 / 2), a scalar.
 
-        The sum runs over all 2^m hidden states.
+        The sum runs over all 2^m states h of the hidden units. W are the weights, b and c the biases of the visible and hidden units.
 
         Raises:
             ValueError: when there are more than 20 hidden units, or when the space has no Gaussian base measure.
@@ -156,7 +166,7 @@ class BoltzmannMachine(Energy):
 
 @dataclasses.dataclass(frozen=True)
 class Boltzmann:
-    """The start of a `BoltzmannMachine`. The weights are spread * N(0, 1) and the biases are 0.
+    """The settings with which a `BoltzmannMachine` starts. The weights are spread * N(0, 1) and the biases are 0.
 
     Calling it with (key, space, dtype) returns the energy.
 

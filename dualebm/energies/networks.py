@@ -23,19 +23,22 @@ ACTIVATIONS = {"softplus": jax.nn.softplus, "relu": jax.nn.relu, "silu": jax.nn.
 
 
 def _dense(x, weights, biases, activation):
-    """Returns A_L s(A_{L-1} ... s(A_1 x + b_1) ...) + b_L at columns x, (B,)."""
+    """Returns A_L^T s(... s(A_1^T x + b_1) ...) + b_L at the columns of x, (d, B), as an array (B,)."""
     for a, b in zip(weights[:-1], biases[:-1], strict=True):
         x = ACTIVATIONS[activation](product(a.T, x) + b[:, None])
     return product(weights[-1][:, 0], x) + biases[-1]
 
 
 class Perceptron(Energy):
-    """A perceptron U(x) = A_L s(A_{L-1} ... s(A_1 x + b_1) ...) + b_L with the activation s. `MLP` is its start.
+    """A perceptron: U(x) = x_L with x_l = A_l^T s(x_{l-1}) + b_l for l = 2, ..., L, and x_1 = A_1^T x + b_1.
+
+    The settings `MLP`, called with (key, space, dtype), return a perceptron with random weights. Calling a perceptron with points
+    (N, d) returns their energies, (N,), in units of temperature.
 
     Args:
-        weights: A_1, ..., A_L, each (fan in, fan out). The last one has fan out 1.
-        biases: b_1, ..., b_L, each (fan out,).
-        activation: s, one of `ACTIVATIONS`.
+        weights: the matrices A_1, ..., A_L, each (fan in, fan out). The first has fan in d, the last fan out 1.
+        biases: the vectors b_1, ..., b_L, each (fan out,).
+        activation: the activation s: "softplus", "relu", "silu" or "tanh". It is not checked here.
 
     >>> Perceptron([jnp.eye(2), jnp.ones((2, 1))], [jnp.zeros(2), jnp.ones(1)], "relu")(jnp.array([[2.0, -3.0]])).tolist()
     [3.0]
@@ -57,14 +60,14 @@ class Perceptron(Energy):
 
 @dataclasses.dataclass(frozen=True)
 class MLP:
-    """The start of a `Perceptron`. The weights are normal of variance 2 / fan in, and the biases are 0.
+    """The settings with which a `Perceptron` starts. The weights are normal of variance 2 / fan in, and the biases are 0.
 
     The weights of the last layer are 0, so that U = 0. Calling it with (key, space, dtype) returns the energy.
 
     Args:
         width: the width of the hidden layers.
         depth: the number of hidden layers.
-        activation: one of `ACTIVATIONS`.
+        activation: the activation, "softplus", "relu", "silu" or "tanh".
 
     Raises:
         ValueError: when a setting is not allowed.
@@ -117,7 +120,8 @@ def _convolution(images, kernel, stride, padding):
 class Convolutional(Energy):
     """A convolutional network on images of one channel: convolutions, then dense layers, with an activation between all layers.
 
-    A point x holds the height * width numbers of an image, row after row. `ConvNet` is its start.
+    A point x holds the height * width numbers of an image, row after row. The settings `ConvNet`, called with (key, space, dtype),
+    return such a network with random weights.
 
     Args:
         kernels: the kernels of the convolutions, each (k, k, channels in, channels out).
@@ -127,7 +131,7 @@ class Convolutional(Energy):
         shape: (height, width) of the images.
         strides: the stride of each convolution.
         paddings: the padding of each convolution on all sides.
-        activation: one of `ACTIVATIONS`.
+        activation: the activation, "softplus", "relu", "silu" or "tanh".
 
     >>> one = jnp.ones((2, 2, 1, 1))
     >>> network = Convolutional([one], [jnp.zeros(1)], [jnp.ones((1, 1))], [jnp.zeros(1)], (2, 2), (1,), (0,), "relu")
@@ -165,7 +169,7 @@ class Convolutional(Energy):
 
 @dataclasses.dataclass(frozen=True)
 class ConvNet:
-    """The start of a `Convolutional` energy. The weights are normal of variance 2 / fan in, and the biases are 0.
+    """The settings with which a `Convolutional` energy starts. The weights are normal of variance 2 / fan in, and the biases are 0.
 
     The weights of the last layer are 0, so that U = 0. The defaults are the network of the MNIST experiment of arXiv 2305.19414:
     images of 16 x 16 x 16, 8 x 8 x 32, 4 x 4 x 64 and 2 x 2 x 64, then dense layers 256-64-1. Calling it with (key, space,
@@ -178,7 +182,7 @@ class ConvNet:
         strides: the stride of each convolution.
         paddings: the padding of each convolution on all sides.
         width: the width of the hidden dense layer.
-        activation: one of `ACTIVATIONS`.
+        activation: the activation, "softplus", "relu", "silu" or "tanh".
 
     Raises:
         ValueError: when a setting is not allowed, when a layer's images are empty, or on the call when the dimension of the

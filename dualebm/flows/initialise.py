@@ -29,9 +29,10 @@ def _draw_by_blocks(key, count, draw):
 def restart(
     key: Key[Array, ""], x: Float[Array, "d N"], data: Samples, probability: Scalar
 ) -> Float[Array, "d N"]:
-    """Move each particle with a given probability to a data point drawn at random, independently (Algorithm 1, step 1).
+    """Move each particle with a given probability to a data point drawn at random, independently.
 
-    Over a mesh axis each device holds some of the particles and of the data, and gathers all data.
+    This is step 1 of Algorithm 1 of arXiv 2107.05134. Where several devices share the particles and the data of a run, each draws
+    from the data of all devices.
 
     Args:
         key: the random key.
@@ -111,11 +112,21 @@ def draw_indices(key: Key[Array, ""], data: Samples, shape: tuple[int, ...]) -> 
 
 
 def copies(data: Samples, count: int) -> Float[Array, "d count"]:
-    """Place `count` particles at the data in order, both particles of a pair (i, i + count/2) at the same point.
+    """Place particles at the n data points in order, both particles of a pair (i, i + P) at the same point.
 
-    Returns the particles as columns, (d, count). With count = 2n it is [data, data], as in the authors' program. Over a mesh
-    axis `count` is the number of particles of this device, which then takes the data points that it holds. With another
-    count it gathers all data.
+    There are P = ceil(count/2) pairs. Pair i is placed at data point i mod n, so that the data repeat where P > n, and the last ones
+    are left out where P < n. For count = 2n the particles are [data, data], as in the authors' program for arXiv 2107.05134.
+
+    Where several devices share the particles of a run, n and `count` are the numbers of data points and particles of one device.
+    For count = 2n it uses the data points that the device holds. Otherwise it gathers the data of all devices and places all pairs
+    of all devices in order.
+
+    Args:
+        data: the data, n points (n, d).
+        count: the number of particles.
+
+    Returns:
+        The particles as columns, (d, count).
 
     >>> copies(Samples(jnp.array([[1.0], [2.0]])), 4).tolist()
     [[1.0, 2.0, 1.0, 2.0]]
@@ -129,7 +140,7 @@ def copies(data: Samples, count: int) -> Float[Array, "d count"]:
 
 
 def start(key: Key[Array, ""], count: int | None, data: Samples) -> Float[Array, "d N"]:
-    """Place particles at the data, at draws or at two copies.
+    """Place particles at data points, drawn at random or as two copies of the data.
 
     Args:
         key: the random key of the draws.
@@ -148,9 +159,10 @@ def start(key: Key[Array, ""], count: int | None, data: Samples) -> Float[Array,
 
 
 def check_particles(count: int | None, noise: str) -> None:
-    """Raise ValueError for a number of particles that is not allowed with a noise of `flows.noise.NOISES`.
+    """Raise ValueError for a number of particles that is not allowed with a kind of noise.
 
-    `count` is None for copies of the data, which is always allowed.
+    The number `count` must be positive. With the noise "antithetic" or "orthogonal" it must be even, but not with "independent". It is
+    None for two copies of the data, which is always allowed.
 
     >>> check_particles(None, "antithetic")
     """

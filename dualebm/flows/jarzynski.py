@@ -253,7 +253,7 @@ def advance(
 
     def resampled():
         ancestors = measures.resample(key, everyone, everyone.shape[0], kind)
-        local = collectives.own_pairs(ancestors, count)
+        local = collectives.scatter_pairs(ancestors, count)
         chosen, families = (blocks.choose(collectives.gather_pairs(a), local) for a in (x, weights.ancestors))
         level = weights.log_partition + logsumexp(everyone) - math.log(everyone.shape[0])
         return chosen, Weights(jnp.zeros_like(log_weights), level, families, weights.resamplings + 1)

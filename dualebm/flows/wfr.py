@@ -22,8 +22,8 @@ def population(
         keys: the random keys of the positions, the signs and the weights.
         space: the parameter space.
         count: the number m of atoms.
-        signs: one of `SIGNS`. "half": the first half is negative. "random": each sign is drawn. "all_negative": all are -1.
-        weights: one of `WEIGHTS`. "one": all are 1. "uniform": each is uniform in [0, 1).
+        signs: the rule of the signs sigma_j. "half": the first half is negative. "random": each sign is drawn. "all_negative": all are -1.
+        weights: the rule of the weights w_j. "one": all are 1. "uniform": each is uniform in [0, 1).
         unit: the factor of all weights.
         dtype: the floating dtype.
 
@@ -47,11 +47,15 @@ def population(
 
 
 def transport(atoms: Atoms, witness_gradient: Float[Array, "m p"], step: Rate, space: Space) -> Atoms:
-    """Move the atoms: theta_j <- retract(theta_j, s sigma_j P grad F(theta_j)) (Algorithm 1, step 3), without a 1/m or a weight.
+    """Move the positions of atoms along the gradient of a witness F, which is step 3 of Algorithm 1 of arXiv 2107.05134.
+
+    Atom j has the position theta_j, the sign sigma_j and the weight w_j. It moves by theta_j <- retract(theta_j, s sigma_j P grad
+    F(theta_j)), where P projects onto the tangent space at theta_j and `retract` leads back to the space. The step is not multiplied by
+    w_j / m.
 
     Args:
         atoms: m atoms.
-        witness_gradient: grad F at the atoms, (m, p).
+        witness_gradient: the ambient gradient of F at the atoms, (m, p).
         step: the step size s.
         space: the parameter space.
 
@@ -68,11 +72,13 @@ def transport(atoms: Atoms, witness_gradient: Float[Array, "m p"], step: Rate, s
 
 
 def react_multiplicatively(atoms: Atoms, witness: Float[Array, " m"], step: Rate) -> Atoms:
-    """Change the weights by w_j <- w_j exp(s sigma_j F(theta_j)) (Algorithm 1, step 4).
+    """Change the weights of atoms by w_j <- w_j exp(s sigma_j F(theta_j)), which is step 4 of Algorithm 1 of arXiv 2107.05134.
+
+    Atom j has the position theta_j, the sign sigma_j = +-1 and the weight w_j, which is stored as log w_j.
 
     Args:
         atoms: m atoms.
-        witness: F at the atoms, (m,).
+        witness: the witness F at the atoms, (m,).
         step: the step size s.
 
     Returns:
@@ -86,11 +92,14 @@ def react_multiplicatively(atoms: Atoms, witness: Float[Array, " m"], step: Rate
 
 
 def react_additively(atoms: Atoms, witness: Float[Array, " m"], step: Rate) -> tuple[Atoms, Int[Array, ""]]:
-    """Change the weights of living atoms by w_j <- max(w_j + s sigma_j F(theta_j), 0), as the program of the primal figures does.
+    """Change the weights of living atoms by w_j <- max(w_j + s sigma_j F(theta_j), 0).
+
+    This is the rule of the authors' program for the primal figures of arXiv 2107.05134. Atom j has the position theta_j, the sign
+    sigma_j = +-1 and the weight w_j, which is stored as log w_j. It lives while w_j > 0.
 
     Args:
         atoms: m atoms.
-        witness: F at the atoms, (m,).
+        witness: the witness F at the atoms, (m,).
         step: the step size s.
 
     Returns:
@@ -110,9 +119,10 @@ def react_additively(atoms: Atoms, witness: Float[Array, " m"], step: Rate) -> t
 
 
 def keep_budget(atoms: Atoms, radius: Rate) -> Atoms:
-    """Keep the total variation within a radius: w <- w radius / max(mean w, radius) (Algorithm 1, step 5).
+    """Keep the total variation within a radius: w_j <- w_j radius / max(mean w, radius).
 
-    `radius` is in the units of the weights. Returns the atoms with their new weights.
+    This is step 5 of Algorithm 1 of arXiv 2107.05134. The total variation of atoms is the mean of their weights w_j >= 0. The `radius`
+    is in the units of the weights. Returns the atoms with their new weights.
 
     >>> from dualebm.measures import total_variation
     >>> atoms = Atoms(jnp.zeros((2, 1)), jnp.log(jnp.array([10.0, 30.0])), jnp.ones(2))
@@ -133,19 +143,23 @@ def update(
     space: Space,
     rule: str = "multiplicative",
 ) -> tuple[Atoms, Int[Array, ""]]:
-    """Make steps 3 to 5 of Algorithm 1: transport, reaction with F at the old positions, and the budget.
+    """Make steps 3 to 5 of Algorithm 1 of arXiv 2107.05134: transport, reaction and budget.
+
+    The transport moves the positions along the gradient of a witness F (`transport`). The reaction changes the weights w_j by F at the
+    old positions. The budget multiplies all weights by one factor where their mean, the total variation, exceeds the radius
+    (`keep_budget`).
 
     Args:
         atoms: m atoms.
-        witness: F, (m,), and grad F, (m, p), at the atoms.
+        witness: F, (m,), and its ambient gradient, (m, p), at the atoms.
         transport_step: the step size of the transport.
         reaction_step: the step size of the reaction.
         radius: the largest total variation. None for no budget.
         space: the parameter space.
-        rule: the rule of the reaction, one of `UPDATES`.
+        rule: the rule of the reaction, "multiplicative" (`react_multiplicatively`) or "additive" (`react_additively`).
 
     Returns:
-        The atoms, and the number of weights that were clipped at 0.
+        The atoms, and the number of atoms whose weight the additive reaction cut to 0. It is 0 for the other rule.
 
     >>> from dualebm.spaces import Euclidean
     >>> atoms = Atoms(jnp.zeros((1, 1)), jnp.zeros(1), jnp.ones(1))

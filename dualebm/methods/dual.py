@@ -96,7 +96,9 @@ CHOICES = {
 
 @dataclasses.dataclass(frozen=True)
 class Dual(Method):
-    """Algorithm 1, with every choice of the paper's text and of the authors' program. The defaults are the best choices that are known.
+    """Algorithm 1 of arXiv 2107.05134, with every choice of the paper's text and of the authors' program for it.
+
+    The defaults are the best choices that are known.
 
     Args:
         space: the space of the data and the particles.
@@ -114,7 +116,7 @@ class Dual(Method):
             negative).
         weights: the weights w_j at the start, in the unit `weight_unit`: all "one", or "uniform" in [0, 1).
         weight_unit: the unit of the weights at the start: "one" (the program) or the "radius" (the text).
-        weight_update: "multiplicative" (Algorithm 1), or "additive" (the program of the primal figures), which cuts
+        weight_update: "multiplicative" (Algorithm 1), or "additive" (the authors' program for the primal figures), which cuts
             weights at zero and counts the cuts.
         budget: whether to keep the total variation within the radius (step 5).
         restart_every: move all particles to the data in every iteration whose number is a multiple of this (the

@@ -248,8 +248,8 @@ class KernelFlow(Method):
         jitter: the standard deviation of a step of noise that particles make at the start, >= 0. The changed time needs
             one: particles that lie on the data have an MMD of 0 and would stay.
         penalty: "ball"; or "squared", for which f = R (E_particles k - E_data k).
-        time: the time of an iteration: "natural", which is `particle_step`; or "changed" (the authors' programs), which
-            is `particle_step` MMD / R.
+        time: the time of an iteration: "natural", which is `particle_step`; or "changed" (the authors' programs for
+            arXiv 2107.05134), which is `particle_step` MMD / R.
         averaged: the number K of equally spaced points at which the mean of f over all iterations is kept. The energy
             is then this mean, linear between the points. Allowed on Torus(1) and Sphere(2). None for the last f as the
             energy. The particles move under the last f in either case.

@@ -159,8 +159,8 @@ class Likelihood(_Sampled):
             "independence" Metropolis moves, or by "importance": points of the base measure with the weights exp(-f).
         chains: the number N of chains, or of weighted points, at least 2.
         moves: the number of moves of each chain in an iteration. It is 1 with "importance".
-        fresh: whether the chains start at the base measure in every iteration (the authors' program, with thousands of
-            moves of one chain). Otherwise they go on from where they were. It is False with "importance".
+        fresh: whether the chains start at the base measure in every iteration (the authors' program for arXiv
+            2104.07531, with thousands of moves of one chain). Otherwise they go on from where they were. It is False with "importance".
         optimiser: "gradient", "adam", "momentum" or "rms".
         initial_scale: in the active regime, the variance of the coefficients and of the components of the positions at
             the start.
@@ -267,8 +267,8 @@ class WeightedLikelihood(_Sampled):
             "independence" Metropolis moves, or by "importance": points of the base measure with the weights exp(-f).
         chains: the number N of chains, or of weighted points, at least 2.
         moves: the number of moves of each chain in an iteration. It is 1 with "importance".
-        fresh: whether the chains start at the base measure in every iteration (the authors' program, with thousands of
-            moves of one chain). Otherwise they go on from where they were. It is False with "importance".
+        fresh: whether the chains start at the base measure in every iteration (the authors' program for arXiv
+            2104.07531, with thousands of moves of one chain). Otherwise they go on from where they were. It is False with "importance".
 
     Raises:
         ValueError: a setting is not allowed, or the base measure is flat. The message names the setting, its value and
@@ -295,7 +295,7 @@ class WeightedLikelihood(_Sampled):
 
     @property
     def rates(self) -> WeightedRates:
-        """The default rates of the authors' program. The particle step is the space's default with MALA, else 0."""
+        """The default rates of the authors' program for arXiv 2104.07531. The particle step is the space's default with MALA, else 0."""
         return WeightedRates(_particle_step(self))
 
     def check(self, rates: WeightedRates, data: Samples) -> None:

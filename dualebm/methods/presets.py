@@ -24,8 +24,8 @@ def text(space: Space, **changes) -> Dual:
 
 
 def program(space: Space, **changes) -> Dual:
-    """Return `Dual` with the settings of the authors' program: antithetic noise, two copies of the data, all signs -1,
-    weights 1, projected steps.
+    """Return `Dual` with the settings of the authors' program for arXiv 2107.05134: antithetic noise, two copies of
+    the data, all signs -1, weights 1, projected steps.
 
     `program_rates` returns the rates of the archived runs.
 
@@ -77,7 +77,7 @@ def rates_from_paper(
 
 
 def rates_from_program(hx: float, hz: float, hw: float, budget: float) -> DualRates:
-    """Return the rates for the parameters of the authors' program, which uses the convention of this package.
+    """Return the rates for the parameters of the authors' program for arXiv 2107.05134, which uses the convention of this package.
 
     Args:
         hx: the particle step, > 0.

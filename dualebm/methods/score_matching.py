@@ -113,7 +113,8 @@ class ScoreMatching(Method):
 
     @property
     def rates(self) -> ScoreMatchingRates:
-        """The default rates: 0.024, the neuron step 1.2 of the authors' program at p_R = 1 times its particle step 0.02."""
+        """The default rates: 0.024, the neuron step 1.2 of the authors' program for arXiv 2107.05134, run with
+        restart probability 1, times its particle step 0.02."""
         return ScoreMatchingRates(0.024, 0.024)
 
     def check(self, rates: ScoreMatchingRates, data: Samples) -> None:
@@ -240,12 +241,14 @@ def derivative(feature: Feature, space: Space, atoms: Atoms, data: Samples, widt
     """Return V(theta_j) = E_data[<grad phi, grad f> - Lap phi - <grad phi, grad log tau>] and its gradient in theta_j,
     with f held fixed.
 
+    The energy is f = (1/m) sum_j sigma_j w_j phi(., theta_j), and phi in V stands for phi(., theta_j).
+
     Args:
-        feature: phi.
+        feature: the feature phi.
         space: the space of the data, with the base measure tau.
-        atoms: the m neurons.
-        data: the data points, (n, d).
-        width: the time h of the smoothing.
+        atoms: the m neurons, with positions theta_j, weights w_j and signs sigma_j.
+        data: the data, with points (n, d).
+        width: the time h > 0 of the smoothing of a ReLU of power 1 or 2 (see `smoothed_relu`). Other features do not use it.
         self_interaction: a factor of grad f. With 1/2, (1/m) sum_j sigma_j w_j V(theta_j) is the loss.
 
     Returns:
@@ -277,14 +280,18 @@ def derivative(feature: Feature, space: Space, atoms: Atoms, data: Samples, widt
 
 
 def loss(feature: Feature, space: Space, atoms: Atoms, data: Samples, width: Scalar) -> Float[Array, ""]:
-    """Return the loss L(gamma) = E_data[|grad f|^2 / 2 - Lap f - <grad f, grad log tau>].
+    """Return the score matching loss L = E_data[|grad f|^2 / 2 - Lap f - <grad f, grad log tau>] of the model exp(-f) tau / Z.
+
+    The energy is f(x) = (1/m) sum_j sigma_j w_j phi(x, theta_j). Gradients and the Laplacian are along the space.
 
     Args:
-        feature: phi.
+        feature: the feature phi.
         space: the space of the data, with the base measure tau.
-        atoms: the m neurons, which define gamma.
-        data: the data points, (n, d).
-        width: the time h over which the Laplacian of a ReLU is averaged.
+        atoms: the m neurons, with positions theta_j, weights w_j and signs sigma_j.
+        data: the data, with points (n, d).
+        width: the time h > 0 of the smoothing of a ReLU of power 1 or 2, whose slope or curvature jumps at the kink. Both are
+            averaged over the displacements, of variance 2 s in each direction, of particles that diffuse from the data
+            for times s uniform on (0, h) (see `smoothed_relu`). Other features do not use it.
 
     Returns:
         The loss, a scalar.

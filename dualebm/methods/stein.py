@@ -1,9 +1,10 @@
 """Two-layer networks trained by Stein discrepancies, active (F1) or lazy (F2), without samples of the model or log Z (arXiv 2104.07531).
 
 `KernelStein` descends the squared kernelised Stein discrepancy KSD^2 of the data (see `dualebm.stein`). `NetworkStein`
-descends SD^2 / 2 of F1, against d critics that are drawn anew in each iteration and ascend. Both take the steps of
-`flows.two_layer`. In the lazy regime KSD^2 is quadratic in the coefficients. The V-statistic is convex. The U-statistic
-of few data is not, and may have no least value without weight decay.
+descends SD^2 / 2 of F1, against d critics that are drawn anew in each iteration and ascend. A critic is a network that
+is one component of the test function. Both methods take the steps of `flows.two_layer`. In the lazy regime KSD^2 is
+quadratic in the coefficients. The V-statistic is convex. The U-statistic of few data is not, and may have no least value
+without weight decay.
 """
 
 import dataclasses
@@ -107,16 +108,16 @@ class KernelStein(_Stein):
 
     Args:
         space: the space of the data: a sphere or a Euclidean space.
-        feature: phi, a ridge feature. Its positions need not be unit vectors.
+        feature: phi, a ridge feature. The positions theta_j of the neurons need not be unit vectors.
         neurons: the number m of neurons.
         regime: "active", where coefficients and positions move, or "lazy", where only the coefficients do.
         optimiser: "gradient", "adam", "momentum" or "rms".
         initial_scale: in the active regime, the variance of the coefficients and of the components of the positions at
-            the start.
+            the start. The lazy regime does not use it: its coefficients start at 0, its positions at variance 1.
         batch: the number of data points drawn in each iteration, with replacement. None for all data.
         kernel: a kernel with derivatives: `kernels.RBF`, `kernels.ArcCosine`, or your own with a method `derivatives`.
-        statistic: the estimator of KSD^2: "U", over pairs of different points (the authors' program), or "V", over all
-            pairs.
+        statistic: the estimator of KSD^2: "U", over pairs of different points (the authors' program for arXiv
+            2104.07531), or "V", over all pairs.
 
     Raises:
         ValueError: a setting is not allowed, or the kernel has no derivatives. The message names the setting, its value
@@ -162,21 +163,27 @@ class KernelStein(_Stein):
 
 @dataclasses.dataclass(frozen=True)
 class NetworkStein(_Stein):
-    """A two-layer network trained by the F1 Stein discrepancy SD: descent of SD^2 / 2 against the ascent of critics.
+    """A two-layer network trained by the F1 Stein discrepancy SD of the data from the model (arXiv 2104.07531).
+
+    SD is the supremum of E_data A h over vector fields h on R^d, where A is the Stein operator of the model (see
+    `dualebm.stein`). The components h_i of h lie in F1, the space of two-layer ReLU networks with the norm sum_j |outer
+    weight j| |inner weight j|, and their squared norms sum to 1. Each component is a network of its own, the critic i. An
+    iteration draws d critics, improves them by gradient ascent, and takes one step of the trained network down the gradient
+    of SD^2 / 2.
 
     Args:
         space: the space of the data: a sphere or a Euclidean space.
-        feature: phi, a ridge feature. Its positions need not be unit vectors.
+        feature: phi, a ridge feature. The positions theta_j of the neurons need not be unit vectors.
         neurons: the number m of neurons.
         regime: "active", where coefficients and positions move, or "lazy", where only the coefficients do.
         optimiser: "gradient", "adam", "momentum" or "rms".
         initial_scale: in the active regime, the variance of the coefficients and of the components of the positions at
-            the start.
+            the start. The lazy regime does not use it: its coefficients start at 0, its positions at variance 1.
         batch: the number of data points drawn in each iteration, with replacement. None for all data.
-        critics: the number of neurons of each of the d critics.
-        critic_steps: the number of steps of the critics' ascent, which starts anew in each iteration.
-        normalisation: how critics are brought to norm 1: "exact", or as in the authors' "program" (see
-            `stein.normalised`).
+        critics: the number of neurons of each of the d critics, where d is the dimension of the space.
+        critic_steps: the number of steps of the critics' ascent in each iteration.
+        normalisation: how each critic is scaled after a step of its ascent. "exact": to norm 1. "program": to the fourth
+            root of its norm, as in the authors' program for arXiv 2104.07531 (see `stein.normalised`).
 
     Raises:
         ValueError: a setting is not allowed. The message names it, its value and what is allowed.

@@ -26,7 +26,7 @@ class EffectiveFraction(Metric):
     It is the mean since the last record, and NaN where the method has no weights and before the first iteration.
     """
 
-    long_name: ClassVar[str | None] = "effective fraction of the walkers"
+    long_name: ClassVar[str | None] = "effective fraction of the particles"
     units: ClassVar[str | None] = "1"
 
     def __call__(self, key, iterate: Iterate):
@@ -50,9 +50,13 @@ class Resamplings(Metric):
 
 
 class LogPartition(Metric):
-    """log Z and its standard error by the weights of the particles, in nats (see `flows.jarzynski.log_partition`)."""
+    """The array [log Z, its standard error], (2,), in nats, as the method follows them by its particles along training.
 
-    long_name: ClassVar[str | None] = "log Z by the walkers"
+    The methods `WeightedDual`, `Jarzynski` and `Contrastive` with `diagnosis` know log Z, and so do the wrappers `Tracked` and
+    `Audited` (see `flows.jarzynski.log_partition`). For a method that does not, a record raises ValueError.
+    """
+
+    long_name: ClassVar[str | None] = "log Z by the particles"
     units: ClassVar[str | None] = "nat"
 
     def __call__(self, key, iterate: Iterate):
@@ -62,17 +66,20 @@ class LogPartition(Metric):
 
 
 class WalkerCrossEntropy(Metric):
-    """The cross-entropy E U + log Z over samples, in nats, with log Z by the weights of the particles. It costs no sampling.
+    """The array [E U + log Z, the standard error of log Z], (2,), in nats: the cross-entropy of test samples to the model.
+
+    The mean of the energy U is over the samples. log Z comes from the weights of the particles in training, so that the metric
+    needs no samples of the model. For a method that does not know log Z, a record raises ValueError.
 
     Args:
-        samples: test samples, (n, d), at least one.
+        samples: the test samples, with points (n, d), n at least 1.
 
     Raises:
         ValueError: there is no sample.
     """
 
     samples: Samples
-    long_name: ClassVar[str | None] = "cross-entropy to the base measure, by the walkers"
+    long_name: ClassVar[str | None] = "cross-entropy to the base measure, by the particles"
     units: ClassVar[str | None] = "nat"
 
     def __check_init__(self):
@@ -94,7 +101,7 @@ class Walkers(Metric):
     """
 
     count: int = eqx.field(static=True)
-    long_name: ClassVar[str | None] = "walkers"
+    long_name: ClassVar[str | None] = "particles"
     units: ClassVar[str | None] = "1"
 
     def __call__(self, key, iterate: Iterate):

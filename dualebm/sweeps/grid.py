@@ -159,12 +159,13 @@ class Replica(NamedTuple):
     """One run of a sweep before it runs. Its data and metrics are made when they are needed.
 
     Attributes:
-        index: Its index in the grid, or -1 where the grid lacks it.
+        index: Its index in the grid. It is -1 for a run that is stored in the folder of the sweep but is not in the grid of this
+            call. Such a run cannot be continued, and has None in all other fields but `settings`.
         settings: Its settings by name.
-        key: Its key.
-        method: Its method.
+        key: Its random key, of `jax.random`.
+        method: Its training method.
         rates: Its rates, a NamedTuple of scalars.
-        schedule: Static function `(step, rates) -> rates`, or None.
+        schedule: Pure, hashable function `(step, rates) -> rates`, or None. It is static in the compiled program.
     """
 
     index: int
@@ -188,7 +189,7 @@ class Study:
         rates: The rates, or a function; None for `method.rates`.
         data: The data, or a function.
         metrics: The metrics by name, or a function.
-        schedule: Static function `(step, rates) -> rates`, or None.
+        schedule: Pure, hashable function `(step, rates) -> rates`, or None. It is static in the compiled program.
         common: Whether runs of one seed have the same noise and the same start. Otherwise each run has its own.
 
     >>> from dualebm.methods.dual import Dual; from dualebm.spaces import Sphere

@@ -61,7 +61,7 @@ def plan_of(
         steps: The number of iterations of each run, a multiple of `every`.
         every: The number of iterations between records, at least 2.
         metrics: The metrics by name, or a function of settings and `key`.
-        schedule: Static function `(step, rates) -> rates`, or None.
+        schedule: Pure, hashable function `(step, rates) -> rates`, or None. It is static in the compiled program.
         common: Whether runs of one seed have the same noise and the same start.
         segment: The number of records between checkpoints; None for a fifth of the run, at most 100.
         placement: The batch size, devices and processes.
@@ -91,12 +91,12 @@ def plan_of(
 
 
 class Like(NamedTuple):
-    """The common structure of the runs of a group.
+    """The common structure of the runs of a group: they have the same method, schedule and array shapes, and share a compiled program.
 
     Attributes:
         data: The data of one of the runs.
         metrics: The metrics of one of the runs, by name.
-        state: The shapes of the state of one run.
+        state: The shapes and dtypes of the state of one run, a pytree of `jax.ShapeDtypeStruct`.
         variables: For each name the shape, dtype and labels of one record.
     """
 
@@ -107,9 +107,19 @@ class Like(NamedTuple):
 
 
 def like_of(plan: Plan, replica: Replica) -> Like:
-    """Return the structure of a run. Only its data and metrics are computed.
+    """Return the structure that a run has in common with the runs of its group, which share a compiled program.
 
-    Raises ValueError when the data, the rates or the name of a metric are not allowed.
+    The data and the metrics of the run are made. Of its state and its records only shapes and dtypes are found, without running it.
+
+    Args:
+        plan: The plan of the sweep.
+        replica: The run.
+
+    Returns:
+        The data, the metrics, the shapes of the state, and the shape, dtype and labels of each recorded variable.
+
+    Raises:
+        ValueError: When the data, the rates or the name of a metric are not allowed.
     """
     data, metrics = (plan.study.make(name, replica.settings, {}) for name in ("data", "metrics"))
     data = jax.tree.map(jnp.asarray, data)
@@ -122,12 +132,15 @@ def like_of(plan: Plan, replica: Replica) -> Like:
 
 
 def check(plan: Plan, replica: Replica, data) -> None:
-    """Check a run with the check of its method, also at the extremes of its schedule.
+    """Check the rates and the data of a run with the `check` of its method.
+
+    With a schedule, the rates of all iterations are computed, and the check is repeated at the iterations in which one of the rates
+    has its least or its largest value.
 
     Args:
         plan: The plan of the sweep.
         replica: The run.
-        data: The data of the run, (n, d).
+        data: The data of the run, with points (n, d).
 
     Raises:
         ValueError: When the data or a rate is not allowed. The message names the run.
@@ -148,7 +161,8 @@ def shapes_of(plan: Plan, replica: Replica, like: Like, count: int):
         count: The number of runs.
 
     Returns:
-        A pytree of `jax.ShapeDtypeStruct`. The states are split where the plan has a mesh.
+        A pytree of `jax.ShapeDtypeStruct` with a leading axis of runs. Where the plan has a mesh, particles (d, N) have the
+        shape (d, 2, N/2) instead (see `sharding.split`).
     """
     state = like.state if plan.mesh is None else jax.eval_shape(lambda state: sharding.split(replica.method, state), like.state)
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct((count, *x.shape), x.dtype), state)

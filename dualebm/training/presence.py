@@ -96,7 +96,17 @@ def processes(folder: files.PathLike) -> list[dict[str, Any]]:
 
 
 def describe_lost(statuses: list[dict[str, Any]]) -> str:
-    """Return a sentence that says which processes were lost, and where. It is empty when none was lost.
+    """Return a text that says which processes of a sweep were lost, and in which segment. It is empty when none was lost.
+
+    Only statuses whose `state` is "lost" count. Of these it reads the keys `process` (its index), `of` (the number of processes),
+    `group` (a name, or None before the first segment), `step` (the iterations done before the segment) and `seen` (the time
+    of the last heartbeat, in seconds since 1970).
+
+    Args:
+        statuses: The statuses that `processes` returns. A state is "running", "done", "stopped", "lost" or "ended".
+
+    Returns:
+        The text, one clause for each lost process.
 
     >>> describe_lost([dict(process=1, of=2, state="lost", why="", group="group-0", step=40, seen=0.0)])
     'process 1 of 2 was lost in the segment after step 40 of group-0 (last seen 1970-01-01 00:00:00 UTC)'

@@ -89,7 +89,17 @@ def read_manifest(folder: PathLike) -> dict | None:
 
 
 def write_manifest(folder: PathLike, manifest: dict) -> None:
-    """Replace the manifest, a JSON dictionary, and then remove the checkpoints that it does not name.
+    """Replace the manifest, and then remove the checkpoints that it does not name, and temporary files.
+
+    The keys `kind` ("run") and `format` (the version of the format) are added to the file.
+
+    Args:
+        folder: The folder of the run.
+        manifest: A dictionary of values that JSON can hold. Its key "checkpoint" is the file name of the valid checkpoint, or
+            None.
+
+    Raises:
+        OSError: When the manifest cannot be written.
 
     >>> import tempfile
     >>> folder = tempfile.mkdtemp()
@@ -171,7 +181,8 @@ def create_results(
         folder: The folder of the run.
         steps: The number of iterations done at each record, (steps,).
         variables: For each name the shape, dtype and labels of one record.
-        chunk: The number of runs of a batch and the number of records of a segment, which make one chunk.
+        chunk: The number of runs and the number of records in each chunk, which is one file of the store. They are the runs
+            of a batch and the records of a segment.
         runs: The number of runs in the store.
         coordinates: For each name the values, (runs,), that distinguish the runs, such as a swept rate or the seed.
         attributes: Attributes of the whole, as JSON.
@@ -210,17 +221,19 @@ def create_results(
 
 
 def write_results(folder: PathLike, records: dict[str, np.ndarray], *, run: int = 0, record: int = 0) -> None:
-    """Write records as whole chunks, and flush them to the disk.
+    """Write a block of records into the store of results, and flush it to the disk.
+
+    The store keeps each variable in chunks of a fixed number of runs and records (see `create_results`), one file each. The block
+    must consist of whole chunks, because records of another writer in the same chunk would be lost.
 
     Args:
         folder: The folder of the run.
-        records: For each name the records, (runs, records, ...).
-        run: The index of the first run.
-        record: The index of the first record.
+        records: For each name the values to write, (runs of the block, records of the block, ...).
+        run: The index, in the store, of the first run of the block.
+        record: The index, in the store, of the first record of the block.
 
     Raises:
-        ValueError: When the region is not made of whole chunks. Records of another writer in the same chunk would be
-            lost.
+        ValueError: When the block begins or ends within a chunk, other than at the end of the store.
         OSError: When the store cannot be written.
     """
     path = Path(folder) / RESULTS

@@ -56,12 +56,12 @@ def check(mesh: Mesh | AbstractMesh, method, states, data: Samples) -> None:
     Args:
         mesh: The mesh.
         method: The method of the runs.
-        states: A stack of split states, or their shapes.
+        states: A stack of split states (see `split`), or their shapes.
         data: The data of a run, (n, d), or of a stack of runs, (runs, n, d).
 
     Raises:
-        ValueError: When the number of runs, pairs of particles or data points is not a multiple of the devices that
-            share it.
+        ValueError: When the number of runs is not a multiple of the length of the mesh axis `runs`, or the number of pairs of
+            particles or of data points is not a multiple of the length of the mesh axis `particles`.
 
     >>> from dualebm.methods.dual import Dual; from dualebm.spaces import Sphere
     >>> method, data = Dual(Sphere(3), neurons=8), Samples(jax.numpy.eye(3))
@@ -87,10 +87,10 @@ def check(mesh: Mesh | AbstractMesh, method, states, data: Samples) -> None:
 
 
 def split(method, state):
-    """Return a state, or a stack of states, with its particles (..., d, N) as (..., d, 2, N/2).
+    """Return a split state: a state, or a stack of states, with its particles (..., d, N) reshaped to (..., d, 2, N/2).
 
-    The other functions of this file take and return split states. Raises ValueError for a method without `paired`,
-    which says which arrays hold particles, and for odd N.
+    Particles i and i + N/2 are a pair. The last axis counts pairs, so that devices can share it. Raises ValueError for odd N,
+    and for a method without `paired`, which says which arrays hold particles.
 
     >>> from dualebm.methods.dual import Dual; from dualebm.spaces import Sphere
     >>> method = Dual(Sphere(3), neurons=8)
@@ -136,7 +136,7 @@ def shardings(mesh: Mesh, method, states):
     Args:
         mesh: The mesh.
         method: The method of the runs.
-        states: A stack of split states, or their shapes.
+        states: A stack of split states (see `split`), or their shapes.
 
     Returns:
         A pytree of the structure of `states` with a `NamedSharding` for each array.
@@ -229,10 +229,10 @@ def initial(setup: simulate.Setup, mesh: Mesh, shared: bool = False):
         shared: Whether all runs have the same data.
 
     Returns:
-        The stack of split states.
+        The stack of split states (see `split`).
 
     Raises:
-        ValueError: When the method has no `paired`, N is odd, or states or data do not fit the mesh.
+        ValueError: When the method has no `paired`, the number of particles is odd, or states or data do not fit the mesh.
 
     >>> from dualebm.methods.dual import Dual; from dualebm.spaces import Sphere
     >>> method, data = Dual(Sphere(3), neurons=8), Samples(jax.numpy.eye(3))
@@ -276,21 +276,25 @@ def initial(setup: simulate.Setup, mesh: Mesh, shared: bool = False):
 
 
 def intervals(setup: simulate.Setup, states, active, mesh: Mesh, shared: tuple[bool, bool] = (False, False)):
-    """Advance a stack of runs over the devices of a mesh by a segment (see `simulate.intervals`).
+    """Advance a stack of runs over the devices of a mesh by a segment, which is a number of recording intervals.
 
-    It is pure. `run_intervals` is the compiled function. Metrics see all particles and data of their run. XLA drops
-    the gathers that no metric reads.
+    An interval has `setup.every` iterations and ends with a record (see `simulate.intervals`). The function is pure.
+    `run_intervals` is its compiled form. Metrics see all particles and data of their run. XLA drops the gathers that no
+    metric reads.
 
     Args:
         setup: The runs. Its keys and rates have a leading axis of runs. So have its data and the arrays in its metrics,
             unless they are `shared`.
-        states: A stack of split states, whose number is a multiple of the mesh's runs. A single run is a stack of one.
-        active: Which intervals are done, (intervals,), bool, for all runs.
+        states: The states of the runs at the start of the segment, with a leading axis of runs and with particles
+            (runs, d, 2, N/2) (see `split`). The number of runs is a multiple of the length of the mesh axis `runs`. A single
+            run is a stack of one.
+        active: For each interval of the segment whether its iterations are done, (intervals,), bool, the same for all runs.
+            An interval that is not active does no iterations and only makes its record.
         mesh: The mesh.
-        shared: Whether all runs have the same data, and whether they have the same metrics.
+        shared: Two values: whether all runs have the same data, and whether they have the same metrics.
 
     Returns:
-        The states and the records, both stacked.
+        The states after the segment, split like `states`, and for each name the records, (runs, intervals, ...).
 
     Raises:
         ValueError: When states or data do not fit the mesh (see `check`).

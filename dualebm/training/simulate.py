@@ -33,7 +33,7 @@ class Setup(eqx.Module):
         metrics: For each name a function `metric(key, iterate)` that returns an array. A metric that holds arrays is an
             Equinox module.
         every: The number of iterations between records, at least 2.
-        schedule: Static function `(step, rates) -> rates`, or None.
+        schedule: Pure, hashable function `(step, rates) -> rates`, or None. It is static in the compiled program.
     """
 
     key: Any
@@ -220,14 +220,14 @@ def measure(setup: Setup, state, info: Info, healthy=True):
 def intervals(setup: Setup, state, active, whole=None):
     """Advance a run by the active intervals, and record the metrics after each interval.
 
-    An interval that is not active does no iterations. Every segment of a run is this one program. The first segment
+    An interval that is not active does no iterations and only makes its record. Every segment of a run is this one program. The first segment
     begins with an inactive interval, which records the initial state. In a shorter last segment the surplus intervals
     are inactive.
 
     Args:
         setup: The run.
         state: The state in which the segment starts.
-        active: Which intervals are done, (intervals,), bool.
+        active: For each interval of the segment whether its iterations are done, (intervals,), bool.
         whole: Function `(state, data) -> (state, data)` that gathers the particles and data which devices share, for
             the metrics (see `dualebm.training.sharding`); None on one device.
 
