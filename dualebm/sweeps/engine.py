@@ -66,7 +66,7 @@ def sweep(
         steps: The number of iterations of each run, a multiple of `every`.
         every: The number of iterations between records, at least 2.
         metrics: The metrics by name, as for `run`, or a function as for `data`.
-        schedule: Static function `(step, rates) -> rates`, applied before each iteration, or None.
+        schedule: Pure, hashable function `(step, rates) -> rates`, applied before each iteration, or None.
         common: Whether runs of one seed have the same noise and start from the same neurons. Otherwise each run has its
             own. Runs of one seed have the same data in either case.
         folder: The folder of results, checkpoints and manifests. None keeps the results in memory alone.

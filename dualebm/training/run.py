@@ -72,7 +72,7 @@ def run(
         every: The number of iterations between records, at least 2.
         metrics: For each name a function `metric(key, iterate)` that returns an array. The labels of a `Metric` are
             stored with the results. A function that is created anew for each run compiles anew.
-        schedule: Static function `(step, rates) -> rates`, applied before each iteration, or None. `step` is the number
+        schedule: Pure, hashable function `(step, rates) -> rates`, applied before each iteration, or None. `step` is the number
             of iterations done.
         state: The state to start from; None for `initial_state(key, method, rates, data)`.
         folder: The folder of results, checkpoint and manifest (see `dualebm.training.run_folder`); None writes nothing.

@@ -171,7 +171,7 @@ def simulate(
             rounds differently.
         metrics: For each name a function `metric(key, iterate)` that returns an array. A metric that holds arrays is an
             Equinox module.
-        schedule: Static function `(step, rates) -> rates`, applied before each iteration, or None. `step` is the number
+        schedule: Pure, hashable function `(step, rates) -> rates`, applied before each iteration, or None. `step` is the number
             of iterations done.
 
     Returns:
@@ -220,9 +220,9 @@ def measure(setup: Setup, state, info: Info, healthy=True):
 def intervals(setup: Setup, state, active, whole=None):
     """Advance a run by the active intervals, and record the metrics after each interval.
 
-    An interval that is not active does no iterations and only makes its record. Every segment of a run is this one program. The first segment
-    begins with an inactive interval, which records the initial state. In a shorter last segment the surplus intervals
-    are inactive.
+    An interval that is not active does no iterations and only makes its record. Every segment of a run is this one
+    program. The first segment begins with an inactive interval, which records the initial state. In a shorter last segment
+    the surplus intervals are inactive.
 
     Args:
         setup: The run.
@@ -267,7 +267,7 @@ def replicas(each: Setup, common: Setup, states, active, vmapped=None):
         each: The arrays of the setups that differ between runs, stacked; None in place of the others.
         common: What the runs share; None in place of the arrays of `each`. The two are an Equinox partition.
         states: The states, stacked.
-        active: Which intervals are done, (intervals,), bool, for all runs.
+        active: For each interval of the segment whether its iterations are done, (intervals,), bool, for all runs.
         vmapped: The number of runs that are computed side by side. None computes one run after another.
 
     Returns:
