@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-from dualebm import stein
+from dualebm import stein, stein_critics
 from dualebm._internal import checks
 from dualebm.energies.shallow import Shallow
 from dualebm.features import Feature, ReLU
@@ -183,7 +183,7 @@ class NetworkStein(_Stein):
         critics: the number of neurons of each of the d critics, where d is the dimension of the space.
         critic_steps: the number of steps of the critics' ascent in each iteration.
         normalisation: how each critic is scaled after a step of its ascent. "exact": to norm 1. "program": to the fourth
-            root of its norm, as in the authors' program for arXiv 2104.07531 (see `stein.normalised`).
+            root of its norm, as in the authors' program for arXiv 2104.07531 (see `stein_critics.normalised`).
 
     Raises:
         ValueError: a setting is not allowed. The message names it, its value and what is allowed.
@@ -204,7 +204,7 @@ class NetworkStein(_Stein):
         super().__post_init__()
         checks.count("critics", self.critics)
         checks.count("critic_steps", self.critic_steps)
-        checks.choice("normalisation", self.normalisation, stein.NORMALISATIONS)
+        checks.choice("normalisation", self.normalisation, stein_critics.NORMALISATIONS)
 
     def loss(self, key, samples, scores):
         """Return the discrepancy by critics, and the gradient of the loss in the scores.
@@ -217,7 +217,7 @@ class NetworkStein(_Stein):
         Returns:
             SD^2, a scalar, and the gradient of SD^2 / 2, (n, d).
         """
-        critics = stein.draw_critics(key, self.space.dimension, self.critics, scores.dtype)
-        critics, values = stein.ascend(critics, self.space, samples, scores, self.critic_steps, self.normalisation)
-        value, slopes = stein.critic_loss(critics, values, samples)
+        critics = stein_critics.draw_critics(key, self.space.dimension, self.critics, scores.dtype)
+        critics, values = stein_critics.ascend(critics, self.space, samples, scores, self.critic_steps, self.normalisation)
+        value, slopes = stein_critics.critic_loss(critics, values, samples)
         return value, slopes / 2

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jax.scipy.special import logsumexp
 from jaxtyping import Array, Float
 
-from dualebm import distances, duality_gap, measures, stein
+from dualebm import distances, duality_gap, measures, stein, stein_critics
 from dualebm._internal import checks
 from dualebm.energies.base import Energy
 from dualebm.energies.shallow import Shallow
@@ -281,7 +281,7 @@ class SteinDiscrepancy(Metric):
 
 
 class NetworkSteinDiscrepancy(Metric):
-    """The Stein discrepancy of test samples from the model, with critics in F1 (see `stein.network_discrepancy`).
+    """The Stein discrepancy of test samples from the model, with critics in F1 (see `stein_critics.network_discrepancy`).
 
     Args:
         samples: test samples, (n, d).
@@ -310,7 +310,7 @@ class NetworkSteinDiscrepancy(Metric):
         """Return the discrepancy, a scalar."""
         energy = iterate.energy
         scores = stein.score(energy, self.space, self.samples.points)
-        return stein.by_critics(key, self.space, self.samples, scores, self.width, self.steps)
+        return stein_critics.by_critics(key, self.space, self.samples, scores, self.width, self.steps)
 
 
 class DualityGap(Metric):

@@ -31,7 +31,7 @@ def test_data_batches_are_a_control_variate(x64):
     held = DualRates(1e-12, 0.0, 1.0, 0.0, 1e9)  # the logarithms of the weights then change by F, with its sign
 
     def reacted(method, noise, state, data, batch=None):
-        return method.advance(given(*noise), state.columns, state, held, data, batch).atoms.log_weights
+        return method.advance(given(*noise), state.columns, state, held, data, batch)[0].atoms.log_weights
 
     @jax.jit
     def reactions(noise, state, exact, data):

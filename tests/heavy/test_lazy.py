@@ -49,7 +49,7 @@ def test_the_changed_time_is_the_natural_one_at_another_speed():
     state = jax.jit(changed.init)(jax.random.key(1), rates, data)
     assert float(state.discrepancy) > 0.01
     slowed = rates._replace(particle_step=rates.particle_step * state.discrepancy / 2.0)
-    moved = [jax.jit(m.step)(jax.random.key(2), state, r, data).columns for m, r in ((changed, rates), (natural, slowed))]
+    moved = [jax.jit(m.step)(jax.random.key(2), state, r, data)[0].columns for m, r in ((changed, rates), (natural, slowed))]
     np.testing.assert_allclose(*moved, atol=1e-6)
     assert float(jnp.abs(moved[0] - state.columns).max()) > 1e-3
 

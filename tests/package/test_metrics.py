@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dualebm import metrics, stein
+from dualebm import metrics, stein, stein_critics
 from dualebm.data import targets
 from dualebm.energies.base import Energy
 from dualebm.energies.shallow import Shallow, from_atoms
@@ -333,7 +333,7 @@ def test_stein_discrepancies_as_metrics(x64):
     def found(kinds, points):
         key, scores = jax.random.key(1), stein.score(teacher.energy, teacher.space, points.points)
         by_kernel = stein.kernelised(RBF(), teacher.space, points, scores)[0]
-        expected = by_kernel, stein.by_critics(key, teacher.space, points, scores, 4, 5)
+        expected = by_kernel, stein_critics.by_critics(key, teacher.space, points, scores, 4, 5)
         return [metric(key, Iterate(METHOD, teacher.energy, None, None)) for metric in kinds], expected
 
     kinds = metrics.SteinDiscrepancy(points, teacher.space), metrics.NetworkSteinDiscrepancy(points, teacher.space, width=4, steps=5)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dualebm import metrics, stein
+from dualebm import metrics, stein, stein_critics
 from dualebm.base_measures import Flat, Gaussian
 from dualebm.data import targets
 from dualebm.energies.shallow import Shallow
@@ -22,7 +22,7 @@ from dualebm.training.simulate import simulate, start, step
 from tests import oracles, oracles_stein
 
 score, kernelised, stein_kernel, pull_back = map(eqx.filter_jit, (stein.score, stein.kernelised, stein.stein_kernel, stein.pull_back))
-normalised = eqx.filter_jit(stein.normalised)
+normalised = eqx.filter_jit(stein_critics.normalised)
 
 
 @eqx.filter_jit
@@ -43,17 +43,17 @@ def in_network(kernel, space, energy, x, statistic):
 @eqx.filter_jit
 def of_critics(key, space, energy, x, width):
     """The scores, critics, their slopes, values, and the loss with its gradient in the scores."""
-    scores, critics = stein.score(energy, space, x), stein.draw_critics(key, space.dimension, width, float)
-    slopes = stein.critic_slopes(critics, space, Samples(x), scores)
-    values = stein.critic_values(critics, slopes)
-    return scores, critics, slopes, values, stein.critic_loss(critics, values, Samples(x))
+    scores, critics = stein.score(energy, space, x), stein_critics.draw_critics(key, space.dimension, width, float)
+    slopes = stein_critics.critic_slopes(critics, space, Samples(x), scores)
+    values = stein_critics.critic_values(critics, slopes)
+    return scores, critics, slopes, values, stein_critics.critic_loss(critics, values, Samples(x))
 
 
 @eqx.filter_jit
 def best_critics(key, space, energy, x, width, steps):
     """The scores, and critics that ascend, with their values."""
-    scores, critics = stein.score(energy, space, x), stein.draw_critics(key, space.dimension, width, float)
-    return scores, *stein.ascend(critics, space, Samples(x), scores, steps)
+    scores, critics = stein.score(energy, space, x), stein_critics.draw_critics(key, space.dimension, width, float)
+    return scores, *stein_critics.ascend(critics, space, Samples(x), scores, steps)
 
 
 KERNELS = {"rbf": RBF(0.8), "arc_cosine": ArcCosine()}
@@ -184,8 +184,8 @@ def test_steins_identity(space, x64):
     @jax.jit
     def found(x):
         scores = stein.score(energy, space, x)
-        critics = stein.draw_critics(jax.random.key(2), space.dimension, 3, float)
-        of_one = lambda x, s: stein.critic_values(critics, stein.critic_slopes(critics, space, Samples(x[None]), s[None]))  # noqa: E731
+        critics = stein_critics.draw_critics(jax.random.key(2), space.dimension, 3, float)
+        of_one = lambda x, s: stein_critics.critic_values(critics, stein_critics.critic_slopes(critics, space, Samples(x[None]), s[None]))  # noqa: E731
         both = [
             [stein.stein_kernel(kernel, space, x[5:], s[5:], x[:5], s[:5]) for s in (scores, 1.5 * scores + 0.5)]
             for kernel in KERNELS.values()
@@ -225,7 +225,7 @@ def test_normalisations_beside_the_oracle(x64):
     before = oracles_stein.critic_norm(v, omega)
     exact, program = oracles_stein.normalise_exact, oracles_stein.normalise_as_program
     for rule, oracle, after in (("exact", exact, 1.0), ("program", program, before**0.25)):
-        found = normalised(stein.Critics(v, omega), rule)
+        found = normalised(stein_critics.Critics(v, omega), rule)
         for a, b in zip(found, oracle(v, omega), strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-12)
         np.testing.assert_allclose(oracles_stein.critic_norm(*map(np.asarray, found)), after, rtol=1e-12)
@@ -363,7 +363,8 @@ def test_the_discrepancy_by_critics_tells_models_apart(x64):
     teacher = targets.teacher("s2_bimodal", float)
     data = targets.sample(jax.random.key(0), teacher, 2000)[0]
     zero = Shallow(ReLU(), teacher.energy.positions, jnp.array([0.0, 0.0]))
-    right, wrong = (float(stein.network_discrepancy(jax.random.key(1), teacher.space, e, data, width=8)) for e in (teacher.energy, zero))
+    discrepancy = lambda energy: float(stein_critics.network_discrepancy(jax.random.key(1), teacher.space, energy, data, width=8))  # noqa: E731
+    right, wrong = discrepancy(teacher.energy), discrepancy(zero)
     assert right < 0.2 * wrong
 
 
@@ -387,8 +388,8 @@ def test_bad_input_is_named():
         (lambda: stein.goodness_of_fit(jax.random.key(0), RBF(), space, energy, jnp.array(x[:1])), "points has 1 point"),
         (lambda: stein.goodness_of_fit(jax.random.key(0), RBF(), space, energy, jnp.array(2 * x)), "off the unit sphere"),
         (lambda: stein.goodness_of_fit(jax.random.key(0), RBF(), space, energy, jnp.array(x), 0), "bootstraps is 0"),
-        (lambda: stein.network_discrepancy(jax.random.key(0), space, energy, Samples(x), width=0), "width is 0"),
-        (lambda: stein.network_discrepancy(jax.random.key(0), space, energy, Samples(x), rule="fast"), "rule is 'fast'"),
+        (lambda: stein_critics.network_discrepancy(jax.random.key(0), space, energy, Samples(x), width=0), "width is 0"),
+        (lambda: stein_critics.network_discrepancy(jax.random.key(0), space, energy, Samples(x), rule="fast"), "rule is 'fast'"),
     ):
         with pytest.raises(ValueError, match=message):
             make()
