@@ -1,6 +1,6 @@
 """Particles that several devices share: gathers, means and choices that give all devices the same bits.
 
-Where no devices share the particles, each function returns its argument as it is.
+Where no devices share the particles, a gather, a mean or a part of all returns its argument as it is.
 """
 
 from collections.abc import Callable
