@@ -25,7 +25,8 @@ from dualebm.methods.base import Divergence, Info, Iterate, Method, Wrapper
 from dualebm.methods.contrastive import Contrastive, ContrastiveRates
 from dualebm.methods.dual import Dual, DualRates, annealing
 from dualebm.methods.jarzynski import Jarzynski, JarzynskiRates
-from dualebm.methods.lazy import KernelFlow, Lazy, LazyRates
+from dualebm.methods.kernel_flow import KernelFlow
+from dualebm.methods.lazy import Lazy, LazyRates
 from dualebm.methods.likelihood import Likelihood, LikelihoodRates, WeightedLikelihood, WeightedRates
 from dualebm.methods.mean_field import MeanField
 from dualebm.methods.presets import rates_from_paper, rates_from_program

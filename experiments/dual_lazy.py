@@ -30,7 +30,8 @@ from dualebm.data import targets
 from dualebm.energies.base import Energy
 from dualebm.measures import Samples
 from dualebm.methods.dual import Dual, annealing
-from dualebm.methods.lazy import KernelFlow, Lazy
+from dualebm.methods.kernel_flow import KernelFlow
+from dualebm.methods.lazy import Lazy
 from dualebm.metrics.base import Metric
 from dualebm.plotting import charts
 from dualebm.sweeps.folder import by_setting

@@ -94,7 +94,10 @@ def check_format(path: Path, header: Any, kind: str) -> None:
     if stored != kind:
         raise ValueError(f"{path} holds {stored!r}; it must hold {kind!r}, written by dualebm")
     if header.get("format") != FORMAT:
-        raise ValueError(f"{path} has format version {header.get('format')!r}; this version of dualebm reads {FORMAT}")
+        raise ValueError(
+            f"{path} has format version {header.get('format')!r}; this version of dualebm reads {FORMAT}: "
+            "read it with the version that wrote it, or give another path"
+        )
 
 
 # -- Leaves by path --------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from dualebm.kernels import kernel_of
 from dualebm.log_z.estimate import estimate_log_partition
 from dualebm.measures import Samples
 from dualebm.methods.dual import Dual, annealing
-from dualebm.methods.lazy import KernelFlow
+from dualebm.methods.kernel_flow import KernelFlow
 from dualebm.methods.weighted_dual import WeightedDual
 from dualebm.spaces import Euclidean, Sphere, Torus
 from dualebm.training.fingerprint import describe

@@ -18,8 +18,8 @@ from dualebm.flows import jarzynski
 from dualebm.flows.jarzynski import Weights
 from dualebm.flows.noise import drawn
 from dualebm.measures import Samples
+from dualebm.methods.any_energy import warning_of_weights
 from dualebm.methods.base import Info, Wrapper
-from dualebm.methods.jarzynski import warning_of_weights
 
 ASIDE = 2**31 - 1
 """The number that makes the key of the independent particles from the key of a step. No method uses it."""

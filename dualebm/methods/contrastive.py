@@ -25,8 +25,8 @@ from dualebm.flows.jarzynski import Weights
 from dualebm.flows.likelihood import Optimiser, Start, Training
 from dualebm.geometry import Space
 from dualebm.measures import Samples
+from dualebm.methods.any_energy import batch_of, check_training, check_walkers, noise_of
 from dualebm.methods.base import Info, Method
-from dualebm.methods.jarzynski import batch_of, check_training, check_walkers, noise_of
 from dualebm.rates import NonNegative, ParticleStep, Probability
 
 BEGIN = ("data", "model")

@@ -22,12 +22,13 @@ from jaxtyping import Array, Float, Int, Key
 
 from dualebm import measures
 from dualebm._internal import blocks, checks, collectives, random
-from dualebm.flows import initialise, jarzynski, langevin, likelihood
+from dualebm.flows import jarzynski, likelihood
 from dualebm.flows.jarzynski import Weights
 from dualebm.flows.likelihood import Optimiser, Start, Training
-from dualebm.flows.noise import NOISES, Draw, drawn, sharded
+from dualebm.flows.noise import sharded
 from dualebm.geometry import Space
 from dualebm.measures import Samples
+from dualebm.methods.any_energy import batch_of, check_training, check_walkers, noise_of, warning_of_weights
 from dualebm.methods.base import Info, Method
 from dualebm.rates import Fraction, NonNegative, ParticleStep
 
@@ -283,111 +284,7 @@ class Jarzynski(Method):
         return Samples(state.particles, state.log_weights)
 
 
-# -- Shared by the methods with weighted or unweighted particles ----------------------------------------
-
-
-def check_walkers(method) -> None:
-    """Check the settings of a method that concern its particles: walkers, moves, integrator, noise, data_batch.
-
-    Raises ValueError for a setting that is not allowed.
-
-    >>> from dualebm.energies.networks import MLP; from dualebm.spaces import Sphere
-    >>> check_walkers(Jarzynski(Sphere(3), MLP()))
-    """
-    checks.count("walkers", method.walkers, 2)
-    if method.walkers % 2:
-        raise ValueError(f"walkers is {method.walkers}; it must be even: particles i and i + N/2 are a pair")
-    checks.count("moves", method.moves)
-    checks.choice("integrator", method.integrator, langevin.MOVES)
-    jarzynski.check_integrator(method.integrator, method.space)
-    checks.choice("noise", method.noise, NOISES)
-    if method.data_batch is not None:
-        checks.count("data_batch", method.data_batch)
-
-
-def check_training(method, data: Samples) -> None:
-    """Check that a method can train its energy on the data, and that the energy has the move that the integrator needs.
-
-    Raises ValueError for an energy that is not allowed.
-
-    >>> from dualebm.energies.networks import MLP; from dualebm.spaces import Sphere
-    >>> check_training(Jarzynski(Sphere(3), MLP()), Samples(jnp.eye(3)))
-    """
-    likelihood.check(method, data)
-    if method.integrator == "gibbs":
-        energy = eqx.filter_eval_shape(method.start, jax.random.key(0), method.space, data.points.dtype)
-        if not hasattr(energy, "gibbs"):
-            allowed = "allowed: 'geodesic', 'mala', 'independence'"
-            raise ValueError(f"integrator is 'gibbs' and {type(energy).__name__} has no such move; {allowed}")
-
-
-def noise_of(method, key: Key[Array, ""], energy, x: Float[Array, "d N"]) -> Draw:
-    """Return the noise of the particles of a method for one iteration.
-
-    Where several devices share the particles, a move takes the part of this device by `flows.noise.sharded`.
-
-    Args:
-        method: a method with the settings `integrator` and `noise`.
-        key: the random key of the noise.
-        energy: the energy under which the particles move. It says how many uniform numbers a Gibbs move needs.
-        x: the particles as columns, (d, N).
-
-    Returns:
-        A `flows.noise.Draw`.
-
-    >>> from dualebm.energies.networks import MLP; from dualebm.spaces import Sphere
-    >>> method = Jarzynski(Sphere(3), MLP(width=8))
-    >>> draw = noise_of(method, jax.random.key(0), method.start(jax.random.key(1), method.space, jnp.float32), jnp.zeros((3, 10)))
-    >>> first, second = draw(None, 0, 5)
-    >>> first.normal.shape
-    (3, 5)
-    """
-    uniforms = energy.uniforms if method.integrator == "gibbs" else None
-    return drawn(key, x.shape[0], x.dtype, method.noise, uniforms)
-
-
-def batch_of(key: Key[Array, ""], data: Samples, size: int | None) -> Samples:
-    """Draw a batch of the data, with replacement and with the weights of the data.
-
-    Where several devices share the data, the batch is drawn from all of it and is the same on every device.
-
-    Args:
-        key: the random key of the draw.
-        data: the data points (n, d) of this device.
-        size: the number of points to draw. None returns `data` as it is.
-
-    Returns:
-        `size` points with equal weights, (size, d), or `data`.
-
-    >>> batch_of(jax.random.key(0), Samples(jnp.ones((5, 2))), 3).points.shape
-    (3, 2)
-    """
-    if size is None:
-        return data
-    index = initialise.draw_indices(key, collectives.whole(data), (size,))
-    return Samples(collectives.pick(data.points, index))
-
-
-def warning_of_weights(weights: Weights, info: Info, advice: str) -> str | None:
-    """Return a warning where the weights have collapsed to one particle, else None.
-
-    Args:
-        weights: of the N particles.
-        info: its `effective_fraction` times N is the effective sample size, which has collapsed below 2.
-        advice: what follows from the collapse, and what to change.
-
-    Returns:
-        The warning, or None.
-
-    >>> weights = Weights(jnp.zeros(10), jnp.zeros(()), jnp.arange(10), jnp.int32(0))
-    >>> warning_of_weights(weights, Info(effective_fraction=jnp.array(0.1)), "give more particles")
-    'the weights have collapsed to one particle: the effective sample size is 1 of 10; give more particles'
-    """
-    count = weights.log_weights.shape[-1]
-    effective = count if info.effective_fraction is None else count * float(info.effective_fraction)
-    if not effective < 2:
-        return None
-    return f"the weights have collapsed to one particle: the effective sample size is {effective:.3g} of {count}; {advice}"
+# -- Batches of particles: one pair of each stratum of consecutive pairs -------------------------------------
 
 
 def _strata(key, start, count, dtype):

@@ -26,9 +26,9 @@ from dualebm.flows.jarzynski import Weights
 from dualebm.flows.noise import drawn
 from dualebm.geometry import Space
 from dualebm.measures import Atoms, Samples
+from dualebm.methods.any_energy import warning_of_weights
 from dualebm.methods.base import Info, Method
 from dualebm.methods.dual import Dual, DualRates, DualState
-from dualebm.methods.jarzynski import warning_of_weights
 from dualebm.rates import Fraction, NonNegative, ParticleStep, Positive
 
 

@@ -2,23 +2,19 @@
 
 from dualebm.metrics.base import Metric
 from dualebm.metrics.monitors import (
-    MMD,
-    Acceptance,
     CrossEntropy,
     DualityGap,
     EffectiveTemperature,
-    EnergyDistance,
     EnergyGap,
     KLDivergence,
-    NetworkSteinDiscrepancy,
     ScoreError,
-    SlicedWasserstein,
-    SteinDiscrepancy,
     TotalVariation,
     exact_samples,
     relative_entropy,
     standard,
 )
+from dualebm.metrics.particles import MMD, Acceptance, EnergyDistance, SlicedWasserstein
+from dualebm.metrics.stein import NetworkSteinDiscrepancy, SteinDiscrepancy
 
 __all__ = [
     "MMD",

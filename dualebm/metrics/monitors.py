@@ -11,24 +11,23 @@ arrays, such as test points, is a `Metric`. The arrays are then arguments of the
 1.0
 """
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import equinox as eqx
 import jax.numpy as jnp
 from jax.scipy.special import logsumexp
 from jaxtyping import Array, Float
 
-from dualebm import distances, duality_gap, measures, stein, stein_critics
-from dualebm._internal import checks
+from dualebm import duality_gap, measures
 from dualebm.energies.base import Energy
 from dualebm.energies.shallow import Shallow
 from dualebm.geometry import Space
-from dualebm.kernels import RBF, squared_mmd
 from dualebm.log_z.annealing import log_partition_by_annealing, log_partition_by_sampling
 from dualebm.log_z.quadrature import effective_temperature, log_partition
 from dualebm.measures import Samples
 from dualebm.methods.base import Iterate
 from dualebm.metrics.base import Metric
+from dualebm.metrics.particles import Acceptance
 
 
 def relative_entropy(
@@ -161,19 +160,6 @@ class TotalVariation(Metric):
         return jnp.mean(jnp.abs(energy.coefficients)) if isinstance(energy, Shallow) else jnp.full((), jnp.nan, iterate.data.points.dtype)
 
 
-class Acceptance(Metric):
-    """The fraction of the particles' moves that were accepted since the last record. It is NaN where nothing moved."""
-
-    long_name: ClassVar[str | None] = "acceptance rate"
-    units: ClassVar[str | None] = "1"
-
-    def __call__(self, key, iterate: Iterate):
-        """Return the rate, a scalar."""
-        del key
-        unknown = jnp.full((), jnp.nan, iterate.data.points.dtype)
-        return unknown if iterate.info.acceptance is None else iterate.info.acceptance
-
-
 class EnergyGap(Metric):
     """The mean energy of the data minus the mean energy of the particles, in units of temperature. It needs neither a teacher nor log Z.
 
@@ -248,71 +234,6 @@ class CrossEntropy(Metric):
         return jnp.stack([mean + log_z, error])
 
 
-class SteinDiscrepancy(Metric):
-    """The squared kernelised Stein discrepancy KSD^2 of test samples from the model, by the U-statistic (see `dualebm.stein`).
-
-    It needs no log Z. Where samples and model agree it is near 0, with either sign.
-
-    Args:
-        samples: test samples, (n, d), at least two.
-        space: the space of the samples: a sphere or a Euclidean space.
-        kernel: a kernel with derivatives.
-
-    Raises:
-        ValueError: there are fewer than two samples, a point is not in the space, or the kernel has no derivatives.
-    """
-
-    samples: Samples
-    space: Space = eqx.field(static=True)
-    kernel: Any = eqx.field(static=True, default=RBF())
-    long_name: ClassVar[str | None] = "squared kernelised Stein discrepancy"
-    units: ClassVar[str | None] = "1"
-
-    def __check_init__(self):
-        stein.check_space(self.space)
-        stein.check_kernel(self.kernel)
-        stein.check_samples("samples", self.samples, self.space, "U")
-
-    def __call__(self, key, iterate: Iterate):
-        """Return the discrepancy, a scalar."""
-        del key
-        scores = stein.score(iterate.energy, self.space, self.samples.points)
-        return stein.kernelised(self.kernel, self.space, self.samples, scores)[0]
-
-
-class NetworkSteinDiscrepancy(Metric):
-    """The Stein discrepancy of test samples from the model, with critics in F1 (see `stein_critics.network_discrepancy`).
-
-    Args:
-        samples: test samples, (n, d).
-        space: the space of the samples: a sphere or a Euclidean space.
-        width: the number of neurons of each of the d critics.
-        steps: the number of steps of the critics' ascent.
-
-    Raises:
-        ValueError: a point is not in the space, or a setting is not allowed.
-    """
-
-    samples: Samples
-    space: Space = eqx.field(static=True)
-    width: int = eqx.field(static=True, default=64)
-    steps: int = eqx.field(static=True, default=101)
-    long_name: ClassVar[str | None] = "F1 Stein discrepancy"
-    units: ClassVar[str | None] = "1"
-
-    def __check_init__(self):
-        stein.check_space(self.space)
-        stein.check_samples("samples", self.samples, self.space, "V")
-        for name in ("width", "steps"):
-            checks.count(name, getattr(self, name))
-
-    def __call__(self, key, iterate: Iterate):
-        """Return the discrepancy, a scalar."""
-        energy = iterate.energy
-        scores = stein.score(energy, self.space, self.samples.points)
-        return stein_critics.by_critics(key, self.space, self.samples, scores, self.width, self.steps)
-
-
 class DualityGap(Metric):
     """The duality gap of the energy, an upper bound in nats of its distance from the best energy of the F1 ball (see
     `duality_gap.certify`).
@@ -344,67 +265,6 @@ class DualityGap(Metric):
             temperatures=self.temperatures,
         )  # fmt: skip
         return jnp.stack([certificate.gap, certificate.error])
-
-
-class MMD(Metric):
-    """The maximum mean discrepancy between the particles and test samples (Gretton et al. 2012).
-
-    It is the root of the V-statistic `kernels.squared_mmd`. The rounding of the square, a few eps, is a floor of
-    sqrt(eps): 5e-4 in float32. Between N and n samples of one distribution the mean of the square is (1/N + 1/n) (E
-    k(x, x) - E k(x, x')).
-
-    Args:
-        samples: test samples, (n, d).
-        kernel: a kernel of `dualebm.kernels`.
-    """
-
-    samples: Samples
-    kernel: Any = eqx.field(static=True)
-    long_name: ClassVar[str | None] = "maximum mean discrepancy of the particles to test samples"
-    units: ClassVar[str | None] = "1"
-
-    def __call__(self, key, iterate: Iterate):
-        """Return the discrepancy, a scalar."""
-        del key
-        return jnp.sqrt(jnp.maximum(squared_mmd(self.kernel, iterate.samples, self.samples), 0))
-
-
-class EnergyDistance(Metric):
-    """The energy distance 2 E|x - y| - E|x - x'| - E|y - y'| of particles x and test samples y (see `distances.energy_distance`).
-
-    Args:
-        samples: test samples, (n, d).
-    """
-
-    samples: Samples
-    long_name: ClassVar[str | None] = "energy distance of the particles to test samples"
-    units: ClassVar[str | None] = "1"
-
-    def __call__(self, key, iterate: Iterate):
-        """Return the distance, a scalar, in the units of the points."""
-        del key
-        return distances.energy_distance(iterate.samples, self.samples)
-
-
-class SlicedWasserstein(Metric):
-    """The sliced Wasserstein distance of the particles to test samples (see `distances.sliced_wasserstein`).
-
-    Args:
-        samples: test samples, (n, d).
-        projections: the number of random projections.
-        order: the order of the Wasserstein distance, 1 or 2.
-    """
-
-    samples: Samples
-    projections: int = eqx.field(static=True, default=100)
-    order: int = eqx.field(static=True, default=2)
-    long_name: ClassVar[str | None] = "sliced Wasserstein distance of the particles to test samples"
-    units: ClassVar[str | None] = "1"
-
-    def __call__(self, key, iterate: Iterate):
-        """Return the distance, a scalar, in the units of the points."""
-        options = dict(projections=self.projections, order=self.order)
-        return distances.sliced_wasserstein(key, iterate.samples, self.samples, **options)
 
 
 def exact_samples(teacher: Energy, quadrature: Samples) -> Samples:

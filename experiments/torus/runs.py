@@ -10,7 +10,8 @@ import xarray
 from dualebm.features import Bump
 from dualebm.kernels import BumpKernel
 from dualebm.methods.dual import Dual, DualRates
-from dualebm.methods.lazy import KernelFlow, Lazy, LazyRates
+from dualebm.methods.kernel_flow import KernelFlow
+from dualebm.methods.lazy import Lazy, LazyRates
 from dualebm.methods.mean_field import MeanField
 from dualebm.metrics import Acceptance
 from dualebm.metrics.base import Metric

@@ -11,7 +11,8 @@ from dualebm import metrics
 from dualebm.data import targets
 from dualebm.kernels import ArcCosine, BumpKernel, squared_mmd
 from dualebm.measures import Samples
-from dualebm.methods.lazy import KernelFlow, Lazy, LazyRates
+from dualebm.methods.kernel_flow import KernelFlow
+from dualebm.methods.lazy import Lazy, LazyRates
 from dualebm.spaces import Sphere, Torus
 from dualebm.sweeps.engine import sweep
 from dualebm.sweeps.grid import product

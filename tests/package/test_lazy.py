@@ -13,7 +13,8 @@ from dualebm.features import Bump
 from dualebm.kernels import RBF, BumpKernel
 from dualebm.log_z.quadrature import line_quadrature
 from dualebm.measures import Samples
-from dualebm.methods.lazy import KernelFlow, Lazy, LazyRates
+from dualebm.methods.kernel_flow import KernelFlow
+from dualebm.methods.lazy import Lazy, LazyRates
 from dualebm.spaces import Sphere, Torus
 from dualebm.training.simulate import simulate, start, step
 from tests import oracles

@@ -22,7 +22,8 @@ from dualebm.methods.audited import Audited
 from dualebm.methods.contrastive import Contrastive
 from dualebm.methods.dual import Dual
 from dualebm.methods.jarzynski import Jarzynski
-from dualebm.methods.lazy import KernelFlow, Lazy
+from dualebm.methods.kernel_flow import KernelFlow
+from dualebm.methods.lazy import Lazy
 from dualebm.methods.likelihood import Likelihood, WeightedLikelihood
 from dualebm.methods.tracked import Tracked
 from dualebm.methods.weighted_dual import WeightedDual

@@ -1,0 +1,86 @@
+"""Metrics of the particles of a run: how often they move, and how far they are from test samples."""
+
+from typing import Any, ClassVar
+
+import equinox as eqx
+import jax.numpy as jnp
+
+from dualebm import distances
+from dualebm.kernels import squared_mmd
+from dualebm.measures import Samples
+from dualebm.methods.base import Iterate
+from dualebm.metrics.base import Metric
+
+
+class Acceptance(Metric):
+    """The fraction of the particles' moves that were accepted since the last record. It is NaN where nothing moved."""
+
+    long_name: ClassVar[str | None] = "acceptance rate"
+    units: ClassVar[str | None] = "1"
+
+    def __call__(self, key, iterate: Iterate):
+        """Return the rate, a scalar."""
+        del key
+        unknown = jnp.full((), jnp.nan, iterate.data.points.dtype)
+        return unknown if iterate.info.acceptance is None else iterate.info.acceptance
+
+
+class MMD(Metric):
+    """The maximum mean discrepancy between the particles and test samples (Gretton et al. 2012).
+
+    It is the root of the V-statistic `kernels.squared_mmd`. The rounding of the square, a few eps, is a floor of
+    sqrt(eps): 5e-4 in float32. Between N and n samples of one distribution the mean of the square is (1/N + 1/n) (E
+    k(x, x) - E k(x, x')).
+
+    Args:
+        samples: test samples, (n, d).
+        kernel: a kernel of `dualebm.kernels`.
+    """
+
+    samples: Samples
+    kernel: Any = eqx.field(static=True)
+    long_name: ClassVar[str | None] = "maximum mean discrepancy of the particles to test samples"
+    units: ClassVar[str | None] = "1"
+
+    def __call__(self, key, iterate: Iterate):
+        """Return the discrepancy, a scalar."""
+        del key
+        return jnp.sqrt(jnp.maximum(squared_mmd(self.kernel, iterate.samples, self.samples), 0))
+
+
+class EnergyDistance(Metric):
+    """The energy distance 2 E|x - y| - E|x - x'| - E|y - y'| of particles x and test samples y (see `distances.energy_distance`).
+
+    Args:
+        samples: test samples, (n, d).
+    """
+
+    samples: Samples
+    long_name: ClassVar[str | None] = "energy distance of the particles to test samples"
+    units: ClassVar[str | None] = "1"
+
+    def __call__(self, key, iterate: Iterate):
+        """Return the distance, a scalar, in the units of the points."""
+        del key
+        return distances.energy_distance(iterate.samples, self.samples)
+
+
+class SlicedWasserstein(Metric):
+    """The sliced Wasserstein distance of the particles to test samples (see `distances.sliced_wasserstein`).
+
+    Args:
+        samples: test samples, (n, d).
+        projections: the number of random projections.
+        order: the order of the Wasserstein distance, 1 or 2.
+    """
+
+    samples: Samples
+    projections: int = eqx.field(static=True, default=100)
+    order: int = eqx.field(static=True, default=2)
+    long_name: ClassVar[str | None] = "sliced Wasserstein distance of the particles to test samples"
+    units: ClassVar[str | None] = "1"
+
+    def __call__(self, key, iterate: Iterate):
+        """Return the distance, a scalar, in the units of the points."""
+        options = dict(projections=self.projections, order=self.order)
+        return distances.sliced_wasserstein(key, iterate.samples, self.samples, **options)
