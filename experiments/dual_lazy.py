@@ -48,7 +48,7 @@ REFERENCES = 10_000
 """Points of the teacher by which log Z of a student is known for its held-out likelihood."""
 
 RECORDS = 10
-"""Of a run; what is told is the mean over the last half of them."""
+"""The records of a run. The summary is the mean over the last half of them."""
 
 NAMES = {"F1": "F1, both layers (64 neurons)", "F2": f"F2, {FEATURES} random features", "kernel": "F2, all features (kernel)"}
 

@@ -6,7 +6,7 @@
 Teachers of k orthogonal ReLU neurons on the sphere in R^d: the density depends on k coordinates of d. Their weights make
 KL(teacher || uniform) the same for all k and d, so that what changes is the dimension alone. Students are Algorithm 1 (F1, both layers
 of 64 neurons) and its lazy form (F2, random features); the radius of the ball and the iteration are chosen for each case by
-validation. What is told is the n at which the KL falls to a given fraction of that of the uniform measure.
+validation. The summary is the n at which the KL falls to a given fraction of that of the uniform measure.
 """
 
 import dataclasses

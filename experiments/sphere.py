@@ -53,7 +53,7 @@ class Settings:
     """Settings of the experiment; None takes the value of the preset."""
 
     preset: str = "quick"
-    """quick (4,000 iterations, 2 seeds; two minutes) or paper (40,000 iterations, 4 seeds; 20 minutes beside other work)."""
+    """quick (4,000 iterations, 2 seeds; two minutes) or paper (40,000 iterations, 4 seeds; 20 minutes)."""
     n: int = 1000
     """Data points; there are 2n particles."""
     seeds: int | None = None

@@ -7,6 +7,7 @@ quadratic in the coefficients. The V-statistic is convex. The U-statistic of few
 without weight decay.
 """
 
+import abc
 import dataclasses
 from typing import Any, NamedTuple
 
@@ -70,6 +71,7 @@ class _Stein(Method):
         network = two_layer.network(key, self.feature, self.space, self.neurons, self.regime, self.initial_scale, dtype)
         return SteinState(network, two_layer.start(self.optimiser, network), jnp.int32(0))
 
+    @abc.abstractmethod
     def loss(self, key, samples: Samples, scores: Float[Array, "n d"]) -> tuple[Float[Array, ""], Float[Array, "n d"]]:
         """Return the discrepancy that is recorded, and the gradient of the loss in the scores.
 
@@ -81,7 +83,6 @@ class _Stein(Method):
         Returns:
             A scalar, and the gradient (n, d).
         """
-        raise NotImplementedError
 
     def step(self, key: Key[Array, ""], state: SteinState, rates: NetworkRates, data: Samples) -> tuple[SteinState, Info]:
         """Do one iteration: the batch, the gradient of the loss and the step of the network."""

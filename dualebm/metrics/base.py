@@ -1,5 +1,6 @@
 """The base class of a metric with labels."""
 
+import abc
 from typing import Any, ClassVar
 
 import equinox as eqx
@@ -25,6 +26,7 @@ class Metric(eqx.Module):
     long_name: ClassVar[str | None] = None
     units: ClassVar[str | None] = None
 
+    @abc.abstractmethod
     def __call__(self, key: Key[Array, ""], iterate: Iterate) -> Any:
         """Return the value of the metric, an array.
 
@@ -32,7 +34,6 @@ class Metric(eqx.Module):
             key: a random key for draws of the metric.
             iterate: the state of the run, with its method, rates, data and diagnostics.
         """
-        raise NotImplementedError
 
     @property
     def labels(self) -> dict[str, str]:

@@ -188,9 +188,9 @@ def _check(plan: Plan, folder: Path, group: Group) -> None:
         raise ValueError(
             f"the grid lacks runs that are not done in folder {folder}, such as {identity(lacking[0].settings)}; the grid must have them"
         )
-    asked = plan.placement.batch_size
-    if asked is not None and batch_size_of(plan, group.replicas, None) != group.batch_size:
-        raise ValueError(f"batch_size is {asked}; {group.folder} was begun with {group.batch_size}: give this or None")
+    wanted = plan.placement.batch_size
+    if wanted is not None and batch_size_of(plan, group.replicas, None) != group.batch_size:
+        raise ValueError(f"batch_size is {wanted}; {group.folder} was begun with {group.batch_size}: give this or None")
 
 
 def _run_group(session: Session, group: Group) -> None:

@@ -68,12 +68,12 @@ def begin(plan: Plan, folder: Path, note: Any) -> list[Group]:
         stored = header["groups"]
     elif names := sorted(path.name for path in folder.iterdir() if not UNFINISHED.match(path.name)):
         raise ValueError(f"folder {folder} holds other files ({', '.join(names[:3])}); give a new or an empty folder")
-    asked = {identity(replica.settings): replica for replica in plan.placement.share(plan.replicas)}
+    required = {identity(replica.settings): replica for replica in plan.placement.share(plan.replicas)}
     old = []
     for number, group in enumerate(stored):
-        replicas = [asked.pop(identity(settings), Replica(-1, settings, None, None, None, None)) for settings in group["runs"]]
+        replicas = [required.pop(identity(settings), Replica(-1, settings, None, None, None, None)) for settings in group["runs"]]
         old.append(Group(folder / f"group-{number}", replicas, group["batch_size"]))
-    new = _new_groups(plan, folder, list(asked.values()), len(stored))
+    new = _new_groups(plan, folder, list(required.values()), len(stored))
     if new:
         groups = [*stored, *({"batch_size": g.batch_size, "runs": [describe(r.settings) for r in g.replicas]} for g in new)]
         header = {"kind": "sweep", "format": files.FORMAT, "settings": plan.each.settings, "groups": groups, "note": note}

@@ -67,7 +67,7 @@ def figure_of(teacher: str, readings: dict[str, Reading], exact: bool) -> Figure
     for i, label in enumerate(label for label in LINES if label in readings):
         one = readings[label]
         gap, errors = one.gaps["gap"][..., 0].mean(0), np.sqrt(np.sum(one.gaps["gap"][..., 1] ** 2, 0)) / len(one.kl)
-        most = (gap <= 2 * errors) & (not exact)  # not told from 0: an arrow down from what it is at most
+        most = (gap <= 2 * errors) & (not exact)  # not distinguishable from 0: an arrow down from its upper bound
         shape = np.where(most, gap + 2 * errors, gap)
         bars = np.where(most, 0.35 * shape, 2 * errors)
         form = _common.look(i) | dict(label=label, linewidth=1.0, elinewidth=0.6)

@@ -100,7 +100,7 @@ class Settings:
     steps: int | None = None
     """Iterations, a multiple of records."""
     records: int = 40
-    """How often what is told is measured."""
+    """How many times a run is measured for its summary."""
     temperatures: int | None = None
     """Of the annealing that tells log Z of the last energies."""
     seeds: int | None = None
