@@ -1,6 +1,6 @@
 """Measures: weighted samples of a probability measure, and the atoms of a signed measure."""
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -128,11 +128,12 @@ def check_not_empty(samples: Samples) -> None:
         raise ValueError(f"samples is empty, shape {samples.points.shape}; it must hold at least one point")
 
 
-RESAMPLINGS = ("systematic", "stratified", "residual", "multinomial")
+Resampling = Literal["systematic", "stratified", "residual", "multinomial"]
+RESAMPLINGS: tuple[Resampling, ...] = get_args(Resampling)
 """The kinds of resampling, from the least noise to the most. See `resample`."""
 
 
-def resample(key: Key[Array, ""], log_weights: Float[Array, " n"], count: int, kind: str = "systematic") -> Int[Array, " count"]:
+def resample(key: Key[Array, ""], log_weights: Float[Array, " n"], count: int, kind: Resampling = "systematic") -> Int[Array, " count"]:
     """Draws the indices of `count` ancestors (Douc, Cappe, Moulines 2005).
 
     Every kind draws index i on average count * p_i times, with p = softmax(log_weights).

@@ -14,33 +14,17 @@ Traceback (most recent call last):
 ValueError: restart_probability is 1.5; it must be a finite number, at least 0 and at most 1
 """
 
-import dataclasses
-import math
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any
 
 from jaxtyping import Array, Float
 
+from dualebm import settings
 from dualebm._internal import checks
 from dualebm.geometry import Space
+from dualebm.settings import Bound
 
 Scalar = Float[Array, ""] | float
 """A number, or an array of no dimension."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Bound:
-    """The values that a rate may have: finite numbers from 0 to `largest`.
-
-    Args:
-        positive: whether 0 is excluded.
-        largest: the largest value.
-        moves_particles: whether the rate is the time step of a Langevin move. A space may have a smaller bound for it
-            (`Space.largest_particle_step`).
-    """
-
-    positive: bool = False
-    largest: float = math.inf
-    moves_particles: bool = False
 
 
 NonNegative = Annotated[Scalar, Bound()]
@@ -67,11 +51,9 @@ def bounds(kind: type) -> dict[str, Bound]:
 
     >>> from dualebm.methods.dual import DualRates
     >>> bounds(DualRates)["radius"]
-    Bound(positive=True, largest=inf, moves_particles=False)
+    Bound(positive=True, largest=inf, least=0, moves_particles=False)
     """
-    hints = get_type_hints(kind, include_extras=True)
-    carried = {name: [extra for extra in getattr(hints.get(name), "__metadata__", ()) if isinstance(extra, Bound)] for name in kind._fields}
-    return {name: (extras or [Bound()])[0] for name, extras in carried.items()}
+    return {name: setting.bound or Bound() for name, setting in settings.described(kind).items()}
 
 
 def check(rates: Any, space: Space) -> None:

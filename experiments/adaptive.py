@@ -26,6 +26,7 @@ from matplotlib.figure import Figure
 from dualebm import metrics
 from dualebm._internal import checks
 from dualebm.data import targets
+from dualebm.flows.wfr import Signs
 from dualebm.methods.adaptive import Adaptive
 from dualebm.methods.dual import Dual, annealing
 from dualebm.training import run_folder
@@ -154,7 +155,7 @@ def cost_of_adapting(method: Dual, adaptive: Adaptive, data, warmup: int) -> flo
     return float(np.median(ratios))
 
 
-def contest(settings: Settings, target: targets.Target, signs: str) -> tuple[xarray.Dataset, dict]:
+def contest(settings: Settings, target: targets.Target, signs: Signs) -> tuple[xarray.Dataset, dict]:
     """Trains all cells and the adaptive method on one teacher; returns the records and a summary."""
     preset = PRESETS[settings.preset]
     n, seeds = settings.n or preset["n"], settings.seeds or preset["seeds"]

@@ -10,7 +10,7 @@ lead to one point.
 """
 
 import math
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import equinox as eqx
 import jax
@@ -28,11 +28,15 @@ from dualebm.log_z.annealing import anneal
 
 Scalar = Float[Array, ""] | float
 
-INCREMENTS = ("exact", "uncorrected", "trapezoid", "release")
+Increment = Literal["exact", "uncorrected", "trapezoid", "release"]
+INCREMENTS: tuple[Increment, ...] = get_args(Increment)
 """The rules by which the weights of unadjusted moves grow. Only "exact" has no bias. "uncorrected" is U(x') - U'(x'), as if
 the move left the model invariant. "trapezoid" is the work of continuous time, -(dU(x) + dU'(x')) / 2 with dU the derivative
 along the step of the parameters. "release" is U(x') - U'(x') + h/4 (|grad U|^2 - |grad U'|^2)(x'), as in the authors'
 program of the Gaussian mixture."""
+
+Resampling = Literal[measures.Resampling, "none"]
+"""The kinds of resampling by name. With "none" the particles are never resampled."""
 
 TEMPERATURES = 100
 """The number of temperatures of the annealing that draws the first particles."""
@@ -54,7 +58,7 @@ class Weights(NamedTuple):
     resamplings: Int[Array, ""]
 
 
-def unadjusted(integrator: str) -> bool:
+def unadjusted(integrator: langevin.Move) -> bool:
     """Return whether a move of `langevin.MOVES` leaves the model only nearly invariant, so that the weights need its densities.
 
     >>> unadjusted("geodesic"), unadjusted("mala")
@@ -99,7 +103,7 @@ def first_walkers(key: Key[Array, ""], energy: Any, space: Space, count: int) ->
 
 
 def walk(
-    integrator: str,
+    integrator: langevin.Move,
     space: Space,
     draw: Draw,
     x: Float[Array, "d N"],
@@ -108,7 +112,7 @@ def walk(
     step: Scalar,
     *,
     steps: int = 1,
-    increment: str = "exact",
+    increment: Increment = "exact",
     width: int | None = None,
 ) -> tuple[Float[Array, "d N"], Float[Array, " N"], Float[Array, ""]]:
     """Move every particle by `steps` moves under the energy `before`, then change the energy to `after`.
@@ -220,7 +224,7 @@ def advance(
     weights: Weights,
     increments: Float[Array, " N"],
     threshold: Scalar,
-    kind: str = "systematic",
+    kind: Resampling = "systematic",
 ) -> tuple[Float[Array, "d N"], Weights, Float[Array, ""]]:
     """Add increments to the weights of particles, and resample where their effective fraction falls below a threshold.
 
@@ -261,7 +265,7 @@ def advance(
     return *jax.lax.cond(effective < threshold, resampled, lambda: (x, kept)), effective
 
 
-def log_partition(weights: Weights, kind: str = "systematic") -> tuple[Float[Array, ""], Float[Array, ""]]:
+def log_partition(weights: Weights, kind: Resampling = "systematic") -> tuple[Float[Array, ""], Float[Array, ""]]:
     """Return log Z and its standard error by the weights of the particles of one whole run, both in nats.
 
     log Z = log Z_r + log (1/N) sum_i e^{A_i} since the last resampling r. The error comes from the genealogy (Lee, Whiteley
@@ -282,7 +286,7 @@ def log_partition(weights: Weights, kind: str = "systematic") -> tuple[Float[Arr
     return value, jnp.sqrt(jnp.maximum(jnp.sum(families**2) - by_itself, 0))
 
 
-def check_integrator(integrator: str, space: Space) -> None:
+def check_integrator(integrator: langevin.Move, space: Space) -> None:
     """Raise ValueError for a move without known densities, which is the projected move on a sphere.
 
     >>> from dualebm.spaces import Sphere

@@ -6,7 +6,7 @@ transition to all particles, block by block.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -229,8 +229,14 @@ def gibbs(space: Space, noise: Noise, current: Located, energy: Energy, step: St
     return proposal, Info(jnp.ones(none.shape, bool), none, none)
 
 
-TRANSITIONS: dict[str, Callable] = {"projected": projected, "geodesic": geodesic, "mala": mala}
-"""The integrators by name."""
+Integrator = Literal["mala", "geodesic", "projected"]
+"""The names of the Langevin moves."""
+
+TRANSITIONS: dict[str, Callable] = {"mala": mala, "geodesic": geodesic, "projected": projected}
+"""The Langevin moves by name."""
+
+Move = Literal[Integrator, "independence", "gibbs"]
+"""The names of all transitions."""
 
 MOVES: dict[str, Callable] = {**TRANSITIONS, "independence": independence, "gibbs": gibbs}
 """All transitions that `move` knows, by name."""

@@ -1,7 +1,7 @@
 """Gaussian and uniform noise of Langevin moves. It is keyed by block of pairs of particles and drawn where it is used."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,8 @@ from dualebm._internal import blocks, collectives, random
 NOISE_PAIRS = blocks.GRAIN
 """The number of pairs of particles whose noise shares a key. It is part of the definition of the results, unlike the streamed block."""
 
-NOISES = ("independent", "antithetic", "orthogonal")
+NoiseKind = Literal["independent", "antithetic", "orthogonal"]
+NOISES: tuple[NoiseKind, ...] = get_args(NoiseKind)
 """The kinds of Gaussian noise by name. See `drawn`."""
 
 

@@ -1,5 +1,7 @@
 """The Wasserstein-Fisher-Rao flow of the atoms along a witness F (arXiv 2107.05134, eqs. 6 and 8, Algorithm 1)."""
 
+from typing import Literal
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
@@ -9,8 +11,14 @@ from dualebm.measures import Atoms, log_total_variation
 
 Rate = Float[Array, ""] | float
 
-SIGNS, WEIGHTS, UPDATES = ("half", "random", "all_negative"), ("one", "uniform"), ("multiplicative", "additive")
-"""The signs and the weights with which a population can start, and the rules by which its weights can react."""
+Signs = Literal["half", "random", "all_negative"]
+"""The rules of the signs with which a population starts. See `population`."""
+FirstWeights = Literal["one", "uniform"]
+"""The rules of the weights with which a population starts. See `population`."""
+WeightUnit = Literal["one", "radius"]
+"""The units of the weights with which a population starts: 1, or the radius of the ball."""
+WeightUpdate = Literal["multiplicative", "additive"]
+"""The rules by which the weights of a population react. See `update`."""
 
 
 def population(

@@ -13,22 +13,25 @@ the witness, a function of theta.
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
+from dualebm import settings
 from dualebm._internal import checks, collectives
 from dualebm.energies.base import Located
 from dualebm.energies.shallow import Shallow, Sums, feature_mean, feature_sums, from_atoms
 from dualebm.features import Feature, ReLU
 from dualebm.flows import initialise, langevin, wfr
-from dualebm.flows.noise import NOISE_PAIRS, NOISES, Draw, drawn
+from dualebm.flows.langevin import Integrator
+from dualebm.flows.noise import NOISE_PAIRS, Draw, NoiseKind, drawn
 from dualebm.geometry import Space
 from dualebm.measures import Atoms, Samples, log_total_variation
 from dualebm.methods.base import Divergence, Info, Method
 from dualebm.rates import NonNegative, ParticleStep, Positive, Probability, Scalar
+from dualebm.settings import Count
 
 
 class DualRates(NamedTuple):
@@ -83,17 +86,6 @@ class DualState(NamedTuple):
         return self.columns.T
 
 
-CHOICES = {
-    "integrator": tuple(langevin.TRANSITIONS),
-    "noise": NOISES,
-    "witness_particles": ("moved", "current"),
-    "signs": wfr.SIGNS,
-    "weights": wfr.WEIGHTS,
-    "weight_unit": ("one", "radius"),
-    "weight_update": wfr.UPDATES,
-}
-
-
 @dataclasses.dataclass(frozen=True)
 class Dual(Method):
     """Algorithm 1 of arXiv 2107.05134, with every choice of the paper's text and of the authors' program for it.
@@ -144,32 +136,26 @@ class Dual(Method):
 
     space: Space
     feature: Feature = ReLU()
-    neurons: int = 64
-    particles: int | None = None
-    integrator: str = "mala"
-    noise: str = "antithetic"
-    witness_particles: str = "moved"
-    signs: str = "half"
-    weights: str = "one"
-    weight_unit: str = "one"
-    weight_update: str = "multiplicative"
+    neurons: Count = 64
+    particles: Count | None = None
+    integrator: Integrator = "mala"
+    noise: NoiseKind = "antithetic"
+    witness_particles: Literal["moved", "current"] = "moved"
+    signs: wfr.Signs = "half"
+    weights: wfr.FirstWeights = "one"
+    weight_unit: wfr.WeightUnit = "one"
+    weight_update: wfr.WeightUpdate = "multiplicative"
     budget: bool = True
-    restart_every: int | None = None
-    restart_until: int | None = None
-    particle_moves: int = 1
-    neuron_moves: int = 1
-    data_batch: int | None = None
-    data_refresh: int = 20
-    block: int | None = None
+    restart_every: Count | None = None
+    restart_until: Count | None = None
+    particle_moves: Count = 1
+    neuron_moves: Count = 1
+    data_batch: Count | None = None
+    data_refresh: Count = 20
+    block: Count | None = None
 
     def __post_init__(self):
-        for name, allowed in CHOICES.items():
-            checks.choice(name, getattr(self, name), allowed)
-        for name in ("neurons", "particle_moves", "neuron_moves", "data_refresh"):
-            checks.count(name, getattr(self, name))
-        for name in ("restart_every", "restart_until", "data_batch", "block"):
-            if getattr(self, name) is not None:
-                checks.count(name, getattr(self, name))
+        settings.check(self)
         if self.restart_until is not None and self.restart_every is None:
             raise ValueError(f"restart_until is {self.restart_until} and restart_every is None; give both or neither")
         initialise.check_particles(self.particles, self.noise)

@@ -61,7 +61,10 @@ class ScoreMatchingState(NamedTuple):
     step: Int[Array, ""]
 
 
-CHOICES = {"signs": wfr.SIGNS, "weights": wfr.WEIGHTS, "weight_unit": ("one", "radius"), "weight_update": wfr.UPDATES}
+CHOICES = {
+    "signs": ("half", "random", "all_negative"), "weights": ("one", "uniform"), "weight_unit": ("one", "radius"),
+    "weight_update": ("multiplicative", "additive"),
+}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)

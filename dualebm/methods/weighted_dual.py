@@ -17,19 +17,20 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-from dualebm import measures
-from dualebm._internal import checks, collectives
+from dualebm import settings
+from dualebm._internal import collectives
 from dualebm.energies.shallow import Shallow, feature_mean, from_atoms
 from dualebm.features import Feature, ReLU
-from dualebm.flows import jarzynski, langevin
+from dualebm.flows import jarzynski, langevin, wfr
 from dualebm.flows.jarzynski import Weights
-from dualebm.flows.noise import drawn
+from dualebm.flows.noise import NoiseKind, drawn
 from dualebm.geometry import Space
 from dualebm.measures import Atoms, Samples
 from dualebm.methods.any_energy import warning_of_weights
 from dualebm.methods.base import Info, Method
 from dualebm.methods.dual import Dual, DualRates, DualState
 from dualebm.rates import Fraction, NonNegative, ParticleStep, Positive
+from dualebm.settings import Count, CountFrom2
 
 
 class WeightedDualRates(NamedTuple):
@@ -105,20 +106,18 @@ class WeightedDual(Method):
 
     space: Space
     feature: Feature = ReLU()
-    neurons: int = 64
-    particles: int = 10_000
-    noise: str = "antithetic"
-    signs: str = "half"
-    weights: str = "one"
-    particle_moves: int = 1
-    resampling: str = "systematic"
+    neurons: Count = 64
+    particles: CountFrom2 = 10_000
+    noise: NoiseKind = "antithetic"
+    signs: wfr.Signs = "half"
+    weights: wfr.FirstWeights = "one"
+    particle_moves: Count = 1
+    resampling: jarzynski.Resampling = "systematic"
 
     def __post_init__(self):
-        checks.count("particles", self.particles, 2)
+        settings.check(self)
         if self.particles % 2:
             raise ValueError(f"particles is {self.particles}; it must be even: particles i and i + N/2 are a pair")
-        checks.choice("resampling", self.resampling, (*measures.RESAMPLINGS, "none"))
-        _ = self.dual  # its constructor checks the other settings
 
     @property
     def dual(self) -> Dual:

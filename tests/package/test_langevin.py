@@ -33,7 +33,7 @@ def by_rows(transition):
     return step
 
 
-projected, geodesic, mala = map(by_rows, langevin.TRANSITIONS.values())
+mala, geodesic, projected = map(by_rows, langevin.TRANSITIONS.values())
 
 
 class Linear(Energy):

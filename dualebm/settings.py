@@ -1,0 +1,226 @@
+"""Settings: the fields of frozen dataclasses and of NamedTuples of rates, whose types say which values are allowed.
+
+The type of a field states its allowed values once. `check` refuses all other values, and `fields` describes the fields to a
+program that offers them to a user, such as the command line:
+
+>>> @dataclasses.dataclass(frozen=True)
+... class Network:
+...     width: Count = 64
+...     spread: Positive | None = None
+...     activation: Literal["relu", "tanh"] = "relu"
+...
+...     def __post_init__(self):
+...         check(self)
+>>> Network(activation="rleu")
+Traceback (most recent call last):
+...
+ValueError: activation is 'rleu'; did you mean 'relu'? Allowed: 'relu', 'tanh'
+
+A type is one of these, or a union of several: a number, whole or not, with a `Bound`; `bool`; `str`, or a `Literal` of words;
+None; a tuple of numbers or words; a class of objects; a function.
+"""
+
+import dataclasses
+import functools
+import math
+import types
+from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
+
+from jaxtyping import AbstractArray
+
+from dualebm._internal import checks
+
+
+@dataclasses.dataclass(frozen=True)
+class Bound:
+    """The values that a number may have: finite numbers from `least` to `largest`.
+
+    Args:
+        positive: whether 0 is excluded.
+        largest: the largest value.
+        least: the smallest value of a whole number. A number that is not whole is at least 0.
+        moves_particles: whether the number is the time step of a Langevin move. A space may have a smaller bound for it
+            (`Space.largest_particle_step`).
+    """
+
+    positive: bool = False
+    largest: float = math.inf
+    least: int = 0
+    moves_particles: bool = False
+
+
+Count = Annotated[int, Bound(least=1)]
+"""A whole number of at least 1."""
+CountFrom2 = Annotated[int, Bound(least=2)]
+"""A whole number of at least 2."""
+CountOrZero = Annotated[int, Bound()]
+"""A whole number of at least 0."""
+NonNegative = Annotated[float, Bound()]
+"""A number of at least 0."""
+Positive = Annotated[float, Bound(positive=True)]
+"""A number greater than 0."""
+Fraction = Annotated[float, Bound(positive=True, largest=1)]
+"""A number in (0, 1]."""
+
+
+class Setting(NamedTuple):
+    """The description of a field of a dataclass or of a NamedTuple.
+
+    Args:
+        name: the name of the field.
+        kinds: the kinds of values that text can spell: a subset of int, float, bool and str. Empty where there are none.
+        words: the allowed words (or numbers) of a `Literal`. Empty where any value within `kinds` and `bound` is allowed.
+        bound: the bound of the numbers. None where no number is allowed, or only those of `words`.
+        optional: whether None is allowed.
+        many: whether the value is a tuple of such values.
+        objects: the dataclasses of which the value may be an object.
+        other: whether the value may be another object or a function.
+        default: the default, or `dataclasses.MISSING`.
+        help: the text of the field in the docstring of the class.
+    """
+
+    name: str
+    kinds: frozenset[type] = frozenset()
+    words: tuple[Any, ...] = ()
+    bound: Bound | None = None
+    optional: bool = False
+    many: bool = False
+    objects: tuple[type, ...] = ()
+    other: bool = False
+    default: Any = dataclasses.MISSING
+    help: str = ""
+
+
+def fields(kind: type) -> dict[str, Setting]:
+    """Return the descriptions of the fields of a class, by name and in order.
+
+    Args:
+        kind: a dataclass or a NamedTuple class. Its docstring, or that of a class that it inherits, has a section `Args:`.
+
+    >>> from dualebm.methods.dual import Dual
+    >>> fields(Dual)["signs"].words, fields(Dual)["neurons"].bound, fields(Dual)["particles"].optional
+    (('half', 'random', 'all_negative'), Bound(positive=False, largest=inf, least=1, moves_particles=False), True)
+    """
+    texts = _texts(kind)
+    return {name: setting._replace(help=texts.get(name, "")) for name, setting in described(kind).items()}
+
+
+def check(settings: Any) -> None:
+    """Check every field of a dataclass against its type.
+
+    A value that is neither a number nor a word nor a tuple is not looked at where the type allows objects or functions: a class
+    of another module may stand in for the classes that the type names.
+
+    Args:
+        settings: the dataclass. Its `__post_init__` calls `check(self)` before it checks relations between fields.
+
+    Raises:
+        ValueError: a value is not allowed. The message names the field, its value and the allowed values.
+
+    >>> from dualebm.features import ReLU
+    >>> ReLU(power=0)
+    Traceback (most recent call last):
+    ...
+    ValueError: power is 0; it must be an integer of at least 1
+    """
+    for name, setting in described(type(settings)).items():
+        value = getattr(settings, name)
+        if setting.many and isinstance(value, tuple):
+            for i, element in enumerate(value):
+                _check(f"{name}[{i}]", element, setting._replace(optional=False, many=False))
+        else:
+            _check(name, value, setting)
+
+
+def _check(name: str, value: Any, setting: Setting) -> None:
+    """Check one value that is not a tuple of many."""
+    kinds, bound = setting.kinds, setting.bound
+    if value is None and setting.optional:
+        return
+    if (setting.objects or setting.other) and not isinstance(value, (bool, int, float, str, type(None))):
+        return
+    if (isinstance(value, bool) and bool in kinds) or (isinstance(value, str) and str in kinds and not setting.words):
+        return
+    alone = bound is None and not (setting.objects or setting.other or setting.many or bool in kinds)
+    if setting.words and (isinstance(value, str) or alone):
+        checks.choice(name, value, (*setting.words, None) if setting.optional else setting.words)
+    elif bound is None or setting.many or isinstance(value, bool):
+        raise ValueError(f"{name} is {value!r}; it must be {_allowed(setting)}")
+    elif float in kinds:
+        checks.number(name, value, positive=bound.positive, largest=bound.largest)
+    else:
+        checks.count(name, value, bound.least)
+
+
+def _allowed(setting: Setting) -> str:
+    """Say in words which values a setting may have."""
+    kinds, bound = setting.kinds, setting.bound
+    ways = [f"one of {', '.join(map(repr, setting.words))}"] if setting.words else ["a word"] if str in kinds else []
+    if bound is not None:
+        ways.append("a finite number" if float in kinds else f"an integer of at least {bound.least}")
+    if bool in kinds:
+        ways.append("True or False")
+    if setting.many:
+        ways = [f"a tuple, each element {' or '.join(ways)}"]
+    ways += [f"an object of {kind.__name__}" for kind in setting.objects]
+    if setting.other:
+        ways.append("a function or an object that has the same functions" if setting.objects else "an object or a function")
+    return " or ".join([*ways, "None"] if setting.optional else ways)
+
+
+@functools.cache
+def described(kind: type) -> dict[str, Setting]:
+    """Return the descriptions of the fields of a class without their texts, by name and in order.
+
+    Fields of the type `Any` may have any value. They are left out.
+
+    >>> from dualebm.methods.dual import DualRates
+    >>> described(DualRates)["radius"].default, described(DualRates)["radius"].bound.positive
+    (10.0, True)
+    """
+    hints = get_type_hints(kind, include_extras=True)
+    defaults = {name: default for name, default in _defaults(kind).items() if hints[name] is not Any}
+    return {name: _of_type(Setting(name, default=default), hints[name], None) for name, default in defaults.items()}
+
+
+def _defaults(kind: Any) -> dict[str, Any]:
+    """Return the defaults of the fields of a dataclass or of a NamedTuple class. `MISSING` stands for none."""
+    if dataclasses.is_dataclass(kind):
+        return {field.name: field.default for field in dataclasses.fields(kind)}
+    return {name: kind._field_defaults.get(name, dataclasses.MISSING) for name in kind._fields}
+
+
+def _of_type(setting: Setting, hint: Any, bound: Bound | None) -> Setting:
+    """Return a description to which one type of a union is added. A number without a bound is at least 0."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        return _of_type(setting, arguments[0], next((extra for extra in arguments[1:] if isinstance(extra, Bound)), bound))
+    if origin in (Union, types.UnionType):
+        return functools.reduce(lambda known, member: _of_type(known, member, bound), arguments, setting)
+    if origin is Literal:
+        return setting._replace(words=setting.words + arguments, kinds=setting.kinds | {type(word) for word in arguments})
+    if origin is tuple:
+        return _of_type(setting, arguments[0], bound)._replace(many=True)
+    if hint is type(None):
+        return setting._replace(optional=True)
+    if hint in (int, float):
+        return setting._replace(kinds=setting.kinds | {hint}, bound=bound or Bound())
+    if hint in (bool, str):
+        return setting._replace(kinds=setting.kinds | {hint})
+    if isinstance(hint, type) and issubclass(hint, AbstractArray):  # the traced form of a rate
+        return setting
+    if dataclasses.is_dataclass(hint):
+        return setting._replace(objects=(*setting.objects, hint))
+    return setting._replace(other=True)
+
+
+def _texts(kind: type) -> dict[str, str]:
+    """Return the texts of the sections `Args:` of a class and of the classes that it inherits, by the name of the argument."""
+    import docstring_parser
+
+    texts: dict[str, str] = {}
+    for each in reversed(kind.__mro__):
+        if each.__module__ != "builtins" and each.__doc__:
+            parameters = docstring_parser.parse(each.__doc__, docstring_parser.DocstringStyle.GOOGLE).params
+            texts |= {p.arg_name: " ".join((p.description or "").split()) for p in parameters}
+    return texts
