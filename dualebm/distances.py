@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
-from scipy.spatial.distance import pdist
 
 from dualebm._internal import checks
 from dualebm.kernels import Distance, squared_mmd
@@ -154,6 +153,8 @@ def median_distance(
     >>> median_distance(np.array([[0.0], [0.0], [3.0], [4.0]]))
     3.0
     """
+    from scipy.spatial.distance import pdist  # it takes a tenth of a second to import
+
     x = np.asarray(x, np.float64)
     x = x[np.unique(np.linspace(0, len(x) - 1, largest).astype(int))]
     distances = pdist(x)

@@ -11,12 +11,11 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jaxtyping import Array, Float
 
 from dualebm._internal import blocks, checks, collectives
 from dualebm.energies.base import Energy
-from dualebm.flows.two_layer import OPTIMISERS
+from dualebm.flows.two_layer import OPTIMISERS, transformation
 from dualebm.geometry import Space
 from dualebm.measures import Samples, shares
 
@@ -26,8 +25,8 @@ Start = Callable[[Any, Space, Any], Energy]
 """`start(key, space, dtype)` returns the energy at the start of training. It is a function, or a frozen dataclass of settings such as
 `networks.MLP`."""
 
-Optimiser = str | Callable[[], optax.GradientTransformation]
-"""A word of `flows.two_layer.OPTIMISERS`, or a function that makes an optax optimiser with a schedule of the learning rate."""
+Optimiser = str | Callable[[], Any]
+"""A word of `flows.two_layer.OPTIMISERS`, or a function that makes an optax optimiser, an `optax.GradientTransformation`."""
 
 
 class Training(NamedTuple):
@@ -80,7 +79,7 @@ def partition(energy: Any, fixed: tuple[str, ...] = ()) -> tuple[Any, Any]:
     return eqx.partition(energy, jax.tree_util.tree_map_with_path(free, energy))
 
 
-def made(optimiser: Optimiser, clip: float | None) -> optax.GradientTransformation:
+def made(optimiser: Optimiser, clip: float | None) -> Any:
     """Make the optax transformation of a gradient into the direction of descent.
 
     `optimiser` is a word or a function (see `Optimiser`). `clip` is the largest global norm of the gradient, or None for no clipping.
@@ -88,9 +87,11 @@ def made(optimiser: Optimiser, clip: float | None) -> optax.GradientTransformati
     >>> made("gradient", 1.0).update({"w": jnp.array([3.0, 4.0])}, made("gradient", 1.0).init({"w": jnp.zeros(2)}))[0]["w"].tolist()
     [0.6000000238418579, 0.800000011920929]
     """
+    import optax
+
     clipped = [] if clip is None else [optax.clip_by_global_norm(clip)]
     if isinstance(optimiser, str):
-        return optax.chain(*clipped, OPTIMISERS[optimiser]())
+        return optax.chain(*clipped, transformation(optimiser))
     return optax.chain(*clipped, optimiser(), optax.scale(-1.0))  # the updates of an optax optimiser are to be added
 
 

@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 from jaxtyping import Array, Float, Key
 
 from dualebm._internal import checks
@@ -23,13 +22,8 @@ from dualebm.features import Feature, Ridge
 from dualebm.geometry import Space
 from dualebm.rates import NonNegative
 
-OPTIMISERS: dict[str, Callable[[], Any]] = {
-    "gradient": optax.identity,
-    "adam": optax.scale_by_adam,
-    "momentum": lambda: optax.trace(0.9),
-    "rms": optax.scale_by_rms,
-}
-"""The optimisers by name, functions that return an optax transformation of the gradient that has no rate."""
+OPTIMISERS = ("gradient", "adam", "momentum", "rms")
+"""The names of the optimisers that `transformation` knows."""
 
 REGIMES = ("active", "lazy")
 
@@ -77,6 +71,20 @@ def network(key: Key[Array, ""], feature: Feature, space: Space, neurons: int, r
     return Shallow(feature, size * positions, size * jax.random.normal(weight_key, (neurons,), dtype))
 
 
+def transformation(optimiser: str) -> Any:
+    """Return the optax transformation of a gradient that belongs to a name of `OPTIMISERS`. It applies no learning rate.
+
+    >>> transformation("gradient").update(jnp.array([3.0]), None)[0].tolist()
+    [3.0]
+    """
+    import optax  # here, as it takes long to import and few methods need it
+
+    makers = {
+        "gradient": optax.identity, "adam": optax.scale_by_adam, "momentum": lambda: optax.trace(0.9), "rms": optax.scale_by_rms,
+    }
+    return makers[optimiser]()
+
+
 def start(optimiser: str, energy: Shallow) -> Any:
     """Return the initial state of an optimiser of `OPTIMISERS` for an energy.
 
@@ -84,7 +92,7 @@ def start(optimiser: str, energy: Shallow) -> Any:
     >>> start("gradient", Shallow(ReLU(), jnp.eye(2), jnp.ones(2)))
     EmptyState()
     """
-    return OPTIMISERS[optimiser]().init(_parameters(energy))
+    return transformation(optimiser).init(_parameters(energy))
 
 
 def descend(
@@ -109,7 +117,7 @@ def descend(
     >>> after.coefficients.tolist(), after.positions.tolist()
     ([0.25, 0.25], [[1.0, 0.0], [0.0, 1.0]])
     """
-    (coefficient, position), state = OPTIMISERS[optimiser]().update(gradient, state, _parameters(energy))
+    (coefficient, position), state = transformation(optimiser).update(gradient, state, _parameters(energy))
     s, decay = rates.learning_rate, rates.weight_decay
     coefficients = energy.coefficients - s * (coefficient + decay * energy.coefficients)
     if regime == "lazy":
@@ -133,6 +141,7 @@ def scheduled(factor: Callable[[Any], Any]) -> Callable[[Any, Any], Any]:
 
     `factor` maps the number of the iteration to the factor. Returns a function of the iteration and the rates.
 
+    >>> import optax
     >>> halved = scheduled(optax.piecewise_constant_schedule(1.0, {10: 0.5}))
     >>> float(halved(20, NetworkRates(0.25)).learning_rate)
     0.125
