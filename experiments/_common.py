@@ -36,7 +36,7 @@ def check(settings: Any) -> None:
     """Checks the preset and the whole numbers of a study's settings.
 
     Raises:
-        ValueError: The preset does not exist, a whole number is below 1, or `first_seed` is below 0.
+        ValueError: The preset does not exist, a whole number is below 1, or a seed is not allowed.
 
     >>> @dataclasses.dataclass
     ... class Settings:
@@ -51,7 +51,9 @@ def check(settings: Any) -> None:
     for field in dataclasses.fields(settings):
         value = getattr(settings, field.name)
         if isinstance(value, int) and not isinstance(value, bool):
-            checks.count(field.name, value, 0 if field.name == "first_seed" else 1)
+            (checks.seed if field.name == "first_seed" else checks.count)(field.name, value)
+    if hasattr(settings, "first_seed") and settings.seeds:
+        seeds_of(settings)
 
 
 def settled(settings: S, presets: Mapping[str, Mapping[str, Any]]) -> S:
@@ -120,8 +122,11 @@ def check_multiple(name: str, value: int | None, of: int, of_name: str = "") -> 
 
 
 def seeds_of(settings: Any, count: int | None = None) -> range:
-    """Returns the seeds of a study: `first_seed` and those that follow, as many as `count` or the setting `seeds` says."""
-    return range(settings.first_seed, settings.first_seed + (settings.seeds if count is None else count))
+    """Returns the seeds of a study: `count` or `settings.seeds` integers from `first_seed` on. Raises ValueError when one is no seed."""
+    seeds = range(settings.first_seed, settings.first_seed + (settings.seeds if count is None else count))
+    if seeds:
+        checks.seed("first_seed + seeds - 1", seeds[-1])
+    return seeds
 
 
 # -- Data, metrics and sweeps ----------------------------------------------------------------------------

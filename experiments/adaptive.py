@@ -158,33 +158,33 @@ def cost_of_adapting(method: Dual, adaptive: Adaptive, data, warmup: int) -> flo
 def contest(settings: Settings, target: targets.Target, signs: Signs) -> tuple[xarray.Dataset, dict]:
     """Trains all cells and the adaptive method on one teacher; returns the records and a summary."""
     preset = PRESETS[settings.preset]
-    n, seeds = settings.n or preset["n"], settings.seeds or preset["seeds"]
+    n, seeds = settings.n or preset["n"], _common.seeds_of(settings, settings.seeds or preset["seeds"])
     d = target.space.dimension
     steps = settings.steps * (2 if d == 3 else 1)
     method = Dual(target.space, neurons=settings.neurons, signs=signs)
     adaptive = Adaptive(method, warmup=settings.warmup)
     schedule = annealing(settings.warmup, 0.5) if settings.anneal else None
     particle_steps, neuron_steps = [h / d for h in PARTICLE_STEPS], [h * d for h in NEURON_STEPS]
-    kl = np.full((seeds, len(particle_steps), len(neuron_steps), steps // settings.every), np.nan)
-    adapted, steps_taken = np.full((seeds, steps // settings.every), np.nan), []
+    kl = np.full((len(seeds), len(particle_steps), len(neuron_steps), steps // settings.every), np.nan)
+    adapted, steps_taken = np.full((len(seeds), steps // settings.every), np.nan), []
     cost = 1.0
-    for seed in range(seeds):
-        key, data, test = _common.draws(settings.first_seed + seed, target, n, settings.test_points)
+    for at, seed in enumerate(seeds):
+        key, data, test = _common.draws(seed, target, n, settings.test_points)
         rest = data, metrics.KLDivergence(target.energy, test), steps, settings.every, schedule
         for i, particle_step in enumerate(particle_steps):
             for j, neuron_step in enumerate(neuron_steps):
                 rates = method.rates._replace(
                     particle_step=particle_step, transport_step=neuron_step, reaction_step=neuron_step
                 )
-                kl[seed, i, j] = train(key, method, jax.tree.map(jnp.float32, rates), *rest)[1]
+                kl[at, i, j] = train(key, method, jax.tree.map(jnp.float32, rates), *rest)[1]
         rates = jax.tree.map(jnp.float32, adaptive.rates)
-        state, adapted[seed] = train(key, adaptive, rates, *rest)
+        state, adapted[at] = train(key, adaptive, rates, *rest)
         steps_taken.append([float(h) for h in adaptive.adapted(state, rates)[:2]])
-        cost = cost_of_adapting(method, adaptive, data, settings.warmup) if seed == 0 else cost
+        cost = cost_of_adapting(method, adaptive, data, settings.warmup) if at == 0 else cost
     results = xarray.Dataset(
         {"kl": (("seed", "particle_step", "neuron_step", "step"), kl), "adapted": (("seed", "step"), adapted)},
         {
-            "seed": settings.first_seed + np.arange(seeds),
+            "seed": list(seeds),
             "particle_step": particle_steps,
             "neuron_step": neuron_steps,
             "step": settings.every * (1 + np.arange(steps // settings.every)),

@@ -188,7 +188,7 @@ def chosen(images, labels, classes: Sequence[int], masses: Sequence[float], key_
     [2, 2, 2, 2, 3, 3]
     """
     images, labels = _labelled(images, labels)
-    checks.count("key_seed", key_seed, 0)
+    checks.seed("key_seed", key_seed)
     parts = _parts(masses)
     if len(classes) != len(masses) or len(set(classes)) != len(classes):
         raise ValueError(f"classes is {classes} and masses is {masses}; there must be one mass per class, each class once")
@@ -232,7 +232,7 @@ def split(images, labels, fraction: float, seed: int) -> tuple[np.ndarray, np.nd
     """
     images, labels = _labelled(images, labels)
     checks.number("fraction", fraction, positive=True, largest=1)
-    checks.count("seed", seed, 0)
+    checks.seed("seed", seed)
     random, held = np.random.default_rng(seed), np.zeros(len(labels), bool)
     for c in np.unique(labels):
         rows = np.flatnonzero(labels == c)

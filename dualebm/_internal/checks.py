@@ -14,6 +14,8 @@ from dualebm.measures import Samples
 ON_SPACE = 1e-3
 """The largest allowed distance of data from their space. Float32 data read from a text file are within 1e-6."""
 
+LARGEST_SEED = 2**32 - 1
+
 
 def choice(name: str, value, allowed: Iterable) -> None:
     """Raises ValueError unless a value is one of the allowed words. The error names the nearest of them.
@@ -56,6 +58,28 @@ def count(name: str, value, smallest: int = 1) -> None:
     """
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < smallest:
         raise ValueError(f"{name} is {value!r}; it must be an integer of at least {smallest}")
+
+
+def seed(name: str, value) -> None:
+    """Raises ValueError unless a value is a seed, an integer from 0 to 2^32 - 1.
+
+    Without x64, `jax.random.key` keeps only the last 32 bits of a seed. So 2^32 would repeat the numbers of seed 0, and -1 those of
+    2^32 - 1.
+
+    Args:
+        name: the name of the argument in the error.
+        value: the value to check.
+
+    Raises:
+        ValueError: when the value is no integer in the range.
+
+    >>> seed("seed", 2**32)
+    Traceback (most recent call last):
+    ...
+    ValueError: seed is 4294967296; it must be an integer from 0 to 4294967295
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not 0 <= value <= LARGEST_SEED:
+        raise ValueError(f"{name} is {value!r}; it must be an integer from 0 to {LARGEST_SEED}")
 
 
 def number(name: str, value, *, positive: bool = False, largest: float = math.inf) -> None:

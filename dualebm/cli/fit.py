@@ -121,7 +121,7 @@ def fit(settings: Fit) -> None:
     Raises ValueError for a setting or a file that is not allowed, and `Diverged` when the run diverges.
     """
     checks.choice("precision", settings.precision, (32, 64))
-    checks.count("seed", settings.seed, 0)
+    checks.seed("seed", settings.seed)
     checks.count("gap_chains", settings.gap_chains, 0)
     with jax.enable_x64(settings.precision == 64):
         _fit(settings)

@@ -43,7 +43,7 @@ def sample(settings: Sample) -> None:
     """Draw the samples, write them, and print the acceptance. Raises ValueError for a setting that is not allowed."""
     for name in ("count", "steps"):
         checks.count(name, getattr(settings, name))
-    checks.count("seed", settings.seed, 0)
+    checks.seed("seed", settings.seed)
     if settings.step is not None:
         checks.number("step", settings.step, positive=True)
     check_table(settings.out)
@@ -89,8 +89,8 @@ def score(settings: Score) -> None:
     With --quality it also prints how near samples of the model are to the rows. Raises ValueError for a setting or a
     row that is not allowed.
     """
-    for name in ("quality", "seed"):
-        checks.count(name, getattr(settings, name), 0)
+    checks.count("quality", settings.quality, 0)
+    checks.seed("seed", settings.seed)
     if settings.out is not None:
         check_table(settings.out)
     header = model.read(settings.model)

@@ -241,9 +241,11 @@ def values_of(settings: Sweep) -> dict[str, list]:
         raise ValueError(f"anneal is True and method is {settings.method!r}; allowed: {', '.join(map(repr, ANNEALED))}")
     for name in values["teacher"]:
         checks.choice("teacher", name, targets.TEACHERS)
-    for name in ("n", "seed", "neurons", "particles", "restart_every"):
+    for name in ("n", "neurons", "particles", "restart_every"):
         for value in values.get(name, []):
-            checks.count(name, value, 0 if name == "seed" else 1)
+            checks.count(name, value)
+    for value in values.get("seed", []):
+        checks.seed("seed", value)
     checks.count("test_points", settings.test_points)
     if "alpha" in values:
         if wrong := [name for name in CORE if name in values]:

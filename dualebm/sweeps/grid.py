@@ -82,11 +82,12 @@ def draws(seed: int, count: int, **values: Uniform | Iterable) -> Grid:
         The grid.
 
     Raises:
-        ValueError: When `count` is less than 1, the ends of a distribution are not allowed, or a list is empty.
+        ValueError: When `seed` is no seed, `count` is less than 1, the ends of a distribution are not allowed, or a list is empty.
 
     >>> draws(0, 3, transport_step=Uniform(0.1, 10.0, log=True), integrator=["mala"])["integrator"]
     ['mala', 'mala', 'mala']
     """
+    checks.seed("seed", seed)
     checks.count("count", count)
     generator = np.random.default_rng(seed)
     grid = {}
@@ -261,7 +262,7 @@ class Study:
                 near = difflib.get_close_matches(name, allowed, 1)
                 nearest = f"; the nearest is {near[0]!r}" if near else ""
                 raise ValueError(f"the grid has the setting {name!r}; allowed: {', '.join(sorted(allowed))}{nearest}")
-        checks.count("seed", settings.get("seed", 0), 0)
+        checks.seed("seed", settings.get("seed", 0))
         return Replica(index, settings, self._keys(settings)[0], method, rates, self.schedule)
 
     def _keys(self, settings):

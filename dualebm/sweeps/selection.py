@@ -130,7 +130,7 @@ def select(
         The results of both sweeps and the choice.
 
     Raises:
-        ValueError: When there are no settings or no seeds, a setting is in `cases` and `over`, a seed is in `seeds` and
+        ValueError: When there are no settings or no seeds, a seed is not allowed, a setting is in `cases` and `over`, a seed is in `seeds` and
             `repeats`, `validation` is no metric, a case has no finite choice, or `sweep` raises it.
 
     >>> import jax.numpy as jnp, tempfile; from dualebm.metrics import CrossEntropy; from dualebm.log_z.quadrature import sphere_quadrature
@@ -146,6 +146,10 @@ def select(
     """
     cases, over = ({name: list(values) for name, values in settings.items()} for settings in (cases, over))
     seeds, repeats = list(seeds), list(repeats)
+    for seed in seeds:
+        checks.seed("seeds", seed)
+    for seed in repeats:
+        checks.seed("repeats", seed)
     for name, settings in (("cases", cases), ("over", over)):
         if not settings or not all(settings.values()):
             raise ValueError(f"{name} is {settings}; it must have at least one setting, with at least one value")

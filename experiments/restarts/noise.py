@@ -61,14 +61,15 @@ def study(settings: Settings, folder: Path) -> dict[str, Any]:
     """Measures the RMS over neurons of the mean of F / h_x over draws of restarts and noise, and of its standard deviation, against h_x."""
     del folder  # seconds of work: nothing to continue
     teachers = problems(settings, "noise")
+    first, second = _common.seeds_of(settings, 2)
     draws = 100 if settings.preset == "paper" else 20
     rows = []
     figure, (panels,) = _common.panels_of(1, len(teachers), 3.0, 3.5 * len(teachers))
     steps = (2e-4, 6e-4, 2e-3, 6e-3, HX, 6e-2)
     root = lambda x: float(np.sqrt(np.mean(x**2)))  # noqa: E731
     for panel, problem in zip(panels, teachers, strict=True):
-        data = targets.sample(jax.random.key(settings.first_seed), problem.target, problem.n)[0]
-        keys = jax.random.split(jax.random.key(settings.first_seed + 1), draws)
+        data = targets.sample(jax.random.key(first), problem.target, problem.n)[0]
+        keys = jax.random.split(jax.random.key(second), draws)
         of_ways = {way: [witnesses(keys, problem.target, data, step, way) / step for step in steps] for way in WAYS}
         # Of the program's way, as the mean over draws keeps the least of its noise; its expectation is that of all ways.
         signal = np.array([root(values.mean(0)) for values in of_ways[WAYS[-1]]])

@@ -111,7 +111,7 @@ def problems(settings: Settings, study: str) -> list[Problem]:
 def seeds_of(settings: Settings, first: int = 0) -> range:
     """Returns the seeds, from the first seed of the settings plus `first` on."""
     count = settings.seeds or (4 if settings.preset == "paper" else 2)
-    return range(settings.first_seed + first, settings.first_seed + first + count)
+    return _common.seeds_of(settings, first + count)[first:]
 
 
 def method_of(target: targets.Target, algorithm: str, restarts: str, period: int) -> Dual:

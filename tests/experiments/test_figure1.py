@@ -83,6 +83,8 @@ def test_rows_are_means_over_the_seeds_that_have_passed():
         (dict(seeds=0), "seeds is 0"),
         (dict(n=-1), "n is -1"),
         (dict(first_seed=-1), "first_seed is -1"),
+        (dict(first_seed=2**32), "first_seed is 4294967296"),
+        (dict(first_seed=2**32 - 2, seeds=3), r"first_seed \+ seeds - 1 is 4294967296; it must be an integer from 0 to 4294967295"),
         (dict(primal_steps=150), "primal_steps is 150; it must be a multiple of 100"),
         (dict(dual_steps=15), "dual_steps is 15; it must be a multiple of 10"),
         (dict(teachers=("s14_bimodl",)), "did you mean 's14_bimodal'"),

@@ -191,7 +191,7 @@ def test_chosen_has_exact_proportions_and_as_many_images_as_there_can_be():
         (dict(labels=LABELS), r"images has shape \(4,\) and labels \(2,\); they must be \(n, ...\) and \(n,\)"),
         (dict(labels=np.ones((4, 1))), r"images has shape \(4,\) and labels \(4, 1\)"),
         (dict(images=np.zeros(0), labels=np.zeros(0)), r"labels \(0,\); .* n at least 1"),
-        (dict(key_seed=-1), "key_seed is -1; it must be an integer of at least 0"),
+        (dict(key_seed=-1), "key_seed is -1; it must be an integer from 0 to 4294967295"),
     ],
 )
 def test_chosen_refuses(changes, message):
@@ -219,7 +219,7 @@ def test_split_holds_out_of_each_class_its_fraction():
         (1.2, 0, "fraction is 1.2; .* at most 1"),
         (1, 0, "fraction is 1; of 4 images it holds out 4, and no part may be empty"),
         (0.1, 0, "fraction is 0.1; of 4 images it holds out 0"),
-        (0.5, -1, "seed is -1; it must be an integer of at least 0"),
+        (0.5, -1, "seed is -1; it must be an integer from 0 to 4294967295"),
     ],
 )
 def test_split_refuses(fraction, seed, message):

@@ -32,6 +32,8 @@ ALLOWED = [
     lambda: checks.count("n", 1),
     lambda: checks.count("n", np.int32(2), 2),
     lambda: checks.count("n", 0, 0),
+    lambda: checks.seed("seed", 0),
+    lambda: checks.seed("seed", np.uint32(2**32 - 1)),
     lambda: checks.number("h", 0),
     lambda: checks.number("h", 1e-30, positive=True),
     lambda: checks.number("h", jnp.float32(1), largest=1),
@@ -58,6 +60,7 @@ def test_what_is_allowed_passes(call):
 SIGNS = ("random", "half")
 BARE_SAMPLES = inspect.unwrap(checks.samples)  # without the tests' own check of annotations, which comes first
 NOT_INTEGER = "it must be an integer of at least"
+NOT_SEED = "it must be an integer from 0 to 4294967295"
 THREEFRY = "it must be a typed threefry key, jax.random.key(seed)"
 NORMALISE = "normalise them: x / np.linalg.norm(x, axis=1, keepdims=True)"
 WEIGHTS = "data.log_weights has NaN or +inf or no finite value; they must be finite or -inf"
@@ -72,6 +75,11 @@ REFUSED = [
     (lambda: checks.count("n", True), f"n is True; {NOT_INTEGER} 1"),
     (lambda: checks.count("n", "3"), f"n is '3'; {NOT_INTEGER} 1"),
     (lambda: checks.count("n", None), f"n is None; {NOT_INTEGER} 1"),
+    (lambda: checks.seed("seed", -1), f"seed is -1; {NOT_SEED}"),
+    (lambda: checks.seed("seed", 2**32), f"seed is 4294967296; {NOT_SEED}"),
+    (lambda: checks.seed("seed", 1.0), f"seed is 1.0; {NOT_SEED}"),
+    (lambda: checks.seed("seed", False), f"seed is False; {NOT_SEED}"),
+    (lambda: checks.seed("seed", None), f"seed is None; {NOT_SEED}"),
     (lambda: checks.number("h", -1e-9), "h is -1e-09; it must be a finite number, at least 0"),
     (lambda: checks.number("h", 0.0, positive=True), "h is 0.0; it must be a finite number, greater than 0"),
     (lambda: checks.number("h", np.nan), "h is nan; it must be a finite number, at least 0"),
@@ -143,3 +151,14 @@ BEYOND = [
 def test_what_should_be_refused_too(call, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         call()
+
+
+def test_allowed_seeds_give_different_keys_with_and_without_x64():
+    seeds = (0, 1, 2**31 - 1, 2**31, 2**31 + 1, 2**32 - 1)
+    for seed in seeds:
+        checks.seed("seed", seed)
+    keys = []
+    for x64 in (False, True):
+        with jax.enable_x64(x64):
+            keys.append([tuple(jax.random.key_data(jax.random.key(seed)).tolist()) for seed in seeds])
+    assert keys[0] == keys[1] == [(0, seed) for seed in seeds]

@@ -231,6 +231,7 @@ FIT = "fit {data} --space sphere --out {out} --neurons 8 --steps 20 --every 10 "
         (FIT + "--holdout -0.1", "holdout is -0.1"),
         (FIT + "--precision 16", "precision is 16;"),
         (FIT + "--seed -1", "seed is -1"),
+        (FIT + "--seed 4294967296", "seed is 4294967296"),
         ("sample {model} --out {out}.txt", "the suffix of"),
         ("sample {model} --out {out}/a.csv", "there is no folder"),
         ("sample {model} --count 0 --out {out}.csv", "count is 0"),

@@ -95,6 +95,7 @@ def test_processes_are_asked_of_the_launcher(monkeypatch):
     [
         ("--alpha 1:2:log1", "alpha: "),
         ("--alpha 1,1", "alpha: "),
+        ("--seed 0,4294967296", "seed is 4294967296; it must be an integer from 0 to 4294967295"),
         ("--teacher s14_modal", "did you mean 's14_bimodal'"),
         ("--radius 5 --alpha 1", "radius is 5 and alpha is 1"),
         ("--beta 5 --alpha=None", "beta is 5 and alpha is None"),

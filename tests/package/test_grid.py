@@ -103,6 +103,8 @@ def test_identity_is_of_the_values():
         (lambda: study().replica(0, dict(radus=1.0)), "the nearest is 'radius'"),
         (lambda: study().replica(3, dict(radius=math.nan)), "radius is nan in run 3"),
         (lambda: study().replica(0, dict(seed=-1)), "seed is -1"),
+        (lambda: study().replica(0, dict(seed=2**32)), "seed is 4294967296; it must be an integer from 0 to 4294967295"),
+        (lambda: draws(-1, 3, a=[1]), "seed is -1; it must be an integer from 0 to 4294967295"),
         (lambda: study().replica(0, dict(integrator="mola")), "integrator is 'mola'"),
         (lambda: study(rates=lambda ratio: None).replica(0, dict(seed=0)), "rates takes 'ratio'"),
         (lambda: study(rates=(1.0,)).replica(0, dict(seed=0)), "it must be a DualRates"),

@@ -145,7 +145,7 @@ def test_moves_that_are_refused_are_spoken_of(folder, capsys, tmp_path):
     ("flags", "message"),
     [
         (["own.csv", "--quality", -1], "quality is -1; it must be an integer of at least 0"),
-        (["own.csv", "--quality", 5, "--seed", -1], "seed is -1; it must be an integer of at least 0"),
+        (["own.csv", "--quality", 5, "--seed", -1], "seed is -1; it must be an integer from 0 to 4294967295"),
     ],
 )
 def test_what_is_not_allowed_is_one_line_before_anything_is_read(folder, capsys, monkeypatch, flags, message):

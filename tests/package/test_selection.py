@@ -227,6 +227,8 @@ def empty(key):
     ("changes", "message"),
     [
         (dict(repeats=[5, 1]), "repeats has the seed 1, which the search has too"),
+        (dict(seeds=[2**32]), "seeds is 4294967296; it must be an integer from 0 to 4294967295"),
+        (dict(repeats=[-1]), "repeats is -1; it must be an integer from 0 to 4294967295"),
         (dict(seeds=[]), r"seeds is \[\] and repeats is \[7, 8\]; each must have at least one seed"),
         (dict(repeats=range(0)), r"seeds is \[0, 1\] and repeats is \[\]; each must have at least one seed"),
         (dict(cases={}), "cases is {}; it must have at least one setting"),
