@@ -156,7 +156,7 @@ def _sweep(plan: Plan, folder: Path, note: Any, progress: bool) -> xarray.Datase
         for group in unfinished:
             _check(plan, folder, group)
         shown = _progress(plan, unfinished, progress and host.writes)
-        with segments.deferred_signals() as received, shown as show:
+        with segments.deferred_signals(host.writes, progress) as received, shown as show:
             # All processes must ask at the same places whether one of them has received a signal.
             session = Session(plan, host, show, lambda: host.any(bool(received), "signals"))
             for group in unfinished:

@@ -130,8 +130,8 @@ def select(
         The results of both sweeps and the choice.
 
     Raises:
-        ValueError: When there are no settings or no seeds, a seed is not allowed, a setting is in `cases` and `over`, a seed is in `seeds` and
-            `repeats`, `validation` is no metric, a case has no finite choice, or `sweep` raises it.
+        ValueError: When there are no settings or no seeds, a seed is not allowed, a setting is in `cases` and `over`, a
+            seed is in `seeds` and `repeats`, `validation` is no metric, a case has no finite choice, or `sweep` raises it.
 
     >>> import jax.numpy as jnp, tempfile; from dualebm.metrics import CrossEntropy; from dualebm.log_z.quadrature import sphere_quadrature
     >>> from dualebm.measures import Samples; from dualebm.methods.dual import Dual; from dualebm.spaces import Sphere

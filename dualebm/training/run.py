@@ -118,7 +118,7 @@ def run(
         job = _Run(plan, setup, state, like, variables, records, folder)
         if job.diverged(done):
             job.raise_diverged(done, job.load(done))
-        with segments.deferred_signals() as signals:
+        with segments.deferred_signals(answers=True, progress=progress) as signals:
             job.bar = stack.enter_context(segments.bar(steps, max(done - 1, 0) * every, "it", progress))
             state, done = segments.drive(plan, job, done, lambda done: bool(signals) or job.stopped(done, stop))
         if signals:

@@ -6,6 +6,7 @@ written, then the checkpoint, then the manifest. So a run that is killed at any 
 
 import contextlib
 import math
+import os
 import signal
 import sys
 import threading
@@ -25,6 +26,9 @@ from dualebm.training.fingerprint import provenance
 
 LONGEST = 100
 """The largest number of records of a segment where `segment` is None."""
+
+STOPPING = "stopping after this segment; again to stop now\n"
+"""The answer to the first signal, on standard error."""
 
 
 # -- The plan --------------------------------------------------------------------------------------
@@ -210,18 +214,29 @@ def strongly_typed(states: Any) -> Any:
 
 
 @contextlib.contextmanager
-def deferred_signals() -> Iterator[list[signal.Signals]]:
+def deferred_signals(answers: bool, progress: bool) -> Iterator[list[signal.Signals]]:
     """Give the list of SIGINT and SIGTERM signals received, at which the loop looks between segments.
 
-    A second signal raises KeyboardInterrupt at once. Outside the main thread no signal is caught, and the list stays
-    empty.
+    The first signal is answered at once by the line `STOPPING`. A second signal raises KeyboardInterrupt at once.
+    Outside the main thread no signal is caught, and the list stays empty.
+
+    Args:
+        answers: Whether this process answers. It is one of the processes that run together.
+        progress: Whether a bar is shown. The answer then begins on a new line, below the bar.
+
+    Returns:
+        A context manager. It gives the list.
     """
     received = []
+    answer = ("\n" * progress + STOPPING).encode() if answers else b""
 
     def receive(number, frame):
         del frame
         received.append(signal.Signals(number))
-        if len(received) > 1:
+        if len(received) == 1:
+            with contextlib.suppress(OSError):
+                os.write(2, answer)  # not `print`: the signal may have come within a write to the same buffer
+        else:
             raise KeyboardInterrupt(f"{received[-1].name}, the second signal; the run is saved up to the last segment")
 
     numbers = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()

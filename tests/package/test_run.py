@@ -234,7 +234,7 @@ def test_sigkill_then_the_same_call_equals_an_uninterrupted_run(tmp_path):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_the_run_after_the_segment_at_hand(tmp_path, whole, number):
+def test_a_signal_ends_the_run_after_the_segment_at_hand(tmp_path, whole, number, capfd):
     before = signal.signal(number, signal.default_int_handler)
     try:
         calls = []
@@ -246,7 +246,7 @@ def test_a_signal_ends_the_run_after_the_segment_at_hand(tmp_path, whole, number
 
         with pytest.raises(KeyboardInterrupt, match=rf"{number.name} at step 10 of 22; .*the same call continues it in "):
             go(tmp_path, stop=stop)
-        assert calls == [3]
+        assert calls == [3] and capfd.readouterr().err == "stopping after this segment; again to stop now\n"
         assert signal.getsignal(number) is signal.default_int_handler
         manifest = run_folder.read_manifest(tmp_path)
         assert (manifest["status"], manifest["records"]) == ("running", 6)
@@ -258,7 +258,7 @@ def test_a_signal_ends_the_run_after_the_segment_at_hand(tmp_path, whole, number
         signal.signal(number, before)
 
 
-def test_a_second_signal_interrupts_at_once(tmp_path, whole):
+def test_a_second_signal_interrupts_at_once(tmp_path, whole, capfd):
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
 
@@ -269,6 +269,7 @@ def test_a_second_signal_interrupts_at_once(tmp_path, whole):
 
         with pytest.raises(KeyboardInterrupt, match="second signal"):
             go(tmp_path, stop=stop)
+        assert capfd.readouterr().err.count("stopping after this segment") == 1
         assert run_folder.read_manifest(tmp_path)["records"] == 3
         assert_same(go(tmp_path), whole)
     finally:

@@ -1,5 +1,8 @@
 """The loop over segments, driven with a job that adds one in each interval: what it asks for, and in which order."""
 
+import os
+import signal
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -74,3 +77,12 @@ def test_the_plan():
 @pytest.mark.parametrize(("records", "segment"), [(2, 2), (41, 3), (1000, 50), (10_000, 100)])
 def test_a_segment_is_a_twentieth_of_the_run_between_its_bounds(records, segment):
     assert segments.segment_of(2 * (records - 1), 2, None, 20) == segment
+
+
+@pytest.mark.parametrize(("answers", "progress", "answer"), [(True, False, ""), (True, True, "\n"), (False, True, None)])
+def test_the_first_signal_is_answered_below_a_bar(capfd, answers, progress, answer):
+    with segments.deferred_signals(answers, progress) as received:
+        assert received == []
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert received == [signal.SIGTERM]
+    assert capfd.readouterr().err == ("" if answer is None else answer + segments.STOPPING)

@@ -343,7 +343,7 @@ def test_a_full_disk_is_an_error_and_loses_nothing(tmp_path, whole, monkeypatch)
     xarray.testing.assert_equal(go(tmp_path), whole)
 
 
-def test_a_signal_ends_the_sweep_after_the_segment_at_hand(tmp_path, whole, monkeypatch):
+def test_a_signal_ends_the_sweep_after_the_segment_at_hand(tmp_path, whole, monkeypatch, capfd):
     inner, calls = simulate.run_replicas, []
 
     def interrupting(*args):
@@ -355,7 +355,7 @@ def test_a_signal_ends_the_sweep_after_the_segment_at_hand(tmp_path, whole, monk
     monkeypatch.setattr(simulate, "run_replicas", interrupting)
     with pytest.raises(KeyboardInterrupt, match=f"SIGTERM; .* continues it in {tmp_path}"):
         go(tmp_path)
-    assert len(calls) == 5
+    assert len(calls) == 5 and capfd.readouterr().err == "stopping after this segment; again to stop now\n"
     assert [run["state"] for run in manifest(tmp_path)] == ["done"] * 3 + ["running"] * 3 + ["waiting"] * 2
     monkeypatch.setattr(simulate, "run_replicas", inner)
     xarray.testing.assert_equal(go(tmp_path), whole)
