@@ -1,5 +1,6 @@
 """The grammar of the values that a sweep gives to a setting: ranges, lists, single values and names, as text."""
 
+import difflib
 import math
 import re
 from fractions import Fraction
@@ -7,9 +8,11 @@ from fractions import Fraction
 LARGEST = 1_000_000
 """The largest number of values of a range."""
 
-INTEGER, NAME = re.compile(r"[+-]?\d+"), re.compile(r"[A-Za-z_][\w-]*")
-NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
-SPACED = re.compile(r"(log|lin)([+-]?\d+)")
+INTEGER, NAME = re.compile(r"[+-]?\d+", re.ASCII), re.compile(r"[A-Za-z_][\w-]*")
+NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+SPACING = re.compile(r"(?P<before>\d*)\s*(?P<word>[A-Za-z]+)\s*(?P<count>.*)", re.ASCII)
+"""The spacing of a range and its count, as log9, and what may be meant as one, as 9log or lgo9."""
+SPACINGS = ("log", "lin")
 NOT_FINITE = ("nan", "inf", "infinity")
 
 ALLOWED = "0.05:20:log9, 0:1:lin5, 0:32, 0:32:4, a list such as 0,1/40,1, one value, or names such as mala,projected"
@@ -35,10 +38,16 @@ def parse(text: str) -> list:
     parts = [part.strip() for part in text.split(":")]
     if len(parts) == 1:
         values = _listed(where, [item.strip() for item in text.split(",")])
-    elif len(parts) > 3 or "," in text:
-        raise ValueError(f"{where}; allowed: {ALLOWED}")
-    elif len(parts) == 3 and (spaced := SPACED.fullmatch(parts[2])):
-        values = _spaced(where, _number(where, parts[0]), _number(where, parts[1]), spaced[1], int(spaced[2]))
+    elif "," in text:
+        raise ValueError(f"{where}, which has a comma;{_hint(text.replace(',', '.'))} allowed: {ALLOWED}")
+    elif len(parts) > 3:
+        raise ValueError(f"{where}, which has {len(parts)} parts; allowed: {ALLOWED}")
+    elif len(parts) == 3 and _is_spacing(parts[2]):
+        kind, count = _spacing(where, parts[2])
+        values = _spaced(where, _number(where, parts[0]), _number(where, parts[1]), kind, count)
+    elif len(parts) == 3 and _is_spacing(parts[0]):
+        hint = _hint(f"{parts[1]}:{parts[2]}:{parts[0]}")
+        raise ValueError(f"{where}, in which {parts[0]!r} comes first;{hint} allowed: {ALLOWED}")
     else:
         values = _integers(where, parts)
     seen = set()
@@ -47,6 +56,31 @@ def parse(text: str) -> list:
             raise ValueError(f"{where}, which has {value!r} twice; values must differ")
         seen.add(value)
     return values
+
+
+def _hint(text) -> str:
+    """Return a question whether a text was meant, or an empty text where it is not allowed either."""
+    try:
+        parse(text)
+    except ValueError:
+        return ""
+    return f" did you mean {text!r}?"
+
+
+def _is_spacing(text) -> bool:
+    return bool(SPACING.fullmatch(text)) and not NUMBER.fullmatch(text) and text.lower() not in NOT_FINITE
+
+
+def _spacing(where, text) -> tuple[str, int]:
+    """Return "log" or "lin" and the number of values."""
+    before, word, count = SPACING.fullmatch(text).group("before", "word", "count")  # pyright: ignore[reportOptionalMemberAccess]
+    if before or word not in SPACINGS or (count and text != word + count):
+        near = difflib.get_close_matches(word.lower(), SPACINGS, 1, cutoff=0.4)
+        hint = f" did you mean {near[0] + (count or before)!r}?" if near and INTEGER.fullmatch(count or before) else ""
+        raise ValueError(f"{where}, in which {text!r} is no spacing;{hint} allowed: log or lin with the number of values, as log9")
+    if not INTEGER.fullmatch(count):
+        raise ValueError(f"{where}, in which the count of {word} is {count or 'missing'}; it must be an integer, as {word}9")
+    return word, int(_number(where, count))
 
 
 def _number(where, text) -> Fraction:
@@ -115,7 +149,9 @@ def _integers(where, parts) -> list[int]:
     for part in parts:
         if not INTEGER.fullmatch(part):
             _number(where, part)  # raises a more precise error for a text that is no number
-            raise ValueError(f"{where}, in which {part!r} is not an integer; a range of floats needs a count, as 0:1:lin5")
+            meant = [_hint(f"{parts[0]}:{parts[1]}:{kind}{parts[-1]}") for kind in SPACINGS] if len(parts) == 3 else []
+            hint = next(filter(None, meant), "")
+            raise ValueError(f"{where}, in which {part!r} is not an integer;{hint} a range of floats needs a count, as 0:1:lin5")
     integers = [int(_number(where, part)) for part in parts]
     if len(parts) == 3 and integers[2] == 0:
         raise ValueError(f"{where}, with the step 0; the step must not be 0")
