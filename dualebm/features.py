@@ -8,14 +8,15 @@ energies and witnesses need no differentiation. They use `profile`, the derivati
 """
 
 import dataclasses
-import math
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from dualebm import settings
 from dualebm.geometry import Space
+from dualebm.settings import Count, Positive
 from dualebm.spaces import Sphere
 
 Inputs = Float[Array, "N d"]
@@ -30,11 +31,6 @@ def _inner(x, theta, bias):
         raise ValueError(f"theta has {theta.shape[1]} components and x has {x.shape[1]}; allowed: {allowed} for theta")
     product = jnp.matmul(x, theta[:, : x.shape[1]].T, precision=jax.lax.Precision.HIGHEST)
     return product + theta[None, :, -1] if bias else product
-
-
-def _check_positive(name, value):
-    if not (math.isfinite(value) and value > 0):
-        raise ValueError(f"{name} is {value!r}; it must be a positive number")
 
 
 class Ridge:
@@ -55,7 +51,13 @@ class Ridge:
         raise NotImplementedError
 
     def parameter_space(self, space: Space) -> Sphere:
-        """Returns the space of theta: the unit sphere of R^d, or of R^{d+1} with a bias."""
+        """Returns the space of theta: the unit sphere of R^d, or of R^{d+1} with a bias.
+
+        Raises:
+            ValueError: when the space is periodic. A function of <theta, x> jumps where the coordinates start again.
+        """
+        if space.periodic:
+            raise ValueError(f"feature is {self} and space is {space}, where it is not continuous; allowed: Bump(space)")
         return Sphere(space.dimension + self.bias)
 
     def __call__(self, x: Inputs, theta: Parameters) -> Matrix:
@@ -81,14 +83,11 @@ class ReLU(Ridge):
     [[2.0, 0.0]]
     """
 
-    power: int = 1
+    power: Count = 1
     bias: bool = False
 
     def __post_init__(self):
-        if isinstance(self.power, bool) or not isinstance(self.power, int) or self.power < 1:
-            raise ValueError(f"power is {self.power!r}; it must be an integer of at least 1")
-        if not isinstance(self.bias, bool):
-            raise ValueError(f"bias is {self.bias!r}; it must be True or False")
+        settings.check(self)
 
     @property
     def homogeneity(self) -> int:
@@ -124,17 +123,17 @@ class Softplus(Ridge):
         bias: whether the product is <theta, (x, 1)>, with theta on the sphere of R^{d+1}.
 
     Raises:
-        ValueError: when the sharpness is no positive number.
+        ValueError: when the sharpness or the bias is not allowed.
 
     >>> round(float(Softplus()(jnp.zeros((1, 2)), jnp.eye(2))[0, 0]), 4)
     0.6931
     """
 
-    sharpness: float = 1.0
+    sharpness: Positive = 1.0
     bias: bool = False
 
     def __post_init__(self):
-        _check_positive("sharpness", self.sharpness)
+        settings.check(self)
 
     homogeneity = None
 
@@ -172,10 +171,10 @@ class Bump:
     """
 
     space: Space
-    concentration: float = 10.0
+    concentration: Positive = 10.0
 
     def __post_init__(self):
-        _check_positive("concentration", self.concentration)
+        settings.check(self)
 
     homogeneity = None
 
@@ -207,6 +206,9 @@ class Custom:
         function: maps x (d,) and theta (p,) to the scalar phi(x, theta).
         parameters: the space of theta.
 
+    Raises:
+        ValueError: when the function cannot be called, or `parameters` is no space.
+
     >>> from dualebm.spaces import Euclidean
     >>> cosine = Custom(lambda x, theta: jnp.cos(jnp.dot(x, theta)), Euclidean(2))
     >>> cosine(jnp.zeros((3, 2)), jnp.ones((4, 2))).shape
@@ -215,6 +217,9 @@ class Custom:
 
     function: Callable[[Float[Array, " d"], Float[Array, " p"]], Float[Array, ""]]
     parameters: Space
+
+    def __post_init__(self):
+        settings.check(self)
 
     homogeneity = None
 
@@ -228,4 +233,28 @@ class Custom:
         return jax.vmap(jax.vmap(self.function, (None, 0)), (0, None))(x, theta)
 
 
-Feature = ReLU | Softplus | Bump | Custom
+RidgeFeature = ReLU | Softplus
+"""The features of one product. Another subclass of `Ridge` may stand in for them."""
+
+Feature = RidgeFeature | Bump | Custom
+"""The features. Another class with the same functions may stand in for them."""
+
+
+def suited(space: Space, kind: type[RidgeFeature | Bump] | None = None) -> RidgeFeature | Bump:
+    """Returns the feature that suits density estimation on a space: a bump on a periodic space, and elsewhere a ridge with a bias.
+
+    Without a bias, ReLUs span only even plus linear functions on the sphere.
+
+    Args:
+        space: the space of the data.
+        kind: the class of the feature. None for `Bump` on a periodic space and `ReLU` elsewhere.
+
+    Returns:
+        The feature: `Bump(space)`, or `kind(bias=True)` for the class of a ridge.
+
+    >>> from dualebm.spaces import Torus
+    >>> suited(Sphere(3)), suited(Torus(1)).concentration
+    (ReLU(power=1, bias=True), 10.0)
+    """
+    kind = kind or (Bump if space.periodic else ReLU)
+    return Bump(space) if issubclass(kind, Bump) else kind(bias=True)

@@ -15,12 +15,13 @@ import jax.numpy as jnp
 from jax.scipy.special import i0e
 from jaxtyping import Array, Float
 
-from dualebm._internal import checks
+from dualebm import settings
 from dualebm._internal.blocks import block_columns, map_blocks, once, sum_blocks, total
 from dualebm.energies.base import Energy, Located
 from dualebm.features import Bump, Feature, ReLU
 from dualebm.geometry import Space
 from dualebm.measures import Samples
+from dualebm.settings import Positive
 from dualebm.spaces import Sphere, Torus
 
 SOURCES = 4096
@@ -124,10 +125,10 @@ class RBF:
     0.6065
     """
 
-    bandwidth: float = 1.0
+    bandwidth: Positive = 1.0
 
     def __post_init__(self):
-        checks.number("bandwidth", self.bandwidth, positive=True)
+        settings.check(self)
 
     def __call__(self, x: Float[Array, "N d"], y: Float[Array, "n d"]) -> Matrix:
         """Return the matrix k(x_i, y_j)."""
@@ -170,10 +171,10 @@ class BumpKernel:
     """
 
     space: Space
-    concentration: float = 10.0
+    concentration: Positive = 10.0
 
     def __post_init__(self):
-        checks.number("concentration", self.concentration, positive=True)
+        settings.check(self)
         if not self.space.periodic and self.space.circumference is None:
             raise ValueError(f"space is {self.space}; allowed: a Torus, Sphere(2)")
 

@@ -73,8 +73,8 @@ class Setting(NamedTuple):
         bound: the bound of the numbers. None where no number is allowed, or only those of `words`.
         optional: whether None is allowed.
         many: whether the value is a tuple of such values.
-        objects: the dataclasses of which the value may be an object.
-        other: whether the value may be another object or a function.
+        objects: the classes of which the value may be an object.
+        function: whether the value may be a function.
         default: the default, or `dataclasses.MISSING`.
         help: the text of the field in the docstring of the class.
     """
@@ -86,7 +86,7 @@ class Setting(NamedTuple):
     optional: bool = False
     many: bool = False
     objects: tuple[type, ...] = ()
-    other: bool = False
+    function: bool = False
     default: Any = dataclasses.MISSING
     help: str = ""
 
@@ -108,8 +108,8 @@ def fields(kind: type) -> dict[str, Setting]:
 def check(settings: Any) -> None:
     """Check every field of a dataclass against its type.
 
-    A value that is neither a number nor a word nor a tuple is not looked at where the type allows objects or functions: a class
-    of another module may stand in for the classes that the type names.
+    An object is not checked against the classes that the type names, because another class may stand in for them. Numbers, words,
+    None, and values that cannot be called where a function is needed, are refused in place of objects.
 
     Args:
         settings: the dataclass. Its `__post_init__` calls `check(self)` before it checks relations between fields.
@@ -125,26 +125,29 @@ def check(settings: Any) -> None:
     """
     for name, setting in described(type(settings)).items():
         value = getattr(settings, name)
-        if setting.many and isinstance(value, tuple):
-            for i, element in enumerate(value):
-                _check(f"{name}[{i}]", element, setting._replace(optional=False, many=False))
-        else:
+        if not setting.many or (value is None and setting.optional):
             _check(name, value, setting)
+        elif isinstance(value, tuple):
+            for i, element in enumerate(value):
+                _check(f"{name}[{i}]", element, setting._replace(many=False, optional=False))
+        else:
+            raise ValueError(f"{name} is {value!r}; it must be {_allowed(setting)}")
 
 
 def _check(name: str, value: Any, setting: Setting) -> None:
-    """Check one value that is not a tuple of many."""
-    kinds, bound = setting.kinds, setting.bound
+    """Check one value, which is no tuple."""
+    kinds, words, bound = setting.kinds, setting.words, setting.bound
+    objects = bool(setting.objects) or setting.function
     if value is None and setting.optional:
         return
-    if (setting.objects or setting.other) and not isinstance(value, (bool, int, float, str, type(None))):
+    if objects and not isinstance(value, (bool, int, float, str, type(None))):
+        if setting.function and not (callable(value) or isinstance(value, setting.objects)):
+            raise ValueError(f"{name} is {value!r}; it must be {_allowed(setting)}")
+    elif (isinstance(value, bool) and bool in kinds) or (isinstance(value, str) and str in kinds and not words):
         return
-    if (isinstance(value, bool) and bool in kinds) or (isinstance(value, str) and str in kinds and not setting.words):
-        return
-    alone = bound is None and not (setting.objects or setting.other or setting.many or bool in kinds)
-    if setting.words and (isinstance(value, str) or alone):
-        checks.choice(name, value, (*setting.words, None) if setting.optional else setting.words)
-    elif bound is None or setting.many or isinstance(value, bool):
+    elif words and (isinstance(value, str) or not (objects or bound or bool in kinds)):
+        checks.choice(name, value, (*words, None) if setting.optional else words)
+    elif bound is None:
         raise ValueError(f"{name} is {value!r}; it must be {_allowed(setting)}")
     elif float in kinds:
         checks.number(name, value, positive=bound.positive, largest=bound.largest)
@@ -155,16 +158,17 @@ def _check(name: str, value: Any, setting: Setting) -> None:
 def _allowed(setting: Setting) -> str:
     """Say in words which values a setting may have."""
     kinds, bound = setting.kinds, setting.bound
-    ways = [f"one of {', '.join(map(repr, setting.words))}"] if setting.words else ["a word"] if str in kinds else []
+    ways = [f"one of {', '.join(map(repr, setting.words))}"] if setting.words else ["a string"] if str in kinds else []
     if bound is not None:
         ways.append("a finite number" if float in kinds else f"an integer of at least {bound.least}")
     if bool in kinds:
         ways.append("True or False")
     if setting.many:
-        ways = [f"a tuple, each element {' or '.join(ways)}"]
-    ways += [f"an object of {kind.__name__}" for kind in setting.objects]
-    if setting.other:
-        ways.append("a function or an object that has the same functions" if setting.objects else "an object or a function")
+        ways = [f"a tuple of elements, each {' or '.join(ways)}"]
+    if setting.objects:
+        ways.append(f"an object of {', '.join(kind.__name__ for kind in setting.objects)}")
+    if setting.function:
+        ways.append("a function")
     return " or ".join([*ways, "None"] if setting.optional else ways)
 
 
@@ -209,9 +213,9 @@ def _of_type(setting: Setting, hint: Any, bound: Bound | None) -> Setting:
         return setting._replace(kinds=setting.kinds | {hint})
     if isinstance(hint, type) and issubclass(hint, AbstractArray):  # the traced form of a rate
         return setting
-    if dataclasses.is_dataclass(hint):
+    if isinstance(hint, type):
         return setting._replace(objects=(*setting.objects, hint))
-    return setting._replace(other=True)
+    return setting._replace(function=True)
 
 
 def _texts(kind: type) -> dict[str, str]:

@@ -10,7 +10,7 @@ Over d functions of F1 whose squared norms sum to 1 it is SD^2 = sum_i D_i^2, D_
 quadratic in s, so that training needs only their gradient in s at the points. `pull_back` brings that gradient to the energy.
 """
 
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import equinox as eqx
 import jax
@@ -26,7 +26,8 @@ from dualebm.measures import Samples
 
 Points = Float[Array, "n d"]
 
-STATISTICS = ("U", "V")
+Statistic = Literal["U", "V"]
+STATISTICS: tuple[Statistic, ...] = get_args(Statistic)
 """The estimators of E u(x, x'). "U" takes the mean over pairs of different samples and has no bias. "V" takes it over all pairs and is
 never below 0."""
 
@@ -51,7 +52,7 @@ def check_kernel(kernel: Any) -> None:
         raise ValueError(f"kernel is {kernel}; allowed: RBF, ArcCosine, and your own with a method `derivatives`")
 
 
-def check_samples(name: str, samples: Samples, space: Space, statistic: str) -> None:
+def check_samples(name: str, samples: Samples, space: Space, statistic: Statistic) -> None:
     """Check samples of a space for a statistic.
 
     Args:
@@ -170,7 +171,7 @@ def diagonal(kernel: Any, space: Space, points: Points, scores: Points) -> Float
 
 
 def kernelised(
-    kernel: Any, space: Space, samples: Samples, scores: Points, statistic: str = "U"
+    kernel: Any, space: Space, samples: Samples, scores: Points, statistic: Statistic = "U"
 ) -> tuple[Float[Array, ""], Points]:
     """Return KSD^2 of samples and its gradient in the scores, streamed by blocks of both points.
 

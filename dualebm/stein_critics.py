@@ -1,6 +1,6 @@
 """Stein discrepancies over F1: critics that are two-layer networks, their ascent and what they measure (arXiv 2104.07531)."""
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import equinox as eqx
 import jax
@@ -28,12 +28,13 @@ class Critics(NamedTuple):
     positions: Float[Array, "d k d"]
 
 
-NORMALISATIONS = ("exact", "program")
+Normalisation = Literal["exact", "program"]
+NORMALISATIONS: tuple[Normalisation, ...] = get_args(Normalisation)
 """The rules by which critics are scaled (see `normalised`). "exact" gives them norm 1. "program", the rule of the authors' program for
 arXiv 2104.07531, gives them the fourth root of their norm."""
 
 
-def normalised(critics: Critics, rule: str = "exact") -> Critics:
+def normalised(critics: Critics, rule: Normalisation = "exact") -> Critics:
     """Scale each critic i on its own, by its norm M_i = sum_j |outer_ij| |positions_ij|.
 
     Both rules divide the outer weights by M_i^(1/2). The rule "exact" divides the positions by M_i^(1/2) too, so that the new norm is 1.
@@ -125,7 +126,7 @@ def critic_values(critics: Critics, slopes: Float[Array, "d k d"]) -> Float[Arra
 
 
 def ascend(
-    critics: Critics, space: Space, samples: Samples, scores: Points, steps: int, rule: str = "exact"
+    critics: Critics, space: Space, samples: Samples, scores: Points, steps: int, rule: Normalisation = "exact"
 ) -> tuple[Critics, Float[Array, " d"]]:
     """Improve critics by gradient ascent of each D_i, with steps t = 0, 1, ... of size 1 / (1 + 0.05 t).
 
@@ -201,7 +202,7 @@ def critic_loss(critics: Critics, values: Float[Array, " d"], samples: Samples) 
 
 @eqx.filter_jit
 def by_critics(
-    key: Key[Array, ""], space: Space, samples: Samples, scores: Points, width: int, steps: int, rule: str = "exact"
+    key: Key[Array, ""], space: Space, samples: Samples, scores: Points, width: int, steps: int, rule: Normalisation = "exact"
 ) -> Float[Array, ""]:
     """Return SD = (sum_i D_i^2)^(1/2) with critics that are drawn and then improved by `ascend`.
 
@@ -228,7 +229,7 @@ def by_critics(
 
 
 def network_discrepancy(
-    key: Key[Array, ""], space: Space, energy: Energy, samples: Samples, *, width: int = 64, steps: int = 101, rule: str = "exact"
+    key: Key[Array, ""], space: Space, energy: Energy, samples: Samples, *, width: int = 64, steps: int = 101, rule: Normalisation = "exact"
 ) -> Float[Array, ""]:
     """Return SD, the F1 Stein discrepancy of samples from a model, by critics that `ascend` improves.
 

@@ -100,7 +100,7 @@ def number(name: str, value, *, positive: bool = False, largest: float = math.in
     ValueError: restart_probability is 1.5; it must be a finite number, at least 0 and at most 1
     """
     try:
-        finite = np.ndim(value) == 0 and math.isfinite(value)
+        finite = not isinstance(value, bool) and np.ndim(value) == 0 and math.isfinite(value)
         allowed = finite and (value > 0 if positive else value >= 0) and value <= largest
     except (TypeError, ValueError, OverflowError):
         allowed = False

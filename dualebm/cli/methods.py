@@ -8,7 +8,7 @@ from dualebm._internal import checks
 from dualebm.cli.values import parse
 from dualebm.energies.boltzmann import Boltzmann
 from dualebm.energies.networks import MLP
-from dualebm.flows.likelihood import Start
+from dualebm.energies.starts import Start
 from dualebm.methods.registry import by_name
 from dualebm.spaces import Sphere
 

@@ -8,11 +8,12 @@ import jax.numpy as jnp
 from jax.scipy.special import logsumexp
 from jaxtyping import Array, Float, Key
 
-from dualebm._internal import checks
+from dualebm import settings
 from dualebm._internal.blocks import block_columns, map_blocks, product
 from dualebm.base_measures import Gaussian
 from dualebm.energies.base import Energy, Located
 from dualebm.geometry import Space
+from dualebm.settings import Count, NonNegative
 
 LARGEST_ENUMERATION = 20
 """The largest number m of hidden units whose 2^m states are enumerated."""
@@ -182,12 +183,11 @@ class Boltzmann:
     (4, 3)
     """
 
-    hidden: int = 16
-    spread: float = 0.01
+    hidden: Count = 16
+    spread: NonNegative = 0.01
 
     def __post_init__(self):
-        checks.count("hidden", self.hidden)
-        checks.number("spread", self.spread)
+        settings.check(self)
 
     def __call__(self, key: Key[Array, ""], space: Space, dtype: Any) -> BoltzmannMachine:
         """Returns the machine at the start of training."""

@@ -2,18 +2,19 @@
 
 import dataclasses
 import math
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 from jax.scipy.special import logsumexp
 from jaxtyping import Array, Float, Key
 
-from dualebm._internal import checks
+from dualebm import settings
 from dualebm._internal.blocks import block_columns, map_blocks, product
 from dualebm.base_measures import Flat
 from dualebm.energies.base import Energy, Located
 from dualebm.geometry import Space
+from dualebm.settings import Count, NonNegative
 from dualebm.spaces import Euclidean
 
 
@@ -151,16 +152,13 @@ class Mixture:
     ((2, 3), [-0.1, 0.1], [0.0], None)
     """
 
-    components: int = 2
-    spread: float = 0.01
-    separation: float = 0.1
-    covariances: str = "unit"
+    components: Count = 2
+    spread: NonNegative = 0.01
+    separation: NonNegative = 0.1
+    covariances: Literal["unit", "full"] = "unit"
 
     def __post_init__(self):
-        checks.count("components", self.components)
-        checks.number("spread", self.spread)
-        checks.number("separation", self.separation)
-        checks.choice("covariances", self.covariances, ("unit", "full"))
+        settings.check(self)
 
     def __call__(self, key: Key[Array, ""], space: Space, dtype: Any) -> GaussianMixture:
         """Returns the mixture at the start of training."""

@@ -6,19 +6,24 @@
 import dataclasses
 import itertools
 import math
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Literal
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from dualebm._internal import checks
+from dualebm import settings
 from dualebm._internal.blocks import block_columns, map_blocks, product
 from dualebm.energies.base import Energy
 from dualebm.geometry import Space
+from dualebm.settings import Count, CountOrZero
 
-ACTIVATIONS = {"softplus": jax.nn.softplus, "relu": jax.nn.relu, "silu": jax.nn.silu, "tanh": jnp.tanh}
+Activation = Literal["softplus", "relu", "silu", "tanh"]
+"""The names of the activations."""
+
+ACTIVATIONS: dict[str, Callable] = {"softplus": jax.nn.softplus, "relu": jax.nn.relu, "silu": jax.nn.silu, "tanh": jnp.tanh}
 """The activations of networks, by name."""
 
 
@@ -46,7 +51,7 @@ class Perceptron(Energy):
 
     weights: list[Float[Array, "_ _"]]
     biases: list[Float[Array, " _"]]
-    activation: str = eqx.field(static=True)
+    activation: Activation = eqx.field(static=True)
 
     @property
     def width(self) -> int:
@@ -77,14 +82,12 @@ class MLP:
     [0.0, 0.0, 0.0]
     """
 
-    width: int = 64
-    depth: int = 2
-    activation: str = "softplus"
+    width: Count = 64
+    depth: Count = 2
+    activation: Activation = "softplus"
 
     def __post_init__(self):
-        checks.count("width", self.width)
-        checks.count("depth", self.depth)
-        checks.choice("activation", self.activation, ACTIVATIONS)
+        settings.check(self)
 
     def __call__(self, key: Key[Array, ""], space: Space, dtype: Any) -> Perceptron:
         """Returns the network at the start of training."""
@@ -146,7 +149,7 @@ class Convolutional(Energy):
     shape: tuple[int, int] = eqx.field(static=True)
     strides: tuple[int, ...] = eqx.field(static=True)
     paddings: tuple[int, ...] = eqx.field(static=True)
-    activation: str = eqx.field(static=True)
+    activation: Activation = eqx.field(static=True)
 
     @property
     def width(self) -> int:
@@ -194,23 +197,20 @@ class ConvNet:
     [(256, 64), (64, 1)]
     """
 
-    shape: tuple[int, int] = (28, 28)
-    channels: tuple[int, ...] = (16, 32, 64, 64)
-    kernels: tuple[int, ...] = (5, 3, 3, 3)
-    strides: tuple[int, ...] = (2, 2, 2, 2)
-    paddings: tuple[int, ...] = (4, 1, 1, 1)
-    width: int = 64
-    activation: str = "silu"
+    shape: tuple[Count, Count] = (28, 28)
+    channels: tuple[Count, ...] = (16, 32, 64, 64)
+    kernels: tuple[Count, ...] = (5, 3, 3, 3)
+    strides: tuple[Count, ...] = (2, 2, 2, 2)
+    paddings: tuple[CountOrZero, ...] = (4, 1, 1, 1)
+    width: Count = 64
+    activation: Activation = "silu"
 
     def __post_init__(self):
+        settings.check(self)
         for name in ("shape", "channels", "kernels", "strides", "paddings"):
             values, length = getattr(self, name), 2 if name == "shape" else max(len(self.channels), 1)
-            if not isinstance(values, tuple) or len(values) != length:
+            if len(values) != length:
                 raise ValueError(f"{name} is {values}; it must be a tuple of {length} integers, with channels={self.channels}")
-            for i, value in enumerate(values):
-                checks.count(f"{name}[{i}]", value, 0 if name == "paddings" else 1)
-        checks.count("width", self.width)
-        checks.choice("activation", self.activation, ACTIVATIONS)
         for i, (height, width) in enumerate(self.images):
             if min(height, width) < 1:
                 raise ValueError(

@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-from dualebm._internal import checks, collectives
-from dualebm.flows.noise import NOISE_PAIRS, drawn, sharded
+from dualebm._internal import collectives
+from dualebm.flows.noise import NOISE_PAIRS, NoiseKind, drawn, sharded
 from dualebm.geometry import Space
 from dualebm.measures import Samples
 
@@ -158,18 +158,16 @@ def start(key: Key[Array, ""], count: int | None, data: Samples) -> Float[Array,
     return data.points[draw_indices(key, data, (count,))].T
 
 
-def check_particles(count: int | None, noise: str) -> None:
+def check_particles(count: int | None, noise: NoiseKind) -> None:
     """Raise ValueError for a number of particles that is not allowed with a kind of noise.
 
-    The number `count` must be positive. With the noise "antithetic" or "orthogonal" it must be even, but not with "independent". It is
-    None for two copies of the data, which is always allowed.
+    With the noise "antithetic" or "orthogonal" the number `count` must be even, but not with "independent". It is None for two copies
+    of the data, which is always allowed.
 
     >>> check_particles(None, "antithetic")
     """
-    if count is not None:
-        checks.count("particles", count)
-        if noise != "independent" and count % 2:
-            raise ValueError(f"particles is {count}; it must be even with {noise} noise (or noise='independent')")
+    if count is not None and noise != "independent" and count % 2:
+        raise ValueError(f"particles is {count}; it must be even with {noise} noise (or noise='independent')")
 
 
 def check_copies(count: int | None, data: Samples) -> None:

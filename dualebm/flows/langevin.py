@@ -243,7 +243,7 @@ MOVES: dict[str, Callable] = {**TRANSITIONS, "independence": independence, "gibb
 
 
 def move(
-    integrator: str,
+    integrator: Move,
     space: Space,
     draw: Draw,
     x: Float[Array, "d N"],

@@ -15,17 +15,15 @@ from jaxtyping import Array, Float
 
 from dualebm._internal import blocks, checks, collectives
 from dualebm.energies.base import Energy
-from dualebm.flows.two_layer import OPTIMISERS, transformation
+from dualebm.energies.starts import Start
+from dualebm.flows import two_layer
+from dualebm.flows.two_layer import transformation
 from dualebm.geometry import Space
 from dualebm.measures import Samples, shares
 
 Scalar = Float[Array, ""] | float
 
-Start = Callable[[Any, Space, Any], Energy]
-"""`start(key, space, dtype)` returns the energy at the start of training. It is a function, or a frozen dataclass of settings such as
-`networks.MLP`."""
-
-Optimiser = str | Callable[[], Any]
+Optimiser = two_layer.Optimiser | Callable[[], Any]
 """A word of `flows.two_layer.OPTIMISERS`, or a function that makes an optax optimiser, an `optax.GradientTransformation`."""
 
 
@@ -228,18 +226,3 @@ def check(method, data: Samples) -> None:
     first = eqx.filter_jit(lambda x: method.start(jax.random.key(0), method.space, dtype).value_and_gradient(x))(jnp.asarray(points))
     if not all(bool(np.isfinite(np.asarray(value)).all()) for value in first):
         raise ValueError(f"the energy {type(energy).__name__} or its gradient is not finite in step 0, at the first points of the data")
-
-
-def check_settings(method) -> None:
-    """Raise ValueError for settings of training that are not allowed: `start`, `optimiser`, `clip` and `fixed`."""
-    if not callable(method.start):
-        raise ValueError(f"start is {method.start!r}; it must be a function (key, space, dtype) -> Energy, such as networks.MLP()")
-    if isinstance(method.optimiser, str):
-        checks.choice("optimiser", method.optimiser, OPTIMISERS)
-    elif not callable(method.optimiser):
-        allowed = "it must be a word or a function that makes an optax optimiser: lambda: optax.adam(1e-3)"
-        raise ValueError(f"optimiser is {method.optimiser!r}; {allowed}")
-    if method.clip is not None:
-        checks.number("clip", method.clip, positive=True)
-    if isinstance(method.fixed, str):
-        raise ValueError(f"fixed is {method.fixed!r}; it must be a tuple of names of fields")

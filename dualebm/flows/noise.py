@@ -36,7 +36,7 @@ of the second. `k` is None for a single move, or the index of one of several mov
 Particles i and i + ceil(N/2) are a pair. `start` is a multiple of `NOISE_PAIRS`."""
 
 
-def drawn(key: Key[Array, ""], dimension: int, dtype, noise: str = "antithetic", uniforms: int | None = None) -> Draw:
+def drawn(key: Key[Array, ""], dimension: int, dtype, noise: NoiseKind = "antithetic", uniforms: int | None = None) -> Draw:
     """Make the noise of one step, keyed by block of `NOISE_PAIRS` pairs and drawn where it is used.
 
     Args:

@@ -10,7 +10,7 @@ program.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -22,10 +22,12 @@ from dualebm.features import Feature, Ridge
 from dualebm.geometry import Space
 from dualebm.rates import NonNegative
 
-OPTIMISERS = ("gradient", "adam", "momentum", "rms")
+Optimiser = Literal["gradient", "adam", "momentum", "rms"]
+OPTIMISERS: tuple[Optimiser, ...] = get_args(Optimiser)
 """The names of the optimisers that `transformation` knows."""
 
-REGIMES = ("active", "lazy")
+Regime = Literal["active", "lazy"]
+REGIMES: tuple[Regime, ...] = get_args(Regime)
 
 
 class NetworkRates(NamedTuple):
@@ -42,7 +44,7 @@ class NetworkRates(NamedTuple):
     weight_decay: NonNegative = 0.0
 
 
-def network(key: Key[Array, ""], feature: Feature, space: Space, neurons: int, regime: str, scale: float, dtype) -> Shallow:
+def network(key: Key[Array, ""], feature: Feature, space: Space, neurons: int, regime: Regime, scale: float, dtype) -> Shallow:
     """Draw a network at the start of training.
 
     Args:
@@ -71,7 +73,7 @@ def network(key: Key[Array, ""], feature: Feature, space: Space, neurons: int, r
     return Shallow(feature, size * positions, size * jax.random.normal(weight_key, (neurons,), dtype))
 
 
-def transformation(optimiser: str) -> Any:
+def transformation(optimiser: Optimiser) -> Any:
     """Return the optax transformation of a gradient that belongs to a name of `OPTIMISERS`. It applies no learning rate.
 
     >>> transformation("gradient").update(jnp.array([3.0]), None)[0].tolist()
@@ -85,7 +87,7 @@ def transformation(optimiser: str) -> Any:
     return makers[optimiser]()
 
 
-def start(optimiser: str, energy: Shallow) -> Any:
+def start(optimiser: Optimiser, energy: Shallow) -> Any:
     """Return the initial state of an optimiser of `OPTIMISERS` for an energy.
 
     >>> from dualebm.features import ReLU
@@ -96,7 +98,7 @@ def start(optimiser: str, energy: Shallow) -> Any:
 
 
 def descend(
-    optimiser: str, regime: str, energy: Shallow, gradient: tuple[Float[Array, " m"], Float[Array, "m p"]], state: Any, rates
+    optimiser: Optimiser, regime: Regime, energy: Shallow, gradient: tuple[Float[Array, " m"], Float[Array, "m p"]], state: Any, rates
 ) -> tuple[Shallow, Any]:
     """Make a step of gradient descent.
 
@@ -169,17 +171,14 @@ def inverse_time(rate: float) -> Callable[[Any], Any]:
     return factor
 
 
-def check(method) -> None:
-    """Raise ValueError for settings of a method of two-layer networks that are not allowed.
+def check_ridge(feature: Feature) -> None:
+    """Raise ValueError for a feature that is not a ridge. The positions of a two-layer network are free only for a ridge.
 
-    Those are `feature`, which must be a ridge, `neurons`, `regime`, `optimiser` and `initial_scale`.
+    >>> from dualebm.features import ReLU
+    >>> check_ridge(ReLU())
     """
-    if not isinstance(method.feature, Ridge):
-        raise ValueError(f"feature is {method.feature}; it must be a ridge feature (ReLU, Softplus), of free positions")
-    checks.count("neurons", method.neurons)
-    checks.choice("regime", method.regime, REGIMES)
-    checks.choice("optimiser", method.optimiser, OPTIMISERS)
-    checks.number("initial_scale", method.initial_scale, positive=True)
+    if not isinstance(feature, Ridge):
+        raise ValueError(f"feature is {feature}; it must be a ridge feature (ReLU, Softplus), of free positions")
 
 
 def _parameters(energy: Shallow):

@@ -22,7 +22,13 @@ WeightUpdate = Literal["multiplicative", "additive"]
 
 
 def population(
-    keys: tuple[Key[Array, ""], Key[Array, ""], Key[Array, ""]], space: Space, count: int, signs: str, weights: str, unit: Rate, dtype
+    keys: tuple[Key[Array, ""], Key[Array, ""], Key[Array, ""]],
+    space: Space,
+    count: int,
+    signs: Signs,
+    weights: FirstWeights,
+    unit: Rate,
+    dtype,
 ) -> Atoms:
     """Draw atoms uniform on a space.
 
@@ -149,7 +155,7 @@ def update(
     reaction_step: Rate,
     radius: Rate | None,
     space: Space,
-    rule: str = "multiplicative",
+    rule: WeightUpdate = "multiplicative",
 ) -> tuple[Atoms, Int[Array, ""]]:
     """Make steps 3 to 5 of Algorithm 1 of arXiv 2107.05134: transport, reaction and budget.
 

@@ -38,11 +38,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
-from dualebm._internal import checks, collectives
+from dualebm import settings
+from dualebm._internal import collectives
 from dualebm.features import Feature
 from dualebm.measures import Atoms, Samples, total_variation
 from dualebm.methods.base import Info, Wrapper
 from dualebm.methods.dual import Dual, DualRates, DualState
+from dualebm.settings import Count, CountFrom2, Fraction
 
 START, WAIT = 20, 5
 """The iterations of the power method before the first step, and the steps after which its estimates set the neuron steps."""
@@ -199,23 +201,18 @@ class Adaptive(Wrapper):
     """
 
     method: Dual
-    warmup: int = 80
-    acceptance: float | None = 0.8
-    safety: float | None = 0.6
-    sample: int = 2048
+    warmup: Count = 80
+    acceptance: Fraction | None = 0.8
+    safety: Fraction | None = 0.6
+    sample: CountFrom2 = 2048
 
     def __post_init__(self):
+        settings.check(self)
         if not isinstance(self.method, Dual):
             raise ValueError(f"method is {self.method!r}; it must be a Dual, whose steps adapt")
-        checks.count("warmup", self.warmup)
-        checks.count("sample", self.sample, 2)
-        if self.acceptance is not None:
-            checks.number("acceptance", self.acceptance, positive=True, largest=1)
-            if self.method.integrator != "mala":
-                allowed = "'mala' has an acceptance to adapt; give acceptance=None"
-                raise ValueError(f"method.integrator is {self.method.integrator!r}; only {allowed}")
-        if self.safety is not None:
-            checks.number("safety", self.safety, positive=True, largest=1)
+        if self.acceptance is not None and self.method.integrator != "mala":
+            allowed = "'mala' has an acceptance to adapt; give acceptance=None"
+            raise ValueError(f"method.integrator is {self.method.integrator!r}; only {allowed}")
 
     def init(self, key: Key[Array, ""], rates: DualRates, data: Samples) -> AdaptiveState:
         """Return the initial state of the wrapped method under the same key, with neuron steps at half the quasi-static

@@ -13,13 +13,14 @@ import equinox as eqx
 import jax
 from jaxtyping import Array, Float, Int, Key
 
-from dualebm._internal import checks
+from dualebm import settings
 from dualebm.flows import jarzynski
 from dualebm.flows.jarzynski import Weights
 from dualebm.flows.noise import drawn
 from dualebm.measures import Samples
 from dualebm.methods.any_energy import warning_of_weights
-from dualebm.methods.base import Info, Wrapper
+from dualebm.methods.base import Info, Method, Wrapper
+from dualebm.settings import Count, CountFrom2, Fraction, Positive
 
 ASIDE = 2**31 - 1
 """The number that makes the key of the independent particles from the key of a step. No method uses it."""
@@ -73,20 +74,16 @@ class Audited(Wrapper):
     [True, True]
     """
 
-    method: Any
-    walkers: int = 10_000
-    moves: int = 1
-    particle_step: float | None = None
-    threshold: float = 0.5
+    method: Method
+    walkers: CountFrom2 = 10_000
+    moves: Count = 1
+    particle_step: Positive | None = None
+    threshold: Fraction = 0.5
 
     def __post_init__(self):
-        checks.count("walkers", self.walkers, 2)
+        settings.check(self)
         if self.walkers % 2:
             raise ValueError(f"walkers is {self.walkers}; it must be even: particles i and i + N/2 are a pair")
-        checks.count("moves", self.moves)
-        if self.particle_step is not None:
-            checks.number("particle_step", self.particle_step, positive=True)
-        checks.number("threshold", self.threshold, positive=True, largest=1)
 
     def check(self, rates, data: Samples) -> None:
         """Raise the errors of the wrapped method, and ValueError where samples of its first model cannot be drawn."""

@@ -12,27 +12,31 @@ ball. The weight decay takes its place, and the ratio s / h corresponds to the r
 """
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-from dualebm._internal import checks, collectives
+from dualebm import settings
+from dualebm._internal import collectives
+from dualebm.energies.starts import Start
 from dualebm.flows import initialise, jarzynski, langevin, likelihood
 from dualebm.flows.jarzynski import Weights
-from dualebm.flows.likelihood import Optimiser, Start, Training
+from dualebm.flows.likelihood import Optimiser, Training
+from dualebm.flows.noise import NoiseKind
 from dualebm.geometry import Space
 from dualebm.measures import Samples
 from dualebm.methods.any_energy import batch_of, check_training, check_walkers, noise_of
 from dualebm.methods.base import Info, Method
 from dualebm.rates import NonNegative, ParticleStep, Probability
+from dualebm.settings import Count, CountFrom2, Positive
 
-BEGIN = ("data", "model")
+Begin = Literal["data", "model"]
 """Where the particles are at the start: at the data, or at samples of the model of the first energy."""
 
-RESTART_AT = ("data", "base")
+RestartAt = Literal["data", "base"]
 """Where particles go that restart with `restart_probability`: to the data, or to draws of the base measure."""
 
 
@@ -120,26 +124,22 @@ class Contrastive(Method):
 
     space: Space
     start: Start
-    walkers: int | None = None
-    integrator: str = "mala"
-    moves: int = 1
-    noise: str = "antithetic"
-    begin: str = "data"
-    restart_every: int | None = None
-    restart_at: str = "data"
-    data_batch: int | None = None
+    walkers: CountFrom2 | None = None
+    integrator: langevin.Move = "mala"
+    moves: Count = 1
+    noise: NoiseKind = "antithetic"
+    begin: Begin = "data"
+    restart_every: Count | None = None
+    restart_at: RestartAt = "data"
+    data_batch: Count | None = None
     optimiser: Optimiser = "adam"
-    clip: float | None = None
+    clip: Positive | None = None
     fixed: tuple[str, ...] = ()
     diagnosis: bool = False
 
     def __post_init__(self):
-        likelihood.check_settings(self)
-        check_walkers(self if self.walkers is not None else dataclasses.replace(self, walkers=2))
-        checks.choice("begin", self.begin, BEGIN)
-        checks.choice("restart_at", self.restart_at, RESTART_AT)
-        if self.restart_every is not None:
-            checks.count("restart_every", self.restart_every)
+        settings.check(self)
+        check_walkers(self)
         if self.begin == "model" and self.walkers is None:
             raise ValueError("begin is 'model' and walkers is None, which is copies of the data; give their number")
         if self.diagnosis and (self.begin == "data" or self.restart_every is not None):

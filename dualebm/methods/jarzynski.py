@@ -13,26 +13,28 @@ sum_i p_i^2 |dU/dtheta(X_i)|^2 in each iteration, an error of order 1/N in all.
 """
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-from dualebm import measures
+from dualebm import settings
 from dualebm._internal import blocks, checks, collectives, random
-from dualebm.flows import jarzynski, likelihood
+from dualebm.energies.starts import Start
+from dualebm.flows import jarzynski, langevin, likelihood
 from dualebm.flows.jarzynski import Weights
-from dualebm.flows.likelihood import Optimiser, Start, Training
-from dualebm.flows.noise import sharded
+from dualebm.flows.likelihood import Optimiser, Training
+from dualebm.flows.noise import NoiseKind, sharded
 from dualebm.geometry import Space
 from dualebm.measures import Samples
 from dualebm.methods.any_energy import batch_of, check_training, check_walkers, noise_of, warning_of_weights
 from dualebm.methods.base import Info, Method
 from dualebm.rates import Fraction, NonNegative, ParticleStep
+from dualebm.settings import Count, CountFrom2
 
-ORDERS = ("particles_first", "parameters_first")
+Order = Literal["particles_first", "parameters_first"]
 """The particles move under the energy before the step of the parameters (Algorithm 1) or after it (the authors' program of images)."""
 
 
@@ -145,29 +147,24 @@ class Jarzynski(Method):
 
     space: Space
     start: Start
-    walkers: int = 10_000
-    integrator: str = "geodesic"
-    moves: int = 1
-    noise: str = "independent"
-    order: str = "particles_first"
-    increment: str = "exact"
-    walker_batch: int | None = None
-    walker_batches: int = 1
-    data_batch: int | None = None
+    walkers: CountFrom2 = 10_000
+    integrator: langevin.Move = "geodesic"
+    moves: Count = 1
+    noise: NoiseKind = "independent"
+    order: Order = "particles_first"
+    increment: jarzynski.Increment = "exact"
+    walker_batch: CountFrom2 | None = None
+    walker_batches: Count = 1
+    data_batch: Count | None = None
     optimiser: Optimiser = "adam"
-    clip: float | None = None
+    clip: settings.Positive | None = None
     fixed: tuple[str, ...] = ()
-    resampling: str = "systematic"
+    resampling: jarzynski.Resampling = "systematic"
 
     def __post_init__(self):
-        likelihood.check_settings(self)
+        settings.check(self)
         check_walkers(self)
-        checks.choice("order", self.order, ORDERS)
-        checks.choice("increment", self.increment, jarzynski.INCREMENTS)
-        checks.choice("resampling", self.resampling, (*measures.RESAMPLINGS, "none"))
-        checks.count("walker_batches", self.walker_batches)
         if self.walker_batch is not None:
-            checks.count("walker_batch", self.walker_batch, 2)
             if self.walkers % self.walker_batch or self.walker_batch % 2:
                 raise ValueError(f"walker_batch is {self.walker_batch}; it must be even and divide walkers, which is {self.walkers}")
         elif self.walker_batches > 1:

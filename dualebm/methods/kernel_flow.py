@@ -1,23 +1,25 @@
 """The F2 ball with all features at once: the flow of a maximum mean discrepancy (arXiv 2107.05134, Appendix C; see `methods.lazy`)."""
 
 import dataclasses
-from typing import NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-from dualebm._internal import checks
+from dualebm import settings
 from dualebm._internal.finite_volume import cells
 from dualebm.energies.tabulated import Tabulated
-from dualebm.features import ReLU
+from dualebm.features import Bump, ReLU
 from dualebm.flows import initialise, langevin
-from dualebm.flows.noise import drawn
+from dualebm.flows.langevin import Integrator
+from dualebm.flows.noise import NoiseKind, drawn
 from dualebm.geometry import Space
 from dualebm.kernels import Embedding, Kernel, embedding, kernel_of, mean_kernel
 from dualebm.measures import Samples
 from dualebm.methods.base import Info, Method
-from dualebm.methods.lazy import CHOICES, LazyRates, check_choices
+from dualebm.methods.lazy import LazyRates, Penalty
+from dualebm.settings import Bound, Count, NonNegative
 
 
 class KernelState(NamedTuple):
@@ -51,7 +53,8 @@ class KernelFlow(Method):
 
     Args:
         space: the space of the data and the particles.
-        kernel: k. None for the kernel of ReLU features (see `kernels.kernel_of`).
+        kernel: k. None for the kernel of `Bump(space)` features on a torus, and of `ReLU()` features elsewhere (see
+            `kernels.kernel_of`).
         particles: the number N of particles, which start at data points drawn at random. None starts them at two copies
             of the data.
         jitter: the standard deviation of a step of noise that particles make at the start, >= 0. The changed time needs
@@ -79,25 +82,22 @@ class KernelFlow(Method):
 
     space: Space
     kernel: Kernel | None = None
-    particles: int | None = None
-    jitter: float = 0.0
-    penalty: str = "ball"
-    time: str = "natural"
-    averaged: int | None = None
-    integrator: str = "mala"
-    noise: str = "antithetic"
+    particles: Count | None = None
+    jitter: NonNegative = 0.0
+    penalty: Penalty = "ball"
+    time: Literal["natural", "changed"] = "natural"
+    averaged: Annotated[int, Bound(least=4)] | None = None
+    integrator: Integrator = "mala"
+    noise: NoiseKind = "antithetic"
 
     def __post_init__(self):
-        checks.choice("time", self.time, ("natural", "changed"))
-        if self.averaged is not None:
-            checks.count("averaged", self.averaged, 4)
-            if self.space.circumference is None:
-                raise ValueError(
-                    f"averaged is {self.averaged} and space is {self.space}; a grid is allowed on Torus(1) and Sphere(2) "
-                    "(elsewhere Lazy(averaged=True) averages on random features)"
-                )
-        checks.number("jitter", self.jitter)
-        check_choices(self, CHOICES)
+        settings.check(self)
+        initialise.check_particles(self.particles, self.noise)
+        if self.averaged is not None and self.space.circumference is None:
+            raise ValueError(
+                f"averaged is {self.averaged} and space is {self.space}; a grid is allowed on Torus(1) and Sphere(2) "
+                "(elsewhere Lazy(averaged=True) averages on random features)"
+            )
         if self.time == "changed" and self.penalty == "squared":
             raise ValueError("time is 'changed' and penalty is 'squared'; the squared flow has its natural time alone")
         if self.time == "changed" and self.jitter == 0:
@@ -129,7 +129,8 @@ class KernelFlow(Method):
 
     @property
     def _kernel(self) -> Kernel:
-        return kernel_of(ReLU(), self.space) if self.kernel is None else self.kernel
+        """The kernel of the setting. None stands for the kernel of bumps on a periodic space, where ReLUs are not continuous."""
+        return self.kernel or kernel_of(Bump(self.space) if self.space.periodic else ReLU(), self.space)
 
     def _discrepancy(self, x, observed, data) -> Float[Array, ""]:
         """Return MMD(particles, data), given E_data k over both arguments."""

@@ -16,30 +16,29 @@ at temperature 1 / R.
 """
 
 import dataclasses
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-from dualebm._internal import checks
+from dualebm import settings
 from dualebm.energies.shallow import Shallow, feature_mean, feature_sums
 from dualebm.features import Feature, ReLU
 from dualebm.flows import initialise, langevin
-from dualebm.flows.noise import NOISES, drawn
+from dualebm.flows.langevin import Integrator
+from dualebm.flows.noise import NoiseKind, drawn
 from dualebm.geometry import Space
 from dualebm.measures import Samples
 from dualebm.methods.base import Info, Method
 from dualebm.rates import NonNegative, ParticleStep, Positive, Probability
+from dualebm.settings import Count
 
 SMALLEST = 1e-12
 """The lower bound of a discrepancy that divides."""
 
-CHOICES = {
-    "penalty": ("ball", "squared"),
-    "integrator": tuple(langevin.TRANSITIONS),
-    "noise": NOISES,
-}
+Penalty = Literal["ball", "squared"]
+"""How the function is bounded: |h|_2 <= R, or the penalty |h|^2 / (2 R)."""
 
 
 class LazyRates(NamedTuple):
@@ -83,20 +82,6 @@ class LazyState(NamedTuple):
         return self.columns.T
 
 
-def check_choices(method, names) -> None:
-    """Check the settings of a method by their names in `CHOICES`, and its number of particles.
-
-    Raises:
-        ValueError: a setting is not one of its choices, or the number of particles does not go with the noise.
-
-    >>> from dualebm.spaces import Sphere
-    >>> check_choices(Lazy(Sphere(3)), CHOICES)
-    """
-    for name in names:
-        checks.choice(name, getattr(method, name), CHOICES[name])
-    initialise.check_particles(method.particles, method.noise)
-
-
 @dataclasses.dataclass(frozen=True)
 class Lazy(Method):
     """Maximum likelihood over the F2 ball with m fixed features, whose charges ascend or are the best at once.
@@ -129,18 +114,17 @@ class Lazy(Method):
 
     space: Space
     feature: Feature = ReLU()
-    features: int = 512
-    particles: int | None = None
-    charges: str = "ascent"
-    penalty: str = "ball"
+    features: Count = 512
+    particles: Count | None = None
+    charges: Literal["best", "ascent"] = "ascent"
+    penalty: Penalty = "ball"
     averaged: bool = False
-    integrator: str = "mala"
-    noise: str = "antithetic"
+    integrator: Integrator = "mala"
+    noise: NoiseKind = "antithetic"
 
     def __post_init__(self):
-        checks.choice("charges", self.charges, ("best", "ascent"))
-        checks.count("features", self.features)
-        check_choices(self, CHOICES)
+        settings.check(self)
+        initialise.check_particles(self.particles, self.noise)
         if self.charges == "ascent" and self.penalty == "squared":
             raise ValueError("charges is 'ascent' and penalty is 'squared'; the ascent is on the ball")
 

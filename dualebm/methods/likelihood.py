@@ -12,23 +12,25 @@ for a given energy, by sampling or by annealing.
 """
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
+from dualebm import settings
 from dualebm._internal import checks
 from dualebm.energies.shallow import Shallow, Sums, feature_mean, feature_sums
-from dualebm.features import Feature, ReLU
+from dualebm.features import Feature, ReLU, RidgeFeature
 from dualebm.flows import langevin, two_layer
 from dualebm.flows.noise import drawn
 from dualebm.geometry import Space
 from dualebm.measures import Samples, effective_sample_size
 from dualebm.methods.base import Info, Method
 from dualebm.rates import NonNegative, ParticleStepOrNone
+from dualebm.settings import Count, CountFrom2, Positive
 
-SAMPLERS = ("mala", "independence", "importance")
+Sampler = Literal["mala", "independence", "importance"]
 """How the expectation under the model is estimated: chains of MALA, chains of independence Metropolis, or weighted points of tau."""
 
 
@@ -86,10 +88,7 @@ class LikelihoodState(NamedTuple):
 
 
 def _check_sampler(method) -> None:
-    """Raise ValueError for settings of the sampler that are not allowed."""
-    checks.choice("sampler", method.sampler, SAMPLERS)
-    checks.count("chains", method.chains, 2)
-    checks.count("moves", method.moves)
+    """Raise ValueError for moves, fresh chains or a space that do not go with the sampler."""
     if method.sampler == "importance" and (method.moves != 1 or method.fresh):
         raise ValueError(f"moves is {method.moves}, fresh {method.fresh} and sampler 'importance', which moves none; allowed: 1, False")
     if not method.space.base.proper:
@@ -139,7 +138,7 @@ def _expectation(method, key, energy: Shallow, columns, step) -> tuple[Sums, Any
 class _Sampled(Method):
     """The part that both methods share: samples of the model."""
 
-    sampler: str
+    sampler: Sampler
 
     def samples(self, state: LikelihoodState) -> Samples | None:
         """Return the last points of the chains, with equal weights, and None where the model is sampled by weighted points."""
@@ -178,18 +177,19 @@ class Likelihood(_Sampled):
     """
 
     space: Space
-    feature: Feature = ReLU()
-    neurons: int = 500
-    regime: str = "active"
-    sampler: str = "mala"
-    chains: int = 2000
-    moves: int = 1
+    feature: RidgeFeature = ReLU()
+    neurons: Count = 500
+    regime: two_layer.Regime = "active"
+    sampler: Sampler = "mala"
+    chains: CountFrom2 = 2000
+    moves: Count = 1
     fresh: bool = False
-    optimiser: str = "gradient"
-    initial_scale: float = 0.1
+    optimiser: two_layer.Optimiser = "gradient"
+    initial_scale: Positive = 0.1
 
     def __post_init__(self):
-        two_layer.check(self)
+        settings.check(self)
+        two_layer.check_ridge(self.feature)
         _check_sampler(self)
 
     @property
@@ -283,14 +283,14 @@ class WeightedLikelihood(_Sampled):
 
     space: Space
     feature: Feature = ReLU()
-    neurons: int = 64
-    sampler: str = "importance"
-    chains: int = 10_000
-    moves: int = 1
+    neurons: Count = 64
+    sampler: Sampler = "importance"
+    chains: CountFrom2 = 10_000
+    moves: Count = 1
     fresh: bool = False
 
     def __post_init__(self):
-        checks.count("neurons", self.neurons)
+        settings.check(self)
         _check_sampler(self)
 
     @property

@@ -18,14 +18,14 @@ exact exponentials.
 """
 
 import dataclasses
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
-from dualebm._internal import checks
+from dualebm import settings
 from dualebm._internal.finite_volume import Cells, cells
 from dualebm.energies.shallow import Shallow, feature_mean
 from dualebm.features import Feature, ReLU
@@ -33,9 +33,7 @@ from dualebm.geometry import Space
 from dualebm.measures import Samples
 from dualebm.methods.base import Divergence, Info, Method
 from dualebm.methods.dual import DualRates
-
-SIGNS = ("half", "all_negative")
-"""The signs of the neurons at the start: half of the mass of each sign, or all of it negative."""
+from dualebm.settings import Count
 
 
 class MeanFieldState(NamedTuple):
@@ -85,16 +83,14 @@ class MeanField(Method):
 
     space: Space
     feature: Feature = ReLU()
-    cells: int = 256
-    neuron_cells: int = 256
-    signs: str = "half"
+    cells: Count = 256
+    neuron_cells: Count = 256
+    signs: Literal["half", "all_negative"] = "half"
     budget: bool = True
-    substeps: int = 64
+    substeps: Count = 64
 
     def __post_init__(self):
-        checks.choice("signs", self.signs, SIGNS)
-        for name in ("cells", "neuron_cells", "substeps"):
-            checks.count(name, getattr(self, name))
+        settings.check(self)
         _ = self.grids  # raises for a space without cells
 
     @property

@@ -24,7 +24,7 @@ import jax.numpy as jnp
 from jax.scipy.special import erfc, ndtr
 from jaxtyping import Array, Float, Int, Key
 
-from dualebm._internal import checks
+from dualebm import settings
 from dualebm._internal.blocks import block_columns, map_blocks, once, sum_blocks
 from dualebm.energies.shallow import Shallow, Sums, from_atoms
 from dualebm.features import Feature, ReLU, Ridge
@@ -33,6 +33,7 @@ from dualebm.geometry import Space
 from dualebm.measures import Atoms, Samples, coefficients, log_total_variation
 from dualebm.methods.base import Divergence, Info, Method
 from dualebm.rates import NonNegative, Positive, Scalar
+from dualebm.settings import Count
 
 
 class ScoreMatchingRates(NamedTuple):
@@ -59,12 +60,6 @@ class ScoreMatchingState(NamedTuple):
 
     atoms: Atoms
     step: Int[Array, ""]
-
-
-CHOICES = {
-    "signs": ("half", "random", "all_negative"), "weights": ("one", "uniform"), "weight_unit": ("one", "radius"),
-    "weight_update": ("multiplicative", "additive"),
-}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,22 +92,18 @@ class ScoreMatching(Method):
 
     space: Space
     feature: Feature = ReLU()
-    neurons: int = 64
-    smoothing: float | None = None
-    signs: str = "half"
-    weights: str = "one"
-    weight_unit: str = "one"
-    weight_update: str = "multiplicative"
+    neurons: Count = 64
+    smoothing: settings.Positive | None = None
+    signs: wfr.Signs = "half"
+    weights: wfr.FirstWeights = "one"
+    weight_unit: wfr.WeightUnit = "one"
+    weight_update: wfr.WeightUpdate = "multiplicative"
     budget: bool = True
 
     def __post_init__(self):
-        for name, allowed in CHOICES.items():
-            checks.choice(name, getattr(self, name), allowed)
-        checks.count("neurons", self.neurons)
-        if self.smoothing is not None:
-            checks.number("smoothing", self.smoothing, positive=True)
-            if not _kinked(self.feature):
-                raise ValueError(f"smoothing is {self.smoothing} and feature is {self.feature}, which is smooth; it must be None")
+        settings.check(self)
+        if self.smoothing is not None and not _kinked(self.feature):
+            raise ValueError(f"smoothing is {self.smoothing} and feature is {self.feature}, which is smooth; it must be None")
 
     @property
     def rates(self) -> ScoreMatchingRates:

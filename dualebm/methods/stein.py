@@ -15,16 +15,16 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-from dualebm import stein, stein_critics
-from dualebm._internal import checks
+from dualebm import settings, stein, stein_critics
 from dualebm.energies.shallow import Shallow
-from dualebm.features import Feature, ReLU
+from dualebm.features import ReLU, RidgeFeature
 from dualebm.flows import initialise, two_layer
 from dualebm.flows.two_layer import NetworkRates
 from dualebm.geometry import Space
-from dualebm.kernels import RBF
+from dualebm.kernels import RBF, ArcCosine
 from dualebm.measures import Samples
 from dualebm.methods.base import Info, Method
+from dualebm.settings import Count, Positive
 
 
 class SteinState(NamedTuple):
@@ -46,18 +46,17 @@ class _Stein(Method):
     """The part that both methods share. A subclass defines `loss`."""
 
     space: Space
-    feature: Feature = ReLU()
-    neurons: int = 500
-    regime: str = "active"
-    optimiser: str = "gradient"
-    initial_scale: float = 0.1
-    batch: int | None = None
+    feature: RidgeFeature = ReLU()
+    neurons: Count = 500
+    regime: two_layer.Regime = "active"
+    optimiser: two_layer.Optimiser = "gradient"
+    initial_scale: Positive = 0.1
+    batch: Count | None = None
 
     def __post_init__(self):
-        two_layer.check(self)
+        settings.check(self)
+        two_layer.check_ridge(self.feature)
         stein.check_space(self.space)
-        if self.batch is not None:
-            checks.count("batch", self.batch)
 
     @property
     def rates(self) -> NetworkRates:
@@ -132,13 +131,12 @@ class KernelStein(_Stein):
     (3,)
     """
 
-    kernel: Any = RBF()
-    statistic: str = "U"
+    kernel: ArcCosine | RBF = RBF()
+    statistic: stein.Statistic = "U"
 
     def __post_init__(self):
         super().__post_init__()
         stein.check_kernel(self.kernel)
-        checks.choice("statistic", self.statistic, stein.STATISTICS)
         if self.statistic == "U" and self.batch == 1:
             raise ValueError("batch is 1 and statistic is 'U', which is over pairs; batch must be at least 2")
 
@@ -197,15 +195,9 @@ class NetworkStein(_Stein):
     (3,)
     """
 
-    critics: int = 500
-    critic_steps: int = 25
-    normalisation: str = "exact"
-
-    def __post_init__(self):
-        super().__post_init__()
-        checks.count("critics", self.critics)
-        checks.count("critic_steps", self.critic_steps)
-        checks.choice("normalisation", self.normalisation, stein_critics.NORMALISATIONS)
+    critics: Count = 500
+    critic_steps: Count = 25
+    normalisation: stein_critics.Normalisation = "exact"
 
     def loss(self, key, samples, scores):
         """Return the discrepancy by critics, and the gradient of the loss in the scores.

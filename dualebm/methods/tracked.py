@@ -16,10 +16,11 @@ import jax.numpy as jnp
 from jax.scipy.special import logsumexp
 from jaxtyping import Array, Float, Int, Key
 
-from dualebm._internal import checks
+from dualebm import settings
 from dualebm.log_z.annealing import log_partition_by_annealing
 from dualebm.measures import Samples
-from dualebm.methods.base import Info, Wrapper
+from dualebm.methods.base import Info, Method, Wrapper
+from dualebm.settings import CountOrZero
 
 
 class TrackedState(NamedTuple):
@@ -64,11 +65,11 @@ class Tracked(Wrapper):
     (True, 1)
     """
 
-    method: Any
-    chains: int = 10_000
+    method: Method
+    chains: CountOrZero = 10_000
 
     def __post_init__(self):
-        checks.count("chains", self.chains, 0)
+        settings.check(self)
 
     def init(self, key: Key[Array, ""], rates, data: Samples) -> TrackedState:
         """Return the start of the wrapped method under the same key, with log Z of its energy."""

@@ -31,7 +31,7 @@ LOSSES = {
     "likelihood": "maximum likelihood", "ksd": "kernelised Stein discrepancy", "f1_sd": "F1 Stein discrepancy",
     "dual": "dual (Algorithm 1)",
 }  # fmt: skip
-REGIMES = {"active": "F1", "lazy": "F2"}
+REGIMES: dict[two_layer.Regime, str] = {"active": "F1", "lazy": "F2"}
 
 NEURONS = 500
 DIMENSION, DIMENSION_F1_SD = 15, 10
@@ -187,7 +187,7 @@ def dimension_of(loss: str) -> int:
     return DIMENSION_F1_SD if loss == "f1_sd" else DIMENSION
 
 
-def method_of(loss: str, regime: str) -> Any:
+def method_of(loss: str, regime: two_layer.Regime) -> Any:
     """Returns the method of a loss and a regime."""
     space = Sphere(dimension_of(loss))
     if loss == "dual":
@@ -199,13 +199,13 @@ def method_of(loss: str, regime: str) -> Any:
     return NetworkStein(space, neurons=NEURONS, regime=regime, critics=CRITICS)
 
 
-def rates_of(loss: str, regime: str) -> Any:
+def rates_of(loss: str, regime: two_layer.Regime) -> Any:
     """Returns the method's rates, but charges ascend by d^2: the covariance of ReLU features has eigenvalues of at most about 1 / 4 d^2."""
     rates = method_of(loss, regime).rates
     return rates._replace(ascent_step=float(dimension_of(loss) ** 2)) if (loss, regime) == ("dual", "lazy") else rates
 
 
-def schedule_of(loss: str, regime: str) -> Callable | None:
+def schedule_of(loss: str, regime: two_layer.Regime) -> Callable | None:
     """Returns the schedule: the learning rate falls, and Algorithm 1 anneals its radius."""
     if loss == "dual":
         return annealing() if regime == "active" else None
@@ -217,7 +217,7 @@ def counts_of(settings: Settings, loss: str) -> tuple[int, ...]:
     return tuple(n for n in settings.n if n <= MOST.get(loss, max(settings.n)))  # pyright: ignore[reportOptionalIterable, reportArgumentType]
 
 
-def solve(settings: Settings, name: str, loss: str, regime: str) -> Selection:
+def solve(settings: Settings, name: str, loss: str, regime: two_layer.Regime) -> Selection:
     """Runs the search and the repetitions of one teacher, loss and regime."""
     steps = STEPS[settings.preset][loss]
     points = VALIDATION[loss] if settings.preset == "paper" else min(VALIDATION[loss], 5000)

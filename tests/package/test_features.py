@@ -169,9 +169,9 @@ def test_bad_powers(power):
 
 @pytest.mark.parametrize("value", [0.0, -2.0, math.nan, math.inf])
 def test_bad_sharpness_and_concentration(value):
-    with pytest.raises(ValueError, match=f"sharpness is {value}; it must be a positive number"):
+    with pytest.raises(ValueError, match=f"sharpness is {value}; it must be a finite number, greater than 0"):
         Softplus(sharpness=value)
-    with pytest.raises(ValueError, match=f"concentration is {value}; it must be a positive number"):
+    with pytest.raises(ValueError, match=f"concentration is {value}; it must be a finite number, greater than 0"):
         Bump(S4, concentration=value)
 
 
