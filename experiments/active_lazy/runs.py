@@ -235,5 +235,7 @@ Selections = dict[tuple[str, str, str], Selection]
 
 def solve_all(settings: Settings) -> Selections:
     """Returns the selection of each teacher, loss and regime."""
-    cases = [(name, loss, regime) for name in settings.teachers for loss in settings.losses for regime in REGIMES]  # pyright: ignore[reportOptionalIterable]
+    cases: list[tuple[str, str, two_layer.Regime]] = [
+        (name, loss, regime) for name in settings.teachers for loss in settings.losses for regime in REGIMES  # pyright: ignore[reportOptionalIterable]
+    ]
     return {case: solve(settings, *case) for case in cases if counts_of(settings, case[1])}

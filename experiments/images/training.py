@@ -22,7 +22,7 @@ from dualebm._internal import checks
 from dualebm.base_measures import Gaussian
 from dualebm.energies.networks import ConvNet
 from dualebm.measures import Samples
-from dualebm.methods.contrastive import Contrastive
+from dualebm.methods.contrastive import Begin, Contrastive
 from dualebm.methods.jarzynski import Jarzynski, threshold_of_variation
 from dualebm.metrics.base import Metric
 from dualebm.metrics.walkers import EffectiveFraction, LogPartition, Resamplings, WalkerCrossEntropy, Walkers
@@ -81,7 +81,7 @@ class Settings:
     """Walkers of Jarzynski that move at a time; all in quick."""
     walker_batches: int | None = None
     """How often such a batch is drawn in an iteration."""
-    begin: str = "data"
+    begin: Begin = "data"
     """Where the walkers of PCD begin: data, or model, as those of Jarzynski do."""
     integrator: str | None = None
     """geodesic (Langevin without adjustment) or mala, of both methods."""
