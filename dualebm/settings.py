@@ -23,6 +23,7 @@ None; a tuple of numbers or words; a class of objects; a function.
 import dataclasses
 import functools
 import math
+import re
 import types
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
@@ -55,6 +56,8 @@ CountFrom2 = Annotated[int, Bound(least=2)]
 """A whole number of at least 2."""
 CountOrZero = Annotated[int, Bound()]
 """A whole number of at least 0."""
+Seed = Annotated[int, Bound(largest=checks.LARGEST_SEED)]
+"""A seed of random numbers."""
 NonNegative = Annotated[float, Bound()]
 """A number of at least 0."""
 Positive = Annotated[float, Bound(positive=True)]
@@ -89,6 +92,15 @@ class Setting(NamedTuple):
     function: bool = False
     default: Any = dataclasses.MISSING
     help: str = ""
+
+
+def word(kind: type) -> str:
+    """Return the name of a class as a word: in lower case with underscores.
+
+    >>> word(Setting), word(type("ReLU", (), {})), word(type("KernelFlow", (), {}))
+    ('setting', 'relu', 'kernel_flow')
+    """
+    return re.sub(r"(?<=[a-z])(?=[A-Z][a-z])", "_", kind.__name__).lower()
 
 
 def fields(kind: type) -> dict[str, Setting]:
@@ -126,16 +138,30 @@ def check(settings: Any) -> None:
     for name, setting in described(type(settings)).items():
         value = getattr(settings, name)
         if not setting.many or (value is None and setting.optional):
-            _check(name, value, setting)
+            check_value(name, value, setting)
         elif isinstance(value, tuple):
             for i, element in enumerate(value):
-                _check(f"{name}[{i}]", element, setting._replace(many=False, optional=False))
+                check_value(f"{name}[{i}]", element, setting._replace(many=False, optional=False))
         else:
             raise ValueError(f"{name} is {value!r}; it must be {_allowed(setting)}")
 
 
-def _check(name: str, value: Any, setting: Setting) -> None:
-    """Check one value, which is no tuple."""
+def check_value(name: str, value: Any, setting: Setting) -> None:
+    """Check one value of a setting, which is no tuple, or one element of a tuple.
+
+    Args:
+        name: the name in errors.
+        value: the value.
+        setting: the description of the setting.
+
+    Raises:
+        ValueError: the value is not allowed. The message names it and what is allowed.
+
+    >>> check_value("neurons", 0, of_type("neurons", Count))
+    Traceback (most recent call last):
+    ...
+    ValueError: neurons is 0; it must be an integer of at least 1
+    """
     kinds, words, bound = setting.kinds, setting.words, setting.bound
     objects = bool(setting.objects) or setting.function
     if value is None and setting.optional:
@@ -152,7 +178,7 @@ def _check(name: str, value: Any, setting: Setting) -> None:
     elif float in kinds:
         checks.number(name, value, positive=bound.positive, largest=bound.largest)
     else:
-        checks.count(name, value, bound.least)
+        checks.count(name, value, bound.least, bound.largest)
 
 
 def _allowed(setting: Setting) -> str:
@@ -184,7 +210,16 @@ def described(kind: type) -> dict[str, Setting]:
     """
     hints = get_type_hints(kind, include_extras=True)
     defaults = {name: default for name, default in _defaults(kind).items() if hints[name] is not Any}
-    return {name: _of_type(Setting(name, default=default), hints[name], None) for name, default in defaults.items()}
+    return {name: of_type(name, hints[name])._replace(default=default) for name, default in defaults.items()}
+
+
+def of_type(name: str, hint: Any) -> Setting:
+    """Return the description of a setting of a type, without a default and a text.
+
+    >>> of_type("neurons", Count).bound.least
+    1
+    """
+    return _of_type(Setting(name), hint, None)
 
 
 def _defaults(kind: Any) -> dict[str, Any]:

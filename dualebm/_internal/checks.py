@@ -35,29 +35,32 @@ def choice(name: str, value, allowed: Iterable) -> None:
     """
     allowed = list(allowed)
     if value not in allowed:
-        near = difflib.get_close_matches(str(value), [str(a) for a in allowed], 1, cutoff=0.4)
+        words = [a for a in allowed if isinstance(a, str)]
+        near = difflib.get_close_matches(value, words, 1, cutoff=0.5) if isinstance(value, str) else []
         hint = f" did you mean {near[0]!r}?" if near else ""
         raise ValueError(f"{name} is {value!r};{hint} Allowed: {', '.join(map(repr, allowed))}")
 
 
-def count(name: str, value, smallest: int = 1) -> None:
-    """Raises ValueError unless a value is an integer of at least `smallest`.
+def count(name: str, value, smallest: int = 1, largest: float = math.inf) -> None:
+    """Raises ValueError unless a value is an integer in the allowed range.
 
     Args:
         name: the name of the argument in the error.
         value: the value to check.
         smallest: the smallest allowed value.
+        largest: the largest allowed value.
 
     Raises:
-        ValueError: when the value is no integer or too small.
+        ValueError: when the value is no integer, too small or too large.
 
     >>> count("neurons", 0)
     Traceback (most recent call last):
     ...
     ValueError: neurons is 0; it must be an integer of at least 1
     """
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < smallest:
-        raise ValueError(f"{name} is {value!r}; it must be an integer of at least {smallest}")
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not smallest <= value <= largest:
+        allowed = f"of at least {smallest}" if largest == math.inf else f"from {smallest} to {largest}"
+        raise ValueError(f"{name} is {value!r}; it must be an integer {allowed}")
 
 
 def seed(name: str, value) -> None:
@@ -78,8 +81,7 @@ def seed(name: str, value) -> None:
     ...
     ValueError: seed is 4294967296; it must be an integer from 0 to 4294967295
     """
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not 0 <= value <= LARGEST_SEED:
-        raise ValueError(f"{name} is {value!r}; it must be an integer from 0 to {LARGEST_SEED}")
+    count(name, value, 0, LARGEST_SEED)
 
 
 def number(name: str, value, *, positive: bool = False, largest: float = math.inf) -> None:

@@ -1,51 +1,102 @@
 """The command `dualebm`.
 
-Each subcommand is a frozen dataclass of settings, which are its flags, and a function that takes them. `COMMANDS` lists
-both.
+`cli.commands` has the settings of each subcommand, and the module `cli.NAME` has its function `run`. A subcommand imports what it needs when it
+runs.
 """
 
+import difflib
+import importlib
+import importlib.metadata
+import os
 import sys
 from collections.abc import Sequence
-from typing import Annotated, Any, Union
+from typing import Any
 
-import tyro
+from dualebm.cli.cache import compilation_cache
+from dualebm.cli.commands import COMMANDS, WITH_METHOD
+from dualebm.cli.words import Refused, about, groups_of, parse, sentence
 
-from dualebm.cli.fit import Fit, fit
-from dualebm.cli.sample_score import Sample, Score, sample, score
-from dualebm.cli.show import Runs, Show, runs, show
-from dualebm.cli.sweep import Sweep, run_sweep
-from dualebm.training.run import Diverged
-
-COMMANDS = {Fit: fit, Sample: sample, Score: score, Sweep: run_sweep, Show: show, Runs: runs}
-"""The subcommands: the settings of each, which give it its name, and the function that takes them."""
+ABOUT = "Densities by energy-based models, trained by the coupled flow of neurons and particles."
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code.
 
-    `arguments` are the words after the command, or None for the arguments of the process. The exit code is 0 on
-    success, 1 when a run diverged, 2 when an argument, file or folder is not allowed, and 130 when the command was
-    interrupted. Standard error then has one line with the reason.
+    `arguments` are the words after the command, or None for the arguments of the process. The exit code is 0 on success, 1 when a run
+    diverged, 2 when an argument, file or folder is not allowed, and 130 when the command was interrupted. Standard error then has one line
+    with the reason.
 
-    >>> main(["sample", "no/such/folder", "--out", "samples.csv"])
+    >>> main(["sample", "no/such/folder"])
     2
     """
-    kinds = tuple(Annotated[kind, tyro.conf.subcommand(name=kind.__name__.lower())] for kind in COMMANDS)
-    commands: Any = Union[kinds]  # noqa: UP007
-    about = "Energy-based models trained by the coupled flow of neurons and particles.\n\nFor example: dualebm fit --help"
+    words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        settings = tyro.cli(commands, prog="dualebm", description=about, args=arguments)
-        COMMANDS[type(settings)](settings)
-    except (ValueError, OSError) as error:
+        code = _command(words)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # the reader of standard output, such as `head`, has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (Refused, ValueError, OSError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
-    except Diverged as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
     except KeyboardInterrupt as interrupt:
         print(str(interrupt) or "interrupted", file=sys.stderr)
         return 130
-    return 0
+
+
+def _command(words: list[str]) -> int:
+    """Run the subcommand of the words and return its exit code."""
+    if not words or words[0] in ("-h", "--help"):
+        print(overview())
+        return 0
+    if words[0] == "--version":
+        print(f"dualebm {importlib.metadata.version('dualebm')}")
+        return 0
+    try:
+        given = read(words)
+    except SystemExit as end:  # after --help
+        return int(end.code or 0)
+    with compilation_cache(getattr(given[0], "cache", False)):
+        run = importlib.import_module(f"dualebm.cli.{words[0]}").run
+        if len(given) == 1:
+            run(*given)
+            return 0
+        from dualebm.training.run import Diverged
+
+        try:
+            run(*given)
+        except Diverged as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 1
+        return 0
+
+
+def read(words: Sequence[str]) -> tuple[Any, ...]:
+    """Return the settings that the words of a subcommand give, and for a command that trains also those of the method.
+
+    Raises `Refused` for words that are not allowed, and SystemExit after `--help`.
+
+    >>> read(["show", "results/alpha", "--metric", "kl"])[0].metric
+    'kl'
+    """
+    name, *rest = words
+    if name not in COMMANDS:
+        near = difflib.get_close_matches(name, COMMANDS, 1)
+        raise Refused(f"the command is {name!r};{f' did you mean {near[0]!r}?' if near else ''} Allowed: {', '.join(COMMANDS)}")
+    kind, prog = COMMANDS[name], f"dualebm {name}"
+    if kind in WITH_METHOD:
+        from dualebm.cli import flags
+
+        return flags.read(kind, prog, rest)
+    return (kind(**parse(prog, about(kind), groups_of(kind), rest)),)
+
+
+def overview() -> str:
+    """Return the help of the whole command."""
+    names = "\n".join(f"  {name:8}{sentence(kind)}" for name, kind in COMMANDS.items())
+    options = "  --help    show this text, or after a command the flags of the command\n  --version"
+    return f"usage: dualebm COMMAND ...\n\n{ABOUT}\n\ncommands:\n{names}\n\noptions:\n{options}\n\nFor example: dualebm fit --help"
 
 
 if __name__ == "__main__":

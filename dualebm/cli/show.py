@@ -1,38 +1,19 @@
-"""`dualebm show` and `dualebm runs`: the table and the figure of a sweep or a run, and the state of each run."""
-
-import dataclasses
-import json
-from pathlib import Path
+"""`dualebm show`: the table and the figure of a sweep or a run."""
 
 import numpy as np
-import tyro
 import xarray
 
 from dualebm._internal import checks
+from dualebm.cli.commands import Show
 from dualebm.plotting import charts
-from dualebm.sweeps.folder import SWEEP, manifest, open_sweep
-from dualebm.training import presence, run_folder
+from dualebm.sweeps.folder import SWEEP, open_sweep
+from dualebm.training import run_folder
 
 FIGURE = "figure.png"
 """The name of the figure that `show` writes into the folder."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Show:
-    """Shows the table and the figure of a sweep or a run, finished or still running.
-
-    For example: dualebm show results/alpha --metric kl
-    """
-
-    folder: tyro.conf.Positional[Path]
-    """The folder of a sweep, of a run, or of dualebm fit."""
-    metric: str | None = None
-    """The metric to show; None for kl, or the first metric where kl was not recorded."""
-    out: Path | None = None
-    """The figure to write; None for figure.png in the folder."""
-
-
-def show(settings: Show) -> None:
+def run(settings: Show) -> None:
     """Print the table and write the figure. Raises ValueError for a metric that was not recorded."""
     if (settings.folder / SWEEP).exists() or list(settings.folder.glob(f"process-*/{SWEEP}")):
         results = open_sweep(settings.folder)
@@ -71,39 +52,3 @@ def print_table(results: xarray.Dataset, name: str = "kl") -> None:
         cells = [f"{value:>{w}}" if isinstance(value, str) else f"{value:>{w}.5g}" for value, w in zip(key, widths, strict=True)]
         figures = [f"{f(last):>11.5g}" if last else f"{'':>11}" for f in (np.mean, np.min, np.max)]
         print("  ".join([*cells, *figures, f"{step:>7}", f"{len(last):>4}" + (f", {lost} diverged" if lost else "")]))
-
-
-@dataclasses.dataclass(frozen=True)
-class Runs:
-    """Lists the runs of a sweep: which are done, running, waiting, diverged or failed, at which step, and why.
-
-    For example: dualebm runs results/alpha
-    """
-
-    folder: tyro.conf.Positional[Path]
-    """The folder of the sweep."""
-    json: bool = False
-    """Print a line of JSON for each run in place of the table."""
-
-
-def runs(settings: Runs) -> None:
-    """Print the manifest of a sweep and the status of its processes."""
-    members = manifest(settings.folder)
-    for run in members:
-        if settings.json:
-            print(json.dumps(run))
-        else:
-            about = ", ".join(f"{name} {value}" for name, value in run["settings"].items())
-            print(f"{run['state']:9} {run['step']:>7}  {about}" + (f"  ({run['why']})" if run["why"] else ""))
-    statuses = presence.processes(settings.folder)
-    for status in statuses:
-        if settings.json:
-            print(json.dumps(status))
-        elif status["state"] != "lost":
-            why = f" ({status['why']})" if status["why"] else ""
-            print(f"process {status['process']} of {status['of']}: {status['state']}{why}")
-    if not settings.json:
-        if lost := presence.describe_lost(statuses):
-            print(f"{lost}; the same command on all processes continues the sweep")
-        states = [run["state"] for run in members]
-        print(", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states)))

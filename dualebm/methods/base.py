@@ -21,7 +21,7 @@ iteration does not need.
 
 import abc
 import enum
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
@@ -152,6 +152,11 @@ class Method(abc.ABC):
 
     space: Space
     """The space of the data and the particles. Its base measure is the tau of the model exp(-U) tau / Z."""
+
+    @property
+    def ball(self) -> Literal["full", "negative"]:
+        """The F1 ball that holds the energies of the method: "negative" where a setting `signs` makes all charges negative."""
+        return "negative" if getattr(self, "signs", "") == "all_negative" else "full"
 
     @property
     @abc.abstractmethod
@@ -303,6 +308,11 @@ class Wrapper(Method):
     def space(self) -> Space:  # pyright: ignore[reportIncompatibleVariableOverride]
         """The space of the wrapped method."""
         return self.method.space
+
+    @property
+    def ball(self) -> Literal["full", "negative"]:
+        """The F1 ball of the wrapped method."""
+        return self.method.ball
 
     @property
     def rates(self) -> Any:

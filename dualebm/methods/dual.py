@@ -367,3 +367,16 @@ def annealing(warmup: int = 60, start: float = 0.7) -> Callable[[Scalar, DualRat
         )
 
     return schedule
+
+
+def annealing_over(steps: int, fraction: float) -> Callable[[Scalar, DualRates], DualRates] | None:
+    """Return the schedule `annealing` whose radius grows in a fraction of all iterations, or None for the fraction 0.
+
+    Args:
+        steps: the number of iterations.
+        fraction: the fraction of them, from 0 to 1.
+
+    >>> annealing_over(1000, 0.0) is None, float(annealing_over(1000, 0.2)(0, DualRates(0.1, 1.0, 1.0)).radius)
+    (True, 7.0)
+    """
+    return annealing(math.ceil(fraction * steps)) if fraction else None

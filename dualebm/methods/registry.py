@@ -3,16 +3,18 @@
 import importlib
 import inspect
 import pkgutil
-import re
 from functools import cache
 
-from dualebm import methods
+from dualebm import methods, settings
 from dualebm.methods.base import Method, Wrapper
+
+DEFAULT = "dual"
+"""The name of the method that is used where none is named."""
 
 
 @cache
 def by_name() -> dict[str, type[Method]]:
-    """Return the training methods of this package, by the name of the class in lower case with underscores.
+    """Return the training methods of this package, by the name of the class as a word (`settings.word`).
 
     It searches every module of `dualebm.methods`, so that a new file needs no entry. It leaves out wrappers, which need
     another method, abstract classes, and classes whose name begins with an underscore.
@@ -28,4 +30,4 @@ def by_name() -> dict[str, type[Method]]:
         if inspect.isclass(kind) and kind.__module__ == module.__name__ and issubclass(kind, Method)
     ]
     kept = [kind for kind in classes if not (issubclass(kind, Wrapper) or inspect.isabstract(kind) or kind.__name__.startswith("_"))]
-    return {re.sub(r"(?<=[a-z])(?=[A-Z])", "_", kind.__name__).lower(): kind for kind in kept}
+    return {settings.word(kind): kind for kind in kept}

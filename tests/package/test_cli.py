@@ -1,10 +1,7 @@
 """The command from end to end: on a planted teacher, interrupted, on every space, and with what is not allowed."""
 
-import ast
-import dataclasses
 import hashlib
 import importlib
-import inspect
 import json
 import os
 import re
@@ -20,9 +17,12 @@ import numpy as np
 import pytest
 
 from dualebm import model
+from dualebm.cli import commands, main
 from dualebm.cli import fit as fitting
-from dualebm.cli import main
+from dualebm.cli import score as scoring
+from dualebm.cli.words import capitalised, groups_of
 from dualebm.data import tables, targets
+from dualebm.features import ReLU
 from dualebm.log_z import estimate
 from dualebm.log_z.quadrature import sphere_quadrature
 from dualebm.measures import Samples
@@ -95,10 +95,13 @@ def test_samples_are_of_the_model(fitted, capsys):
     error = np.std(samples, axis=0) / np.sqrt(3000)
     assert (np.abs(samples.mean(axis=0) - mean) < 5 * error).all() and (np.abs(mean) > 10 * error).any()
     assert 0.3 < float(out.split()[1]) < 1 and out.startswith("acceptance ")
+    assert (fitted / "samples.csv").read_text().startswith("x,y,z\n")  # the names of the columns of the data
     done(capsys, *command, "--out", fitted / "samples.npy")
-    assert np.array_equal(np.load(fitted / "samples.npy"), samples.astype(np.float32))
+    assert np.load(fitted / "samples.npy").dtype == np.float64 and np.array_equal(np.load(fitted / "samples.npy"), samples)
+    code, out, err = call(capsys, *command)
+    assert code == 0 and out == (fitted / "samples.csv").read_text() and err.startswith("acceptance ")
     done(capsys, *command, "--seed", 1, "--out", fitted / "b.npy")
-    assert not np.array_equal(np.load(fitted / "b.npy"), samples.astype(np.float32))
+    assert not np.array_equal(np.load(fitted / "b.npy"), samples)
     code, _, err = call(capsys, *command, "--step", 3, "--out", fitted / "b.npy")
     assert code == 0 and "note: fewer than 30% of moves were accepted; give a --step smaller than 3" in err
 
@@ -142,7 +145,7 @@ def test_an_interrupted_fit_goes_on_and_ends_the_same(fitted, tmp_path, capsys, 
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell may have it ignore in the background
     try:
         with monkeypatch.context() as patch:
-            patch.setattr(fitting, "run", interrupted)
+            patch.setattr(fitting, "train", interrupted)
             code, _, err = call(capsys, "fit", *flags, "--out", tmp_path / "parts")
     finally:
         signal.signal(signal.SIGINT, before)
@@ -184,7 +187,7 @@ def test_rows_are_normalised_at_fit_and_at_score_or_refused_and_all_may_be_train
     code, _, err = call(capsys, "fit", tmp_path / "long.csv", "--space", "sphere", *QUICK, "--out", tmp_path / "a")
     assert code == 2 and "long.csv has rows off the unit sphere (row 0 has norm 5)" in err
     assert not (tmp_path / "a").exists()
-    flags = ["--normalise", "--holdout", 0, "--no-anneal", "--gap-chains", 0, *QUICK]
+    flags = ["--normalise", "--holdout", 0, "--anneal", 0, "--gap-chains", 0, *QUICK]
     out = done(capsys, "fit", tmp_path / "long.csv", "--space", "sphere", *flags, "--out", tmp_path / "a")
     assert "300 rows" in out and ", 0 held out" in out and "held_out_gap" not in out and "held out:" not in out
     assert model.read(tmp_path / "a")["held_out"] == {"rows": 0}
@@ -197,67 +200,106 @@ def test_rows_are_normalised_at_fit_and_at_score_or_refused_and_all_may_be_train
 
 
 FIT = "fit {data} --space sphere --out {out} --neurons 8 --steps 20 --every 10 "
+TORUS = "fit {wave} --space torus --out {out} "
 
 
 @pytest.mark.parametrize(
     ("command", "message"),
     [
+        ("fti a", "the command is 'fti'; did you mean 'fit'? Allowed: fit, sample, score, sweep, show, runs"),
+        ("fit --space sphere --out {out}", "DATA is not given; dualebm fit needs it"),
+        ("fit {data} --out {out}", "--space is not given"),
+        ("fit {data} --space sphere", "--out is not given"),
+        ("fit {data} --space --out {out}", "--space has no value; it takes {{sphere,euclidean,torus}}"),
+        ("fit {data} more.csv --space sphere --out {out}", "'more.csv' is unexpected; dualebm fit takes DATA and flags"),
         ("fit missing.csv --space sphere --out {out}", "path is 'missing.csv'; there is no such file"),
-        ("fit {data}.txt --space sphere --out {out}", "Allowed: '.npy', '.npz', '.csv'"),
         ("fit {data} --space shpere --out {out}", "space is 'shpere'; did you mean 'sphere'?"),
-        ("fit {below} --space torus --out {out}", "has rows outside Torus(dimension=3, period=1.0, base=Uniform())"),
+        ("fit {below} --space torus --out {out}", "below.csv, line 1, column 3: found -1"),
         (FIT + "--standardise", "standardise is True and space is 'sphere'; allowed: 'euclidean'"),
-        (FIT + "--period 2", "period is 2.0 and space is 'sphere'; allowed: 'torus'"),
+        (FIT + "--period 2", "period is 2 and space is 'sphere'; allowed: 'torus'"),
+        (FIT + "--latlon", "latlon is True and"),
         ("fit {data} --space euclidean --normalise --out {out}", "normalise is True and space is 'euclidean'"),
-        ("fit {data} --space torus --period -1 --out {out}", "period is -1.0; it must be a positive number"),
-        ("fit {wave} --space torus --feature relu --out {out}", "feature is 'relu' and space is 'torus'"),
+        ("fit {data} --space torus --period -1 --out {out}", "period is -1; it must be a finite number, greater than 0"),
+        (TORUS + "--feature relu", "feature is 'relu' and space is 'torus'"),
         ("fit {flat} --space euclidean --standardise --out {out}", "flat.csv has the one value 7 in column 2"),
-        ("fit {flat} --space sphere --normalise --out {out} --steps 30 --every 20", "must be a multiple of every"),
+        ("fit {flat} --space sphere --normalise --out {out} --steps 30 --every 20", "steps is 30; it must be a multiple of every, which is 20"),
         ("fit {one} --space sphere --out {out}", "one.csv has 1 column; points of a sphere must have at least 2"),
-        ("fit {whole} --space euclidean --out {out}", "whole.npy has dtype int64"),
-        ("fit {whole} --space euclidean --standardise --out {out}", "whole.npy has dtype int64"),
-        ("fit {vector} --space euclidean --out {out}", "vector.npy has shape (4,); it must be (rows, columns)"),
+        (FIT + "--columns 1,4", "'4'"),
         (FIT + "--feature rellu", "feature is 'rellu'; did you mean 'relu'?"),
+        (FIT + "--feature relu --sharpness 2", "--sharpness is no flag of dualebm fit; it is one with --feature softplus"),
+        (FIT + "--power 0", "power is 0; it must be an integer of at least 1"),
+        (FIT + "--power 1.5", "power is 1.5; it must be an integer of at least 1"),
+        (FIT + "--bias true", "--bias is followed by 'true'; it takes no value: give --bias or --no-bias"),
         (FIT + "--integrator mela", "integrator is 'mela'; did you mean 'mala'?"),
-        (FIT + "--signs none", "signs is 'none'"),
+        (FIT + "--signs none", "signs is None"),
         (FIT + "--neurons 0", "neurons is 0; it must be an integer of at least 1"),
-        (FIT + "--particle-step 9", "particle_step is 9.0; on Sphere(dimension=3, base=Uniform()) it must be at most"),
-        (FIT + "--transport-step -1", "transport_step is -1.0"),
-        (FIT + "--reaction-step nan", "reaction_step is nan"),
-        (FIT + "--restart-probability 1.5", "restart_probability is 1.5"),
-        (FIT + "--radius 0", "radius is 0.0"),
-        (FIT + "--holdout 1", "holdout is 1.0 of 30 rows, which is 30"),
+        (FIT + "--neurons 8,16", "neurons is '8,16'; it must be one value"),
+        (FIT + "--neurons many", "neurons is 'many'; it must be an integer of at least 1"),
+        (FIT + "--neurons 1e400", "neurons: "),
+        (FIT + "--nuerons 8", "--nuerons is no flag of dualebm fit; did you mean --neurons?"),
+        (FIT + "--particle-step 9", "particle_step is 9; on Sphere(dimension=3, base=Uniform()) it must be at most"),
+        (FIT + "--transport-step -1", "transport_step is -1"),
+        (FIT + "--reaction-step nan", "reaction_step: range is 'nan', in which 'nan' is not finite"),
+        (FIT + "--restart-probability 3/2", "restart_probability is 1.5; it must be a finite number, at least 0 and at most 1"),
+        (FIT + "--radius 0", "radius is 0; it must be a finite number, greater than 0"),
+        (FIT + "--radius", "--radius has no value; it takes FLOAT"),
+        (FIT + "--holdout 1", "holdout is 1 of 30 rows, which is 30"),
         (FIT + "--holdout 0.001", "holdout is 0.001 of 30 rows, which is 0"),
         (FIT + "--holdout -0.1", "holdout is -0.1"),
-        (FIT + "--precision 16", "precision is 16;"),
+        (FIT + "--anneal 2", "anneal is 2; it must be a finite number, at least 0 and at most 1"),
+        (FIT + "--no-anneal", "--no-anneal is no flag of dualebm fit"),
+        (FIT + "--precision 16", "precision is 16; Allowed: 32, 64"),
+        (FIT + "--steps 0", "steps is 0; it must be an integer of at least 1"),
+        (FIT + "--every 1", "every is 1; it must be an integer of at least 2"),
         (FIT + "--seed -1", "seed is -1"),
-        (FIT + "--seed 4294967296", "seed is 4294967296"),
+        (FIT + "--seed 4294967296", "seed is 4294967296; it must be an integer from 0 to 4294967295"),
+        (FIT + "--gap-chains -1", "gap_chains is -1"),
+        (FIT + "--method lzy", "method is 'lzy'; did you mean 'lazy'?"),
+        ("fit {data} --space sphere --out {out} --method lazy --neurons 5", "--neurons is no flag of dualebm fit --method lazy; it is one with --method dual"),
+        ("fit {data} --space sphere --out {out} --method lazy --featurs 5", "did you mean --features?"),
+        ("fit {data} --space sphere --out {out} --method contrastive --feature relu", "--feature is no flag of dualebm fit --method contrastive"),
+        ("fit {data} --space sphere --out {out} --method contrastive --anneal 0.5", "--anneal is no flag of dualebm fit --method contrastive; it is one"),
+        ("fit {data} --space sphere --out {out} --method contrastive --gap-chains 5", "--gap-chains is no flag of dualebm fit --method contrastive; it is"),
+        ("fit {data} --space sphere --out {out} --method jarzynski --start mpl", "start is 'mpl'; did you mean 'mlp'?"),
+        ("fit {data} --space sphere --out {out} --method jarzynski --hidden 4", "--hidden is no flag of dualebm fit --method jarzynski; it is one with --start boltzmann"),
+        ("fit {data} --space sphere --out {out} --method jarzynski --start boltzmann", "space is Sphere"),
+        ("fit {data} --space sphere --out {out} --method jarzynski --threshold 2", "threshold is 2"),
+        ("fit {data} --space sphere --out {out} --method network_stein --critics 0", "critics is 0"),
+        ("fit {data} --space sphere --out {out} --method likelihood --feature bump", "feature is Bump"),
+        (FIT + "--config missing.toml", "config is 'missing.toml', which cannot be read as TOML (No such file or directory)"),
+        (FIT + "--config {data}", "which cannot be read as TOML"),
         ("sample {model} --out {out}.txt", "the suffix of"),
         ("sample {model} --out {out}/a.csv", "there is no folder"),
         ("sample {model} --count 0 --out {out}.csv", "count is 0"),
-        ("sample {model} --steps 0 --out {out}.csv", "steps is 0"),
-        ("sample {model} --step 0 --out {out}.csv", "step is 0.0; it must be a finite number, greater than 0"),
+        ("sample {model} --steps 0 --out {out}.csv", "steps is 0; it must be an integer of at least 1"),
+        ("sample {model} --step 0 --out {out}.csv", "step is 0; it must be a finite number, greater than 0"),
+        ("sample {model} --seed 4294967296", "seed is 4294967296; it must be an integer from 0 to 4294967295"),
         ("sample {data} --out {out}.csv", "holds no fitted model (model.json)"),
-        ("score {model} {wave}", "wave.csv has 2 components; it must have 3, as Sphere(dimension=3, base=Uniform())"),
+        ("sample", "MODEL is not given; dualebm sample needs it"),
+        ("score {model}", "ROWS is not given; dualebm score needs it"),
+        ("score {model} {wave}", "wave.csv lacks the columns"),
         ("score {model} missing.csv", "path is 'missing.csv'; there is no such file"),
         ("score {model} {data} --out {out}.json", "Allowed: '.csv', '.npy'"),
+        ("score {model} {data} --seed 4294967296", "seed is 4294967296"),
         ("score {out} {data}", "holds no fitted model (model.json); dualebm fit writes one"),
+        ("show {out}", "out"),
+        ("runs {out}", "holds no sweep"),
+        ("runs {out} --jsn", "--jsn is no flag of dualebm runs; did you mean --json?"),
     ],
 )
 def test_what_is_not_allowed_is_one_line_and_writes_nothing(fitted, tmp_path, capsys, command, message):
     files = {
-        "data": "0,0,1\n" * 30, "below": "0,0,-1\n" * 30, "one": "1\n-1\n1\n", "wave": "0.5,0.5\n0.1,0.2\n",
+        "data": "x,y,z\n" + "0,0,1\n" * 30, "below": "0,0,-1\n" * 30, "one": "1\n-1\n1\n", "wave": "u,v\n0.5,0.5\n0.1,0.2\n",
         "flat": "1,7\n2,7\n3,7\n4,7\n5,7\n",
     }  # fmt: skip
     for name, text in files.items():
         (tmp_path / f"{name}.csv").write_text(text)
-    np.save(tmp_path / "whole.npy", np.arange(20).reshape(10, 2))
-    np.save(tmp_path / "vector.npy", np.arange(4.0))
     before = sorted(tmp_path.iterdir())
     places = {path.stem: path for path in before} | {"out": tmp_path / "out", "model": fitted / "fit"}
     code, out, err = call(capsys, *command.format(**places).split())
-    assert code == 2 and err.startswith("error: ") and err.count("\n") == 1 and out == ""
-    assert message in err and sorted(tmp_path.iterdir()) == before
+    assert code == 2 and err.startswith("error: ") and err.count("\n") == 1 and out == "", err
+    assert message.format() in err, err
+    assert sorted(tmp_path.iterdir()) == before
 
 
 def test_a_run_that_diverges_is_one_line(tmp_path, capsys):
@@ -267,38 +309,39 @@ def test_a_run_that_diverges_is_one_line(tmp_path, capsys):
     assert code == 1 and err.startswith("error: the run diverged between steps 0 and 10") and err.count("\n") == 1
 
 
-def test_default_rates_fit_the_scale_of_the_data():
-    """0.4 / E <theta, (x, 1)>^2, by the mean over uniform theta; a rate that is given is kept."""
-    draws = np.random.default_rng(0)
-    points = 3 * draws.normal(size=(500, 4)).astype("float32")
-    settings = fitting.Fit(Path("a.csv"), "euclidean", Path("out"), reaction_step=0.1, restart_probability=0.25)
-    method = fitting.method_of(dataclasses.replace(settings, neurons=8, integrator="geodesic"), Euclidean(4))
-    assert method == Dual(Euclidean(4), fitting.ReLU(bias=True), neurons=8, integrator="geodesic")
-    theta = draws.normal(size=(20_000, 5))
-    theta /= np.linalg.norm(theta, axis=1, keepdims=True)
-    square = np.mean((points @ theta[:, :4].T + theta[:, 4]) ** 2)
-    rates = fitting.rates_of(settings, method, Samples(jax.numpy.asarray(points)))
-    assert rates.transport_step == pytest.approx(0.4 / square, rel=0.02)
-    assert (rates.reaction_step, rates.restart_probability) == (0.1, 0.25)
-    assert rates.particle_step == method.rates.particle_step and rates.radius == 10.0
+def test_a_rate_that_is_given_is_kept_and_the_others_suit_the_data(tmp_path, capsys):
+    np.save(tmp_path / "a.npy", 3 * np.random.default_rng(0).normal(size=(50, 2)))
+    rates = ["--reaction-step", 0.1, "--restart-probability", "1/4"]
+    done(capsys, "fit", tmp_path / "a.npy", "--space", "euclidean", *rates, *QUICK, "--gap-chains", 0, "--out", tmp_path / "fit")
+    data, method = Samples(model.training_points(tmp_path / "fit")), Dual(Euclidean(2), ReLU(bias=True))
+    suited = method.rates_for(data)
+    found = model.read(tmp_path / "fit")["rates"]
+    assert (found["reaction_step"], found["restart_probability"]) == (0.1, 0.25)
+    assert found["transport_step"] == pytest.approx(suited.transport_step, rel=1e-5) != method.rates.transport_step
 
 
-@pytest.mark.parametrize("kind", main.COMMANDS)
-def test_help_has_an_example_and_every_flag(kind, capsys):
-    with pytest.raises(SystemExit) as exited:
-        main.main([kind.__name__.lower(), "--help"])
-    text = " ".join(capsys.readouterr().out.replace("│", " ").split())
-    assert exited.value.code == 0 and f"For example: dualebm {kind.__name__.lower()} " in text
-    (body,) = [n.body for n in ast.parse(Path(inspect.getfile(kind)).read_text()).body if getattr(n, "name", "") == kind.__name__]
-    fields = [i for i, node in enumerate(body) if isinstance(node, ast.AnnAssign)]
-    assert len(fields) == len(dataclasses.fields(kind))
-    for i in fields:
-        about = ast.literal_eval(body[i + 1].value)  # the text below a field describes its flag
-        assert about.split()[0] in text and about.endswith(".")
+@pytest.mark.parametrize("name", commands.COMMANDS)
+def test_help_has_an_example_and_every_flag(name, capsys):
+    code, out, err = call(capsys, name, "--help")
+    text = " ".join(out.replace("│", " ").split())
+    assert (code, err) == (0, "") and f"For example: dualebm {name} " in text
+    assert "None for" not in text and "_default" not in text
+    for group in groups_of(commands.COMMANDS[name]):
+        for flag in group.flags:
+            assert flag.spelt in text and flag.setting.help and capitalised(flag.setting.help).split()[0] in text
+            assert "required" in text if flag.shown is None else f"default: {flag.shown}" in text
+
+
+def test_the_command_alone_and_its_version(capsys):
+    code, out, err = call(capsys)
+    assert (code, err) == (0, "") and all(f"  {name} " in out for name in commands.COMMANDS)
+    assert call(capsys, "--help") == (0, out, "")
+    code, out, _ = call(capsys, "--version")
+    assert code == 0 and re.fullmatch(r"dualebm \d+\.\d+\.\d+\n", out)
 
 
 def test_the_example_of_fit_is_parsed(capsys):
-    example = fitting.Fit.__doc__.split("For example: dualebm ")[1].splitlines()[0].split()
+    example = commands.Fit.__doc__.split("For example: dualebm ")[1].splitlines()[0].split()
     code, _, err = call(capsys, *example)
     assert code == 2 and "path is 'wind.csv'; there is no such file" in err
 
@@ -307,7 +350,7 @@ def test_interrupted_anywhere_else(monkeypatch, capsys):
     def press(settings):
         raise KeyboardInterrupt
 
-    monkeypatch.setitem(main.COMMANDS, main.Score, press)
+    monkeypatch.setattr(scoring, "run", press)
     assert call(capsys, "score", "a", "b.csv") == (130, "", "interrupted\n")
 
 
@@ -326,19 +369,19 @@ def test_the_command_itself(tmp_path):
 @pytest.mark.parametrize(
     ("method", "flags"),
     [
-        pytest.param("lazy", ["--set", "features=32", "ascent_step=5", "--gap-chains", 200], marks=pytest.mark.heavy),
+        pytest.param("lazy", ["--features", "32", "--ascent-step", "5", "--gap-chains", 200], marks=pytest.mark.heavy),
         pytest.param("score_matching", ["--neurons", 16], marks=pytest.mark.heavy),
         pytest.param("kernel_flow", ["--integrator", "geodesic"], marks=pytest.mark.heavy),
-        pytest.param("mean_field", ["--feature", "relu", "--set", "cells=64", "neuron_cells=64"], marks=pytest.mark.heavy),
-        ("jarzynski", ["--set", "width=8", "depth=1", "walkers=500", "learning_rate=0.01"]),
-        pytest.param("contrastive", ["--set", "width=8", "depth=1", "restart_every=1"], marks=pytest.mark.heavy),
-        pytest.param("weighted_dual", ["--set", "particles=2000"], marks=pytest.mark.heavy),
+        pytest.param("mean_field", ["--feature", "relu", "--cells", "64", "--neuron-cells", "64"], marks=pytest.mark.heavy),
+        ("jarzynski", ["--width", "8", "--depth", "1", "--walkers", "500", "--learning-rate", "0.01"]),
+        pytest.param("contrastive", ["--width", "8", "--depth", "1", "--restart-every", "1"], marks=pytest.mark.heavy),
+        pytest.param("weighted_dual", ["--particles", "2000"], marks=pytest.mark.heavy),
         pytest.param(
-            "likelihood", ["--neurons", 32, "--set", "learning_rate=0.2", "sampler=importance", "optimiser=adam"], marks=pytest.mark.heavy
+            "likelihood", ["--neurons", 32, "--learning-rate", "0.2", "--sampler", "importance", "--optimiser", "adam"], marks=pytest.mark.heavy
         ),
-        pytest.param("weighted_likelihood", ["--neurons", 32, "--set", "sampler=mala", "chains=500"], marks=pytest.mark.heavy),
-        pytest.param("kernel_stein", ["--neurons", 32, "--set", "learning_rate=0.2", "batch=100"], marks=pytest.mark.heavy),
-        pytest.param("network_stein", ["--neurons", 32, "--set", "learning_rate=0.2", "critics=8"], marks=pytest.mark.heavy),
+        pytest.param("weighted_likelihood", ["--neurons", 32, "--sampler", "mala", "--chains", "500"], marks=pytest.mark.heavy),
+        pytest.param("kernel_stein", ["--neurons", 32, "--learning-rate", "0.2", "--batch", "100"], marks=pytest.mark.heavy),
+        pytest.param("network_stein", ["--neurons", 32, "--learning-rate", "0.2", "--critics", "8"], marks=pytest.mark.heavy),
     ],
 )
 def test_every_method_is_fitted_scored_and_sampled(fitted, capsys, tmp_path, method, flags):
@@ -356,28 +399,3 @@ def test_every_method_is_fitted_scored_and_sampled(fitted, capsys, tmp_path, met
     both = [about[part]["log_density_base"]["mean"] * about[part]["rows"] for part in ("trained_on", "held_out")]
     assert mean == pytest.approx(sum(both) / 2000, rel=1e-4)
     done(capsys, "sample", out, "--count", 5, "--steps", 3, "--out", tmp_path / "x.csv")
-
-
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        (["--method", "lzy"], "method is 'lzy'; did you mean 'lazy'"),
-        (["--method", "lazy", "--neurons", "5"], "a setting of the method 'lazy' is 'neurons'; did you mean 'features'"),
-        (["--method", "lazy", "--set", "feature=relu"], "'lazy' is 'feature'"),
-        (["--method", "lazy", "--set", "features"], "set has 'features'; it must be name=value"),
-        (["--method", "lazy", "--set", "features=3,4"], "set has features with several values"),
-        (["--set", "radius=3", "--radius", "4"], "set has radius"),
-        (["--method", "contrastive", "--feature", "relu"], "feature is 'relu' and method is 'contrastive', which has no feature"),
-        (["--method", "jarzynski", "--set", "energy=mpl"], "energy is 'mpl'; did you mean 'mlp'"),
-        (["--method", "jarzynski", "--set", "hidden=4"], "a setting of the energy 'mlp' is 'hidden'"),
-        (["--method", "jarzynski", "--set", "energy=boltzmann"], "space is Sphere"),
-        (["--method", "jarzynski", "--set", "threshold=2"], "threshold is 2"),
-        (["--gap-chains", "-1"], "gap_chains is -1"),
-        (["--method", "likelihood", "--feature", "bump"], "feature is Bump"),
-        (["--method", "network_stein", "--set", "critics=0"], "critics is 0"),
-        (["--method", "kernel_stein", "--set", "kernel=3"], "'kernel_stein' is 'kernel'"),
-    ],
-)
-def test_bad_methods(fitted, capsys, tmp_path, flags, message):
-    code, _, err = call(capsys, "fit", fitted / "data.csv", "--space", "sphere", *flags, "--out", tmp_path / "out")
-    assert code == 2 and message in err and not (tmp_path / "out").exists()

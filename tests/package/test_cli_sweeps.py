@@ -1,13 +1,12 @@
 """The commands `dualebm sweep`, `show` and `runs`, with what is not allowed."""
 
 import json
-import re
 
 import numpy as np
 import pytest
 
 from dualebm.cli import main
-from dualebm.cli.sweep import Sweep, arguments, merged, process_of
+from dualebm.cli.sweep import arguments, process_of
 from dualebm.sweeps.folder import SWEEP, open_sweep
 from dualebm.sweeps.plan import plan_of
 
@@ -23,6 +22,11 @@ def call(capsys, *arguments):
     return code, found.out, found.err
 
 
+def planned(*words):
+    """The arguments of `sweep` by these flags."""
+    return arguments(*main.read(["sweep", "--out", "out", *words]))
+
+
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory):
     folder = tmp_path_factory.mktemp("swept") / "alpha"
@@ -34,7 +38,7 @@ def test_the_flags_are_the_settings(swept):
     found = open_sweep(swept)
     assert found.sizes["run"] == 8 and np.isfinite(found.kl.values).all()
     assert sorted(set(found.alpha.values)) == [1, 5] and sorted(set(found.restart_probability.values)) == [0, 0.025]
-    given = arguments(Sweep(out=swept, alpha="2", beta="5", step_size="0.1"))
+    given = planned("--alpha", "2", "--beta", "5", "--step-size", "0.1")
     assert given["rates"](2.0, 5.0, 0.1)._asdict() == dict(
         particle_step=0.02, transport_step=0.2, reaction_step=0.2, restart_probability=0.0, radius=5.0
     )
@@ -74,8 +78,47 @@ def test_resume_and_config_files_say_the_same(swept, tmp_path, capsys):
     )
     assert call(capsys, "sweep", "--config", tmp_path / "sweep.toml", "--out", swept)[0] == 0
     assert (swept / SWEEP).stat().st_mtime_ns == before  # nothing was added
-    changed = merged(Sweep(out=swept, config=tmp_path / "sweep.toml", alpha="7"))
-    assert (changed.alpha, changed.n) == ("7", "60")  # flags win
+    config = ["--config", str(tmp_path / "sweep.toml")]
+    settings, given = main.read(["sweep", "--out", "out", *config, "--alpha", "7", "--steps", "1000", "--neurons", "64"])
+    assert (settings.alpha, settings.n, settings.steps) == ((7,), (60,), 1000)  # flags win, also where they equal the default
+    assert given.values["neurons"] == (64,)
+
+
+def test_a_sweep_is_resumed_with_more_seeds_and_another_feature_is_swept(tmp_path, capsys):
+    """The folder keeps the flags. The settings of the feature are settings of the grid."""
+    flags = "--method likelihood --feature relu --power 1,2 --teacher s2_bimodal --n 60 --neurons 8 --steps 4 --every 2 --test-points 100"
+    assert call(capsys, "sweep", *flags.split(), "--seed", "0", "--out", tmp_path / "a")[0] == 0
+    code, out, _ = call(capsys, "sweep", "--resume", "--seed", "0:2", "--out", tmp_path / "a")
+    found = open_sweep(tmp_path / "a")
+    assert code == 0 and sorted(zip(found.power.values.tolist(), found.seed.values.tolist(), strict=True)) == [(1, 0), (1, 1), (2, 0), (2, 1)]
+    first, second = (found.kl.values[(found.power.values == power) & (found.seed.values == 0), -1] for power in (1, 2))
+    assert first != second and out.split()[0] == "power"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('anneal = "false"', "anneal in {file} is 'false'; it must be a number"),
+        ("anneal = true", "anneal in {file} is True; it must be a number"),
+        ('common = "false"', "common in {file} is 'false'; it must be true or false"),
+        ('steps = "1000"', "steps in {file} is '1000'; it must be an integer"),
+        ("steps = 10.5", "steps in {file} is 10.5; it must be an integer"),
+        ("steps = 0", "steps is 0; it must be an integer of at least 1"),
+        ("steps = [10, 20]", "steps in {file} is [10, 20]; it must be an integer"),
+        ("alpha = [1, true]", "alpha in {file} is [1, True]; it must be"),
+        ('alpha = "0.05:20:lgo9"', "log9"),
+        ("alhpa = 1", "the name 'alhpa' in {file} is no flag of this command; did you mean --alpha?"),
+        ("out = 3", "out in {file} is 3; it must be a string"),
+        ('method = "lzy"', "method is 'lzy'; did you mean 'lazy'?"),
+        ("[run]\nsteps = 10", "the name 'run' in {file} is no flag"),
+        ("steps = ", "cannot be read as TOML"),
+    ],
+)
+def test_what_a_configuration_file_may_not_hold(tmp_path, capsys, content, message):
+    file = tmp_path / "sweep.toml"
+    file.write_text(content + "\n")
+    code, out, err = call(capsys, "sweep", "--config", file, "--dry-run", "--out", tmp_path / "new")
+    assert (code, out) == (2, "") and len(err.splitlines()) == 1 and message.format(file=file) in err, err
 
 
 def test_a_dry_run_writes_nothing(tmp_path, capsys):
@@ -95,64 +138,87 @@ def test_processes_are_asked_of_the_launcher(monkeypatch):
     [
         ("--alpha 1:2:log1", "alpha: "),
         ("--alpha 1,1", "alpha: "),
-        ("--seed 0,4294967296", "seed is 4294967296; it must be an integer from 0 to 4294967295"),
+        ("--alpha 0.05:20:lgo9", "log9"),
+        ("--alpha 1e400", "alpha: "),
+        ("--alpha -1", "alpha is -1; it must be a finite number, at least 0"),
         ("--teacher s14_modal", "did you mean 's14_bimodal'"),
-        ("--radius 5 --alpha 1", "radius is 5 and alpha is 1"),
-        ("--beta 5 --alpha=None", "beta is 5 and alpha is None"),
-        ("--neurons 0", "neurons is 0"),
+        ("--radius 5", "radius is 5 and alpha is 1,5"),
+        ("--neurons 0", "neurons is 0; it must be an integer of at least 1"),
         ("--neurons 8.5", "neurons is 8.5"),
-        ("--integrator mola", "integrator is 'mola'"),
+        ("--neurons 8,many", "neurons: "),
+        ("--n 0", "n is 0"),
+        ("--seed 0:4294967297:4294967296", "seed is 4294967296; it must be an integer from 0 to 4294967295"),
+        ("--seed -1", "seed is -1"),
+        ("--integrator mola", "integrator is 'mola'; did you mean 'mala'"),
+        ("--integrator mala,projetced", "did you mean 'projected'"),
+        ("--budget maybe", "budget is 'maybe'; it must be True or False"),
+        ("--steps 0", "steps is 0; it must be an integer of at least 1"),
+        ("--steps 10,20", "steps is '10,20'; it must be one value"),
+        ("--every 0", "every is 0"),
+        ("--steps 10 --every 4", "multiple of every"),
+        ("--test-points 0", "test_points is 0"),
+        ("--batch-size 0", "batch_size is 0"),
         ("--process 4", "process is '4'; allowed: such as 0/4"),
-        ("--process 4/4", "process is \\(4, 4\\)"),
+        ("--process 4/4", "process is (4, 4)"),
         ("--process pmi", "PMI_RANK is not set"),
         ("--coordinator auto --process 0/2", "process must be slurm or mpi with auto"),
         ("--coordinator 10.0.0.1:80", "process is None; process must be"),
         ("--coordinator 10.0.0.1 --process 0/2", "it must be host:port of process 0"),
         ("--devices 64", "devices is 64; it must be at most"),
         ("--resume", "holds no sweep that was started by this command"),
-        ("--config missing.toml", "missing.toml"),
-        ("--restart-probability 2", "restart_probability is 2"),
-        ("--precision 16", "precision is 16"),
+        ("--config missing.toml", "config is 'missing.toml'"),
+        ("--restart-probability 2", "restart_probability is 2; it must be a finite number, at least 0 and at most 1"),
+        ("--precision 16", "precision is 16; Allowed: 32, 64"),
+        ("--scale fsat", "scale is 'fsat'; did you mean 'fast'"),
+        ("--dry-run yes", "--dry-run is followed by 'yes'; it takes no value: give --dry-run or --no-dry-run"),
+        ("--set radius=3", "--set is no flag of dualebm sweep"),
+        ("--anneal 1.5", "anneal is 1.5"),
     ],
 )
 def test_bad_flags_are_one_line(tmp_path, capsys, flags, message):
     code, out, err = call(capsys, "sweep", *QUICK, *flags.split(), "--out", tmp_path / "new")
-    assert (code, out) == (2, "") and len(err.splitlines()) == 1 and re.search(message, err), err
+    assert (code, out) == (2, "") and len(err.splitlines()) == 1 and message in err, err
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
-def test_every_method_is_swept_by_its_own_settings(tmp_path):
-    for method, settings, name in (
-        ("lazy", ("features=8,16", "averaged=true,false"), "features"),
-        ("contrastive", ("learning_rate=0.001,0.01", "width=8"), "learning_rate"),
-        ("jarzynski", ("order=particles_first,parameters_first", "depth=1"), "order"),
-        ("weighted_dual", ("threshold=0.5,0.9",), "threshold"),
-        ("kernel_flow", ("jitter=0,0.1",), "jitter"),
-        ("mean_field", ("cells=64,128",), "cells"),
-        ("score_matching", ("smoothing=0.1,0.2",), "smoothing"),
-        ("likelihood", ("weight_decay=0,0.01",), "weight_decay"),
-        ("kernel_stein", ("regime=active,lazy",), "regime"),
-        ("network_stein", ("learning_rate=1,2",), "learning_rate"),
-    ):
-        given = arguments(Sweep(out=tmp_path, teacher="s2_bimodal", n="60", seed="0", method=method, set=settings))
-        runs = plan_of(**given).replicas
-        assert len(runs) == (4 if method == "lazy" else 2)
-        found = [getattr(run.method if hasattr(run.method, name) else run.rates, name) for run in runs]
-        assert sorted(set(found)) == sorted(set(given["grid"][name])), (method, found)
+@pytest.mark.parametrize(
+    ("method", "flags", "name"),
+    [
+        ("lazy", "--features 8,16 --averaged true,false", "features"),
+        ("contrastive", "--learning-rate 0.001,0.01 --width 8", "learning_rate"),
+        ("contrastive", "--start mlp --width 8,16", "width"),
+        ("jarzynski", "--order particles_first,parameters-first --depth 1", "order"),
+        ("weighted_dual", "--threshold 0.5,0.9", "threshold"),
+        ("kernel_flow", "--jitter 0,0.1", "jitter"),
+        ("mean-field", "--cells 64,128", "cells"),
+        ("score_matching", "--smoothing 0.1,0.2", "smoothing"),
+        ("likelihood", "--weight-decay 0,0.01", "weight_decay"),
+        ("likelihood", "--feature softplus --sharpness 1,2", "sharpness"),
+        ("kernel_stein", "--regime active,lazy", "regime"),
+        ("network_stein", "--learning-rate 1,2", "learning_rate"),
+    ],
+)
+def test_every_method_is_swept_by_its_own_settings(method, flags, name):
+    given = planned("--teacher", "s2_bimodal", "--n", "60", "--seed", "0", "--method", method, *flags.split())
+    runs = plan_of(**given).replicas
+    assert len(runs) == (4 if method == "lazy" else 2)
+    owners = [(run.method, run.rates, getattr(run.method, "feature", None), getattr(run.method, "start", None)) for run in runs]
+    found = [next(getattr(owner, name) for owner in each if hasattr(owner, name)) for each in owners]
+    assert sorted(set(found)) == sorted(set(given["grid"][name])), found
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("flags", "message"),
     [
-        (dict(method="lzy"), "method is 'lzy'; did you mean 'lazy'"),
-        (dict(method="lazy", set=("featurs=3",)), "'lazy' is 'featurs'; did you mean 'features'"),
-        (dict(method="lazy", neurons="8"), "'lazy' is 'neurons'"),
-        (dict(method="lazy", alpha="1"), "alpha is 1 and method is 'lazy'"),
-        (dict(method="contrastive", anneal=True), "anneal is True and method is 'contrastive'"),
-        (dict(set=("radius",)), "set has 'radius'; it must be name=value"),
-        (dict(set=("radius=0:1:lin1",)), "set radius: range is '0:1:lin1'"),
+        ("--method lzy", "method is 'lzy'; did you mean 'lazy'"),
+        ("--method lazy --featurs 3", "--featurs is no flag of dualebm sweep --method lazy; did you mean --features?"),
+        ("--method lazy --neurons 8", "--neurons is no flag of dualebm sweep --method lazy; it is one with --method dual"),
+        ("--method lazy --alpha 1", "--alpha is no flag of dualebm sweep --method lazy; it is one with --method dual"),
+        ("--method contrastive --anneal 0.2", "--anneal is no flag of dualebm sweep --method contrastive; it is one with --method dual"),
+        ("--beta 5", "beta is 5 and alpha is not given"),
+        ("--radius 0:1:lin1", "radius: range is '0:1:lin1'"),
     ],
 )
-def test_bad_settings_of_methods(tmp_path, changes, message):
-    with pytest.raises(ValueError, match=re.escape(message)):
-        arguments(Sweep(out=tmp_path, **changes))
+def test_bad_settings_of_methods(tmp_path, capsys, flags, message):
+    code, out, err = call(capsys, "sweep", *flags.split(), "--out", tmp_path / "new")
+    assert (code, out) == (2, "") and len(err.splitlines()) == 1 and message in err, err

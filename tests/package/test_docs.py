@@ -1,9 +1,12 @@
 """Every Python snippet of the README and the docs runs, those of one file in one namespace."""
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
+
+from dualebm.cli import main
 
 ROOT = Path(__file__).parents[2]
 PAGES = [
@@ -20,6 +23,24 @@ def test_snippets_run(page, tmp_path, monkeypatch):
     namespace = {"__name__": "snippet"}
     for snippet in re.findall(r"^```python\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE):
         exec(compile(snippet, str(page), "exec"), namespace)
+
+
+def test_the_command_lines_of_the_pages_are_allowed(tmp_path, monkeypatch):
+    """Every `dualebm` line and every TOML file of the pages is read as the command reads it, without running it."""
+    monkeypatch.chdir(tmp_path)
+    lines = 0
+    for page in PAGES:
+        text = page.read_text()
+        for name, content in re.findall(r"^```toml\n# (\S+\.toml)[^\n]*\n(.*?)^```", text, re.DOTALL | re.MULTILINE):
+            Path(name).write_text(content)
+        for block in re.findall(r"^```sh\n(.*?)^```", text, re.DOTALL | re.MULTILINE):
+            for line in re.findall(r"^(?:srun )?(?:\.venv/bin/)?dualebm (.*)$", block, re.MULTILINE):
+                lines += 1
+                if "--help" not in line:
+                    main.read(shlex.split(line))
+        for command in re.findall(r"for: dualebm (.*)$", text, re.MULTILINE):
+            main.read(shlex.split(command))
+    assert lines >= 15
 
 
 def test_readme_has_two_commands_and_a_snippet_of_fifteen_lines():

@@ -1,0 +1,296 @@
+"""The settings of the commands. Each class of `COMMANDS` is a command of `dualebm`, and each of its fields is a flag.
+
+A class states the type, the default and the meaning of its flags. The settings of training methods are not here: `cli.flags` reads them from
+the methods. This module imports neither JAX nor pandas, so that help comes at once.
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal
+
+from dualebm.cli.words import Grid, Needs, Positional, Shown
+from dualebm.settings import Bound, Count, CountOrZero, NonNegative, Positive, Seed
+
+Share = Annotated[float, Bound(largest=1)]
+"""A number in [0, 1]."""
+
+SCALED = ("particle_step", "transport_step", "reaction_step", "restart_probability", "radius")
+"""The rates that the time scales of the paper set."""
+
+
+# -- Groups of flags -----------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Table:
+    """The rows of a file.
+
+    Args:
+        data: the file with one point per row: .csv, .tsv, .npy, .npz, .parquet or .xlsx.
+        columns: the columns to use, separated by commas: their names, or their numbers from 1 where the file has no names.
+        drop_missing: leave out the rows with missing values, which are an error otherwise.
+    """
+
+    group: ClassVar = "data"
+    data: Annotated[Path, Positional()]
+    columns: Annotated[str | None, Shown("all")] = None
+    drop_missing: bool = False
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Points:
+    """The points that the rows become.
+
+    Args:
+        space: the space of the points: sphere (rows of norm 1), euclidean, or torus (coordinates in [0, period)).
+        normalise: divide the rows by their norms (sphere).
+        latlon: the two columns are latitude and longitude in degrees (sphere). The names of the columns decide which is which. Without
+            names the latitude comes first.
+        standardise: subtract the mean of each column and divide by its standard deviation (euclidean). Samples and densities are in the
+            units of the data all the same.
+        period: the period of the coordinates (torus).
+        holdout: the fraction of the rows, drawn at random, that are not trained on. Their mean log density is reported.
+    """
+
+    group: ClassVar = "data"
+    space: Literal["sphere", "euclidean", "torus"]
+    normalise: bool = False
+    latlon: bool = False
+    standardise: bool = False
+    period: Annotated[Positive | None, Shown("1")] = None
+    holdout: Share = 0.2
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Programs:
+    """The compiled programs.
+
+    Args:
+        cache: keep compiled programs in the cache folder of the user, so that the next command starts faster.
+    """
+
+    group: ClassVar = "machine"
+    cache: bool = True
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Precision(Programs):
+    """The precision of all numbers.
+
+    Args:
+        precision: the precision in bits.
+    """
+
+    group: ClassVar = "machine"
+    precision: Literal[32, 64] = 32
+
+
+# -- Commands ------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Fit(Precision, Points, Table):
+    """Fits an energy to the rows of a file.
+
+    For example: dualebm fit wind.csv --space sphere --normalise --out results/wind
+
+    The model is exp(-U) times the base measure: uniform on the sphere and the torus, the standard Gaussian on Euclidean space. The command
+    writes records, a checkpoint and the model into --out. The same command continues a fit that was interrupted. Each method has flags
+    for its settings: dualebm fit --method lazy --help lists those of lazy.
+
+    Args:
+        out: the folder to write: a new or an empty one, or the folder of the fit to continue.
+        config: a TOML file with values of flags by name. Flags win over it.
+        steps: the number of iterations, a multiple of --every.
+        every: the number of iterations between records.
+        anneal: the fraction of the iterations in which the radius grows to its value. Afterwards the steps of the neurons fall. 0 keeps
+            radius and steps.
+        gap_chains: the number of annealed chains that estimate the duality gap at the end. On the circle and S^2 a quadrature takes
+            their place. 0 leaves the gap out.
+        seed: the seed of all random numbers.
+    """
+
+    group: ClassVar = "run"
+    out: Path
+    config: Annotated[Path | None, Shown("no file")] = None
+    steps: Count = 2000
+    every: Annotated[int, Bound(least=2)] = 20
+    anneal: Annotated[Share, Needs("radius", "transport_step", "reaction_step")] = 0.2
+    gap_chains: Annotated[CountOrZero, Needs("radius")] = 20_000
+    seed: Seed = 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Sample(Programs):
+    """Draws samples of a fitted model by MALA.
+
+    For example: dualebm sample results/wind --count 1000 --out samples.csv
+
+    Each sample is the end of a separate chain from the base measure. Samples are in the units of the data.
+
+    Args:
+        model: the folder that dualebm fit wrote.
+        out: the file to write, .csv or .npy.
+        count: the number of samples.
+        steps: the number of moves of each chain.
+        step: the step of a move.
+        seed: the seed of all random numbers.
+    """
+
+    group: ClassVar = "run"
+    model: Annotated[Path, Positional()]
+    out: Annotated[Path | None, Shown("standard output")] = None
+    count: Count = 1000
+    steps: Count = 1000
+    step: Annotated[Positive | None, Shown("the particle step of the fit")] = None
+    seed: Seed = 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Score(Programs):
+    """Computes the log density of a fitted model at each row of a file, in nats.
+
+    For example: dualebm score results/wind new.csv --out scores.csv
+
+    The columns of the file are matched by name to those of the fit. The columns of the output are log_density_base, with respect to the
+    base measure, and on Euclidean space log_density_lebesgue, with respect to Lebesgue measure in the units of the data.
+
+    Args:
+        model: the folder that dualebm fit wrote.
+        rows: the file with one point per row: .csv, .tsv, .npy, .npz, .parquet or .xlsx.
+        drop_missing: leave out the rows with missing values, which are an error otherwise.
+        out: the file to write, .csv or .npy. With standard output the summary goes to standard error.
+        quality: the number of samples of the model to draw and to compare with the rows by MMD, energy distance, sliced Wasserstein
+            distance and the p-value of a kernel Stein test. 0 draws none. The rows should not have been trained on.
+        seed: the seed of the samples of --quality.
+    """
+
+    group: ClassVar = "run"
+    model: Annotated[Path, Positional()]
+    rows: Annotated[Path, Positional()]
+    drop_missing: bool = False
+    out: Annotated[Path | None, Shown("standard output")] = None
+    quality: CountOrZero = 0
+    seed: Seed = 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Rates:
+    """The rates by the time scales of the paper, in place of the three steps and the radius.
+
+    Args:
+        alpha: the ratio of time scales, (transport_step / particle_step) / beta.
+        beta: the inverse temperature, which is the radius.
+        step_size: the step s. The default is a particle_step of 0.02.
+        scale: the process that s is the step of: the particles, or the faster of both processes.
+    """
+
+    group: ClassVar = "scales"
+    alpha: Annotated[tuple | None, Grid(NonNegative), Shown("none"), Needs(*SCALED)] = None
+    beta: Annotated[tuple | None, Grid(Positive), Shown("10"), Needs(*SCALED)] = None
+    step_size: Annotated[tuple | None, Grid(Positive), Shown("0.2"), Needs(*SCALED)] = None
+    scale: Annotated[Literal["particle", "fast"], Needs(*SCALED)] = "particle"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Devices(Precision):
+    """The machines and devices.
+
+    Args:
+        batch_size: the number of runs in memory at a time.
+        devices: the number of devices that share the runs.
+        devices_per_run: the number of devices that share the particles of each run.
+        process: the index of this process and the number of processes that share the runs, such as 0/4. The words slurm, mpi and pmi
+            ask the launcher.
+        coordinator: the address host:port of process 0, or auto with slurm and mpi. The processes of --process then share the particles
+            of each run, in place of the runs.
+    """
+
+    group: ClassVar = "machine"
+    batch_size: Annotated[Count | None, Shown("as many as fit")] = None
+    devices: Annotated[Count | None, Shown("1")] = None
+    devices_per_run: Count = 1
+    process: Annotated[str | None, Shown("0/1")] = None
+    coordinator: Annotated[str | None, Shown("none")] = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Sweep(Devices, Rates):
+    """Runs a method on planted teachers for every combination of the values given.
+
+    For example: dualebm sweep --alpha 0.05:20:log9 --seed 0:32 --restart-probability 0,1/40,1 --out results/alpha
+
+    A flag with [,...] takes one value, a list (0,1/40,1), a range of integers without its end (0:32), or a spaced range with both ends
+    (0.05:20:log9, 0:1:lin5). The same command continues a sweep that was interrupted. With more values it adds runs. Each method has flags
+    for its settings: dualebm sweep --method lazy --help lists those of lazy.
+
+    Args:
+        out: the folder to write: a new or an empty one, or the folder of the sweep to continue.
+        config: a TOML file with values of flags by name (alpha = "0.05:20:log9", or a list). Flags win over it.
+        resume: continue the sweep of --out with the flags with which it was started.
+        teacher: the planted teacher: s14_monomodal, s14_bimodal, s2_monomodal or s2_bimodal.
+        n: the number of data points.
+        seed: the seeds of data, neurons and noise.
+        steps: the number of iterations, a multiple of --every.
+        every: the number of iterations between records.
+        anneal: the fraction of the iterations in which the radius grows to its value. Afterwards the steps of the neurons fall. 0 keeps
+            radius and steps.
+        test_points: the number of fresh draws of the teacher that estimate KL and score.
+        common: use common random numbers: runs of one seed have the same noise and start.
+        dry_run: print runs, batches, memory and the predicted time, and stop.
+    """
+
+    group: ClassVar = "run"
+    out: Path
+    config: Annotated[Path | None, Shown("no file")] = None
+    resume: bool = False
+    teacher: Annotated[tuple, Grid(str)] = ("s14_monomodal",)
+    n: Annotated[tuple, Grid(Count)] = (1000,)
+    seed: Annotated[tuple, Grid(Seed)] = (0, 1, 2, 3)
+    steps: Count = 1000
+    every: Count = 20
+    anneal: Annotated[Share, Needs("radius", "transport_step", "reaction_step")] = 0.0
+    test_points: Count = 10_000
+    common: bool = False
+    dry_run: bool = False
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Show:
+    """Shows the table and the figure of a sweep or a run, finished or still running.
+
+    For example: dualebm show results/alpha --metric kl
+
+    Args:
+        folder: the folder of a sweep, of a run, or of dualebm fit.
+        metric: the metric to show.
+        out: the figure to write.
+    """
+
+    group: ClassVar = "run"
+    folder: Annotated[Path, Positional()]
+    metric: Annotated[str | None, Shown("kl, or the first metric where kl was not recorded")] = None
+    out: Annotated[Path | None, Shown("figure.png in the folder")] = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Runs:
+    """Lists the runs of a sweep: which are done, running, waiting, diverged or failed, at which step, and why.
+
+    For example: dualebm runs results/alpha
+
+    Args:
+        folder: the folder of the sweep.
+        json: print a line of JSON for each run in place of the table.
+    """
+
+    group: ClassVar = "run"
+    folder: Annotated[Path, Positional()]
+    json: bool = False
+
+
+COMMANDS = {kind.__name__.lower(): kind for kind in (Fit, Sample, Score, Sweep, Show, Runs)}
+"""The commands by name. The module `dualebm.cli.NAME` has the function `run`, which takes the settings."""
+
+WITH_METHOD = (Fit, Sweep)
+"""The commands that train, whose flags depend on the method."""

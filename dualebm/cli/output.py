@@ -1,0 +1,78 @@
+"""Columns of numbers, written to a file or to standard output."""
+
+import sys
+from pathlib import Path
+from typing import TextIO
+
+import numpy as np
+
+from dualebm._internal import checks, files
+
+SUFFIXES = (".csv", ".npy")
+"""The suffixes of the files that the commands write."""
+
+ROWS = 10_000
+"""The number of rows that are turned into text at a time."""
+
+
+def check(out: Path | None) -> None:
+    """Check that columns can be written to a path. None stands for standard output.
+
+    Raises ValueError for a suffix other than .csv and .npy, and FileNotFoundError when the folder is missing.
+
+    >>> check(Path("samples.txt"))
+    Traceback (most recent call last):
+    ...
+    ValueError: the suffix of samples.txt is '.txt'; Allowed: '.csv', '.npy'
+    """
+    if out is None:
+        return
+    checks.choice(f"the suffix of {out}", out.suffix.lower(), SUFFIXES)
+    if not out.parent.is_dir():
+        raise FileNotFoundError(f"out is {str(out)!r}; there is no folder {str(out.parent)!r}")
+
+
+def write(out: Path | None, names: list[str], values: np.ndarray) -> None:
+    """Write columns as CSV with a line of their names, or to a .npy file.
+
+    A number has as many digits as its type needs to come back unchanged.
+
+    Args:
+        out: the file, whose suffix gives the format, or None for CSV on standard output.
+        names: the names of the columns.
+        values: the columns, (rows, columns).
+
+    Raises:
+        OSError: when the file cannot be written.
+    """
+    if out is None:
+        _write_csv(sys.stdout, names, values)
+        return
+
+    def save(temporary: Path) -> None:
+        if out.suffix.lower() == ".npy":
+            with temporary.open("wb") as file:
+                np.save(file, values)
+        else:
+            with temporary.open("w", encoding="utf-8", newline="\n") as file:
+                _write_csv(file, names, values)
+
+    files.commit(out, save)
+
+
+def _write_csv(file: TextIO, names: list[str], values: np.ndarray) -> None:
+    """Write a header and rows. Names with a comma, a quote or a line break are quoted."""
+    import csv
+
+    csv.writer(file, lineterminator="\n").writerow(names)
+    for first in range(0, len(values), ROWS):
+        file.writelines(",".join(map(repr, row)) + "\n" for row in values[first : first + ROWS].tolist())
+
+
+def summary(out: Path | None) -> TextIO:
+    """Return where a summary is printed: standard error where the columns go to standard output.
+
+    >>> summary(None) is sys.stderr
+    True
+    """
+    return sys.stderr if out is None else sys.stdout

@@ -1,0 +1,30 @@
+"""`dualebm runs`: the state of each run of a sweep."""
+
+import json
+
+from dualebm.cli.commands import Runs
+from dualebm.sweeps.folder import manifest
+from dualebm.training import presence
+
+
+def run(settings: Runs) -> None:
+    """Print the manifest of a sweep and the status of its processes."""
+    members = manifest(settings.folder)
+    for member in members:
+        if settings.json:
+            print(json.dumps(member))
+        else:
+            about = ", ".join(f"{name} {value}" for name, value in member["settings"].items())
+            print(f"{member['state']:9} {member['step']:>7}  {about}" + (f"  ({member['why']})" if member["why"] else ""))
+    statuses = presence.processes(settings.folder)
+    for status in statuses:
+        if settings.json:
+            print(json.dumps(status))
+        elif status["state"] != "lost":
+            why = f" ({status['why']})" if status["why"] else ""
+            print(f"process {status['process']} of {status['of']}: {status['state']}{why}")
+    if not settings.json:
+        if lost := presence.describe_lost(statuses):
+            print(f"{lost}; the same command on all processes continues the sweep")
+        states = [member["state"] for member in members]
+        print(", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states)))

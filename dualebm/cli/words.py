@@ -1,0 +1,414 @@
+"""The words of a command line and the values of a configuration file, read as settings.
+
+A `Flag` is a setting with the text of its default. `tyro` splits the words and prints the help. The values are read here, so that every
+error is one line that names the flag, its value and what is allowed.
+"""
+
+import contextlib
+import dataclasses
+import difflib
+import io
+import re
+import tomllib
+import typing
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import tyro
+from tyro.constructors import PrimitiveConstructorSpec
+
+from dualebm import settings
+from dualebm.cli import values
+from dualebm.settings import Setting
+
+NOT_GIVEN: Any = type("NotGiven", (), {"__repr__": lambda self: "NOT_GIVEN"})()
+"""The value of a flag that was not given and has no default."""
+
+NAMES: dict[type, str] = {int: "INT", float: "FLOAT", str: "TEXT", Path: "PATH", bool: "true|false"}
+"""The kinds of values in the help."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Positional:
+    """Mark of a field whose value is given without the name of the flag."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Grid:
+    """Mark of a field that holds several values of a type, which text spells in the grammar of `cli.values`."""
+
+    of: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Shown:
+    """Mark of a field whose default is None, with what None stands for."""
+
+    text: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Needs:
+    """Mark of a flag that exists only for methods that have all of these rates."""
+
+    rates: tuple[str, ...]
+
+    def __init__(self, *rates: str):
+        object.__setattr__(self, "rates", rates)
+
+
+class Flag(NamedTuple):
+    """A setting as a flag.
+
+    Attributes:
+        setting: the setting: its name, type, bound and help.
+        shown: the default as text in the help. None for a setting that must be given.
+        default: the value where the flag is not given.
+        grid: whether the flag takes several values, which text spells in the grammar of `cli.values`.
+        positional: whether the value is given without the name of the flag.
+        needs: the rates that a method must have for the flag to exist.
+    """
+
+    setting: Setting
+    shown: str | None
+    default: Any = NOT_GIVEN
+    grid: bool = False
+    positional: bool = False
+    needs: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The name of the setting."""
+        return self.setting.name
+
+    @property
+    def spelt(self) -> str:
+        """The flag as it is written on the command line."""
+        return self.name.upper() if self.positional else "--" + self.name.replace("_", "-")
+
+    @property
+    def switch(self) -> bool:
+        """Whether the flag takes no value: --flag or --no-flag."""
+        return self.setting.kinds == {bool} and not self.grid
+
+
+class Group(NamedTuple):
+    """Flags that the help shows together.
+
+    Attributes:
+        title: one word.
+        about: a sentence about the group.
+        flags: the flags.
+    """
+
+    title: str
+    about: str
+    flags: list[Flag]
+
+
+class Refused(Exception):
+    """A word of the command line, or a value of a configuration file, that is not allowed. The message is one line."""
+
+
+# -- Flags of a class of settings --------------------------------------------------------------------
+
+
+def groups_of(kind: type) -> list[Group]:
+    """Return the flags of a dataclass of settings. Its bases have a class variable `group`, the title of the group of their flags.
+
+    >>> @dataclasses.dataclass(frozen=True, kw_only=True)
+    ... class Run:
+    ...     '''The run.
+    ...
+    ...     Args:
+    ...         steps: the number of iterations.
+    ...     '''
+    ...
+    ...     steps: settings.Count = 2000
+    >>> [(group.title, [flag.spelt for flag in group.flags]) for group in groups_of(Run)]
+    [('run', ['--steps'])]
+    """
+    described = settings.fields(kind)
+    hints = typing.get_type_hints(kind, include_extras=True)
+    grouped: dict[str, list[Flag]] = {}
+    for owner in reversed(kind.__mro__):
+        names = [name for name in owner.__dict__.get("__annotations__", {}) if name in described]
+        if names:
+            grouped.setdefault(getattr(owner, "group", owner.__name__.lower()), []).extend(_flag(described[n], hints[n]) for n in names)
+    return [Group(title, "", flags) for title, flags in grouped.items()]
+
+
+def _flag(setting: Setting, hint: Any) -> Flag:
+    """Return the flag of a field of a dataclass of settings, by the marks of its type."""
+    marks = {type(mark): mark for mark in getattr(hint, "__metadata__", ())}
+    missing = setting.default is dataclasses.MISSING
+    if Path in setting.objects:
+        setting = setting._replace(kinds=frozenset({Path}), objects=())
+    grid = marks.get(Grid)
+    shown = marks[Shown].text if Shown in marks else None if missing else spell(setting.default).replace(" ", "," if grid else " ")
+    if grid is not None:
+        of = settings.of_type(setting.name, grid.of)
+        setting = of._replace(default=setting.default, help=setting.help)
+    default, needs = NOT_GIVEN if missing else setting.default, marks[Needs].rates if Needs in marks else ()
+    return Flag(setting, shown, default, grid is not None, Positional in marks, needs)
+
+
+def about(kind: type) -> str:
+    """Return the docstring of a class without its arguments, for the help."""
+    return (kind.__doc__ or "").split("\n    Args:")[0].strip()
+
+
+def sentence(kind: type) -> str:
+    """Return the first sentence of the docstring of a class.
+
+    >>> sentence(Grid)
+    'Mark of a field that holds several values of a type, which text spells in the grammar of `cli.values`.'
+    """
+    return " ".join((kind.__doc__ or "").split("\n\n")[0].split())
+
+
+def spell(value: Any) -> str:
+    """Return a value as the command line spells it.
+
+    >>> spell(0.25), spell(None), spell((3, 3)), spell(True)
+    ('0.25', 'none', '3 3', 'true')
+    """
+    if isinstance(value, tuple):
+        return " ".join(map(spell, value)) or "none"
+    return {True: "true", False: "false", None: "none"}.get(value, str(value)) if value is None or isinstance(value, bool) else str(value)
+
+
+# -- Values ------------------------------------------------------------------------------------------
+
+
+def value_of(flag: Flag, text: str) -> Any:
+    """Return the value that a text spells for a flag.
+
+    Args:
+        flag: the flag.
+        text: the text.
+
+    Returns:
+        The value, or a tuple of values where the flag takes several.
+
+    Raises:
+        Refused: the text is not allowed. The message names the flag, the text and what is allowed.
+
+    >>> value_of(Flag(settings.of_type("steps", settings.Count), "2000"), "0")
+    Traceback (most recent call last):
+    ...
+    dualebm.cli.words.Refused: steps is 0; it must be an integer of at least 1
+    """
+    try:
+        setting = flag.setting
+        if not flag.grid and setting.kinds & {str, Path} and not setting.words:
+            return None if setting.optional and text.lower() == "none" else Path(text) if Path in setting.kinds else text
+        listed = _typed(setting, values.parse(text))
+        for value in listed:
+            settings.check_value(flag.name, value, setting)
+        if flag.grid:
+            return tuple(listed)
+        if len(listed) > 1:
+            raise ValueError(f"{flag.name} is {text!r}; it must be one value")
+        return float(listed[0]) if float in setting.kinds and type(listed[0]) is int else listed[0]
+    except ValueError as error:
+        message = str(error)
+        raise Refused(message if message.startswith(flag.name) else f"{flag.name}: {message}") from None
+
+
+def _typed(setting: Setting, listed: list) -> list:
+    """Return values of the grammar with hyphens of words as underscores, and with true, false and none where the setting allows them."""
+    meanings: dict[Any, Any] = ({"true": True, "false": False} if bool in setting.kinds else {}) | ({"none": None} if setting.optional else {})
+    meanings |= {str(word).replace("_", "-"): word for word in setting.words}
+    return [meanings.get(value, value) for value in listed]
+
+
+# -- Words -------------------------------------------------------------------------------------------
+
+
+def parse(
+    prog: str,
+    about: str,
+    groups: Sequence[Group],
+    words: Sequence[str],
+    stored: Mapping[str, Any] | None = None,
+    origin: str = "",
+    elsewhere: Callable[[str], str] = lambda name: "",
+) -> dict[str, Any]:
+    """Return the value of each flag.
+
+    Args:
+        prog: the command, as in "dualebm fit".
+        about: the text of the help above the flags.
+        groups: the flags.
+        words: the words of the command line.
+        stored: values of flags by name, from a configuration file or a folder. The words win over them.
+        origin: where `stored` comes from, in errors.
+        elsewhere: returns the advice for a name that is no flag here and may be one elsewhere, or an empty text.
+
+    Returns:
+        The values by name. A flag that was not given has its default, or is absent where it has none.
+
+    Raises:
+        Refused: an unknown flag, a value that is not allowed, or a flag that must be given and is not.
+        SystemExit: after `--help`, with code 0.
+    """
+    flags = {flag.name: flag for group in groups for flag in group.flags}
+    before = [word for name, value in (stored or {}).items() for word in _stored_words(flags, name, value, origin, elsewhere)]
+    cli = dataclasses.make_dataclass("Flags", [(group.title, _struct(group)) for group in groups], kw_only=True)
+    cli.__doc__ = about
+    chosen, rest = _quietly(cli, prog, [*before, *words], flags)
+    if rest:
+        raise Refused(_unknown(prog, flags, words, rest, elsewhere))
+    given = {name: value for group in groups for name, value in vars(getattr(chosen, group.title)).items() if value is not NOT_GIVEN}
+    for flag in flags.values():
+        if flag.shown is None and flag.name not in given:
+            raise Refused(f"{flag.spelt} is not given; {prog} needs it: {flag.setting.help}")
+    return given
+
+
+def named(name: str, words: Sequence[str]) -> str | None:
+    """Return the value that words give to one flag, whatever the other words are, or None.
+
+    >>> named("method", ["wind.csv", "--method", "lazy", "--features", "8"])
+    'lazy'
+    """
+    flag = dataclasses.make_dataclass("Flag", [(name, str | None, None)])
+    with contextlib.redirect_stderr(io.StringIO()):
+        try:
+            chosen, _ = tyro.cli(flag, args=list(words), return_unknown_args=True, add_help=False)
+        except SystemExit:
+            raise Refused(f"--{name.replace('_', '-')} has no value") from None
+    return getattr(chosen, name)
+
+
+def _struct(group: Group) -> type:
+    """Return the dataclass that tyro reads for a group of flags."""
+    fields = [(flag.name, _annotation(flag), dataclasses.field(default=flag.default)) for flag in group.flags]
+    struct = dataclasses.make_dataclass(group.title.title(), fields, kw_only=True)
+    struct.__doc__ = group.about
+    return struct
+
+
+def _annotation(flag: Flag) -> Any:
+    """Return the type of a flag for tyro."""
+    setting = flag.setting
+    about = tyro.conf.arg(help=capitalised(setting.help), help_behavior_hint=hint(flag), prefix_name=False)
+    if flag.switch:
+        return Annotated[bool, about]
+    spec = PrimitiveConstructorSpec(
+        nargs=1 if not setting.many else "*",
+        metavar=metavar(flag),
+        instance_from_str=lambda texts: tuple(value_of(flag, text) for text in texts) if setting.many else value_of(flag, texts[0]),
+        is_instance=lambda value: True,
+        str_from_instance=lambda value: [spell(value)],
+    )
+    marks = (about, spec, tyro.conf.Positional) if flag.positional else (about, spec)
+    return Annotated[(Any, *marks)]
+
+
+def capitalised(text: str) -> str:
+    """Return a text of a docstring as a sentence of the help, which has a full stop, and a capital where it begins with a word.
+
+    >>> capitalised("the number of neurons."), capitalised("h_x > 0, the time step")
+    ('The number of neurons.', 'h_x > 0, the time step.')
+    """
+    first = re.match(r"[a-z]{3,}\b(?!_)", text)
+    return (text[:1].upper() + text[1:] if first else text).rstrip(".") + "." if text else ""
+
+
+def metavar(flag: Flag) -> str:
+    """Return the placeholder of the value in the help.
+
+    >>> metavar(Flag(settings.of_type("signs", typing.Literal["half", "random"]), "half"))
+    '{half,random}'
+    """
+    setting = flag.setting
+    if flag.positional:
+        return flag.name.upper()
+    names = [NAMES[kind] for kind in NAMES if kind in setting.kinds and not (kind is int and float in setting.kinds)]
+    if setting.words:
+        names = ["{" + ",".join(map(str, setting.words)) + "}", *(name for name in names if name not in ("TEXT", "INT"))]
+    text = "|".join([*names, "none"] if setting.optional and setting.default is not None else names)
+    return f"{text}[,...]" if flag.grid else text
+
+
+def hint(flag: Flag) -> str:
+    """Return what the help says behind the meaning of a flag: the bound and the default.
+
+    >>> hint(Flag(settings.of_type("steps", settings.Count), "2000"))
+    '(at least 1; default: 2000)'
+    """
+    bound, words = flag.setting.bound, []
+    if bound is not None and not flag.setting.words:
+        words = ["greater than 0" if bound.positive else f"at least {bound.least}"]
+        words += [f"at most {spell(bound.largest)}"] if bound.largest < float("inf") else []
+    return f"({'; '.join([', '.join(words)] * bool(words) + ['required' if flag.shown is None else f'default: {flag.shown}'])})"
+
+
+def _quietly(cli: type, prog: str, words: list[str], flags: Mapping[str, Flag]) -> tuple[Any, list[str]]:
+    """Return what tyro reads and the words that it does not know. Its errors, which are boxes of lines, become one line."""
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            return tyro.cli(cli, prog=prog, args=words, return_unknown_args=True, config=(tyro.conf.OmitArgPrefixes,))
+    except SystemExit as end:
+        if not end.code:
+            raise
+        text = " ".join(re.sub(r"[\u2500-\u257f]+", " ", said.getvalue()).split("For full helptext")[0].split())
+        lacking = re.search(r"Missing value for argument '--([\w-]+)'", text)
+        flag = flags.get(lacking[1].replace("-", "_")) if lacking else None
+        raise Refused(f"{flag.spelt} has no value; it takes {metavar(flag)}" if flag else f"{text} See {prog} --help") from None
+
+
+def _stored_words(flags: Mapping[str, Flag], name: str, value: Any, origin: str, elsewhere: Callable[[str], str]) -> list[str]:
+    """Return the words that give a flag a stored value. Raise `Refused` for a name or a type that is not allowed."""
+    where = f"the name {name!r} in {origin}"
+    flag = flags.get(name.replace("-", "_"))
+    if flag is None:
+        raise Refused(f"{where} is no flag of this command{elsewhere(name) or nearest(name, flags)}")
+    kinds = flag.setting.kinds
+    listed = value if isinstance(value, list) else [value]
+    allowed = {bool} if flag.switch else (kinds - {Path}) | ({str} if flag.grid or Path in kinds else set()) | ({int} if float in kinds else set())
+    if value is None or (isinstance(value, list) and not (flag.grid or flag.setting.many)) or any(type(item) not in allowed for item in listed):
+        names = " or ".join(sorted({bool: "true or false", int: "an integer", float: "a number", str: "a string"}[kind] for kind in allowed))
+        raise Refused(f"{flag.name} in {origin} is {value!r}; it must be {names}")
+    if flag.switch:
+        return [flag.spelt if value else "--no-" + flag.spelt[2:]]
+    texts = [",".join(map(spell, listed))] if flag.grid else [spell(item) for item in listed]
+    return [flag.spelt, *texts] if flag.setting.many else [*([] if flag.positional else [flag.spelt]), *texts]
+
+
+def _unknown(prog: str, flags: Mapping[str, Flag], words: Sequence[str], rest: list[str], elsewhere: Callable[[str], str]) -> str:
+    """Say what is wrong with words that tyro does not know."""
+    wrong = next((word for word in rest if re.match("-+[a-zA-Z]", word)), rest[0])
+    if not re.match("-+[a-zA-Z]", wrong):
+        before = words[words.index(wrong) - 1] if wrong in words[1:] else ""
+        flag = flags.get(before.removeprefix("--").removeprefix("no-").replace("-", "_"))
+        if flag and flag.switch:
+            return f"{before} is followed by {wrong!r}; it takes no value: give {flag.spelt} or --no-{flag.spelt[2:]}"
+        places = " ".join(flag.spelt for flag in flags.values() if flag.positional)
+        return f"{wrong!r} is unexpected; {prog} takes {places + ' and ' if places else ''}flags"
+    name = wrong.lstrip("-").split("=")[0].replace("-", "_")
+    name = name.removeprefix("no_") if name not in flags else name
+    return f"{wrong.split('=')[0]} is no flag of {prog}{elsewhere(name) or nearest(name, flags)}"
+
+
+def nearest(name: str, flags: Iterable[str]) -> str:
+    """Return the advice for a wrong name: the nearest flag, or nothing where none is near.
+
+    >>> nearest("stpes", ["steps", "every"]), nearest("xyz", ["steps"])
+    ('; did you mean --steps?', '')
+    """
+    near = difflib.get_close_matches(name.replace("-", "_"), list(flags), 1, cutoff=0.6)
+    return f"; did you mean --{near[0].replace('_', '-')}?" if near else ""
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Read a configuration file. Raises `Refused` for a file that cannot be read or is not TOML."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise Refused(f"config is {str(path)!r}, which cannot be read as TOML ({reason})") from None

@@ -1,0 +1,88 @@
+"""The settings of every method are flags, and the command line knows none of them by name."""
+
+import ast
+import contextlib
+import io
+from pathlib import Path
+
+import pytest
+
+from dualebm import settings
+from dualebm.cli import commands, main, words
+from dualebm.cli.flags import EXAMPLES, build, choose, groups, makeable, rates_class
+from dualebm.methods.registry import by_name
+from dualebm.spaces import Euclidean, Sphere, Torus
+
+CLI = Path(main.__file__).parent
+
+
+def choices():
+    """Each method with each class of each object that it may hold."""
+    for name, kind in by_name().items():
+        yield [name]
+        for field, setting in settings.fields(kind).items():
+            yield from ([name, f"--{field}", made] for made in makeable(setting))
+
+
+def text_of(arguments):
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        assert main.main(arguments) == 0
+    return out.getvalue()
+
+
+@pytest.mark.parametrize("chosen", list(choices()), ids=" ".join)
+@pytest.mark.parametrize("command", ["fit", "sweep"])
+def test_every_setting_is_one_flag(command, chosen):
+    """A field of the method, of its rates and of the chosen object is in exactly one group, and no flag of the command has its name."""
+    kind = commands.COMMANDS[command]
+    choice = choose(["--method", *chosen], {}, None if command == "sweep" else Sphere(3))
+    listed = [flag.name for group in groups(choice, "dualebm", Sphere(3), grid=command == "sweep") for flag in group.flags]
+    owners = [choice.kind, rates_class(choice.kind), *(made for made in choice.objects.values() if made)]
+    spellable = [name for owner in owners for name, s in settings.fields(owner).items() if s.kinds and not (s.many and command == "sweep")]
+    assert sorted(listed) == sorted([*spellable, "method", *choice.objects])
+    everything = listed + [flag.name for group in words.groups_of(kind) for flag in group.flags]
+    assert len(everything) == len(set(everything))
+
+
+@pytest.mark.parametrize("name", by_name())
+def test_help_lists_the_flags_of_a_method(name):
+    text = " ".join(text_of(["fit", "--method", name, "--help"]).replace("│", " ").split())
+    for owner in (by_name()[name], rates_class(by_name()[name])):
+        for field, setting in settings.fields(owner).items():
+            if setting.kinds or makeable(setting):
+                assert f"--{field.replace('_', '-')}" in text, field
+                assert setting.help and " ".join(setting.help.split()[-3:]).rstrip(".") in text, f"{owner.__name__}.{field}"
+
+
+def test_no_method_feature_energy_or_field_of_them_is_named_in_the_command_line():
+    """The text of the modules of `dualebm.cli`, apart from docstrings, has none of their names."""
+    kinds = list(by_name().values())
+    objects = {made for kind in kinds for s in settings.fields(kind).values() for made in makeable(s).values()}
+    names = {settings.word(kind) for kind in (*kinds, *objects)} | {kind.__name__ for kind in (*kinds, *objects)}
+    names |= {field for kind in (*kinds, *objects) for field, s in settings.fields(kind).items()}
+    of_commands = {flag.name for kind in commands.COMMANDS.values() for group in words.groups_of(kind) for flag in group.flags}
+    names -= of_commands | {"space"}
+    for path in CLI.glob("*.py"):
+        tree = ast.parse(path.read_text())
+        docs = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+        found = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docs}
+        found |= {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and node.id[0].isupper()}
+        assert not found & names, (path.name, found & names)
+
+
+def test_the_default_feature_suits_the_space():
+    assert type(build(choose([], {}, Torus(2)), Torus(2), {}).feature).__name__ == "Bump"
+    assert build(choose([], {}, Sphere(3)), Sphere(3), {}).feature.bias is True
+    assert build(choose(["--feature", "softplus"], {}, Euclidean(2)), Euclidean(2), {"bias": False}).feature.bias is False
+    assert build(choose([], {}), Sphere(3), {}).feature == by_name()["dual"](Sphere(3)).feature  # a sweep keeps the method's default
+
+
+@pytest.mark.parametrize("name", by_name())
+def test_the_shown_default_of_a_rate_is_the_rate_of_the_method(name):
+    choice = choose(["--method", name], {}, EXAMPLES["sphere"])
+    shown = {flag.name: flag.shown for group in groups(choice, "dualebm", EXAMPLES["sphere"]) for flag in group.flags if group.title == "rates"}
+    for space in (Sphere(3), Sphere(5)):
+        with contextlib.suppress(ValueError):
+            rates = build(choice, space, {}).rates
+            assert all(text.startswith("suited") or float(text) == pytest.approx(getattr(rates, field)) for field, text in shown.items())
