@@ -41,7 +41,7 @@ def imported(program: str) -> set[str]:
 
 def test_the_package_imports_jax_only_for_a_name():
     names = "import dualebm; assert dir(dualebm) == dualebm.__all__ and 'Dual' in dualebm.__all__"
-    assert not imported(f"{names}; import dualebm.cli.values") & {"jax", "numpy", "equinox"}
+    assert not imported(f"{names}; import dualebm.cli.values, dualebm.cli.cache") & {"jax", "numpy", "equinox"}
 
 
 def test_the_methods_import_nothing_slow_but_jax_and_equinox():
