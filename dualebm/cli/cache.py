@@ -124,7 +124,7 @@ def _begin() -> Path | None:
                 path.unlink(missing_ok=True)
         _write(folder, kept)
     except OSError as error:
-        _note(f"is not used: {error}")
+        _note(f"in {parent} is not used: {error}")
         return None
     return folder
 
@@ -137,7 +137,7 @@ def _end(folder: Path, errors: list[str]) -> None:
     try:
         if errors:
             _write(folder, {})
-            _note(f"failed: {' '.join(errors[0].split())}")
+            _note(f"in {folder} failed: {' '.join(errors[0].split())}")
             return
         digests, size = _digests(folder), 0
         entries = sorted(((max(path.stat().st_atime, path.stat().st_mtime), path) for path in _entries(folder)), reverse=True)
@@ -150,7 +150,7 @@ def _end(folder: Path, errors: list[str]) -> None:
                 path.unlink(missing_ok=True)
         _write(folder, kept)
     except OSError as error:
-        _note(f"failed: {error}")
+        _note(f"in {folder} failed: {error}")
 
 
 def _machine() -> str:

@@ -88,9 +88,9 @@ def made(optimiser: Optimiser, clip: float | None) -> Any:
     import optax
 
     clipped = [] if clip is None else [optax.clip_by_global_norm(clip)]
-    if isinstance(optimiser, str):
-        return optax.chain(*clipped, transformation(optimiser))
-    return optax.chain(*clipped, optimiser(), optax.scale(-1.0))  # the updates of an optax optimiser are to be added
+    if callable(optimiser):
+        return optax.chain(*clipped, optimiser(), optax.scale(-1.0))  # the updates of an optax optimiser are to be added
+    return optax.chain(*clipped, transformation(optimiser))
 
 
 def began(energy: Energy, optimiser: Optimiser, clip: float | None, fixed: tuple[str, ...]) -> Training:

@@ -101,7 +101,7 @@ def test_an_entry_that_jax_cannot_load_is_named_and_the_next_command_starts_anew
         flip(folder_of(home), next(folder_of(home).glob("*-cache")))
         assert number() == expected
     error = capfd.readouterr().err
-    assert error.startswith("note: the compilation cache failed: Error reading persistent") and error.count("\n") == 1
+    assert error.startswith(f"note: the compilation cache in {folder_of(home)} failed: Error reading persistent") and error.count("\n") == 1
     assert json.loads((folder_of(home) / cache.DIGESTS).read_text()) == {}
     assert command() == expected and command() == (expected[0], 1) and capfd.readouterr().err == ""
 
@@ -110,10 +110,11 @@ def test_a_folder_that_is_removed_or_cannot_be_written_stops_nothing(home, capfd
     expected = number()
     with cache.compilation_cache(enabled=True):
         number(3.0)
+        folder = folder_of(home)
         shutil.rmtree(home)
         assert number() == expected
     error = capfd.readouterr().err
-    assert error.startswith("note: the compilation cache failed: ") and error.count("\n") == 1
+    assert error.startswith(f"note: the compilation cache in {folder} failed: ") and error.count("\n") == 1
 
 
 def link(folder):
@@ -136,7 +137,8 @@ def test_a_folder_that_others_could_change_is_not_used(home, capfd, message, cha
     change(folder if level == "folder" else folder.parent)
     assert command() == expected and command() == expected
     lines = capfd.readouterr().err.splitlines()
-    assert len(lines) == 2 and all(line.startswith("note: the compilation cache is not used: ") and message in line for line in lines)
+    start = f"note: the compilation cache in {home / 'dualebm'} is not used: "
+    assert len(lines) == 2 and all(line.startswith(start) and message in line for line in lines)
 
 
 def test_a_folder_of_another_user_is_not_used(home, capfd, monkeypatch):
