@@ -243,11 +243,13 @@ Kernel = ArcCosine | RBF | BumpKernel | Distance
 def kernel_of(feature: Feature, space: Space) -> Kernel:
     """Return the kernel of a feature whose parameters are uniform on the feature's parameter space.
 
-    That is `ArcCosine` for `ReLU()`, and `BumpKernel` for `Bump` on a torus or a circle. Raises ValueError for other features.
+    That is `ArcCosine` for `ReLU()`, and `BumpKernel` for `Bump` on a torus or a circle. Raises ValueError for other features,
+    and for a feature that does not go with the space.
 
     >>> kernel_of(ReLU(), Sphere(3))
     ArcCosine()
     """
+    feature.parameter_space(space)  # raises where they do not go together
     if feature == ReLU():
         return ArcCosine()
     if isinstance(feature, Bump) and space.compact:

@@ -166,6 +166,18 @@ class Method(abc.ABC):
         The type of each field states the values that are allowed (see `dualebm.rates`).
         """
 
+    def suited_rates(self, data: Samples) -> Any:
+        """Return default rates whose steps suit the data. They are `rates` unless a method knows better ones.
+
+        Args:
+            data: the training data, points (n, d).
+
+        Returns:
+            Numbers, in a NamedTuple of the type of `self.rates`.
+        """
+        del data
+        return self.rates
+
     def check(self, rates: Any, data: Samples) -> None:
         """Check the arguments of a run on the host, before anything is compiled.
 
@@ -318,6 +330,10 @@ class Wrapper(Method):
     def rates(self) -> Any:
         """The default rates of the wrapped method."""
         return self.method.rates
+
+    def suited_rates(self, data: Samples) -> Any:
+        """Return the rates of the wrapped method that suit the data."""
+        return self.method.suited_rates(data)
 
     def check(self, rates: Any, data: Samples) -> None:
         """Raise the errors of the wrapped method."""

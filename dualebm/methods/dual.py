@@ -17,13 +17,14 @@ from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
 from dualebm import settings
 from dualebm._internal import checks, collectives
 from dualebm.energies.base import Located
 from dualebm.energies.shallow import Shallow, Sums, feature_mean, feature_sums, from_atoms
-from dualebm.features import Feature, ReLU
+from dualebm.features import Feature, ReLU, Ridge
 from dualebm.flows import initialise, langevin, wfr
 from dualebm.flows.langevin import Integrator
 from dualebm.flows.noise import NOISE_PAIRS, Draw, NoiseKind, drawn
@@ -172,6 +173,29 @@ class Dual(Method):
         """
         space = self.space
         return DualRates(space.default_particle_step, 0.4 * space.dimension * space.unit**2, 0.4 * space.dimension)
+
+    def suited_rates(self, data: Samples) -> DualRates:
+        """Return `rates`, but with both neuron steps 0.4 / q where the feature is a ridge, with q the mean of <theta, (x, 1)>^2.
+
+        The largest stable neuron step is proportional to 1 / q. The mean is over the data points x and over theta uniform on
+        the unit sphere. The coordinate 1 is there only for a feature with a bias. On the sphere without a bias 1 / q is d.
+
+        Args:
+            data: the training data, points (n, d).
+
+        Returns:
+            The rates.
+
+        >>> from dualebm.spaces import Sphere
+        >>> round(Dual(Sphere(4)).suited_rates(Samples(np.eye(4, dtype="float32"))).transport_step, 6)
+        1.6
+        """
+        if not isinstance(self.feature, Ridge):
+            return self.rates
+        bias = self.feature.bias
+        square = float(np.mean(np.sum(np.asarray(data.points, np.float64) ** 2, axis=1)))
+        step = 0.4 * (self.space.dimension + bias) / (square + bias)
+        return self.rates._replace(transport_step=step, reaction_step=step)
 
     def check(self, rates: DualRates, data: Samples) -> None:
         """Check the rates and the data, which must have equal weights where particles are copies of them."""
@@ -332,6 +356,10 @@ class Dual(Method):
         return state.atoms
 
 
+ANNEALED = ("radius", "transport_step", "reaction_step")
+"""The rates that `annealing` changes. It goes with the methods whose rates have all of them."""
+
+
 def annealing(warmup: int = 60, start: float = 0.7) -> Callable[[Scalar, DualRates], DualRates]:
     """Return the schedule that goes with the default rates: the budget grows to the radius, then the neuron steps fall.
 
@@ -346,7 +374,8 @@ def annealing(warmup: int = 60, start: float = 0.7) -> Callable[[Scalar, DualRat
         start: the budget at the start as a fraction of the radius, in (0, 1].
 
     Returns:
-        A function `(step, rates) -> rates`, for the arguments named `schedule`.
+        A function `(step, rates) -> rates`, for the arguments named `schedule`. It raises ValueError for rates that lack one
+        of `ANNEALED`.
 
     Raises:
         ValueError: `warmup` or `start` is out of its bounds.
@@ -360,6 +389,9 @@ def annealing(warmup: int = 60, start: float = 0.7) -> Callable[[Scalar, DualRat
     checks.count("warmup", warmup)
 
     def schedule(step, rates):
+        missing = [name for name in ANNEALED if name not in rates._fields]
+        if missing:
+            raise ValueError(f"schedule is annealing() and {type(rates).__name__} has no {', '.join(missing)}; it must have {ANNEALED}")
         radius = rates.radius * jnp.minimum(1, start + (1 - start) * step / warmup)
         slower = 1 + 4 * jnp.maximum(step / warmup - 1, 0)
         return rates._replace(
