@@ -4,6 +4,9 @@ It leaves out the constructors of settings, which hold no arrays. Those check th
 read its errors.
 """
 
+from collections.abc import Callable
+from typing import get_origin
+
 from beartype import BeartypeConf, beartype
 
 checked = beartype(conf=BeartypeConf(is_pep484_tower=True))
@@ -11,5 +14,6 @@ checked = beartype(conf=BeartypeConf(is_pep484_tower=True))
 
 def typecheck(function):
     """Returns the function with its annotations checked, unless it is a constructor without arrays."""
-    arrays = any("Array" in str(hint) for hint in getattr(function, "__annotations__", {}).values())
+    hints = getattr(function, "__annotations__", {}).values()
+    arrays = any("Array" in str(hint) for hint in hints if get_origin(hint) is not Callable)
     return function if getattr(function, "__name__", "") == "__init__" and not arrays else checked(function)

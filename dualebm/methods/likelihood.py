@@ -150,7 +150,7 @@ class Likelihood(_Sampled):
     """A two-layer network trained by maximum likelihood.
 
     Args:
-        space: the space of the data: a sphere, a torus, or a space with a Gaussian base measure.
+        space: the space of the data: a sphere, or a Euclidean space with a Gaussian base measure.
         feature: phi, a ridge feature. Its positions need not be unit vectors.
         neurons: the number m of neurons.
         regime: "active", where coefficients and positions move, or "lazy", where only the coefficients do.
@@ -198,9 +198,10 @@ class Likelihood(_Sampled):
         return LikelihoodRates(_particle_step(self))
 
     def check(self, rates: LikelihoodRates, data: Samples) -> None:
-        """Check the rates and the data, and that the particle step goes with the sampler."""
+        """Check the rates and the data, that the particle step goes with the sampler, and that the feature goes with the space."""
         super().check(rates, data)
         _check_step(self, rates)
+        self.feature.parameter_space(self.space)
 
     def init(self, key: Key[Array, ""], rates: LikelihoodRates, data: Samples) -> LikelihoodState:
         """Return the network as `flows.two_layer.network` starts it, with chains at the base measure."""

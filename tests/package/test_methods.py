@@ -14,17 +14,22 @@ import pytest
 
 from dualebm import metrics
 from dualebm.energies.networks import MLP
-from dualebm.kernels import RBF
+from dualebm.features import Bump, ReLU, Softplus, suited
+from dualebm.kernels import RBF, ArcCosine, BumpKernel, kernel_of
 from dualebm.measures import Samples
 from dualebm.methods.adaptive import Adaptive
 from dualebm.methods.audited import Audited
 from dualebm.methods.base import Divergence, Info, Iterate, Method
-from dualebm.methods.dual import Dual
+from dualebm.methods.dual import ANNEALED, Dual, annealing
+from dualebm.methods.kernel_flow import KernelFlow
+from dualebm.methods.lazy import Lazy
+from dualebm.methods.likelihood import Likelihood, WeightedLikelihood
 from dualebm.methods.registry import by_name
+from dualebm.methods.score_matching import ScoreMatching
 from dualebm.methods.tracked import Tracked
 from dualebm.methods.weighted_dual import WeightedDual
 from dualebm.rates import Bound, bounds
-from dualebm.spaces import Sphere
+from dualebm.spaces import Euclidean, Sphere, Torus
 from dualebm.training.run import run
 from dualebm.training.simulate import start, step
 
@@ -130,3 +135,50 @@ def test_a_wrapper_hides_no_warning_of_the_method_inside():
     assert both and inside and outside and "lower the steps of the method" in outside and "particle_moves" in inside
     assert both == f"{outside}; {inside}"
     assert method.warning(state, Info(effective_fraction=many, inner=Info(effective_fraction=many))) is None
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_the_neuron_steps_suit_the_scale_of_the_data(bias):
+    """0.4 / q for `Dual` and `WeightedDual` with a ridge, through wrappers too; the default rates of all other methods."""
+    space, points = Euclidean(3), np.float32(np.random.default_rng(0).normal(2.0, 3.0, (50, 3)))
+    data, feature = Samples(points), ReLU(bias=bias)
+    steps = 0.4 * (3 + bias) / (np.mean(np.sum(np.float64(points) ** 2, axis=1)) + bias)
+    dual, weighted = Dual(space, feature), WeightedDual(space, feature)
+    for method in (dual, weighted, Audited(dual), Tracked(Adaptive(dual))):
+        expected = method.rates._replace(transport_step=steps, reaction_step=steps)
+        assert method.suited_rates(data) == pytest.approx(expected) and type(method.suited_rates(data)) is type(method.rates)
+    for method in (Dual(space, Bump(space)), WeightedDual(space, Bump(space)), ScoreMatching(space, feature)):
+        assert method.suited_rates(data) == method.rates
+
+
+def test_annealing_names_the_rates_that_a_method_lacks():
+    assert set(ANNEALED) <= set(Dual(Sphere(3)).rates._fields)
+    rates = made("kernel_flow").rates
+    with pytest.raises(ValueError, match=r"LazyRates has no transport_step, reaction_step; it must have \('radius', "):
+        annealing()(1, rates)
+
+
+def test_a_ridge_refuses_a_torus():
+    torus = Torus(2)
+    data = Samples(np.zeros((4, 2), np.float32))
+    for kind in (Dual, Lazy, ScoreMatching, WeightedDual, Likelihood, WeightedLikelihood):
+        for feature in (ReLU(), Softplus(bias=True)):
+            method = kind(torus, feature)
+            with pytest.raises(ValueError, match=r"feature is .*\(.*space is Torus.*not continuous; allowed: Bump\(space\)"):
+                method.check(method.rates, data)
+    for feature in (ReLU(), Softplus()):
+        with pytest.raises(ValueError, match="not continuous"):
+            kernel_of(feature, torus)
+
+
+def test_the_feature_and_the_kernel_that_suit_a_space():
+    torus = Torus(1)
+    assert suited(Sphere(3)) == suited(Euclidean(3), ReLU) == ReLU(bias=True)
+    assert suited(Sphere(3), Softplus) == Softplus(bias=True) and suited(torus) == suited(torus, Bump) == Bump(torus)
+    assert suited(Sphere(2), Bump) == Bump(Sphere(2))
+    data = Samples(jnp.array([[0.1], [0.4], [0.7]]))
+    states = [start(jax.random.key(1), m, m.rates, data) for m in (KernelFlow(torus), KernelFlow(torus, kernel_of(Bump(torus), torus)))]
+    chex.assert_trees_all_equal(*states)
+    assert KernelFlow(torus).energy(states[0], KernelFlow(torus).rates, data).kernel == BumpKernel(torus)
+    flow, data = KernelFlow(Sphere(2)), Samples(jnp.eye(2))
+    assert flow.energy(start(jax.random.key(1), flow, flow.rates, data), flow.rates, data).kernel == ArcCosine()
