@@ -1,7 +1,7 @@
 """The settings of the commands. Each class of `COMMANDS` is a command of `dualebm`, and each of its fields is a flag.
 
-A class states the type, the default and the meaning of its flags. The settings of training methods are not here: `cli.flags` reads them from
-the methods. This module imports neither JAX nor pandas, so that help comes at once.
+A class states the type, the default and the meaning of its flags. The settings of training methods are not here, as `cli.flags` reads
+them from the methods.
 """
 
 import dataclasses
@@ -13,9 +13,6 @@ from dualebm.settings import Bound, Count, CountOrZero, NonNegative, Positive, S
 
 Share = Annotated[float, Bound(largest=1)]
 """A number in [0, 1]."""
-
-SCALED = ("particle_step", "transport_step", "reaction_step", "restart_probability", "radius")
-"""The rates that the time scales of the paper set."""
 
 
 # -- Groups of flags -----------------------------------------------------------------------------------
@@ -115,7 +112,7 @@ class Fit(Precision, Points, Table):
     config: Annotated[Path | None, Shown("no file")] = None
     steps: Count = 2000
     every: Annotated[int, Bound(least=2)] = 20
-    anneal: Annotated[Share, Needs("radius", "transport_step", "reaction_step")] = 0.2
+    anneal: Annotated[Share, Needs("annealing")] = 0.2
     gap_chains: Annotated[CountOrZero, Needs("radius")] = 20_000
     seed: Seed = 0
 
@@ -186,10 +183,10 @@ class Rates:
     """
 
     group: ClassVar = "scales"
-    alpha: Annotated[tuple | None, Grid(NonNegative), Shown("none"), Needs(*SCALED)] = None
-    beta: Annotated[tuple | None, Grid(Positive), Shown("10"), Needs(*SCALED)] = None
-    step_size: Annotated[tuple | None, Grid(Positive), Shown("0.2"), Needs(*SCALED)] = None
-    scale: Annotated[Literal["particle", "fast"], Needs(*SCALED)] = "particle"
+    alpha: Annotated[tuple | None, Grid(NonNegative), Shown("none"), Needs("scales")] = None
+    beta: Annotated[tuple | None, Grid(Positive), Shown("10"), Needs("scales")] = None
+    step_size: Annotated[tuple | None, Grid(Positive), Shown("0.2"), Needs("scales")] = None
+    scale: Annotated[Literal["particle", "fast"], Needs("scales")] = "particle"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -249,7 +246,7 @@ class Sweep(Devices, Rates):
     seed: Annotated[tuple, Grid(Seed)] = (0, 1, 2, 3)
     steps: Count = 1000
     every: Count = 20
-    anneal: Annotated[Share, Needs("radius", "transport_step", "reaction_step")] = 0.0
+    anneal: Annotated[Share, Needs("annealing")] = 0.0
     test_points: Count = 10_000
     common: bool = False
     dry_run: bool = False

@@ -109,7 +109,7 @@ def _task(key: Key[Array, ""], settings: Fit, given: Given) -> Task:
     method = build(given.choice, prepared.space, given.values)
     points = preparation.to_space(prepared, table, f"float{settings.precision}").points
     data = Samples(points[kept])
-    rates = method.rates_for(data)
+    rates = method.suited_rates(data)
     rates = rates._replace(**{name: value for name, value in given.values.items() if name in rates._fields})
     method.check(rates, data)
     return Task(method, rates, data, Samples(points[held]), prepared)

@@ -31,12 +31,16 @@ from dualebm.cli.words import (
 from dualebm.features import Feature
 from dualebm.geometry import Space
 from dualebm.methods.base import Method
+from dualebm.methods.dual import ANNEALED, DualRates
 from dualebm.methods.registry import DEFAULT, by_name
 from dualebm.settings import Setting
 from dualebm.spaces import Euclidean, Sphere, Torus
 
 EXAMPLES: dict[str, Space] = {"sphere": Sphere(3), "euclidean": Euclidean(3), "torus": Torus(3)}
 """A space of each name, for the defaults in the help."""
+
+NEEDED = {"annealing": set(ANNEALED), "scales": set(DualRates._fields), "radius": {"radius"}}
+"""The rates that a method must have for a schedule that anneals, for the time scales of the paper, and for a ball."""
 
 ORDER = {"data": 0, "run": 2, "machine": 3}
 """The place of a group of flags in the help. The groups of the method are between data and run."""
@@ -162,35 +166,40 @@ def read(kind: type, prog: str, words: Sequence[str]) -> tuple[Any, Given]:
     choice = choose(words, stored, space)
     if named("method", words) or "method" in stored:
         prog = f"{prog} --method {choice.name}"
-    rates = rates_class(choice.kind)._fields
-    fixed = [group._replace(flags=[f for f in group.flags if set(f.needs) <= set(rates)]) for group in groups_of(kind)]
-    absent = {f.name: f.needs for group in groups_of(kind) for f in group.flags if not set(f.needs) <= set(rates)}
+    of_command = groups_of(kind)
+    absent = {f.name: f.needs for group in of_command for f in group.flags if f.needs and not _allows(choice.kind, f.needs)}
+    fixed = [group._replace(flags=[f for f in group.flags if f.name not in absent]) for group in of_command]
     of_method = groups(choice, prog.split(" --")[0], space or EXAMPLES["sphere"], grid=grid)
     ordered = sorted([*fixed, *of_method], key=lambda group: ORDER.get(group.title, 1))
     listed = [group for group in ordered if group.flags]
     flags = parse(prog, about(kind), listed, words, stored, origin, lambda name: _advice(name, choice, absent, listed))
-    fixed = {field.name for field in dataclasses.fields(kind)}
-    values = {name: value for name, value in flags.items() if name not in fixed | {"method"}}
-    return kind(**{name: value for name, value in flags.items() if name in fixed}), Given(choice, values, flags)
+    own = {field.name for field in dataclasses.fields(kind)}
+    values = {name: value for name, value in flags.items() if name not in own | {"method"}}
+    return kind(**{name: value for name, value in flags.items() if name in own}), Given(choice, values, flags)
 
 
-def _advice(name: str, choice: Choice, absent: Mapping[str, Sequence[str]], listed: Sequence[Group]) -> str:
+def _allows(kind: type[Method], what: str) -> bool:
+    """Tell whether the rates of a method allow what a flag needs, a key of `NEEDED`."""
+    return NEEDED[what] <= set(rates_class(kind)._fields)
+
+
+def _advice(name: str, choice: Choice, absent: Mapping[str, str], listed: Sequence[Group]) -> str:
     """Return the advice for a name that is a flag with other methods or objects, or an empty text.
 
     Args:
         name: the name.
         choice: the method and the classes of its objects.
-        absent: the flags of the command that this method does not have, with the rates that they need.
+        absent: the flags of the command that this method does not have, with what they need.
         listed: the flags.
     """
     for field in choice.objects:
         for other, kind in makeable(settings.fields(choice.kind)[field]).items():
             if name in settings.fields(kind):
                 return f"; it is one with --{field} {other}"
-    needed = set(absent.get(name, ()))
-    holders = [method for method, kind in by_name().items() if (needed <= set(rates_class(kind)._fields) if needed else name in _names(kind))]
+    has = (lambda kind: _allows(kind, absent[name])) if name in absent else (lambda kind: name in _names(kind))
+    holders = ", ".join(method for method, kind in by_name().items() if has(kind))
     near = nearest(name, [flag.name for group in listed for flag in group.flags])
-    return f"; it is one with --method {', '.join(holders)}{near.replace('; d', '. D')}" if holders else ""
+    return f"; it is one with --method {holders}{near.replace('; d', '. D')}" if holders else ""
 
 
 def _names(kind: type[Method]) -> set[str]:
@@ -294,8 +303,8 @@ def _example_rates(choice: Choice, rates: Any, space: Space) -> dict[str, str]:
 
 def instance(choice: Choice, field: str, space: Space) -> Any:
     """Return the default object of a field, of the chosen class, on a space."""
-    kind, default = choice.objects[field], settings.fields(choice.kind)[field].default
-    assert kind is not None
+    kind: Any = choice.objects[field]
+    default = settings.fields(choice.kind)[field].default
     if choice.suited and issubclass(kind, Feature):
         return features.suited(space, kind)
     if type(default) is kind:
@@ -328,4 +337,5 @@ def build(choice: Choice, space: Space, values: Mapping[str, Any]) -> Method:
             changes = {name: values[name] for name in settings.fields(type(default)) if name in values}
             objects[field] = dataclasses.replace(default, **changes)
     fields = {s.name: values[s.name] for s in _spellable(choice.kind, grid=False) if s.name in values}
-    return choice.kind(space, **objects, **fields)
+    kind: Any = choice.kind
+    return kind(space, **objects, **fields)

@@ -1,7 +1,7 @@
 """The command `dualebm`.
 
-`cli.commands` has the settings of each subcommand, and the module `cli.NAME` has its function `run`. A subcommand imports what it needs when it
-runs.
+`cli.commands` has the settings of each subcommand, and the module `cli.NAME` has its function `run`. A subcommand imports what it
+needs when it runs.
 """
 
 import difflib

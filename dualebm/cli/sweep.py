@@ -8,11 +8,11 @@ import jax
 
 from dualebm import metrics, settings
 from dualebm._internal import checks
-from dualebm.cli.commands import SCALED, Sweep
+from dualebm.cli.commands import Sweep
 from dualebm.cli.flags import Given, build
 from dualebm.cli.show import print_table
 from dualebm.data import targets
-from dualebm.methods.dual import annealing_over
+from dualebm.methods.dual import DualRates, annealing_over
 from dualebm.methods.presets import rates_from_paper
 from dualebm.sweeps.engine import forecast, sweep
 from dualebm.sweeps.grid import product
@@ -22,6 +22,9 @@ from dualebm.training import multihost
 
 SCALES = ("alpha", "beta", "step_size")
 """Flags that set the rates by the time scales of the paper."""
+
+SCALED = tuple(name for name in DualRates._fields if name not in inspect.signature(rates_from_paper).parameters)
+"""The rates that the time scales set."""
 
 GRID = ("teacher", "n", *SCALES, "seed")
 """Fields of `Sweep` that are settings of the runs."""
@@ -92,8 +95,9 @@ def values_of(settings: Sweep, given: Given) -> dict[str, list]:
     for name in values["teacher"]:
         checks.choice("teacher", name, targets.TEACHERS)
     if "alpha" in values:
-        if wrong := [name for name in SCALED if name in values and name != "restart_probability"]:
-            raise ValueError(f"{wrong[0]} is {_text(values[wrong[0]])} and alpha is {_text(values['alpha'])}, which sets it; give one of them")
+        if wrong := [name for name in SCALED if name in values]:
+            both = f"{wrong[0]} is {_text(values[wrong[0]])} and alpha is {_text(values['alpha'])}"
+            raise ValueError(f"{both}, which sets it; give one of them")
     elif wrong := [name for name in SCALES if name in values]:
         raise ValueError(f"{wrong[0]} is {_text(values[wrong[0]])} and alpha is not given; give alpha with it")
     return values

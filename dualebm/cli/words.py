@@ -7,6 +7,7 @@ error is one line that names the flag, its value and what is allowed.
 import contextlib
 import dataclasses
 import difflib
+import inspect
 import io
 import re
 import tomllib
@@ -50,12 +51,9 @@ class Shown:
 
 @dataclasses.dataclass(frozen=True)
 class Needs:
-    """Mark of a flag that exists only for methods that have all of these rates."""
+    """Mark of a flag that only some methods have: those whose rates allow what it names (`cli.flags.NEEDED`)."""
 
-    rates: tuple[str, ...]
-
-    def __init__(self, *rates: str):
-        object.__setattr__(self, "rates", rates)
+    what: str
 
 
 class Flag(NamedTuple):
@@ -67,7 +65,7 @@ class Flag(NamedTuple):
         default: the value where the flag is not given.
         grid: whether the flag takes several values, which text spells in the grammar of `cli.values`.
         positional: whether the value is given without the name of the flag.
-        needs: the rates that a method must have for the flag to exist.
+        needs: what the rates of a method must allow for the flag to exist, a key of `cli.flags.NEEDED`, or None.
     """
 
     setting: Setting
@@ -75,7 +73,7 @@ class Flag(NamedTuple):
     default: Any = NOT_GIVEN
     grid: bool = False
     positional: bool = False
-    needs: tuple[str, ...] = ()
+    needs: str | None = None
 
     @property
     def name(self) -> str:
@@ -133,7 +131,7 @@ def groups_of(kind: type) -> list[Group]:
     hints = typing.get_type_hints(kind, include_extras=True)
     grouped: dict[str, list[Flag]] = {}
     for owner in reversed(kind.__mro__):
-        names = [name for name in owner.__dict__.get("__annotations__", {}) if name in described]
+        names = [name for name in inspect.get_annotations(owner) if name in described]
         if names:
             grouped.setdefault(getattr(owner, "group", owner.__name__.lower()), []).extend(_flag(described[n], hints[n]) for n in names)
     return [Group(title, "", flags) for title, flags in grouped.items()]
@@ -150,7 +148,7 @@ def _flag(setting: Setting, hint: Any) -> Flag:
     if grid is not None:
         of = settings.of_type(setting.name, grid.of)
         setting = of._replace(default=setting.default, help=setting.help)
-    default, needs = NOT_GIVEN if missing else setting.default, marks[Needs].rates if Needs in marks else ()
+    default, needs = NOT_GIVEN if missing else setting.default, marks[Needs].what if Needs in marks else None
     return Flag(setting, shown, default, grid is not None, Positional in marks, needs)
 
 
@@ -219,8 +217,9 @@ def value_of(flag: Flag, text: str) -> Any:
 
 def _typed(setting: Setting, listed: list) -> list:
     """Return values of the grammar with hyphens of words as underscores, and with true, false and none where the setting allows them."""
-    meanings: dict[Any, Any] = ({"true": True, "false": False} if bool in setting.kinds else {}) | ({"none": None} if setting.optional else {})
-    meanings |= {str(word).replace("_", "-"): word for word in setting.words}
+    meanings: dict[Any, Any] = {str(word).replace("_", "-"): word for word in setting.words}
+    meanings |= {"true": True, "false": False} if bool in setting.kinds else {}
+    meanings |= {"none": None} if setting.optional else {}
     return [meanings.get(value, value) for value in listed]
 
 
@@ -369,11 +368,15 @@ def _stored_words(flags: Mapping[str, Flag], name: str, value: Any, origin: str,
     if flag is None:
         raise Refused(f"{where} is no flag of this command{elsewhere(name) or nearest(name, flags)}")
     kinds = flag.setting.kinds
-    listed = value if isinstance(value, list) else [value]
-    allowed = {bool} if flag.switch else (kinds - {Path}) | ({str} if flag.grid or Path in kinds else set()) | ({int} if float in kinds else set())
-    if value is None or (isinstance(value, list) and not (flag.grid or flag.setting.many)) or any(type(item) not in allowed for item in listed):
-        names = " or ".join(sorted({bool: "true or false", int: "an integer", float: "a number", str: "a string"}[kind] for kind in allowed))
-        raise Refused(f"{flag.name} in {origin} is {value!r}; it must be {names}")
+    allowed = {bool} if flag.switch else {kind for kind in kinds if kind is not Path}
+    allowed |= {str} if flag.grid or Path in kinds else set()
+    allowed |= {int} if float in kinds else set()
+    several = isinstance(value, list)
+    listed = value if several else [value]
+    if (several and not (flag.grid or flag.setting.many)) or any(type(item) not in allowed for item in listed):
+        names = {bool: "true or false", int: "an integer", float: "a number", str: "a string"}
+        ways = [names[kind] for kind in names if kind in allowed and not (kind is int and float in allowed)]
+        raise Refused(f"{flag.name} in {origin} is {value!r}; it must be {' or '.join(ways)}")
     if flag.switch:
         return [flag.spelt if value else "--no-" + flag.spelt[2:]]
     texts = [",".join(map(spell, listed))] if flag.grid else [spell(item) for item in listed]

@@ -199,7 +199,8 @@ def test_rows_are_normalised_at_fit_and_at_score_or_refused_and_all_may_be_train
     assert code == 2 and "rows off the unit sphere" in err
 
 
-FIT = "fit {data} --space sphere --out {out} --neurons 8 --steps 20 --every 10 "
+BASE = "fit {data} --space sphere --out {out} "
+FIT = BASE + "--neurons 8 --steps 20 --every 10 "
 TORUS = "fit {wave} --space torus --out {out} "
 
 
@@ -222,7 +223,7 @@ TORUS = "fit {wave} --space torus --out {out} "
         ("fit {data} --space torus --period -1 --out {out}", "period is -1; it must be a finite number, greater than 0"),
         (TORUS + "--feature relu", "feature is 'relu' and space is 'torus'"),
         ("fit {flat} --space euclidean --standardise --out {out}", "flat.csv has the one value 7 in column 2"),
-        ("fit {flat} --space sphere --normalise --out {out} --steps 30 --every 20", "steps is 30; it must be a multiple of every, which is 20"),
+        (FIT + "--steps 30 --every 20", "steps is 30; it must be a multiple of every, which is 20"),
         ("fit {one} --space sphere --out {out}", "one.csv has 1 column; points of a sphere must have at least 2"),
         (FIT + "--columns 1,4", "'4'"),
         (FIT + "--feature rellu", "feature is 'rellu'; did you mean 'relu'?"),
@@ -255,17 +256,17 @@ TORUS = "fit {wave} --space torus --out {out} "
         (FIT + "--seed 4294967296", "seed is 4294967296; it must be an integer from 0 to 4294967295"),
         (FIT + "--gap-chains -1", "gap_chains is -1"),
         (FIT + "--method lzy", "method is 'lzy'; did you mean 'lazy'?"),
-        ("fit {data} --space sphere --out {out} --method lazy --neurons 5", "--neurons is no flag of dualebm fit --method lazy; it is one with --method dual"),
-        ("fit {data} --space sphere --out {out} --method lazy --featurs 5", "did you mean --features?"),
-        ("fit {data} --space sphere --out {out} --method contrastive --feature relu", "--feature is no flag of dualebm fit --method contrastive"),
-        ("fit {data} --space sphere --out {out} --method contrastive --anneal 0.5", "--anneal is no flag of dualebm fit --method contrastive; it is one"),
-        ("fit {data} --space sphere --out {out} --method contrastive --gap-chains 5", "--gap-chains is no flag of dualebm fit --method contrastive; it is"),
-        ("fit {data} --space sphere --out {out} --method jarzynski --start mpl", "start is 'mpl'; did you mean 'mlp'?"),
-        ("fit {data} --space sphere --out {out} --method jarzynski --hidden 4", "--hidden is no flag of dualebm fit --method jarzynski; it is one with --start boltzmann"),
-        ("fit {data} --space sphere --out {out} --method jarzynski --start boltzmann", "space is Sphere"),
-        ("fit {data} --space sphere --out {out} --method jarzynski --threshold 2", "threshold is 2"),
-        ("fit {data} --space sphere --out {out} --method network_stein --critics 0", "critics is 0"),
-        ("fit {data} --space sphere --out {out} --method likelihood --feature bump", "feature is Bump"),
+        (BASE + "--method lazy --neurons 5", "--neurons is no flag of dualebm fit --method lazy; it is one with"),
+        (BASE + "--method lazy --featurs 5", "did you mean --features?"),
+        (BASE + "--method contrastive --feature relu", "--feature is no flag of dualebm fit --method contrastive"),
+        (BASE + "--method contrastive --anneal 0.5", "--anneal is no flag of dualebm fit --method contrastive; it is"),
+        (BASE + "--method contrastive --gap-chains 5", "--gap-chains is no flag of dualebm fit --method contrastive; it is"),
+        (BASE + "--method jarzynski --start mpl", "start is 'mpl'; did you mean 'mlp'?"),
+        (BASE + "--method jarzynski --hidden 4", "--hidden is no flag of dualebm fit --method jarzynski; it is one with --start"),
+        (BASE + "--method jarzynski --start boltzmann", "space is Sphere"),
+        (BASE + "--method jarzynski --threshold 2", "threshold is 2"),
+        (BASE + "--method network_stein --critics 0", "critics is 0"),
+        (BASE + "--method likelihood --feature bump", "feature is Bump"),
         (FIT + "--config missing.toml", "config is 'missing.toml', which cannot be read as TOML (No such file or directory)"),
         (FIT + "--config {data}", "which cannot be read as TOML"),
         ("sample {model} --out {out}.txt", "the suffix of"),
@@ -314,7 +315,7 @@ def test_a_rate_that_is_given_is_kept_and_the_others_suit_the_data(tmp_path, cap
     rates = ["--reaction-step", 0.1, "--restart-probability", "1/4"]
     done(capsys, "fit", tmp_path / "a.npy", "--space", "euclidean", *rates, *QUICK, "--gap-chains", 0, "--out", tmp_path / "fit")
     data, method = Samples(model.training_points(tmp_path / "fit")), Dual(Euclidean(2), ReLU(bias=True))
-    suited = method.rates_for(data)
+    suited = method.suited_rates(data)
     found = model.read(tmp_path / "fit")["rates"]
     assert (found["reaction_step"], found["restart_probability"]) == (0.1, 0.25)
     assert found["transport_step"] == pytest.approx(suited.transport_step, rel=1e-5) != method.rates.transport_step
@@ -377,7 +378,9 @@ def test_the_command_itself(tmp_path):
         pytest.param("contrastive", ["--width", "8", "--depth", "1", "--restart-every", "1"], marks=pytest.mark.heavy),
         pytest.param("weighted_dual", ["--particles", "2000"], marks=pytest.mark.heavy),
         pytest.param(
-            "likelihood", ["--neurons", 32, "--learning-rate", "0.2", "--sampler", "importance", "--optimiser", "adam"], marks=pytest.mark.heavy
+            "likelihood",
+            ["--neurons", 32, "--learning-rate", 0.2, "--sampler", "importance", "--optimiser", "adam"],
+            marks=pytest.mark.heavy,
         ),
         pytest.param("weighted_likelihood", ["--neurons", 32, "--sampler", "mala", "--chains", "500"], marks=pytest.mark.heavy),
         pytest.param("kernel_stein", ["--neurons", 32, "--learning-rate", "0.2", "--batch", "100"], marks=pytest.mark.heavy),

@@ -90,7 +90,8 @@ def test_a_sweep_is_resumed_with_more_seeds_and_another_feature_is_swept(tmp_pat
     assert call(capsys, "sweep", *flags.split(), "--seed", "0", "--out", tmp_path / "a")[0] == 0
     code, out, _ = call(capsys, "sweep", "--resume", "--seed", "0:2", "--out", tmp_path / "a")
     found = open_sweep(tmp_path / "a")
-    assert code == 0 and sorted(zip(found.power.values.tolist(), found.seed.values.tolist(), strict=True)) == [(1, 0), (1, 1), (2, 0), (2, 1)]
+    settings = sorted(zip(found.power.values.tolist(), found.seed.values.tolist(), strict=True))
+    assert code == 0 and settings == [(1, 0), (1, 1), (2, 0), (2, 1)]
     first, second = (found.kl.values[(found.power.values == power) & (found.seed.values == 0), -1] for power in (1, 2))
     assert first != second and out.split()[0] == "power"
 

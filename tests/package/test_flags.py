@@ -66,7 +66,8 @@ def test_no_method_feature_energy_or_field_of_them_is_named_in_the_command_line(
     for path in CLI.glob("*.py"):
         tree = ast.parse(path.read_text())
         docs = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
-        found = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docs}
+        constants = [node for node in ast.walk(tree) if isinstance(node, ast.Constant) and id(node) not in docs]
+        found = {node.value for node in constants if isinstance(node.value, str)}
         found |= {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and node.id[0].isupper()}
         assert not found & names, (path.name, found & names)
 
@@ -81,7 +82,8 @@ def test_the_default_feature_suits_the_space():
 @pytest.mark.parametrize("name", by_name())
 def test_the_shown_default_of_a_rate_is_the_rate_of_the_method(name):
     choice = choose(["--method", name], {}, EXAMPLES["sphere"])
-    shown = {flag.name: flag.shown for group in groups(choice, "dualebm", EXAMPLES["sphere"]) for flag in group.flags if group.title == "rates"}
+    (rates,) = [group for group in groups(choice, "dualebm", EXAMPLES["sphere"]) if group.title == "rates"]
+    shown = {flag.name: flag.shown for flag in rates.flags}
     for space in (Sphere(3), Sphere(5)):
         with contextlib.suppress(ValueError):
             rates = build(choice, space, {}).rates
