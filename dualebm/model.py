@@ -1,4 +1,4 @@
-"""A fitted model in a folder: its energy, the map of data to its space, and log Z with its error.
+"""A fitted model in a folder: its energy, the map of rows of data to its space, and log Z with its error.
 
 The folder holds two files, `energy.npz` (see `dualebm.energies.files`) and `model.json`. They may lie beside the files of the run that
 made them. Values in `model.json` are plain JSON. No file holds code.
@@ -14,102 +14,82 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from dualebm._internal import checks, files
-from dualebm.data import tables
+from dualebm.data.preparation import Preparation, to_space
 from dualebm.energies.base import Energy
 from dualebm.energies.files import build, load_energy, save_energy, spell
 from dualebm.geometry import Space
 from dualebm.log_z.estimate import LogPartitionEstimate
-from dualebm.measures import Samples
+from dualebm.spaces import Euclidean, Sphere
 
 ENERGY, MODEL = "energy.npz", "model.json"
 
 
 class Model(NamedTuple):
-    """A fitted model exp(-U) tau / Z, with the map from rows of a data file to its space.
+    """A fitted model exp(-U) tau / Z, with the map from rows in the units of the data to its space.
 
     Attributes:
         energy: the energy U.
-        space: the space of the model.
-        normalise: whether rows are divided by their norms.
-        mean: the means of the columns in float64, (d,), where rows are standardised to (x - mean) / scale, else None.
-        scale: the scales of the columns in float64, (d,), where rows are standardised, else None.
+        preparation: the map of rows to points of the model's space, and back.
         log_partition: the estimate of log Z, in nats.
         particle_step: the step size of the particles' moves at the end of the fit.
     """
 
     energy: Energy
-    space: Space
-    normalise: bool
-    mean: np.ndarray | None
-    scale: np.ndarray | None
+    preparation: Preparation
     log_partition: LogPartitionEstimate
     particle_step: float
 
 
-def to_space(
-    x, space: Space, dtype, *, normalise: bool = False, mean=None, scale=None, name: str = "x"
-) -> Samples:
-    """Map rows to points of a space.
+def precision(model: Model) -> np.dtype:
+    """Return the floating dtype of a model, which is that of its energy's arrays.
+
+    >>> from dualebm.energies.shallow import Shallow; from dualebm.features import ReLU; import jax.numpy as jnp
+    >>> energy = Shallow(ReLU(), jnp.eye(1), jnp.zeros(1))
+    >>> precision(Model(energy, Preparation(Euclidean(1)), None, 0.1)).name
+    'float32'
+    """
+    return np.dtype(jax.tree.leaves(model.energy)[0].dtype)
+
+
+def log_densities(model: Model, x: Any) -> dict[str, np.ndarray]:
+    """Return log p at rows in the units of the data, in nats.
 
     Args:
-        x: the rows, (n, d).
-        space: the space.
-        dtype: the floating dtype of the points.
-        normalise: whether to divide rows by their norms.
-        mean: the means of the columns, (d,), to standardise the rows. None for no standardisation.
-        scale: the scales of the columns, (d,). None for no standardisation.
-        name: the name of x in errors.
+        model: the fitted model. A model of 64 bits needs x64.
+        x: the rows, (n, d): a `tables.Table`, a DataFrame or an array, as `tables.as_table` takes them. Named columns are matched to
+            those of the data of the fit.
 
     Returns:
-        The points as samples with equal weights.
+        `log_density_base`, (n,), the density -U - log Z relative to the base measure. On Euclidean space also
+        `log_density_lebesgue`, (n,), the density in the units of the data. It adds log tau and subtracts the log scales of the columns.
 
     Raises:
-        ValueError: as `tables.as_samples`, for rows that are no points of the space.
+        ValueError: as `preparation.to_space`, for a missing column or a row that is no point of the model's space.
 
-    >>> from dualebm.spaces import Euclidean
-    >>> x = np.array([[3.0], [5.0]])
-    >>> to_space(x, Euclidean(1), "float32", mean=np.array([4.0]), scale=np.array([2.0])).points.tolist()
-    [[-0.5], [0.5]]
-    """
-    if scale is not None and np.ndim(x) == 2 and x.shape[1] == len(scale) and x.dtype.kind == "f":
-        x = (x.astype(np.float64) - mean) / scale  # `as_samples` refuses other shapes and dtypes
-    return tables.as_samples(x, space, normalise, dtype, name)
-
-
-def from_space(model: Model, points: Float[Array, "N d"]) -> np.ndarray:
-    """Map points of the model's space, (N, d), to rows in the units of the data, (N, d).
-
-    >>> from dualebm.spaces import Euclidean
-    >>> import jax.numpy as jnp
-    >>> model = Model(None, Euclidean(1), False, np.array([4.0]), np.array([2.0]), None, 0.1)
-    >>> from_space(model, jnp.array([[0.5]])).tolist()
-    [[5.0]]
-    """
-    x = np.asarray(points)
-    if model.mean is None or model.scale is None:
-        return x
-    return (x.astype(np.float64) * model.scale + model.mean).astype(x.dtype)
-
-
-def log_densities(model: Model, points: Float[Array, "N d"]) -> dict[str, np.ndarray]:
-    """Return log p at points of the model's space, (N, d), in nats.
-
-    `log_density_base`, (N,), is the density -U - log Z relative to the base measure. On Euclidean space
-    `log_density_lebesgue`, (N,), is the density in the units of the data. It adds log tau and subtracts the log scales of the columns.
-
-    >>> from dualebm.spaces import Euclidean
-    >>> import jax.numpy as jnp
-    >>> from dualebm.energies.shallow import Shallow; from dualebm.features import ReLU
+    >>> from dualebm.energies.shallow import Shallow; from dualebm.features import ReLU; import jax.numpy as jnp
     >>> energy, log_z = Shallow(ReLU(), jnp.eye(1), jnp.zeros(1)), LogPartitionEstimate(0.0, 0.0, 1.0, 1, 0.0, True)
-    >>> model = Model(energy, Euclidean(1), False, np.array([4.0]), np.array([2.0]), log_z, 0.1)
-    >>> {name: values.round(4).tolist() for name, values in log_densities(model, jnp.zeros((1, 1))).items()}
+    >>> standardised = Preparation(Euclidean(1), mean=np.array([4.0]), scale=np.array([2.0]))
+    >>> values = log_densities(Model(energy, standardised, log_z, 0.1), [[4.0]])
+    >>> {name: value.round(4).tolist() for name, value in values.items()}
     {'log_density_base': [-0.0], 'log_density_lebesgue': [-1.6121]}
     """
+    return log_densities_at(model, to_space(model.preparation, x, precision(model)).points)
+
+
+def log_densities_at(model: Model, points: Float[Array, "n d"]) -> dict[str, np.ndarray]:
+    """Return what `log_densities` returns, at points of the model's space, (n, d), that `preparation.to_space` has made of rows.
+
+    >>> from dualebm.energies.shallow import Shallow; from dualebm.features import ReLU; import jax.numpy as jnp
+    >>> energy, log_z = Shallow(ReLU(), jnp.eye(2), jnp.zeros(2)), LogPartitionEstimate(0.5, 0.0, 1.0, 1, 0.0, True)
+    >>> log_densities_at(Model(energy, Preparation(Sphere(2)), log_z, 0.1), jnp.eye(2))["log_density_base"].tolist()
+    [-0.5, -0.5]
+    """
+    space, scale = model.preparation.space, model.preparation.scale
     base = -np.asarray(model.energy(points), np.float64) - model.log_partition.value
-    if model.space.compact:
+    if space.compact:
         return {"log_density_base": base}
-    volume = 0.0 if model.scale is None else float(np.sum(np.log(model.scale)))
-    log_base = np.asarray(model.space.log_base(points), np.float64)
+    volume = 0.0 if scale is None else float(np.sum(np.log(scale)))
+    log_base = np.asarray(space.log_base(points), np.float64)
     return {"log_density_base": base, "log_density_lebesgue": base + log_base - volume}
 
 
@@ -139,16 +119,19 @@ def save(folder: files.PathLike, model: Model, about: dict[str, Any]) -> None:
             value of the model is replaced by it.
     """
     save_energy(Path(folder) / ENERGY, model.energy)
+    space, columns, latlon, normalise, mean, scale = model.preparation
     header = {
         "kind": "model",
         "format": files.FORMAT,
-        "space": spell(model.space),
-        "normalise": model.normalise,
-        "mean": None if model.mean is None else model.mean.tolist(),
-        "scale": None if model.scale is None else model.scale.tolist(),
+        "space": spell(space),
+        "columns": None if columns is None else list(columns),
+        "latlon": latlon,
+        "normalise": normalise,
+        "mean": None if mean is None else mean.tolist(),
+        "scale": None if scale is None else scale.tolist(),
         "log_partition": model.log_partition._asdict(),
         "particle_step": model.particle_step,
-        "precision": 8 * jax.tree.leaves(model.energy)[0].dtype.itemsize,
+        "precision": 8 * precision(model).itemsize,
     }
     files.commit(Path(folder) / MODEL, lambda path: path.write_text(json.dumps({**about, **header}, indent=1)))
 
@@ -180,14 +163,55 @@ def load(folder: files.PathLike) -> Model:
     A model of 64 bits needs x64: `with jax.enable_x64(read(folder)["precision"] == 64)`. Raises the errors of `read` and of
     `energies.files.load_energy`, and ValueError for a corrupt `model.json`.
     """
-    header = read(folder)
+    path, header = Path(folder) / MODEL, read(folder)
     energy = load_energy(Path(folder) / ENERGY)
     try:
-        space = build(header["space"])
-        mean, scale = (None if header[n] is None else np.array(header[n], np.float64) for n in ("mean", "scale"))
-        log_partition = LogPartitionEstimate(**header["log_partition"])
-        model = Model(energy, space, header["normalise"], mean, scale, log_partition, header["particle_step"])
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"{Path(folder) / MODEL} is corrupt ({type(error).__name__}: {error})") from error
-    checks.number("particle_step", model.particle_step, positive=True)
+        preparation = _preparation(header)
+        log_partition = _log_partition(header["log_partition"])
+        checks.number("particle_step", header["particle_step"], positive=True)
+        model = Model(energy, preparation, log_partition, header["particle_step"])
+        if header["precision"] != 8 * precision(model).itemsize:
+            raise ValueError(f"precision is {header['precision']}, and the energy has {8 * precision(model).itemsize} bits")
+        points = jax.ShapeDtypeStruct((1, preparation.space.dimension), precision(model))
+        jax.eval_shape(lambda points: energy(points), points)  # an energy of points of another dimension raises
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} is corrupt ({type(error).__name__}: {' '.join(str(error).split())[:300]})") from error
     return model
+
+
+def _preparation(header: dict[str, Any]) -> Preparation:
+    """Return the preparation that `model.json` holds. Raises KeyError, TypeError or ValueError for fields that are not allowed."""
+    space, columns = build(header["space"]), header["columns"]
+    latlon, normalise = header["latlon"], header["normalise"]
+    if not isinstance(space, Space):
+        raise TypeError(f"space is {space!r}")
+    if not (isinstance(latlon, bool) and isinstance(normalise, bool)):
+        raise TypeError(f"latlon is {latlon!r} and normalise is {normalise!r}; they must be true or false")
+    if (latlon and (space.dimension != 3 or normalise)) or ((latlon or normalise) and not isinstance(space, Sphere)):
+        raise ValueError(f"latlon is {latlon}, normalise is {normalise} and space is {space}")
+    width = 2 if latlon else space.dimension
+    if columns is not None:
+        if not (isinstance(columns, list) and all(isinstance(column, str) for column in columns)):
+            raise TypeError(f"columns is {columns!r}; it must list names")
+        if len(columns) != width or len(set(columns)) < width:
+            raise ValueError(f"columns is {columns!r}; it must list {width} different names")
+    mean, scale = (None if header[name] is None else np.array(header[name], np.float64) for name in ("mean", "scale"))
+    if mean is not None or scale is not None:
+        if mean is None or scale is None or not isinstance(space, Euclidean):
+            raise ValueError("mean and scale must both be given, on Euclidean space, or neither")
+        if mean.shape != (width,) or scale.shape != (width,) or not (np.isfinite([mean, scale]).all() and (scale > 0).all()):
+            raise ValueError(f"mean and scale must be {width} finite numbers each, and scales must be positive")
+    return Preparation(space, None if columns is None else tuple(columns), latlon, normalise, mean, scale)
+
+
+def _log_partition(fields: Any) -> LogPartitionEstimate:
+    """Return the estimate of log Z that `model.json` holds. Raises TypeError or ValueError for fields that are not allowed."""
+    estimate = LogPartitionEstimate(**fields)
+    for name, value in estimate._asdict().items():
+        optional = value is None and name in ("effective_sample_size", "draws")
+        kind = bool if name == "trusted" else (int, float)
+        if not optional and (not isinstance(value, kind) or isinstance(value, bool) != (name == "trusted")):
+            raise TypeError(f"log_partition.{name} is {value!r}")
+    if not math.isfinite(estimate.value):
+        raise ValueError(f"log_partition.value is {estimate.value}; it must be finite")
+    return estimate

@@ -38,7 +38,7 @@ def quality(
     Args:
         key: the random key.
         model: the fitted model. Its samples are those of `langevin.sample` with the particle step of the fit.
-        points: the data as points of the model's space (see `model.to_space`), (n, d). At most 20 000 of them, drawn at random,
+        points: the data as points of the model's space (see `preparation.to_space`), (n, d). At most 20 000 of them, drawn at random,
             are used.
         count: the number of samples of the model.
         steps: the number of moves of each sample.
@@ -55,17 +55,19 @@ def quality(
         ValueError: when all points are equal, and when the base measure of the space cannot be sampled.
 
     >>> from dualebm.energies.shallow import Shallow; from dualebm.features import ReLU; from dualebm.spaces import Sphere
-    >>> free = Model(Shallow(ReLU(), jnp.eye(3), jnp.zeros(3)), Sphere(3), False, None, None, None, 0.1)
+    >>> from dualebm.data.preparation import Preparation
+    >>> free = Model(Shallow(ReLU(), jnp.eye(3), jnp.zeros(3)), Preparation(Sphere(3)), None, 0.1)
     >>> results = quality(jax.random.key(0), free, Sphere(3).sample_base(jax.random.key(1), 500), 500, steps=10)
     >>> results["rows"], results["energy_distance"] < 0.02
     (500.0, True)
     """
     draw_key, chain_key, direction_key, sign_key = jax.random.split(key, 4)
+    space = model.preparation.space
     if points.shape[0] > ROWS:
         points = points[jax.random.choice(draw_key, points.shape[0], (ROWS,), replace=False)]
-    rows = model.space.ambient(points)
+    rows = space.ambient(points)
     bandwidth = median_distance(rows, name=name)
-    drawn, acceptance = langevin.sample(chain_key, model.energy, model.space, count, steps=steps, step=model.particle_step)
+    drawn, acceptance = langevin.sample(chain_key, model.energy, space, count, steps=steps, step=model.particle_step)
 
     @eqx.filter_jit
     def compare(drawn, rows):
@@ -77,10 +79,10 @@ def quality(
         }
 
     centre = jnp.mean(rows, axis=0, keepdims=True)  # a common offset leaves distances as they are but adds to their rounding
-    distances = compare(model.space.ambient(drawn) - centre, rows - centre) | {"acceptance": acceptance}
+    distances = compare(space.ambient(drawn) - centre, rows - centre) | {"acceptance": acceptance}
     results = {"samples": count, "rows": len(rows), "bandwidth": bandwidth, **distances}
-    if not model.space.periodic and len(points) > 1:
-        test = stein.goodness_of_fit(sign_key, RBF(bandwidth), model.space, model.energy, points[:TESTED])
+    if not space.periodic and len(points) > 1:
+        test = stein.goodness_of_fit(sign_key, RBF(bandwidth), space, model.energy, points[:TESTED])
         results |= {"ksd": test.statistic, "p_value": test.p_value}
     return {name: float(value) for name, value in results.items()}
 

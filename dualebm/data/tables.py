@@ -1,20 +1,178 @@
-"""Data from arrays and from `.npy`, `.npz` and CSV files. They are validated: nothing is converted silently, and nothing is unpickled."""
+"""Tables of numbers from files and from arrays. pandas reads them, and then they are checked. Nothing is guessed, and nothing unpickled."""
 
-import csv
-import math
+import difflib
+import importlib
+import stat
 import zipfile
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 
 from dualebm._internal import checks
+from dualebm.data import text_tables
+from dualebm.data.arrays import as_columns
+from dualebm.data.columns import COLUMNS, check_columns, first_place, place, select
+from dualebm.data.text_readings import WHOLE
 from dualebm.geometry import Space
 from dualebm.measures import Samples
 
-SUFFIXES = (".npy", ".npz", ".csv")
-"""The files that `load` reads."""
+TEXTS = (".csv", ".tsv", ".txt")
+SUFFIXES = (*TEXTS, ".npy", ".npz", ".parquet", ".xlsx")
+"""The suffixes of the files that `read` reads."""
+
+INDEX_NAMES = ("id", "idx", "index", "level_0", "no", "nr", "row", "row_id", "rownum")
+"""The names, in small letters, under which a column that counts the rows is taken for an index."""
+
+
+class Origin(NamedTuple):
+    """Where the rows of a table come from, for errors.
+
+    Attributes:
+        name: the name of the file or of the array.
+        unit: "line" in a text, or "row".
+        lines: the numbers of the rows in the file, (n,), from 1.
+        positions: the positions of the columns in the file, (d,), from 0.
+        names: the names of all columns of the file, or None.
+        chosen: whether the columns were chosen by `columns`.
+    """
+
+    name: str
+    unit: str
+    lines: np.ndarray
+    positions: tuple[int, ...]
+    names: tuple[str, ...] | None
+    chosen: bool
+
+
+class Table(NamedTuple):
+    """Finite numbers in rows and columns.
+
+    Attributes:
+        rows: the numbers in float64, (n, d).
+        columns: the names of the columns, or None.
+        origin: where the rows come from.
+        dropped: the number of rows that were dropped, as a value was missing.
+    """
+
+    rows: np.ndarray
+    columns: tuple[str, ...] | None
+    origin: Origin
+    dropped: int
+
+
+def where(table: Table, row: int, column: int | None = None) -> str:
+    """Return the place of a value of a table in its file, for errors.
+
+    Args:
+        table: the table.
+        row: the row, from 0.
+        column: the column, from 0, or None for the whole row.
+
+    >>> where(as_table([[3.0, 4.0]], name="x"), 0, 1)
+    'x, row 1, column 2'
+    """
+    origin = table.origin
+    position = None if column is None else origin.positions[column]
+    return place(origin.name, origin.unit, int(origin.lines[row]), position, origin.names)
+
+
+def read(
+    path, columns: Sequence[str] | None = None, drop_missing: bool = False, *, wanted: Sequence[str] | None = None
+) -> Table:
+    """Read a table from a file with one point per row.
+
+    The suffix tells the kind of file. `.csv`, `.tsv` and `.txt` are text in UTF-8 or UTF-16, with commas, semicolons, tabs or blanks
+    between values, decimal points or commas, at most one line of column names, and comments after `#`. `.npz` holds one array or
+    an array `points`. `.parquet` and `.xlsx`, of one sheet, need the packages of `pip install 'dualebm[tables]'`.
+
+    An unnamed first column that counts the rows from 0 or 1, as pandas and R write it, is left out. A column that counts the rows
+    under a name such as `id` may be data or not, so `columns` must choose. Names 0, 1, ... as pandas writes them are names.
+
+    Args:
+        path: the file.
+        columns: the names of the columns to read, in their order, or their positions from 1 as digits where the file has no names.
+            None for all columns.
+        drop_missing: whether to drop rows in which a value is missing.
+        wanted: the names of the columns to read where `columns` is None and the file has all of them, such as those of a model.
+
+    Returns:
+        The table.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file holds no table of finite numbers, or could be read in two ways. The message names the file and, where
+            there is one, the line or row and the column.
+        ImportError: a package of the extra `tables` is missing.
+
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "wind.csv"
+    >>> _ = path.write_text("hour;east;north\\n1;0,5;4\\n2;-1,5;3\\n")
+    >>> table = read(path, ["north", "east"])
+    >>> table.rows.tolist(), table.columns
+    ([[4.0, 0.5], [3.0, -1.5]], ('north', 'east'))
+    """
+    path = Path(path)
+    check_columns(columns)
+    _check_file(path)
+    suffix, name = path.suffix.lower(), str(path)
+    try:
+        if suffix in TEXTS:
+            lines, numbers = text_tables.content_lines(text_tables.decode(path.read_bytes(), name), name)
+            return _from_text(lines, numbers, name, columns, drop_missing, wanted)
+        if suffix == ".xlsx":
+            lines, numbers, separator = _excel_lines(path)
+            return _from_text(lines, numbers, name, columns, drop_missing, wanted, separator, "row")
+        return as_table(_parquet(path) if suffix == ".parquet" else _numpy(path), columns, drop_missing, name, wanted=wanted)
+    except PermissionError as error:
+        raise ValueError(f"{name} cannot be read: {error.strerror}") from error
+
+
+def as_table(
+    x: Any, columns: Sequence[str] | None = None, drop_missing: bool = False, name: str = "x", *, wanted: Sequence[str] | None = None
+) -> Table:
+    """Return numbers as a table.
+
+    Args:
+        x: rows of integers or floating-point numbers, (n, d): an array of NumPy or JAX, a tensor of PyTorch, nested lists, a DataFrame
+            or a Series of pandas, or a `Table`. NaN and masked values are missing. A Series is one column.
+        columns: the names of the columns to take, in their order, or their positions from 1 as digits where x has no names. None for
+            all columns.
+        drop_missing: whether to drop rows in which a value is missing.
+        name: the name of x in errors.
+        wanted: the names of the columns to take where `columns` is None and x has all of them.
+
+    Returns:
+        The table, in float64.
+
+    Raises:
+        ValueError: x has another shape, or a value is no finite number. The message names the row, from 1, and the column.
+
+    >>> as_table(np.array([[1, 2], [3, 4]], np.int8), columns=["2"]).rows.tolist()
+    [[2.0], [4.0]]
+    """
+    check_columns(columns)
+    if isinstance(x, Table):
+        width, origin = x.rows.shape[1], x.origin
+        positions = select(columns, x.columns, width, origin.name, wanted)
+        if positions == tuple(range(width)):
+            return x._replace(origin=origin._replace(chosen=origin.chosen or columns is not None))
+        origin = origin._replace(positions=tuple(origin.positions[i] for i in positions), chosen=True)
+        names = None if x.columns is None else tuple(x.columns[i] for i in positions)
+        return x._replace(rows=np.ascontiguousarray(x.rows[:, positions]), columns=names, origin=origin)
+    names, width, column = as_columns(x, name)
+    if width > COLUMNS:
+        raise ValueError(f"{name} has {width} columns; at most {COLUMNS} are allowed")
+    for i, label in enumerate(names or ()):
+        if label in (names or ())[:i]:
+            raise ValueError(f"{name}, column {i + 1}: found the name {label!r} a second time; names must differ")
+    positions = select(columns, names, width, name, wanted)
+    rows = np.stack([column(i) for i in positions], axis=1)
+    lines = np.arange(1, len(rows) + 1)
+    return _checked(rows, Origin(name, "row", lines, positions, names, _chosen(columns, wanted, names)), drop_missing)
 
 
 def as_samples(x, space: Space, normalise: bool = False, dtype=None, name: str = "x") -> Samples:
@@ -49,59 +207,84 @@ def as_samples(x, space: Space, normalise: bool = False, dtype=None, name: str =
     return Samples(jnp.asarray(x))
 
 
-def load(path, space: Space, normalise: bool = False, dtype=None) -> Samples:
-    """Read data from a file with one point per row.
-
-    The file is `.npy`, `.npz` with one array or with an array `points`, or `.csv`. A CSV file may begin with one line
-    of column names, and may have blank lines and comments after `#`. Its numbers are read as float64.
-
-    Args:
-        path: the file.
-        space: the space of the points.
-        normalise: whether to divide each row by its norm, which only a `Sphere` allows.
-        dtype: float32 or float64, to which the points are cast. None keeps the dtype of a stored array, and gives
-            float32 for CSV.
-
-    Returns:
-        The points (n, d), with equal weights.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the content is not allowed. The message names the file and its fault, for CSV also the line.
-
-    >>> import tempfile; from dualebm.spaces import Sphere
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     path = Path(folder) / "wind.csv"
-    ...     _ = path.write_text("east,north\\n3,4  # a gust\\n0,-1\\n")
-    ...     load(path, Sphere(2), normalise=True).points.shape
-    (2, 2)
-    """
-    x = read(path)
-    if dtype is None and Path(path).suffix.lower() == ".csv":
-        dtype = jnp.float32
-    return as_samples(x, space, normalise, dtype, name=str(path))
+# -- Checks ----------------------------------------------------------------------------------------
 
 
-def read(path) -> np.ndarray:
-    """Read the array of a file as it is stored, float64 for CSV. `as_samples` turns it into data.
-
-    The `path` has one of the suffixes `.npy`, `.npz` and `.csv`. Raises FileNotFoundError where there is no such file,
-    and ValueError where the file holds no array.
-
-    >>> import tempfile
-    >>> path = Path(tempfile.mkdtemp()) / "wind.csv"
-    >>> _ = path.write_text("east,north\\n3,4\\n")
-    >>> read(path).tolist()
-    [[3.0, 4.0]]
-    """
-    path = Path(path)
-    checks.choice(f"the suffix of {path}", path.suffix.lower(), SUFFIXES)
-    if not path.is_file():
+def _check_file(path: Path) -> None:
+    """Raise an error unless a path is a regular file with a suffix that is read. A device could be read without end."""
+    suffix = path.suffix.lower()
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        mode = None
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
+    if mode is not None and not stat.S_ISREG(mode):
+        kind = "a folder" if stat.S_ISDIR(mode) else "a device or a pipe"
+        raise ValueError(f"{path} is {kind}; it must be a file that ends with {', '.join(SUFFIXES)}")
+    if suffix not in SUFFIXES:
+        near = difflib.get_close_matches(suffix, SUFFIXES, 1, cutoff=0.7)
+        hint = f" did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"the suffix of {path} is {suffix!r};{hint} Allowed: {', '.join(map(repr, SUFFIXES))}")
+    if mode is None:
         raise FileNotFoundError(f"path is {str(path)!r}; there is no such file")
-    return _read_csv(path) if path.suffix.lower() == ".csv" else _read_numpy(path)
 
 
-def _read_numpy(path):
+def _chosen(columns, wanted, names) -> bool:
+    """Tell whether columns were chosen by their names or positions, so that none of them is an index."""
+    return columns is not None or (wanted is not None and names is not None and {*wanted} <= {*names})
+
+
+def _checked(rows: np.ndarray, origin: Origin, drop_missing: bool) -> Table:
+    """Return rows as a table, without an unnamed index and, if asked to, without rows that lack a value."""
+    name, unit, lines, positions, names, chosen = origin
+    if not len(rows):
+        raise ValueError(f"{name} is empty; it must have one point per {unit}")
+    if not chosen and names is not None:
+        counting = [i for i in range(len(names)) if any((rows[:, i] == np.arange(start, start + len(rows))).all() for start in (0, 1))]
+        if not names[0] or names[0].startswith("Unnamed: "):
+            if 0 not in counting:
+                raise ValueError(f"{name}, column 1: found no name, and values that do not count rows; columns must choose those to read")
+            if rows.shape[1] == 1:
+                raise ValueError(f"{name} has one column, which counts the rows; it must have columns of numbers")
+            rows, origin = np.ascontiguousarray(rows[:, 1:]), origin._replace(positions=positions[1:])
+        named = [i for i in counting if names[i].lower() in INDEX_NAMES]
+        if named and len(rows) > 1:
+            others = ",".join(column for i, column in enumerate(names) if column and i not in named)
+            raise ValueError(
+                f"{name}, column {named[0] + 1} ({names[named[0]]!r}): found values that count the rows, which may be no data; "
+                f"columns must choose those to read, such as {others[:60] or names[named[0]]}"
+            )
+    table = Table(rows, None if names is None else tuple(names[i] for i in origin.positions), origin, 0)
+    infinite = np.isinf(rows)
+    if infinite.any():
+        i, j = first_place(infinite)
+        raise ValueError(f"{where(table, i, j)}: found {rows[i, j]}; it must be a finite number")
+    missing = np.isnan(rows)
+    if not missing.any():
+        return table
+    incomplete = missing.any(axis=1)
+    count, (i, j) = int(missing.sum()), first_place(missing)
+    if not drop_missing:
+        lacking = f"{count} missing value{'s' if count > 1 else ''} in {int(incomplete.sum())} of {len(rows)} rows"
+        raise ValueError(f"{where(table, i, j)}: found no value, the first of {lacking}; drop_missing leaves out such rows")
+    if incomplete.all():
+        raise ValueError(f"{name} has a missing value in each of {len(rows)} rows, first in {where(table, i, j).partition(', ')[2]}")
+    return table._replace(
+        rows=rows[~incomplete], origin=origin._replace(lines=lines[~incomplete]), dropped=int(incomplete.sum())
+    )  # fmt: skip
+
+
+# -- Files -----------------------------------------------------------------------------------------
+
+
+def _from_text(lines, numbers, name, columns, drop_missing, wanted, separator=None, unit="line") -> Table:
+    text = text_tables.parse(lines, numbers, name, columns, wanted, separator, unit)
+    origin = Origin(name, unit, text.lines, text.positions, text.names, _chosen(columns, wanted, text.names))
+    return _checked(text.values, origin, drop_missing)
+
+
+def _numpy(path: Path) -> np.ndarray:
     """Return the array of a `.npy` file, or the only array or the array `points` of a `.npz` file. Nothing is unpickled."""
     try:
         stored = np.load(path, allow_pickle=False)
@@ -111,43 +294,49 @@ def _read_numpy(path):
             names = stored.files
             if "points" in names or len(names) == 1:
                 return stored["points" if "points" in names else names[0]]
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except (ValueError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(f"{path} holds no plain array ({error}); it must be one that numpy.save wrote") from error
     raise ValueError(f"{path} holds the arrays {names}; it must hold one, or one named 'points'")
 
 
-def _read_csv(path):
-    """Return the numbers of a CSV file, (n, d) in float64."""
-    rows, width = [], None
+def _parquet(path: Path) -> Any:
+    """Return the DataFrame of a Parquet file."""
+    _check_package("pyarrow", path)
+    import pandas
+    from pyarrow.lib import ArrowException
+
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not text ({error}); it must be a CSV file in UTF-8") from error
-    for number, line in enumerate(lines, start=1):
-        line = line.partition("#")[0]
-        if not line.strip():
-            continue
-        fields = [field.strip() for field in next(csv.reader([line]))]
-        values = [_number(field) for field in fields]
-        header = width is None and all(value is None for value in values) and all(fields)
-        width = width or len(fields)
-        if len(fields) != width:
-            raise ValueError(f"{path}, line {number}: found {len(fields)} values; it must have {width}, as before")
-        for column, (field, value) in enumerate(zip(fields, values, strict=True), start=1):
-            if not header and (value is None or not math.isfinite(value)):
-                content = f"{field!r}" if field else "nothing"
-                where = f"{path}, line {number}, column {column}"
-                raise ValueError(f"{where}: found {content}; it must be a finite number")
-        if not header:
-            rows.append(values)
-    if not rows:
-        raise ValueError(f"{path} holds no points; it must have one per line, its numbers separated by commas")
-    return np.array(rows)
+        return pandas.read_parquet(path, engine="pyarrow")
+    except (ArrowException, ValueError, OSError) as error:
+        raise ValueError(f"{path} is no Parquet file ({' '.join(str(error).split())[:120]})") from error
 
 
-def _number(field):
-    """Return the number that a field spells, or None."""
+def _excel_lines(path: Path) -> tuple[list[str], list[int], str]:
+    """Return the rows of the only sheet that is not empty as lines of text, their numbers from 1, and the separator."""
+    _check_package("openpyxl", path)
+    import pandas
+
     try:
-        return None if "_" in field else float(field)
-    except ValueError:
-        return None
+        sheets = pandas.read_excel(path, sheet_name=None, header=None, dtype=object, keep_default_na=False, na_values=[], engine="openpyxl")
+    except (ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path} is no Excel file ({' '.join(str(error).split())[:120]})") from error
+    filled = {title: sheet for title, sheet in sheets.items() if sheet.size}
+    if len(filled) > 1:
+        raise ValueError(f"{path} has the sheets {list(filled)}; it must have one")
+    cells = [[_word(cell) for cell in row] for sheet in filled.values() for row in sheet.to_numpy(object)]
+    separator = "\t" if cells and len(cells[0]) > 1 else WHOLE
+    kept = [(separator.join(row), number) for number, row in enumerate(cells, start=1) if any(row)]
+    return [line for line, _ in kept], [number for _, number in kept], separator
+
+
+def _word(cell: Any) -> str:
+    """Return a cell of a sheet as a word without marks that separate or quote words. All digits of a number are kept."""
+    return " ".join(str(cell).replace('"', "'").split()) if cell is not None else ""
+
+
+def _check_package(package: str, path: Path) -> None:
+    """Raise ImportError unless a package of the extra `tables` is installed."""
+    try:
+        importlib.import_module(package)
+    except ImportError as error:
+        raise ImportError(f"{path} needs the package {package}: pip install 'dualebm[tables]'") from error

@@ -7,6 +7,7 @@ import pytest
 
 from dualebm import kernels, model, quality
 from dualebm.cli import main
+from dualebm.data.preparation import Preparation
 from dualebm.distances import energy_distance, median_distance, sliced_wasserstein
 from dualebm.energies.shallow import Shallow
 from dualebm.features import ReLU
@@ -22,7 +23,7 @@ STEPS = 5
 def free(space, mean=None, scale=None, step=0.1):
     """The base measure as a model."""
     energy = Shallow(ReLU(), jnp.eye(1, space.dimension), jnp.zeros(1))
-    return Model(energy, space, isinstance(space, Sphere), mean, scale, KNOWN, step)
+    return Model(energy, Preparation(space, normalise=isinstance(space, Sphere), mean=mean, scale=scale), KNOWN, step)
 
 
 def base(space, count=800, seed=1):
@@ -102,7 +103,7 @@ def folder(tmp_path_factory):
     rows = np.asarray(base(Euclidean(2), 300), np.float64) * scale + mean
     np.savetxt(folder / "own.csv", rows, "%.9g", ",")
     np.savetxt(folder / "other.csv", rows + np.array([2.0, 0.0]), "%.9g", ",")
-    np.savetxt(folder / "equal.csv", np.ones((4, 2)), "%.9g", ",")
+    np.savetxt(folder / "equal.csv", np.ones((4, 2)), "%.9g", ",", header="x,y", comments="")
     return folder
 
 
