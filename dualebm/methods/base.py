@@ -166,7 +166,7 @@ class Method(abc.ABC):
         The type of each field states the values that are allowed (see `dualebm.rates`).
         """
 
-    def suited_rates(self, data: Samples) -> Any:
+    def rates_for(self, data: Samples) -> Any:
         """Return default rates whose steps suit the data. They are `rates` unless a method knows better ones.
 
         Args:
@@ -331,9 +331,9 @@ class Wrapper(Method):
         """The default rates of the wrapped method."""
         return self.method.rates
 
-    def suited_rates(self, data: Samples) -> Any:
+    def rates_for(self, data: Samples) -> Any:
         """Return the rates of the wrapped method that suit the data."""
-        return self.method.suited_rates(data)
+        return self.method.rates_for(data)
 
     def check(self, rates: Any, data: Samples) -> None:
         """Raise the errors of the wrapped method."""

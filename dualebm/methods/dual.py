@@ -174,7 +174,7 @@ class Dual(Method):
         space = self.space
         return DualRates(space.default_particle_step, 0.4 * space.dimension * space.unit**2, 0.4 * space.dimension)
 
-    def suited_rates(self, data: Samples) -> DualRates:
+    def rates_for(self, data: Samples) -> DualRates:
         """Return `rates`, but with both neuron steps 0.4 / q where the feature is a ridge, with q the mean of <theta, (x, 1)>^2.
 
         The largest stable neuron step is proportional to 1 / q. The mean is over the data points x and over theta uniform on
@@ -187,7 +187,7 @@ class Dual(Method):
             The rates.
 
         >>> from dualebm.spaces import Sphere
-        >>> round(Dual(Sphere(4)).suited_rates(Samples(np.eye(4, dtype="float32"))).transport_step, 6)
+        >>> round(Dual(Sphere(4)).rates_for(Samples(np.eye(4, dtype="float32"))).transport_step, 6)
         1.6
         """
         if not isinstance(self.feature, Ridge):

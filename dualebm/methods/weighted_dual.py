@@ -133,9 +133,9 @@ class WeightedDual(Method):
         dual = self.dual.rates
         return WeightedDualRates(dual.particle_step, dual.transport_step, dual.reaction_step, dual.radius)
 
-    def suited_rates(self, data: Samples) -> WeightedDualRates:
-        """Return `rates`, with the neuron steps of `Dual.suited_rates`."""
-        dual = self.dual.suited_rates(data)
+    def rates_for(self, data: Samples) -> WeightedDualRates:
+        """Return `rates`, with the neuron steps of `Dual.rates_for`."""
+        dual = self.dual.rates_for(data)
         return self.rates._replace(transport_step=dual.transport_step, reaction_step=dual.reaction_step)
 
     def check(self, rates: WeightedDualRates, data: Samples) -> None:

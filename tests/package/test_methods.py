@@ -146,9 +146,9 @@ def test_the_neuron_steps_suit_the_scale_of_the_data(bias):
     dual, weighted = Dual(space, feature), WeightedDual(space, feature)
     for method in (dual, weighted, Audited(dual), Tracked(Adaptive(dual))):
         expected = method.rates._replace(transport_step=steps, reaction_step=steps)
-        assert method.suited_rates(data) == pytest.approx(expected) and type(method.suited_rates(data)) is type(method.rates)
+        assert method.rates_for(data) == pytest.approx(expected) and type(method.rates_for(data)) is type(method.rates)
     for method in (Dual(space, Bump(space)), WeightedDual(space, Bump(space)), ScoreMatching(space, feature)):
-        assert method.suited_rates(data) == method.rates
+        assert method.rates_for(data) == method.rates
 
 
 def test_annealing_names_the_rates_that_a_method_lacks():
