@@ -1,6 +1,7 @@
 """The public names of the package, with the file that defines each. The package imports a name from its file at the first use."""
 
 from . import metrics as metrics
+from . import settings as settings
 from .base_measures import BaseMeasure as BaseMeasure
 from .base_measures import Flat as Flat
 from .base_measures import Gaussian as Gaussian
