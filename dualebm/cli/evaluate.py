@@ -102,12 +102,12 @@ def likelihood(fitted: model.Model, points: Float[Array, "N d"]) -> dict[str, An
     """Return the mean log densities of a model at points (N, d), as JSON.
 
     Returns:
-        `rows`, the number N, and for each log density of `model.log_densities` its `mean` and `standard_error` in nats
+        `rows`, the number N, and for each log density of `model.log_densities_at` its `mean` and `standard_error` in nats
         (None for one row). For no points, `rows` alone.
     """
     means: dict[str, Any] = {"rows": len(points)}
     if len(points):
-        for kind, values in model.log_densities(fitted, points).items():
+        for kind, values in model.log_densities_at(fitted, points).items():
             mean, error = model.mean_with_error(values, fitted.log_partition.standard_error)
             means[kind] = {"mean": mean, "standard_error": error}
     return means

@@ -100,7 +100,7 @@ def _task(key: Key[Array, ""], settings: Fit, given: Given) -> Task:
         raise ValueError(f"steps is {settings.steps}; it must be a multiple of every, which is {settings.every}")
     table = tables.read(settings.data, split_columns(settings.columns), settings.drop_missing)
     if table.dropped:
-        _note(f"note: {table.dropped} rows of {settings.data} have missing values and are left out")
+        _note(report.note_of_dropped(table.dropped, settings.data))
     kept, held = split_rows(key, len(table.rows), settings.holdout)
     prepared = preparation.prepare(
         table, settings.space, normalise=settings.normalise, standardise=settings.standardise, latlon=settings.latlon,
@@ -109,7 +109,7 @@ def _task(key: Key[Array, ""], settings: Fit, given: Given) -> Task:
     method = build(given.choice, prepared.space, given.values)
     points = preparation.to_space(prepared, table, f"float{settings.precision}").points
     data = Samples(points[kept])
-    rates = method.suited_rates(data)
+    rates = method.rates_for(data)
     rates = rates._replace(**{name: value for name, value in given.values.items() if name in rates._fields})
     method.check(rates, data)
     return Task(method, rates, data, Samples(points[held]), prepared)

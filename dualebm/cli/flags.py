@@ -124,7 +124,7 @@ def _default_class(kind: type, field: str, classes: Mapping[str, type], space: S
     default = settings.fields(kind)[field].default
     if default is dataclasses.MISSING:
         return next(iter(classes.values()))
-    if space is not None and isinstance(default, Feature):
+    if space is not None and isinstance(default, RidgeFeature | Bump):
         return type(features.suited(space))
     return None if default is None else type(default)
 
@@ -304,8 +304,8 @@ def _example_rates(choice: Choice, rates: Any, space: Space) -> dict[str, str]:
 def instance(choice: Choice, field: str, space: Space) -> Any:
     """Return the default object of a field, of the chosen class, on a space."""
     kind: Any = choice.objects[field]
-    default = settings.fields(choice.kind)[field].default
-    if choice.suited and issubclass(kind, Feature):
+    default: Any = settings.fields(choice.kind)[field].default
+    if choice.suited and issubclass(kind, RidgeFeature | Bump):
         return features.suited(space, kind)
     if type(default) is kind:
         return default

@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import TextIO
+from typing import Any
 
 import numpy as np
 
@@ -60,7 +60,7 @@ def write(out: Path | None, names: list[str], values: np.ndarray) -> None:
     files.commit(out, save)
 
 
-def _write_csv(file: TextIO, names: list[str], values: np.ndarray) -> None:
+def _write_csv(file: Any, names: list[str], values: np.ndarray) -> None:
     """Write a header and rows. Names with a comma, a quote or a line break are quoted."""
     import csv
 
@@ -69,7 +69,7 @@ def _write_csv(file: TextIO, names: list[str], values: np.ndarray) -> None:
         file.writelines(",".join(map(repr, row)) + "\n" for row in values[first : first + ROWS].tolist())
 
 
-def summary(out: Path | None) -> TextIO:
+def summary(out: Path | None) -> Any:
     """Return where a summary is printed: standard error where the columns go to standard output.
 
     >>> summary(None) is sys.stderr

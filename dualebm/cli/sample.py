@@ -7,6 +7,7 @@ import jax
 from dualebm import model
 from dualebm.cli import output
 from dualebm.cli.commands import Sample
+from dualebm.data.preparation import from_space
 from dualebm.flows import langevin
 
 LOW_ACCEPTANCE = 0.3
@@ -20,10 +21,10 @@ def run(settings: Sample) -> None:
         fitted = model.load(settings.model)
         step = fitted.particle_step if settings.step is None else settings.step
         key = jax.random.key(settings.seed)
-        x, acceptance = langevin.sample(key, fitted.energy, fitted.space, settings.count, steps=settings.steps, step=step)
-        names, rows = model.rows(fitted, x)
-        acceptance = float(acceptance)
-    output.write(settings.out, names, rows)
+        space = fitted.preparation.space
+        x, acceptance = langevin.sample(key, fitted.energy, space, settings.count, steps=settings.steps, step=step)
+        table, acceptance = from_space(fitted.preparation, x), float(acceptance)
+    output.write(settings.out, list(table.columns or (f"x{i + 1}" for i in range(table.rows.shape[1]))), table.rows)
     summary = output.summary(settings.out)
     print(f"acceptance {acceptance:.3f} in {settings.steps} moves of step {step:.4g} from the base measure", file=summary)
     if acceptance < LOW_ACCEPTANCE:
