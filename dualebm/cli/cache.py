@@ -11,6 +11,7 @@ for good when a process is killed between the two files of an entry. So the boun
 import contextlib
 import hashlib
 import json
+import logging
 import os
 import platform
 import stat
@@ -38,9 +39,7 @@ def compilation_cache(enabled: bool) -> Iterator[None]:
     """Let JAX load and store compiled programs in the user's cache folder, while the context is open.
 
     Nothing is done where `enabled` is False, on other systems than Linux, and where a compilation cache of JAX is set, as by
-    `JAX_COMPILATION_CACHE_DIR`. Where the folder cannot be used, standard error has one line that says why. Enter the context before
-    JAX is imported: the loader of programs otherwise writes lines to standard error, even where nothing is wrong
-    (https://github.com/jax-ml/jax/issues/38445).
+    `JAX_COMPILATION_CACHE_DIR`. Where the folder cannot be used, standard error has one line that says why.
 
     >>> with compilation_cache(enabled=False):
     ...     pass
@@ -50,14 +49,12 @@ def compilation_cache(enabled: bool) -> Iterator[None]:
         yield
         return
     with contextlib.ExitStack() as stack:
-        if "TF_CPP_MIN_LOG_LEVEL" not in os.environ:
-            os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
-            stack.callback(os.environ.pop, "TF_CPP_MIN_LOG_LEVEL", None)
         import jax
 
         if jax.config.jax_compilation_cache_dir is None:  # pyright: ignore[reportAttributeAccessIssue]
             errors = stack.enter_context(_errors())
             stack.callback(_end, folder, errors)
+            stack.enter_context(_silent_loader())
             stack.enter_context(_settings(folder))
         yield
 
@@ -84,6 +81,33 @@ def _settings(folder: Path) -> Iterator[None]:
         for name, value in before.items():
             jax.config.update(name, value)
         of_jax.reset_cache()
+
+
+@contextlib.contextmanager
+def _silent_loader() -> Iterator[None]:
+    """Let the compiler write no lines to standard error, unless `JAX_LOGGING_LEVEL` says what it shall write.
+
+    Its loader writes long ones for each program, where nothing is wrong (https://github.com/jax-ml/jax/issues/38445).
+    """
+    import jax
+
+    if jax.config.values["jax_logging_level"] != "NOTSET":
+        yield
+        return
+    loggers = [logging.getLogger(name) for name in ("jax", "jaxlib")]
+    levels = [logger.level for logger in loggers]
+    jax.config.update("jax_logging_level", "CRITICAL")
+    for logger, level in zip(loggers, levels, strict=True):
+        logger.setLevel(level)  # the messages of Python stay, such as the one that a GPU is not used
+    try:
+        yield
+    finally:
+        # NOTSET leaves the level of the compiler as it is. JAX has put its level into the environment.
+        before = ("INFO", "WARNING", "ERROR", "CRITICAL")[min(int(os.environ.get("TF_CPP_MIN_LOG_LEVEL", "1")), 3)]
+        jax.config.update("jax_logging_level", before)
+        jax.config.update("jax_logging_level", "NOTSET")
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 @contextlib.contextmanager

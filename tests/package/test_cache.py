@@ -181,14 +181,14 @@ def test_nothing_is_done_without_leave_or_where_jax_has_a_cache(home, tmp_path, 
             assert jax.config.jax_compilation_cache_dir == str(tmp_path / "jax")
 
 
-def test_the_loader_is_silent_where_jax_is_imported_within(home):
+def test_the_loader_is_silent_and_messages_of_python_are_shown(home):
     program = (
-        "import os, sys; from dualebm.cli import cache; cache.SECONDS = 0.0\n"
-        "with cache.compilation_cache(True):\n import jax; print(float(jax.jit(lambda x: x + 1)(1.0)))\n"
-        "assert 'TF_CPP_MIN_LOG_LEVEL' not in os.environ"
+        "import jax, logging; from dualebm.cli import cache; cache.SECONDS = 0.0; log = logging.getLogger('jax._src.xla_bridge')\n"
+        "with cache.compilation_cache(True):\n print(float(jax.jit(lambda x: x + 1)(1.0))); log.warning('no GPU'); log.info('more')\n"
+        "assert jax.config.values['jax_logging_level'] == 'NOTSET' and log.parent.level == logging.NOTSET"
     )
     environment = {name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"}
     for _ in range(2):
         run = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True, env=environment)
-        assert (run.stdout, run.stderr) == ("2.0\n", "")
+        assert run.stdout == "2.0\n" and run.stderr.endswith("no GPU\n") and run.stderr.count("\n") == 1
     assert entries(home)
