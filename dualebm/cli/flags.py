@@ -124,7 +124,7 @@ def _default_class(kind: type, field: str, classes: Mapping[str, type], space: S
     default = settings.fields(kind)[field].default
     if default is dataclasses.MISSING:
         return next(iter(classes.values()))
-    if space is not None and isinstance(default, RidgeFeature | Bump):
+    if space is not None and isinstance(default, Feature):
         return type(features.suited(space))
     return None if default is None else type(default)
 
@@ -305,8 +305,8 @@ def instance(choice: Choice, field: str, space: Space) -> Any:
     """Return the default object of a field, of the chosen class, on a space."""
     kind: Any = choice.objects[field]
     default: Any = settings.fields(choice.kind)[field].default
-    if choice.suited and issubclass(kind, RidgeFeature | Bump):
-        return features.suited(space, kind)
+    if choice.suited and issubclass(kind, Feature):
+        return features.suited(space, typing.cast(Any, kind))
     if type(default) is kind:
         return default
     return kind(space) if "space" in settings.fields(kind) else kind()
