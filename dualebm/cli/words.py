@@ -198,21 +198,28 @@ def value_of(flag: Flag, text: str) -> Any:
     ...
     dualebm.cli.words.Refused: steps is 0; it must be an integer of at least 1
     """
+    setting = flag.setting
+    if not flag.grid and setting.kinds & {str, Path} and not setting.words:
+        return None if setting.optional and text.lower() == "none" else Path(text) if Path in setting.kinds else text
     try:
-        setting = flag.setting
-        if not flag.grid and setting.kinds & {str, Path} and not setting.words:
-            return None if setting.optional and text.lower() == "none" else Path(text) if Path in setting.kinds else text
-        listed = _typed(setting, values.parse(text))
+        listed = _typed(setting, values.parse(text) if flag.grid else [_single(text)])
         for value in listed:
             settings.check_value(flag.name, value, setting)
-        if flag.grid:
-            return tuple(listed)
-        if len(listed) > 1:
-            raise ValueError(f"{flag.name} is {text!r}; it must be one value")
-        return float(listed[0]) if float in setting.kinds and type(listed[0]) is int else listed[0]
     except ValueError as error:
         message = str(error)
         raise Refused(message if message.startswith(flag.name) else f"{flag.name}: {message}") from None
+    if flag.grid:
+        return tuple(listed)
+    return float(listed[0]) if float in setting.kinds and type(listed[0]) is int else listed[0]
+
+
+def _single(text: str) -> Any:
+    """Return the number that a text spells, or the text itself where it spells no number or several."""
+    try:
+        listed = values.parse(text)
+    except ValueError:
+        return text
+    return listed[0] if len(listed) == 1 and ":" not in text else text
 
 
 def _typed(setting: Setting, listed: list) -> list:

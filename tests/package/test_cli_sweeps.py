@@ -154,7 +154,7 @@ def test_processes_are_asked_of_the_launcher(monkeypatch):
         ("--integrator mala,projetced", "did you mean 'projected'"),
         ("--budget maybe", "budget is 'maybe'; it must be True or False"),
         ("--steps 0", "steps is 0; it must be an integer of at least 1"),
-        ("--steps 10,20", "steps is '10,20'; it must be one value"),
+        ("--steps 10,20", "steps is '10,20'; it must be an integer of at least 1"),
         ("--every 0", "every is 0"),
         ("--steps 10 --every 4", "multiple of every"),
         ("--test-points 0", "test_points is 0"),
