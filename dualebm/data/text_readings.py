@@ -86,7 +86,19 @@ def sample_size(lines: Sequence[str]) -> int:
 
 
 def find_readings(lines: Sequence[str], separators: Sequence[str], columns: Sequence[str] | None) -> list[Reading]:
-    """Return the readings of lines that are equally wide under them and have numbers, one per width."""
+    """Return the readings under which lines are equally wide and hold numbers, one per width.
+
+    Args:
+        lines: the lines, at least one.
+        separators: the separators to try.
+        columns: the names or positions of the columns to read, or None. Other columns need not hold numbers.
+
+    Returns:
+        The readings. The lines can be read where there is one, whose form and header are not None.
+
+    >>> find_readings(["x;y", "1,5;2"], SEPARATORS, None)
+    [Reading(separator=';', form=(',', None), header=True)]
+    """
     readings: dict[int, Reading] = {}
     for separator in separators:
         width = count_values(lines[0], separator)
@@ -95,8 +107,8 @@ def find_readings(lines: Sequence[str], separators: Sequence[str], columns: Sequ
         rows = [split(line, separator) for line in lines]
         header = _header(rows, columns)
         forms = _forms(_cells(rows, header, columns), separator)
-        if separator == WHOLE and (any(mark in rows[0][0] for mark in ",;\t") if header else not {*forms} & {_PLAIN, _COMMA}):
-            continue  # names in one column, or the thousands of whole lines, which are several columns
+        if separator == WHOLE and header:  # names with a separator between them are no name of one column
+            forms = [form for form in forms if not any(mark in rows[0][0] for mark in (",", ";", "\t", form[1] or ","))]
         if forms:
             form = None if _PLAIN not in forms and {_COMMA, _GROUPED} <= {*forms} else forms[0]
             readings[width] = Reading(separator, form, header)
@@ -120,12 +132,12 @@ def _are_positions(columns: Sequence[str], width: int) -> bool:
 def _forms(cells: set[str], separator: str) -> list[tuple[str, str | None]]:
     """Return the forms that all values have, or the plain form alone where they have it.
 
-    A blank may be a mark of thousands only where tabs or semicolons separate values.
+    A blank is no mark of thousands where commas or blanks separate values.
     """
     cells = {cell for cell in cells if cell not in MISSING and not INFINITE.fullmatch(cell)}
     if all(FORMS[_PLAIN].fullmatch(cell) for cell in cells):
         return [_PLAIN]
-    allowed = [form for form in FORMS if form[1] != " " or separator in "\t;"]
+    allowed = [form for form in FORMS if form[1] != " " or separator not in (",", BLANKS)]
     return [form for form in allowed if all(FORMS[form].fullmatch(cell) for cell in cells)]
 
 
@@ -155,7 +167,19 @@ def _header(rows: list[list[str]], columns: Sequence[str] | None) -> bool | None
 
 
 def nearest(lines: Sequence[str], separators: Sequence[str], columns: Sequence[str] | None) -> Reading:
-    """Return the reading that fits most lines and values, whose first misfit is then refused."""
+    """Return the reading that fits most lines and values, so that its first misfit can be named.
+
+    Args:
+        lines: the lines, which no reading fits.
+        separators: the separators to try.
+        columns: the names or positions of the columns to read, or None.
+
+    Returns:
+        A reading.
+
+    >>> nearest(["1.5,2", "3,x"], SEPARATORS, None).separator
+    ','
+    """
 
     def fit(separator: str) -> tuple[float, Reading]:
         rows = [split(line, separator) for line in lines[: sample_size(lines)]]
@@ -172,7 +196,24 @@ def nearest(lines: Sequence[str], separators: Sequence[str], columns: Sequence[s
 
 
 def check_clear(readings: list[Reading], lines: Sequence[str], numbers: Sequence[int], name: str, unit: str) -> None:
-    """Raise ValueError where lines have two readings."""
+    """Raise ValueError where lines have two readings.
+
+    Args:
+        readings: the readings of the lines.
+        lines: the lines.
+        numbers: their numbers in the file, from 1.
+        name: the name of the file in errors.
+        unit: the word for a line in errors.
+
+    Raises:
+        ValueError: there are two readings, or one that leaves its form or its header open.
+
+    >>> lines = ["0 1", "2 3"]
+    >>> check_clear(find_readings(lines, SEPARATORS, None), lines, [1, 2], "a.csv", "line")  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    ...
+    ValueError: a.csv, line 1: found '0 1', which may be names, as pandas writes them, or a point; write a first line of names ...
+    """
     separator, form, header = readings[0]
     if len(readings) > 1:
         widths = " or ".join(str(count_values(lines[0], reading.separator)) for reading in readings)

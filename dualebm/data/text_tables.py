@@ -25,6 +25,7 @@ from dualebm.data.text_readings import (
 )
 
 _COMMENT = re.compile(r'(?:"[^"]*"|[^"#]|#(?=(?:NA|N/A|N/A N/A)\s*(?:[,;"\t]|$)))*')  # what stands before a comment
+_CONTROL = re.compile(r"[\0-\x08\x0e-\x1f]")
 _BOOLEAN = re.compile(r"true|false|yes|no", re.IGNORECASE)
 _DATE = re.compile(r"\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}([T ].*)?|\d{1,2}:\d{2}.*")
 
@@ -59,8 +60,10 @@ def decode(content: bytes, name: str) -> str:
     except UnicodeDecodeError as error:
         line = 1 + content[: error.start].count(b"\n")
         raise ValueError(f"{name}, line {line}: found bytes that are no text in UTF-8; save the file as text in UTF-8") from error
-    if "\0" in text:
-        raise ValueError(f"{name}, line {1 + text[: text.index(chr(0))].count(chr(10))}: found a zero byte; the file must be text")
+    control = _CONTROL.search(text)
+    if control is not None:
+        line = 1 + text[: control.start()].count("\n")
+        raise ValueError(f"{name}, line {line}: found the control character {control.group()!r}; the file must be text")
     return text
 
 
@@ -139,8 +142,8 @@ def _read(lines, numbers, reading: Reading, name: str, unit: str, columns, wante
     width = len(first)
     for line, number in zip(lines, numbers, strict=True):
         if count_values(line, separator) != width:
-            found = f"{count_values(line, separator)} values; it must have {width}, as {unit} {numbers[0]}"
-            raise ValueError(f"{place(name, unit, number)}: found {found}")
+            values = f"{count_values(line, separator)} values; it must have {width}, as {unit} {numbers[0]}"
+            raise ValueError(f"{place(name, unit, number)}: found {values}")
     names = tuple(first) if header else None
     body, at = lines[bool(header) :], numbers[bool(header) :]
     if not body:

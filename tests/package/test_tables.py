@@ -160,7 +160,7 @@ def test_a_text_is_read_to_exact_values(tmp_path, text, rows, columns):
         pytest.param("# nothing\n\n", "holds no points; it must have one per line", id="comments alone"),
         pytest.param("", "holds no points; it must have one per line", id="empty"),
         pytest.param(b"x,y\nH\xf6he,2\n", "line 2: found bytes that are no text in UTF-8", id="another encoding"),
-        pytest.param(b"1,2\n\0\0\n", "line 2: found a zero byte; the file must be text", id="binary"),
+        pytest.param(b"1,2\n\0\0\n", "line 2: found the control character '\\x00'; the file must be text", id="binary"),
         pytest.param(",".join(["1.5"] * 10**6), "line 1: found 1000000 columns; at most 16384 are allowed", id="a million columns"),
     ],
 )  # fmt: skip
