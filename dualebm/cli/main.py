@@ -4,12 +4,14 @@
 needs when it runs.
 """
 
+import contextlib
 import difflib
 import importlib
 import importlib.metadata
 import os
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from dualebm.cli.cache import compilation_cache
@@ -31,7 +33,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        code = _command(words)
+        with _notes():
+            code = _command(words)
         sys.stdout.flush()
         return code
     except BrokenPipeError:  # the reader of standard output, such as `head`, has enough
@@ -43,6 +46,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as interrupt:
         print(str(interrupt) or "interrupted", file=sys.stderr)
         return 130
+
+
+@contextlib.contextmanager
+def _notes() -> Iterator[None]:
+    """Print the warnings of this package as notes of one line on standard error."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", UserWarning)
+        others = warnings.showwarning
+
+        def show(message, category, *arguments, **options):
+            if category is UserWarning:
+                print(f"note: {' '.join(str(message).split())}", file=sys.stderr)
+            else:
+                others(message, category, *arguments, **options)
+
+        warnings.showwarning = show
+        yield
 
 
 def _command(words: list[str]) -> int:

@@ -303,6 +303,71 @@ def test_what_is_not_allowed_is_one_line_and_writes_nothing(fitted, tmp_path, ca
     assert sorted(tmp_path.iterdir()) == before
 
 
+def test_a_warning_of_the_data_is_a_note_of_one_line(tmp_path, capsys):
+    """Distinct time stamps that float32 does not tell apart are announced, and standardising avoids it."""
+    stamps = 1.7e9 + np.sort(np.random.default_rng(0).uniform(0, 1000, (200, 1)), axis=0)
+    np.save(tmp_path / "a.npy", stamps)
+    flags = ["--space", "euclidean", *QUICK, "--gap-chains", 0, "--out"]
+    code, _, err = call(capsys, "fit", tmp_path / "a.npy", *flags, tmp_path / "raw")
+    assert code in (0, 1) and re.search(r"^note: .*a\.npy, column 1: \d+ different values become \d+ in float32; ", err, re.MULTILINE)
+    code, _, err = call(capsys, "fit", tmp_path / "a.npy", "--standardise", *flags, tmp_path / "fit")
+    assert code == 0 and "different values" not in err
+    done(capsys, "sample", tmp_path / "fit", "--count", 1000, "--steps", 5, "--out", tmp_path / "x.npy")
+    samples = np.load(tmp_path / "x.npy")
+    assert len(np.unique(samples)) == 1000 and abs(samples.mean() - stamps.mean()) < 100
+
+
+def test_columns_are_matched_by_name_and_missing_values_are_refused_or_dropped(tmp_path, capsys):
+    rows = np.random.default_rng(0).normal(size=(60, 2)) * [1.0, 5.0]
+    np.savetxt(tmp_path / "a.csv", rows, "%.17g", ",", header="x,y", comments="")
+    np.savetxt(tmp_path / "b.csv", rows[:, ::-1], "%.17g", ",", header="y,x", comments="")
+    (tmp_path / "gaps.csv").write_text((tmp_path / "a.csv").read_text() + "1,NA\n,2\n")
+    flags = ["--space", "euclidean", *QUICK, "--gap-chains", 0, "--out"]
+    code, _, err = call(capsys, "fit", tmp_path / "gaps.csv", *flags, tmp_path / "fit")
+    assert code == 2 and err.count("\n") == 1 and re.search("2 .*missing", err) and "drop_missing" in err and not (tmp_path / "fit").exists()
+    code, out, err = call(capsys, "fit", tmp_path / "gaps.csv", "--drop-missing", *flags, tmp_path / "fit")
+    assert code == 0 and out.startswith("48 rows") and "note: 2 rows of " in err
+    for name in ("a", "b"):
+        done(capsys, "score", tmp_path / "fit", tmp_path / f"{name}.csv", "--out", tmp_path / f"{name}.npy")
+    assert np.array_equal(np.load(tmp_path / "a.npy"), np.load(tmp_path / "b.npy"))
+    done(capsys, "fit", tmp_path / "a.csv", "--columns", "y", *flags, tmp_path / "y")
+    assert model.load(tmp_path / "y").preparation.columns == ("y",)
+    code, _, err = call(capsys, "fit", tmp_path / "a.csv", "--columns", "z", *flags, tmp_path / "z")
+    assert code == 2 and "'z'" in err and not (tmp_path / "z").exists()
+
+
+def test_latitudes_and_longitudes_are_fitted_scored_and_sampled_in_degrees(tmp_path, capsys):
+    x = np.random.default_rng(0).normal([1.0, 1.0, 1.0], 0.5, (200, 3))
+    x /= np.linalg.norm(x, axis=1, keepdims=True)
+    degrees = np.degrees(np.stack([np.arctan2(x[:, 1], x[:, 0]), np.arcsin(x[:, 2])], axis=1))
+    np.savetxt(tmp_path / "a.csv", degrees, "%.17g", ",", header="lon,lat", comments="")
+    np.save(tmp_path / "x.npy", x)
+    flags = ["--space", "sphere", *QUICK, "--gap-chains", 0, "--out"]
+    code, _, err = call(capsys, "fit", tmp_path / "a.csv", "--normalise", *flags, tmp_path / "circle")
+    assert code == 2 and "latlon" in err and not (tmp_path / "circle").exists()
+    done(capsys, "fit", tmp_path / "a.csv", "--latlon", *flags, tmp_path / "fit")
+    done(capsys, "fit", tmp_path / "x.npy", "--normalise", *flags, tmp_path / "same")
+    done(capsys, "score", tmp_path / "fit", tmp_path / "a.csv", "--out", tmp_path / "a.npy")
+    done(capsys, "score", tmp_path / "same", tmp_path / "x.npy", "--out", tmp_path / "b.npy")
+    np.testing.assert_allclose(np.load(tmp_path / "a.npy"), np.load(tmp_path / "b.npy"), atol=1e-5)
+    done(capsys, "sample", tmp_path / "fit", "--count", 2000, "--steps", 50, "--out", tmp_path / "s.csv")
+    lat, lon = np.loadtxt(tmp_path / "s.csv", delimiter=",", skiprows=1).T
+    assert (tmp_path / "s.csv").read_text().startswith("lat,lon\n")
+    assert (np.abs(lat) <= 90).all() and abs(np.median(lat) - np.median(degrees[:, 1])) < 25 and (np.abs(lon) <= 180).all()
+
+
+def test_standard_output_that_is_closed_ends_quietly(fitted):
+    """As in `dualebm sample results/wind | head -1`."""
+    program = f"import sys; from dualebm.cli.main import main; sys.exit(main({['sample', str(fitted / 'fit'), '--count', '50000', '--steps', '1']!r}))"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    assert process.stdout.readline() == "x,y,z\n"
+    process.stdout.close()
+    err = process.stderr.read()
+    process.stderr.close()
+    assert process.wait() == 0 and "Error" not in err and "Traceback" not in err
+
+
 def test_a_run_that_diverges_is_one_line(tmp_path, capsys):
     np.save(tmp_path / "a.npy", np.random.default_rng(0).normal(size=(100, 2)).astype("float32"))
     flags = ["--space", "euclidean", "--particle-step", 1e4, *QUICK, "--out", tmp_path / "fit"]

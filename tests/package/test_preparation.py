@@ -39,7 +39,7 @@ def test_time_stamps_stay_distinct_there_and_back():
     points = to_space(preparation, x, "float32").points  # under warnings as errors
     rows = from_space(preparation, points).rows
     assert len(np.unique(rows[:, 0])) == 1000 and np.abs(rows[:, 0] - stamps).max() < 1e-4
-    with pytest.warns(UserWarning, match="x, column 1: 1000 different values are 9 in float32; standardise columns, or use float64"):
+    with pytest.warns(UserWarning, match="x, column 1: 1000 different values become 9 in float32; standardise columns, or use float64"):
         to_space(prepare(x, "euclidean"), x, "float32")
     with jax.enable_x64(True):
         assert to_space(prepare(x, "euclidean"), x, "float64").points[:, 0].tolist() == stamps.tolist()
