@@ -260,6 +260,7 @@ def parse(
         Refused: an unknown flag, a value that is not allowed, or a flag that must be given and is not.
         SystemExit: after `--help`, with code 0.
     """
+    groups = [group._replace(flags=[_with_stored(flag, stored or {}, origin) for flag in group.flags]) for group in groups]
     flags = {flag.name: flag for group in groups for flag in group.flags}
     before = [word for name, value in (stored or {}).items() for word in _stored_words(flags, name, value, origin, elsewhere)]
     cli = dataclasses.make_dataclass("Flags", [(group.title, _struct(group)) for group in groups], kw_only=True)
@@ -384,10 +385,19 @@ def _stored_words(flags: Mapping[str, Flag], name: str, value: Any, origin: str,
         names = {bool: "true or false", int: "an integer", float: "a number", str: "a string"}
         ways = [names[kind] for kind in names if kind in allowed and not (kind is int and float in allowed)]
         raise Refused(f"{flag.name} in {origin} is {value!r}; it must be {' or '.join(ways)}")
+    if flag.positional:  # it is a default, as words that have no name cannot be given twice
+        return []
     if flag.switch:
         return [flag.spelt if value else "--no-" + flag.spelt[2:]]
     texts = [",".join(map(spell, listed))] if flag.grid else [spell(item) for item in listed]
-    return [flag.spelt, *texts] if flag.setting.many else [*([] if flag.positional else [flag.spelt]), *texts]
+    return [flag.spelt, *texts]
+
+
+def _with_stored(flag: Flag, stored: Mapping[str, Any], origin: str) -> Flag:
+    """Return a positional flag with its stored value as the default, and any other flag as it is."""
+    if not flag.positional or not isinstance(stored.get(flag.name), str):
+        return flag
+    return flag._replace(default=value_of(flag, stored[flag.name]), shown=f"{stored[flag.name]}, from {origin}")
 
 
 def _unknown(prog: str, flags: Mapping[str, Flag], words: Sequence[str], rest: list[str], elsewhere: Callable[[str], str]) -> str:

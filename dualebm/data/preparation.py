@@ -259,4 +259,6 @@ def _warn_of_merged(table: Table, rows: np.ndarray, dtype: np.dtype) -> None:
         before, after = (len(np.unique(values)) for values in (rows[:_COMPARED, column], rows[:_COMPARED, column].astype(dtype)))
         if after < 0.99 * before:
             place = f"{table.origin.name}, column {column + 1}"
-            warnings.warn(f"{place}: {before} different values become {after} in {dtype}; standardise columns, or use float64", stacklevel=3)
+            warnings.warn(
+                f"{place}: {before} different values become {after} in {dtype}; standardise columns, or use float64", stacklevel=3
+            )
