@@ -96,7 +96,13 @@ class MeanField(Method):
     @property
     def grids(self) -> tuple[Cells, Cells]:
         """The cells of the particles and the cells of the neurons."""
-        return cells(self.space, self.cells), cells(self.feature.parameter_space(self.space), self.neuron_cells)
+        particles, parameters = cells(self.space, self.cells), self.feature.parameter_space(self.space)
+        try:
+            return particles, cells(parameters, self.neuron_cells)
+        except ValueError:
+            allowed = "one with parameters in Sphere(2), Torus(1) or Sphere(3), on S^2 a ridge with bias=False"
+            lacking = f"feature is {self.feature}, whose parameters lie in {parameters}, which has no cells"
+            raise ValueError(f"{lacking}; allowed: {allowed}") from None
 
     @property
     def rates(self) -> DualRates:
