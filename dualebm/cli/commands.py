@@ -155,6 +155,7 @@ class Score(Programs):
     Args:
         model: the folder that dualebm fit wrote.
         rows: the file with one point per row: .csv, .tsv, .npy, .npz, .parquet or .xlsx.
+        columns: the columns to use, separated by commas: their names, or their numbers from 1 where the file has no names.
         drop_missing: leave out the rows with missing values, which are an error otherwise.
         out: the file to write, .csv or .npy. With standard output the summary goes to standard error.
         quality: the number of samples of the model to draw and to compare with the rows by MMD, energy distance, sliced Wasserstein
@@ -165,6 +166,7 @@ class Score(Programs):
     group: ClassVar = "run"
     model: Annotated[Path, Positional()]
     rows: Annotated[Path, Positional()]
+    columns: Annotated[str | None, Shown("those of the fit by name, or all")] = None
     drop_missing: bool = False
     out: Annotated[Path | None, Shown("standard output")] = None
     quality: CountOrZero = 0

@@ -1,6 +1,5 @@
 """`dualebm fit`: a fit of an energy to the rows of a file."""
 
-import csv
 import hashlib
 import sys
 from pathlib import Path
@@ -11,10 +10,10 @@ import numpy as np
 from jaxtyping import Array, Key
 
 from dualebm import model
-from dualebm.cli import evaluate, report
+from dualebm.cli import evaluate, report, rows
 from dualebm.cli.commands import Fit
 from dualebm.cli.flags import Given, build
-from dualebm.data import preparation, tables
+from dualebm.data import preparation
 from dualebm.data.preparation import Preparation
 from dualebm.log_z.estimate import estimate_log_partition
 from dualebm.measures import Samples
@@ -72,10 +71,10 @@ def _fit(settings: Fit, given: Given) -> None:
     }
     chains = given.flags.get("gap_chains", 0)
     gap = evaluate.gap_of(partition_key, energy, space, rates, data, ball=method.ball, chains=chains)
-    rows, digest = len(data.points) + len(task.held_out.points), hashlib.sha256(settings.data.read_bytes()).hexdigest()
+    count, digest = len(data.points) + len(task.held_out.points), hashlib.sha256(settings.data.read_bytes()).hexdigest()
     about = {
         "settings": {name: str(v) if isinstance(v, Path) else v for name, v in given.flags.items()},
-        "data": {"file": str(settings.data), "sha256": digest, "rows": rows},
+        "data": {"file": str(settings.data), "sha256": digest, "rows": count},
         "method": describe(method),
         "rates": describe(rates),
         "duality_gap": gap,
@@ -98,9 +97,7 @@ def _task(key: Key[Array, ""], settings: Fit, given: Given) -> Task:
     """Read the file, and make the method, its rates and the points. Raise ValueError for what is not allowed."""
     if settings.steps % settings.every:
         raise ValueError(f"steps is {settings.steps}; it must be a multiple of every, which is {settings.every}")
-    table = tables.read(settings.data, split_columns(settings.columns), settings.drop_missing)
-    if table.dropped:
-        _note(report.note_of_dropped(table.dropped, settings.data))
+    table = rows.read(settings.data, settings.columns, settings.drop_missing)
     kept, held = split_rows(key, len(table.rows), settings.holdout)
     prepared = preparation.prepare(
         table, settings.space, normalise=settings.normalise, standardise=settings.standardise, latlon=settings.latlon,
@@ -113,15 +110,6 @@ def _task(key: Key[Array, ""], settings: Fit, given: Given) -> Task:
     rates = rates._replace(**{name: value for name, value in given.values.items() if name in rates._fields})
     method.check(rates, data)
     return Task(method, rates, data, Samples(points[held]), prepared)
-
-
-def split_columns(text: str | None) -> list[str] | None:
-    """Return the names or numbers of columns that a text separates by commas. A name with a comma is quoted as in CSV.
-
-    >>> split_columns('east,north'), split_columns('"speed, m/s",2'), split_columns(None)
-    (['east', 'north'], ['speed, m/s', '2'], None)
-    """
-    return None if text is None else next(csv.reader([text], skipinitialspace=True))
 
 
 def split_rows(key: Key[Array, ""], count: int, holdout: float) -> tuple[np.ndarray, np.ndarray]:

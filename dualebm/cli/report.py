@@ -62,16 +62,6 @@ def evaluation(log_partition: LogPartitionEstimate, likelihoods: dict[str, Any],
     return lines if gap is None else [*lines, gap["summary"]]
 
 
-def note_of_dropped(count: int, path: Any) -> str:
-    """Return a note about rows of a file that are left out because values are missing.
-
-    >>> note_of_dropped(2, "wind.csv")
-    'note: 2 rows of wind.csv have missing values and are left out'
-    """
-    rows, have, are = ("rows", "have", "are") if count > 1 else ("row", "has", "is")
-    return f"note: {count} {rows} of {path} {have} missing values and {are} left out"
-
-
 def note_of_scales(points: Any) -> str | None:
     """Return a note when columns of points (n, d) are far from mean 0 and standard deviation 1, and None otherwise.
 

@@ -6,9 +6,9 @@ import jax
 import numpy as np
 
 from dualebm import model, quality
-from dualebm.cli import output, report
+from dualebm.cli import output, report, rows
 from dualebm.cli.commands import Score
-from dualebm.data import preparation, tables
+from dualebm.data import preparation
 
 LOW_ACCEPTANCE = 0.3
 """The acceptance below which a note says that the samples of --quality may not be samples of the model."""
@@ -23,7 +23,7 @@ def run(settings: Score) -> None:
     output.check(settings.out)
     with jax.enable_x64(model.read(settings.model)["precision"] == 64):
         fitted = model.load(settings.model)
-        table = tables.read(settings.rows, drop_missing=settings.drop_missing, wanted=fitted.preparation.columns)
+        table = rows.read(settings.rows, settings.columns, settings.drop_missing, fitted.preparation.columns)
         points = preparation.to_space(fitted.preparation, table, model.precision(fitted)).points
         densities = model.log_densities_at(fitted, points)
         measured = None
@@ -31,8 +31,6 @@ def run(settings: Score) -> None:
             measured = quality.quality(jax.random.key(settings.seed), fitted, points, settings.quality, name=str(settings.rows))
     output.write(settings.out, list(densities), np.stack(list(densities.values()), axis=1))
     summary = output.summary(settings.out)
-    if table.dropped:
-        print(report.note_of_dropped(table.dropped, settings.rows), file=sys.stderr)
     print(fitted.log_partition.summary(), file=summary)
     for name, values in densities.items():
         mean = report.with_error(*model.mean_with_error(values, fitted.log_partition.standard_error))

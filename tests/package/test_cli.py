@@ -334,6 +334,11 @@ def test_columns_are_matched_by_name_and_missing_values_are_refused_or_dropped(t
     assert np.array_equal(np.load(tmp_path / "a.npy"), np.load(tmp_path / "b.npy"))
     done(capsys, "fit", tmp_path / "a.csv", "--columns", "y", *flags, tmp_path / "y")
     assert model.load(tmp_path / "y").preparation.columns == ("y",)
+    np.save(tmp_path / "wide.npy", np.column_stack([rows, np.zeros(60)]))
+    done(capsys, "fit", tmp_path / "wide.npy", "--columns", "2,1", *flags, tmp_path / "wide")
+    done(capsys, "score", tmp_path / "wide", tmp_path / "wide.npy", "--columns", "2,1", "--out", tmp_path / "c.npy")
+    done(capsys, "score", tmp_path / "wide", tmp_path / "b.csv", "--out", tmp_path / "d.npy")
+    assert np.array_equal(np.load(tmp_path / "c.npy"), np.load(tmp_path / "d.npy"))
     code, _, err = call(capsys, "fit", tmp_path / "a.csv", "--columns", "z", *flags, tmp_path / "z")
     assert code == 2 and "'z'" in err and not (tmp_path / "z").exists()
 
