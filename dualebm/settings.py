@@ -178,7 +178,7 @@ def check_value(name: str, value: Any, setting: Setting) -> None:
     elif float in kinds:
         checks.number(name, value, positive=bound.positive, largest=bound.largest)
     else:
-        checks.count(name, value, bound.least, bound.largest)
+        checks.count(name, value, bound.least, bound.largest if math.isfinite(bound.largest) else checks.LARGEST_COUNT)
 
 
 def _allowed(setting: Setting) -> str:

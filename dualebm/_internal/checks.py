@@ -16,6 +16,9 @@ ON_SPACE = 1e-3
 
 LARGEST_SEED = 2**32 - 1
 
+LARGEST_COUNT = 2**31 - 1
+"""The largest count: JAX counts by integers of 32 bits."""
+
 
 def choice(name: str, value, allowed: Iterable) -> None:
     """Raises ValueError unless a value is one of the allowed words. The error names the nearest of them.
@@ -36,12 +39,13 @@ def choice(name: str, value, allowed: Iterable) -> None:
     allowed = list(allowed)
     if value not in allowed:
         words = [a for a in allowed if isinstance(a, str)]
-        near = difflib.get_close_matches(value, words, 1, cutoff=0.5) if isinstance(value, str) else []
-        hint = f" did you mean {near[0]!r}?" if near else ""
+        lower = {word.lower(): word for word in reversed(words)}
+        near = difflib.get_close_matches(value.lower(), lower, 1, cutoff=0.5) if isinstance(value, str) else []
+        hint = f" did you mean {lower[near[0]]!r}?" if near else ""
         raise ValueError(f"{name} is {value!r};{hint} Allowed: {', '.join(map(repr, allowed))}")
 
 
-def count(name: str, value, smallest: int = 1, largest: float = math.inf) -> None:
+def count(name: str, value, smallest: int = 1, largest: float = LARGEST_COUNT) -> None:
     """Raises ValueError unless a value is an integer in the allowed range.
 
     Args:
@@ -58,8 +62,10 @@ def count(name: str, value, smallest: int = 1, largest: float = math.inf) -> Non
     ...
     ValueError: neurons is 0; it must be an integer of at least 1
     """
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not smallest <= value <= largest:
-        allowed = f"of at least {smallest}" if largest == math.inf else f"from {smallest} to {largest}"
+    whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+    if not whole or not smallest <= value <= largest:
+        limited = largest != LARGEST_COUNT or (whole and value > largest)
+        allowed = f"from {smallest} to {largest}" if limited else f"of at least {smallest}"
         raise ValueError(f"{name} is {value!r}; it must be an integer {allowed}")
 
 
@@ -109,7 +115,8 @@ def number(name: str, value, *, positive: bool = False, largest: float = math.in
     if not allowed:
         bound = "greater than 0" if positive else "at least 0"
         limit = f" and at most {largest:g}" if math.isfinite(largest) else ""
-        raise ValueError(f"{name} is {value}; it must be a finite number, {bound}{limit}")
+        shown = repr(value) if isinstance(value, str) else value
+        raise ValueError(f"{name} is {shown}; it must be a finite number, {bound}{limit}")
 
 
 def particle_step(name: str, step, space: Space) -> None:
