@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Key
 
 from dualebm import model
-from dualebm.cli import evaluate, report, rows
+from dualebm.cli import evaluate, output, report, rows
 from dualebm.cli.commands import Fit
 from dualebm.cli.flags import Given, build
 from dualebm.data import preparation
@@ -97,6 +97,7 @@ def _task(key: Key[Array, ""], settings: Fit, given: Given) -> Task:
     """Read the file, and make the method, its rates and the points. Raise ValueError for what is not allowed."""
     if settings.steps % settings.every:
         raise ValueError(f"steps is {settings.steps}; it must be a multiple of every, which is {settings.every}")
+    output.check_folder(settings.out)
     table = rows.read(settings.data, settings.columns, settings.drop_missing)
     kept, held = split_rows(key, len(table.rows), settings.holdout)
     prepared = preparation.prepare(

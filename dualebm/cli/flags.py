@@ -42,6 +42,9 @@ EXAMPLES: dict[str, Space] = {"sphere": Sphere(3), "euclidean": Euclidean(3), "t
 NEEDED = {"annealing": set(ANNEALED), "scales": set(DualRates._fields), "radius": {"radius"}}
 """The rates that a method must have for a schedule that anneals, for the time scales of the paper, and for a ball."""
 
+ON_THE_LINE = ("config", "resume")
+"""The flags that a configuration file may not give, because they say what else is read."""
+
 ORDER = {"data": 0, "run": 2, "machine": 3}
 """The place of a group of flags in the help. The groups of the method are between data and run."""
 
@@ -162,7 +165,7 @@ def read(kind: type, prog: str, words: Sequence[str]) -> tuple[Any, Given]:
     """
     stored, origin = stored_values(words)
     grid = kind is Sweep
-    space = None if grid else EXAMPLES.get(named("space", words) or stored.get("space", ""), EXAMPLES["sphere"])
+    space = None if grid else EXAMPLES.get(str(named("space", words) or stored.get("space")), EXAMPLES["sphere"])
     choice = choose(words, stored, space)
     if named("method", words) or "method" in stored:
         prog = f"{prog} --method {choice.name}"
@@ -194,7 +197,7 @@ def _advice(name: str, choice: Choice, absent: Mapping[str, str], listed: Sequen
     """
     for field in choice.objects:
         for other, kind in makeable(settings.fields(choice.kind)[field]).items():
-            if name in settings.fields(kind):
+            if name in {s.name for s in settings.fields(kind).values() if s.kinds}:
                 return f"; it is one with --{field} {other}"
     has = (lambda kind: _allows(kind, absent[name])) if name in absent else (lambda kind: name in _names(kind))
     holders = ", ".join(method for method, kind in by_name().items() if has(kind))
@@ -205,29 +208,36 @@ def _advice(name: str, choice: Choice, absent: Mapping[str, str], listed: Sequen
 def _names(kind: type[Method]) -> set[str]:
     """Return the names of the settings of a method, of the objects that it may hold, and of its rates."""
     described = settings.fields(kind)
-    classes = [made for setting in described.values() for made in makeable(setting).values()]
-    return {name for owner in (kind, rates_class(kind), *classes) for name in settings.fields(owner)} - {"space"}
+    classes = {name: makeable(setting) for name, setting in described.items()}
+    owners = (kind, rates_class(kind), *(made for words in classes.values() for made in words.values()))
+    spellable = {s.name for owner in owners for s in settings.fields(owner).values() if s.kinds}
+    return spellable | {name for name, words in classes.items() if words}
 
 
 def stored_values(words: Sequence[str]) -> tuple[dict[str, Any], str]:
     """Return the values of the file of --config and of the folder of --resume by name, and where they come from, in words.
 
-    Raises `Refused` for a file that is not TOML, and for a folder without a sweep.
+    Raises `Refused` for a file that is not TOML or gives a flag twice, and for a folder without a sweep.
     """
-    stored, origins = {}, []
-    if "--resume" in words:
-        from dualebm.sweeps import folder
+    config, of_file = named("config", words), {}
+    if config:
+        for name, value in read_toml(Path(config)).items():
+            spelt = name.replace("-", "_")
+            if spelt in of_file:
+                raise Refused(f"{spelt} comes twice in {config}; it must come once")
+            if spelt in ON_THE_LINE:
+                raise Refused(f"the name {name!r} in {config} is not allowed; give --{name} on the command line")
+            of_file[spelt] = value
+    out = named("out", words) or of_file.get("out")
+    if "--resume" not in words or not isinstance(out, str) or not out:
+        return of_file, config or ""
+    from dualebm.sweeps import folder
 
-        out = Path(named("out", words) or "")
-        (first, *_) = folder.folders_of(out)
-        stored = (folder.read(first)["note"] or {}) if (first / folder.SWEEP).exists() else {}
-        origins.append(str(out))
-        if not stored:
-            raise Refused(f"resume is True and {out} holds no sweep that was started by this command")
-    if config := named("config", words):
-        stored |= {name.replace("-", "_"): value for name, value in read_toml(Path(config)).items()}
-        origins.append(config)
-    return stored, " or ".join(origins)
+    (first, *_) = folder.folders_of(Path(out))
+    of_folder = (folder.read(first)["note"] or {}) if (first / folder.SWEEP).exists() else {}
+    if not of_folder:
+        raise Refused(f"resume is True and {out} holds no sweep that was started by this command")
+    return of_folder | of_file, " or ".join([out, config] if config else [out])
 
 
 # -- Flags -----------------------------------------------------------------------------------------------

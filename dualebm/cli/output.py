@@ -1,6 +1,7 @@
 """Columns of numbers, written to a file or to standard output."""
 
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,16 @@ ROWS = 10_000
 """The number of rows that are turned into text at a time."""
 
 
-def check(out: Path | None) -> None:
-    """Check that columns can be written to a path. None stands for standard output.
+def check(out: Path | None, suffixes: Iterable[str] = SUFFIXES) -> None:
+    """Check that a file can be written to a path. None stands for standard output.
 
-    Raises ValueError for a suffix other than .csv and .npy, and FileNotFoundError when the folder is missing.
+    Args:
+        out: the path.
+        suffixes: the allowed suffixes.
+
+    Raises:
+        ValueError: the suffix is not allowed.
+        OSError: the folder is missing, or the path is a folder.
 
     >>> check(Path("samples.txt"))
     Traceback (most recent call last):
@@ -27,9 +34,20 @@ def check(out: Path | None) -> None:
     """
     if out is None:
         return
-    checks.choice(f"the suffix of {out}", out.suffix.lower(), SUFFIXES)
+    checks.choice(f"the suffix of {out}", out.suffix.lower(), suffixes)
     if not out.parent.is_dir():
         raise FileNotFoundError(f"out is {str(out)!r}; there is no folder {str(out.parent)!r}")
+    if out.is_dir():
+        raise IsADirectoryError(f"out is {str(out)!r}, which is a folder; it must be a file")
+
+
+def check_folder(out: Path) -> None:
+    """Check that a path is that of a folder, which may be a new one. Raises NotADirectoryError for a file.
+
+    >>> check_folder(Path(__file__).parent)
+    """
+    if out.exists() and not out.is_dir():
+        raise NotADirectoryError(f"out is {str(out)!r}, which is a file; it must be a folder")
 
 
 def write(out: Path | None, names: list[str], values: np.ndarray) -> None:

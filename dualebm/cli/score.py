@@ -21,6 +21,8 @@ def run(settings: Score) -> None:
     row that is not allowed.
     """
     output.check(settings.out)
+    if settings.out is not None and settings.out.exists() and settings.rows.exists() and settings.out.samefile(settings.rows):
+        raise ValueError(f"out is {str(settings.out)!r}, which is the file of the rows; give another file")
     with jax.enable_x64(model.read(settings.model)["precision"] == 64):
         fitted = model.load(settings.model)
         table = rows.read(settings.rows, settings.columns, settings.drop_missing, fitted.preparation.columns)

@@ -4,6 +4,7 @@ import numpy as np
 import xarray
 
 from dualebm._internal import checks
+from dualebm.cli import output
 from dualebm.cli.commands import Show
 from dualebm.plotting import charts
 from dualebm.sweeps.folder import SWEEP, open_sweep
@@ -20,10 +21,11 @@ def run(settings: Show) -> None:
     else:
         results = run_folder.open_results(settings.folder)
     recorded = [str(name) for name, v in results.data_vars.items() if v.dims == ("run", "step") and name != "diverged"]
-    name = settings.metric or ("kl" if "kl" in recorded else recorded[0])
+    name = ("kl" if "kl" in recorded else recorded[0]) if settings.metric is None else settings.metric
     checks.choice("metric", name, recorded)
     path = settings.out or settings.folder / FIGURE
     figure = charts.sweep(results, name)
+    output.check(path, [f".{suffix}" for suffix in figure.canvas.get_supported_filetypes()])
     figure.savefig(path)
     print_table(results, name)
     print(f"drawn in {path}")

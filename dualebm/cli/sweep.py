@@ -2,12 +2,14 @@
 
 import inspect
 import os
+import re
 from typing import Any
 
 import jax
 
 from dualebm import metrics, settings
 from dualebm._internal import checks
+from dualebm.cli import output
 from dualebm.cli.commands import Sweep
 from dualebm.cli.flags import Given, build
 from dualebm.cli.show import print_table
@@ -40,8 +42,13 @@ CLUSTERS = {
 """The environment variables in which a launcher gives a process its index and the number of processes."""
 
 
+WHOLE = re.compile(r"\d{1,9}", re.ASCII)
+"""The index of a process and the number of processes as text."""
+
+
 def run(settings: Sweep, given: Given) -> None:
     """Run, continue or forecast the sweep, and print its table. Raises ValueError for flags that are not allowed."""
+    output.check_folder(settings.out)
     process = process_of(settings.process)
     if settings.coordinator is not None:
         if settings.process is None or (settings.coordinator == "auto" and settings.process not in ("slurm", "mpi")):
@@ -79,10 +86,13 @@ def process_of(text: str | None) -> tuple[int, int]:
         names = CLUSTERS[text]
         if lacking := [name for name in names if name not in os.environ]:
             raise ValueError(f"process is {text!r} and {lacking[0]} is not set; start it with the launcher, or give process as 0/4")
+        for name in names:
+            if not WHOLE.fullmatch(os.environ[name]):
+                raise ValueError(f"process is {text!r} and {name} is {os.environ[name]!r}; it must be an integer of at least 0")
         index, count = (int(os.environ[name]) for name in names)
         return index, count
-    index, slash, count = text.partition("/")
-    if not (slash and index.isdigit() and count.isdigit()):
+    index, _, count = text.partition("/")
+    if not (WHOLE.fullmatch(index) and WHOLE.fullmatch(count)):
         raise ValueError(f"process is {text!r}; allowed: such as 0/4, or {', '.join(CLUSTERS)}")
     return int(index), int(count)
 
@@ -100,6 +110,8 @@ def values_of(settings: Sweep, given: Given) -> dict[str, list]:
             raise ValueError(f"{both}, which sets it; give one of them")
     elif wrong := [name for name in SCALES if name in values]:
         raise ValueError(f"{wrong[0]} is {_text(values[wrong[0]])} and alpha is not given; give alpha with it")
+    elif settings.scale != Sweep.scale:
+        raise ValueError(f"scale is {settings.scale!r} and alpha is not given; give alpha with it")
     return values
 
 

@@ -144,7 +144,7 @@ def _flag(setting: Setting, hint: Any) -> Flag:
     if Path in setting.objects:
         setting = setting._replace(kinds=frozenset({Path}), objects=())
     grid = marks.get(Grid)
-    shown = marks[Shown].text if Shown in marks else None if missing else spell(setting.default).replace(" ", "," if grid else " ")
+    shown = marks[Shown].text if Shown in marks else None if missing else _text(setting.default, bool(grid))
     if grid is not None:
         of = settings.of_type(setting.name, grid.of)
         setting = of._replace(default=setting.default, help=setting.help)
@@ -177,6 +177,11 @@ def spell(value: Any) -> str:
     return {True: "true", False: "false", None: "none"}.get(value, str(value)) if value is None or isinstance(value, bool) else str(value)
 
 
+def _text(value: Any, grid: bool) -> str:
+    """Return a value as the command line spells it, with commas between the values of a flag that takes several."""
+    return ",".join(map(spell, value)) if grid else spell(value)
+
+
 # -- Values ------------------------------------------------------------------------------------------
 
 
@@ -200,6 +205,8 @@ def value_of(flag: Flag, text: str) -> Any:
     """
     setting = flag.setting
     if not flag.grid and setting.kinds & {str, Path} and not setting.words:
+        if Path in setting.kinds and not text:
+            raise Refused(f"{flag.name} is ''; it must be a path")
         return None if setting.optional and text.lower() == "none" else Path(text) if Path in setting.kinds else text
     try:
         listed = _typed(setting, values.parse(text) if flag.grid else [_single(text)])
@@ -260,12 +267,14 @@ def parse(
         Refused: an unknown flag, a value that is not allowed, or a flag that must be given and is not.
         SystemExit: after `--help`, with code 0.
     """
-    groups = [group._replace(flags=[_with_stored(flag, stored or {}, origin) for flag in group.flags]) for group in groups]
     flags = {flag.name: flag for group in groups for flag in group.flags}
-    before = [word for name, value in (stored or {}).items() for word in _stored_words(flags, name, value, origin, elsewhere)]
+    kept = {name: _stored_value(flags, name, value, origin, elsewhere) for name, value in (stored or {}).items()}
+    flags |= {n: flags[n]._replace(default=value, shown=f"{_text(value, flags[n].grid)}, from {origin}") for n, value in kept.items()}
+    groups = [group._replace(flags=[flags[flag.name] for flag in group.flags]) for group in groups]
     cli = dataclasses.make_dataclass("Flags", [(group.title, _struct(group)) for group in groups], kw_only=True)
     cli.__doc__ = about
-    chosen, rest = _quietly(cli, prog, [*before, *words], flags)
+    _check_switches(flags, words)
+    chosen, rest = _quietly(cli, prog, [*words], flags)
     if rest:
         raise Refused(_unknown(prog, flags, words, rest, elsewhere))
     given = {name: value for group in groups for name, value in vars(getattr(chosen, group.title)).items() if value is not NOT_GIVEN}
@@ -369,35 +378,45 @@ def _quietly(cli: type, prog: str, words: list[str], flags: Mapping[str, Flag]) 
         raise Refused(f"{flag.spelt} has no value; it takes {metavar(flag)}" if flag else f"{text} See {prog} --help") from None
 
 
-def _stored_words(flags: Mapping[str, Flag], name: str, value: Any, origin: str, elsewhere: Callable[[str], str]) -> list[str]:
-    """Return the words that give a flag a stored value. Raise `Refused` for a name or a type that is not allowed."""
+def _check_switches(flags: Mapping[str, Flag], words: Sequence[str]) -> None:
+    """Raise `Refused` for a flag that takes no value and has one, as --cache=true."""
+    for word in words:
+        name, equals, value = word.partition("=")
+        flag = flags.get(name.removeprefix("--").removeprefix("no-").replace("-", "_")) if equals and name.startswith("--") else None
+        if flag and flag.switch:
+            raise Refused(_no_value(flag, name, value))
+
+
+def _no_value(flag: Flag, given: str, value: str) -> str:
+    """Say that a flag that takes no value was given one."""
+    return f"{given} is followed by {value!r}; it takes no value: give {flag.spelt} or --no-{flag.spelt[2:]}"
+
+
+def _stored_value(flags: Mapping[str, Flag], name: str, value: Any, origin: str, elsewhere: Callable[[str], str]) -> Any:
+    """Return the value of a flag that a stored value gives. Raise `Refused` for a name, a type or a value that is not allowed."""
     where = f"the name {name!r} in {origin}"
-    flag = flags.get(name.replace("-", "_"))
+    flag = flags.get(name)
     if flag is None:
         raise Refused(f"{where} is no flag of this command{elsewhere(name) or nearest(name, flags)}")
     kinds = flag.setting.kinds
     allowed = {bool} if flag.switch else {kind for kind in kinds if kind is not Path}
     allowed |= {str} if flag.grid or Path in kinds else set()
     allowed |= {int} if float in kinds else set()
+    allowed |= {type(None)} if flag.grid and flag.setting.optional else set()
     several = isinstance(value, list)
     listed = value if several else [value]
-    if (several and not (flag.grid or flag.setting.many)) or any(type(item) not in allowed for item in listed):
+    if (several and not (flag.setting.many or (flag.grid and listed))) or any(type(item) not in allowed for item in listed):
         names = {bool: "true or false", int: "an integer", float: "a number", str: "a string"}
         ways = [names[kind] for kind in names if kind in allowed and not (kind is int and float in allowed)]
         raise Refused(f"{flag.name} in {origin} is {value!r}; it must be {' or '.join(ways)}")
-    if flag.positional:  # it is a default, as words that have no name cannot be given twice
-        return []
     if flag.switch:
-        return [flag.spelt if value else "--no-" + flag.spelt[2:]]
+        return value
     texts = [",".join(map(spell, listed))] if flag.grid else [spell(item) for item in listed]
-    return [flag.spelt, *texts]
-
-
-def _with_stored(flag: Flag, stored: Mapping[str, Any], origin: str) -> Flag:
-    """Return a positional flag with its stored value as the default, and any other flag as it is."""
-    if not flag.positional or not isinstance(stored.get(flag.name), str):
-        return flag
-    return flag._replace(default=value_of(flag, stored[flag.name]), shown=f"{stored[flag.name]}, from {origin}")
+    try:
+        read = tuple(value_of(flag, text) for text in texts)
+    except Refused as error:
+        raise Refused(f"{flag.name} in {origin}{str(error).removeprefix(flag.name)}") from None
+    return read if flag.setting.many else read[0]
 
 
 def _unknown(prog: str, flags: Mapping[str, Flag], words: Sequence[str], rest: list[str], elsewhere: Callable[[str], str]) -> str:
@@ -407,21 +426,26 @@ def _unknown(prog: str, flags: Mapping[str, Flag], words: Sequence[str], rest: l
         before = words[words.index(wrong) - 1] if wrong in words[1:] else ""
         flag = flags.get(before.removeprefix("--").removeprefix("no-").replace("-", "_"))
         if flag and flag.switch:
-            return f"{before} is followed by {wrong!r}; it takes no value: give {flag.spelt} or --no-{flag.spelt[2:]}"
-        places = " ".join(flag.spelt for flag in flags.values() if flag.positional)
-        return f"{wrong!r} is unexpected; {prog} takes {places + ' and ' if places else ''}flags"
+            return _no_value(flag, before, wrong)
+        *places, last = [*(flag.spelt for flag in flags.values() if flag.positional), "flags"]
+        return f"{wrong!r} is unexpected; {prog} takes {', '.join(places)}{' and ' * bool(places)}{last}"
     name = wrong.lstrip("-").split("=")[0].replace("-", "_")
     name = name.removeprefix("no_") if name not in flags else name
-    return f"{wrong.split('=')[0]} is no flag of {prog}{elsewhere(name) or nearest(name, flags)}"
+    advice = nearest(name, flags) if name in flags else elsewhere(name) or nearest(name, flags)
+    return f"{wrong.split('=')[0]} is no flag of {prog}{advice}"
 
 
 def nearest(name: str, flags: Iterable[str]) -> str:
     """Return the advice for a wrong name: the nearest flag, or nothing where none is near.
 
-    >>> nearest("stpes", ["steps", "every"]), nearest("xyz", ["steps"])
-    ('; did you mean --steps?', '')
+    A flag of which the name is the beginning, or which is the beginning of the name, is near.
+
+    >>> nearest("stpes", ["steps", "every"]), nearest("output", ["out"]), nearest("normalise", ["noise"])
+    ('; did you mean --steps?', '; did you mean --out?', '')
     """
-    near = difflib.get_close_matches(name.replace("-", "_"), list(flags), 1, cutoff=0.6)
+    flags, name = list(flags), name.replace("-", "_").lower()
+    begun = [flag for flag in flags if min(len(flag), len(name)) > 2 and (flag.startswith(name) or name.startswith(flag))]
+    near = difflib.get_close_matches(name, begun or flags, 1, cutoff=0.0 if begun else 0.75)
     return f"; did you mean --{near[0].replace('_', '-')}?" if near else ""
 
 

@@ -235,12 +235,23 @@ TORUS = "fit {wave} --space torus --out {out} "
         (FIT + "--signs none", "signs is 'none'; Allowed: 'half', 'random', 'all_negative'"),
         (FIT + "--neurons 0", "neurons is 0; it must be an integer of at least 1"),
         (FIT + "--neurons 8,16", "neurons is '8,16'; it must be an integer of at least 1"),
+        (FIT + "--neurons 1:2", "neurons is '1:2'; it must be an integer of at least 1"),
+        (FIT + "--neurons 99999999999", "neurons is 99999999999; it must be an integer from 1 to 2147483647"),
+        (FIT + "-neurons 8", "-neurons is no flag of dualebm fit; did you mean --neurons?\n"),
+        (FIT + "--output x", "--output is no flag of dualebm fit; did you mean --out?"),
+        (FIT + "--normalise=true", "--normalise is followed by 'true'; it takes no value: give --normalise or --no-normalise"),
+        (FIT + "--no-cache=", "--no-cache is followed by ''; it takes no value: give --cache or --no-cache"),
+        (FIT + "--config=", "config is ''; it must be a path"),
+        ("fit {data} --space sphere --out=", "out is ''; it must be a path"),
+        ("fit {data} --space= --out {out}", "space is ''; Allowed: 'sphere', 'euclidean', 'torus'"),
+        ("fit {data} --space sphere --out {data}", "data.csv', which is a file; it must be a folder"),
+        (FIT + "--method LAZY", "method is 'LAZY'; did you mean 'lazy'?"),
         (FIT + "--neurons many", "neurons is 'many'; it must be an integer of at least 1"),
         (FIT + "--neurons 1e400", "neurons is '1e400'; it must be an integer of at least 1"),
         (FIT + "--nuerons 8", "--nuerons is no flag of dualebm fit; did you mean --neurons?"),
         (FIT + "--particle-step 9", "particle_step is 9.0; on Sphere(dimension=3, base=Uniform()) it must be at most"),
         (FIT + "--transport-step -1", "transport_step is -1"),
-        (FIT + "--reaction-step nan", "reaction_step is nan; it must be a finite number, at least 0"),
+        (FIT + "--reaction-step nan", "reaction_step is 'nan'; it must be a finite number, at least 0"),
         (FIT + "--restart-probability 3/2", "restart_probability is 1.5; it must be a finite number, at least 0 and at most 1"),
         (FIT + "--radius 0", "radius is 0; it must be a finite number, greater than 0"),
         (FIT + "--radius", "--radius has no value; it takes FLOAT"),
@@ -271,6 +282,9 @@ TORUS = "fit {wave} --space torus --out {out} "
         (FIT + "--config missing.toml", "config is 'missing.toml', which cannot be read as TOML (No such file or directory)"),
         (FIT + "--config {data}", "which cannot be read as TOML"),
         ("sample {model} --out {out}.txt", "the suffix of"),
+        ("sample {model} --out {folder}", "folder.csv', which is a folder; it must be a file"),
+        ("score {model} {data} --out {data}", "data.csv', which is the file of the rows; give another file"),
+        ("score {model} {data} {data}", "is unexpected; dualebm score takes MODEL, ROWS and flags"),
         ("sample {model} --out {out}/a.csv", "there is no folder"),
         ("sample {model} --count 0 --out {out}.csv", "count is 0"),
         ("sample {model} --steps 0 --out {out}.csv", "steps is 0; it must be an integer of at least 1"),
@@ -296,12 +310,25 @@ def test_what_is_not_allowed_is_one_line_and_writes_nothing(fitted, tmp_path, ca
     }  # fmt: skip
     for name, text in files.items():
         (tmp_path / f"{name}.csv").write_text(text)
+    (tmp_path / "folder.csv").mkdir()
     before = sorted(tmp_path.iterdir())
     places = {path.stem: path for path in before} | {"out": tmp_path / "out", "model": fitted / "fit"}
     code, out, err = call(capsys, *command.format(**places).split())
     assert code == 2 and err.startswith("error: ") and err.count("\n") == 1 and out == "", err
     assert message.format(**places) in err, err
     assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize("space", ['["sphere"]', "{a = 1}", "3"])
+def test_a_space_of_another_type_in_a_configuration_file_is_one_line(tmp_path, capsys, space):
+    (tmp_path / "a.toml").write_text(f"space = {space}\n")
+    code, out, err = call(capsys, "fit", "a.csv", "--config", tmp_path / "a.toml", "--out", tmp_path / "out")
+    assert (code, out) == (2, "") and err.count("\n") == 1 and "it must be a string" in err
+
+
+def test_an_error_of_the_system_has_no_number(capsys):
+    code, _, err = call(capsys, "runs", "no/such/folder")
+    assert code == 2 and err.startswith("error: folder no/such/folder holds no sweep")
 
 
 def test_a_warning_of_the_data_is_a_note_of_one_line(tmp_path, capsys):

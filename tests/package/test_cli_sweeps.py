@@ -57,6 +57,15 @@ def test_show_prints_a_table_and_draws(swept, tmp_path, capsys):
         assert (step, runs) == (12, 2)
         np.testing.assert_allclose([mean, least, largest], [chosen.mean(), chosen.min(), chosen.max()], rtol=1e-4)
     assert len(rows) == 4 and "drawn in" in last
+    for flags, message in [
+        (["--metric", ""], "metric is ''; Allowed: 'kl'"),
+        (["--metric", "KL"], "metric is 'KL'; did you mean 'kl'?"),
+        (["--out", "figure"], "the suffix of figure is ''; Allowed: "),
+        (["--out", tmp_path], f"the suffix of {tmp_path} is ''"),
+        (["--out", tmp_path / "none" / "a.png"], "there is no folder"),
+    ]:
+        code, out, err = call(capsys, "show", swept, *flags)
+        assert (code, out) == (2, "") and message in err, err
     code, _, err = call(capsys, "show", swept, "--metric", "klx")
     assert code == 2 and "metric is 'klx'" in err and "'kl'" in err
 
@@ -84,6 +93,20 @@ def test_resume_and_config_files_say_the_same(swept, tmp_path, capsys):
     assert given.values["neurons"] == (64,)
 
 
+def test_a_sweep_is_resumed_with_a_setting_that_is_none_and_only_where_its_folder_is_given(tmp_path, capsys):
+    common = "--teacher s2_bimodal --n 60 --neurons 8 --steps 4 --every 2 --test-points 100"
+    flags = [*common.split(), "--particles", "none", "--out"]
+    assert call(capsys, "sweep", *flags, tmp_path / "whole", "--seed", "0:2")[0] == 0
+    assert call(capsys, "sweep", *flags, tmp_path / "parts", "--seed", "0")[0] == 0
+    (tmp_path / "out.toml").write_text(f'out = "{tmp_path / "parts"}"\nseed = "0:2"\n')
+    code, out, _ = call(capsys, "sweep", "--resume", "--config", tmp_path / "out.toml")
+    assert code == 0 and out.splitlines()[1].split()[-1] == "2"
+    whole, parts = (open_sweep(tmp_path / name).sortby("seed") for name in ("whole", "parts"))
+    assert np.array_equal(whole.kl.values, parts.kl.values)
+    code, _, err = call(capsys, "sweep", "--resume")
+    assert code == 2 and err.startswith("error: --out is not given; ")
+
+
 def test_a_sweep_is_resumed_with_more_seeds_and_another_feature_is_swept(tmp_path, capsys):
     """The folder keeps the flags. The settings of the feature are settings of the grid."""
     flags = "--method likelihood --feature relu --power 1,2 --teacher s2_bimodal --n 60 --neurons 8 --steps 4 --every 2 --test-points 100"
@@ -104,7 +127,17 @@ def test_a_sweep_is_resumed_with_more_seeds_and_another_feature_is_swept(tmp_pat
         ('common = "false"', "common in {file} is 'false'; it must be true or false"),
         ('steps = "1000"', "steps in {file} is '1000'; it must be an integer"),
         ("steps = 10.5", "steps in {file} is 10.5; it must be an integer"),
-        ("steps = 0", "steps is 0; it must be an integer of at least 1"),
+        ("steps = 0", "steps in {file} is 0; it must be an integer of at least 1"),
+        ("steps = 99999999999", "steps in {file} is 99999999999; it must be an integer from 1 to 2147483647"),
+        ("neurons = []", "neurons in {file} is []; it must be an integer or a string"),
+        ('neurons = "8,8"', "neurons in {file}: range is '8,8', which has 8 twice"),
+        ("radius = nan", "radius in {file}: range is 'nan', in which 'nan' is not finite"),
+        ("test-points = 5\ntest_points = 5", "test_points comes twice in {file}; it must come once"),
+        ('config = "other.toml"', "the name 'config' in {file} is not allowed; give --config on the command line"),
+        ("resume = true", "the name 'resume' in {file} is not allowed; give --resume on the command line"),
+        ('out = ""', "out in {file} is ''; it must be a path"),
+        ("precision = 16", "precision in {file} is 16; Allowed: 32, 64"),
+        ("NEURONS = 8", "the name 'NEURONS' in {file} is no flag of this command; did you mean --neurons?"),
         ("steps = [10, 20]", "steps in {file} is [10, 20]; it must be an integer"),
         ("alpha = [1, true]", "alpha in {file} is [1, True]; it must be"),
         ('alpha = "0.05:20:lgo9"', "log9"),
@@ -132,6 +165,10 @@ def test_processes_are_asked_of_the_launcher(monkeypatch):
     monkeypatch.setenv("SLURM_PROCID", "3")
     monkeypatch.setenv("SLURM_NTASKS", "4")
     assert process_of("slurm") == (3, 4)
+    for wrong in ("", "abc", "-1", "4.0"):
+        monkeypatch.setenv("SLURM_NTASKS", wrong)
+        with pytest.raises(ValueError, match=f"process is 'slurm' and SLURM_NTASKS is '{wrong}'; it must be an integer of at least 0"):
+            process_of("slurm")
 
 
 @pytest.mark.parametrize(
@@ -160,6 +197,11 @@ def test_processes_are_asked_of_the_launcher(monkeypatch):
         ("--test-points 0", "test_points is 0"),
         ("--batch-size 0", "batch_size is 0"),
         ("--process 4", "process is '4'; allowed: such as 0/4"),
+        ("--process ²/4", "process is '²/4'; allowed: such as 0/4"),
+        ("--scale fast --alpha=", "alpha: range is '', which is empty"),
+        ("--resume=true", "--resume is followed by 'true'; it takes no value: give --resume or --no-resume"),
+        ("--space sphere", "--space is no flag of dualebm sweep\n"),
+        ("--normalise", "--normalise is no flag of dualebm sweep\n"),
         ("--process 4/4", "process is (4, 4)"),
         ("--process pmi", "PMI_RANK is not set"),
         ("--coordinator auto --process 0/2", "process must be slurm or mpi with auto"),
@@ -217,6 +259,7 @@ def test_every_method_is_swept_by_its_own_settings(method, flags, name):
         ("--method lazy --alpha 1", "--alpha is no flag of dualebm sweep --method lazy; it is one with --method dual"),
         ("--method contrastive --anneal 0.2", "--anneal is no flag of dualebm sweep --method contrastive; it is one with --method dual"),
         ("--beta 5", "beta is 5 and alpha is not given"),
+        ("--scale fast", "scale is 'fast' and alpha is not given; give alpha with it"),
         ("--radius 0:1:lin1", "radius: range is '0:1:lin1'"),
     ],
 )
