@@ -32,6 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     2
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
+    _open_streams()
     try:
         with _notes():
             code = _command(words)
@@ -41,11 +42,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (Refused, ValueError, OSError, ImportError, MemoryError) as error:
-        print(f"error: {' '.join(_reason(error).split())}", file=sys.stderr)
+        _tell(f"error: {' '.join(_reason(error).split())}")
         return 2
     except KeyboardInterrupt as interrupt:
-        print(str(interrupt) or "interrupted", file=sys.stderr)
+        _tell(str(interrupt) or "interrupted")
         return 130
+
+
+def _open_streams() -> None:
+    """Let the standard streams that are closed lead nowhere. Otherwise the next file that is opened would have their number."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))
+
+
+def _tell(text: str) -> None:
+    """Print a line on standard error, or nothing where it cannot be written."""
+    with contextlib.suppress(OSError):
+        print(text, file=sys.stderr, flush=True)
 
 
 def _reason(error: Exception) -> str:
@@ -94,7 +108,7 @@ def _command(words: list[str]) -> int:
         try:
             run(*given)
         except Diverged as error:
-            print(f"error: {error}", file=sys.stderr)
+            _tell(f"error: {error}")
             return 1
         return 0
 

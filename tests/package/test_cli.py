@@ -403,6 +403,21 @@ def test_standard_output_that_is_closed_ends_quietly(fitted):
     assert process.wait() == 0 and "Error" not in err and "Traceback" not in err
 
 
+@pytest.mark.parametrize(
+    ("call", "code", "out", "err"),
+    [
+        ("--version >&-", 0, "", ""),
+        ("--help >/dev/full", 2, "", "error: No space left on device\n"),
+        ("shwo 2>&-", 2, "", ""),  # the error does not go to standard output in place of standard error
+        ("shwo 2>/dev/full", 2, "", ""),
+    ],
+)
+def test_standard_streams_that_are_closed_or_full(call, code, out, err):
+    command = f"{sys.executable} -m dualebm.cli.main {call}"
+    found = subprocess.run(["bash", "-c", command], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    assert (found.returncode, found.stdout, found.stderr) == (code, out, err)
+
+
 def test_a_run_that_diverges_is_one_line(tmp_path, capsys):
     np.save(tmp_path / "a.npy", np.random.default_rng(0).normal(size=(100, 2)).astype("float32"))
     flags = ["--space", "euclidean", "--particle-step", 1e4, *QUICK, "--out", tmp_path / "fit"]
