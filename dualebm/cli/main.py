@@ -1,22 +1,19 @@
 """The command `dualebm`.
 
-`cli.commands` has the settings of each subcommand, and the module `cli.NAME` has its function `run`. A subcommand imports what it
-needs when it runs.
+`cli.commands` has the settings of each subcommand, and the module `cli.NAME` has its function `run`. All these are imported within
+functions, where `main` catches an interruption.
 """
 
 import contextlib
 import difflib
 import importlib
-import importlib.metadata
 import os
+import signal
 import sys
+import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
-
-from dualebm.cli.cache import compilation_cache
-from dualebm.cli.commands import COMMANDS, WITH_METHOD
-from dualebm.cli.words import Refused, about, groups_of, parse, sentence
 
 ABOUT = "Densities by energy-based models, trained by the coupled flow of neurons and particles."
 
@@ -41,10 +38,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of standard output, such as `head`, has enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except (Refused, ValueError, OSError, ImportError, MemoryError) as error:
+    except (ValueError, OSError, ImportError, MemoryError) as error:
         _tell(f"error: {' '.join(_reason(error).split())}")
         return 2
     except KeyboardInterrupt as interrupt:
+        if arguments is None:  # the process ends, and a second interruption has nothing to stop
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
         _tell(str(interrupt) or "interrupted")
         return 130
 
@@ -86,20 +85,36 @@ def _notes() -> Iterator[None]:
         yield
 
 
+def _module(name: str) -> Any:
+    """Import a module of the command line. An interruption waits for its end, as the import of a compiled module may crash at one."""
+    if threading.current_thread() is not threading.main_thread():
+        return importlib.import_module(f"dualebm.cli.{name}")
+    received: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: received.append(number))
+    try:
+        return importlib.import_module(f"dualebm.cli.{name}")
+    finally:
+        signal.signal(signal.SIGINT, before)
+        if received and callable(before):
+            before(signal.SIGINT, None)
+
+
 def _command(words: list[str]) -> int:
     """Run the subcommand of the words and return its exit code."""
     if not words or words[0] in ("-h", "--help"):
         print(overview())
         return 0
     if words[0] == "--version":
+        import importlib.metadata
+
         print(f"dualebm {importlib.metadata.version('dualebm')}")
         return 0
     try:
         given = read(words)
     except SystemExit as end:  # after --help
         return int(end.code or 0)
-    with compilation_cache(getattr(given[0], "cache", False)):
-        run = importlib.import_module(f"dualebm.cli.{words[0]}").run
+    run = _module(words[0]).run
+    with _module("cache").compilation_cache(getattr(given[0], "cache", False)):
         if len(given) == 1:
             run(*given)
             return 0
@@ -121,21 +136,21 @@ def read(words: Sequence[str]) -> tuple[Any, ...]:
     >>> read(["show", "results/alpha", "--metric", "kl"])[0].metric
     'kl'
     """
+    commands, texts = _module("commands"), _module("words")
     name, *rest = words
-    if name not in COMMANDS:
-        near = difflib.get_close_matches(name, COMMANDS, 1)
-        raise Refused(f"the command is {name!r};{f' did you mean {near[0]!r}?' if near else ''} Allowed: {', '.join(COMMANDS)}")
-    kind, prog = COMMANDS[name], f"dualebm {name}"
-    if kind in WITH_METHOD:
-        from dualebm.cli import flags
-
-        return flags.read(kind, prog, rest)
-    return (kind(**parse(prog, about(kind), groups_of(kind), rest)),)
+    if name not in commands.COMMANDS:
+        near = difflib.get_close_matches(name, commands.COMMANDS, 1)
+        raise texts.Refused(f"the command is {name!r};{f' did you mean {near[0]!r}?' if near else ''} Allowed: {', '.join(commands.COMMANDS)}")
+    kind, prog = commands.COMMANDS[name], f"dualebm {name}"
+    if kind in commands.WITH_METHOD:
+        return _module("flags").read(kind, prog, rest)
+    return (kind(**texts.parse(prog, texts.about(kind), texts.groups_of(kind), rest)),)
 
 
 def overview() -> str:
     """Return the help of the whole command."""
-    names = "\n".join(f"  {name:8}{sentence(kind)}" for name, kind in COMMANDS.items())
+    sentence = _module("words").sentence
+    names = "\n".join(f"  {name:8}{sentence(kind)}" for name, kind in _module("commands").COMMANDS.items())
     options = "  --help    show this text, or after a command the flags of the command\n  --version"
     return f"usage: dualebm COMMAND ...\n\n{ABOUT}\n\ncommands:\n{names}\n\noptions:\n{options}\n\nFor example: dualebm fit --help"
 

@@ -105,7 +105,7 @@ class Group(NamedTuple):
     flags: list[Flag]
 
 
-class Refused(Exception):
+class Refused(ValueError):
     """A word of the command line, or a value of a configuration file, that is not allowed. The message is one line."""
 
 

@@ -403,6 +403,15 @@ def test_standard_output_that_is_closed_ends_quietly(fitted):
     assert process.wait() == 0 and "Error" not in err and "Traceback" not in err
 
 
+def test_an_interruption_while_modules_are_imported_is_one_line(tmp_path):
+    """It waits for the end of the import."""
+    (tmp_path / "xarray.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
+    program = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from dualebm.cli.main import main; exit(main())"
+    command = [sys.executable, "-c", program, "show", "a"]
+    found = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}"})
+    assert (found.returncode, found.stdout, found.stderr) == (130, "", "interrupted\n")
+
+
 @pytest.mark.parametrize(
     ("call", "code", "out", "err"),
     [
