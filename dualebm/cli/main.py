@@ -139,8 +139,9 @@ def read(words: Sequence[str]) -> tuple[Any, ...]:
     commands, texts = _module("commands"), _module("words")
     name, *rest = words
     if name not in commands.COMMANDS:
-        near = difflib.get_close_matches(name, commands.COMMANDS, 1)
-        raise texts.Refused(f"the command is {name!r};{f' did you mean {near[0]!r}?' if near else ''} Allowed: {', '.join(commands.COMMANDS)}")
+        near = difflib.get_close_matches(name.lower(), commands.COMMANDS, 1)
+        hint = f" did you mean {near[0]!r}?" if near else ""
+        raise texts.Refused(f"the command is {name!r};{hint} Allowed: {', '.join(commands.COMMANDS)}")
     kind, prog = commands.COMMANDS[name], f"dualebm {name}"
     if kind in commands.WITH_METHOD:
         return _module("flags").read(kind, prog, rest)
