@@ -13,10 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dualebm._internal import checks
-from dualebm.data import text_tables
-from dualebm.data.arrays import as_columns
-from dualebm.data.columns import COLUMNS, check_columns, first_place, place, select
-from dualebm.data.text_readings import WHOLE
+from dualebm.data.columns import COLUMNS, Origin, as_columns, check_columns, first_place, is_chosen, place, select
 from dualebm.geometry import Space
 from dualebm.measures import Samples
 
@@ -26,26 +23,6 @@ SUFFIXES = (*TEXTS, ".npy", ".npz", ".parquet", ".xlsx")
 
 INDEX_NAMES = ("id", "idx", "index", "level_0", "no", "nr", "row", "row_id", "rownum")
 """The names, in small letters, under which a column that counts the rows is taken for an index."""
-
-
-class Origin(NamedTuple):
-    """Where the rows of a table come from, for errors.
-
-    Attributes:
-        name: the name of the file or of the array.
-        unit: "line" in a text, or "row".
-        lines: the numbers of the rows in the file, (n,), from 1.
-        positions: the positions of the columns in the file, (d,), from 0.
-        names: the names of all columns of the file, or None.
-        chosen: whether the columns were chosen by `columns`.
-    """
-
-    name: str
-    unit: str
-    lines: np.ndarray
-    positions: tuple[int, ...]
-    names: tuple[str, ...] | None
-    chosen: bool
 
 
 class Table(NamedTuple):
@@ -120,15 +97,14 @@ def read(
     _check_file(path)
     suffix, name = path.suffix.lower(), str(path)
     try:
-        if suffix in TEXTS:
-            lines, numbers = text_tables.content_lines(text_tables.decode(path.read_bytes(), name), name)
-            return _from_text(lines, numbers, name, columns, drop_missing, wanted)
-        if suffix == ".xlsx":
-            lines, numbers, separator = _excel_lines(path)
-            return _from_text(lines, numbers, name, columns, drop_missing, wanted, separator, "row")
-        return as_table(_parquet(path) if suffix == ".parquet" else _numpy(path), columns, drop_missing, name, wanted=wanted)
+        if suffix not in TEXTS and suffix != ".xlsx":
+            return as_table(_parquet(path) if suffix == ".parquet" else _numpy(path), columns, drop_missing, name, wanted=wanted)
+        from dualebm.data import text_tables  # which imports pandas
+
+        text = _excel_lines(path) if suffix == ".xlsx" else text_tables.content_lines(path.read_bytes(), name)
     except PermissionError as error:
         raise ValueError(f"{name} cannot be read: {error.strerror}") from error
+    return _checked(*text_tables.parse(text, columns, wanted), drop_missing)
 
 
 def as_table(
@@ -172,7 +148,7 @@ def as_table(
     positions = select(columns, names, width, name, wanted)
     rows = np.stack([column(i) for i in positions], axis=1)
     lines = np.arange(1, len(rows) + 1)
-    return _checked(rows, Origin(name, "row", lines, positions, names, _chosen(columns, wanted, names)), drop_missing)
+    return _checked(rows, Origin(name, "row", lines, positions, names, is_chosen(columns, wanted, names)), drop_missing)
 
 
 def as_samples(x, space: Space, normalise: bool = False, dtype=None, name: str = "x") -> Samples:
@@ -230,11 +206,6 @@ def _check_file(path: Path) -> None:
         raise FileNotFoundError(f"path is {str(path)!r}; there is no such file")
 
 
-def _chosen(columns, wanted, names) -> bool:
-    """Tell whether columns were chosen by their names or positions, so that none of them is an index."""
-    return columns is not None or (wanted is not None and names is not None and {*wanted} <= {*names})
-
-
 def _checked(rows: np.ndarray, origin: Origin, drop_missing: bool) -> Table:
     """Return rows as a table, without an unnamed index and, if asked to, without rows that lack a value."""
     name, unit, lines, positions, names, chosen = origin
@@ -278,12 +249,6 @@ def _checked(rows: np.ndarray, origin: Origin, drop_missing: bool) -> Table:
 # -- Files -----------------------------------------------------------------------------------------
 
 
-def _from_text(lines, numbers, name, columns, drop_missing, wanted, separator=None, unit="line") -> Table:
-    text = text_tables.parse(lines, numbers, name, columns, wanted, separator, unit)
-    origin = Origin(name, unit, text.lines, text.positions, text.names, _chosen(columns, wanted, text.names))
-    return _checked(text.values, origin, drop_missing)
-
-
 def _numpy(path: Path) -> np.ndarray:
     """Return the array of a `.npy` file, or the only array or the array `points` of a `.npz` file. Nothing is unpickled."""
     try:
@@ -311,10 +276,12 @@ def _parquet(path: Path) -> Any:
         raise ValueError(f"{path} is no Parquet file ({' '.join(str(error).split())[:120]})") from error
 
 
-def _excel_lines(path: Path) -> tuple[list[str], list[int], str]:
-    """Return the rows of the only sheet that is not empty as lines of text, their numbers from 1, and the separator."""
+def _excel_lines(path: Path) -> Any:
+    """Return the rows of the only sheet that is not empty as lines with tabs between cells."""
     _check_package("openpyxl", path)
     import pandas
+
+    from dualebm.data import text_tables
 
     try:
         sheets = pandas.read_excel(path, sheet_name=None, header=None, dtype=object, keep_default_na=False, na_values=[], engine="openpyxl")
@@ -324,9 +291,9 @@ def _excel_lines(path: Path) -> tuple[list[str], list[int], str]:
     if len(filled) > 1:
         raise ValueError(f"{path} has the sheets {list(filled)}; it must have one")
     cells = [[_word(cell) for cell in row] for sheet in filled.values() for row in sheet.to_numpy(object)]
-    separator = "\t" if cells and len(cells[0]) > 1 else WHOLE
-    kept = [(separator.join(row), number) for number, row in enumerate(cells, start=1) if any(row)]
-    return [line for line, _ in kept], [number for _, number in kept], separator
+    kept = [(row, number) for number, row in enumerate(cells, start=1) if any(row)]
+    separator = "\t" if kept and len(kept[0][0]) > 1 else text_tables.WHOLE
+    return text_tables.Lines([separator.join(row) for row, _ in kept], [number for _, number in kept], str(path), "row", (separator,))
 
 
 def _word(cell: Any) -> str:

@@ -1,221 +1,339 @@
-"""Tables of numbers in text. `text_readings` recognises how lines become numbers, and pandas reads the numbers."""
+"""Tables of numbers in text. pandas splits lines into cells and converts the cells, and the result is checked.
+
+Each separator is tried with each form of numbers. A text is read where one of these readings alone makes all lines equally wide and
+each cell a number or a missing word. Where two readings give different numbers, the text is refused.
+"""
 
 import io
+import itertools
 import re
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+import pandas
 
-from dualebm.data.columns import COLUMNS, first_place, place, select
-from dualebm.data.text_readings import (
-    BLANKS,
-    FORMS,
-    INFINITE,
-    MISSING,
-    SEPARATORS,
-    Reading,
-    check_clear,
-    count_values,
-    find_readings,
-    is_number,
-    nearest,
-    sample_size,
-    split,
-)
+from dualebm.data.columns import COLUMNS, Origin, first_place, is_chosen, place, select
 
-_COMMENT = re.compile(r'(?:"[^"]*"|[^"#]|#(?=(?:NA|N/A|N/A N/A)\s*(?:[,;"\t]|$)))*')  # what stands before a comment
-_CONTROL = re.compile(r"[\0-\x08\x0e-\x1f]")
+MISSING = [
+    "", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A", "NA", "NULL", "NaN",
+    "None", "n/a", "nan", "null",
+]  # fmt: skip
+"""The words for a missing value, which are those of pandas."""
+
+BLANKS, WHOLE = " ", "\x1f"
+"""The separators of values with one or more blanks or tabs between them, and of a table of one column."""
+
+SEPARATORS = ("\t", ";", ",", BLANKS, WHOLE)
+
+FORMS = tuple(itertools.product(".,", (None, ",.", " ", "\u00a0", "\u202f", "'")))
+"""The forms of a number: the mark of decimals and the mark of thousands. ",." stands for that of both marks which is not the first."""
+
+PLAIN = FORMS[0]
+"""The form 1234.5. Where all cells have it, the other forms are not tried."""
+
+_SWAP = str.maketrans(",.", ".,")
+_CONTENT = re.compile(r'(?:"[^"]*"|[^"#]|#(?=(?:NA|N/A|N/A N/A)\s*(?:[,;"\t]|$)))*')  # what is no comment
+_QUOTED = re.compile(r'(?:^|(?<=[\t;, ]))(?:"[^"]*")+')
 _BOOLEAN = re.compile(r"true|false|yes|no", re.IGNORECASE)
 _DATE = re.compile(r"\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}([T ].*)?|\d{1,2}:\d{2}.*")
 
 
-class Text(NamedTuple):
-    """The columns of a text that are asked for.
+class Lines(NamedTuple):
+    """Lines of text that are neither blank nor comments, with the values of a point or the names of columns on each.
 
     Attributes:
-        values: the numbers in float64, (n, d). A missing value is NaN.
-        names: the names of all columns of the text, or None. The name of an unnamed column is empty.
-        positions: the positions of the d columns in the text, from 0.
-        lines: the numbers of the lines in the file, (n,), from 1.
+        lines: the lines.
+        numbers: their numbers in the file, from 1.
+        name: the name of the file.
+        unit: the word for a line in errors.
+        separators: the separators to try.
     """
 
+    lines: list[str]
+    numbers: list[int]
+    name: str
+    unit: str = "line"
+    separators: tuple[str, ...] = SEPARATORS
+
+    def at(self, row: int, column: int | None = None, names: Sequence[str] | None = None) -> str:
+        """Return the place of a line, or of a value on it, in words."""
+        return place(self.name, self.unit, self.numbers[row], column, names)
+
+
+class Reading(NamedTuple):
+    """Lines as they are read by a separator.
+
+    Attributes:
+        separator: the separator.
+        cells: the words of the lines that are as wide as the first line, (n, width).
+        rows: the positions of these lines among all lines, (n,), from 0.
+        header: whether the first line has names. None where it may have names or numbers.
+        form: the form of most numbers. None where all words have another form too, which gives other numbers.
+        values: the words of the columns that are asked for as numbers of this form, without missing words.
+        share: the share of lines times the share of values that fit. It is negative where the separator cannot be right.
+    """
+
+    separator: str
+    cells: np.ndarray
+    rows: np.ndarray
+    header: bool | None
+    form: tuple[str, str | None] | None
     values: np.ndarray
-    names: tuple[str, ...] | None
-    positions: tuple[int, ...]
-    lines: np.ndarray
+    share: float
 
 
-def decode(content: bytes, name: str) -> str:
-    """Return the text of a file in UTF-8, with or without a byte-order mark, or in UTF-16 with one.
+def content_lines(content: bytes, name: str) -> Lines:
+    """Return the lines of a file without comments and blank lines.
 
-    `name` is the name of the file in errors. Raises ValueError for bytes that are no such text.
+    Args:
+        content: text in UTF-8, with or without a byte-order mark, or in UTF-16 with one. Lines end with LF, CRLF or CR. A comment goes
+            from # to the end of its line.
+        name: the name of the file in errors.
 
-    >>> decode(b"\\xef\\xbb\\xbf1;2", "a.csv"), decode("1;2".encode("utf-16"), "a.csv")
-    ('1;2', '1;2')
+    Returns:
+        The lines.
+
+    Raises:
+        ValueError: the bytes are no such text, or a value in quotation marks does not end on its line.
+
+    >>> content_lines(b"# wind\\r\\nx,y  # east, north\\r\\n\\r\\n1,2", "a.csv")[:2]
+    (['x,y  ', '1,2'], [2, 4])
     """
-    utf16 = content[:2] in (b"\xff\xfe", b"\xfe\xff")
     try:
-        text = content.decode("utf-16" if utf16 else "utf-8-sig")
+        text = content.decode("utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
     except UnicodeDecodeError as error:
         line = 1 + content[: error.start].count(b"\n")
         raise ValueError(f"{name}, line {line}: found bytes that are no text in UTF-8; save the file as text in UTF-8") from error
-    control = _CONTROL.search(text)
-    if control is not None:
-        line = 1 + text[: control.start()].count("\n")
-        raise ValueError(f"{name}, line {line}: found the control character {control.group()!r}; the file must be text")
-    return text
+    for mark in ("\0", WHOLE):
+        if mark in text:
+            line = 1 + text[: text.index(mark)].count("\n")
+            raise ValueError(f"{name}, line {line}: found the control character {mark!r}; the file must be text")
+    lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    if "#" in text:
+        lines = [_CONTENT.match(line).group() for line in lines]  # pyright: ignore[reportOptionalMemberAccess] (it matches any line)
+    for i in range(len(lines) if '"' in text else 0):
+        if '"' in _QUOTED.sub("", lines[i]):
+            raise ValueError(f"{name}, line {i + 1}: found a quotation mark without a partner; a value must end on its line")
+    numbers = [number for number, line in enumerate(lines, start=1) if line and not line.isspace()]
+    return Lines([lines[number - 1] for number in numbers], numbers, name)
 
 
-def content_lines(text: str, name: str) -> tuple[list[str], list[int]]:
-    """Return the lines of a text without comments and blank lines, and their numbers from 1.
-
-    A comment goes from # to the end of its line. Lines end with LF, CRLF or CR. `name` is the name of the file in errors.
-    Raises ValueError for a quotation mark without a partner on its line.
-
-    >>> content_lines("# wind\\r\\nx,y  # east, north\\r\\n\\r\\n1,2", "a.csv")
-    (['x,y', '1,2'], [2, 4])
-    """
-    kept, numbers = [], []
-    for number, line in enumerate(text.replace("\r\n", "\n").replace("\r", "\n").split("\n"), start=1):
-        if "#" in line:
-            line = _COMMENT.match(line).group()  # pyright: ignore[reportOptionalMemberAccess] (it matches the empty string too)
-        if line.count('"') % 2:
-            raise ValueError(f"{name}, line {number}: found a quotation mark without a partner; a value must end on its line")
-        if line.strip():
-            kept.append(line.strip(" "))
-            numbers.append(number)
-    return kept, numbers
-
-
-def parse(
-    lines: Sequence[str], numbers: Sequence[int], name: str, columns: Sequence[str] | None = None,
-    wanted: Sequence[str] | None = None, separator: str | None = None, unit: str = "line",
-) -> Text:  # fmt: skip
-    """Read the numbers of lines that are neither blank nor comments.
+def parse(text: Lines, columns: Sequence[str] | None = None, wanted: Sequence[str] | None = None) -> tuple[np.ndarray, Origin]:
+    """Read the numbers of lines of text.
 
     Args:
-        lines: the lines.
-        numbers: their numbers in the file, from 1.
-        name: the name of the file in errors.
-        columns: the names of the columns to read, in their order, or positions from 1 in a text without names. None for all.
+        text: the lines.
+        columns: the names of the columns to read, in their order, or positions from 1 in a text without names. None for all. Other
+            columns need not hold numbers.
         wanted: the names of the columns to read where `columns` is None and the text has all of them.
-        separator: the separator, or None to recognise it.
-        unit: the word for a line in errors.
 
     Returns:
-        The columns.
+        The numbers in float64, (n, d), with NaN for missing values, and where they come from. Unnamed columns have the name "".
 
     Raises:
         ValueError: the lines are no table of numbers, or could be read in two ways. The message names the line and the column.
 
-    >>> parse(["x;y", "1,5;2", "-0,25;NA"], [1, 2, 3], "a.csv").values.tolist()
+    >>> parse(content_lines(b"x;y\\n1,5;2\\n-0,25;NA", "a.csv"))[0].tolist()
     [[1.5, 2.0], [-0.25, nan]]
     """
+    lines, separators = text.lines, text.separators
     if not lines:
-        raise ValueError(f"{name} holds no points; it must have one per {unit}")
-    separators = SEPARATORS if separator is None else (separator,)
-    width = max(count_values(lines[0], s) for s in separators)
+        raise ValueError(f"{text.name} holds no points; it must have one per {text.unit}")
+    width = max(len(lines[0].split()) if separator == BLANKS else lines[0].count(separator) + 1 for separator in separators)
     if width > COLUMNS:
-        raise ValueError(f"{place(name, unit, numbers[0])}: found {width} columns; at most {COLUMNS} are allowed")
-    likely = wanted if columns is None else columns
-    readings = find_readings(lines[: sample_size(lines)], separators, likely)
-    counted = len(readings) == 1 and split(lines[0], readings[0].separator) == ["0", "1"]  # all lines tell whether these are names
-    if len(readings) == 1 and None not in readings[0][1:] and not counted:
-        text = _read(lines, numbers, readings[0], name, unit, columns, wanted, fast=True)
-        if text is not None:
-            return text
-    readings = find_readings(lines, separators, likely) or [nearest(lines, separators, likely)]
-    check_clear(readings, lines, numbers, name, unit)
-    text = _read(lines, numbers, readings[0], name, unit, columns, wanted, fast=False)
-    assert text is not None
-    return text
+        raise ValueError(f"{text.at(0)}: found {width} columns; at most {COLUMNS} are allowed")
+    # All lines must tell whether a first line of 0 and 1 holds names. Else the first lines tell how a long text is likely to be read.
+    sample = lines if re.sub(r"\D", "", lines[0]) in ("0", "01") else lines[: max(3, min(200, 10**6 // (1 + len(lines[0]))))]
+    readings = _readings(sample, separators, columns, wanted)
+    if readings[0].share == 1 and len(sample) < len(lines):
+        if len(readings) == 1 and None not in (readings[0].header, readings[0].form):
+            origin = _origin(text, readings[0], columns, wanted)
+            values = _read_at_once(lines, readings[0], origin.positions)
+            if values is not None:
+                return values, origin
+        sample = lines
+        readings = _readings(lines, [reading.separator for reading in readings], columns, wanted)
+    _check(text, readings, len(sample))
+    origin = _origin(text, readings[0], columns, wanted)
+    return _convert(text, readings[0], origin), origin
 
 
-# -- Reading ---------------------------------------------------------------------------------------
+# -- Readings --------------------------------------------------------------------------------------
 
 
-def _read(lines, numbers, reading: Reading, name: str, unit: str, columns, wanted, *, fast: bool) -> Text | None:
-    """Return the columns under a reading, or None where `fast` pandas meets a value that is no number."""
-    separator, form, header = reading
-    first = split(lines[0], separator)
-    width = len(first)
-    for line, number in zip(lines, numbers, strict=True):
-        if count_values(line, separator) != width:
-            values = f"{count_values(line, separator)} values; it must have {width}, as {unit} {numbers[0]}"
-            raise ValueError(f"{place(name, unit, number)}: found {values}")
-    names = tuple(first) if header else None
-    body, at = lines[bool(header) :], numbers[bool(header) :]
-    if not body:
-        raise ValueError(f"{name} holds no points below the names in {unit} {numbers[0]}; it must have one per {unit}")
-    while width > 1 and not first[width - 1] and all(not split(line, separator)[width - 1] for line in body):
-        width -= 1  # each line ends with a separator
-    names = None if names is None else names[:width]
-    positions = select(columns, names, width, name, wanted)
-    _check_names(names, positions, place(name, unit, numbers[0]))
-    values = _by_pandas(body, separator, form, len(first), positions) if fast else None
-    if values is None and fast:
-        return None
-    if values is None:
-        values = _by_value(body, at, separator, form, positions, name, unit, names)
-    infinite = np.isinf(values)
-    if infinite.any():
-        row, column = first_place(infinite)
-        where = place(name, unit, at[row], positions[column], names)
-        raise ValueError(f"{where}: found {split(body[row], separator)[positions[column]][:40]!r}; it must be a finite number")
-    return Text(values, names, positions, np.array(at))
+def _frame(text: str, separator: str, **options) -> pandas.DataFrame:
+    blanks = r"\s+" if separator == BLANKS else separator
+    return pandas.read_csv(io.StringIO(text), sep=blanks, header=None, keep_default_na=False, skipinitialspace=True, **options)
 
 
-def _check_names(names: Sequence[str] | None, positions: Sequence[int], where: str) -> None:
-    """Raise ValueError for columns that share a name, and for an unnamed column that is read, unless it is the first of the table."""
-    for i, column in enumerate(names or ()):
-        if column and column in (names or ())[:i]:
-            raise ValueError(f"{where}, column {i + 1}: found the name {column!r} a second time; names must differ")
-        if not column and i and i in positions:
-            raise ValueError(f"{where}, column {i + 1}: found no name; each column must have one, or columns must choose those to read")
+def _split(lines: Sequence[str], separator: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return the words of the lines that are as wide as the first line, (n, width), and the positions of these lines, (n,).
 
-
-def _by_pandas(body, separator, form, width, positions) -> np.ndarray | None:
-    """Return the numbers in C order, or None where a value is no number. From 3.1 on pandas rounds to the nearest float64."""
-    import pandas
-
-    if form[1] is not None:  # pandas takes 1,23 for 123
-        return None
+    Each line gets its position as a last cell. pandas skips lines that are too wide, and the last cell is empty where they are too short.
+    """
+    text = "".join(f"{line}{separator}{row}\n" for row, line in enumerate(lines))
     try:
-        frame = pandas.read_csv(
-            io.StringIO("\n".join(body)), sep=r"\s+" if separator == BLANKS else separator, header=None, names=list(range(width)),
-            usecols=sorted(positions), index_col=False, dtype=np.float64, decimal=form[0], keep_default_na=False,
-            na_values=sorted(MISSING), skip_blank_lines=False, skipinitialspace=True,
-        )  # fmt: skip
+        frame = _frame(text, separator, dtype=object, na_filter=False, on_bad_lines="skip")
+    except pandas.errors.ParserError:  # under another separator a quotation mark may have no partner
+        return np.array([lines[:1]], object), np.array([0])
+    cells = frame[frame.iloc[:, -1] != ""].to_numpy(object)
+    words = pandas.Series(cells[:, :-1].ravel(), dtype=object).str.strip()
+    return words.to_numpy(object).reshape(len(cells), -1), cells[:, -1].astype(int)
+
+
+def _numbers(words: Any, form: tuple[str, str | None]) -> np.ndarray:
+    """Return a Series of words as numbers in float64, (n,). A word that is no number of the form becomes NaN."""
+    decimal, thousands = form
+    if decimal == ",":  # a point becomes a comma, which pandas does not take for decimals, and so does a comma beside no digit
+        words = words.str.translate(_SWAP).str.replace(r"(?<!\d)\.|\.(?!\d)", ",", regex=True)
+    if thousands is not None:  # `thousands` of pandas takes 1,23 for 123
+        mark = thousands[0]
+        groups = rf"^[+-]?[1-9]\d{{0,2}}(?:{mark}\d{{3}})+(?=[.eE]|$)"
+        words = words.str.replace(groups, lambda match: match[0].replace(mark, ""), regex=True)
+    # Beside 0.5, pandas keeps the sign of -0.
+    return np.asarray(pandas.to_numeric(np.append(words, "0.5"), errors="coerce"), np.float64)[:-1]
+
+
+def _readings(lines: Sequence[str], separators: Sequence[str], columns, wanted) -> list[Reading]:
+    """Return the readings that fit all lines and give different tables. Where none fits, return the nearest alone."""
+    readings = [_reading(lines, separator, columns, wanted) for separator in separators]
+    fitting = {(reading.cells.shape, reading.values.tobytes()): reading for reading in readings[::-1] if reading.share == 1}
+    return list(fitting.values())[::-1] or [max(readings, key=lambda reading: reading.share)]
+
+
+def _reading(lines: Sequence[str], separator: str, columns, wanted) -> Reading:
+    """Return the reading of lines by a separator and by the form that suits most words of the columns that are asked for."""
+    cells, rows = _split(lines, separator)
+    first, width = cells[0].tolist(), cells.shape[1]
+    header = _header(first, cells[1:], columns or wanted or ())
+    try:
+        positions = select(columns, first if header else None, width, "", wanted)
+    except ValueError:  # `_origin` raises it where this reading is chosen
+        positions = tuple(range(width))
+    words: Any = pandas.Series(cells[header is True :, positions].ravel(), dtype=object)
+    words = words[~words.isin(MISSING)]
+    odd, sample = words[np.isnan(_numbers(words, PLAIN))], words[:10_000]
+    forms = [form for form in FORMS if form[1] != " " or separator not in (",", BLANKS)]  # blanks beside commas may separate values
+    fitting = [form for form in forms if not any(np.isnan(_numbers(part, form)).any() for part in (odd, words))]
+    fitting = fitting if len(odd) else [PLAIN]
+    form = max(fitting or forms, key=lambda form: np.sum(~np.isnan(_numbers(sample, form))))
+    values = _numbers(words, form)
+    share = len(rows) / len(lines) * (1 if fitting else float(np.mean(~np.isnan(values))))
+    if header and len(cells) == 1:
+        share *= 0.9  # names alone are no table
+    if separator == WHOLE and not fitting:
+        share *= 0.3  # bad words are more likely than no separator
+    names = _QUOTED.sub("", lines[0]) if header and separator == WHOLE else ""
+    if (width == 1) != (separator == WHOLE) or any(mark in names for mark in (",", ";", "\t", form[1] or ",")):
+        share = -1.0
+    clear = all(np.array_equal(values, _numbers(words, other)) for other in fitting)
+    return Reading(separator, cells, rows, header, form if clear else None, values, share)
+
+
+def _header(first: list[str], body: np.ndarray, asked: Sequence[str]) -> bool | None:
+    """Tell whether the first line holds names. None where it may hold names or numbers.
+
+    pandas writes the names 0, 1, ... of unnamed columns. They are taken for names where there are at least three, or two above values
+    that all have decimals. One 0, or 0 and 1 above whole numbers, may as well be a point.
+    """
+    positions = [column for column in asked if column.isdecimal() and 1 <= int(column) <= len(first)]
+    if any(column in first and column not in positions for column in asked):
+        return True
+    counted = [str(i) for i in range(len(first))]
+    if len(body) and (first == counted or first == ["", *counted[:-1]] != [""]):
+        if len(first) >= 3 or not first[0]:
+            return True
+        return True if len(first) == 2 and pandas.Series(body.ravel(), dtype=object).str.contains("[.,eE]").all() else None
+    if asked and len(positions) == len(asked):
+        first = [first[int(column) - 1] for column in positions]
+    return not _are_numbers(first).any() and any(word not in MISSING for word in first)
+
+
+def _are_numbers(words: Any) -> np.ndarray:
+    """Return whether words are numbers, whatever their marks of decimals and of thousands, (n,)."""
+    words = pandas.Series(words, dtype=object).str.replace("[,.' \u00a0\u202f]", "", regex=True)
+    return ~np.isnan(_numbers(words, PLAIN))
+
+
+def _read_at_once(lines: Sequence[str], reading: Reading, positions: Sequence[int]) -> np.ndarray | None:
+    """Return the numbers of many lines, (n, d). None where a word is no finite number, or a line has another width."""
+    separator, width, (decimal, thousands) = reading.separator, reading.cells.shape[1], reading.form or PLAIN
+    if thousands is not None or not any(reading.cells[:, -1]):
+        return None
+    # A first line of zeros gives the width, and keeps pandas from taking True for 1. Each line ends with a zero, as in `_split`.
+    text = f"{separator}0\n".join([separator.join("0" * width), *lines[reading.header is True :], ""])
+    kinds = {column: np.float64 if column in {*positions, width} else object for column in range(width + 1)}
+    try:
+        frame = _frame(text, separator, dtype=kinds, decimal=decimal, na_values=MISSING)
     except ValueError:
         return None
-    return np.ascontiguousarray(frame[list(positions)].to_numpy(np.float64)) if len(frame) == len(body) else None
+    values = np.ascontiguousarray(frame[list(positions)].to_numpy(np.float64)[1:])
+    return None if frame[width].hasnans or np.isinf(values).any() else values
 
 
-def _by_value(body, at, separator, form, positions, name, unit, names) -> np.ndarray:
-    """Return the numbers, one by one. Raises ValueError for the first value that is no number."""
-    decimal, thousands = form
-    values = np.empty((len(body), len(positions)))
-    for row, line in enumerate(body):
-        cells = split(line, separator)
-        for column, position in enumerate(positions):
-            cell = cells[position]
-            if cell in MISSING:
-                values[row, column] = np.nan
-            elif FORMS[form].fullmatch(cell) or INFINITE.fullmatch(cell):
-                values[row, column] = float((cell.replace(thousands, "") if thousands else cell).replace(decimal, "."))
-            else:
-                fault = _fault(cell, cells, first=row == 0 and names is not None)
-                raise ValueError(f"{place(name, unit, at[row], position, names)}: found {cell[:40]!r}{fault}")
-    return values
+# -- Checks ----------------------------------------------------------------------------------------
 
 
-def _fault(cell: str, cells: list[str], first: bool) -> str:
-    """Say what a value is that is no number, and what to do about it."""
-    if _BOOLEAN.fullmatch(cell):
-        return ", a boolean; write 1 or 0"
-    if _DATE.fullmatch(cell):
-        return ", a date or a time; write a number, such as the seconds since a date"
-    if first and not any(is_number(other) for other in cells):
-        return "; it must be a finite number, and only one line may hold names"
-    return "; it must be a finite number" + (", or columns must choose columns of numbers" if len(cells) > 1 else "")
+def _check(text: Lines, readings: list[Reading], count: int) -> None:
+    """Raise ValueError where the first `count` lines are not equally wide, or have two readings."""
+    separator, cells, rows, header, form, _, share = readings[0]
+    if len(rows) < count:
+        row = int(np.argmax(np.append(rows, -1) != np.arange(len(rows) + 1)))
+        width = _split(text.lines[row : row + 1], separator)[0].shape[1]
+        raise ValueError(f"{text.at(row)}: found {width} values; it must have {cells.shape[1]}, as {text.unit} {text.numbers[0]}")
+    if len(readings) > 1:
+        widths = " or ".join(str(reading.cells.shape[1]) for reading in readings)
+        raise ValueError(
+            f"{text.at(0)}: found {text.lines[0][:40]!r}, which is {widths} columns, as commas or blanks may stand within numbers; "
+            "write a first line of column names, or semicolons between columns"
+        )
+    if header is None and share == 1:
+        raise ValueError(
+            f"{text.at(0)}: found {text.lines[0]!r}, which may be names, as pandas writes them, or a point; "
+            "write a first line of names that are words"
+        )
+    if form is None:
+        row, word = next((row, word) for row in range(header is True, len(cells)) for word in cells[row] if "," in word)
+        raise ValueError(
+            f"{text.at(row)}: found {word!r}, whose comma may stand before decimals or after thousands; "
+            "write decimal points, and no mark of thousands"
+        )
+
+
+def _origin(text: Lines, reading: Reading, columns, wanted) -> Origin:
+    """Return where the values come from. Raises ValueError for columns that cannot be chosen, or that have no names of their own."""
+    cells, width, header = reading.cells, reading.cells.shape[1], reading.header is True
+    if header and len(text.lines) == 1:
+        raise ValueError(f"{text.name} holds no points below the names in {text.unit} {text.numbers[0]}; it must have one per {text.unit}")
+    while width > 1 and not any(cells[:, width - 1]):
+        width -= 1  # each line ends with a separator
+    names = tuple(cells[0, :width]) if header else None
+    positions = select(columns, names, width, text.name, wanted)
+    for i, column in enumerate(names or ()):
+        if column and column in cells[0, :i]:
+            raise ValueError(f"{text.at(0, i)}: found the name {column!r} a second time; names must differ")
+        if not column and i and i in positions:
+            raise ValueError(f"{text.at(0, i)}: found no name; each column must have one, or columns must choose those to read")
+    return Origin(text.name, text.unit, np.array(text.numbers[header:]), positions, names, is_chosen(columns, wanted, names))
+
+
+def _convert(text: Lines, reading: Reading, origin: Origin) -> np.ndarray:
+    """Return the numbers of a reading, (n, d). Raises ValueError for the first word that is no finite number."""
+    start = int(reading.header is True)
+    cells = reading.cells[start:, origin.positions]
+    words = pandas.Series(cells.ravel(), dtype=object)
+    values = _numbers(words, reading.form or PLAIN)
+    bad = (~np.isfinite(values) & ~words.isin(MISSING).to_numpy()).reshape(cells.shape)
+    if not bad.any():
+        return values.reshape(cells.shape)
+    row, column = first_place(bad)
+    word, line = cells[row, column], reading.cells[start + row].tolist()
+    fault = "; it must be a finite number" + (", or columns must choose columns of numbers" if len(line) > 1 else "")
+    if _BOOLEAN.fullmatch(word):
+        fault = ", a boolean; write 1 or 0"
+    elif _DATE.fullmatch(word):
+        fault = ", a date or a time; write a number, such as the seconds since a date"
+    elif start and not row and not _are_numbers(line).any():
+        fault = "; it must be a finite number, and only one line may hold names"
+    raise ValueError(f"{text.at(start + row, origin.positions[column], origin.names)}: found {word[:40]!r}{fault}")
