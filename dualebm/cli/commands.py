@@ -1,6 +1,6 @@
 """The settings of the commands. Each class of `COMMANDS` is a command of `dualebm`, and each of its fields is a flag.
 
-A class states the type, the default and the meaning of its flags. The settings of training methods are not here, as `cli.flags` reads
+A class states the type, the default and the meaning of its flags. The settings of training methods are not here, as `cli.methods` reads
 them from the methods.
 """
 
@@ -8,7 +8,7 @@ import dataclasses
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
-from dualebm.cli.words import Grid, Needs, Positional, Shown
+from dualebm.cli.flags import Grid, Needs, Positional, Shown
 from dualebm.settings import Bound, Count, CountOrZero, NonNegative, Positive, Seed
 
 Share = Annotated[float, Bound(largest=1)]

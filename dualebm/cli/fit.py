@@ -12,7 +12,7 @@ from jaxtyping import Array, Key
 from dualebm import model
 from dualebm.cli import evaluate, output, report, rows
 from dualebm.cli.commands import Fit
-from dualebm.cli.flags import Given, build
+from dualebm.cli.methods import Given, build
 from dualebm.data import preparation
 from dualebm.data.preparation import Preparation
 from dualebm.log_z.estimate import estimate_log_partition

@@ -144,7 +144,7 @@ def read(words: Sequence[str]) -> tuple[Any, ...]:
         raise texts.Refused(f"the command is {name!r};{hint} Allowed: {', '.join(commands.COMMANDS)}")
     kind, prog = commands.COMMANDS[name], f"dualebm {name}"
     if kind in commands.WITH_METHOD:
-        return _module("flags").read(kind, prog, rest)
+        return _module("methods").read(kind, prog, rest)
     return (kind(**texts.parse(prog, texts.about(kind), texts.groups_of(kind), rest)),)
 
 

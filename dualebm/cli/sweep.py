@@ -11,7 +11,7 @@ from dualebm import metrics, settings
 from dualebm._internal import checks
 from dualebm.cli import output
 from dualebm.cli.commands import Sweep
-from dualebm.cli.flags import Given, build
+from dualebm.cli.methods import Given, build
 from dualebm.cli.show import print_table
 from dualebm.data import targets
 from dualebm.methods.dual import DualRates, annealing_over

@@ -20,7 +20,7 @@ from dualebm import model
 from dualebm.cli import commands, main
 from dualebm.cli import fit as fitting
 from dualebm.cli import score as scoring
-from dualebm.cli.words import capitalised, groups_of
+from dualebm.cli.flags import capitalised, groups_of
 from dualebm.data import tables, targets
 from dualebm.features import ReLU
 from dualebm.log_z import estimate

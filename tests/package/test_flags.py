@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from dualebm import settings
-from dualebm.cli import commands, main, words
-from dualebm.cli.flags import EXAMPLES, build, choose, groups, makeable, rates_class
+from dualebm.cli import commands, main
+from dualebm.cli.flags import groups_of
+from dualebm.cli.methods import EXAMPLES, build, choose, groups, makeable, rates_class
 from dualebm.methods.registry import by_name
 from dualebm.spaces import Euclidean, Sphere, Torus
 
@@ -41,7 +42,7 @@ def test_every_setting_is_one_flag(command, chosen):
     owners = [choice.kind, rates_class(choice.kind), *(made for made in choice.objects.values() if made)]
     spellable = [name for owner in owners for name, s in settings.fields(owner).items() if s.kinds and not (s.many and command == "sweep")]
     assert sorted(listed) == sorted([*spellable, "method", *choice.objects])
-    everything = listed + [flag.name for group in words.groups_of(kind) for flag in group.flags]
+    everything = listed + [flag.name for group in groups_of(kind) for flag in group.flags]
     assert len(everything) == len(set(everything))
 
 
@@ -61,7 +62,7 @@ def test_no_method_feature_energy_or_field_of_them_is_named_in_the_command_line(
     objects = {made for kind in kinds for s in settings.fields(kind).values() for made in makeable(s).values()}
     names = {settings.word(kind) for kind in (*kinds, *objects)} | {kind.__name__ for kind in (*kinds, *objects)}
     names |= {field for kind in (*kinds, *objects) for field, s in settings.fields(kind).items()}
-    of_commands = {flag.name for kind in commands.COMMANDS.values() for group in words.groups_of(kind) for flag in group.flags}
+    of_commands = {flag.name for kind in commands.COMMANDS.values() for group in groups_of(kind) for flag in group.flags}
     names -= of_commands | {"space"}
     for path in CLI.glob("*.py"):
         tree = ast.parse(path.read_text())
