@@ -15,6 +15,8 @@ import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from dualebm.cli import Refused
+
 ABOUT = "Densities by energy-based models, trained by the coupled flow of neurons and particles."
 
 
@@ -38,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of standard output, such as `head`, has enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except (ValueError, OSError, ImportError, MemoryError) as error:
+    except (Refused, ValueError, OSError, ImportError, MemoryError) as error:
         _tell(f"error: {' '.join(_reason(error).split())}")
         return 2
     except KeyboardInterrupt as interrupt:
@@ -136,21 +138,22 @@ def read(words: Sequence[str]) -> tuple[Any, ...]:
     >>> read(["show", "results/alpha", "--metric", "kl"])[0].metric
     'kl'
     """
-    commands, texts = _module("commands"), _module("words")
+    commands = _module("commands")
     name, *rest = words
     if name not in commands.COMMANDS:
         near = difflib.get_close_matches(name.lower(), commands.COMMANDS, 1)
         hint = f" did you mean {near[0]!r}?" if near else ""
-        raise texts.Refused(f"the command is {name!r};{hint} Allowed: {', '.join(commands.COMMANDS)}")
+        raise Refused(f"the command is {name!r};{hint} Allowed: {', '.join(commands.COMMANDS)}")
     kind, prog = commands.COMMANDS[name], f"dualebm {name}"
     if kind in commands.WITH_METHOD:
         return _module("methods").read(kind, prog, rest)
-    return (kind(**texts.parse(prog, texts.about(kind), texts.groups_of(kind), rest)),)
+    flags = _module("flags")
+    return (kind(**_module("words").parse(prog, flags.about(kind), flags.groups_of(kind), rest)),)
 
 
 def overview() -> str:
     """Return the help of the whole command."""
-    sentence = _module("words").sentence
+    sentence = _module("flags").sentence
     names = "\n".join(f"  {name:8}{sentence(kind)}" for name, kind in _module("commands").COMMANDS.items())
     options = "  --help    show this text, or after a command the flags of the command\n  --version"
     return f"usage: dualebm COMMAND ...\n\n{ABOUT}\n\ncommands:\n{names}\n\noptions:\n{options}\n\nFor example: dualebm fit --help"

@@ -13,9 +13,10 @@ from typing import Any, NamedTuple
 
 from dualebm import features, settings
 from dualebm._internal import checks
+from dualebm.cli import Refused
 from dualebm.cli.commands import Sweep
 from dualebm.cli.flags import NOT_GIVEN, Flag, Group, about, groups_of, sentence, spell
-from dualebm.cli.words import Refused, named, nearest, parse, read_toml
+from dualebm.cli.words import named, nearest, parse, read_toml
 from dualebm.features import Feature
 from dualebm.geometry import Space
 from dualebm.methods.base import Method
@@ -163,7 +164,7 @@ def read(kind: type, prog: str, words: Sequence[str]) -> tuple[Any, Given]:
     of_method = groups(choice, prog.split(" --")[0], space or EXAMPLES["sphere"], grid=grid)
     ordered = sorted([*fixed, *of_method], key=lambda group: ORDER.get(group.title, 1))
     listed = [group for group in ordered if group.flags]
-    flags = parse(prog, about(kind), listed, words, stored, origin, lambda name: _advice(name, choice, absent, listed))
+    flags = parse(prog, about(kind), listed, words, stored, origin, lambda name: _advice(name, choice, absent, listed, grid))
     own = {field.name for field in dataclasses.fields(kind)}
     values = {name: value for name, value in flags.items() if name not in own | {"method"}}
     return kind(**{name: value for name, value in flags.items() if name in own}), Given(choice, values, flags)
@@ -174,7 +175,7 @@ def _allows(kind: type[Method], what: str) -> bool:
     return NEEDED[what] <= set(rates_class(kind)._fields)
 
 
-def _advice(name: str, choice: Choice, absent: Mapping[str, str], listed: Sequence[Group]) -> str:
+def _advice(name: str, choice: Choice, absent: Mapping[str, str], listed: Sequence[Group], grid: bool) -> str:
     """Return the advice for a name that is a flag with other methods or objects, or an empty text.
 
     Args:
@@ -182,23 +183,24 @@ def _advice(name: str, choice: Choice, absent: Mapping[str, str], listed: Sequen
         choice: the method and the classes of its objects.
         absent: the flags of the command that this method does not have, with what they need.
         listed: the flags.
+        grid: whether each flag takes several values.
     """
     for field in choice.objects:
         for other, kind in makeable(settings.fields(choice.kind)[field]).items():
-            if name in {s.name for s in settings.fields(kind).values() if s.kinds}:
+            if name in {setting.name for setting in _spellable(kind, grid)}:
                 return f"; it is one with --{field} {other}"
-    has = (lambda kind: _allows(kind, absent[name])) if name in absent else (lambda kind: name in _names(kind))
+    has = (lambda kind: _allows(kind, absent[name])) if name in absent else (lambda kind: name in _names(kind, grid))
     holders = ", ".join(method for method, kind in by_name().items() if has(kind))
     near = nearest(name, [flag.name for group in listed for flag in group.flags])
     return f"; it is one with --method {holders}{near.replace('; d', '. D')}" if holders else ""
 
 
-def _names(kind: type[Method]) -> set[str]:
+def _names(kind: type[Method], grid: bool) -> set[str]:
     """Return the names of the settings of a method, of the objects that it may hold, and of its rates."""
     described = settings.fields(kind)
     classes = {name: makeable(setting) for name, setting in described.items()}
     owners = (kind, rates_class(kind), *(made for words in classes.values() for made in words.values()))
-    spellable = {s.name for owner in owners for s in settings.fields(owner).values() if s.kinds}
+    spellable = {setting.name for owner in owners for setting in _spellable(owner, grid)}
     return spellable | {name for name, words in classes.items() if words}
 
 

@@ -18,14 +18,9 @@ import tyro
 from tyro.constructors import PrimitiveConstructorSpec
 
 from dualebm import settings
-from dualebm.cli import values
+from dualebm.cli import Refused, values
 from dualebm.cli.flags import NOT_GIVEN, Flag, Group, capitalised, hint, metavar, spell, spell_default
 from dualebm.settings import Setting
-
-
-class Refused(ValueError):
-    """A word of the command line, or a value of a configuration file, that is not allowed. The message is one line."""
-
 
 # -- Values ------------------------------------------------------------------------------------------
 
@@ -46,7 +41,7 @@ def value_of(flag: Flag, text: str) -> Any:
     >>> value_of(Flag(settings.of_type("steps", settings.Count), "2000"), "0")
     Traceback (most recent call last):
     ...
-    dualebm.cli.words.Refused: steps is 0; it must be an integer of at least 1
+    dualebm.cli.Refused: steps is 0; it must be an integer of at least 1
     """
     setting = flag.setting
     if not flag.grid and setting.kinds & {str, Path} and not setting.words:
@@ -159,10 +154,17 @@ def _annotation(flag: Flag) -> Any:
     about = tyro.conf.arg(help=capitalised(setting.help), help_behavior_hint=hint(flag), prefix_name=False)
     if flag.switch:
         return Annotated[bool, about]
+
+    def read(texts: Sequence[Any]) -> Any:
+        if setting.many:
+            return tuple(value_of(flag, text) for text in texts)
+        # tyro gives an empty list for a positional that comes behind an unknown flag
+        return value_of(flag, texts[0]) if isinstance(texts[0], str) else flag.default
+
     spec = PrimitiveConstructorSpec(
         nargs=1 if not setting.many else "*",
         metavar=metavar(flag),
-        instance_from_str=lambda texts: tuple(value_of(flag, text) for text in texts) if setting.many else value_of(flag, texts[0]),
+        instance_from_str=read,
         is_instance=lambda value: True,
         str_from_instance=lambda value: [spell(value)],
     )
@@ -238,7 +240,10 @@ def _unknown(prog: str, flags: Mapping[str, Flag], words: Sequence[str], rest: l
         return f"{wrong!r} is unexpected; {prog} takes {', '.join(places)}{' and ' * bool(places)}{last}"
     name = wrong.lstrip("-").split("=")[0].replace("-", "_")
     name = name.removeprefix("no_") if name not in flags else name
-    advice = nearest(name, flags) if name in flags else elsewhere(name) or nearest(name, flags)
+    if name in flags and flags[name].positional:
+        advice = f"; give {flags[name].spelt} without a name"
+    else:
+        advice = nearest(name, flags) if name in flags else elsewhere(name) or nearest(name, flags)
     return f"{wrong.split('=')[0]} is no flag of {prog}{advice}"
 
 

@@ -300,6 +300,10 @@ TORUS = "fit {wave} --space torus --out {out} "
         ("score {out} {data}", "holds no fitted model (model.json); dualebm fit writes one"),
         ("show {out}", "out"),
         ("runs {out}", "holds no sweep"),
+        ("runs --jsn {out}", "--jsn is no flag of dualebm runs; did you mean --json?"),
+        ("sample --cuont 5 {model}", "--cuont is no flag of dualebm sample; did you mean --count?"),
+        ("runs --folder {out}", "--folder is no flag of dualebm runs; give FOLDER without a name"),
+        (BASE + "--method jarzynski --start conv_net --channels 8 0", "channels is 0; it must be an integer of at least 1\n"),
         ("runs {out} --jsn", "--jsn is no flag of dualebm runs; did you mean --json?"),
     ],
 )

@@ -258,6 +258,7 @@ def test_every_method_is_swept_by_its_own_settings(method, flags, name):
         ("--method lazy --neurons 8", "--neurons is no flag of dualebm sweep --method lazy; it is one with --method dual"),
         ("--method lazy --alpha 1", "--alpha is no flag of dualebm sweep --method lazy; it is one with --method dual"),
         ("--method contrastive --anneal 0.2", "--anneal is no flag of dualebm sweep --method contrastive; it is one with --method dual"),
+        ("--method jarzynski --start conv_net --channels 3", "--channels is no flag of dualebm sweep --method jarzynski\n"),
         ("--beta 5", "beta is 5 and alpha is not given"),
         ("--scale fast", "scale is 'fast' and alpha is not given; give alpha with it"),
         ("--radius 0:1:lin1", "radius: range is '0:1:lin1'"),
