@@ -277,7 +277,7 @@ def _parquet(path: Path) -> Any:
 
 
 def _excel_lines(path: Path) -> Any:
-    """Return the rows of the only sheet that is not empty as lines with tabs between cells."""
+    """Return the rows of the only sheet that is not empty as `text_tables.Lines`, with tabs between quoted cells."""
     _check_package("openpyxl", path)
     import pandas
 
@@ -292,8 +292,8 @@ def _excel_lines(path: Path) -> Any:
         raise ValueError(f"{path} has the sheets {list(filled)}; it must have one")
     cells = [[_word(cell) for cell in row] for sheet in filled.values() for row in sheet.to_numpy(object)]
     kept = [(row, number) for number, row in enumerate(cells, start=1) if any(row)]
-    separator = "\t" if kept and len(kept[0][0]) > 1 else text_tables.WHOLE
-    return text_tables.Lines([separator.join(row) for row, _ in kept], [number for _, number in kept], str(path), "row", (separator,))
+    lines = ["\t".join(f'"{word}"' for word in row) for row, _ in kept]
+    return text_tables.Lines(lines, [number for _, number in kept], str(path), "row", ("\t", text_tables.WHOLE))
 
 
 def _word(cell: Any) -> str:

@@ -1,7 +1,7 @@
-"""Tables of numbers in text. pandas splits lines into cells and converts the cells, and the result is checked.
+"""Tables of numbers in text. pandas splits the lines and converts the words, and the result is checked.
 
-Each separator is tried with each form of numbers. A text is read where one of these readings alone makes all lines equally wide and
-each cell a number or a missing word. Where two readings give different numbers, the text is refused.
+Each separator is tried with each form of numbers. A reading fits if it makes all lines equally wide and each word a number or
+missing. A text is read if one reading fits, and refused if two fit that give different numbers.
 """
 
 import io
@@ -26,25 +26,25 @@ BLANKS, WHOLE = " ", "\x1f"
 
 SEPARATORS = ("\t", ";", ",", BLANKS, WHOLE)
 
-FORMS = tuple(itertools.product(".,", (None, ",.", " ", "\u00a0", "\u202f", "'")))
-"""The forms of a number: the mark of decimals and the mark of thousands. ",." stands for that of both marks which is not the first."""
+FORMS = tuple(itertools.product(".,", (None, ",", " ", "\u00a0", "\u202f", "'")))
+"""The forms of a number: the mark of decimals and the mark of thousands. The forms (",", ",") have points as marks of thousands."""
 
 PLAIN = FORMS[0]
-"""The form 1234.5. Where all cells have it, the other forms are not tried."""
+"""The form 1234.5. If all words have it, other forms are not tried."""
 
 _SWAP = str.maketrans(",.", ".,")
-_CONTENT = re.compile(r'(?:"[^"]*"|[^"#]|#(?=(?:NA|N/A|N/A N/A)\s*(?:[,;"\t]|$)))*')  # what is no comment
-_QUOTED = re.compile(r'(?:^|(?<=[\t;, ]))(?:"[^"]*")+')
+_CONTENT = re.compile(r'(?:"[^"]*"|[^"#]|#(?=(?:NA|N/A|N/A N/A)\s*(?:[,;"\t]|$)))*')  # a line up to its comment
+_QUOTED = re.compile(r'(?:^|(?<=[\t;, ]))(?:"[^"]*")+')  # a value in quotation marks
 _BOOLEAN = re.compile(r"true|false|yes|no", re.IGNORECASE)
 _DATE = re.compile(r"\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}([T ].*)?|\d{1,2}:\d{2}.*")
 
 
 class Lines(NamedTuple):
-    """Lines of text that are neither blank nor comments, with the values of a point or the names of columns on each.
+    """The lines of a table in text, without blank lines and comments.
 
     Attributes:
-        lines: the lines.
-        numbers: their numbers in the file, from 1.
+        lines: the lines. Each holds one point or the names of the columns.
+        numbers: the numbers of the lines in the file, from 1.
         name: the name of the file.
         unit: the word for a line in errors.
         separators: the separators to try.
@@ -62,16 +62,16 @@ class Lines(NamedTuple):
 
 
 class Reading(NamedTuple):
-    """Lines as they are read by a separator.
+    """Lines as they are read by one separator.
 
     Attributes:
         separator: the separator.
         cells: the words of the lines that are as wide as the first line, (n, width).
-        rows: the positions of these lines among all lines, (n,), from 0.
-        header: whether the first line has names. None where it may have names or numbers.
-        form: the form of most numbers. None where all words have another form too, which gives other numbers.
-        values: the words of the columns that are asked for as numbers of this form, without missing words.
-        share: the share of lines times the share of values that fit. It is negative where the separator cannot be right.
+        rows: the positions of these lines, (n,), from 0.
+        header: whether the first line has names. None if it may have names or numbers.
+        form: the form that most words have. None if all words also have another form, which gives other numbers.
+        values: the numbers of the columns that are asked for, in this form and without missing words.
+        share: how well the lines fit. 1 if all lines are equally wide and all words are numbers. Negative for a wrong separator.
     """
 
     separator: str
@@ -143,7 +143,7 @@ def parse(text: Lines, columns: Sequence[str] | None = None, wanted: Sequence[st
     width = max(len(lines[0].split()) if separator == BLANKS else lines[0].count(separator) + 1 for separator in separators)
     if width > COLUMNS:
         raise ValueError(f"{text.at(0)}: found {width} columns; at most {COLUMNS} are allowed")
-    # All lines must tell whether a first line of 0 and 1 holds names. Else the first lines tell how a long text is likely to be read.
+    # The first lines tell how a long text is likely to be read. Only all lines tell whether a first line of 0 and 1 holds names.
     sample = lines if re.sub(r"\D", "", lines[0]) in ("0", "01") else lines[: max(3, min(200, 10**6 // (1 + len(lines[0]))))]
     readings = _readings(sample, separators, columns, wanted)
     if readings[0].share == 1 and len(sample) < len(lines):
@@ -156,7 +156,9 @@ def parse(text: Lines, columns: Sequence[str] | None = None, wanted: Sequence[st
         readings = _readings(lines, [reading.separator for reading in readings], columns, wanted)
     _check(text, readings, len(sample))
     origin = _origin(text, readings[0], columns, wanted)
-    return _convert(text, readings[0], origin), origin
+    values = _convert(text, readings[0], origin)
+    assert len(values) == len(origin.lines)  # a sample that does not fit raises an error
+    return values, origin
 
 
 # -- Readings --------------------------------------------------------------------------------------
@@ -170,12 +172,12 @@ def _frame(text: str, separator: str, **options) -> pandas.DataFrame:
 def _split(lines: Sequence[str], separator: str) -> tuple[np.ndarray, np.ndarray]:
     """Return the words of the lines that are as wide as the first line, (n, width), and the positions of these lines, (n,).
 
-    Each line gets its position as a last cell. pandas skips lines that are too wide, and the last cell is empty where they are too short.
+    The position of each line is appended as a last cell. pandas skips lines that are wider. In narrower lines the last cell is empty.
     """
     text = "".join(f"{line}{separator}{row}\n" for row, line in enumerate(lines))
     try:
         frame = _frame(text, separator, dtype=object, na_filter=False, on_bad_lines="skip")
-    except pandas.errors.ParserError:  # under another separator a quotation mark may have no partner
+    except pandas.errors.ParserError:  # A quotation mark has no partner under this separator.
         return np.array([lines[:1]], object), np.array([0])
     cells = frame[frame.iloc[:, -1] != ""].to_numpy(object)
     words = pandas.Series(cells[:, :-1].ravel(), dtype=object).str.strip()
@@ -183,50 +185,52 @@ def _split(lines: Sequence[str], separator: str) -> tuple[np.ndarray, np.ndarray
 
 
 def _numbers(words: Any, form: tuple[str, str | None]) -> np.ndarray:
-    """Return a Series of words as numbers in float64, (n,). A word that is no number of the form becomes NaN."""
-    decimal, thousands = form
-    if decimal == ",":  # a point becomes a comma, which pandas does not take for decimals, and so does a comma beside no digit
+    """Convert a Series of words to float64, (n,). A word that is no number of the form becomes NaN."""
+    decimal, mark = form
+    if decimal == ",":  # Points become commas, which pandas refuses. A decimal comma must have digits on both sides.
         words = words.str.translate(_SWAP).str.replace(r"(?<!\d)\.|\.(?!\d)", ",", regex=True)
-    if thousands is not None:  # `thousands` of pandas takes 1,23 for 123
-        mark = thousands[0]
-        groups = rf"^[+-]?[1-9]\d{{0,2}}(?:{mark}\d{{3}})+(?=[.eE]|$)"
-        words = words.str.replace(groups, lambda match: match[0].replace(mark, ""), regex=True)
-    # Beside 0.5, pandas keeps the sign of -0.
+    if mark is not None:  # The option `thousands` of `read_csv` would take 1,23 for 123.
+        grouped = rf"^[+-]?[1-9]\d{{0,2}}(?:{mark}\d{{3}})+(?=[.eE]|$)"
+        words = words.str.replace(grouped, lambda match: match[0].replace(mark, ""), regex=True)
+    # Among integers alone pandas takes -0 for 0. The number 0.5 beside them keeps the sign.
     return np.asarray(pandas.to_numeric(np.append(words, "0.5"), errors="coerce"), np.float64)[:-1]
 
 
 def _readings(lines: Sequence[str], separators: Sequence[str], columns, wanted) -> list[Reading]:
-    """Return the readings that fit all lines and give different tables. Where none fits, return the nearest alone."""
+    """Return the readings that fit all lines and give different numbers. If none fits, return only the nearest."""
     readings = [_reading(lines, separator, columns, wanted) for separator in separators]
     fitting = {(reading.cells.shape, reading.values.tobytes()): reading for reading in readings[::-1] if reading.share == 1}
     return list(fitting.values())[::-1] or [max(readings, key=lambda reading: reading.share)]
 
 
 def _reading(lines: Sequence[str], separator: str, columns, wanted) -> Reading:
-    """Return the reading of lines by a separator and by the form that suits most words of the columns that are asked for."""
+    """Return the reading of lines by a separator, and by the form that most words of the columns that are asked for have."""
     cells, rows = _split(lines, separator)
     first, width = cells[0].tolist(), cells.shape[1]
+    if (width == 1) != (separator == WHOLE):
+        return Reading(separator, cells, rows, None, None, np.empty(0), -1.0)
     header = _header(first, cells[1:], columns or wanted or ())
     try:
         positions = select(columns, first if header else None, width, "", wanted)
-    except ValueError:  # `_origin` raises it where this reading is chosen
+    except ValueError:  # `_origin` raises it again if this reading is chosen
         positions = tuple(range(width))
     words: Any = pandas.Series(cells[header is True :, positions].ravel(), dtype=object)
     words = words[~words.isin(MISSING)]
     odd, sample = words[np.isnan(_numbers(words, PLAIN))], words[:10_000]
-    forms = [form for form in FORMS if form[1] != " " or separator not in (",", BLANKS)]  # blanks beside commas may separate values
+    # A blank is no mark of thousands where commas or blanks separate values.
+    forms = [form for form in FORMS if form[1] != " " or separator not in (",", BLANKS)] if len(odd) else [PLAIN]
     fitting = [form for form in forms if not any(np.isnan(_numbers(part, form)).any() for part in (odd, words))]
-    fitting = fitting if len(odd) else [PLAIN]
     form = max(fitting or forms, key=lambda form: np.sum(~np.isnan(_numbers(sample, form))))
     values = _numbers(words, form)
     share = len(rows) / len(lines) * (1 if fitting else float(np.mean(~np.isnan(values))))
     if header and len(cells) == 1:
         share *= 0.9  # names alone are no table
-    if separator == WHOLE and not fitting:
-        share *= 0.3  # bad words are more likely than no separator
-    names = _QUOTED.sub("", lines[0]) if header and separator == WHOLE else ""
-    if (width == 1) != (separator == WHOLE) or any(mark in names for mark in (",", ";", "\t", form[1] or ",")):
-        share = -1.0
+    if separator == WHOLE:
+        marks = "[,;\t ]" if form[1] == " " else "[,;\t]"
+        if header and re.search(marks, _QUOTED.sub("", lines[0]).strip()):
+            share = 0.0  # several names are no name of one column
+        elif not fitting:
+            share *= 0.3  # a wrong word is likelier than a wrong separator
     clear = all(np.array_equal(values, _numbers(words, other)) for other in fitting)
     return Reading(separator, cells, rows, header, form if clear else None, values, share)
 
@@ -261,9 +265,9 @@ def _read_at_once(lines: Sequence[str], reading: Reading, positions: Sequence[in
     separator, width, (decimal, thousands) = reading.separator, reading.cells.shape[1], reading.form or PLAIN
     if thousands is not None or not any(reading.cells[:, -1]):
         return None
-    # A first line of zeros gives the width, and keeps pandas from taking True for 1. Each line ends with a zero, as in `_split`.
+    # The zeros of a first line fix the width, and beside them pandas does not take True for 1. A zero at the end marks whole lines.
     text = f"{separator}0\n".join([separator.join("0" * width), *lines[reading.header is True :], ""])
-    kinds = {column: np.float64 if column in {*positions, width} else object for column in range(width + 1)}
+    kinds = dict.fromkeys(range(width), object) | dict.fromkeys([*positions, width], np.float64)
     try:
         frame = _frame(text, separator, dtype=kinds, decimal=decimal, na_values=MISSING)
     except ValueError:
@@ -283,7 +287,7 @@ def _check(text: Lines, readings: list[Reading], count: int) -> None:
         width = _split(text.lines[row : row + 1], separator)[0].shape[1]
         raise ValueError(f"{text.at(row)}: found {width} values; it must have {cells.shape[1]}, as {text.unit} {text.numbers[0]}")
     if len(readings) > 1:
-        widths = " or ".join(str(reading.cells.shape[1]) for reading in readings)
+        widths = " or ".join(dict.fromkeys(str(reading.cells.shape[1]) for reading in readings))
         raise ValueError(
             f"{text.at(0)}: found {text.lines[0][:40]!r}, which is {widths} columns, as commas or blanks may stand within numbers; "
             "write a first line of column names, or semicolons between columns"
@@ -302,7 +306,7 @@ def _check(text: Lines, readings: list[Reading], count: int) -> None:
 
 
 def _origin(text: Lines, reading: Reading, columns, wanted) -> Origin:
-    """Return where the values come from. Raises ValueError for columns that cannot be chosen, or that have no names of their own."""
+    """Return where the values come from. Raises ValueError for unknown columns, and for names that are missing or not unique."""
     cells, width, header = reading.cells, reading.cells.shape[1], reading.header is True
     if header and len(text.lines) == 1:
         raise ValueError(f"{text.name} holds no points below the names in {text.unit} {text.numbers[0]}; it must have one per {text.unit}")

@@ -99,6 +99,8 @@ COUNT = "found values that count the rows, which may be no data; columns must ch
         pytest.param('"x in m" "y"\n1 2\n3 4\n', B, ("x in m", "y"), id="quotation marks between blanks"),
         pytest.param("1;2;\n3;4;\n", B, None, id="trailing separators"),
         pytest.param("x,y,\n1,2,\n3,4,\n", B, XY, id="trailing separators and names"),
+        pytest.param('"x, in m"\n0,435\n1,25\n', ONE, ("x, in m",), id="one column under a quoted name with a comma"),
+        pytest.param("O'Neil\n1'234\n5\n", [[1234], [5]], ("O'Neil",), id="a name with a mark of thousands"),
         pytest.param("0,1\n1.5,2.0\n-3.0,0.25\n", A, ("0", "1"), id="a header of numbers"),
         pytest.param("0,1,2\n5,6,7\n", [[5, 6, 7]], ("0", "1", "2"), id="a header of three numbers"),
         pytest.param(",0,1\n0,1.5,2.0\n1,-3.0,0.25\n", A, ("0", "1"), id="an unnamed index and a header of numbers"),
@@ -156,6 +158,9 @@ def test_a_text_is_read_to_exact_values(tmp_path, text, rows, columns):
         pytest.param("1_0,0.5\n", "line 1, column 1: found '1_0'", id="underscores"),
         pytest.param("x,y\n1.5,2\n1.5,3,5\n", "line 3: found 3 values", id="a stray comma"),
         pytest.param('x,y\n1,"2\n3",4\n', "line 2: found a quotation mark without a partner", id="a value over two lines"),
+        pytest.param("x;y\n" + "1,5\n" * 300, "line 2: found 1 values; it must have 2, as line 1", id="two names above one column"),
+        pytest.param('1,5" pipe\n', "line 1: found a quotation mark without a partner", id="a quotation mark within a value"),
+        pytest.param("1, 2 3\n4, 5 6\n", "line 1, column 1: found '1,'", id="a comma beside no digit"),
         pytest.param("x,y\n# nothing\n", "holds no points below the names in line 1", id="no rows"),
         pytest.param("# nothing\n\n", "holds no points; it must have one per line", id="comments alone"),
         pytest.param("", "holds no points; it must have one per line", id="empty"),
@@ -170,6 +175,40 @@ def test_a_text_is_refused_in_one_line_that_names_the_place(tmp_path, text, mess
     with pytest.raises(ValueError) as caught:
         read(path)
     assert str(path) in str(caught.value) and message in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("1.5,x", "line 302, column 2 ('y'): found 'x'"),
+        ("1.5,True", "line 302, column 2 ('y'): found 'True', a boolean"),
+        ("-inf,2", "line 302, column 1 ('x'): found '-inf'"),
+        ("1.5", "line 302: found 1 values; it must have 2, as line 1"),
+        ("1.5,2,", "line 302: found 3 values; it must have 2, as line 1"),
+        ("1.5,", "line 302, column 2 ('y'): found no value"),
+    ],
+)
+@pytest.mark.parametrize("word", ["1.5", "NA"])
+def test_a_late_fault_of_a_long_text_is_named(tmp_path, line, message, word):
+    (tmp_path / "a.csv").write_text("x,y\n" + f"{word},2\n" * 300 + line + "\n1.5,2\n")
+    if word == "NA" and "no value" in message:
+        message = "line 2, column 1 ('x'): found no value, the first of 301 missing values"
+    with pytest.raises(ValueError) as caught:
+        read(tmp_path / "a.csv")
+    assert message in str(caught.value)
+
+
+def test_booleans_below_missing_words_are_no_numbers(tmp_path):
+    (tmp_path / "a.csv").write_text("x,y\n" + "NA,2\n" * 300 + "True,2\n" * 10)
+    with pytest.raises(ValueError, match=r"line 302, column 1 \('x'\): found 'True', a boolean"):
+        read(tmp_path / "a.csv", drop_missing=True)
+
+
+@pytest.mark.parametrize("count", [1, 300])
+def test_zeros_keep_their_signs_and_integers_their_digits(tmp_path, count):
+    (tmp_path / "a.csv").write_text("x,y\n" + "-0,123456789012345678901234567890\n" * count)
+    rows = read(tmp_path / "a.csv").rows
+    assert np.signbit(rows[:, 0]).all() and (rows[:, 1] == 123456789012345678901234567890.0).all()
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
@@ -217,6 +256,9 @@ def test_columns_are_chosen_by_name_or_position(tmp_path):
     ):
         with pytest.raises(ValueError, match=message):
             read(tmp_path / "a.csv", columns)
+    (tmp_path / "c.csv").write_text("0,7 3027\n1,2 6102\n")
+    with pytest.raises(ValueError, match="line 1: found '0,7 3027', which is 2 columns, as commas or blanks may stand within numbers"):
+        read(tmp_path / "c.csv", ["1"])
     for columns in (["5"], ["0"], ["x"]):
         with pytest.raises(ValueError, match=r"and .*b.csv has no column names; columns must be positions from 1 to 4"):
             read(tmp_path / "b.csv", columns)
@@ -253,6 +295,7 @@ def test_tables_of_parquet_and_excel(tmp_path):
     frame.to_excel(tmp_path / "b.xlsx", index=False, header=False, startrow=2)
     frame[["y"]].to_excel(tmp_path / "c.xlsx", index=False)
     pandas.DataFrame(np.eye(2) / 3).to_excel(tmp_path / "d.xlsx")
+    pandas.DataFrame({"y, in m": np.arange(300.0)}).to_excel(tmp_path / "e.xlsx", index=False)
     for name, place, columns in (
         ("a.parquet", "row 2, column 2 ('y')", XY), ("a.xlsx", "row 3, column 3 ('y')", XY), ("b.xlsx", "row 4, column 2", None),
     ):  # fmt: skip
@@ -263,6 +306,7 @@ def test_tables_of_parquet_and_excel(tmp_path):
         assert f"{name}, {place}: found no value" in str(caught.value)
     assert read(tmp_path / "c.xlsx", drop_missing=True).rows.tolist() == [[0.1], [-1e-300]]
     assert np.array_equal(read(tmp_path / "d.xlsx").rows, np.eye(2) / 3)
+    assert read(tmp_path / "e.xlsx").rows[:, 0].tolist() == list(range(300)) and read(tmp_path / "e.xlsx").columns == ("y, in m",)
     assert read(tmp_path / "a.parquet", ["x"]).rows.tolist() == [[1], [2], [3]]
 
     mixed = pandas.DataFrame({"b": [True, False], "t": pandas.to_datetime(["2020-01-01", "2021-01-01"]), "s": ["p", "q"], "x": [1.0, 2.0]})
