@@ -115,7 +115,13 @@ def select(
 
 
 def is_chosen(columns: Sequence[str] | None, wanted: Sequence[str] | None, names: Sequence[str] | None) -> bool:
-    """Tell whether columns were chosen by their names or positions, so that none of them is an index."""
+    """Tell whether columns are chosen by names or positions, so that none of them is taken for an index.
+
+    Args:
+        columns: the names or positions of the columns to read, or None.
+        wanted: the names of the columns that `select` prefers, or None.
+        names: the names of all columns, or None.
+    """
     return columns is not None or (wanted is not None and names is not None and {*wanted} <= {*names})
 
 

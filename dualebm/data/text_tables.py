@@ -57,7 +57,13 @@ class Lines(NamedTuple):
     separators: tuple[str, ...] = SEPARATORS
 
     def at(self, row: int, column: int | None = None, names: Sequence[str] | None = None) -> str:
-        """Return the place of a line, or of a value on it, in words."""
+        """Return the place of a line, or of a value on it, in words.
+
+        Args:
+            row: the position of the line, from 0.
+            column: the position of the column, from 0, or None for the whole line.
+            names: the names of all columns, or None.
+        """
         return place(self.name, self.unit, self.numbers[row], column, names)
 
 
@@ -216,11 +222,11 @@ def _reading(lines: Sequence[str], separator: str, columns, wanted) -> Reading:
         positions = tuple(range(width))
     words: Any = pandas.Series(cells[header is True :, positions].ravel(), dtype=object)
     words = words[~words.isin(MISSING)]
-    odd, sample = words[np.isnan(_numbers(words, PLAIN))], words[:10_000]
+    odd = words[np.isnan(_numbers(words, PLAIN))]
     # A blank is no mark of thousands where commas or blanks separate values.
     forms = [form for form in FORMS if form[1] != " " or separator not in (",", BLANKS)] if len(odd) else [PLAIN]
-    fitting = [form for form in forms if not any(np.isnan(_numbers(part, form)).any() for part in (odd, words))]
-    form = max(fitting or forms, key=lambda form: np.sum(~np.isnan(_numbers(sample, form))))
+    fitting = [form for form in forms if not any(np.isnan(_numbers(part, form)).any() for part in (odd[:100], odd, words))]
+    form = fitting[0] if fitting else max(forms, key=lambda form: np.sum(~np.isnan(_numbers(words[:10_000], form))))
     values = _numbers(words, form)
     share = len(rows) / len(lines) * (1 if fitting else float(np.mean(~np.isnan(values))))
     if header and len(cells) == 1:
@@ -231,7 +237,7 @@ def _reading(lines: Sequence[str], separator: str, columns, wanted) -> Reading:
             share = 0.0  # several names are no name of one column
         elif not fitting:
             share *= 0.3  # a wrong word is likelier than a wrong separator
-    clear = all(np.array_equal(values, _numbers(words, other)) for other in fitting)
+    clear = all(np.array_equal(values, _numbers(words, other)) for other in fitting[1:])
     return Reading(separator, cells, rows, header, form if clear else None, values, share)
 
 
