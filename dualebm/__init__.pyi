@@ -2,10 +2,14 @@
 
 from . import metrics as metrics
 from . import settings as settings
+from .base_families import Normal as Normal
+from .base_families import VonMisesFisher as VonMisesFisher
 from .base_measures import BaseMeasure as BaseMeasure
 from .base_measures import Flat as Flat
 from .base_measures import Gaussian as Gaussian
 from .base_measures import Uniform as Uniform
+from .base_mixtures import CustomBase as CustomBase
+from .base_mixtures import MixtureBase as MixtureBase
 from .energies.base import Energy as Energy
 from .energies.base import log_density as log_density
 from .energies.boltzmann import Boltzmann as Boltzmann

@@ -30,6 +30,15 @@ class Geometry(Protocol):
         """Returns d, the number of coordinates of a point."""
         ...
 
+    @property
+    def mean_curvature(self) -> int:
+        """Returns d - 1 on a sphere and 0 on flat spaces."""
+        ...
+
+    def tangent(self, x: Points, v: Points, axis: int = -1) -> Points:
+        """Projects ambient vectors v at points x onto the tangent space."""
+        ...
+
     def sample_uniform(self, key: Key[Array, ""], count: int, dtype: Any) -> Float[Array, "count dimension"]:
         """Draws `count` independent points, uniform on a compact space."""
         ...
@@ -45,6 +54,11 @@ class BaseMeasure(abc.ABC):
 
     proper: ClassVar[bool] = True
     """Whether the total mass is 1, so that the measure can be sampled."""
+
+    @property
+    def from_normal_exists(self) -> bool:
+        """Tells whether `from_normal` exists. Restarts at the base measure and independence Metropolis moves need it."""
+        return self.proper
 
     @abc.abstractmethod
     def fits(self, space: Geometry) -> bool:
@@ -67,9 +81,18 @@ class BaseMeasure(abc.ABC):
         del space
         return jnp.zeros_like(jnp.take(x, 0, axis))
 
-    def score(self, space: Geometry, x: Points) -> Points:
-        """Returns the gradient of `log_density` at points x of the space. Both have shape (..., d)."""
-        del space
+    def score(self, space: Geometry, x: Points, axis: int = -1) -> Points:
+        """Returns the gradient of `log_density` along the space.
+
+        Args:
+            space: the space.
+            x: points of the space.
+            axis: the axis of x along which the d coordinates of a point lie.
+
+        Returns:
+            Tangent vectors, of the shape of x.
+        """
+        del space, axis
         return jnp.zeros_like(x)
 
     @abc.abstractmethod
@@ -102,7 +125,7 @@ class BaseMeasure(abc.ABC):
             Points of the space, of the shape of z.
 
         Raises:
-            ValueError: when the measure is not proper.
+            ValueError: when the measure has no such map (see `from_normal_exists`).
         """
 
 
@@ -158,9 +181,9 @@ class Gaussian(BaseMeasure):
         normaliser = space.dimension * (math.log(self.scale) + 0.5 * math.log(2 * math.pi))
         return -0.5 * jnp.sum(x * x, axis=axis) / self.scale**2 - normaliser
 
-    def score(self, space: Geometry, x: Points) -> Points:
+    def score(self, space: Geometry, x: Points, axis: int = -1) -> Points:
         """Returns -x / scale^2."""
-        del space
+        del space, axis
         return -x / self.scale**2
 
     def sample(self, space: Geometry, key: Key[Array, ""], count: int, dtype: Any = float) -> Float[Array, "count dimension"]:

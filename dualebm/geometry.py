@@ -64,8 +64,9 @@ class Space(abc.ABC):
         if isinstance(d, bool) or not isinstance(d, int) or d < self.smallest:
             raise ValueError(f"dimension is {d!r}; it must be an integer of at least {self.smallest}")
         if not (isinstance(self.base, BaseMeasure) and self.base.fits(self)):
-            allowed = "Uniform()" if self.compact else "Gaussian(scale), Flat()"
-            raise ValueError(f"base is {self.base} and the space a {type(self).__name__}; allowed: {allowed}")
+            named = "Uniform(), VonMisesFisher on a sphere" if self.compact else "Gaussian(scale), Normal, Flat()"
+            allowed = f"{named}, and MixtureBase or CustomBase, of dimension {d}"
+            raise ValueError(f"base is {self.base} and the space a {type(self).__name__} of dimension {d}; allowed: {allowed}")
 
     # -- Definition ------------------------------------------------------------------------------------
 
@@ -350,9 +351,17 @@ class Space(abc.ABC):
         """Returns the log density of the base measure at points x. It has the shape of x without the axis of the components."""
         return self.base.log_density(self, x, axis)
 
-    def grad_log_base(self, x: Points) -> Points:
-        """Returns the gradient of `log_base` at points x. Both have shape (..., d)."""
-        return self.base.score(self, x)
+    def grad_log_base(self, x: Points, axis: int = -1) -> Points:
+        """Returns the gradient of `log_base` along the space.
+
+        Args:
+            x: points of the space.
+            axis: the axis of the components.
+
+        Returns:
+            Tangent vectors, of the same shape.
+        """
+        return self.base.score(self, x, axis)
 
     def sample_uniform(self, key: Key[Array, ""], count: int, dtype: Any) -> Float[Array, "count dimension"]:
         """Draws points uniformly from a compact space.

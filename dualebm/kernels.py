@@ -17,6 +17,7 @@ from jaxtyping import Array, Float
 
 from dualebm import settings
 from dualebm._internal.blocks import block_columns, map_blocks, once, sum_blocks, total
+from dualebm.base_measures import Uniform
 from dualebm.energies.base import Energy, Located
 from dualebm.features import Bump, Feature, ReLU
 from dualebm.geometry import Space
@@ -243,7 +244,8 @@ Kernel = ArcCosine | RBF | BumpKernel | Distance
 def kernel_of(feature: Feature, space: Space) -> Kernel:
     """Return the kernel of a feature whose parameters are uniform on the feature's parameter space.
 
-    That is `ArcCosine` for `ReLU()`, and `BumpKernel` for `Bump` on a torus or a circle. Raises ValueError for other features,
+    That is `ArcCosine` for `ReLU()`, and `BumpKernel` for `Bump` on a torus or a circle with the base `Uniform()`, from which its
+    parameters are drawn. Raises ValueError for other features and bases,
     and for a feature that does not go with the space.
 
     >>> kernel_of(ReLU(), Sphere(3))
@@ -252,9 +254,9 @@ def kernel_of(feature: Feature, space: Space) -> Kernel:
     feature.parameter_space(space)  # raises where they do not go together
     if feature == ReLU():
         return ArcCosine()
-    if isinstance(feature, Bump) and space.compact:
+    if isinstance(feature, Bump) and space.compact and space.base == Uniform():
         return BumpKernel(space, feature.concentration)
-    raise ValueError(f"feature is {feature}; allowed: ReLU(), and Bump on a torus or a circle (or a kernel of your own)")
+    raise ValueError(f"feature is {feature}; allowed: ReLU(), and Bump on a torus or a circle with the base Uniform(); or give a kernel")
 
 
 # -- Products --------------------------------------------------------------------------------------------

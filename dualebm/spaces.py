@@ -20,16 +20,14 @@ from dualebm.geometry import Space, dot, norm
 
 @dataclasses.dataclass(frozen=True)
 class Sphere(Space):
-    """The unit sphere S^{d-1} in R^d. Its base measure tau is the uniform probability measure.
-
-    Densities are with respect to tau, so that `log_base` is 0.
+    """The unit sphere S^{d-1} in R^d. Its base measure tau is by default the uniform probability measure.
 
     Args:
         dimension: d, the ambient dimension, at least 2.
-        base: the base measure, `Uniform()`.
+        base: the base measure: `Uniform()`, `VonMisesFisher`, `MixtureBase` or `CustomBase`.
 
     Raises:
-        ValueError: when the dimension is less than 2, or when the base measure is another one.
+        ValueError: when the dimension is less than 2, or when the base measure is no measure on this space.
 
     >>> import jax.numpy as jnp
     >>> sphere = Sphere(3)
@@ -195,14 +193,14 @@ class FlatSpace(Space):
 
 @dataclasses.dataclass(frozen=True)
 class Euclidean(FlatSpace):
-    """Euclidean space R^d. Its base measure is N(0, I), another `Gaussian`, or the `Flat` measure.
+    """Euclidean space R^d. Its base measure is by default N(0, I).
 
     Args:
         dimension: d, at least 1.
-        base: the base measure, `Gaussian(scale)` or `Flat()`.
+        base: the base measure: `Gaussian(scale)`, `Normal`, `Flat()`, `MixtureBase` or `CustomBase`.
 
     Raises:
-        ValueError: when the dimension is less than 1, or when the base measure is another one.
+        ValueError: when the dimension is less than 1, or when the base measure is no measure on this space.
 
     >>> import jax.numpy as jnp
     >>> Euclidean(2, Gaussian(2.0)).grad_log_base(jnp.array([4.0, -4.0])).tolist()
@@ -237,15 +235,15 @@ class Euclidean(FlatSpace):
 
 @dataclasses.dataclass(frozen=True)
 class Torus(FlatSpace):
-    """The flat torus (R / period Z)^d. Its base measure is the uniform probability measure. Coordinates lie in [0, period).
+    """The flat torus (R / period Z)^d. Its base measure is by default the uniform probability measure. Coordinates lie in [0, period).
 
     Args:
         dimension: d, at least 1.
         period: the length of each coordinate's circle.
-        base: the base measure, `Uniform()`.
+        base: the base measure: `Uniform()`, or `CustomBase`.
 
     Raises:
-        ValueError: when the dimension is less than 1, the period is no positive number, or the base measure is another one.
+        ValueError: when the dimension is less than 1, the period is no positive number, or the base is no measure on it.
 
     >>> import jax.numpy as jnp
     >>> Torus(1).exp(jnp.array([0.875]), jnp.array([0.25])).tolist()

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from dualebm._internal import checks
+from dualebm.base_measures import Uniform
 from dualebm.geometry import Space
 from dualebm.spaces import Sphere
 
@@ -40,13 +41,16 @@ def cells(space: Space, count: int) -> Cells:
     """Returns `count` cells of a space, which is a circle or S^2.
 
     Raises:
-        ValueError: when the space is none of Sphere(2), Torus(1) and Sphere(3), or when `count` is no integer of at least 4.
+        ValueError: when the space is none of Sphere(2), Torus(1) and Sphere(3) with the base `Uniform()`, or when
+            `count` is no integer of at least 4.
 
     >>> grid = cells(Sphere(3), 100)
     >>> grid.centres.shape, round(float(grid.shares.sum()), 12), len(grid.first)  # 3 faces a cell less 6
     ((100, 3), 1.0, 294)
     """
     checks.count("count", count, 4)
+    if space.base != Uniform():
+        raise ValueError(f"space is {space}; cells have the masses of the base Uniform(), which is the only one allowed")
     length = space.circumference
     if length is not None:
         first = np.arange(count)

@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import Array, Key
 
 from dualebm._internal import checks
+from dualebm.base_measures import Uniform
 from dualebm.energies.shallow import Shallow
 from dualebm.features import ReLU
 from dualebm.log_z.quadrature import kinks, plane, plane_nodes, plane_quadrature, rank, sphere_nodes, sphere_quadrature
@@ -62,8 +63,8 @@ class Target(eqx.Module):
     name: str = eqx.field(static=True, default="target")
 
     def __check_init__(self):
-        if not isinstance(self.space, Sphere):
-            raise ValueError(f"space is {self.space!r}; it must be a Sphere")
+        if not isinstance(self.space, Sphere) or self.space.base != Uniform():
+            raise ValueError(f"space is {self.space!r}; it must be a Sphere with the base Uniform()")
         if not isinstance(self.energy, Shallow) or self.energy.feature != ReLU():
             raise ValueError(f"energy is {self.energy!r}; it must be Shallow with the feature ReLU()")
         if self.energy.positions.shape[-1] != self.space.dimension:

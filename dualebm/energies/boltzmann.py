@@ -22,7 +22,7 @@ LARGEST_ENUMERATION = 20
 def _gaussian(space: Space, dimension: int) -> float:
     """Returns s where the space is R^d with the base measure N(0, s^2 I), and raises ValueError elsewhere."""
     if not isinstance(space.base, Gaussian) or space.dimension != dimension:
-        raise ValueError(f"space is {space}; a Boltzmann machine needs a Gaussian base measure, Euclidean({dimension}, Gaussian(s))")
+        raise ValueError(f"space is {space}; a Boltzmann machine needs Euclidean({dimension}, Gaussian(s))")
     return space.base.scale
 
 

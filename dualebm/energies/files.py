@@ -9,7 +9,9 @@ import numpy as np
 
 from dualebm._internal import checks, files
 from dualebm._internal.files import PathLike
+from dualebm.base_families import Normal, VonMisesFisher
 from dualebm.base_measures import Flat, Gaussian, Uniform
+from dualebm.base_mixtures import CustomBase, MixtureBase
 from dualebm.energies.base import Energy
 from dualebm.energies.boltzmann import BoltzmannMachine
 from dualebm.energies.mixture import GaussianMixture
@@ -30,7 +32,8 @@ ENERGIES = {
 _NAMED = {
     kind.__name__: kind
     for kind in (
-        ReLU, Softplus, Bump, Sphere, Euclidean, Torus, Uniform, Gaussian, Flat, ArcCosine, RBF, BumpKernel, Distance,
+        ReLU, Softplus, Bump, Sphere, Euclidean, Torus, Uniform, Gaussian, Flat, Normal, VonMisesFisher,
+        MixtureBase, ArcCosine, RBF, BumpKernel, Distance,
     )
 }  # fmt: skip
 
@@ -38,11 +41,18 @@ _NAMED = {
 def spell(value: Any) -> Any:
     """Returns a feature, a kernel, a space or a base measure as JSON, by name and fields. Callables are left out.
 
+    Raises:
+        ValueError: when the value holds a `CustomBase`, whose functions define the model.
+
     >>> spell(Euclidean(2))
     {'name': 'Euclidean', 'fields': {'dimension': 2, 'base': {'name': 'Gaussian', 'fields': {'scale': 1.0}}}}
     """
+    if isinstance(value, tuple):
+        return [spell(item) for item in value]
     if not dataclasses.is_dataclass(value) or isinstance(value, type):
         return {"name": getattr(value, "__name__", type(value).__name__), "fields": {}} if callable(value) else value
+    if isinstance(value, CustomBase):
+        raise ValueError("base is a CustomBase, whose functions are code; no code is stored in files")
     fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     spelt = {name: spell(item) for name, item in fields.items()}
     return {"name": type(value).__name__, "fields": {name: item for name, item in spelt.items() if not callable(item)}}
@@ -58,7 +68,7 @@ def build(spelt: Any) -> Any:
     Torus(dimension=1, period=2.0, base=Uniform())
     """
     if isinstance(spelt, list):  # JSON has no tuples
-        return tuple(spelt)
+        return tuple(build(item) for item in spelt)
     if not isinstance(spelt, dict):
         return spelt
     return _NAMED[spelt["name"]](**{name: build(item) for name, item in spelt["fields"].items()})

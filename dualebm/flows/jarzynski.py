@@ -287,13 +287,17 @@ def log_partition(weights: Weights, kind: Resampling = "systematic") -> tuple[Fl
 
 
 def check_integrator(integrator: langevin.Move, space: Space) -> None:
-    """Raise ValueError for a move without known densities, which is the projected move on a sphere.
+    """Raise ValueError for a move that a space does not allow.
+
+    On a sphere the projected move has no known density. Independence Metropolis needs a base measure with `from_normal`.
 
     >>> from dualebm.spaces import Sphere
     >>> check_integrator("mala", Sphere(3))
     """
     if integrator == "projected" and space.mean_curvature:
         raise ValueError(f"integrator is 'projected' on {space}, where its density has no closed form; allowed: 'geodesic', 'mala'")
+    if integrator == "independence" and not space.base.from_normal_exists:
+        raise ValueError(f"integrator is 'independence' on {space}, whose base has no map of normal vectors; allowed: 'geodesic', 'mala'")
 
 
 def check_start(energy: Any, space: Space) -> None:

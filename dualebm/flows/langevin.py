@@ -66,7 +66,7 @@ def projected(space: Space, noise: Noise, current: Located, energy: Energy, step
     if not space.mean_curvature:
         return geodesic(space, noise, current, energy, step)
     x = current.points
-    drift = space.grad_log_base(x) - current.gradient
+    drift = space.grad_log_base(x, axis=0) - current.gradient
     y = space.retract(x, step * drift + jnp.sqrt(2 * step) * noise.normal, axis=0)
     unknown = jnp.full(x.shape[1], jnp.nan, x.dtype)
     return energy.locate(y), Info(jnp.ones(x.shape[1], bool), unknown, unknown)
@@ -79,7 +79,7 @@ def _square(v):
 def _score(space, located):
     """Riemannian gradient of log p = log tau - U."""
     x = located.points
-    return space.tangent(x, space.grad_log_base(x) - located.gradient, axis=0)
+    return space.tangent(x, space.grad_log_base(x, axis=0) - located.gradient, axis=0)
 
 
 def log_backward(space: Space, back: Float[Array, "d B"], located: Located, step: Step) -> Float[Array, " B"]:

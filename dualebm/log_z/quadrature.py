@@ -15,7 +15,7 @@ from jax.scipy.special import logsumexp
 from jaxtyping import Array, Float
 
 from dualebm._internal import checks
-from dualebm.base_measures import Gaussian
+from dualebm.base_measures import Gaussian, Uniform
 from dualebm.energies.base import Energy
 from dualebm.geometry import Space
 from dualebm.measures import Samples
@@ -101,7 +101,7 @@ def line_quadrature(space: Space, nodes: int, dtype=jnp.float32) -> Samples:
     """Return a quadrature of the base measure in one dimension: equispaced on `Torus(1)`, Gauss-Hermite on `Euclidean(1)`.
 
     Args:
-        space: Torus(1), or Euclidean(1) with a Gaussian base.
+        space: Torus(1) with the base `Uniform()`, or Euclidean(1) with a base `Gaussian(scale)`.
         nodes: the number of points.
         dtype: float32 or float64.
 
@@ -109,7 +109,7 @@ def line_quadrature(space: Space, nodes: int, dtype=jnp.float32) -> Samples:
         The quadrature, of `nodes` points.
 
     Raises:
-        ValueError: for another space or the flat base measure, fewer than one node, or another dtype.
+        ValueError: for another space or another base measure, fewer than one node, or another dtype.
 
     >>> from dualebm.spaces import Euclidean
     >>> cloud = line_quadrature(Euclidean(1, Gaussian(2.0)), 8)
@@ -118,7 +118,7 @@ def line_quadrature(space: Space, nodes: int, dtype=jnp.float32) -> Samples:
     """
     dtype = checks.precision(dtype)
     checks.count("nodes", nodes)
-    if space.periodic and space.dimension == 1:
+    if space.periodic and space.dimension == 1 and space.base == Uniform():
         return _samples((space.equispaced(nodes), np.full(nodes, -math.log(nodes))), dtype)
     if isinstance(space.base, Gaussian) and space.dimension == 1:
         from scipy.special import roots_hermitenorm
@@ -126,7 +126,7 @@ def line_quadrature(space: Space, nodes: int, dtype=jnp.float32) -> Samples:
         points, weights = roots_hermitenorm(nodes)
         with np.errstate(divide="ignore"):  # the outermost weights of many nodes underflow to 0: log weight -inf
             return _samples((space.base.scale * points[:, None], _normalised(np.log(weights))), dtype)
-    raise ValueError(f"space is {space}; allowed: Torus(1), and Euclidean(1) with a Gaussian base")
+    raise ValueError(f"space is {space}; allowed: Torus(1) with the base Uniform(), and Euclidean(1) with a base Gaussian(scale)")
 
 
 # ---- nodes for functions of a projection on a plane ------------------------------------------------------

@@ -147,8 +147,8 @@ class Contrastive(Method):
                 f"diagnosis is True with begin {self.begin!r} and restart_every {self.restart_every}; particles at data have no known "
                 "weights: allowed are begin='model' and restart_every=None"
             )
-        if self.restart_at == "base" and not self.space.base.proper:
-            raise ValueError(f"restart_at is 'base' on {self.space}, whose base cannot be sampled; give it the base Gaussian(scale)")
+        if self.restart_at == "base" and not self.space.base.from_normal_exists:
+            raise ValueError(f"restart_at is 'base' on {self.space}, whose base has no map of normal vectors, as Gaussian(scale) has")
 
     @property
     def rates(self) -> ContrastiveRates:

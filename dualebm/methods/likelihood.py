@@ -93,6 +93,9 @@ def _check_sampler(method) -> None:
         raise ValueError(f"moves is {method.moves}, fresh {method.fresh} and sampler 'importance', which moves none; allowed: 1, False")
     if not method.space.base.proper:
         raise ValueError(f"space is {method.space}, whose flat measure cannot be sampled; give it the base Gaussian(scale)")
+    if method.sampler == "independence" and not method.space.base.from_normal_exists:
+        lacking = f"sampler is 'independence' on {method.space}, whose base has no map of normal vectors"
+        raise ValueError(f"{lacking}; allowed: 'mala', 'importance'")
 
 
 def _check_step(method, rates) -> None:

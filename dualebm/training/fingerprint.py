@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 
-def describe(value: Any, depth: int = 8) -> Any:
+def describe(value: Any, depth: int = 12) -> Any:
     """Return a value as JSON that is the same in every process.
 
     An object is described by its type and fields, an array by its dtype, shape and SHA-256. A function is described by

@@ -431,9 +431,9 @@ def test_turns_are_of_circles_alone(space):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Sphere(3, Gaussian()), r"base is Gaussian\(scale=1.0\) and the space a Sphere; allowed: Uniform\(\)"),
-        (lambda: Torus(2, 1.0, Flat()), r"base is Flat\(\) and the space a Torus; allowed: Uniform\(\)"),
-        (lambda: Euclidean(2, Uniform()), r"base is Uniform\(\) and the space a Euclidean; allowed: Gaussian\(scale\), Flat\(\)"),
+        (lambda: Sphere(3, Gaussian()), r"base is Gaussian\(scale=1.0\) and the space a Sphere of dimension 3; allowed: Uniform\(\)"),
+        (lambda: Torus(2, 1.0, Flat()), r"base is Flat\(\) and the space a Torus of dimension 2; allowed: Uniform\(\)"),
+        (lambda: Euclidean(2, Uniform()), r"base is Uniform\(\) and the space a Euclidean of dimension 2; allowed: Gaussian"),
     ],
 )
 def test_a_base_measure_must_fit_its_space(make, message):
