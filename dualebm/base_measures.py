@@ -56,6 +56,11 @@ class BaseMeasure(abc.ABC):
     """Whether the total mass is 1, so that the measure can be sampled."""
 
     @property
+    def positive(self) -> bool:
+        """Tells whether the density is known to be positive everywhere. Otherwise the rows of data are checked."""
+        return True
+
+    @property
     def from_normal_exists(self) -> bool:
         """Tells whether `from_normal` exists. Restarts at the base measure and independence Metropolis moves need it."""
         return self.proper

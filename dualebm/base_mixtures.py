@@ -56,6 +56,11 @@ class MixtureBase(BaseMeasure):
         return f"MixtureBase({len(self.components)} components, the first {self.components[0]!r})"
 
     @property
+    def positive(self) -> bool:
+        """Tells whether a component is known to be positive everywhere."""
+        return any(component.positive for component in self.components)
+
+    @property
     def from_normal_exists(self) -> bool:
         """Tells whether every component has `from_normal`."""
         return all(component.from_normal_exists for component in self.components)
@@ -157,6 +162,11 @@ class CustomBase(BaseMeasure):
                 hash(value)
             except TypeError:
                 raise ValueError(f"{name} is not hashable; wrap it in a function, such as lambda x: flow.log_prob(x)") from None
+
+    @property
+    def positive(self) -> bool:
+        """Returns False: the user's density may be 0 somewhere."""
+        return False
 
     @property
     def from_normal_exists(self) -> bool:

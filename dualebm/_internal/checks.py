@@ -182,7 +182,8 @@ def points(name: str, x, space: Space) -> None:
         space: the space of the points.
 
     Raises:
-        ValueError: when x is no such array, is empty, or has a row that is not finite or is outside the space.
+        ValueError: when x is no such array, is empty, or has a row that is not finite, is outside the space, or has density 0 under a
+            `CustomBase`.
 
     >>> from dualebm.spaces import Sphere
     >>> points("data", np.ones((4, 3), np.float32), Sphere(3))  # doctest: +ELLIPSIS
@@ -213,6 +214,11 @@ def points(name: str, x, space: Space) -> None:
     if distance.max() > ON_SPACE:
         row = int(np.argmax(distance > ON_SPACE))
         raise ValueError(f"{name} has {space.misplaced(row, np.asarray(x)[row])}")
+    if not space.base.positive:
+        known = np.isfinite(np.asarray(space.log_base(jnp.asarray(x))))
+        if not known.all():
+            row = int(np.argmin(known))
+            raise ValueError(f"{name} has rows at which the density of the base is 0 or not finite (row {row} is {np.asarray(x)[row]})")
 
 
 def samples(name: str, data: Samples, space: Space) -> None:

@@ -370,6 +370,18 @@ def test_functions_of_a_user_that_are_refused():
         Euclidean(2, LAPLACE).from_normal(jnp.zeros((1, 2)))
 
 
+def test_data_of_no_density_are_refused():
+    """A density on the unit square, alone, and beside a component that is positive everywhere."""
+    square = CustomBase(lambda x: jnp.where(jnp.all((x >= 0) & (x <= 1)), 0, -jnp.inf), lambda key, n: jax.random.uniform(key, (n, 2)))
+    inside, outside = Samples(jnp.array([[0.5, 0.5], [0.1, 0.9]])), Samples(jnp.array([[0.5, 0.5], [0.1, 1.5]]))
+    method = Dual(Euclidean(2, square))
+    method.check(method.rates, inside)
+    with pytest.raises(ValueError, match=r"data.points has rows at which the density of the base is 0 or not finite \(row 1 is"):
+        method.check(method.rates, outside)
+    method = Dual(Euclidean(2, MixtureBase((0.5, 0.5), (square, NORMAL))))
+    method.check(method.rates, outside)
+
+
 class Unhashable:
     __hash__ = None
 
