@@ -72,16 +72,19 @@ def supremum(
     starts: int = 64,
     steps: int = 80,
 ) -> tuple[Float[Array, " p"], Float[Array, ""]]:
-    """Find theta* and s with s F(theta*) largest, by ascent from the atoms and from uniform parameters.
+    """Find theta* and s with s F(theta*) largest, by ascent from the atoms and from drawn parameters.
+
+    The drawn ones are those of `FeatureMap.draw`: uniform for most features. For a `ScaledBump` their centres are points of the model
+    and of the data in equal parts, and the ascent is over centres and concentrations.
 
     Args:
-        key: the random key of the uniform parameters.
+        key: the random key of the drawn parameters.
         energy: the shallow energy f.
         space: the space of the samples.
         model: samples of the model of f.
         data: the data.
         ball: one of `BALLS`.
-        starts: the number of uniform parameters.
+        starts: the number of drawn parameters.
         steps: the number of steps of each ascent.
 
     Returns:
@@ -100,8 +103,8 @@ def supremum(
     checks.choice("ball", ball, BALLS)
     feature = energy.feature
     parameters = feature.parameter_space(space)
-    uniform = parameters.sample_base(key, starts, energy.positions.dtype)
-    theta = jnp.concatenate([energy.positions, uniform])
+    both = Samples(jnp.concatenate([model.points, data.points]), jnp.log(jnp.concatenate([model.weights, data.weights])))
+    theta = jnp.concatenate([energy.positions, feature.draw(key, space, starts, both)])
     signs = {"full": [1, -1], "negative": [-1], "positive": [1]}[ball]
     sign = jnp.repeat(jnp.asarray(signs, theta.dtype), theta.shape[0])
     theta = jnp.tile(theta, (len(signs), 1))
@@ -239,7 +242,7 @@ def certify(
         ball: one of `BALLS`: "full", or "negative" or "positive" for energies whose charges all have that sign.
         chains: the number of annealed samples in each half.
         temperatures: the number of temperatures of the annealing.
-        starts: the number of uniform parameters from which the ascent to the supremum starts.
+        starts: the number of drawn parameters from which the ascent to the supremum starts (see `supremum`).
         steps: the number of steps of that ascent.
 
     Returns:

@@ -1,10 +1,11 @@
 """Feature maps phi(x, theta): frozen dataclasses of static settings, called on batches of points and of parameters.
 
 A feature is called as `feature(x, theta)` with x `(N, d)` and theta `(m, p)` and returns the matrix `(N, m)`. The energies
-and the witness differentiate that batched product, so that a new feature needs nothing else.
+and the witness differentiate that batched product, so that a new `FeatureMap` needs nothing else but the space of theta.
 
 A `Ridge` feature is a function of one product, phi(x, theta) = profile(<theta, x>), or of <theta, (x, 1)> with a bias. Its
 energies and witnesses need no differentiation. They use `profile`, the derivatives `slope` and `curvature`, and the product.
+A `ScaledBump` has closed forms of both gradients too.
 """
 
 import dataclasses
@@ -12,10 +13,13 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Key
 
 from dualebm import settings
-from dualebm.geometry import Space
+from dualebm._internal.blocks import product
+from dualebm.geometry import ParameterSpace, Space
+from dualebm.measures import Samples, draw_indices
+from dualebm.parameters import ScaledCentres
 from dualebm.settings import Count, Positive
 from dualebm.spaces import Sphere
 
@@ -33,7 +37,41 @@ def _inner(x, theta, bias):
     return product + theta[None, :, -1] if bias else product
 
 
-class Ridge:
+class FeatureMap:
+    """The common part of features. A subclass defines `parameter_space` and the call."""
+
+    @property
+    def homogeneity(self) -> int | None:
+        """Returns k where phi is homogeneous of degree k in theta, and None for other features."""
+        return None
+
+    def parameter_space(self, space: Space) -> ParameterSpace:
+        """Returns the space of theta for points x of a space."""
+        raise NotImplementedError
+
+    def draw(self, key: Key[Array, ""], space: Space, count: int, data: Samples) -> Parameters:
+        """Draws the parameters with which neurons start, from the base measure of their space.
+
+        Args:
+            key: a key of `jax.random`.
+            space: the space of x.
+            count: the number m of parameters.
+            data: the data, whose dtype the parameters take.
+
+        Returns:
+            The parameters, (m, p).
+
+        Raises:
+            ValueError: when the base measure is not proper, or when the feature does not fit the space.
+        """
+        return self.parameter_space(space).sample_base(key, count, data.points.dtype)
+
+    def __call__(self, x: Inputs, theta: Parameters) -> Matrix:
+        """Returns the matrix phi(x_i, theta_j), (N, m)."""
+        raise NotImplementedError
+
+
+class Ridge(FeatureMap):
     """The common part of features of one product. A subclass defines `bias`, `profile`, `slope` and `curvature`."""
 
     bias: bool
@@ -135,8 +173,6 @@ class Softplus(Ridge):
     def __post_init__(self):
         settings.check(self)
 
-    homogeneity = None
-
     def profile(self, product: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
         """Returns log(1 + exp(sharpness t)) / sharpness."""
         return jax.nn.softplus(self.sharpness * product) / self.sharpness
@@ -151,7 +187,7 @@ class Softplus(Ridge):
 
 
 @dataclasses.dataclass(frozen=True)
-class Bump:
+class Bump(FeatureMap):
     """A smooth bump around theta, with theta in the space of x. It is exp(a proximity(x, theta)), and 1 at x = theta.
 
     With a = `concentration` it is exp(a sum_k (cos(2 pi (x_k - theta_k) / period) - 1)) on the torus, exp(a (<theta, x> - 1)) on
@@ -176,8 +212,6 @@ class Bump:
     def __post_init__(self):
         settings.check(self)
 
-    homogeneity = None
-
     def parameter_space(self, space: Space) -> Space:
         """Returns the space of the points, which is also the space of theta.
 
@@ -197,7 +231,129 @@ class Bump:
 
 
 @dataclasses.dataclass(frozen=True)
-class Custom:
+class ScaledBump(FeatureMap):
+    """A smooth bump with a centre c and a concentration k that both move, phi(x, (c, log k)) = exp(k proximity(x, c)).
+
+    It is exp(-k |x - c|^2 / 2) on Euclidean space, exp(k (<c, x> - 1)) on the sphere, and exp(k sum_a (cos(2 pi (x_a - c_a) / period)
+    - 1)) on the torus. The parameter is theta = (c, unit log k) in `parameters.ScaledCentres`, with the unit of length of the space.
+
+    Every phi(., theta) has the maximum 1, whatever its concentration. So the F1 norm of f is the smallest total variation of a measure
+    over (c, log k) that represents f, and the energies of the ball of radius R have |f| <= R at all scales.
+
+    Args:
+        space: the space of x and of the centres.
+        smallest_concentration: the smallest k, a positive number. It bounds the width of a bump, about 1 / sqrt(k) units, from above.
+        largest_concentration: the largest k, at least as large. It bounds the width from below: moves of particles must resolve it.
+
+    Raises:
+        ValueError: when a concentration is no positive number, or when the smallest is larger than the largest.
+
+    >>> from dualebm.spaces import Euclidean
+    >>> bump, theta = ScaledBump(Euclidean(1)), jnp.array([[0.0, jnp.log(2.0)]])
+    >>> [round(float(value), 4) for value in bump(jnp.array([[0.0], [1.0]]), theta)[:, 0]]
+    [1.0, 0.3679]
+    """
+
+    space: Space
+    smallest_concentration: Positive = 1.0
+    largest_concentration: Positive = 100.0
+
+    def __post_init__(self):
+        settings.check(self)
+        if self.smallest_concentration > self.largest_concentration:
+            raise ValueError(
+                f"smallest_concentration is {self.smallest_concentration} and largest_concentration is {self.largest_concentration}; "
+                "the smallest must be at most the largest"
+            )
+
+    def parameter_space(self, space: Space) -> ScaledCentres:
+        """Returns the space of centres and concentrations.
+
+        Raises:
+            ValueError: when the space is not the space of the feature.
+        """
+        if space != self.space:
+            raise ValueError(f"space is {space}; this feature was built for {self.space}")
+        return ScaledCentres(space, self.smallest_concentration, self.largest_concentration)
+
+    def draw(self, key: Key[Array, ""], space: Space, count: int, data: Samples) -> Parameters:
+        """Draws centres at data points, and concentrations whose logarithm is uniform between the bounds.
+
+        Args:
+            key: a key of `jax.random`.
+            space: the space of x.
+            count: the number m of parameters.
+            data: the data. A point is drawn with the probability of its weight.
+
+        Returns:
+            The parameters, (m, d + 1).
+
+        Raises:
+            ValueError: when the space is not the space of the feature.
+        """
+        index_key, scale_key = jax.random.split(key)
+        centres = data.points[draw_indices(index_key, data, (count,))]
+        return self.parameter_space(space).around(scale_key, centres)
+
+    def __call__(self, x: Inputs, theta: Parameters) -> Matrix:
+        """Returns the matrix phi(x_i, theta_j), (N, m)."""
+        return jnp.exp(self.exponents(x.T, theta)).T
+
+    def exponents(self, x: Float[Array, "d N"], theta: Parameters) -> Float[Array, "m N"]:
+        """Returns log phi(x_i, theta_j) = k_j proximity(x_i, c_j) at points x that are columns, (d, N), for theta (m, d + 1), (m, N)."""
+        d = self.space.dimension
+        for name, size, allowed in (("x", x.shape[0], d), ("theta", theta.shape[1], d + 1)):
+            if size != allowed:
+                raise ValueError(f"{name} has {size} components; it must have {allowed}, as {self.space}")
+        return self._concentrations(theta)[:, None] * self.space.proximity_of_columns(x, theta[:, :-1].T)
+
+    def combine(
+        self, coefficients: Float[Array, " m"], theta: Parameters, x: Float[Array, "d N"], exponents: Float[Array, "m N"]
+    ) -> tuple[Float[Array, " N"], Float[Array, "d N"]]:
+        """Returns sum_j a_j phi(x_i, theta_j) and its ambient gradient in x_i, by one product of matrices.
+
+        Args:
+            coefficients: a_j, (m,).
+            theta: the parameters, (m, d + 1).
+            x: the points, as columns, (d, N).
+            exponents: log phi, (m, N), from `exponents`.
+
+        Returns:
+            The sums, (N,), and their gradients, (d, N).
+        """
+        pull = coefficients * self._concentrations(theta)
+        rows = jnp.concatenate([coefficients[None], pull[None], pull[None] * self.space.lift(theta[:, :-1].T)])
+        sums = product(rows, jnp.exp(exponents))
+        return sums[0], self.space.proximity_slope(x, sums[1], sums[2:])
+
+    def sums(
+        self, theta: Parameters, x: Float[Array, "d N"], weights: Float[Array, " N"] | None, exponents: Float[Array, "m N"]
+    ) -> tuple[Float[Array, " m"], Float[Array, "m p"]]:
+        """Returns sum_i w_i phi(x_i, theta_j) and its ambient gradient in theta_j. The derivative in log k is sum_i w_i phi log phi.
+
+        Args:
+            theta: the parameters, (m, d + 1).
+            x: the points, as columns, (d, N).
+            weights: w_i, (N,), or None for 1.
+            exponents: log phi, (m, N), from `exponents`.
+
+        Returns:
+            The sums, (m,), and their gradients, (m, d + 1).
+        """
+        phi = jnp.exp(exponents) if weights is None else jnp.exp(exponents) * weights[None]
+        columns = jnp.concatenate([jnp.ones((1, x.shape[1]), x.dtype), self.space.lift(x)])
+        sums = product(phi, columns.T).T
+        centres = theta[:, :-1].T
+        slope = self._concentrations(theta)[None] * self.space.proximity_slope(centres, sums[0], sums[1:])
+        along = jnp.sum(phi * exponents, axis=1) / self.space.unit
+        return sums[0], jnp.concatenate([slope, along[None]]).T
+
+    def _concentrations(self, theta):
+        return self.parameter_space(self.space).concentrations(theta)
+
+
+@dataclasses.dataclass(frozen=True)
+class Custom(FeatureMap):
     """A feature given by a function of one point and one parameter. JAX differentiates it.
 
     The function is vmapped over points and parameters. The mean over atoms stays a product.
@@ -221,8 +377,6 @@ class Custom:
     def __post_init__(self):
         settings.check(self)
 
-    homogeneity = None
-
     def parameter_space(self, space: Space) -> Space:
         """Returns the space of theta that was given."""
         del space
@@ -236,11 +390,11 @@ class Custom:
 RidgeFeature = ReLU | Softplus
 """The features of one product. Another subclass of `Ridge` may stand in for them."""
 
-Feature = RidgeFeature | Bump | Custom
-"""The features. Another class with the same functions may stand in for them."""
+Feature = RidgeFeature | Bump | ScaledBump | Custom
+"""The features. Another `FeatureMap` may stand in for them."""
 
 
-def suited(space: Space, kind: type[RidgeFeature | Bump] | None = None) -> RidgeFeature | Bump:
+def suited(space: Space, kind: type[RidgeFeature | Bump | ScaledBump] | None = None) -> RidgeFeature | Bump | ScaledBump:
     """Returns the feature that suits density estimation on a space: a bump on a periodic space, and elsewhere a ridge with a bias.
 
     Without a bias, ReLUs span only even plus linear functions on the sphere.
@@ -250,11 +404,11 @@ def suited(space: Space, kind: type[RidgeFeature | Bump] | None = None) -> Ridge
         kind: the class of the feature. None for `Bump` on a periodic space and `ReLU` elsewhere.
 
     Returns:
-        The feature: `Bump(space)`, or `kind(bias=True)` for the class of a ridge.
+        The feature: `kind(space)` for the class of a bump, or `kind(bias=True)` for the class of a ridge.
 
     >>> from dualebm.spaces import Torus
     >>> suited(Sphere(3)), suited(Torus(1)).concentration
     (ReLU(power=1, bias=True), 10.0)
     """
     kind = kind or (Bump if space.periodic else ReLU)
-    return Bump(space) if issubclass(kind, Bump) else kind(bias=True)
+    return kind(space) if issubclass(kind, Bump | ScaledBump) else kind(bias=True)

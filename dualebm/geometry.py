@@ -7,7 +7,7 @@ lie along the last axis, `(..., dimension)`, or along `axis`, which is 0 for poi
 import abc
 import dataclasses
 import math
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import jax.numpy as jnp
 import numpy as np
@@ -41,6 +41,28 @@ def norm(x: Float[Array, "..."], axis: int = -1) -> Float[Array, "..."]:
     """
     square = dot(x, x, axis)
     return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1)), 0)
+
+
+@runtime_checkable
+class ParameterSpace(Protocol):
+    """The part of a space that the flow of neurons needs. Every `Space` has it, and so has `parameters.ScaledCentres`."""
+
+    @property
+    def dimension(self) -> int:
+        """Returns p, the number of coordinates of a parameter."""
+        ...
+
+    def tangent(self, x: Points, v: Points, axis: int = -1) -> Points:
+        """Projects ambient vectors v onto the tangent space at x."""
+        ...
+
+    def retract(self, x: Points, v: Points, axis: int = -1) -> Points:
+        """Moves parameters x along ambient vectors v."""
+        ...
+
+    def sample_base(self, key: Key[Array, ""], count: int, dtype: Any = float) -> Float[Array, "count dimension"]:
+        """Draws `count` independent parameters."""
+        ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -247,6 +269,40 @@ class Space(abc.ABC):
 
         Returns:
             The matrix of all pairs, (N, m).
+        """
+
+    @abc.abstractmethod
+    def proximity_of_columns(self, x: Float[Array, "d N"], y: Float[Array, "d m"]) -> Float[Array, "m N"]:
+        """Returns the `proximity` g(x_i, y_j) of points that are columns.
+
+        Args:
+            x: points, as columns, (d, N).
+            y: other points, as columns, (d, m).
+
+        Returns:
+            The matrix of all pairs, (m, N).
+        """
+
+    @abc.abstractmethod
+    def lift(self, y: Float[Array, "d m"]) -> Float[Array, "r m"]:
+        """Returns the r functions of points y, as columns (d, m), in which the gradient of the proximity is linear, (r, m).
+
+        `proximity_slope` takes their weighted sums.
+        """
+
+    @abc.abstractmethod
+    def proximity_slope(self, x: Float[Array, "d N"], total: Float[Array, " N"], lifted: Float[Array, "r N"]) -> Float[Array, "d N"]:
+        """Returns sum_j w_ij grad_x g(x_i, y_j), the weighted sum of ambient gradients of the proximity g.
+
+        The sums over j are products of matrices, which need no array of N m d elements.
+
+        Args:
+            x: the points x_i, as columns, (d, N).
+            total: sum_j w_ij, (N,).
+            lifted: sum_j w_ij lift(y_j), (r, N).
+
+        Returns:
+            The sums, as columns, (d, N).
         """
 
     @abc.abstractmethod

@@ -23,14 +23,10 @@ from dualebm.features import Bump, Feature, ReLU
 from dualebm.geometry import Space
 from dualebm.measures import Samples
 from dualebm.settings import Positive
-from dualebm.spaces import Sphere, Torus
+from dualebm.spaces import UNROLLED, Sphere, Torus
 
 SOURCES = 4096
 """The number of points y in a block of k(x, y)."""
-
-UNROLLED = 16
-"""The largest number of components for which squared distances are sums of squared differences. Those are as fast as inner products
-up to this number, and exact for near points."""
 
 Matrix = Float[Array, "N n"]
 

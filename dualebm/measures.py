@@ -52,6 +52,27 @@ class Atoms(NamedTuple):
     signs: Float[Array, " m"]
 
 
+def draw_indices(key: Key[Array, ""], data: Samples, shape: tuple[int, ...]) -> Int[Array, "..."]:
+    """Draw indices of data points independently with the weights of the data.
+
+    Args:
+        key: the random key.
+        data: the data.
+        shape: the shape of the result.
+
+    Returns:
+        The indices.
+
+    >>> draw_indices(jax.random.key(0), Samples(jnp.ones((1, 2))), (3,)).tolist()
+    [0, 0, 0]
+    """
+    if data.log_weights is None:
+        return jax.random.randint(key, shape, 0, data.points.shape[0])
+    cumulative = jnp.cumsum(jax.nn.softmax(data.log_weights))
+    uniform = jax.random.uniform(key, shape, data.points.dtype) * cumulative[-1]
+    return jnp.searchsorted(cumulative, uniform, side="right").clip(0, data.points.shape[0] - 1)
+
+
 def coefficients(atoms: Atoms) -> Float[Array, " m"]:
     """Returns the real coefficients sigma_j w_j, (m,), of the shallow energy that the atoms define (see `Atoms`).
 

@@ -13,9 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from dualebm._internal.blocks import once, product
+from dualebm._internal.blocks import once, product, total
 from dualebm.base_measures import BaseMeasure, Gaussian, Points, Scalars, Uniform
 from dualebm.geometry import Space, dot, norm
+
+UNROLLED = 16
+"""The largest number of components for which squared distances are sums of squared differences. Those are as fast as inner products
+up to this number, and exact for near points."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,6 +111,19 @@ class Sphere(Space):
     def proximity(self, x: Float[Array, "N d"], y: Float[Array, "m d"]) -> Float[Array, "N m"]:
         """Returns <x, y> - 1 for all pairs."""
         return product(x, y.T) - 1
+
+    def proximity_of_columns(self, x: Float[Array, "d N"], y: Float[Array, "d m"]) -> Float[Array, "m N"]:
+        """Returns <x, y> - 1 for all pairs of columns."""
+        return product(y.T, x) - 1
+
+    def lift(self, y: Float[Array, "d m"]) -> Float[Array, "r m"]:
+        """Returns y."""
+        return y
+
+    def proximity_slope(self, x: Float[Array, "d N"], total: Float[Array, " N"], lifted: Float[Array, "r N"]) -> Float[Array, "d N"]:
+        """Returns sum_j w_ij y_j."""
+        del x, total
+        return lifted
 
     def nearest(self, x: Float[Array, "n d"], centres: Float[Array, "K d"]) -> Int[Array, " n"]:
         """Returns the index of the centre with the largest inner product."""
@@ -224,6 +241,28 @@ class Euclidean(FlatSpace):
         """Returns -|x - y|^2 / 2 for all pairs."""
         return -0.5 * jnp.sum((x[:, None] - y[None]) ** 2, axis=-1)
 
+    def proximity_of_columns(self, x: Float[Array, "d N"], y: Float[Array, "d m"]) -> Float[Array, "m N"]:
+        """Returns -|x - y|^2 / 2 for all pairs of columns.
+
+        With up to 16 components it sums squared differences, which are exact for near points and as fast as inner products. With
+        more it takes inner products about the mean c of y, with an error of a few eps |x - c|^2.
+        """
+        if self.dimension <= UNROLLED:
+            squares = [(y[k][:, None] - x[k][None]) ** 2 for k in range(self.dimension)]
+            return -0.5 * total(squares)
+        centre = jnp.mean(y, axis=1, keepdims=True)
+        x, y = x - centre, y - centre
+        squares = jnp.sum(y**2, axis=0)[:, None] + jnp.sum(x**2, axis=0)[None] - 2 * product(y.T, x)
+        return -0.5 * jnp.maximum(squares, 0)
+
+    def lift(self, y: Float[Array, "d m"]) -> Float[Array, "r m"]:
+        """Returns y."""
+        return y
+
+    def proximity_slope(self, x: Float[Array, "d N"], total: Float[Array, " N"], lifted: Float[Array, "r N"]) -> Float[Array, "d N"]:
+        """Returns sum_j w_ij (y_j - x_i)."""
+        return lifted - total[None] * x
+
     def nearest(self, x: Float[Array, "n d"], centres: Float[Array, "K d"]) -> Int[Array, " n"]:
         """Returns the index of the centre at the smallest distance."""
         return jnp.argmax(self.proximity(x, centres), axis=1)
@@ -304,6 +343,22 @@ class Torus(FlatSpace):
     def proximity(self, x: Float[Array, "N d"], y: Float[Array, "m d"]) -> Float[Array, "N m"]:
         """Returns sum_k (cos(2 pi (x_k - y_k) / period) - 1) for all pairs."""
         return product(self._on_circles(x), self._on_circles(y).T) - self.dimension
+
+    def proximity_of_columns(self, x: Float[Array, "d N"], y: Float[Array, "d m"]) -> Float[Array, "m N"]:
+        """Returns sum_k (cos(2 pi (x_k - y_k) / period) - 1) for all pairs of columns."""
+        return product(self.lift(y).T, self.lift(x)) - self.dimension
+
+    def lift(self, y: Float[Array, "d m"]) -> Float[Array, "r m"]:
+        """Returns the cosines of the d angles 2 pi y_k / period, and then their sines, (2d, m)."""
+        angle = 2 * math.pi / self.period * y
+        return jnp.concatenate([once(jnp.cos(angle)), once(jnp.sin(angle))])
+
+    def proximity_slope(self, x: Float[Array, "d N"], total: Float[Array, " N"], lifted: Float[Array, "r N"]) -> Float[Array, "d N"]:
+        """Returns sum_j w_ij sin(2 pi (y_j - x_i) / period) 2 pi / period, by the sine of a difference."""
+        del total
+        on_circles, d = self.lift(x), self.dimension
+        cosine, sine = on_circles[:d], on_circles[d:]
+        return (lifted[d:] * cosine - lifted[:d] * sine) / self.unit
 
     def nearest(self, x: Float[Array, "n d"], centres: Float[Array, "K d"]) -> Int[Array, " n"]:
         """Returns the index of the centre with the shortest displacement."""

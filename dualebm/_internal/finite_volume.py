@@ -13,7 +13,7 @@ import numpy as np
 
 from dualebm._internal import checks
 from dualebm.base_measures import Uniform
-from dualebm.geometry import Space
+from dualebm.geometry import ParameterSpace, Space
 from dualebm.spaces import Sphere
 
 
@@ -37,7 +37,7 @@ class Cells(NamedTuple):
 
 
 @functools.lru_cache(maxsize=8)
-def cells(space: Space, count: int) -> Cells:
+def cells(space: ParameterSpace, count: int) -> Cells:
     """Returns `count` cells of a space, which is a circle or S^2.
 
     Raises:
@@ -49,10 +49,9 @@ def cells(space: Space, count: int) -> Cells:
     ((100, 3), 1.0, 294)
     """
     checks.count("count", count, 4)
-    if space.base != Uniform():
+    if isinstance(space, Space) and space.base != Uniform():
         raise ValueError(f"space is {space}; cells have the masses of the base Uniform(), which is the only one allowed")
-    length = space.circumference
-    if length is not None:
+    if isinstance(space, Space) and (length := space.circumference) is not None:
         first = np.arange(count)
         conductance = np.full(count, count / length**2)  # 1 / (distance * circumference), for a face of length 1
         return Cells(space.equispaced(count), np.full(count, 1 / count), first, (first + 1) % count, conductance)

@@ -70,7 +70,7 @@ def makeable(setting: Setting) -> dict[str, type]:
     """Return the classes of objects of a field that flags can make, by their words.
 
     >>> sorted(makeable(settings.of_type("feature", features.Feature)))
-    ['bump', 'relu', 'softplus']
+    ['bump', 'relu', 'scaled_bump', 'softplus']
     """
     concrete = [kind for kind in setting.objects if dataclasses.is_dataclass(kind) and not inspect.isabstract(kind)]
     return {settings.word(kind): kind for kind in concrete if all(s.kinds or s.name == "space" for s in settings.fields(kind).values())}

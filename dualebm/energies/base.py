@@ -17,7 +17,7 @@ from dualebm._internal.blocks import block_columns, map_blocks, once
 
 
 class Located(NamedTuple):
-    """Points with their energy, its gradient, and the products of a ridge feature.
+    """Points with their energy, its gradient, and what a feature with closed forms needs again.
 
     XLA does not compute the fields that a program does not use. A move that replaces some points replaces their fields too.
 
@@ -25,7 +25,7 @@ class Located(NamedTuple):
         points: the points, as columns, (d, B).
         energy: U at the points, (B,).
         gradient: the ambient gradient of U, as columns, (d, B).
-        products: <theta, x> of a ridge feature, (m, B). None for other energies.
+        products: <theta, x> of a ridge feature, or log phi of a scaled bump, (m, B). None for other energies.
     """
 
     points: Float[Array, "d B"]

@@ -18,7 +18,7 @@ from dualebm.energies.mixture import GaussianMixture
 from dualebm.energies.networks import Convolutional, Perceptron
 from dualebm.energies.shallow import Shallow
 from dualebm.energies.tabulated import Tabulated
-from dualebm.features import Bump, Feature, ReLU, Softplus
+from dualebm.features import Bump, Feature, ReLU, ScaledBump, Softplus
 from dualebm.kernels import RBF, ArcCosine, BumpKernel, Distance, Embedding
 from dualebm.spaces import Euclidean, Sphere, Torus
 from dualebm.training.fingerprint import differences
@@ -32,7 +32,7 @@ ENERGIES = {
 _NAMED = {
     kind.__name__: kind
     for kind in (
-        ReLU, Softplus, Bump, Sphere, Euclidean, Torus, Uniform, Gaussian, Flat, Normal, VonMisesFisher,
+        ReLU, Softplus, Bump, ScaledBump, Sphere, Euclidean, Torus, Uniform, Gaussian, Flat, Normal, VonMisesFisher,
         MixtureBase, ArcCosine, RBF, BumpKernel, Distance,
     )
 }  # fmt: skip

@@ -8,7 +8,7 @@ from jaxtyping import Array, Float
 
 from dualebm._internal.blocks import block_columns, map_blocks, once, product, sum_blocks
 from dualebm.energies.base import Energy, Located
-from dualebm.features import Feature, ReLU, Ridge
+from dualebm.features import Feature, ReLU, Ridge, ScaledBump
 from dualebm.measures import Atoms, Samples, coefficients, shares
 
 
@@ -45,12 +45,15 @@ class Shallow(Energy):
     def locate(self, x: Float[Array, "d B"]) -> Located:
         """Evaluates U and its gradient at points that are columns, (d, B).
 
-        For ridge features grad U = (1/m) sum_j c_j slope(<theta_j, x>) theta_j.
+        For ridge features grad U = (1/m) sum_j c_j slope(<theta_j, x>) theta_j. For scaled bumps see `ScaledBump.combine`.
         """
-        if not isinstance(self.feature, Ridge):
+        if not isinstance(self.feature, Ridge | ScaledBump):
             return super().locate(x)
         x = once(x)
         scaled = self.coefficients / self.coefficients.shape[0]
+        if isinstance(self.feature, ScaledBump):
+            exponents = self.feature.exponents(x, self.positions)
+            return Located(x, *self.feature.combine(scaled, self.positions, x, exponents), exponents)
         products = _products(self.feature, self.positions, x)
         pull = once((scaled[:, None] * self.positions[:, : x.shape[0]]).T)
         gradient = product(pull, self.feature.slope(products))
@@ -101,7 +104,7 @@ def feature_sums(
         theta: the parameters, (m, p).
         x: the points, as columns, (d, B).
         weights: the weights of the points, (B,), or None for 1.
-        products: <theta_j, x_i> of a ridge feature, (m, B), where they are known. None computes them.
+        products: <theta_j, x_i> of a ridge feature, or log phi of a scaled bump, (m, B), where they are known. None computes them.
 
     Returns:
         The sums, (m,), and their gradients, (m, p).
@@ -113,6 +116,8 @@ def feature_sums(
     >>> feature_sums(ReLU(), jnp.eye(2), jnp.array([[0.5, 0.75], [0.75, -0.5]]))[0].tolist()
     [1.25, 0.75]
     """
+    if isinstance(feature, ScaledBump):
+        return feature.sums(theta, x, weights, feature.exponents(x, theta) if products is None else products)
     if not isinstance(feature, Ridge):
         ones = jnp.ones(x.shape[1], x.dtype) if weights is None else weights
         value, pull_back = jax.vjp(lambda theta: product(ones, feature(x.T, theta)), theta)

@@ -2,12 +2,12 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Key
 
 from dualebm._internal import collectives
 from dualebm.flows.noise import NOISE_PAIRS, NoiseKind, drawn, sharded
 from dualebm.geometry import Space
-from dualebm.measures import Samples
+from dualebm.measures import Samples, draw_indices
 
 Scalar = Float[Array, ""] | float
 
@@ -88,27 +88,6 @@ def refresh(
         return jnp.where(noise.uniform[None] < probability, space.from_normal(noise.normal, axis=0), x)
 
     return jax.lax.cond(probability > 0, restarted, lambda: x)
-
-
-def draw_indices(key: Key[Array, ""], data: Samples, shape: tuple[int, ...]) -> Int[Array, "..."]:
-    """Draw indices of data points independently with the weights of the data.
-
-    Args:
-        key: the random key.
-        data: the data.
-        shape: the shape of the result.
-
-    Returns:
-        The indices.
-
-    >>> draw_indices(jax.random.key(0), Samples(jnp.ones((1, 2))), (3,)).tolist()
-    [0, 0, 0]
-    """
-    if data.log_weights is None:
-        return jax.random.randint(key, shape, 0, data.points.shape[0])
-    cumulative = jnp.cumsum(jax.nn.softmax(data.log_weights))
-    uniform = jax.random.uniform(key, shape, data.points.dtype) * cumulative[-1]
-    return jnp.searchsorted(cumulative, uniform, side="right").clip(0, data.points.shape[0] - 1)
 
 
 def copies(data: Samples, count: int) -> Float[Array, "d count"]:

@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-from dualebm.geometry import Space
-from dualebm.measures import Atoms, log_total_variation
+from dualebm.features import Feature
+from dualebm.geometry import ParameterSpace, Space
+from dualebm.measures import Atoms, Samples, log_total_variation
 
 Rate = Float[Array, ""] | float
 
@@ -23,35 +24,37 @@ WeightUpdate = Literal["multiplicative", "additive"]
 
 def population(
     keys: tuple[Key[Array, ""], Key[Array, ""], Key[Array, ""]],
+    feature: Feature,
     space: Space,
     count: int,
     signs: Signs,
     weights: FirstWeights,
     unit: Rate,
-    dtype,
+    data: Samples,
 ) -> Atoms:
-    """Draw atoms uniform on a space.
+    """Draw the first atoms. Their positions are those of `FeatureMap.draw`, uniform on the parameter space of most features.
 
     Args:
         keys: the random keys of the positions, the signs and the weights.
-        space: the parameter space.
+        feature: the feature phi.
+        space: the space of the data.
         count: the number m of atoms.
         signs: the rule of the signs sigma_j. "half": the first half is negative. "random": each sign is drawn. "all_negative": all are -1.
         weights: the rule of the weights w_j. "one": all are 1. "uniform": each is uniform in [0, 1).
         unit: the factor of all weights.
-        dtype: the floating dtype.
+        data: the data, whose dtype the atoms take. A `ScaledBump` has its first centres at data points.
 
     Returns:
         The atoms.
 
-    >>> from dualebm.spaces import Sphere
+    >>> from dualebm.features import ReLU; from dualebm.spaces import Sphere
     >>> keys = tuple(jax.random.split(jax.random.key(0), 3))
-    >>> atoms = population(keys, Sphere(3), 4, "half", "one", 1.0, jnp.float32)
+    >>> atoms = population(keys, ReLU(), Sphere(3), 4, "half", "one", 1.0, Samples(jnp.eye(3)))
     >>> atoms.positions.shape, atoms.signs.tolist()
     ((4, 3), [-1.0, -1.0, 1.0, 1.0])
     """
     position_key, sign_key, weight_key = keys
-    positions = space.sample_base(position_key, count, dtype)
+    positions, dtype = feature.draw(position_key, space, count, data), data.points.dtype
     if signs == "random":
         sigma = jax.random.rademacher(sign_key, (count,), dtype)
     else:
@@ -60,7 +63,7 @@ def population(
     return Atoms(positions, jnp.log(w) + jnp.log(jnp.asarray(unit, dtype)), sigma)
 
 
-def transport(atoms: Atoms, witness_gradient: Float[Array, "m p"], step: Rate, space: Space) -> Atoms:
+def transport(atoms: Atoms, witness_gradient: Float[Array, "m p"], step: Rate, space: ParameterSpace) -> Atoms:
     """Move the positions of atoms along the gradient of a witness F, which is step 3 of Algorithm 1 of arXiv 2107.05134.
 
     Atom j has the position theta_j, the sign sigma_j and the weight w_j. It moves by theta_j <- retract(theta_j, s sigma_j P grad
@@ -154,7 +157,7 @@ def update(
     transport_step: Rate,
     reaction_step: Rate,
     radius: Rate | None,
-    space: Space,
+    space: ParameterSpace,
     rule: WeightUpdate = "multiplicative",
 ) -> tuple[Atoms, Int[Array, ""]]:
     """Make steps 3 to 5 of Algorithm 1 of arXiv 2107.05134: transport, reaction and budget.

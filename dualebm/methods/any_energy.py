@@ -5,10 +5,10 @@ import jax
 from jaxtyping import Array, Float, Key
 
 from dualebm._internal import collectives
-from dualebm.flows import initialise, jarzynski, likelihood
+from dualebm.flows import jarzynski, likelihood
 from dualebm.flows.jarzynski import Weights
 from dualebm.flows.noise import Draw, drawn
-from dualebm.measures import Samples
+from dualebm.measures import Samples, draw_indices
 from dualebm.methods.base import Info
 
 
@@ -87,7 +87,7 @@ def batch_of(key: Key[Array, ""], data: Samples, size: int | None) -> Samples:
     """
     if size is None:
         return data
-    index = initialise.draw_indices(key, collectives.whole(data), (size,))
+    index = draw_indices(key, collectives.whole(data), (size,))
     return Samples(collectives.pick(data.points, index))
 
 

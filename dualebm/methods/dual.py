@@ -29,7 +29,7 @@ from dualebm.flows import initialise, langevin, wfr
 from dualebm.flows.langevin import Integrator
 from dualebm.flows.noise import NOISE_PAIRS, Draw, NoiseKind, drawn
 from dualebm.geometry import Space
-from dualebm.measures import Atoms, Samples, log_total_variation
+from dualebm.measures import Atoms, Samples, draw_indices, log_total_variation
 from dualebm.methods.base import Divergence, Info, Method
 from dualebm.rates import NonNegative, ParticleStep, Positive, Probability, Scalar
 from dualebm.settings import Count
@@ -207,12 +207,11 @@ class Dual(Method):
             )
 
     def init(self, key: Key[Array, ""], rates: DualRates, data: Samples) -> DualState:
-        """Return particles at the data, and neurons at uniform positions with the chosen signs and weights."""
+        """Return particles at the data, and neurons at drawn positions (`wfr.population`) with the chosen signs and weights."""
         *atom_keys, particle_key = jax.random.split(key, 4)
         dtype, m = data.points.dtype, self.neurons
         unit = 1 if self.weight_unit == "one" else rates.radius
-        parameters = self.feature.parameter_space(self.space)
-        atoms = wfr.population(tuple(atom_keys), parameters, m, self.signs, self.weights, unit, dtype)
+        atoms = wfr.population(tuple(atom_keys), self.feature, self.space, m, self.signs, self.weights, unit, data)
         x = initialise.start(particle_key, self.particles, data)
         snapshot = None
         if self.data_batch is not None:  # the first step fills it
@@ -234,7 +233,7 @@ class Dual(Method):
         batch = None
         if self.data_batch is not None:
             batch_key = jax.random.fold_in(key, 2)  # 0 and 1 would give the keys of split(key)
-            index = initialise.draw_indices(batch_key, collectives.whole(data), (self.data_batch,))
+            index = draw_indices(batch_key, collectives.whole(data), (self.data_batch,))
             batch = Samples(collectives.pick(data.points, index))
         return self.advance(draw, x, state, rates, data, batch)
 

@@ -89,7 +89,7 @@ class Lazy(Method):
     Args:
         space: the space of the data and the particles.
         feature: phi. Its positions lie in `feature.parameter_space(space)`.
-        features: the number m of features. Their positions are drawn uniformly at the start and stay.
+        features: the number m of features. Their positions are drawn at the start (`FeatureMap.draw`) and stay.
         particles: the number N of particles, which start at data points drawn at random. None starts them at two copies
             of the data.
         charges: "ascent", by steps of `ascent_step` projected on the ball; or "best", h = R F / M. The best charges
@@ -142,10 +142,10 @@ class Lazy(Method):
             raise ValueError(f"ascent_step is {rates.ascent_step} and charges is 'best', which does not ascend; it must be 0")
 
     def init(self, key: Key[Array, ""], rates: LazyRates, data: Samples) -> LazyState:
-        """Return features at uniform positions with charges 0, and particles at the data."""
+        """Return features at drawn positions (`FeatureMap.draw`) with charges 0, and particles at the data."""
         position_key, particle_key = jax.random.split(key)
         dtype = data.points.dtype
-        positions = self.feature.parameter_space(self.space).sample_base(position_key, self.features, dtype)
+        positions = self.feature.draw(position_key, self.space, self.features, data)
         observed, zero = feature_mean(self.feature, positions, data)[0], jnp.zeros(self.features, dtype)
         x = initialise.start(particle_key, self.particles, data)
         return LazyState(x, positions, observed, zero, zero, jnp.int32(0))

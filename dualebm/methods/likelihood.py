@@ -309,11 +309,11 @@ class WeightedLikelihood(_Sampled):
         self.feature.parameter_space(self.space)
 
     def init(self, key: Key[Array, ""], rates: WeightedRates, data: Samples) -> LikelihoodState:
-        """Return neurons at uniform positions with charges 0 and weights 1, and chains at the base measure."""
+        """Return neurons at drawn positions (`FeatureMap.draw`) with charges 0 and weights 1, and chains at the base measure."""
         del rates
         position_key, chain_key = jax.random.split(key)
         dtype = data.points.dtype
-        positions = self.feature.parameter_space(self.space).sample_base(position_key, self.neurons, dtype)
+        positions = self.feature.draw(position_key, self.space, self.neurons, data)
         zero = jnp.zeros(self.neurons, dtype)
         chains = None if self.sampler == "importance" else _first_chains(self, chain_key, dtype)
         return LikelihoodState(chains, Weighted(positions, zero, zero), None, jnp.int32(0))

@@ -119,9 +119,8 @@ class ScoreMatching(Method):
     def init(self, key: Key[Array, ""], rates: ScoreMatchingRates, data: Samples) -> ScoreMatchingState:
         """Return the neurons that `Dual` starts with under the same key."""
         position_key, sign_key, weight_key, _ = jax.random.split(key, 4)
-        unit, dtype = 1 if self.weight_unit == "one" else rates.radius, data.points.dtype
-        keys, parameters = (position_key, sign_key, weight_key), self.feature.parameter_space(self.space)
-        atoms = wfr.population(keys, parameters, self.neurons, self.signs, self.weights, unit, dtype)
+        keys, unit = (position_key, sign_key, weight_key), 1 if self.weight_unit == "one" else rates.radius
+        atoms = wfr.population(keys, self.feature, self.space, self.neurons, self.signs, self.weights, unit, data)
         return ScoreMatchingState(atoms, jnp.int32(0))
 
     def step(

@@ -18,11 +18,11 @@ from jaxtyping import Array, Float, Int, Key
 from dualebm import settings, stein, stein_critics
 from dualebm.energies.shallow import Shallow
 from dualebm.features import ReLU, RidgeFeature
-from dualebm.flows import initialise, two_layer
+from dualebm.flows import two_layer
 from dualebm.flows.two_layer import NetworkRates
 from dualebm.geometry import Space
 from dualebm.kernels import RBF, ArcCosine
-from dualebm.measures import Samples
+from dualebm.measures import Samples, draw_indices
 from dualebm.methods.base import Info, Method
 from dualebm.settings import Count, Positive
 
@@ -88,7 +88,7 @@ class _Stein(Method):
         batch_key, loss_key = jax.random.split(key)
         network, samples = state.neurons, data
         if self.batch is not None:
-            samples = Samples(data.points[initialise.draw_indices(batch_key, data, (self.batch,))])
+            samples = Samples(data.points[draw_indices(batch_key, data, (self.batch,))])
         value, slopes = self.loss(loss_key, samples, stein.score(network, self.space, samples.points))
         gradient = stein.pull_back(network, self.space, samples.points, self.neurons * slopes)
         network, optimiser = two_layer.descend(

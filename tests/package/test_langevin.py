@@ -13,11 +13,11 @@ from dualebm.energies.base import Energy
 from dualebm.energies.shallow import Shallow
 from dualebm.features import ReLU
 from dualebm.flows import langevin
-from dualebm.flows.initialise import copies, draw_indices, refresh, restart
+from dualebm.flows.initialise import copies, refresh, restart
 from dualebm.flows.langevin import move, sample
 from dualebm.flows.noise import NOISE_PAIRS, NOISES, Noise, drawn, sharded
 from dualebm.log_z.quadrature import effective_temperature, mean_energy
-from dualebm.measures import Samples
+from dualebm.measures import Samples, draw_indices
 from dualebm.spaces import Euclidean, Sphere, Torus
 from tests import oracles
 
