@@ -13,8 +13,9 @@ import pytest
 from dualebm._internal.blocks import block_columns
 from dualebm.energies.base import Energy, log_density
 from dualebm.energies.shallow import Shallow, feature_mean, from_atoms, witness
-from dualebm.features import ReLU, Softplus
+from dualebm.features import ReLU, ScaledBump, Softplus
 from dualebm.measures import Atoms, Samples
+from dualebm.spaces import Euclidean, Sphere, Torus
 from tests import oracles
 
 TOLERANCE = {"float32": 3e-6, "float64": 1e-12}
@@ -198,6 +199,11 @@ WHOLE = {
     "value": lambda x, theta, c: Shallow(ReLU(), theta, c)(x),
     "witness": lambda x, theta, c: witness(ReLU(), theta, Samples(x), Samples(x, x[:, 0])),
     "witness without homogeneity": lambda x, theta, c: witness(Softplus(), theta, Samples(x), Samples(x)),
+    "scaled bumps on R^d": lambda x, theta, c: Shallow(ScaledBump(Euclidean(D - 1)), theta, c).value_and_gradient(x[:, 1:]),
+    "witness of scaled bumps on the torus": lambda x, theta, c: witness(ScaledBump(Torus(D - 1)), theta, Samples(x[:, 1:]), Samples(x[:, 1:])),
+    "weighted witness of scaled bumps": lambda x, theta, c: witness(
+        ScaledBump(Sphere(D - 1)), theta, Samples(x[:, 1:]), Samples(x[:, 1:], x[:, 0])
+    ),
     "a whole product": lambda x, theta, c: jnp.sum(jax.nn.relu(x @ theta.T), axis=1),
 }
 

@@ -20,7 +20,7 @@ from dualebm.energies.mixture import Mixture
 from dualebm.energies.networks import MLP, ConvNet
 from dualebm.energies.shallow import Shallow
 from dualebm.energies.tabulated import Tabulated
-from dualebm.features import Bump, Custom, ReLU, Softplus
+from dualebm.features import Bump, Custom, ReLU, ScaledBump, Softplus
 from dualebm.kernels import BumpKernel, Embedding
 from dualebm.spaces import Euclidean, Sphere, Torus
 from dualebm.training import checkpoints
@@ -181,6 +181,7 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
         (Softplus(sharpness=3.5), 3),
         (Bump(Torus(3, period=2.0), 5.0), 3),
         (Bump(Euclidean(3, Flat())), 3),
+        (ScaledBump(Euclidean(3, Flat()), 0.5, 20.0), 4),
     ],
 )
 def test_a_shallow_energy_comes_back(tmp_path, feature, width):

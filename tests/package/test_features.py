@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from dualebm.energies.shallow import Shallow, feature_mean
-from dualebm.features import Bump, Custom, ReLU, Softplus
+from dualebm.features import Bump, Custom, ReLU, ScaledBump, Softplus
 from dualebm.measures import Samples
+from dualebm.parameters import ScaledCentres
 from dualebm.spaces import Euclidean, Sphere, Torus
 from tests import oracles
 
@@ -36,6 +37,15 @@ def gaussian(x, theta):
     return math.exp(-5 * sum((a - b) ** 2 for a, b in zip(x, theta, strict=True)))
 
 
+def scaled(proximity, unit=1.0):
+    """The bump of a proximity whose concentration is the exponential of the last component of theta."""
+    return lambda x, theta: math.exp(math.exp(theta[-1] / unit) * proximity(x, theta[:-1]))
+
+
+def torus_proximity(x, c):
+    return sum(math.cos(2 * math.pi * (a - b) / 1.5) - 1 for a, b in zip(x, c, strict=True))
+
+
 def relu(power):
     return lambda x, theta: max(dot(x, theta), 0.0) ** power
 
@@ -51,6 +61,9 @@ CASES = {  # (feature, space of x, space of theta, phi of one x and one theta in
     "torus bump": (Bump(T2, concentration=3.0), T2, T2, torus_bump, None),
     "sphere bump": (Bump(S4, concentration=3.0), S4, S4, lambda x, t: math.exp(3 * (dot(x, t) - 1)), None),
     "euclidean bump": (Bump(R3), R3, R3, gaussian, None),
+    "torus scaled bump": (ScaledBump(T2), T2, ScaledCentres(T2, 1, 100), scaled(torus_proximity, 1.5 / (2 * math.pi)), None),
+    "sphere scaled bump": (ScaledBump(S4, 2, 5), S4, ScaledCentres(S4, 2, 5), scaled(lambda x, c: dot(x, c) - 1), None),
+    "euclidean scaled bump": (ScaledBump(R3), R3, ScaledCentres(R3, 1, 100), scaled(lambda x, c: -math.dist(x, c) ** 2 / 2), None),
     "custom": (Custom(wave, S4), R3, S4, lambda x, t: math.cos(dot(x, t[:-1])) + t[-1] * x[0], None),
 }  # fmt: skip
 every_feature = pytest.mark.parametrize("name", CASES)
@@ -193,3 +206,5 @@ def test_parameters_with_another_number_of_components_are_refused(feature, allow
 def test_bumps_refuse_points_and_parameters_of_another_space(space, points, parameters):
     with pytest.raises(ValueError, match=r"(x|theta) has [12] components; it must have 3"):
         Bump(space)(jnp.ones((2, points)), jnp.ones((5, parameters)))
+    with pytest.raises(ValueError, match=r"(x has [12] components; it must have 3|theta has [23] components; it must have 4)"):
+        ScaledBump(space)(jnp.ones((2, points)), jnp.ones((5, parameters + 1)))

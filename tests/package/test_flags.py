@@ -11,6 +11,7 @@ from dualebm import settings
 from dualebm.cli import commands, main
 from dualebm.cli.flags import groups_of
 from dualebm.cli.methods import EXAMPLES, build, choose, groups, makeable, rates_class
+from dualebm.features import ScaledBump
 from dualebm.methods.registry import by_name
 from dualebm.spaces import Euclidean, Sphere, Torus
 
@@ -78,6 +79,13 @@ def test_the_default_feature_suits_the_space():
     assert build(choose([], {}, Sphere(3)), Sphere(3), {}).feature.bias is True
     assert build(choose(["--feature", "softplus"], {}, Euclidean(2)), Euclidean(2), {"bias": False}).feature.bias is False
     assert build(choose([], {}), Sphere(3), {}).feature == by_name()["dual"](Sphere(3)).feature  # a sweep keeps the method's default
+
+
+def test_a_bump_with_a_learnt_concentration_is_a_feature_by_its_fields():
+    choice = choose(["--feature", "scaled-bump"], {}, Torus(2))
+    assert build(choice, Torus(2), {"largest_concentration": 30.0}).feature == ScaledBump(Torus(2), largest_concentration=30.0)
+    (flags,) = [group.flags for group in groups(choice, "dualebm fit", Torus(2)) if group.title == "feature"]
+    assert {flag.name: flag.shown for flag in flags} == {"smallest_concentration": "1.0", "largest_concentration": "100.0"}
 
 
 @pytest.mark.parametrize("name", by_name())

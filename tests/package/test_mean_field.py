@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dualebm._internal.finite_volume import cells
-from dualebm.features import Bump, ReLU
+from dualebm.features import Bump, ReLU, ScaledBump
 from dualebm.measures import Samples
 from dualebm.methods.dual import DualRates
 from dualebm.methods.mean_field import MeanField
@@ -155,6 +155,7 @@ def test_neurons_see_the_particles_after_their_move():
     [
         (lambda: MeanField(Sphere(4)), "space is Sphere"),
         (lambda: MeanField(Euclidean(1), Bump(Euclidean(1))), "space is Euclidean"),
+        (lambda: MeanField(Torus(1), ScaledBump(Torus(1))), "feature is ScaledBump.* which has no cells"),
         (lambda: MeanField(Sphere(2), signs="random"), "signs is 'random'"),
         (lambda: MeanField(Sphere(2), cells=3), "count is 3"),
         (lambda: MeanField(Sphere(2), substeps=0), "substeps is 0"),

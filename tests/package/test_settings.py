@@ -14,7 +14,7 @@ from dualebm.energies import starts
 from dualebm.energies.boltzmann import Boltzmann
 from dualebm.energies.mixture import Mixture
 from dualebm.energies.networks import ACTIVATIONS, MLP, Activation, ConvNet
-from dualebm.features import Bump, Custom, ReLU, Softplus
+from dualebm.features import Bump, Custom, ReLU, ScaledBump, Softplus
 from dualebm.flows import langevin, two_layer
 from dualebm.kernels import RBF, ArcCosine, BumpKernel, Kernel
 from dualebm.methods.adaptive import Adaptive
@@ -28,7 +28,8 @@ from dualebm.spaces import Sphere
 
 NEEDED = dict(space=Sphere(2), start=MLP(), method=Dual(Sphere(3)), function=jnp.dot, parameters=Sphere(3))
 CLASSES = [
-    *by_name().values(), Adaptive, Audited, Tracked, ReLU, Softplus, Bump, Custom, RBF, BumpKernel, MLP, ConvNet, Boltzmann, Mixture,
+    *by_name().values(), Adaptive, Audited, Tracked, ReLU, Softplus, Bump, ScaledBump, Custom, RBF, BumpKernel, MLP, ConvNet,
+    Boltzmann, Mixture,
 ]  # fmt: skip
 FIELDS = [(kind, name) for kind in CLASSES for name in settings.fields(kind)]
 
