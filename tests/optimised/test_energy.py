@@ -200,7 +200,9 @@ WHOLE = {
     "witness": lambda x, theta, c: witness(ReLU(), theta, Samples(x), Samples(x, x[:, 0])),
     "witness without homogeneity": lambda x, theta, c: witness(Softplus(), theta, Samples(x), Samples(x)),
     "scaled bumps on R^d": lambda x, theta, c: Shallow(ScaledBump(Euclidean(D - 1)), theta, c).value_and_gradient(x[:, 1:]),
-    "witness of scaled bumps on the torus": lambda x, theta, c: witness(ScaledBump(Torus(D - 1)), theta, Samples(x[:, 1:]), Samples(x[:, 1:])),
+    "witness of scaled bumps on the torus": lambda x, theta, c: witness(
+        ScaledBump(Torus(D - 1)), theta, Samples(x[:, 1:]), Samples(x[:, 1:])
+    ),
     "weighted witness of scaled bumps": lambda x, theta, c: witness(
         ScaledBump(Sphere(D - 1)), theta, Samples(x[:, 1:]), Samples(x[:, 1:], x[:, 0])
     ),
