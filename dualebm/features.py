@@ -348,6 +348,21 @@ class ScaledBump(FeatureMap):
         along = jnp.sum(phi * exponents, axis=1) / self.space.unit
         return sums[0], jnp.concatenate([slope, along[None]]).T
 
+    def generator(self, theta: Parameters, x: Float[Array, "d N"], force: Float[Array, "d N"]) -> Matrix:
+        """Returns <grad phi, force> - Lap phi along the space, phi (k <grad g, force> - k Lap g - k^2 |grad g|^2) with the proximity g.
+
+        Args:
+            theta: the parameters, (m, d + 1).
+            x: the points, as columns, (d, N).
+            force: tangent vectors at the points, as columns, (d, N).
+
+        Returns:
+            The values for point i and parameter j, (N, m).
+        """
+        k = self._concentrations(theta)[:, None]
+        g, along, square, laplacian = self.space.proximity_derivatives(x, theta[:, :-1].T, force)
+        return (jnp.exp(k * g) * k * (along - laplacian - k * square)).T
+
     def _concentrations(self, theta):
         return self.parameter_space(self.space).concentrations(theta)
 

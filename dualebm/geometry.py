@@ -306,6 +306,21 @@ class Space(abc.ABC):
         """
 
     @abc.abstractmethod
+    def proximity_derivatives(
+        self, x: Float[Array, "d N"], y: Float[Array, "d m"], v: Float[Array, "d N"]
+    ) -> tuple[Float[Array, "m N"], Float[Array, "m N"], Float[Array, "m N"], Float[Array, "m N"]]:
+        """Returns the proximity g(x_i, y_j) and its derivatives in x_i along the space.
+
+        Args:
+            x: points, as columns, (d, N).
+            y: other points, as columns, (d, m).
+            v: tangent vectors at the points x, as columns, (d, N).
+
+        Returns:
+            g, <grad g, v>, |grad g|^2 and the Laplacian of g, each (m, N).
+        """
+
+    @abc.abstractmethod
     def nearest(self, x: Float[Array, "n d"], centres: Float[Array, "K d"]) -> Int[Array, " n"]:
         """Returns the index of the centre that is nearest to each point.
 

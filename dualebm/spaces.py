@@ -125,6 +125,13 @@ class Sphere(Space):
         del x, total
         return lifted
 
+    def proximity_derivatives(
+        self, x: Float[Array, "d N"], y: Float[Array, "d m"], v: Float[Array, "d N"]
+    ) -> tuple[Float[Array, "m N"], Float[Array, "m N"], Float[Array, "m N"], Float[Array, "m N"]]:
+        """Returns g, <y, v>, 1 - <x, y>^2 and -(d - 1) <x, y>."""
+        g = self.proximity_of_columns(x, y)
+        return g, product(y.T, v), -g * (2 + g), -self.mean_curvature * (g + 1)
+
     def nearest(self, x: Float[Array, "n d"], centres: Float[Array, "K d"]) -> Int[Array, " n"]:
         """Returns the index of the centre with the largest inner product."""
         return jnp.argmax(product(x, centres.T), axis=1)
@@ -263,6 +270,13 @@ class Euclidean(FlatSpace):
         """Returns sum_j w_ij (y_j - x_i)."""
         return lifted - total[None] * x
 
+    def proximity_derivatives(
+        self, x: Float[Array, "d N"], y: Float[Array, "d m"], v: Float[Array, "d N"]
+    ) -> tuple[Float[Array, "m N"], Float[Array, "m N"], Float[Array, "m N"], Float[Array, "m N"]]:
+        """Returns g, <y - x, v>, |y - x|^2 and -d."""
+        g = self.proximity_of_columns(x, y)
+        return g, product(y.T, v) - jnp.sum(x * v, axis=0)[None], -2 * g, jnp.full_like(g, -self.dimension)
+
     def nearest(self, x: Float[Array, "n d"], centres: Float[Array, "K d"]) -> Int[Array, " n"]:
         """Returns the index of the centre at the smallest distance."""
         return jnp.argmax(self.proximity(x, centres), axis=1)
@@ -359,6 +373,15 @@ class Torus(FlatSpace):
         on_circles, d = self.lift(x), self.dimension
         cosine, sine = on_circles[:d], on_circles[d:]
         return (lifted[d:] * cosine - lifted[:d] * sine) / self.unit
+
+    def proximity_derivatives(
+        self, x: Float[Array, "d N"], y: Float[Array, "d m"], v: Float[Array, "d N"]
+    ) -> tuple[Float[Array, "m N"], Float[Array, "m N"], Float[Array, "m N"], Float[Array, "m N"]]:
+        """Returns g, and the derivatives of a sum of cosines of angles 2 pi (x_k - y_k) / period."""
+        g, d, one, other = self.proximity_of_columns(x, y), self.dimension, self.lift(x), self.lift(y)
+        along = product(other.T, jnp.concatenate([-one[d:] * v, one[:d] * v])) / self.unit
+        sines = [(other[d + k][:, None] * one[k][None] - other[k][:, None] * one[d + k][None]) / self.unit for k in range(d)]
+        return g, along, total([sine**2 for sine in sines]), -(g + d) / self.unit**2
 
     def nearest(self, x: Float[Array, "n d"], centres: Float[Array, "K d"]) -> Int[Array, " n"]:
         """Returns the index of the centre with the shortest displacement."""

@@ -27,7 +27,7 @@ from jaxtyping import Array, Float, Int, Key
 from dualebm import settings
 from dualebm._internal.blocks import block_columns, map_blocks, once, sum_blocks
 from dualebm.energies.shallow import Shallow, Sums, from_atoms
-from dualebm.features import Feature, ReLU, Ridge
+from dualebm.features import Feature, ReLU, Ridge, ScaledBump
 from dualebm.flows import wfr
 from dualebm.geometry import Space
 from dualebm.measures import Atoms, Samples, coefficients, log_total_variation
@@ -220,6 +220,9 @@ def operator(feature: Feature, space: Space, theta: Float[Array, "m p"], x: Floa
             slope, curvature = feature.slope(t), feature.curvature(t)
         laplacian = space.ridge_laplacian(inner, square, slope, curvature)
         return slope * product(force, along.T) - laplacian
+
+    if isinstance(feature, ScaledBump):
+        return feature.generator(theta, x.T, force.T)
 
     def one(x, force, theta):
         phi = lambda x: feature(x[None], theta[None])[0, 0]  # noqa: E731

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from dualebm.base_measures import Flat
-from dualebm.features import Bump, Custom, ReLU, Softplus
+from dualebm.features import Bump, Custom, ReLU, ScaledBump, Softplus
 from dualebm.measures import Atoms, Samples
 from dualebm.methods.dual import Dual, DualRates
 from dualebm.methods.score_matching import ScoreMatching, ScoreMatchingRates, derivative, loss, operator, smoothed_relu
+from dualebm.parameters import ScaledCentres
 from dualebm.spaces import Euclidean, Sphere, Torus
 from dualebm.training.simulate import simulate, start
 from tests import oracles
@@ -26,6 +27,9 @@ CASES = [
     (Euclidean(2), Bump(Euclidean(2), 0.7)),
     (Torus(2), Bump(Torus(2), 2.0)),
     (Sphere(3), Custom(lambda x, theta: jnp.sin(jnp.dot(x, theta) + x[0] ** 3), Sphere(3))),
+    (Sphere(3), ScaledBump(Sphere(3), 0.5, 4.0)),
+    (Euclidean(2), ScaledBump(Euclidean(2), 0.5, 4.0)),
+    (Torus(2), ScaledBump(Torus(2), 0.5, 4.0)),
 ]
 
 
@@ -47,6 +51,8 @@ def later(key, method, state, rates, data):
 
 def points_of(space, count, seed=1):
     rng, size = np.random.default_rng(seed), (count, space.dimension)
+    if isinstance(space, ScaledCentres):
+        return np.concatenate([points_of(space.space, count, seed), rng.uniform(*space.bounds, (count, 1))], axis=1)
     if isinstance(space, Torus):
         return rng.uniform(size=size)
     return oracles.normalise(rng.normal(size=size)) if isinstance(space, Sphere) else rng.normal(size=size)
@@ -78,7 +84,7 @@ def test_gradient_and_laplacian_along_the_space(space, feature, x64):
     np.testing.assert_allclose(along, (above - below) / (2 * e), rtol=1e-6, atol=1e-7)
 
 
-@pytest.mark.parametrize(("space", "feature"), [CASES[0], CASES[2], CASES[4], CASES[7]])
+@pytest.mark.parametrize(("space", "feature"), [CASES[0], CASES[2], CASES[4], CASES[7], *CASES[9:]])
 def test_v_is_the_derivative_of_the_loss(space, feature, x64):
     """In the weights, and in the positions (with f held fixed: the loss is quadratic in gamma)."""
     atoms, data = atoms_of(space, feature), Samples(points_of(space, 200), np.linspace(-1, 1, 200))
