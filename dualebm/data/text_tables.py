@@ -268,8 +268,8 @@ def _are_numbers(words: Any) -> np.ndarray:
 
 def _read_at_once(lines: Sequence[str], reading: Reading, positions: Sequence[int]) -> np.ndarray | None:
     """Return the numbers of many lines, (n, d). None where a word is no finite number, or a line has another width."""
-    separator, width, (decimal, thousands) = reading.separator, reading.cells.shape[1], reading.form or PLAIN
-    if thousands is not None or not any(reading.cells[:, -1]):
+    separator, width, (decimal, _) = reading.separator, reading.cells.shape[1], reading.form or PLAIN
+    if not any(reading.cells[:, -1]):
         return None
     # The zeros of a first line fix the width, and beside them pandas does not take True for 1. A zero at the end marks whole lines.
     text = f"{separator}0\n".join([separator.join("0" * width), *lines[reading.header is True :], ""])

@@ -8,6 +8,7 @@ import numpy as np
 import pandas
 import pytest
 
+from dualebm._internal import checks
 from dualebm.data import tables
 from dualebm.data.preparation import Preparation, from_space, prepare, to_space
 from dualebm.data.tables import as_table
@@ -89,6 +90,10 @@ def test_rows_are_normalised_and_wrap_nowhere():
     torus = prepare(x[:1], "torus", period=5.0)
     assert torus == Preparation(Torus(2, 5.0)) and prepare([[0.5]], "torus").space == Torus(1)
     assert to_space(torus, x[:1], "float32").points.tolist() == x[:1]
+    ends = [[-checks.ON_SPACE / 2, 5.0 + checks.ON_SPACE / 2]]
+    np.testing.assert_allclose(to_space(torus, ends, "float32").points, ends, rtol=1e-6)
+    named = frame(lat=[0.6], y=[0.8])  # a latitude alone is no pair of degrees
+    assert prepare(named, "sphere") == Preparation(Sphere(2), ("lat", "y"))
 
 
 # -- Latitude and longitude ------------------------------------------------------------------------
@@ -108,6 +113,8 @@ def test_degrees_are_points_of_the_sphere_and_come_back():
     preparation = prepare(chosen, "sphere", latlon=True)
     assert preparation.columns is None
     np.testing.assert_allclose(to_space(preparation, chosen, "float32").points, points, atol=1e-6)
+    named = as_table(frame(a=DEGREES["lat"], b=DEGREES["lon"]))
+    assert prepare(as_table(named, ["a", "b"]), "sphere", latlon=True).columns == ("a", "b")  # chosen in the order of the table
     table = from_space(Preparation(Sphere(3), ("lat", "lon"), latlon=True), jnp.asarray(np.array(points), jnp.float32))
     np.testing.assert_allclose(table.rows, [[0, 0], [90, 0], [-45, 90], [10, -90]], atol=1e-5)
     assert table.columns == ("lat", "lon")
@@ -127,6 +134,8 @@ def test_degrees_are_points_of_the_sphere_and_come_back():
         (ROWS, dict(space="torus", period=-1.0), "period is -1.0"),
         (ROWS[:, :1], dict(space="sphere"), "x has 1 column; points of a sphere must have at least 2"),
         ([[1, 7], [2, 7]], dict(space="euclidean", standardise=True), "x has the one value 7 in column 2; a column must vary"),
+        ([[1, 0.1], [2, 0.1], [4, 0.1]], dict(space="euclidean", standardise=True), "x has the one value 0.1 in column 2"),
+        (as_table([[1, 5, 7], [2, 6, 7]], ["1", "3"]), dict(space="euclidean", standardise=True), "x has the one value 7 in column 3"),
         ([[1e200, 7], [-1e200, 8]], dict(space="euclidean", standardise=True), "x has values in column 1 that are too large"),
         (frame(**DEGREES), dict(space="sphere", latlon=True, normalise=True), "latlon and normalise are True"),
         (frame(**DEGREES), dict(space="sphere"), "x has the columns 'lat' and 'lon', which are degrees and no points of a sphere"),
@@ -148,6 +157,7 @@ def test_prepare_refuses(x, settings, message):
     ("preparation", "x", "message"),
     [
         (Preparation(Sphere(2)), [[0.6, 0.8], [3.0, 4.0]], "x, row 2: found a row of norm 5 off the unit sphere; give latlon if"),
+        (Preparation(Sphere(2)), [[200.0, 45.0]], "x, row 1: found a row of norm 205 off the unit sphere; give latlon if"),
         (Preparation(Sphere(2)), [[900.0, 4.0]], "x, row 1: found a row of norm 900.009 off the unit sphere; give normalise"),
         (Preparation(Sphere(3)), [[3.0, 4.0, 0.0]], "x, row 1: found a row of norm 5 off the unit sphere; give normalise"),
         (Preparation(Sphere(2), normalise=True), [[1.0, 2.0], [0.0, 0.0]], "x, row 2: found zeros; a row must have a direction"),
@@ -157,6 +167,7 @@ def test_prepare_refuses(x, settings, message):
         (Preparation(Sphere(3), latlon=True), [[0.0, -181.0]], "x, row 1, column 2: found the longitude -181; it must be from -180 to 360"),
         (Preparation(Sphere(3), latlon=True), [[0.0, 0.0, 1.0]], "x has 3 columns; it must have 2"),
         (Preparation(Euclidean(1)), [[1e300]], "x, row 1, column 1: found 1e+300, which float32 does not hold"),
+        (Preparation(Euclidean(1), mean=np.zeros(1), scale=np.array([1e-300])), [[7.0]], "found 7, which float32 does not hold"),
         (Preparation(Euclidean(1)), [[True]], "x has dtype bool"),
         (Preparation(Euclidean(1)), [[np.nan]], "x, row 1, column 1: found no value"),
     ],

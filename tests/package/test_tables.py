@@ -105,12 +105,14 @@ COUNT = "found values that count the rows, which may be no data; columns must ch
         pytest.param("0,1,2\n5,6,7\n", [[5, 6, 7]], ("0", "1", "2"), id="a header of three numbers"),
         pytest.param(",0,1\n0,1.5,2.0\n1,-3.0,0.25\n", A, ("0", "1"), id="an unnamed index and a header of numbers"),
         pytest.param(",x,y\n0,1,2\n1,3,4\n", B, XY, id="an unnamed index"),
+        pytest.param(",0\n0,0.435\n1,1.25\n", ONE, ("0",), id="an unnamed index and one header of a number"),
         pytest.param('"","x","y"\n"1",1,2\n"2",3,4\n', B, XY, id="an unnamed index from 1"),
         pytest.param("Unnamed: 0,x,y\n0,1,2\n1,3,4\n", B, XY, id="an index that was read and written"),
         pytest.param("x,y\n1,2\n", [[1, 2]], XY, id="one row"),
         pytest.param("1e3,2E-3\n+1.,-.5\n", [[1000, 0.002], [1, -0.5]], None, id="exponents"),
         pytest.param("t\n1700000000.25\n1700000001.25\n", [[1700000000.25], [1700000001.25]], ("t",), id="time stamps"),
         pytest.param("id,x\n7,1\n3,2\n", [[7, 1], [3, 2]], ("id", "x"), id="a name of an index above other values"),
+        pytest.param("id,x\n1,5\n", [[1, 5]], ("id", "x"), id="a name of an index above one row"),
     ],
 )  # fmt: skip
 def test_a_text_is_read_to_exact_values(tmp_path, text, rows, columns):
@@ -130,8 +132,11 @@ def test_a_text_is_read_to_exact_values(tmp_path, text, rows, columns):
             id="decimals or thousands"),
         pytest.param("0 1\n-1 2\n", "line 1: found '0 1', which may be names, as pandas writes them, or a point",
             id="0 and 1 above integers"),
+        pytest.param("0,1\n" + "1.5,2.5\n" * 300 + "3,4\n", "line 1: found '0,1', which may be names", id="0 and 1 above a late integer"),
+        pytest.param("x,y\n1 234,5\n2 345,6\n", "line 2, column 1 ('x'): found '1 234'", id="blanks within numbers between commas"),
         pytest.param("0\n0.1\n", "line 1: found '0', which may be names", id="one 0"),
         pytest.param("id,x\n1,5\n2,6\n", f"column 1 ('id'): {COUNT} x", id="an index under a name"),
+        pytest.param("id\n1\n2\n", f"column 1 ('id'): {COUNT} id", id="an index alone"),
         pytest.param("x,Index\n1.5,0\n2,1\n", f"column 2 ('Index'): {COUNT} x", id="an index under a name in the last column"),
         pytest.param(",x\n3,1\n4,2\n", "column 1: found no name, and values that do not count rows", id="an unnamed column"),
         pytest.param("x,,y\n3,1,2\n4,2,3\n", "line 1, column 2: found no name; each column must have one", id="an unnamed column within"),
@@ -162,6 +167,8 @@ def test_a_text_is_read_to_exact_values(tmp_path, text, rows, columns):
         pytest.param('1,5" pipe\n', "line 1: found a quotation mark without a partner", id="a quotation mark within a value"),
         pytest.param("1, 2 3\n4, 5 6\n", "line 1, column 1: found '1,'", id="a comma beside no digit"),
         pytest.param("x,y\n# nothing\n", "holds no points below the names in line 1", id="no rows"),
+        pytest.param("x y\n", "holds no points below the names in line 1", id="names between blanks alone"),
+        pytest.param("1,5\n2\nx,y\n", "line 2: found 1 values; it must have 2, as line 1", id="a short line and words"),
         pytest.param("# nothing\n\n", "holds no points; it must have one per line", id="comments alone"),
         pytest.param("", "holds no points; it must have one per line", id="empty"),
         pytest.param(b"x,y\nH\xf6he,2\n", "line 2: found bytes that are no text in UTF-8", id="another encoding"),
@@ -211,10 +218,11 @@ def test_zeros_keep_their_signs_and_integers_their_digits(tmp_path, count):
     assert np.signbit(rows[:, 0]).all() and (rows[:, 1] == 123456789012345678901234567890.0).all()
 
 
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16-le", "utf-16-be"])
 @pytest.mark.parametrize("name", ["data.csv", "data.TSV", "Höhe über Normal.txt", "a b 'c'.csv"])
 def test_encodings_suffixes_and_paths(tmp_path, encoding, name):
-    (tmp_path / name).write_bytes("Höhe;y\n1,5;2\n".encode(encoding))
+    mark = "\ufeff" if encoding.startswith("utf-16") else ""
+    (tmp_path / name).write_bytes(f"{mark}Höhe;y\n1,5;2\n".encode(encoding))
     table = read(str(tmp_path / name))
     assert table.rows.tolist() == [[1.5, 2.0]] and table.columns == ("Höhe", "y")
 
@@ -259,6 +267,9 @@ def test_columns_are_chosen_by_name_or_position(tmp_path):
     (tmp_path / "c.csv").write_text("0,7 3027\n1,2 6102\n")
     with pytest.raises(ValueError, match="line 1: found '0,7 3027', which is 2 columns, as commas or blanks may stand within numbers"):
         read(tmp_path / "c.csv", ["1"])
+    (tmp_path / "wide.csv").write_text(",".join(f"x{i}" for i in range(21)) + "\n" + ",".join("1" * 21) + "\n")
+    with pytest.raises(ValueError, match=r"lacks; Allowed: 'x0', .*'x19', \.\.\.$"):
+        read(tmp_path / "wide.csv", ["y"])
     for columns in (["5"], ["0"], ["x"]):
         with pytest.raises(ValueError, match=r"and .*b.csv has no column names; columns must be positions from 1 to 4"):
             read(tmp_path / "b.csv", columns)
@@ -295,7 +306,7 @@ def test_tables_of_parquet_and_excel(tmp_path):
     frame.to_excel(tmp_path / "b.xlsx", index=False, header=False, startrow=2)
     frame[["y"]].to_excel(tmp_path / "c.xlsx", index=False)
     pandas.DataFrame(np.eye(2) / 3).to_excel(tmp_path / "d.xlsx")
-    pandas.DataFrame({"y, in m": np.arange(300.0)}).to_excel(tmp_path / "e.xlsx", index=False)
+    pandas.DataFrame({"y, in 5\" m": np.arange(300.0)}).to_excel(tmp_path / "e.xlsx", index=False)
     for name, place, columns in (
         ("a.parquet", "row 2, column 2 ('y')", XY), ("a.xlsx", "row 3, column 3 ('y')", XY), ("b.xlsx", "row 4, column 2", None),
     ):  # fmt: skip
@@ -306,7 +317,7 @@ def test_tables_of_parquet_and_excel(tmp_path):
         assert f"{name}, {place}: found no value" in str(caught.value)
     assert read(tmp_path / "c.xlsx", drop_missing=True).rows.tolist() == [[0.1], [-1e-300]]
     assert np.array_equal(read(tmp_path / "d.xlsx").rows, np.eye(2) / 3)
-    assert read(tmp_path / "e.xlsx").rows[:, 0].tolist() == list(range(300)) and read(tmp_path / "e.xlsx").columns == ("y, in m",)
+    assert read(tmp_path / "e.xlsx").rows[:, 0].tolist() == list(range(300)) and read(tmp_path / "e.xlsx").columns == ("y, in 5' m",)
     assert read(tmp_path / "a.parquet", ["x"]).rows.tolist() == [[1], [2], [3]]
 
     mixed = pandas.DataFrame({"b": [True, False], "t": pandas.to_datetime(["2020-01-01", "2021-01-01"]), "s": ["p", "q"], "x": [1.0, 2.0]})
@@ -452,6 +463,7 @@ def test_columns_of_frames():
         (pandas.DataFrame({"a": [1j]}), r"x, row 1, column 1 \('a'\): found '1j', a complex number"),
         (pandas.DataFrame([[1, 2]], columns=["a", "a"]), "x, column 2: found the name 'a' a second time"),
         (pandas.DataFrame({"id": [0, 1], "x": [1.0, 2.0]}), rf"x, column 1 \('id'\): {COUNT} x"),
+        (pandas.DataFrame({"Unnamed: 0": [0, 1]}), "x has one column, which counts the rows; it must have columns of numbers"),
         (pandas.DataFrame({"x": []}), "x is empty"),
         (np.zeros((1, columns_of_tables.COLUMNS + 1)), "x has 16385 columns; at most 16384 are allowed"),
     ],

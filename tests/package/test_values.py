@@ -111,6 +111,7 @@ def test_log_has_equal_ratios_and_both_ends():
         ("5:5", "is empty: it starts at 5 and stops before 5"),
         ("5:3", "is empty"),
         ("0:5:-1", "is empty"),
+        ("5:5:-1", "is empty"),
         ("0:10000000", f"more than {LARGEST} values"),
         ("0:" + "9" * 40, f"more than {LARGEST} values"),
         ("1_000", "'1_000' is not a number"),
