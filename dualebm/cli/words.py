@@ -47,7 +47,7 @@ def value_of(flag: Flag, text: str) -> Any:
     if not flag.grid and setting.kinds & {str, Path} and not setting.words:
         if Path in setting.kinds and not text:
             raise Refused(f"{flag.name} is ''; it must be a path")
-        return None if setting.optional and text.lower() == "none" else Path(text) if Path in setting.kinds else text
+        return None if setting.optional and text == "none" else Path(text) if Path in setting.kinds else text
     try:
         listed = _typed(setting, values.parse(text) if flag.grid else [_single(text)])
         for value in listed:

@@ -106,6 +106,14 @@ def test_an_entry_that_jax_cannot_load_is_named_and_the_next_command_starts_anew
     assert command() == expected and command() == (expected[0], 1) and capfd.readouterr().err == ""
 
 
+def test_an_entry_that_changes_while_a_command_runs_is_compiled_again(home, capfd):
+    expected = command()
+    with cache.compilation_cache(enabled=True):
+        flip(folder_of(home), next(folder_of(home).glob("*-cache")))
+    assert command() == expected and command() == (expected[0], 1)
+    assert capfd.readouterr() == ("", "")
+
+
 def test_a_folder_that_is_removed_or_cannot_be_written_stops_nothing(home, capfd):
     expected = number()
     with cache.compilation_cache(enabled=True):
@@ -125,6 +133,7 @@ def link(folder):
 REFUSED = {
     "is no folder, or is a link": link,
     "other users can write to": lambda folder: folder.chmod(0o770),
+    "chmod 700": lambda folder: folder.chmod(0o702),
     "is no folder": lambda folder: (shutil.rmtree(folder), folder.write_text("")),
 }
 

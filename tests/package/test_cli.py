@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import tomllib
+import warnings
 from pathlib import Path
 
 import equinox as eqx
@@ -17,8 +18,9 @@ import numpy as np
 import pytest
 
 from dualebm import model
-from dualebm.cli import commands, main
+from dualebm.cli import commands, main, output
 from dualebm.cli import fit as fitting
+from dualebm.cli import rows as rows_of_file
 from dualebm.cli import score as scoring
 from dualebm.cli.flags import capitalised, groups_of
 from dualebm.data import tables, targets
@@ -208,6 +210,7 @@ TORUS = "fit {wave} --space torus --out {out} "
     ("command", "message"),
     [
         ("fti a", "the command is 'fti'; did you mean 'fit'? Allowed: fit, sample, score, sweep, show, runs"),
+        ("FIT a", "the command is 'FIT'; did you mean 'fit'?"),
         ("fit --space sphere --out {out}", "DATA is not given; dualebm fit needs it"),
         ("fit {data} --out {out}", "--space is not given"),
         ("fit {data} --space sphere", "--out is not given"),
@@ -259,7 +262,9 @@ TORUS = "fit {wave} --space torus --out {out} "
         (FIT + "--holdout 0.001", "holdout is 0.001 of 30 rows, which is 0"),
         (FIT + "--holdout -0.1", "holdout is -0.1"),
         (FIT + "--anneal 2", "anneal is 2; it must be a finite number, at least 0 and at most 1"),
-        (FIT + "--no-anneal", "--no-anneal is no flag of dualebm fit"),
+        (FIT + "--no-anneal", "--no-anneal is no flag of dualebm fit; did you mean --anneal?"),
+        (BASE + "--method lazy --no-neurons", "--no-neurons is no flag of dualebm fit --method lazy; it is one with --method dual"),
+        (BASE + "--features 5", "--features is no flag of dualebm fit; it is one with --method lazy. Did you mean --feature?"),
         (FIT + "--precision 16", "precision is 16; Allowed: 32, 64"),
         (FIT + "--steps 0", "steps is 0; it must be an integer of at least 1"),
         (FIT + "--every 1", "every is 1; it must be an integer of at least 2"),
@@ -330,9 +335,49 @@ def test_a_space_of_another_type_in_a_configuration_file_is_one_line(tmp_path, c
     assert (code, out) == (2, "") and err.count("\n") == 1 and "it must be a string" in err
 
 
-def test_an_error_of_the_system_has_no_number(capsys):
-    code, _, err = call(capsys, "runs", "no/such/folder")
-    assert code == 2 and err.startswith("error: folder no/such/folder holds no sweep")
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (OSError(28, "No space left on device", "a.csv"), "a.csv: No space left on device"),
+        (OSError(5, "Input/output error"), "Input/output error"),
+        (MemoryError(), "MemoryError"),
+        (ValueError("two\n  lines"), "two lines"),
+    ],
+)
+def test_an_error_is_one_line_without_its_number(monkeypatch, capsys, error, line):
+    def fail(settings):
+        raise error
+
+    monkeypatch.setattr(scoring, "run", fail)
+    assert call(capsys, "score", "a", "b.csv") == (2, "", f"error: {line}\n")
+
+
+def test_warnings_of_other_packages_are_no_notes(monkeypatch, capsys):
+    def warn(settings):
+        warnings.warn("of this package\nfor its user", UserWarning, stacklevel=1)
+        warnings.warn("of another package", DeprecationWarning, stacklevel=1)
+
+    monkeypatch.setattr(scoring, "run", warn)
+    with pytest.warns(DeprecationWarning, match="of another package"):
+        assert call(capsys, "score", "a", "b.csv") == (0, "", "note: of this package for its user\n")
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".CSV", ".npy", ".NPY"])
+def test_columns_are_written_and_read_back(tmp_path, monkeypatch, suffix):
+    monkeypatch.setattr(output, "ROWS", 2)
+    values, out = np.random.default_rng(0).normal(size=(5, 2)), tmp_path / f"a{suffix}"
+    output.check(out)
+    output.write(out, ["x, in m", "y"], values)
+    table = tables.read(out)
+    assert np.array_equal(table.rows, values) and table.columns == (("x, in m", "y") if suffix.lower() == ".csv" else None)
+
+
+@pytest.mark.parametrize(("missing", "said"), [(0, ""), (1, "note: 1 row of {} has "), (2, "note: 2 rows of {} have ")])
+def test_rows_that_are_left_out_are_counted(tmp_path, capsys, missing, said):
+    (tmp_path / "a.csv").write_text('"x, in m",y,place\n1,2,Oslo\n' + "1,NA,Roma\n" * missing)
+    assert rows_of_file.read(tmp_path / "a.csv", '"x, in m", y', True).rows.tolist() == [[1, 2]]
+    assert capsys.readouterr().err.startswith(said.format(tmp_path / "a.csv"))
+    assert rows_of_file.read(tmp_path / "a.csv", None, True, ["y", "x, in m"]).rows.tolist() == [[2, 1]]
 
 
 def test_a_warning_of_the_data_is_a_note_of_one_line(tmp_path, capsys):
@@ -477,10 +522,28 @@ def test_a_configuration_file_may_hold_all_flags_of_a_fit(fitted, tmp_path, caps
     assert second["settings"]["seed"] == 0 and second["settings"]["anneal"] == 0.2  # flags win, also where they equal the default
 
 
+@pytest.mark.parametrize(
+    ("content", "flags", "values"),
+    [
+        ("", "", dict(method="dual", feature="ReLU", bias=True)),
+        ('space = "torus"\nconcentration = 3', "", dict(feature="Bump", concentration=3.0)),
+        ('method = "lazy"\nfeature = "bump"', "--method dual --feature softplus", dict(method="dual", feature="Softplus")),
+        ('method = "jarzynski"\nstart = "conv-net"\nchannels = [4, 8]', "", dict(start="ConvNet", channels=(4, 8))),
+    ],
+)
+def test_what_a_configuration_file_decides(tmp_path, content, flags, values):
+    """The classes of the method and of its objects, unless a flag names another, and their values in the types of the settings."""
+    (tmp_path / "a.toml").write_text(content)
+    space = [] if "space" in content else ["--space", "sphere"]
+    _, given = main.read(["fit", "a.csv", *space, "--out", "out", "--config", str(tmp_path / "a.toml"), *flags.split()])
+    found = given.flags | {name: kind.__name__ for name, kind in given.choice.objects.items() if kind} | {"method": given.choice.name}
+    assert {name: (found[name], type(found[name])) for name in values} == {name: (value, type(value)) for name, value in values.items()}
+
+
 def test_the_command_alone_and_its_version(capsys):
     code, out, err = call(capsys)
     assert (code, err) == (0, "") and all(f"  {name} " in out for name in commands.COMMANDS)
-    assert call(capsys, "--help") == (0, out, "")
+    assert call(capsys, "--help") == call(capsys, "-h") == (0, out, "")
     code, out, _ = call(capsys, "--version")
     assert code == 0 and re.fullmatch(r"dualebm \d+\.\d+\.\d+\n", out)
 

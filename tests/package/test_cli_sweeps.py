@@ -111,6 +111,12 @@ def test_a_sweep_is_resumed_with_more_seeds_and_another_feature_is_swept(tmp_pat
     """The folder keeps the flags. The settings of the feature are settings of the grid."""
     flags = "--method likelihood --feature relu --power 1,2 --teacher s2_bimodal --n 60 --neurons 8 --steps 4 --every 2 --test-points 100"
     assert call(capsys, "sweep", *flags.split(), "--seed", "0", "--out", tmp_path / "a")[0] == 0
+    (tmp_path / "a.toml").write_text("steps = 0\n")  # the file wins over the folder
+    code, _, err = call(capsys, "sweep", "--resume", "--config", tmp_path / "a.toml", "--out", tmp_path / "a")
+    assert code == 2 and f"steps in {tmp_path / 'a'} or {tmp_path / 'a.toml'} is 0; it must be" in err
+    (tmp_path / "a.toml").write_text('method = "likelihood"\n')
+    code, _, err = call(capsys, "sweep", "--config", tmp_path / "a.toml", "--out", tmp_path / "a", "--batches", 3)
+    assert code == 2 and "--batches is no flag of dualebm sweep --method likelihood\n" in err
     code, out, _ = call(capsys, "sweep", "--resume", "--seed", "0:2", "--out", tmp_path / "a")
     found = open_sweep(tmp_path / "a")
     settings = sorted(zip(found.power.values.tolist(), found.seed.values.tolist(), strict=True))
@@ -144,6 +150,7 @@ def test_a_sweep_is_resumed_with_more_seeds_and_another_feature_is_swept(tmp_pat
         ("alhpa = 1", "the name 'alhpa' in {file} is no flag of this command; did you mean --alpha?"),
         ("out = 3", "out in {file} is 3; it must be a string"),
         ('method = "lzy"', "method is 'lzy'; did you mean 'lazy'?"),
+        ('method = "lazy"\nneurons = 8', "the name 'neurons' in {file} is no flag of this command; it is one with --method dual"),
         ("[run]\nsteps = 10", "the name 'run' in {file} is no flag"),
         ("steps = ", "cannot be read as TOML"),
     ],
@@ -214,6 +221,7 @@ def test_processes_are_asked_of_the_launcher(monkeypatch):
         ("--precision 16", "precision is 16; Allowed: 32, 64"),
         ("--scale fsat", "scale is 'fsat'; did you mean 'fast'"),
         ("--dry-run yes", "--dry-run is followed by 'yes'; it takes no value: give --dry-run or --no-dry-run"),
+        ("more.csv", "'more.csv' is unexpected; dualebm sweep takes flags\n"),
         ("--set radius=3", "--set is no flag of dualebm sweep"),
         ("--anneal 1.5", "anneal is 1.5"),
     ],

@@ -3,16 +3,19 @@
 import ast
 import contextlib
 import io
+import re
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
 from dualebm import settings
 from dualebm.cli import commands, main
-from dualebm.cli.flags import groups_of
+from dualebm.cli.flags import Flag, groups_of, hint, metavar, spell
 from dualebm.cli.methods import EXAMPLES, build, choose, groups, makeable, rates_class
 from dualebm.features import ScaledBump
 from dualebm.methods.registry import by_name
+from dualebm.settings import Count, Fraction, Positive
 from dualebm.spaces import Euclidean, Sphere, Torus
 
 CLI = Path(main.__file__).parent
@@ -50,11 +53,41 @@ def test_every_setting_is_one_flag(command, chosen):
 @pytest.mark.parametrize("name", by_name())
 def test_help_lists_the_flags_of_a_method(name):
     text = " ".join(text_of(["fit", "--method", name, "--help"]).replace("│", " ").split())
+    assert "dualebm fit --method NAME --help lists the flags of a method." in text
     for owner in (by_name()[name], rates_class(by_name()[name])):
         for field, setting in settings.fields(owner).items():
             if setting.kinds or makeable(setting):
                 assert f"--{field.replace('_', '-')}" in text, field
                 assert setting.help and " ".join(setting.help.split()[-3:]).rstrip(".") in text, f"{owner.__name__}.{field}"
+
+
+@pytest.mark.parametrize(
+    ("kind", "default", "grid", "text"),
+    [
+        (Count, 5, False, "INT (at least 1; default: 5)"),
+        (Count | None, 5, False, "INT|none (at least 1; default: 5)"),
+        (Count | None, None, False, "INT (at least 1; default: none)"),
+        (Positive, 0.5, True, "FLOAT[,...] (greater than 0; default: 0.5)"),
+        (Fraction, 0.5, False, "FLOAT (greater than 0, at most 1; default: 0.5)"),
+        (Literal[32, 64], 32, False, "{32,64} (default: 32)"),
+        (bool, True, True, "true|false[,...] (default: true)"),
+    ],
+)
+def test_what_the_help_says_of_values(kind, default, grid, text):
+    flag = Flag(settings.of_type("x", kind)._replace(default=default), spell(default), grid=grid)
+    assert f"{metavar(flag)} {hint(flag)}" == text
+
+
+def test_help_goes_from_the_data_over_the_method_to_the_machine(tmp_path):
+    (tmp_path / "a.toml").write_text("particle-step = 1\n")
+    text = text_of(["fit", "--space", "torus", "--config", str(tmp_path / "a.toml"), "--help"])
+    flags = ["DATA", "columns", "space", "method", "feature", "concentration", "particle-step", "out", "steps", "precision"]
+    places = [re.search(rf"^\W*(--|\[){flag}\b", text, re.MULTILINE) for flag in flags]
+    assert all(places) and [place.start() for place in places] == sorted(place.start() for place in places)
+    joined = re.sub(r"[\s│]", "", text)
+    assert "{relu,softplus,bump}Phi." in joined and "(default:bump)" in joined and "(greaterthan0;default:10.0)" in joined
+    assert f"default:1.0,from{tmp_path}/a.toml" in joined
+    assert "--no-bias" in text_of(["fit", "--help"])  # the feature that suits the sphere has a bias
 
 
 def test_no_method_feature_energy_or_field_of_them_is_named_in_the_command_line():

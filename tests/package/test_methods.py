@@ -20,7 +20,7 @@ from dualebm.measures import Samples
 from dualebm.methods.adaptive import Adaptive
 from dualebm.methods.audited import Audited
 from dualebm.methods.base import Divergence, Info, Iterate, Method
-from dualebm.methods.dual import ANNEALED, Dual, annealing
+from dualebm.methods.dual import ANNEALED, Dual, DualRates, annealing, annealing_over
 from dualebm.methods.kernel_flow import KernelFlow
 from dualebm.methods.lazy import Lazy
 from dualebm.methods.likelihood import Likelihood, WeightedLikelihood
@@ -149,6 +149,22 @@ def test_the_neuron_steps_suit_the_scale_of_the_data(bias):
         assert method.rates_for(data) == pytest.approx(expected) and type(method.rates_for(data)) is type(method.rates)
     for method in (Dual(space, Bump(space)), WeightedDual(space, Bump(space)), ScoreMatching(space, feature)):
         assert method.rates_for(data) == method.rates
+
+
+def test_annealing_lets_the_radius_grow_and_then_the_steps_fall():
+    rates = DualRates(0.1, 1.0, 2.0, radius=10.0)
+    for t, radius, slower in ((0, 7.0, 1.0), (1, 8.0, 1.0), (3, 10.0, 1.0), (6, 10.0, 5.0)):
+        for schedule in (annealing(3), annealing_over(10, 0.25)):  # 2.5 iterations are 3
+            changed = schedule(t, rates)
+            assert changed == pytest.approx(rates._replace(radius=radius, transport_step=1.0 / slower, reaction_step=2.0 / slower))
+    assert annealing_over(10, 0.0) is None
+
+
+def test_the_ball_of_a_method_is_that_of_its_signs_through_wrappers_too():
+    for signs, ball in (("half", "full"), ("all_negative", "negative")):
+        dual = Dual(Sphere(3), signs=signs)
+        assert dual.ball == Audited(dual).ball == Tracked(Adaptive(dual)).ball == ball
+    assert made("kernel_flow").ball == "full"
 
 
 def test_annealing_names_the_rates_that_a_method_lacks():

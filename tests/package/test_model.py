@@ -109,6 +109,9 @@ MEAN, SCALE = np.array([1.0, 2.0, 3.0]) / 7, np.array([1.0, 2.0, 3.0]) / 3
     ],
 )  # fmt: skip
 def test_what_is_saved_is_loaded(tmp_path, preparation):
+    by_quadrature = ESTIMATE._replace(effective_sample_size=None, draws=None)
+    model.save(tmp_path, Model(SHALLOW, preparation, by_quadrature, 0.1), {"data": "a.csv"})
+    assert model.load(tmp_path).log_partition == by_quadrature
     model.save(tmp_path, Model(SHALLOW, preparation, ESTIMATE, 0.1), {"data": "a.csv"})
     loaded = model.load(tmp_path)
     assert loaded.preparation[:4] == preparation[:4] and loaded.log_partition == ESTIMATE
@@ -149,6 +152,7 @@ def test_damaged_models_are_refused(tmp_path):
         ({"log_partition": {"value": 1.0}}, "model.json is corrupt .TypeError"),
         ({"log_partition": {**header["log_partition"], "value": float("nan")}}, "log_partition.value is nan; it must be finite"),
         ({"log_partition": {**header["log_partition"], "trusted": "yes"}}, "log_partition.trusted is 'yes'"),
+        ({"log_partition": {**header["log_partition"], "value": True}}, "log_partition.value is True"),
         ({"log_partition": {**header["log_partition"], "standard_error": None}}, "log_partition.standard_error is None"),
         ({"log_partition": 3}, "model.json is corrupt .TypeError"),
         ({"particle_step": -1.0}, "particle_step is -1.0"),

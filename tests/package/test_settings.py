@@ -134,6 +134,14 @@ class Everything:
         settings.check(self)
 
 
+class Renamed(Everything):
+    """Another text for a field.
+
+    Args:
+        count: another text.
+    """
+
+
 def test_the_description_of_each_type():
     described = settings.fields(Everything)
     expected = dict(
@@ -152,6 +160,8 @@ def test_the_description_of_each_type():
     )
     assert described == expected
     assert settings.fields(Point)["x"].default is dataclasses.MISSING
+    texts = {name: setting.help for name, setting in settings.fields(Renamed).items()}
+    assert (texts["count"], texts["word"]) == ("another text.", "a word.")  # its text, else that of the class that it inherits
 
 
 @pytest.mark.parametrize(
