@@ -187,7 +187,7 @@ def metavar(flag: Flag) -> str:
     setting = flag.setting
     if flag.positional:
         return flag.name.upper()
-    names = [NAMES[kind] for kind in NAMES if kind in setting.kinds and not (kind is int and float in setting.kinds)]
+    names = [NAMES[kind] for kind in NAMES if kind in setting.kinds]
     if setting.words:
         names = ["{" + ",".join(map(str, setting.words)) + "}", *(name for name in names if name not in ("TEXT", "INT"))]
     text = "|".join([*names, "none"] if setting.optional and setting.default is not None else names)
