@@ -472,7 +472,8 @@ def test_an_interruption_while_modules_are_imported_is_one_line(tmp_path):
 )
 def test_standard_streams_that_are_closed_or_full(call, code, out, err):
     command = f"{sys.executable} -m dualebm.cli.main {call}"
-    found = subprocess.run(["bash", "-c", command], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": ""}  # a buffer hides a full disk until the end
+    found = subprocess.run(["bash", "-c", command], capture_output=True, text=True, env=environment)
     assert (found.returncode, found.stdout, found.stderr) == (code, out, err)
 
 
