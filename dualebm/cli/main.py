@@ -38,7 +38,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return code
     except BrokenPipeError:  # the reader of standard output, such as `head`, has enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (Refused, ValueError, OSError, ImportError, MemoryError) as error:
         _tell(f"error: {' '.join(_reason(error).split())}")
@@ -48,6 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             signal.signal(signal.SIGINT, signal.SIG_IGN)
         _tell(str(interrupt) or "interrupted")
         return 130
+    finally:
+        _empty_streams()
 
 
 def _open_streams() -> None:
@@ -55,6 +56,15 @@ def _open_streams() -> None:
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
             setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))
+
+
+def _empty_streams() -> None:
+    """Let the standard streams that cannot be written lead nowhere. Otherwise the interpreter fails when it writes their buffers."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _tell(text: str) -> None:
