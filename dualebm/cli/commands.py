@@ -41,8 +41,8 @@ class Points:
     Args:
         space: the space of the points: sphere (rows of norm 1), euclidean, or torus (coordinates in [0, period)).
         normalise: divide the rows by their norms (sphere).
-        latlon: the two columns are latitude and longitude in degrees (sphere). The names of the columns decide which is which. Without
-            names the latitude comes first.
+        latlon: the two columns are latitude and longitude in degrees (sphere). Names such as lat and lon tell which is which. Otherwise
+            --columns gives the latitude first.
         standardise: subtract the mean of each column and divide by its standard deviation (euclidean). Samples and densities are in the
             units of the data all the same.
         period: the period of the coordinates (torus).
