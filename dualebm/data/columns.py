@@ -129,7 +129,7 @@ def is_chosen(columns: Sequence[str] | None, wanted: Sequence[str] | None, names
 
 
 def as_columns(x: Any, name: str) -> tuple[tuple[str, ...] | None, int, Callable[[int], np.ndarray]]:
-    """Return the columns of x, each converted to float64 when it is asked for.
+    """Return the columns of x, each converted to float64 when it is used.
 
     Args:
         x: rows of numbers, as `tables.as_table` takes them.

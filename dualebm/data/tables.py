@@ -207,7 +207,7 @@ def _check_file(path: Path) -> None:
 
 
 def _checked(rows: np.ndarray, origin: Origin, drop_missing: bool) -> Table:
-    """Return rows as a table, without an unnamed index and, if asked to, without rows that lack a value."""
+    """Return rows as a table, without an unnamed index and, where `drop_missing` says so, without rows that lack a value."""
     name, unit, lines, positions, names, chosen = origin
     if not len(rows):
         raise ValueError(f"{name} is empty; it must have one point per {unit}")

@@ -76,7 +76,7 @@ class Reading(NamedTuple):
         rows: the positions of these lines, (n,), from 0.
         header: whether the first line has names. None if it may have names or numbers.
         form: the form that most words have. None if all words also have another form, which gives other numbers.
-        values: the numbers of the columns that are asked for, in this form and without missing words.
+        values: the numbers of the chosen columns, in this form and without missing words.
         share: how well the lines fit. 1 if all lines are equally wide and all words are numbers. Negative for a wrong separator.
     """
 
@@ -210,7 +210,7 @@ def _readings(lines: Sequence[str], separators: Sequence[str], columns, wanted) 
 
 
 def _reading(lines: Sequence[str], separator: str, columns, wanted) -> Reading:
-    """Return the reading of lines by a separator, and by the form that most words of the columns that are asked for have."""
+    """Return the reading of lines by a separator, and by the form that most words of the chosen columns have."""
     cells, rows = _split(lines, separator)
     first, width = cells[0].tolist(), cells.shape[1]
     if (width == 1) != (separator == WHOLE):
@@ -241,21 +241,21 @@ def _reading(lines: Sequence[str], separator: str, columns, wanted) -> Reading:
     return Reading(separator, cells, rows, header, form if clear else None, values, share)
 
 
-def _header(first: list[str], body: np.ndarray, asked: Sequence[str]) -> bool | None:
+def _header(first: list[str], body: np.ndarray, chosen: Sequence[str]) -> bool | None:
     """Tell whether the first line holds names. None where it may hold names or numbers.
 
     pandas writes the names 0, 1, ... of unnamed columns. They are taken for names where there are at least three, or two above values
     that all have decimals. One 0, or 0 and 1 above whole numbers, may as well be a point.
     """
-    positions = [column for column in asked if column.isdecimal() and 1 <= int(column) <= len(first)]
-    if any(column in first and column not in positions for column in asked):
+    positions = [column for column in chosen if column.isdecimal() and 1 <= int(column) <= len(first)]
+    if any(column in first and column not in positions for column in chosen):
         return True
     counted = [str(i) for i in range(len(first))]
     if len(body) and (first == counted or first == ["", *counted[:-1]] != [""]):
         if len(first) >= 3 or not first[0]:
             return True
         return True if len(first) == 2 and pandas.Series(body.ravel(), dtype=object).str.contains("[.,eE]").all() else None
-    if asked and len(positions) == len(asked):
+    if chosen and len(positions) == len(chosen):
         first = [first[int(column) - 1] for column in positions]
     return not _are_numbers(first).any() and any(word not in MISSING for word in first)
 

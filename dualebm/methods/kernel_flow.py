@@ -30,7 +30,7 @@ class KernelState(NamedTuple):
         observed: E_data k(x, x') over both arguments, a scalar.
         step: the number of iterations done.
         discrepancy: the MMD of particles and data, a scalar.
-        average: the mean of f over the iterations at the K points of the grid, (K,). None where no mean is asked for.
+        average: the mean of f over the iterations at the K points of the grid, (K,). None where `averaged` is None.
     """
 
     columns: Float[Array, "d N"]
