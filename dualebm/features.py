@@ -8,6 +8,7 @@ energies and witnesses need no differentiation. They use `profile`, the derivati
 A `ScaledBump` has closed forms of both gradients too.
 """
 
+import abc
 import dataclasses
 from collections.abc import Callable
 
@@ -37,7 +38,7 @@ def _inner(x, theta, bias):
     return product + theta[None, :, -1] if bias else product
 
 
-class FeatureMap:
+class FeatureMap(abc.ABC):
     """The common part of features. A subclass defines `parameter_space` and the call."""
 
     @property
@@ -45,9 +46,9 @@ class FeatureMap:
         """Returns k where phi is homogeneous of degree k in theta, and None for other features."""
         return None
 
+    @abc.abstractmethod
     def parameter_space(self, space: Space) -> ParameterSpace:
         """Returns the space of theta for points x of a space."""
-        raise NotImplementedError
 
     def draw(self, key: Key[Array, ""], space: Space, count: int, data: Samples) -> Parameters:
         """Draws the parameters with which neurons start, from the base measure of their space.
@@ -66,9 +67,9 @@ class FeatureMap:
         """
         return self.parameter_space(space).sample_base(key, count, data.points.dtype)
 
+    @abc.abstractmethod
     def __call__(self, x: Inputs, theta: Parameters) -> Matrix:
         """Returns the matrix phi(x_i, theta_j), (N, m)."""
-        raise NotImplementedError
 
 
 class Ridge(FeatureMap):
@@ -76,17 +77,17 @@ class Ridge(FeatureMap):
 
     bias: bool
 
+    @abc.abstractmethod
     def profile(self, product: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
         """Returns phi as a function of the product."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def slope(self, product: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
         """Returns the derivative of `profile`."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def curvature(self, product: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
         """Returns the derivative of `slope`."""
-        raise NotImplementedError
 
     def parameter_space(self, space: Space) -> Sphere:
         """Returns the space of theta: the unit sphere of R^d, or of R^{d+1} with a bias.
