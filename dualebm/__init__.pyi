@@ -4,6 +4,7 @@ from . import metrics as metrics
 from . import settings as settings
 from .base_families import Normal as Normal
 from .base_families import VonMisesFisher as VonMisesFisher
+from .base_kernels import KernelBase as KernelBase
 from .base_measures import BaseMeasure as BaseMeasure
 from .base_measures import Flat as Flat
 from .base_measures import Gaussian as Gaussian

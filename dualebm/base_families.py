@@ -159,6 +159,77 @@ def log_excess(dimension: int, concentration: float) -> float:
     return float(np.logaddexp.reduce(terms)) - k
 
 
+def at_lag(mean: Float[Array, "..."], lag: Float[Array, "..."], z: Points, axis: int) -> Points:
+    """Returns the unit vectors x with 1 - <mean, x> = lag that lie on the side of vectors z from the mean.
+
+    Args:
+        mean: unit vectors, of a shape that broadcasts with z.
+        lag: numbers from 0 to 2, of the shape of z with length 1 along the axis.
+        z: vectors.
+        axis: the axis of the components.
+
+    Returns:
+        The unit vectors, of the shape of z.
+
+    >>> at_lag(jnp.array([0.0, 1.0]), jnp.array([1.0]), jnp.array([3.0, 0.5]), 0).tolist()
+    [1.0, 0.0]
+    """
+    across = z - mean * jnp.sum(mean * z, axis=axis, keepdims=True)
+    length = jnp.linalg.norm(across, axis=axis, keepdims=True)
+    x = mean * (1 - lag) + jnp.sqrt(lag * (2 - lag)) * across / jnp.where(length > 0, length, 1)
+    return x / jnp.linalg.norm(x, axis=axis, keepdims=True)
+
+
+def proposal_of(dimension: int, concentration: float) -> tuple[float, float]:
+    """Returns the parameter b of the proposal of Wood (1994), Algorithm VM*, on S^{d-1}, and 1 - x_0 = 2 b / (1 + b) of the same source.
+
+    Args:
+        dimension: d.
+        concentration: k, at least 0.
+
+    >>> proposal_of(3, 0.0)
+    (1.0, 1.0)
+    """
+    n = dimension - 1
+    b = n / (math.hypot(2 * concentration, n) + 2 * concentration)
+    return b, 2 * b / (1 + b)
+
+
+def draw_lags(
+    key: Key[Array, ""], dimension: int, concentration: float | Scalars, proposal: tuple[float | Scalars, float | Scalars], like: Scalars
+) -> Scalars:
+    """Draws 1 - <mean, x> for independent von Mises-Fisher draws x on S^{d-1}, by rejection (Wood 1994, Algorithm VM*).
+
+    Args:
+        key: a key of `jax.random`.
+        dimension: d.
+        concentration: k, one number or one for each draw.
+        proposal: what `proposal_of` returns for the concentrations.
+        like: an array of the shape and the dtype of the draws.
+
+    Returns:
+        Independent numbers from 0 to 2.
+
+    >>> lags = draw_lags(jax.random.key(0), 2, 50.0, proposal_of(2, 50.0), jnp.zeros(3))
+    >>> bool((lags > 0).all() and (lags < 0.5).all())
+    True
+    """
+    k, n, (b, gap) = concentration, dimension - 1, proposal
+
+    def attempt(carry):
+        lag, accepted, number = carry
+        beta_key, uniform_key = jax.random.split(jax.random.fold_in(key, number))
+        beta = jax.random.beta(beta_key, n / 2, n / 2, lag.shape, lag.dtype)
+        proposed = 2 * b * beta / (1 - beta + b * beta)
+        log_ratio = k * (gap - proposed) + n * jnp.log((gap + (1 - gap) * proposed) / (gap * (2 - gap)))
+        good = jnp.log(jax.random.uniform(uniform_key, lag.shape, lag.dtype)) <= log_ratio
+        return jnp.where(accepted, lag, proposed), accepted | good, number + 1
+
+    # A proposal that is not accepted is replaced by the next one.
+    first = (jnp.zeros_like(like), jnp.zeros(like.shape, bool), jnp.int32(0))
+    return jax.lax.while_loop(lambda carry: ~jnp.all(carry[1]), attempt, first)[0]
+
+
 @dataclasses.dataclass(frozen=True, repr=False)
 class VonMisesFisher(BaseMeasure):
     """The von Mises-Fisher distribution on S^{d-1}. Its density is proportional to exp(k <mean, x>), with the concentration k.
@@ -218,37 +289,15 @@ class VonMisesFisher(BaseMeasure):
         difference, lag = self._nearness(x, axis)
         return self.concentration * (difference + lag * x)
 
-    def _at(self, lag, z, axis):
-        """Returns the points with 1 - <mean, x> = lag, in the directions of vectors z from the mean."""
-        mean = _along(self.mean, z, axis)
-        across = z - mean * jnp.sum(mean * z, axis=axis, keepdims=True)
-        length = jnp.linalg.norm(across, axis=axis, keepdims=True)
-        x = mean * (1 - lag) + jnp.sqrt(lag * (2 - lag)) * across / jnp.where(length > 0, length, 1)
-        return x / jnp.linalg.norm(x, axis=axis, keepdims=True)
-
     def sample(self, space: Geometry, key: Key[Array, ""], count: int, dtype: Any = float) -> Float[Array, "count dimension"]:
         """Draws `count` independent points: on S^2 by `from_normal`, elsewhere by rejection (Wood 1994, Algorithm VM*)."""
         normal_key, rejection_key = jax.random.split(key)
         z = jax.random.normal(normal_key, (space.dimension, count), dtype)
         if self.from_normal_exists:
             return self.from_normal(space, z, 0).T
-        k, n = self.concentration, space.dimension - 1
-        b = n / (math.hypot(2 * k, n) + 2 * k)
-        gap = 2 * b / (1 + b)  # 1 - x_0 of Wood
-
-        def attempt(carry):
-            lag, accepted, number = carry
-            beta_key, uniform_key = jax.random.split(jax.random.fold_in(rejection_key, number))
-            beta = jax.random.beta(beta_key, n / 2, n / 2, (count,), lag.dtype)
-            proposal = 2 * b * beta / (1 - beta + b * beta)
-            log_ratio = k * (gap - proposal) + n * jnp.log((gap + (1 - gap) * proposal) / (gap * (2 - gap)))
-            good = jnp.log(jax.random.uniform(uniform_key, (count,), lag.dtype)) <= log_ratio
-            return jnp.where(accepted, lag, proposal), accepted | good, number + 1
-
-        # A proposal that is not accepted is replaced by the next one.
-        first = (jnp.zeros(count, z.dtype), jnp.zeros(count, bool), jnp.int32(0))
-        lag, _, _ = jax.lax.while_loop(lambda carry: ~jnp.all(carry[1]), attempt, first)
-        return self._at(lag[None], z, 0).T
+        k, d = self.concentration, space.dimension
+        lag = draw_lags(rejection_key, d, k, proposal_of(d, k), jnp.zeros(count, z.dtype))
+        return at_lag(_along(self.mean, z, 0), lag[None], z, 0).T
 
     def from_normal(self, space: Geometry, z: Points, axis: int = -1) -> Points:
         """Maps standard normal vectors to draws on S^2.
@@ -265,4 +314,4 @@ class VonMisesFisher(BaseMeasure):
         q = jnp.clip(0.5 * self._nearness(u, axis)[1], 0, 1)
         k = self.concentration
         lag = 2 * q if k == 0 else jnp.clip(-jnp.log1p(q * math.expm1(-2 * k)) / k, 0, 2)
-        return self._at(lag, u, axis)
+        return at_lag(_along(self.mean, u, axis), lag, u, axis)

@@ -35,6 +35,11 @@ class Geometry(Protocol):
         """Returns d - 1 on a sphere and 0 on flat spaces."""
         ...
 
+    @property
+    def unit(self) -> float:
+        """Returns the radius of the circles of a torus, and 1 on other spaces."""
+        ...
+
     def tangent(self, x: Points, v: Points, axis: int = -1) -> Points:
         """Projects ambient vectors v at points x onto the tangent space."""
         ...

@@ -87,7 +87,7 @@ class Space(abc.ABC):
             raise ValueError(f"dimension is {d!r}; it must be an integer of at least {self.smallest}")
         if not (isinstance(self.base, BaseMeasure) and self.base.fits(self)):
             named = "Uniform(), VonMisesFisher on a sphere" if self.compact else "Gaussian(scale), Normal, Flat()"
-            allowed = f"{named}, and MixtureBase or CustomBase, of dimension {d}"
+            allowed = f"{named}, and MixtureBase, KernelBase or CustomBase, of dimension {d}"
             raise ValueError(f"base is {self.base} and the space a {type(self).__name__} of dimension {d}; allowed: {allowed}")
 
     # -- Definition ------------------------------------------------------------------------------------

@@ -28,7 +28,7 @@ class Sphere(Space):
 
     Args:
         dimension: d, the ambient dimension, at least 2.
-        base: the base measure: `Uniform()`, `VonMisesFisher`, `MixtureBase` or `CustomBase`.
+        base: the base measure: `Uniform()`, `VonMisesFisher`, `KernelBase`, `MixtureBase` or `CustomBase`.
 
     Raises:
         ValueError: when the dimension is less than 2, or when the base measure is no measure on this space.
@@ -221,7 +221,7 @@ class Euclidean(FlatSpace):
 
     Args:
         dimension: d, at least 1.
-        base: the base measure: `Gaussian(scale)`, `Normal`, `Flat()`, `MixtureBase` or `CustomBase`.
+        base: the base measure: `Gaussian(scale)`, `Normal`, `Flat()`, `KernelBase`, `MixtureBase` or `CustomBase`.
 
     Raises:
         ValueError: when the dimension is less than 1, or when the base measure is no measure on this space.
@@ -293,7 +293,7 @@ class Torus(FlatSpace):
     Args:
         dimension: d, at least 1.
         period: the length of each coordinate's circle.
-        base: the base measure: `Uniform()`, or `CustomBase`.
+        base: the base measure: `Uniform()`, `KernelBase`, `MixtureBase` or `CustomBase`.
 
     Raises:
         ValueError: when the dimension is less than 1, the period is no positive number, or the base is no measure on it.

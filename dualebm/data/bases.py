@@ -35,10 +35,21 @@ TOLERANCE = 1e-9
 """The gain of the mean log likelihood, in nats, at which the rounds end."""
 
 
-def _rows(points, spherical: bool = False) -> Rows:
-    """Returns rows in float64, or raises ValueError for what no measure can be fitted to."""
+def finite_rows(points, columns: int = 1) -> Rows:
+    """Returns rows in float64, to which a measure can be fitted.
+
+    Args:
+        points: the rows, (n, d).
+        columns: the smallest allowed d.
+
+    Raises:
+        ValueError: when the array is no matrix, or the rows are fewer than 2, not finite or all equal.
+
+    >>> finite_rows([[1], [2]]).tolist()
+    [[1.0], [2.0]]
+    """
     rows = np.asarray(points, np.float64)
-    if rows.ndim != 2 or rows.shape[1] < (2 if spherical else 1):
+    if rows.ndim != 2 or rows.shape[1] < columns:
         raise ValueError(f"points has shape {rows.shape}; it must be rows of coordinates, (n, d)")
     if not np.isfinite(rows).all():
         raise ValueError(f"points has numbers that are not finite in row {int(np.argmin(np.isfinite(rows).all(axis=1)))}")
@@ -47,6 +58,26 @@ def _rows(points, spherical: bool = False) -> Rows:
     if (rows == rows[0]).all():
         raise ValueError("points has equal rows; a fit needs rows that differ")
     return rows
+
+
+def unit_rows(points) -> Rows:
+    """Returns rows of norm 1 in float64. Rows that are near the unit sphere are normalised.
+
+    Args:
+        points: the rows, (n, d), d at least 2.
+
+    Raises:
+        ValueError: when `finite_rows` raises it, or when the norm of a row is not 1.
+
+    >>> unit_rows([[1, 0], [0, 1.0001]]).tolist()
+    [[1.0, 0.0], [0.0, 1.0]]
+    """
+    rows = finite_rows(points, 2)
+    norms = np.linalg.norm(rows, axis=1, keepdims=True)
+    worst = int(np.argmax(np.abs(norms - 1)))
+    if abs(norms[worst, 0] - 1) > checks.ON_SPACE:
+        raise ValueError(f"points has rows off the unit sphere (row {worst} has norm {norms[worst, 0]:.6g}); normalise them")
+    return rows / norms
 
 
 def _standardised(rows: Rows) -> tuple[Rows, np.ndarray, np.ndarray]:
@@ -92,7 +123,7 @@ def fit_normal(points) -> Normal:
     >>> fit_normal([[0.0], [2.0], [4.0]]).mean
     (2.0,)
     """
-    rows = _rows(points)
+    rows = finite_rows(points)
     standard, mean, scale = _standardised(rows)
     return Normal(mean, standard.T @ standard / len(rows) * scale * scale[:, None])
 
@@ -126,7 +157,7 @@ def fit_mixture(points, max_components: int = 8, seed: int = 0) -> MixtureBase:
         from sklearn.mixture import GaussianMixture
     except ImportError as error:
         raise ImportError("fit_mixture needs the package scikit-learn: pip install 'dualebm[bases]'") from error
-    rows = _rows(points)
+    rows = finite_rows(points)
     _check_counts(max_components, seed, len(rows))
     standard, mean, scale = _standardised(rows)
     n, d = rows.shape
@@ -266,13 +297,8 @@ def fit_von_mises_fisher(points, max_components: int = 8, seed: int = 0) -> Mixt
     >>> [round(weight, 2) for weight in fit_von_mises_fisher(rows / np.linalg.norm(rows, axis=1, keepdims=True), 3).weights]
     [0.5, 0.5]
     """
-    rows = _rows(points, spherical=True)
+    rows = unit_rows(points)
     _check_counts(max_components, seed, len(rows))
-    norms = np.linalg.norm(rows, axis=1, keepdims=True)
-    worst = int(np.argmax(np.abs(norms - 1)))
-    if abs(norms[worst, 0] - 1) > checks.ON_SPACE:
-        raise ValueError(f"points has rows off the unit sphere (row {worst} has norm {norms[worst, 0]:.6g}); normalise them")
-    rows = rows / norms
     n, d = rows.shape
     rng = np.random.default_rng(seed)
     best, least = None, math.inf

@@ -10,6 +10,7 @@ import numpy as np
 from dualebm._internal import checks, files
 from dualebm._internal.files import PathLike
 from dualebm.base_families import Normal, VonMisesFisher
+from dualebm.base_kernels import KernelBase
 from dualebm.base_measures import Flat, Gaussian, Uniform
 from dualebm.base_mixtures import CustomBase, MixtureBase
 from dualebm.energies.base import Energy
@@ -33,7 +34,7 @@ _NAMED = {
     kind.__name__: kind
     for kind in (
         ReLU, Softplus, Bump, ScaledBump, Sphere, Euclidean, Torus, Uniform, Gaussian, Flat, Normal, VonMisesFisher,
-        MixtureBase, ArcCosine, RBF, BumpKernel, Distance,
+        KernelBase, MixtureBase, ArcCosine, RBF, BumpKernel, Distance,
     )
 }  # fmt: skip
 

@@ -1,0 +1,223 @@
+"""A base measure that is a kernel density estimate: the mixture of one kernel around each of n centres.
+
+The sums over the n centres run in blocks of points, so that memory does not grow with the number of pairs of a centre and a point.
+They are compiled functions of the centres, which another base measure with as many centres shares.
+"""
+
+import dataclasses
+import functools
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.scipy.special import logsumexp
+from jaxtyping import Array, Float, Key
+
+from dualebm._internal.blocks import block_columns, map_blocks
+from dualebm.base_families import Vector, at_lag, draw_lags, log_excess, proposal_of, vector
+from dualebm.base_measures import BaseMeasure, Gaussian, Geometry, Points, Scalars, Uniform
+
+UNIT_LENGTH = 1e-5
+"""The largest allowed distance of the norm of a centre on a sphere from 1."""
+
+
+def _curved(space: Geometry) -> bool:
+    """Tells whether the space is a sphere."""
+    return space.mean_curvature > 0
+
+
+def _toroidal(space: Geometry) -> bool:
+    """Tells whether the space is a torus."""
+    return space.compact and not _curved(space)
+
+
+def _geometry(space: Any) -> Any:
+    """Returns the space with its default base. A compiled function takes it as a static argument, whatever the base."""
+    return dataclasses.replace(space, base=Uniform() if space.compact else Gaussian())
+
+
+def log_normalisers(space: Geometry, concentrations: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
+    """Returns log M(k), with M(k) the integral of exp(k g(x, c)) over x under the reference measure of the space.
+
+    The proximity g is -|x - c|^2 / 2 on R^d and spheres, and sum_a (cos((x_a - c_a) / unit) - 1) on a torus. So M is (2 pi / k)^{d/2} on
+    R^d and (exp(-k) I_0(k))^d on a torus. On spheres `base_families.log_excess` is log M.
+
+    Args:
+        space: the space.
+        concentrations: the concentrations k, positive, (n,).
+
+    Returns:
+        The logarithms, (n,), in float64.
+
+    >>> from dualebm.spaces import Euclidean
+    >>> log_normalisers(Euclidean(3), np.array([2 * np.pi])).tolist()
+    [0.0]
+    """
+    from scipy.special import i0e
+
+    k, d = concentrations, space.dimension
+    if _curved(space):
+        different, place = np.unique(k, return_inverse=True)
+        return np.array([log_excess(d, value) for value in different.tolist()])[place]
+    return d * np.log(i0e(k)) if space.compact else 0.5 * d * np.log(2 * np.pi / k)
+
+
+def _lag(space, x, centres):
+    """Returns -g for all pairs of columns of x, (d, N), and centres, (d, n), as (n, N). Differences keep all digits near a centre."""
+
+    def add(a, lag):
+        difference = centres[a][:, None] - x[a][None]
+        return lag + (2 * jnp.sin(difference / (2 * space.unit)) ** 2 if _toroidal(space) else 0.5 * difference**2)
+
+    return jax.lax.fori_loop(0, space.dimension, add, jnp.zeros((centres.shape[1], x.shape[1]), x.dtype))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _log_density(space, x, centres, concentrations, offsets):
+    """Returns log sum_i exp(offset_i + k_i g(x, c_i)) at columns x."""
+    values = lambda x: logsumexp(offsets[:, None] - concentrations[:, None] * _lag(space, x, centres), axis=0)  # noqa: E731
+    return map_blocks(values, x, block_columns(centres.shape[1]))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _score(space, x, centres, concentrations, offsets):
+    """Returns the gradients of `_log_density` along the space, (d, N): sums over the kernels of their shares, k_i, and grad g."""
+
+    def values(x):
+        lag = _lag(space, x, centres)
+        pulls = jax.nn.softmax(offsets[:, None] - concentrations[:, None] * lag, axis=0) * concentrations[:, None]
+
+        def along(pair):
+            difference = pair[0][:, None] - pair[1][None]
+            slope = jnp.sin(difference / space.unit) / space.unit if _toroidal(space) else difference
+            return jnp.sum(pulls * slope, axis=0)
+
+        ambient = jax.lax.map(along, (centres, x))
+        return ambient + x * jnp.sum(pulls * lag, axis=0)[None] if _curved(space) else ambient
+
+    return map_blocks(values, x, block_columns(centres.shape[1]))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 2))
+def _sample(space, key, count, centres, concentrations, constants):
+    """Draws columns (d, count): the centre of each uniformly, then a draw of its kernel."""
+    index_key, key, noise_key = jax.random.split(key, 3)
+    index = jax.random.randint(index_key, (count,), 0, centres.shape[1])
+    c, k, (first, second), d = centres[:, index], concentrations[index], constants[:, index], space.dimension
+    if not space.compact:
+        return c + jax.random.normal(noise_key, c.shape, c.dtype) / jnp.sqrt(k)[None]
+    if _toroidal(space):
+        k, first, second = (jnp.broadcast_to(values, c.shape) for values in (k[None], first[None], second[None]))
+        angle = 2 * jnp.arcsin(jnp.sqrt(0.5 * draw_lags(key, 2, k, (first, second), c)))
+        return space.exp(c, space.unit * angle * jax.random.rademacher(noise_key, c.shape, c.dtype), 0)
+    z = jax.random.normal(noise_key, c.shape, c.dtype)
+    if d == 3:  # the distribution function has an inverse in closed form, as in VonMisesFisher
+        u = z / jnp.linalg.norm(z, axis=0, keepdims=True)
+        q = jnp.clip(0.25 * jnp.sum((c - u) ** 2, axis=0), 0, 1)
+        return at_lag(c, jnp.clip(-jnp.log1p(q * first) / k, 0, 2)[None], u, 0)
+    return at_lag(c, draw_lags(key, d, k, (first, second), k)[None], z, 0)
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class KernelBase(BaseMeasure):
+    """The mixture of n kernels of equal weights, whose density is (1 / n) sum_i exp(k_i g(x, c_i)) / M(k_i), with centres c_i.
+
+    The proximity g is that of the space, and M(k) is the total mass of a kernel (`log_normalisers`). So a kernel is the normal
+    distribution N(c_i, I / k_i) on R^d, the von Mises-Fisher distribution on a sphere, and a product of von Mises distributions of the
+    angles on a torus. With the rows of data as centres it is a kernel density estimate (Silverman 1986).
+
+    Args:
+        centres: the centres c_i, points of the space, (n, d).
+        concentrations: the concentrations k_i, positive, (n,). The width of a kernel is about unit / sqrt(k), with the unit of length
+            of the space: period / 2 pi on a torus, else 1.
+
+    Raises:
+        ValueError: when a shape is wrong, a number is not finite, or a concentration is not positive.
+
+    >>> from dualebm.spaces import Euclidean
+    >>> two = KernelBase([[-1.0], [1.0]], [4.0, 4.0])
+    >>> round(float(Euclidean(1, two).log_base(jnp.zeros(1))), 4)  # log(2 / sqrt(2 pi)) - 2
+    -2.2258
+    """
+
+    centres: Sequence[Sequence[float]] | Float[np.ndarray, "n d"]
+    concentrations: Vector
+
+    def __post_init__(self):
+        centres, concentrations = np.asarray(self.centres, np.float64), np.asarray(vector("concentrations", self.concentrations))
+        if centres.ndim != 2 or not centres.size or not np.isfinite(centres).all():
+            raise ValueError(f"centres has shape {centres.shape}; it must be an array (n, d) of finite numbers")
+        if len(centres) != len(concentrations):
+            raise ValueError(f"concentrations has {len(concentrations)} numbers; centres has {len(centres)} rows")
+        if not (concentrations > 0).all():
+            raise ValueError(f"concentrations has the number {concentrations.min()}; concentrations must be positive")
+        object.__setattr__(self, "centres", tuple(map(tuple, centres.tolist())))
+        object.__setattr__(self, "concentrations", tuple(concentrations.tolist()))
+
+    @functools.cached_property
+    def _digest(self) -> int:
+        """Returns a hash of the centres and the concentrations."""
+        columns, concentrations = self._arrays
+        content = hashlib.sha256(repr(columns.shape).encode() + columns.tobytes() + concentrations.tobytes())
+        return int.from_bytes(content.digest()[:8], "little", signed=True)
+
+    def __hash__(self) -> int:
+        return hash(self._digest)
+
+    def __repr__(self) -> str:
+        return f"KernelBase({len(self.centres)} centres of dimension {len(self.centres[0])})"
+
+    @functools.cached_property
+    def _arrays(self) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the centres as columns, (d, n), and the concentrations, (n,), in float64."""
+        return np.ascontiguousarray(np.asarray(self.centres).T) + 0.0, np.asarray(self.concentrations)  # -0 equals 0 and hashes as 0
+
+    @property
+    def from_normal_exists(self) -> bool:
+        """Returns False: the choice of a kernel needs a random number of its own."""
+        return False
+
+    def fits(self, space: Geometry) -> bool:
+        """Tells whether the centres have the dimension of the space, and norm 1 on a sphere."""
+        columns, _ = self._arrays
+        norms = np.linalg.norm(columns, axis=0)
+        return len(columns) == space.dimension and (not _curved(space) or bool((np.abs(norms - 1) < UNIT_LENGTH).all()))
+
+    def _apply(self, function, space, x, axis):
+        """Returns a compiled function of points, of the centres, the concentrations and log(1 / n M), at points as columns."""
+        columns, concentrations = self._arrays
+        offsets = -log_normalisers(space, concentrations) - np.log(len(concentrations))
+        settings = (jnp.asarray(values.astype(x.dtype)) for values in (columns, concentrations, offsets))
+        rows = jnp.moveaxis(x, axis, 0)
+        values = function(_geometry(space), rows.reshape(space.dimension, -1), *settings)
+        return values.reshape(*values.shape[:-1], *rows.shape[1:])
+
+    def log_density(self, space: Geometry, x: Points, axis: int = -1) -> Scalars:
+        """Returns log (1 / n) sum_i exp(k_i g(x, c_i)) / M(k_i)."""
+        return self._apply(_log_density, space, x, axis)
+
+    def score(self, space: Geometry, x: Points, axis: int = -1) -> Points:
+        """Returns sum_i s_i k_i grad g(x, c_i), with the probabilities s_i of the kernels given x."""
+        return jnp.moveaxis(self._apply(_score, space, x, axis), 0, axis)
+
+    def sample(self, space: Geometry, key: Key[Array, ""], count: int, dtype: Any = float) -> Float[Array, "count dimension"]:
+        """Draws `count` independent points: for each a centre, uniformly, then a point of its kernel.
+
+        On S^2 the distribution function of <c, x> has an inverse (Ulrich 1984). Other spheres, and the angles of a torus, take rejection
+        (Wood 1994, Algorithm VM*).
+        """
+        columns, k = self._arrays
+        constants = np.stack([np.expm1(-2 * k), k])
+        if _toroidal(space) or (_curved(space) and space.dimension != 3):
+            constants = np.array([proposal_of(space.dimension if _curved(space) else 2, value) for value in k.tolist()]).T
+        kind = jax.dtypes.canonicalize_dtype(dtype)
+        settings = (jnp.asarray(values.astype(kind)) for values in (columns, k, constants))
+        return _sample(_geometry(space), key, count, *settings).T
+
+    def from_normal(self, space: Geometry, z: Points, axis: int = -1) -> Points:
+        """Raises ValueError, because a normal vector leaves no number for the choice of a kernel."""
+        del z, axis
+        raise ValueError(f"space is {space}; normal vectors cannot be mapped to draws of its KernelBase")
