@@ -31,6 +31,12 @@ STARTS = 3
 ROUNDS = 500
 """The largest number of rounds of expectation and maximisation."""
 
+FIRST_ROUNDS = 30
+"""The number of rounds from each start of a von Mises-Fisher mixture. Only the best one goes on (Biernacki, Celeux, Govaert 2003)."""
+
+PATIENCE = 3
+"""The number of counts of components after that of the smallest BIC, at which no larger ones are tried."""
+
 TOLERANCE = 1e-9
 """The gain of the mean log likelihood, in nats, at which the rounds end."""
 
@@ -132,8 +138,9 @@ def fit_mixture(points, max_components: int = 8, seed: int = 0) -> MixtureBase:
     """Fits a mixture of normal distributions by expectation maximisation, with scikit-learn's `GaussianMixture`.
 
     The number of components, from 1 to `max_components`, and the kind of the covariances, full or diagonal, are those of the smallest
-    BIC, -2 log likelihood + (number of parameters) log n. A mixture that has a component of fewer than two rows, or one whose variance in
-    some direction shrinks to the floor, is left out. Such components sit on repeated rows, where the likelihood has no bound.
+    BIC, -2 log likelihood + (number of parameters) log n. The search ends after three counts in a row of a larger BIC.
+    A mixture that has a component of fewer than two rows, or one whose variance in some direction shrinks to the floor, is left out. Such
+    components sit on repeated rows, where the likelihood has no bound.
 
     Args:
         points: the rows, (n, d), n at least d + 1.
@@ -161,11 +168,11 @@ def fit_mixture(points, max_components: int = 8, seed: int = 0) -> MixtureBase:
     _check_counts(max_components, seed, len(rows))
     standard, mean, scale = _standardised(rows)
     n, d = rows.shape
-    # Full covariances are fitted in coordinates in which that of all rows is I, so that the floor is small in every direction.
-    bases = {"full": np.linalg.cholesky(standard.T @ standard / n), "diag": np.eye(d)}
+    # Full covariances are fitted in two coordinates. Where the covariance of all rows is I, the floor is small in every direction. Those of
+    # the standardised rows often have better starts, because k-means sees the columns in their units.
+    bases = ("full", np.linalg.cholesky(standard.T @ standard / n)), ("full", np.eye(d)), ("diag", np.eye(d))
 
-    def candidate(count, kind):
-        basis = bases[kind]
+    def candidate(count, kind, basis):
         white = np.linalg.solve(basis, standard.T).T
         model: Any = GaussianMixture(count, covariance_type=kind, reg_covar=FLOOR, n_init=STARTS, max_iter=ROUNDS, random_state=seed)
         with warnings.catch_warnings():  # a fit that has not converged is still a density, and BIC judges it
@@ -176,9 +183,18 @@ def fit_mixture(points, max_components: int = 8, seed: int = 0) -> MixtureBase:
         bic = model.bic(white) + 2 * n * np.sum(np.log(np.diag(basis)))  # of the standardised rows
         return bic, model.weights_, model.means_ @ basis.T, basis @ covariances @ basis.T, kept
 
-    kinds = ("full",) if d == 1 else ("full", "diag")
-    fits = [candidate(count, kind) for count in range(1, max_components + 1) for kind in kinds]
-    _, weights, means, covariances, _ = min((fit for fit in fits if fit[4]), key=lambda fit: fit[0])
+    fits = []
+    for kind, basis in bases[:1] if d == 1 else bases:
+        least, rises = math.inf, 0
+        for count in range(1, max_components + 1):
+            bic, *parameters, kept = candidate(count, kind, basis)
+            if not kept:
+                continue
+            fits.append((bic, parameters))
+            least, rises = (bic, 0) if bic < least else (least, rises + 1)
+            if rises == PATIENCE:
+                break
+    _, (weights, means, covariances) = min(fits, key=lambda fit: fit[0])
     components = zip(means * scale + mean, covariances * scale * scale[:, None], strict=True)
     return MixtureBase(weights, [Normal(centre, covariance) for centre, covariance in components])
 
@@ -247,14 +263,15 @@ def _log_joint(rows, weights, means, concentrations):
     return np.log(weights) + concentrations * (rows @ means.T - 1) - excess
 
 
-def _expectation_maximisation(rows, means):
-    """Returns the log likelihood and the parameters after rounds that start at mean directions. None where a component dies."""
-    parameters = np.full(len(means), 1 / len(means)), means, np.full(len(means), 2.0 * rows.shape[1])
+def _expectation_maximisation(rows, parameters, rounds):
+    """Returns the log likelihood and the parameters after rounds that start at parameters. None where a component dies."""
     last = -math.inf
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         joint = _log_joint(rows, *parameters)
-        evidence = np.logaddexp.reduce(joint, axis=1, keepdims=True)
-        shares = np.exp(joint - evidence)
+        largest = joint.max(axis=1, keepdims=True)
+        shares = np.exp(joint - largest)
+        sums = shares.sum(axis=1, keepdims=True)
+        shares, evidence = shares / sums, largest + np.log(sums)
         if (shares.sum(axis=0) < 2).any() or not np.linalg.norm(shares.T @ rows, axis=1).all():
             return None
         if evidence.mean() - last < TOLERANCE:
@@ -274,13 +291,26 @@ def _spread(rng, rows, count):
     return np.array(chosen)
 
 
+def _best_start(rng, rows, count):
+    """Returns the parameters of the largest likelihood after a few rounds from each of several random starts, or None."""
+    fits = []
+    for _ in range(STARTS if count > 1 else 1):
+        means = _spread(rng, rows, count)
+        if means is not None:
+            first = np.full(count, 1 / count), means, np.full(count, 2.0 * rows.shape[1])
+            fits.append(_expectation_maximisation(rows, first, FIRST_ROUNDS))
+    fits = [fit for fit in fits if fit is not None and fit[1][2].max() < LARGEST_CONCENTRATION]
+    return max(fits, key=lambda fit: fit[0])[1] if fits else None
+
+
 def fit_von_mises_fisher(points, max_components: int = 8, seed: int = 0) -> MixtureBase:
     """Fits a mixture of von Mises-Fisher distributions by expectation maximisation (Banerjee et al. 2005).
 
     The maximisation is exact: the mean direction of a component is that of the weighted mean of the rows, and its concentration inverts
     A(k) = I_{d/2}(k) / I_{d/2-1}(k) at the length of that mean. The number of components, from 1 to `max_components`, is that of the
-    smallest BIC, -2 log likelihood + (number of parameters) log n. A mixture that has a component of fewer than two rows, or one of the
-    largest concentration, 1e7, is left out. Such components sit on repeated rows, where the likelihood has no bound.
+    smallest BIC, -2 log likelihood + (number of parameters) log n. The search ends after three counts in a row of a larger BIC.
+    A mixture that has a component of fewer than two rows, or one of the largest concentration, 1e7, is left out. Such components sit on
+    repeated rows, where the likelihood has no bound.
 
     Args:
         points: the rows, of norm 1, (n, d).
@@ -301,16 +331,17 @@ def fit_von_mises_fisher(points, max_components: int = 8, seed: int = 0) -> Mixt
     _check_counts(max_components, seed, len(rows))
     n, d = rows.shape
     rng = np.random.default_rng(seed)
-    best, least = None, math.inf
+    best, least, rises = None, math.inf, 0
     for count in range(1, max_components + 1):
-        for _ in range(STARTS if count > 1 else 1):
-            means = _spread(rng, rows, count)
-            fit = None if means is None else _expectation_maximisation(rows, means)
-            if fit is None or fit[1][2].max() >= LARGEST_CONCENTRATION:
-                continue
-            bic = -2 * fit[0] + (count * (d + 1) - 1) * math.log(n)
-            if bic < least:
-                best, least = fit[1], bic
+        start = _best_start(rng, rows, count)
+        fit = None if start is None else _expectation_maximisation(rows, start, ROUNDS)
+        if fit is None or fit[1][2].max() >= LARGEST_CONCENTRATION:
+            continue
+        bic = -2 * fit[0] + (count * (d + 1) - 1) * math.log(n)
+        if bic < least:
+            best, least, rises = fit[1], bic, 0
+        elif (rises := rises + 1) == PATIENCE:
+            break
     if best is None:
         raise ValueError("points has rows that are too close to each other, or of mean 0; no component has a direction and a spread")
     weights, means, concentrations = best
