@@ -136,12 +136,11 @@ def fit_kernel(points, space: Space, *, folds: int = 5, seed: int = 0) -> Kernel
     lag[fold[scored][:, None] == fold[None]] = np.inf
     nearest = lag.min(axis=1)
     lag -= nearest[:, None]
-    others = n - np.bincount(fold)[fold[scored]]
 
-    def score(log_concentration):
+    def score(log_concentration):  # up to a constant, the mean log of the numbers of kernels
         k = math.exp(log_concentration)
         sums = np.exp(np.float32(-k) * lag).sum(axis=1)
-        return float(np.mean(np.log(sums / others) - k * nearest) - log_normalisers(space, np.array([k]))[0])
+        return float(np.mean(np.log(sums) - k * nearest) - log_normalisers(space, np.array([k]))[0])
 
     variance = float(np.sum(np.var(x, axis=0))) / dimension
     high = LARGEST_ON_COMPACT if space.compact else LARGEST_ON_FLAT / variance

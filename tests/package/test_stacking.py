@@ -79,6 +79,19 @@ def test_light_components_are_dropped():
     assert result.log_densities.shape == (60, 1) and len(result.fold_bases) == 3
 
 
+@pytest.mark.parametrize(
+    ("space", "light", "dropped"),
+    [(Euclidean(2), 0.009, True), (Euclidean(2), 0.011, False), (Torus(2), 0.0029, True), (Torus(2), 0.0031, False)],
+)
+def test_the_weight_below_which_a_component_is_dropped(space, light, dropped, monkeypatch):
+    fits = {f"kernel {k}": lambda rows, k=k: KernelBase(rows, np.full(len(rows), k)) for k in (4.0, 8.0, 16.0)}
+    monkeypatch.setattr(stacking, "fits_of", lambda *arguments: fits)
+    monkeypatch.setattr(stacking, "stacking_weights", lambda densities: np.array([0.6, light, 0.4 - light]))
+    result = stack(ROWS, space, folds=2)
+    assert (len(result.names) == 2) == dropped and sum(result.weights) == pytest.approx(1, rel=1e-12)
+    assert result.weights[0] == pytest.approx(0.6 / (1 - light * dropped)) and result.base.weights == pytest.approx(result.weights)
+
+
 def test_kinds_of_each_space():
     assert list(fits_of(Euclidean(3))) == ["normal", "mixture", "kernel"]
     neighbours = ["neighbours 1", "neighbours 4", "neighbours 16"]
