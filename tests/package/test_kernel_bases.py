@@ -195,7 +195,7 @@ def test_draws_of_narrow_kernels_have_their_width(space):
 def test_equality_hashes_and_json():
     rows = uniform_rows(Euclidean(2), 40)
     one, same = KernelBase(rows, np.arange(1.0, 41)), KernelBase(rows.tolist(), range(1, 41))
-    assert one == same and hash(one) == hash(same) and repr(one) == "KernelBase(40 centres of dimension 2)"
+    assert one == same and hash(one) == hash(same) == hash(one._digest) and repr(one) == "KernelBase(40 centres of dimension 2)"
     for centres, concentrations in ((rows + 1e-12, one.concentrations), (rows, np.arange(2.0, 42)), (rows[:39], np.arange(1.0, 40))):
         other = KernelBase(centres, concentrations)
         assert one != other and hash(one) != hash(other)
