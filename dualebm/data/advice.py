@@ -117,7 +117,7 @@ def advise(table: Table, space: str, rows: np.ndarray | None = None) -> list[str
     """
     check_rows(table, space, rows)
     x = _chosen(table, rows)
-    different = np.unique(x + 0.0, axis=0)  # adding 0 makes -0 equal to 0
+    different = np.unique(x, axis=0)
     values = [_values(column) for column in x.T]
     rounded = all(len(v.values) < FEW_VALUES or _step(v.values) for v in values)
     notes = [_note_of_repeats(len(x), len(x) - len(different), rounded)]
@@ -183,7 +183,7 @@ class _Values(NamedTuple):
 
 
 def _values(column: np.ndarray) -> _Values:
-    values, counts = np.unique(column + 0.0, return_counts=True)
+    values, counts = np.unique(column, return_counts=True)
     scaled = dependence.unit_range(values[:, None])[:, 0]
     mean = np.average(scaled, weights=counts)
     return _Values(values, counts, float(np.sqrt(np.average((scaled - mean) ** 2, weights=counts))))
@@ -212,7 +212,7 @@ def _step(values: np.ndarray) -> float:
     gaps = np.diff(dependence.unit_range(values[:, None])[:, 0])
     step = float(gaps.min())
     multiples = gaps / max(step, FINEST_STEP)
-    return step if step >= FINEST_STEP and (np.abs(multiples - np.round(multiples)) < 1e-3).all() else 0.0
+    return step if (np.abs(multiples - np.round(multiples)) < 1e-3).all() else 0.0
 
 
 def _pile(column: _Values, count: int) -> str:

@@ -183,7 +183,7 @@ def surface(scores: Rows) -> tuple[list[int], float] | None:
 
     n, d = scores.shape
     size = 3 * (d + 1)
-    if not 2 <= d <= SURFACE_COLUMNS or n < 4 * size:
+    if d > SURFACE_COLUMNS or n < 4 * size:
         return None
     centres = scores[:: max(1, n // NEIGHBOURHOODS)]
     near = scores[KDTree(scores).query(centres, size)[1]]

@@ -36,6 +36,7 @@ U, V, W = normal(40).T
         (frame(a=0 * U, b=U, c=0 * U + 1e9 + 1e-4 * U), "x has the one value 0 in column 'a', and one value in column 'c'; a density"),
         (as_table(np.c_[U * 0, U, U * 0, U * 0, U * 0, U * 0]), "0 in column 1, and one value in each of columns 3, 4, 5 and 1 more;"),
         (frame(a=U, b=V, c=U), "x has equal values in columns 'a' and 'c'; such rows lie in a plane and have no density, so columns must"),
+        (frame(a=np.maximum(U, 0.0), b=V, c=np.where(U > 0, U, -0.0)), "x has equal values in columns 'a' and 'c';"),
         (frame(a=U, b=V, c=W, d=3 * U - 20 * W + 5), "column 'd', which is a linear function of columns 'a' and 'c' up to "),
         (frame(a=U, b=1e-9 * U + 4e-9), "column 'b', which is a linear function of column 'a' up to "),
         (frame(a=U, b=U + 1e-5 * V), "column 'b', which is a linear function of column 'a' up to 5e-11 of its variance; such rows lie"),
@@ -83,6 +84,8 @@ def test_nearly_linear_columns_are_noted_and_not_refused():
     (note,) = advise(frame(a=normal()[:, 0], b=normal()[:, 1], c=normal()[:, 0] + normal()[:, 1] + 3e-3 * normal()[:, 2]), "euclidean")
     assert note.startswith("column 'c' (a linear function of 'a' and 'b' to 0.002 of its spread) is nearly a function of other columns, ")
     assert note.endswith("leave it out, or fit its difference from that function")
+    (note,) = advice(normal()[:, [0, 0]] + [0, 3e-3] * normal(seed=1)[:, :2])
+    assert note.startswith("column 2 (a linear function of 1 to 0.003 of its spread)")
     assert advice(np.c_[normal()[:, 0], normal()[:, 0] + 0.1 * normal()[:, 1]]) == []
 
 
@@ -137,6 +140,8 @@ def test_piles_of_rows_at_one_value_are_counted():
         "'c' (40 of 500 rows at the value 0.123) have many rows at one value, which has a probability and no density; "
         "fit the other rows alone, or leave the columns out"
     )
+    z[:41] = [0.123] * 40 + [np.nextafter(0.123, 1)]  # a step that is too fine for a rounding
+    assert advice(np.c_[z, x])[0].startswith("column 1 (40 of 500 rows at the value 0.123) has many rows")
     few = np.where(np.arange(500) < 4, -9.0, x)
     assert advice(np.c_[few, y]) == []
     assert advice(np.c_[np.random.default_rng(0).geometric(0.15, 500), y])[0].startswith("column 1 (skewness")  # 1 is the most frequent
@@ -166,6 +171,7 @@ def test_proportions_have_logits():
     assert advice(p)[0].endswith("their logits, log(x / (1 - x)), are easier to fit, as they have no bounds")
     scaled = dependence.unit_range(normal())  # one row at 0 and one at 1, where the logit is infinite
     assert advice(scaled) == [] and advice(0.98 * scaled + 0.01001) == []
+    assert advice(0.995 * scaled) == [] and advice(1 - 0.995 * scaled) == []
 
 
 # -- Functions of other columns --------------------------------------------------------------------
@@ -185,6 +191,14 @@ def test_a_function_of_another_column_is_noted():
     for noise, noted in ((0.01, True), (0.3, False)):
         assert bool(advice(np.c_[x, np.sin(x) + noise * z])) is noted
     assert advise(frame(x=x, f=x**2), "torus") == []
+    assert advise(frame(x=x[:49], f=np.sinh(x[:49])), "euclidean") == []  # too few rows to tell
+    assert advise(frame(x=x[:50], f=np.sinh(x[:50])), "euclidean") != []
+
+
+def test_rounding_makes_no_functions():
+    x, y, _ = normal(1000).T
+    x = np.sort(x)  # as in a file in the order of a column
+    assert advice(np.c_[0.4 * np.round(x / 0.4), 0.3 * np.round(x / 0.3), y]) == []
 
 
 def test_the_spread_about_a_function_is_that_of_the_noise():
@@ -204,6 +218,8 @@ def test_rows_near_a_curve_or_a_surface_are_noted():
         assert note.endswith("leave one of the columns out, or fit coordinates along the curve or surface")
     x, y = normal(2000, 2).T
     assert "in columns 1, 2 and 3 (to 0.0" in advice(np.c_[x, y, x * y])[0]
+    plane = normal(1000, 2) @ normal(2, 31)
+    assert dependence.surface(plane[:, :30]) is not None and dependence.surface(plane) is None  # it would take long
     assert advice(np.c_[roll["x"], height, roll["z"]] + 0.5 * normal(2000)) == []
 
 
@@ -235,7 +251,9 @@ def test_clean_data_are_quiet():
     ring = np.stack([corners.real, corners.imag], axis=1) + 0.05 * normal(1000, 2)
     angle, radius = rng.uniform(0, 2 * np.pi, 1000), rng.choice([0.5, 1.0], 1000)
     circles = np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=1) + 0.05 * normal(1000, 2, 2)
-    for rows in (moons(0.05), ring, circles, rng.standard_cauchy((1000, 3)), rng.uniform(-1, 1, (500, 2)), normal(50), normal(400, 40)):
+    tight = rng.multivariate_normal([0, 0], [[1, 0.999], [0.999, 1]], 1000)
+    heavy, flat = rng.standard_cauchy((1000, 3)), rng.uniform(-1, 1, (500, 2))
+    for rows in (tight, moons(0.05), ring, circles, heavy, flat, normal(50), normal(400, 40)):
         assert advice(rows) == []
     for d in (1, 2, 5, 10, 30):
         for n in (d + 2, 50, 500):
