@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from dualebm.base_measures import BaseMeasure, Geometry, Points, Scalars
+from dualebm.base_measures import BaseMeasure, FinePlaces, Geometry, Points, Scalars
 
 Vector = Sequence[float] | Float[np.ndarray, " d"]
 Matrix = Sequence[Sequence[float]] | Float[np.ndarray, "d d"]
@@ -272,6 +272,11 @@ class VonMisesFisher(BaseMeasure):
     def fits(self, space: Geometry) -> bool:
         """Tells whether the space is the sphere S^{d-1}, with d the length of the mean."""
         return space.compact and space.mean_curvature > 0 and space.dimension == len(self.mean)
+
+    def finest(self, space: Geometry) -> FinePlaces:
+        """Returns the mean direction and the length 1 / sqrt(k), at most 1."""
+        del space
+        return np.asarray(self.mean)[None], np.array([1 / math.sqrt(max(self.concentration, 1))])
 
     def _nearness(self, x, axis):
         """Returns mean - x, and 1 - <mean, x> = |x - mean|^2 / 2 with the axis kept. Near the mean it keeps all digits."""

@@ -10,12 +10,15 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Key
 
 Points = Float[Array, "*points"]
 """Points, whose coordinates lie along the last axis, (..., dimension), or along `axis`."""
 Scalars = Float[Array, "*batch"]
 """One number for each point."""
+FinePlaces = tuple[Float[np.ndarray, "K d"], Float[np.ndarray, " K"]]
+"""Points at which a function changes over short lengths, and these lengths, in NumPy float64."""
 
 
 @runtime_checkable
@@ -105,6 +108,14 @@ class BaseMeasure(abc.ABC):
         del space, axis
         return jnp.zeros_like(x)
 
+    def finest(self, space: Geometry) -> FinePlaces | None:
+        """Returns where the density changes over the shortest lengths, and these lengths. None where that is not known.
+
+        A quadrature of the space refines its cells around these points.
+        """
+        del space
+        return None
+
     @abc.abstractmethod
     def sample(self, space: Geometry, key: Key[Array, ""], count: int, dtype: Any = float) -> Float[Array, "count dimension"]:
         """Draws independent points.
@@ -151,6 +162,10 @@ class Uniform(BaseMeasure):
     def fits(self, space: Geometry) -> bool:
         """Tells whether the space is compact."""
         return space.compact
+
+    def finest(self, space: Geometry) -> FinePlaces:
+        """Returns no point, because the density is constant."""
+        return np.zeros((0, space.dimension)), np.zeros(0)
 
     def sample(self, space: Geometry, key: Key[Array, ""], count: int, dtype: Any = float) -> Float[Array, "count dimension"]:
         """Draws `count` independent points, uniform on the space."""

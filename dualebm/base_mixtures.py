@@ -12,7 +12,7 @@ from jax.scipy.special import logsumexp, ndtr, ndtri
 from jaxtyping import Array, Float, Key
 
 from dualebm.base_families import Vector, vector
-from dualebm.base_measures import BaseMeasure, Geometry, Points, Scalars
+from dualebm.base_measures import BaseMeasure, FinePlaces, Geometry, Points, Scalars
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -68,6 +68,14 @@ class MixtureBase(BaseMeasure):
     def fits(self, space: Geometry) -> bool:
         """Tells whether every component is a measure on the space."""
         return all(component.fits(space) for component in self.components)
+
+    def finest(self, space: Geometry) -> FinePlaces | None:
+        """Returns the fine places of all components, and None where those of a component are not known."""
+        places = [component.finest(space) for component in self.components]
+        known = [place for place in places if place is not None]
+        if len(known) < len(places):
+            return None
+        return np.concatenate([points for points, _ in known]), np.concatenate([lengths for _, lengths in known])
 
     def _log_joint(self, space, x, axis):
         """Returns log weight + log density of each component, (K, *batch)."""

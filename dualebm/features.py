@@ -10,14 +10,17 @@ A `ScaledBump` has closed forms of both gradients too.
 
 import abc
 import dataclasses
+import math
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Key
 
 from dualebm import settings
 from dualebm._internal.blocks import product
+from dualebm.base_measures import FinePlaces
 from dualebm.geometry import ParameterSpace, Space
 from dualebm.measures import Samples, draw_indices
 from dualebm.parameters import ScaledCentres
@@ -67,6 +70,14 @@ class FeatureMap(abc.ABC):
         """
         return self.parameter_space(space).sample_base(key, count, data.points.dtype)
 
+    def finest(self, theta: Parameters) -> FinePlaces | None:
+        """Returns where phi(., theta_j) changes over the shortest lengths, and these lengths. None where that is not known.
+
+        A quadrature of the space refines its cells around these points.
+        """
+        del theta
+        return None
+
     @abc.abstractmethod
     def __call__(self, x: Inputs, theta: Parameters) -> Matrix:
         """Returns the matrix phi(x_i, theta_j), (N, m)."""
@@ -88,6 +99,10 @@ class Ridge(FeatureMap):
     @abc.abstractmethod
     def curvature(self, product: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
         """Returns the derivative of `slope`."""
+
+    def finest(self, theta: Parameters) -> FinePlaces:
+        """Returns no point, because a function of one product changes along a plane, where no cell of a quadrature misses it."""
+        return np.zeros((0, theta.shape[1] - self.bias)), np.zeros(0)
 
     def parameter_space(self, space: Space) -> Sphere:
         """Returns the space of theta: the unit sphere of R^d, or of R^{d+1} with a bias.
@@ -223,6 +238,10 @@ class Bump(FeatureMap):
             raise ValueError(f"space is {space}; this feature was built for {self.space}")
         return space
 
+    def finest(self, theta: Parameters) -> FinePlaces:
+        """Returns the centres theta_j and the length unit / sqrt(a)."""
+        return np.asarray(theta, np.float64), np.full(len(theta), self.space.unit / math.sqrt(self.concentration))
+
     def __call__(self, x: Inputs, theta: Parameters) -> Matrix:
         """Returns the matrix phi(x_i, theta_j), (N, m)."""
         for name, points in (("x", x), ("theta", theta)):
@@ -295,6 +314,11 @@ class ScaledBump(FeatureMap):
         index_key, scale_key = jax.random.split(key)
         centres = data.points[draw_indices(index_key, data, (count,))]
         return self.parameter_space(space).around(scale_key, centres)
+
+    def finest(self, theta: Parameters) -> FinePlaces:
+        """Returns the centres c_j and the lengths unit / sqrt(k_j)."""
+        rows = np.asarray(theta, np.float64)
+        return rows[:, :-1], self.space.unit * np.exp(-0.5 * rows[:, -1] / self.space.unit)
 
     def __call__(self, x: Inputs, theta: Parameters) -> Matrix:
         """Returns the matrix phi(x_i, theta_j), (N, m)."""

@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from dualebm._internal.blocks import block_columns, map_blocks, once
+from dualebm.base_measures import FinePlaces
 
 
 class Located(NamedTuple):
@@ -56,6 +57,13 @@ class Energy(eqx.Module):
     def width(self) -> int:
         """Returns the number of points that are evaluated at a time."""
         return block_columns(64)
+
+    def finest(self) -> FinePlaces | None:
+        """Returns where U changes over the shortest lengths, and these lengths. None where that is not known.
+
+        A quadrature of the space refines its cells around these points.
+        """
+        return None
 
     def locate(self, x: Float[Array, "d B"]) -> Located:
         """Evaluates U and its gradient at points that are columns, (d, B), all at once."""
@@ -101,6 +109,10 @@ class Tempered(Energy):
     def __call__(self, x: Float[Array, "N d"]) -> Float[Array, " N"]:
         """Returns t U(x), in units of temperature, (N,)."""
         return self.factor * self.energy(x)
+
+    def finest(self) -> FinePlaces | None:
+        """Returns the fine places of U."""
+        return self.energy.finest()
 
     def locate(self, x: Float[Array, "d B"]) -> Located:
         """Evaluates t U and its gradient at points that are columns, (d, B)."""

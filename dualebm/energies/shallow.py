@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from dualebm._internal.blocks import block_columns, map_blocks, once, product, sum_blocks
+from dualebm.base_measures import FinePlaces
 from dualebm.energies.base import Energy, Located
 from dualebm.features import Feature, ReLU, Ridge, ScaledBump
 from dualebm.measures import Atoms, Samples, coefficients, shares
@@ -36,6 +37,10 @@ class Shallow(Energy):
     def width(self) -> int:
         """Returns the number of points that are evaluated at a time."""
         return block_columns(self.coefficients.shape[0])
+
+    def finest(self) -> FinePlaces | None:
+        """Returns the fine places of the features."""
+        return self.feature.finest(self.positions)
 
     def __call__(self, x: Float[Array, "N d"]) -> Float[Array, " N"]:
         """Returns U(x), in units of temperature, (N,)."""

@@ -1,9 +1,13 @@
 """Energies on a circle that are given by their values at equally spaced points."""
 
+import math
+
 import equinox as eqx
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
+from dualebm.base_measures import FinePlaces
 from dualebm.energies.base import Energy
 from dualebm.geometry import Space
 
@@ -22,6 +26,11 @@ class Tabulated(Energy):
 
     space: Space = eqx.field(static=True)
     values: Float[Array, " K"]
+
+    def finest(self) -> FinePlaces:
+        """Returns the K points and their distance."""
+        count = self.values.shape[0]
+        return self.space.equispaced(count), np.full(count, 2 * math.pi * self.space.unit / count)
 
     def __call__(self, x: Float[Array, "N d"]) -> Float[Array, " N"]:
         """Returns U(x), in units of temperature, (N,)."""
