@@ -18,7 +18,7 @@ from dualebm.data.preparation import Preparation, to_space
 from dualebm.energies.base import Energy
 from dualebm.energies.files import build, load_energy, save_energy, spell
 from dualebm.geometry import Space
-from dualebm.log_z.estimate import LogPartitionEstimate
+from dualebm.log_z.estimate import METHODS, LogPartitionEstimate
 from dualebm.spaces import Euclidean, Sphere
 
 ENERGY, MODEL = "energy.npz", "model.json"
@@ -67,7 +67,7 @@ def log_densities(model: Model, x: Any) -> dict[str, np.ndarray]:
         ValueError: as `preparation.to_space`, for a missing column or a row that is no point of the model's space.
 
     >>> from dualebm.energies.shallow import Shallow; from dualebm.features import ReLU; import jax.numpy as jnp
-    >>> energy, log_z = Shallow(ReLU(), jnp.eye(1), jnp.zeros(1)), LogPartitionEstimate(0.0, 0.0, 1.0, 1, 0.0, True)
+    >>> energy, log_z = Shallow(ReLU(), jnp.eye(1), jnp.zeros(1)), LogPartitionEstimate(0.0, 0.0, 1.0, 1, 0.0, "draws", None, None)
     >>> standardised = Preparation(Euclidean(1), mean=np.array([4.0]), scale=np.array([2.0]))
     >>> values = log_densities(Model(energy, standardised, log_z, 0.1), [[4.0]])
     >>> {name: value.round(4).tolist() for name, value in values.items()}
@@ -80,7 +80,7 @@ def log_densities_at(model: Model, points: Float[Array, "n d"]) -> dict[str, np.
     """Return what `log_densities` returns, at points of the model's space, (n, d), that `preparation.to_space` has made of rows.
 
     >>> from dualebm.energies.shallow import Shallow; from dualebm.features import ReLU; import jax.numpy as jnp
-    >>> energy, log_z = Shallow(ReLU(), jnp.eye(2), jnp.zeros(2)), LogPartitionEstimate(0.5, 0.0, 1.0, 1, 0.0, True)
+    >>> energy, log_z = Shallow(ReLU(), jnp.eye(2), jnp.zeros(2)), LogPartitionEstimate(0.5, 0.0, 1.0, 1, 0.0, "draws", None, None)
     >>> log_densities_at(Model(energy, Preparation(Sphere(2)), log_z, 0.1), jnp.eye(2))["log_density_base"].tolist()
     [-0.5, -0.5]
     """
@@ -207,10 +207,11 @@ def _preparation(header: dict[str, Any]) -> Preparation:
 def _log_partition(fields: Any) -> LogPartitionEstimate:
     """Return the estimate of log Z that `model.json` holds. Raises TypeError or ValueError for fields that are not allowed."""
     estimate = LogPartitionEstimate(**fields)
+    checks.choice("log_partition.method", estimate.method, METHODS)
     for name, value in estimate._asdict().items():
-        optional = value is None and name in ("effective_sample_size", "draws")
-        kind = bool if name == "trusted" else (int, float)
-        if not optional and (not isinstance(value, kind) or isinstance(value, bool) != (name == "trusted")):
+        optional = value is None and name in ("effective_sample_size", "draws", "independent", "doubt")
+        kind = str if name in ("method", "doubt") else (int, float)
+        if not optional and (not isinstance(value, kind) or isinstance(value, bool)):
             raise TypeError(f"log_partition.{name} is {value!r}")
     if not math.isfinite(estimate.value):
         raise ValueError(f"log_partition.value is {estimate.value}; it must be finite")

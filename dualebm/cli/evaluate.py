@@ -11,11 +11,14 @@ from dualebm.energies.base import Energy
 from dualebm.energies.shallow import Shallow
 from dualebm.geometry import Space
 from dualebm.log_z.annealing import anneal
-from dualebm.log_z.estimate import NODES
 from dualebm.log_z.quadrature import sphere_quadrature
 from dualebm.measures import Samples
 from dualebm.metrics.walkers import EffectiveFraction, WalkerCrossEntropy
+from dualebm.spaces import Sphere
 from dualebm.training.prepare import initial_state, traced
+
+NODES: dict[Space, int] = {Sphere(2): 2000, Sphere(3): 100}
+"""The `nodes` of `sphere_quadrature` with which metrics of a fit are recorded, on the spaces that have one."""
 
 ANNEALED_SAMPLES = 10_000
 """The number of samples of the model that are annealed where the method has no particles."""
@@ -28,7 +31,7 @@ def quadrature_of(space: Space, dtype: Any) -> Samples | None:
     >>> quadrature_of(Sphere(2), "float32").points.shape, quadrature_of(Euclidean(2), "float32")
     ((2000, 2), None)
     """
-    return sphere_quadrature(space, NODES[space] // 2, dtype) if space in NODES else None
+    return sphere_quadrature(space, NODES[space], dtype) if space in NODES else None
 
 
 def monitors(method: Any, rates: Any, data: Samples, held_out: Samples) -> dict[str, Any]:

@@ -155,6 +155,16 @@ def log_partition_by_annealing(key: Key[Array, ""], energy: Energy, space: Space
     True
     """
     log_weights: Any = anneal(key, energy, space, count, **options).log_weights
+    return log_mean_weight(log_weights)
+
+
+def log_mean_weight(log_weights: Float[Array, " count"]) -> tuple[Scalar, Scalar, Scalar]:
+    """Return the log of the mean of independent weights w, its standard error by the delta method, and (sum w)^2 / sum w^2.
+
+    >>> [float(x) for x in log_mean_weight(jnp.zeros(4))]
+    [0.0, 0.0, 4.0]
+    """
+    count = log_weights.size
     top = jnp.max(log_weights)
     weights = jnp.exp(log_weights - top)
     mean = jnp.mean(weights)

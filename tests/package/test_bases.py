@@ -287,10 +287,11 @@ def test_annealing_to_another_concentration():
     assert abs(float(value) - (log_excess(3, 9.0) + 9 - log_excess(3, 5.0) - 5)) < 5 * float(error) < 0.1
 
 
-def test_the_estimate_of_log_z_samples_where_the_base_is_not_uniform():
-    space, x = Sphere(3, SPHERICAL), points_of(Sphere(3, SPHERICAL), 500, "float32")
-    estimate = estimate_log_partition(jax.random.key(0), zero(3), space, x)
-    assert estimate.draws is not None and estimate.value == 0
+def test_log_z_of_the_base_is_zero_by_quadrature_and_draws():
+    for space, method in ((Sphere(3, SPHERICAL), "quadrature"), (Euclidean(2, MIXTURE), "draws")):
+        x = points_of(space, 500, "float32")
+        estimate = estimate_log_partition(jax.random.key(0), zero(space.dimension), space, x)
+        assert estimate.method == method and estimate.value == estimate.standard_error == 0 and estimate.trusted
 
 
 @pytest.mark.parametrize("space", [Euclidean(2, MIXTURE), Sphere(3, SPHERICAL)], ids=name)

@@ -16,7 +16,7 @@ from dualebm.measures import Samples
 from dualebm.model import Model
 from dualebm.spaces import Euclidean, Sphere, Torus
 
-KNOWN = LogPartitionEstimate(0.0, 0.0, None, None, 0.0, True)
+KNOWN = LogPartitionEstimate(0.0, 0.0, None, None, 0.0, "quadrature", None, None)
 STEPS = 5
 
 
