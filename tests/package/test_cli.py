@@ -53,9 +53,11 @@ def done(capsys, *arguments):
 
 @pytest.fixture(scope="module", autouse=True)
 def fewer_draws():
-    """For log Z, which are otherwise a million."""
+    """For log Z, which are otherwise up to 4 million, and shorter annealing."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(estimate, "DRAWS", 2**16)
+        patch.setattr(estimate, "BLOCK", 2**15)
+        patch.setattr(estimate, "LARGEST_DRAWS", 2**16)
+        patch.setattr(estimate, "TEMPERATURES", 50)
         yield
 
 
