@@ -187,6 +187,11 @@ def _split(integrand, cells: _Cells, chosen) -> _Cells:
     return _Cells(*(np.concatenate([old[~chosen], fresh]) for old, fresh in zip(cells, new, strict=True)))
 
 
+def _work(patches: Patches) -> int:
+    """Return the number of evaluations that splitting a cell takes."""
+    return (4 * ORDER) ** patches.coordinates
+
+
 def _start(integrand) -> _Cells:
     patches = integrand.patches
     index = np.indices((patches.count, *[patches.start] * patches.coordinates)).reshape(1 + patches.coordinates, -1)
@@ -209,6 +214,8 @@ def _on_circle(space, points):
 def _seeded(integrand, cells: _Cells, places: FinePlaces, budget: int, tolerance: float) -> tuple[_Cells, float]:
     """Return cells that resolve the fine places whose neighbourhood holds a share of Z that matters, and the log of the other shares.
 
+    Places that the budget does not resolve count among the others.
+
     The share of a place is at most the measure of the ball of three lengths times the largest integrand in it. That is estimated by the
     integrand at the place, and around it by the mean of the cell that holds the place.
     """
@@ -227,20 +234,21 @@ def _seeded(integrand, cells: _Cells, places: FinePlaces, budget: int, tolerance
     measure = np.minimum(k * math.log(2 * SEED_REACH) + k * np.log(lengths) - math.log(patches.volume), 0)
     share = measure + np.maximum(at, around)
     kept = ~(share < np.logaddexp.reduce(log_cells) + math.log(0.1 * tolerance / len(points)))
-    points, lengths, other = points[kept], lengths[kept], float(np.logaddexp.reduce(share[~kept], initial=-np.inf))
-    while len(points) and integrand.nodes < budget:
-        trees, chosen = _centres(space, patches, cells), np.zeros(len(cells.patch), bool)
+    other = float(np.logaddexp.reduce(share[~kept], initial=-np.inf))
+    points, lengths, share = points[kept], lengths[kept], share[kept]
+    while True:
+        centres, chosen, coarse = _centres(space, patches, cells), np.zeros(len(cells.patch), bool), np.zeros(len(points), bool)
         for side in np.unique(cells.side):
             length = side * patches.side
             wanting, level = length > SEED_SIDE * lengths, np.flatnonzero(cells.side == side)
             if wanting.any() and side > SMALLEST_SIDE:
                 reach = SEED_REACH * lengths[wanting] + 0.75 * length
-                hit = KDTree(trees[level]).query_ball_point(points[wanting], reach)
-                chosen[level[np.unique(np.concatenate([np.asarray(h, int) for h in hit]))]] = True
-        if not chosen.any():
-            break
+                near = KDTree(centres[level]).query_ball_point(points[wanting], reach)
+                chosen[level[np.unique(np.concatenate([np.asarray(cell, int) for cell in near]))]] = True
+                coarse[wanting] |= np.array([bool(cell) for cell in near])
+        if not chosen.any() or integrand.nodes + _work(patches) * np.sum(chosen) > budget:
+            return cells, float(np.logaddexp.reduce(share[coarse], initial=other))
         cells = _split(integrand, cells, chosen)
-    return cells, other
 
 
 def fine_places(energy: Energy, space: Space) -> FinePlaces | None:
@@ -301,13 +309,12 @@ def log_partition(energy: Energy, space: Space, tolerance: float = TOLERANCE, co
         cells, other = _start(integrand), -math.inf
         if places is not None:
             cells, other = _seeded(integrand, cells, places, budget, tolerance)
-        work = 4**patches.coordinates * ORDER**patches.coordinates
         while True:
             top = np.max(cells.fine)
             sums = np.sum(np.exp(cells.fine - top), axis=1)
             errors = np.abs(sums - np.exp(cells.coarse - top))
             total, error = float(np.sum(sums)), float(np.sum(errors)) + math.exp(min(other - top, 700))
-            room = (budget - integrand.nodes) // work
+            room = (budget - integrand.nodes) // _work(patches)
             if room < 1 or not error > tolerance * total:
                 break
             chosen = np.zeros(len(errors), bool)
