@@ -18,7 +18,7 @@ from jaxtyping import Array, Float, Key
 
 from dualebm._internal.blocks import block_columns, map_blocks
 from dualebm.base_families import Vector, at_lag, draw_lags, log_excess, proposal_of, vector
-from dualebm.base_measures import BaseMeasure, Gaussian, Geometry, Points, Scalars, Uniform
+from dualebm.base_measures import BaseMeasure, FinePlaces, Gaussian, Geometry, Points, Scalars, Uniform
 
 UNIT_LENGTH = 1e-5
 """The largest allowed distance of the norm of a centre on a sphere from 1."""
@@ -185,6 +185,11 @@ class KernelBase(BaseMeasure):
         columns, _ = self._arrays
         norms = np.linalg.norm(columns, axis=0)
         return len(columns) == space.dimension and (not _curved(space) or bool((np.abs(norms - 1) < UNIT_LENGTH).all()))
+
+    def finest(self, space: Geometry) -> FinePlaces:
+        """Returns the centres c_i and the lengths unit / sqrt(k_i), at most unit."""
+        columns, concentrations = self._arrays
+        return columns.T, space.unit / np.sqrt(np.maximum(concentrations, 1))
 
     def _apply(self, function, space, x, axis):
         """Returns a compiled function of points, of the centres, the concentrations and log(1 / n M), at points as columns."""

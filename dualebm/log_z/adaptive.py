@@ -13,7 +13,7 @@ user's that allow one precision, and are evaluated in it.
 import itertools
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -32,7 +32,7 @@ LARGEST_COUNT = 4_000_000
 """The largest number of evaluations of the energy."""
 
 LARGEST_WORK = 2**35
-"""The largest number of evaluations times parameters of the energy."""
+"""The largest number of evaluations times parameters of the energy, and of the fine places of the base measure."""
 
 BATCH = 2**15
 """The number of points that one program evaluates."""
@@ -265,14 +265,34 @@ def fine_places(energy: Energy, space: Space) -> FinePlaces | None:
     return np.concatenate([of_energy[0], of_base[0]]), np.concatenate([of_energy[1], of_base[1]])
 
 
-def largest_count(energy: Energy, count: int) -> int:
-    """Return `count`, or `LARGEST_WORK` divided by the number of parameters of an energy where that is smaller.
+def largest_count(energy: Any, count: int) -> int:
+    """Return `count`, or `LARGEST_WORK` divided by the number of parameters of an energy, a pytree, where that is smaller.
 
     >>> from dualebm.energies.shallow import Shallow; from dualebm.features import ReLU
     >>> largest_count(Shallow(ReLU(), jnp.zeros((2**13, 3)), jnp.zeros(2**13)), 2**22) == 2**20
     True
     """
     return min(count, LARGEST_WORK // max(sum(np.size(leaf) for leaf in jax.tree.leaves(energy)), 1))
+
+
+def _budget(energy: Energy, space: Space, count: int) -> int:
+    """Return the largest number of evaluations. One of a kernel density estimate takes as long as its centres are many."""
+    places = space.base.finest(space)
+    return largest_count(energy, count) if places is None else largest_count((energy, places), count)
+
+
+def suits(energy: Energy, space: Space) -> bool:
+    """Tell whether the space has patches, and the energy and the base measure are cheap enough for the cells of the start.
+
+    >>> from dualebm.energies.shallow import Shallow; from dualebm.features import ReLU; from dualebm.spaces import Sphere
+    >>> suits(Shallow(ReLU(), jnp.eye(3), jnp.zeros(3)), Sphere(3)), suits(Shallow(ReLU(), jnp.eye(4), jnp.zeros(4)), Sphere(4))
+    (True, False)
+    """
+    patches = patches_of(space)
+    if patches is None:
+        return False
+    start = patches.count * (patches.start * ORDER) ** patches.coordinates * (1 + 2**patches.coordinates)
+    return start <= _budget(energy, space, LARGEST_COUNT)
 
 
 def log_partition(energy: Energy, space: Space, tolerance: float = TOLERANCE, count: int = LARGEST_COUNT) -> Quadrature:
@@ -302,7 +322,7 @@ def log_partition(energy: Energy, space: Space, tolerance: float = TOLERANCE, co
     patches = patches_of(space)
     if patches is None:
         raise ValueError(f"space is {space}; allowed: a circle, which is Torus(1) or Sphere(2), and S^2, which is Sphere(3)")
-    budget, places = largest_count(energy, count), fine_places(energy, space)
+    budget, places = _budget(energy, space, count), fine_places(energy, space)
     dtype = precision_of(energy) if places is None else np.dtype(np.float64)
     with jax.enable_x64(dtype.itemsize == 8):
         integrand = _Integrand(energy, space, patches, dtype)

@@ -92,6 +92,8 @@ def _sizes(estimate: LogPartitionEstimate) -> str:
 def estimate_log_partition(key: Key[Array, ""], energy: Energy, space: Space, particles: Float[Array, "N d"]) -> LogPartitionEstimate:
     """Estimate log Z of an energy, by adaptive quadrature on circles and S^2, and elsewhere by draws of the base measure or annealing.
 
+    A quadrature whose evaluations would take too long is left out (see `adaptive.suits`).
+
     The error of a quadrature is trusted where it is at most `adaptive.TOLERANCE`. Where the energy or the base measure does not know its
     smallest scales, draws of the base measure must also agree, and KL + 3 <= log(nodes). KL(model || base) = -E U - log Z is by
     particles of the model. A region of the model that no node or draw has reached leaves the error as it is, but it lowers log Z and so
@@ -119,7 +121,7 @@ def estimate_log_partition(key: Key[Array, ""], energy: Energy, space: Space, pa
     'log Z = 0 +- 0 nat by quadrature'
     """
     particle_mean = float(jnp.mean(energy(particles)))
-    if adaptive.patches_of(space) is None:
+    if not adaptive.suits(energy, space):
         return _by_draws_or_annealing(key, energy, space, particle_mean)
     exact = _by_quadrature(key, energy, space, particle_mean, float(jnp.finfo(particles.dtype).eps))
     if exact.trusted:

@@ -1,5 +1,6 @@
 """log Z by adaptive quadrature, draws and annealing, beside closed forms and integrals in one dimension, and doubts about it."""
 
+import dataclasses
 import itertools
 
 import equinox as eqx
@@ -11,6 +12,7 @@ from scipy.integrate import quad
 from scipy.special import expi
 
 from dualebm.base_families import VonMisesFisher
+from dualebm.base_kernels import KernelBase
 from dualebm.base_measures import Gaussian, Uniform
 from dualebm.base_mixtures import CustomBase, MixtureBase
 from dualebm.data import targets
@@ -34,6 +36,14 @@ class Well(Energy):
 
     def __call__(self, x):
         return -self.depth * jnp.exp(-0.5 * self.concentration * jnp.sum((x - self.place) ** 2, axis=1))
+
+
+@dataclasses.dataclass(frozen=True)
+class Crowd(Uniform):
+    """A base measure of as many fine places as no quadrature can afford."""
+
+    def finest(self, space):
+        return np.zeros((10**8, 1)), np.ones(10**8)
 
 
 def integral(function, edges):
@@ -100,6 +110,17 @@ def test_base_measures_have_mass_one(k):
         space = Sphere(3, base)
         found = adaptive.log_partition(Shallow(Bump(space, 1.0), jnp.eye(3), jnp.full(3, 1e-30)), space)
         assert found.known_scales and abs(found.value) < min(found.error + 1e-12, 2e-5) and found.error <= 1e-4
+
+
+@pytest.mark.parametrize("space", [Sphere(3), Sphere(2), Torus(1, 3.0)])
+def test_kernel_density_estimates_have_mass_one(space):
+    """With kernels of many widths. One with too many centres for a quadrature is left to draws."""
+    centres = np.asarray(space.sample_base(jax.random.key(0), 50), np.float64)
+    space = dataclasses.replace(space, base=KernelBase(centres, np.geomspace(1, 1e5, 50)))
+    energy = Shallow(Bump(space), jnp.ones((1, space.dimension)), jnp.full(1, 1e-30))
+    found = adaptive.log_partition(energy, space)
+    assert found.known_scales and abs(found.value) < min(found.error + 1e-7, 2e-5) and found.error <= 1e-4
+    assert adaptive.suits(energy, space) and not adaptive.suits(energy, dataclasses.replace(space, base=Crowd()))
 
 
 def test_the_scales_of_energies_and_bases():
