@@ -41,6 +41,12 @@ def _inner(x, theta, bias):
     return product + theta[None, :, -1] if bias else product
 
 
+def _check_geometry(space, other):
+    """Raises ValueError when two spaces differ by more than their base measures."""
+    if type(space) is not type(other) or dataclasses.replace(space, base=other.base) != other:
+        raise ValueError(f"space is {space}; this feature was built for {other}")
+
+
 class FeatureMap(abc.ABC):
     """The common part of features. A subclass defines `parameter_space` and the call."""
 
@@ -77,6 +83,18 @@ class FeatureMap(abc.ABC):
         """
         del theta
         return None
+
+    def widths(self, space: Space, theta: Parameters) -> Float[Array, "m #p"]:
+        """Returns the length over which phi changes with each coordinate of theta: the unit of the space, unless a feature is narrower.
+
+        Args:
+            space: the space of x.
+            theta: the parameters, (m, p).
+
+        Returns:
+            The lengths, (m, p) or (m, 1).
+        """
+        return jnp.full((len(theta), 1), space.unit, theta.dtype)
 
     @abc.abstractmethod
     def __call__(self, x: Inputs, theta: Parameters) -> Matrix:
@@ -232,15 +250,18 @@ class Bump(FeatureMap):
         """Returns the space of the points, which is also the space of theta.
 
         Raises:
-            ValueError: when it is not the space of the feature.
+            ValueError: when it differs from the space of the feature by more than its base measure.
         """
-        if space != self.space:
-            raise ValueError(f"space is {space}; this feature was built for {self.space}")
+        _check_geometry(space, self.space)
         return space
 
     def finest(self, theta: Parameters) -> FinePlaces:
         """Returns the centres theta_j and the length unit / sqrt(a)."""
         return np.asarray(theta, np.float64), np.full(len(theta), self.space.unit / math.sqrt(self.concentration))
+
+    def widths(self, space: Space, theta: Parameters) -> Float[Array, "m #p"]:
+        """Returns unit / sqrt(concentration), (m, 1)."""
+        return super().widths(space, theta) / self.concentration**0.5
 
     def __call__(self, x: Inputs, theta: Parameters) -> Matrix:
         """Returns the matrix phi(x_i, theta_j), (N, m)."""
@@ -290,10 +311,9 @@ class ScaledBump(FeatureMap):
         """Returns the space of centres and concentrations.
 
         Raises:
-            ValueError: when the space is not the space of the feature.
+            ValueError: when it differs from the space of the feature by more than its base measure.
         """
-        if space != self.space:
-            raise ValueError(f"space is {space}; this feature was built for {self.space}")
+        _check_geometry(space, self.space)
         return ScaledCentres(space, self.smallest_concentration, self.largest_concentration)
 
     def draw(self, key: Key[Array, ""], space: Space, count: int, data: Samples) -> Parameters:
@@ -323,6 +343,12 @@ class ScaledBump(FeatureMap):
     def __call__(self, x: Inputs, theta: Parameters) -> Matrix:
         """Returns the matrix phi(x_i, theta_j), (N, m)."""
         return jnp.exp(self.exponents(x.T, theta)).T
+
+    def widths(self, space: Space, theta: Parameters) -> Float[Array, "m #p"]:
+        """Returns unit / sqrt(k_j) for the coordinates of the centre, and the unit for log k, (m, d + 1)."""
+        unit = super().widths(space, theta)
+        narrow = unit / jnp.sqrt(self._concentrations(theta))[:, None]
+        return jnp.concatenate([jnp.broadcast_to(narrow, theta[:, :-1].shape), unit], axis=1)
 
     def exponents(self, x: Float[Array, "d N"], theta: Parameters) -> Float[Array, "m N"]:
         """Returns log phi(x_i, theta_j) = k_j proximity(x_i, c_j) at points x that are columns, (d, N), for theta (m, d + 1), (m, N)."""

@@ -60,6 +60,10 @@ class ParameterSpace(Protocol):
         """Moves parameters x along ambient vectors v."""
         ...
 
+    def log(self, x: Points, y: Points) -> Points:
+        """Returns the tangent vectors at x that lead to y."""
+        ...
+
     def sample_base(self, key: Key[Array, ""], count: int, dtype: Any = float) -> Float[Array, "count dimension"]:
         """Draws `count` independent parameters."""
         ...

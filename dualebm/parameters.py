@@ -85,6 +85,11 @@ class ScaledCentres:
         (x, last), (v, along) = _apart(x, axis), _apart(v, axis)
         return jnp.concatenate([self.space.retract(x, v, axis), jnp.clip(last + along, *self.bounds)], axis)
 
+    def log(self, x: Points, y: Points) -> Points:
+        """Returns the tangent vectors at x that lead to y, (..., d + 1)."""
+        (x, last), (y, other) = _apart(x, -1), _apart(y, -1)
+        return jnp.concatenate([self.space.log(x, y), other - last], -1)
+
     def around(self, key: Key[Array, ""], centres: Float[Array, "m d"]) -> Float[Array, "m p"]:
         """Returns parameters with given centres, (m, d), and concentrations whose logarithm is uniform in the interval, (m, d + 1).
 
