@@ -46,14 +46,14 @@ class Points:
         standardise: subtract the mean of each column and divide by its standard deviation (euclidean). Samples and densities are in the
             units of the data all the same.
         period: the period of the coordinates (torus).
-        holdout: the fraction of the rows, drawn at random, that are not trained on. Their mean log density is reported.
+        holdout: the fraction of the rows, drawn at random, that enter no choice and no training. Their mean log density is reported.
     """
 
     group: ClassVar = "data"
     space: Literal["sphere", "euclidean", "torus"]
     normalise: bool = False
     latlon: bool = False
-    standardise: bool = False
+    standardise: Annotated[bool, Needs("method")] = False
     period: Annotated[Positive | None, Shown("1")] = None
     holdout: Share = 0.2
 
@@ -87,13 +87,14 @@ class Precision(Programs):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Fit(Precision, Points, Table):
-    """Fits an energy to the rows of a file.
+    """Fits a density to the rows of a file.
 
     For example: dualebm fit wind.csv --space sphere --normalise --out results/wind
 
-    The model is exp(-U) times the base measure: uniform on the sphere and the torus, the standard Gaussian on Euclidean space. The command
-    writes records, a checkpoint and the model into --out. The same command continues a fit that was interrupted. Each method has flags
-    for its settings: dualebm fit --method lazy --help lists those of lazy.
+    The model is exp(-U) times a base measure. By default base measure, feature and radius are chosen by validation. With --method and the
+    name of a training method that method trains U, and the base measure is uniform on the sphere and the torus, and the standard Gaussian
+    on Euclidean space. The command writes records, checkpoints and the model into --out. The same command continues a fit that was
+    interrupted. dualebm fit --method lazy --help lists the flags of lazy.
 
     Args:
         out: the folder to write: a new or an empty one, or the folder of the fit to continue.
@@ -110,8 +111,8 @@ class Fit(Precision, Points, Table):
     group: ClassVar = "run"
     out: Path
     config: Annotated[Path | None, Shown("no file")] = None
-    steps: Count = 2000
-    every: Annotated[int, Bound(least=2)] = 20
+    steps: Annotated[Count, Needs("method")] = 2000
+    every: Annotated[int, Bound(least=2), Needs("method")] = 20
     anneal: Annotated[Share, Needs("annealing")] = 0.2
     gap_chains: Annotated[CountOrZero, Needs("radius")] = 20_000
     seed: Seed = 0

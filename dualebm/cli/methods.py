@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from dualebm import features, settings
 from dualebm._internal import checks
+from dualebm.auto import Auto
 from dualebm.cli import Refused
 from dualebm.cli.commands import Sweep
 from dualebm.cli.flags import NOT_GIVEN, Flag, Group, about, groups_of, sentence, spell
@@ -28,8 +29,12 @@ from dualebm.spaces import Euclidean, Sphere, Torus
 EXAMPLES: dict[str, Space] = {"sphere": Sphere(3), "euclidean": Euclidean(3), "torus": Torus(3)}
 """A space of each name, for the defaults in the help."""
 
-NEEDED = {"annealing": set(ANNEALED), "scales": set(DualRates._fields), "radius": {"radius"}}
-"""The rates that a method must have for a schedule that anneals, for the time scales of the paper, and for a ball."""
+AUTOMATIC = "auto"
+"""The name of the choice of everything by validation (`auto.Auto`), the default of a fit. It is no training method."""
+
+NEEDED = {"method": set(), "annealing": set(ANNEALED), "scales": set(DualRates._fields), "radius": {"radius"}}
+"""The rates that a training method must have for its flags, for a schedule that anneals, for the time scales of the paper, and for a
+ball."""
 
 ON_THE_LINE = ("config", "resume")
 """The flags that a configuration file may not give, because they say what else is read."""
@@ -42,8 +47,8 @@ class Choice(NamedTuple):
     """A method, and the classes of the objects that it holds.
 
     Attributes:
-        name: the name of the method.
-        kind: the class of the method.
+        name: the name of the method, or `AUTOMATIC`.
+        kind: the class of the method, or `Auto`.
         objects: for each field that holds an object its class, or None where the method chooses. Only fields whose objects flags can
             make are here.
         suited: whether a feature is the one that suits any data on the space (`features.suited`). Otherwise it is the default of the
@@ -51,9 +56,18 @@ class Choice(NamedTuple):
     """
 
     name: str
-    kind: type[Method]
+    kind: type
     objects: dict[str, type | None]
     suited: bool
+
+
+def known(grid: bool) -> dict[str, type]:
+    """Return the classes of settings that --method names, by name. A sweep, whose flags are grids, has training methods only.
+
+    >>> list(known(grid=False))[0], "auto" in known(grid=True)
+    ('auto', False)
+    """
+    return by_name() if grid else {AUTOMATIC: Auto, **by_name()}
 
 
 def rates_class(kind: type[Method]) -> Any:
@@ -90,8 +104,9 @@ def choose(words: Sequence[str], stored: Mapping[str, Any], space: Space | None 
     >>> choose(["--method", "lazy", "--feature", "bump"], {}).objects
     {'feature': <class 'dualebm.features.Bump'>}
     """
-    name = _named("method", words, stored, by_name()) or DEFAULT
-    kind = by_name()[name]
+    grid = space is None
+    name = _named("method", words, stored, known(grid)) or (DEFAULT if grid else AUTOMATIC)
+    kind = known(grid)[name]
     unions = {field: classes for field, s in settings.fields(kind).items() if (classes := makeable(s))}
     given = {field: classes[chosen] for field, classes in unions.items() if (chosen := _named(field, words, stored, classes))}
     objects = {field: given.get(field) or _default_class(kind, field, classes, space) for field, classes in unions.items()}
@@ -170,9 +185,9 @@ def read(kind: type, prog: str, words: Sequence[str]) -> tuple[Any, Given]:
     return kind(**{name: value for name, value in flags.items() if name in own}), Given(choice, values, flags)
 
 
-def _allows(kind: type[Method], what: str) -> bool:
+def _allows(kind: type, what: str) -> bool:
     """Tell whether the rates of a method allow what a flag needs, a key of `NEEDED`."""
-    return NEEDED[what] <= set(rates_class(kind)._fields)
+    return issubclass(kind, Method) and NEEDED[what] <= set(rates_class(kind)._fields)
 
 
 def _advice(name: str, choice: Choice, absent: Mapping[str, str], listed: Sequence[Group], grid: bool) -> str:
@@ -190,16 +205,17 @@ def _advice(name: str, choice: Choice, absent: Mapping[str, str], listed: Sequen
             if name in {setting.name for setting in _spellable(kind, grid)}:
                 return f"; it is one with --{field} {other}"
     has = (lambda kind: _allows(kind, absent[name])) if name in absent else (lambda kind: name in _names(kind, grid))
-    holders = ", ".join(method for method, kind in by_name().items() if has(kind))
+    holders = ", ".join(method for method, kind in known(grid).items() if has(kind))
     near = nearest(name, [flag.name for group in listed for flag in group.flags])
     return f"; it is one with --method {holders}{near.replace('; d', '. D')}" if holders else ""
 
 
-def _names(kind: type[Method], grid: bool) -> set[str]:
+def _names(kind: type, grid: bool) -> set[str]:
     """Return the names of the settings of a method, of the objects that it may hold, and of its rates."""
     described = settings.fields(kind)
     classes = {name: makeable(setting) for name, setting in described.items()}
-    owners = (kind, rates_class(kind), *(made for words in classes.values() for made in words.values()))
+    rates = (rates_class(kind),) if issubclass(kind, Method) else ()
+    owners = (kind, *rates, *(made for words in classes.values() for made in words.values()))
     spellable = {setting.name for owner in owners for setting in _spellable(owner, grid)}
     return spellable | {name for name, words in classes.items() if words}
 
@@ -247,7 +263,7 @@ def groups(choice: Choice, prog: str, space: Space, *, grid: bool = False) -> li
     """
     described = settings.fields(choice.kind)
     meaning = f"the training method. {prog} --method NAME --help lists the flags of a method."
-    flags = [Flag(Setting("method", frozenset({str}), tuple(by_name()), help=meaning), DEFAULT, choice.name)]
+    flags = [Flag(Setting("method", frozenset({str}), tuple(known(grid)), help=meaning), DEFAULT if grid else AUTOMATIC, choice.name)]
     made = []
     for field, kind in choice.objects.items():
         words = (*makeable(described[field]),)
@@ -258,6 +274,8 @@ def groups(choice: Choice, prog: str, space: Space, *, grid: bool = False) -> li
             defaults = _example_defaults(choice, field, kind, space)
             made.append(Group(field, sentence(kind), [_flag(s, defaults[s.name], grid) for s in _spellable(kind, grid)]))
     flags += [_flag(s, s.default, grid) for s in _spellable(choice.kind, grid)]
+    if not issubclass(choice.kind, Method):
+        return [Group("method", sentence(choice.kind), flags)]
     rates = rates_class(choice.kind)
     shown = _example_rates(choice, rates, space)
     listed = [Flag(s, shown[s.name], NOT_GIVEN, grid) for s in settings.fields(rates).values()]

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import xarray
 
+from dualebm.auto import Fit
 from dualebm.log_z.estimate import LogPartitionEstimate
 
 LARGEST_SCALE = 3.0
@@ -60,6 +61,25 @@ def evaluation(log_partition: LogPartitionEstimate, likelihoods: dict[str, Any],
             mean = with_error(means[kind]["mean"], means[kind]["standard_error"])
             lines.append(f"{rows.replace('_', ' ')}: mean {LOG_DENSITIES[kind]} of {means['rows']} rows = {mean} nat")
     return lines if gap is None else [*lines, gap["summary"]]
+
+
+def choice(fitted: Fit, rows: int) -> list[str]:
+    """Return the lines that state what was chosen by validation.
+
+    Args:
+        fitted: the fit.
+        rows: the number of rows that were trained on.
+
+    Returns:
+        The lines, in the order in which they are printed.
+    """
+    chosen, tried = fitted.chosen, len({stage.candidate for stage in fitted.path})
+    gain = f"{chosen.gain:+.3g} +- {chosen.gain_error:.2g} nat over the base measure" if chosen.stage else "no radius above 0 is better"
+    return [
+        f"chosen of {tried} candidates and {len(fitted.path)} radii: {chosen.candidate}, radius {fitted.radius:.4g} ({gain})",
+        f"base measure: {fitted.space.base!r}",
+        f"validation: mean log density of {fitted.validated} of {rows} rows = {with_error(*fitted.log_density)} nat, of the best choice",
+    ]
 
 
 def note_of_scales(points: Any) -> str | None:

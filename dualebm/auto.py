@@ -1,0 +1,408 @@
+"""A density of rows nobody has seen before: base measure, feature and radius are chosen by validation, and the model is fitted again.
+
+    p = exp(-f) tau / Z,   f in the F1 ball of radius R
+
+A candidate is a base measure tau with a feature. Its path (`radii`) starts at R = 0, where p = tau, and goes through growing radii. The
+rows are dealt to folds. A path is trained on the rows of all folds but one, to which tau is fitted too, and its log densities are taken
+at the rows of that fold. The candidate and the radius of the largest mean log density are chosen. Then tau, and the path up to that
+radius, are fitted to all rows.
+"""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, Key
+
+from dualebm import settings
+from dualebm._internal import checks, files
+from dualebm.base_measures import BaseMeasure, Gaussian, Uniform
+from dualebm.data.bases import Rows, fit_normal
+from dualebm.data.kernel_bases import deal, fit_kernel
+from dualebm.data.stacking import stack
+from dualebm.energies.shallow import Shallow
+from dualebm.features import Feature, ReLU
+from dualebm.geometry import Space
+from dualebm.log_z.estimate import LogPartitionEstimate, estimate_log_partition
+from dualebm.measures import Samples, resample
+from dualebm.radii import FEW, Followed, Plan, Task, bump_of, follow, grown, plan_of
+from dualebm.settings import Bound, Count, CountFrom2
+from dualebm.training import segments
+
+FOLDS = 5
+"""The number of folds to which the rows are dealt."""
+
+SMALLEST_FRACTION = 0.02
+"""The effective fraction of draws of the base measure below which a radius is not chosen, because its log Z is not known."""
+
+LARGEST_SLOPE = 0.05
+"""The slope of the loss along the scale of the energy, in nats, up to which a path counts as converged."""
+
+PARTICLES = 2**14
+"""The number of weighted draws that estimate the mean energy of the model."""
+
+LOCAL_KINDS = ("uniform", "mixture")
+"""The kinds of the stacked base measure on spheres of more than 2 dimensions."""
+
+BaseName = Literal["auto", "stacked", "normal", "uniform"]
+FeatureName = Literal["auto", "scaled_bump", "relu"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Auto:
+    """Chooses base measure, feature and radius by validation.
+
+    Args:
+        base: the base measure: stacked (a mixture of simple densities, whose weights are chosen by cross-validation), normal (euclidean),
+            uniform (sphere, torus), or auto to choose among them.
+        feature: the feature: scaled_bump, relu (sphere, euclidean), or auto to choose among them.
+        neurons: the number of neurons, or none for a number that suits the rows.
+        stages: the largest number of radii of a path, or none for 8 radii where rows are few and 12 else.
+        iterations: the number of iterations at each radius, or none for 100 where rows are few and 150 else.
+        draws: the number of draws of the base measure that train the energy, or none for a number that suits the rows.
+        paths: the number of folds, of 5, on which each path is validated, or none for 5 where rows are few and 1 else. Rows are few below
+            600.
+
+    Raises:
+        ValueError: when a setting is not allowed.
+
+    >>> Auto(stages=0)
+    Traceback (most recent call last):
+    ...
+    ValueError: stages is 0; it must be an integer of at least 1
+    """
+
+    base: BaseName | BaseMeasure = "auto"
+    feature: FeatureName = "auto"
+    neurons: Count | None = None
+    stages: Count | None = None
+    iterations: CountFrom2 | None = None
+    draws: CountFrom2 | None = None
+    paths: Annotated[int, Bound(least=1, largest=FOLDS)] | None = None
+
+    def __post_init__(self):
+        settings.check(self)
+
+
+class Candidate(NamedTuple):
+    """A base measure, fitted to all rows and to the rows of all folds but one, and a feature.
+
+    Attributes:
+        name: the names of the base measure and of the feature.
+        base: the base measure fitted to all rows.
+        fold_bases: the base measure fitted to the rows of all folds but one, for each fold.
+        feature: the feature.
+    """
+
+    name: str
+    base: BaseMeasure
+    fold_bases: tuple[BaseMeasure, ...]
+    feature: Feature
+
+
+class Stage(NamedTuple):
+    """A radius of the path of a candidate. Numbers over rows are means over the rows of the validated folds.
+
+    Attributes:
+        candidate: the name of the candidate.
+        stage: the number of the stage. Stage 0 has the radius 0.
+        radius: the total variation of the neurons, the mean over folds.
+        log_density: the mean log density of the rows that were not trained on, in nats.
+        gain: this mean less that of stage 0, in nats.
+        gain_error: the standard error of the gain, over rows.
+        effective_fraction: the least effective fraction of draws over folds.
+    """
+
+    candidate: str
+    stage: int
+    radius: float
+    log_density: float
+    gain: float
+    gain_error: float
+    effective_fraction: float
+
+
+class Fit(NamedTuple):
+    """A chosen and fitted model exp(-U) tau / Z.
+
+    Attributes:
+        energy: the energy U.
+        space: the space with the base measure tau.
+        log_partition: the estimate of log Z.
+        radius: the total variation of the neurons.
+        chosen: the stage that was chosen.
+        validated: the number of rows whose log densities made the choice.
+        log_density: their mean log density in the chosen stage, with its standard error over rows, in nats. The choice makes it too large
+            by an amount of the order of this error.
+        path: all stages of all candidates.
+        notes: sentences about what has not converged or is at a bound, with a remedy.
+    """
+
+    energy: Shallow
+    space: Space
+    log_partition: LogPartitionEstimate
+    radius: float
+    chosen: Stage
+    validated: int
+    log_density: tuple[float, float]
+    path: tuple[Stage, ...]
+    notes: tuple[str, ...]
+
+
+# -- The fit ---------------------------------------------------------------------------------------
+
+
+def fit(
+    key: Key[Array, ""], points: Float[Array, "n d"], space: Space, auto: Auto | None = None, *, folder: files.PathLike | None = None,
+    progress: bool = False,
+) -> Fit:  # fmt: skip
+    """Fit a density to rows.
+
+    Args:
+        key: the key of the fit, one typed threefry key.
+        points: the rows as points of the space, (n, d). On R^d their columns have about the scale 1.
+        space: the space. Its base measure is replaced.
+        auto: the settings. None for the defaults.
+        folder: the folder in which the same call continues after an interruption, and which holds the records of the paths. None writes
+            nothing.
+        progress: whether to show a bar on standard error, with the radius, the validated gain and the time that remains.
+
+    Returns:
+        The fit.
+
+    Raises:
+        ValueError: when a setting does not suit the space or the rows.
+        OSError: when the folder cannot be written.
+        KeyboardInterrupt: on SIGINT or SIGTERM, after the current stages are saved.
+    """
+    auto = auto or Auto()
+    checks.key(key)
+    checks.samples("points", Samples(points), space)
+    if len(points) < 2 * FOLDS:
+        raise ValueError(f"points has {len(points)} rows; validation on {FOLDS} folds needs at least {2 * FOLDS}")
+    path_key, fit_key, check_key = jax.random.split(key, 3)
+    geometry = dataclasses.replace(space, base=Uniform() if space.compact else Gaussian())
+    seed, place = int(jax.random.key_data(key)[-1]), None if folder is None else Path(folder) / "paths"
+    fold = deal(len(points), FOLDS, seed)
+    numbers = {name: getattr(auto, name) for name in ("neurons", "stages", "iterations", "draws")}
+    candidates = candidates_of(np.asarray(points), geometry, fold, auto, seed)
+    few = len(points) < FEW
+    with segments.bar(0, 0, "radius", progress) as bar:
+
+        def validate(candidate: Candidate, plan: Plan, folds: int) -> list[Followed]:
+            runs = []
+            bar.total += folds * plan.stages
+            for number in range(folds):
+                train, held = split(fold, number)
+                bar.set_description(f"{candidate.name}, fold {number + 1} of {folds}")
+                task = Task(candidate.fold_bases[number], plan, points[train], points[held])
+                where = place and place / "-".join([*candidate.name.split(), settings.word(type(plan.method)), str(number)])
+                runs.append(follow(path_key, task, plan.stages, where, bar, early=folds == 1))
+            return runs
+
+        plans, stages, rows = [], [], []
+        for candidate in candidates:
+            plan, folds = plan_of(geometry, candidate.feature, len(points), **numbers), auto.paths or (FOLDS if few else 1)
+            if isinstance(candidate.feature, ReLU) and candidate.base == Uniform():
+                path, values = summarised(candidate, validate(candidate, plan, 1))
+                radius, folds = path[_best(values)].radius, auto.paths or FOLDS
+                plan = grown(plan, radius) if radius else plan
+            path, values = summarised(candidate, validate(candidate, plan, folds))
+            for listed, item in ((plans, plan), (stages, path), (rows, values)):
+                listed.append(item)
+        best, stage = choose(rows)
+        candidate = candidates[best]
+        bar.set_description(f"{candidate.name}, all rows")
+        bar.total += stage
+        task = Task(candidate.base, plans[best], points, points[:0])
+        final = follow(fit_key, task, stage, place and place / "all", bar, early=False)
+    fitted = dataclasses.replace(space, base=candidate.base)
+    draw_key, choice_key, partition_key = jax.random.split(check_key, 3)
+    draws = fitted.sample_base(draw_key, PARTICLES, points.dtype)
+    particles = draws[resample(choice_key, -final.energy(draws), len(draws))]
+    log_partition = estimate_log_partition(partition_key, final.energy, fitted, particles)
+    values, chosen = rows[best][stage], stages[best][stage]
+    mean = float(np.mean(values)), float(np.std(values, ddof=1) / math.sqrt(len(values)))
+    notes = notes_of(plans[best], stages[best], stage, final)
+    return Fit(final.energy, fitted, log_partition, float(final.radius[-1]), chosen, len(values), mean, sum(stages, ()), notes)
+
+
+# -- Candidates ------------------------------------------------------------------------------------
+
+
+def candidates_of(points: Rows, geometry: Space, fold: Int[np.ndarray, " n"], auto: Auto, seed: int) -> list[Candidate]:
+    """Return the candidates, the default first.
+
+    By default they are bumps on the stacked base measure, and either bumps on a normal distribution or, on a sphere, ridges on the uniform
+    measure.
+
+    Args:
+        points: the rows, (n, d).
+        geometry: the space with its default base measure.
+        fold: the fold of each row, (n,).
+        auto: the settings.
+        seed: the seed of the fits of base measures.
+
+    Returns:
+        The candidates.
+
+    Raises:
+        ValueError: when a base measure or a feature does not suit the space or the rows.
+    """
+    simple = "uniform" if geometry.compact else "normal"
+    if auto.base in ("normal", "uniform") and auto.base != simple:
+        raise ValueError(f"base is {auto.base!r} and space is {geometry}; allowed: 'stacked', {simple!r}, 'auto'")
+    if auto.feature == "relu" and geometry.periodic:
+        raise ValueError(f"feature is 'relu' and space is {geometry}, where it is not continuous; allowed: 'scaled_bump', 'auto'")
+    curved = geometry.compact and not geometry.periodic
+    base, feature = auto.base if isinstance(auto.base, str) else "given", auto.feature
+    second = "relu" if curved else "scaled_bump"
+    if base == "auto":
+        pairs = [("stacked", "scaled_bump"), (simple, second)] if feature == "auto" else [("stacked", feature), (simple, feature)]
+    else:
+        pairs = [(base, feature)] if feature != "auto" else [(base, "scaled_bump"), (base, "relu")][: 1 + curved]
+    made: dict[str, Any] = {"relu": ReLU(bias=True)}
+    if any(kind == "scaled_bump" for _, kind in pairs):
+        made["scaled_bump"] = bump_of(points, geometry, fit_kernel(points, geometry, seed=seed).concentrations[0])
+    for name, _ in pairs:
+        if name in made:
+            continue
+        if name == "stacked":
+            # Where dimensions are many no kernel is near to a new row.
+            kinds = LOCAL_KINDS if curved and geometry.dimension > 3 else None
+            stacked = stack(points, geometry, kinds=kinds, folds=FOLDS, seed=seed)
+            made[name] = stacked.base, stacked.fold_bases
+        elif name == "normal":
+            made[name] = fit_normal(points), tuple(fit_normal(points[fold != number]) for number in range(FOLDS))
+        else:
+            measure = Uniform() if name == "uniform" else auto.base
+            check_base(measure, geometry, points)
+            made[name] = measure, (measure,) * FOLDS
+    return [Candidate(f"{name} {kind}", made[name][0], made[name][1], made[kind]) for name, kind in pairs]
+
+
+def check_base(base: Any, geometry: Space, points: Rows) -> None:
+    """Raise ValueError for a base measure that is not on the space, cannot be sampled, or is zero at a row.
+
+    Args:
+        base: the base measure.
+        geometry: the space.
+        points: the rows, (n, d).
+    """
+    if not isinstance(base, BaseMeasure) or not base.fits(geometry):
+        raise ValueError(f"base is {base!r}; it must be a base measure on {geometry}")
+    if not base.proper:
+        raise ValueError(f"base is {base!r}, which cannot be sampled; it must be a probability measure")
+    values = np.asarray(base.log_density(geometry, jnp.asarray(points)))
+    if not np.isfinite(values).all():
+        row = int(np.argmin(np.isfinite(values)))
+        raise ValueError(f"base is {base!r}, whose log density is {values[row]} at row {row}; it must be positive at every row")
+
+
+def split(fold: Int[np.ndarray, " n"], number: int) -> tuple[Int[np.ndarray, " k"], Int[np.ndarray, " l"]]:
+    """Return the indices of the rows of all folds but one, and of the rows of this fold.
+
+    Each has as many rows for one fold as for another, so that one compiled program serves all folds. So a row may be in neither.
+
+    Args:
+        fold: the fold of each row, (n,).
+        number: the number of the fold.
+
+    >>> train, held = split(np.array([0, 1, 0, 1, 0]), 0)
+    >>> train.tolist(), held.tolist()
+    ([1, 3], [0, 2])
+    """
+    inside, outside, sizes = np.flatnonzero(fold == number), np.flatnonzero(fold != number), np.bincount(fold)
+    return outside[: len(fold) - sizes.max()], inside[: sizes.min()]
+
+
+# -- The choice ------------------------------------------------------------------------------------
+
+
+def summarised(candidate: Candidate, folds: Sequence[Followed]) -> tuple[tuple[Stage, ...], list[np.ndarray]]:
+    """Return the stages of a candidate, and for each stage the log densities of the rows of all validated folds.
+
+    The log densities of a stage are -inf where its energy is not finite or its log Z is not known. A stage that some fold did not reach
+    is left out.
+
+    Args:
+        candidate: the candidate.
+        folds: what came of its path on each fold.
+
+    Returns:
+        The stages, and as many arrays of log densities, in nats.
+    """
+    reached = min(len(run.radius) for run in folds)
+    rows = [np.concatenate([run.log_densities[stage] for run in folds]) for stage in range(reached)]
+    stages = []
+    for stage, values in enumerate(rows):
+        fraction = min(run.fraction[stage] for run in folds)
+        if not (np.isfinite(values).all() and fraction >= SMALLEST_FRACTION):
+            rows[stage] = values = np.full_like(values, -np.inf)
+        gain = values - rows[0]
+        radius = float(np.mean([run.radius[stage] for run in folds]))
+        error = float(np.std(gain, ddof=1) / math.sqrt(len(gain))) if np.isfinite(gain).all() and len(gain) > 1 else math.inf
+        stages.append(Stage(candidate.name, stage, radius, float(values.mean()), float(gain.mean()), error, float(fraction)))
+    return tuple(stages), rows
+
+
+def _best(rows: Sequence[np.ndarray]) -> int:
+    """Return the stage whose log densities have the largest mean."""
+    return int(np.argmax([values.mean() for values in rows]))
+
+
+def choose(rows: Sequence[Sequence[np.ndarray]]) -> tuple[int, int]:
+    """Return the index of the chosen candidate and its stage.
+
+    Of each candidate the stage of the largest mean is taken. A later candidate replaces an earlier one where its mean is larger by one
+    standard error of the mean difference. Differences are taken row by row, over the rows that both have.
+
+    Args:
+        rows: for each candidate and each stage the log densities of rows in one order, in nats. One candidate may have more rows than
+            another.
+
+    >>> flat, better = np.array([0.0, 0.1]), np.array([1.0, 1.2])
+    >>> choose([[flat, flat - 1], [flat - 2, better]])
+    (1, 1)
+    """
+    best, chosen = [_best(path) for path in rows], 0
+    for index in range(1, len(rows)):
+        new, old = rows[index][best[index]], rows[chosen][best[chosen]]
+        common = min(len(new), len(old))
+        difference = new[:common] - old[:common]
+        if difference.mean() > np.std(difference, ddof=1) / math.sqrt(common):
+            chosen = index
+    return chosen, best[chosen]
+
+
+def notes_of(plan: Plan, stages: Sequence[Stage], stage: int, final: Followed) -> tuple[str, ...]:
+    """Return sentences about what is at a bound or has not converged, with a remedy.
+
+    Args:
+        plan: the plan of the chosen path.
+        stages: the stages of the chosen candidate.
+        stage: the chosen stage.
+        final: the path that was fitted to all rows.
+    """
+    notes, radius = [], final.radius[-1]
+    if not stage:
+        return ()
+    if stage == plan.stages:
+        notes.append(f"the best radius, {radius:.3g}, is the largest of the path; more stages than {plan.stages} may fit better")
+    elif stage + 1 < len(stages) and stages[stage + 1].log_density == -math.inf:
+        notes.append(
+            f"the path ends at the radius {radius:.3g}, because beyond it too few draws of the base measure count for log Z; a base "
+            "measure nearer to the rows would allow more"
+        )
+    slope, error = final.slope[-1]
+    if abs(slope) > max(3 * error, LARGEST_SLOPE):
+        notes.append(
+            f"the energy has not converged at its radius: the slope of the loss along its scale is {slope:.2g} +- {error:.1g} nat, and 0 "
+            "at an optimum; more iterations may fit better"
+        )
+    return tuple(notes)

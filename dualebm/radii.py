@@ -1,0 +1,229 @@
+"""A path of radii: an energy that is trained from radius 0 on, each radius from the end of the one before, and validated at each.
+
+Bumps, and ridges on a base measure that was fitted, are trained by weighted draws of the base measure (`methods.penalised`), whose
+penalty falls. On the uniform measure of a sphere ridges are trained by Algorithm 1 (`methods.dual`), whose radius grows. Its neurons
+stay where they gather, and spread less into the noise of the rows.
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import xarray
+from jaxtyping import Array, Float, Key
+
+from dualebm.base_measures import BaseMeasure
+from dualebm.data.bases import Rows
+from dualebm.energies.shallow import Shallow
+from dualebm.features import Feature, ScaledBump
+from dualebm.geometry import Space
+from dualebm.measures import Samples
+from dualebm.methods.base import Method
+from dualebm.methods.dual import Dual
+from dualebm.methods.paths import Growth, Lowering
+from dualebm.methods.penalised import PenalisedLikelihood, PenalisedRates
+from dualebm.metrics import TotalVariation
+from dualebm.metrics.held_out import DrawnFraction, FitGap, LogDensities
+from dualebm.training.run import Diverged, run
+
+FEW = 600
+"""The number of rows below which all folds are validated, and paths are made for few rows."""
+
+COMPARED = 3000
+"""The number of rows between which distances are measured."""
+
+PATIENCE = 2
+"""The number of radii without a better validation after which a path may end."""
+
+LOWEST, RATIO, STAGES = 0.7, 1.06, 20
+"""Algorithm 1 begins at this fraction of the radius that draws have found, and each of its radii is larger by this ratio."""
+
+
+class Plan(NamedTuple):
+    """The numbers of a path.
+
+    Attributes:
+        method: the training method, on the space with its default base measure.
+        rates: the rates of its first stage.
+        schedule: the schedule of the rates, with the number of iterations of a stage.
+        stages: the largest number of stages.
+        checked: the number of draws of the base measure by which log Z is estimated along the path.
+    """
+
+    method: Method
+    rates: Any
+    schedule: Lowering | Growth
+    stages: int
+    checked: int
+
+
+def plan_of(
+    geometry: Space, feature: Feature, n: int, *, neurons: int | None = None, iterations: int | None = None, stages: int | None = None,
+    draws: int | None = None,
+) -> Plan:  # fmt: skip
+    """Return the numbers of a path that is trained by draws.
+
+    Args:
+        geometry: the space with its default base measure.
+        feature: phi.
+        n: the number of rows.
+        neurons: the number of neurons. None for one that suits the rows, as for the others.
+        iterations: the number of iterations of a stage.
+        stages: the largest number of stages.
+        draws: the number of draws of the base measure.
+
+    Returns:
+        The plan.
+
+    >>> from dualebm.features import ReLU; from dualebm.spaces import Sphere
+    >>> plan_of(Sphere(3), ReLU(), 100, neurons=7).method.neurons
+    7
+    """
+    few = n < FEW
+    draws = draws or 2 ** (15 if few else 17 if geometry.compact else 16)
+    neurons = neurons or min(128 if few else 256, n)
+    method = PenalisedLikelihood(geometry, feature, neurons, draws, min(2048 if few else 4096, draws), rows=2**14)
+    rates, ratio = (PenalisedRates(0.6, 0.03), 0.6) if few else (PenalisedRates(0.5, 0.1), 0.5)
+    return Plan(method, rates, Lowering(ratio, iterations or (100 if few else 150)), stages or (8 if few else 12), 2**15)
+
+
+def grown(plan: Plan, radius: float) -> Plan:
+    """Return the plan of a path of Algorithm 1 around a radius that a path of the plan has found.
+
+    Its radii go from .7 to 2.1 times that radius. The neurons need a radius that is not small at the start: where it is, all of them
+    gather at one place and stay there.
+
+    Args:
+        plan: the plan by draws. The number of neurons is at most 64.
+        radius: the radius.
+    """
+    draws: Any = plan.method
+    method = Dual(draws.space, draws.feature, neurons=min(draws.neurons, 64))
+    rates = method.rates._replace(radius=LOWEST * radius)
+    return Plan(method, rates, Growth(RATIO, 20), STAGES, 2**17)
+
+
+def bump_of(points: Rows, geometry: Space, concentration: float) -> ScaledBump:
+    """Return bumps whose widths reach from 3 widths of the kernels of a kernel density estimate to the spread of the rows.
+
+    Narrower bumps fit the noise of the rows. The widest have twice the root mean squared distance of the rows to their mean, in ambient
+    coordinates.
+
+    Args:
+        points: the rows, (n, d).
+        geometry: the space with its default base measure.
+        concentration: the concentration of the kernels.
+
+    >>> from dualebm.spaces import Euclidean
+    >>> bump_of(np.eye(2), Euclidean(2), 30.0).largest_concentration
+    3.0
+    """
+    x = np.asarray(geometry.ambient(jnp.asarray(points)), np.float64) / geometry.unit
+    smallest = 1 / (4 * np.mean(np.sum((x - x.mean(axis=0)) ** 2, axis=1)))
+    return ScaledBump(geometry, float(smallest), float(max(concentration / 10, 2 * smallest)))
+
+
+# -- Training ------------------------------------------------------------------------------------------
+
+
+class Task(NamedTuple):
+    """What a path is trained on.
+
+    Attributes:
+        base: the base measure.
+        plan: the numbers of the path.
+        points: the rows to train on, (n, d).
+        held: the rows at which log densities are taken, (k, d).
+    """
+
+    base: BaseMeasure
+    plan: Plan
+    points: Float[Array, "n d"]
+    held: Float[Array, "k d"]
+
+
+class Followed(NamedTuple):
+    """What came of a path. Its arrays have one entry for each stage, from stage 0 on, where the energy is 0.
+
+    Attributes:
+        energy: the energy at the end.
+        radius: the total variation, (stages,).
+        log_densities: the log densities at the held rows, (stages, k), in nats. NaN after the path diverged.
+        fraction: the effective fraction of draws, (stages,).
+        slope: the slope of the loss along the scale of the energy, with its error, (stages, 2). At an optimum it is 0.
+    """
+
+    energy: Shallow
+    radius: Float[np.ndarray, " stages"]
+    log_densities: Float[np.ndarray, "stages k"]
+    fraction: Float[np.ndarray, " stages"]
+    slope: Float[np.ndarray, "stages 2"]
+
+
+_begin = jax.jit(PenalisedLikelihood.begin, static_argnums=0)
+
+
+def follow(key: Key[Array, ""], task: Task, stages: int, folder: Path | None, bar: Any, *, early: bool) -> Followed:
+    """Train a path of radii.
+
+    Args:
+        key: the key of the path.
+        task: the rows, the base measure and the numbers of the path.
+        stages: the number of radii.
+        folder: the folder of the run, or None.
+        bar: the bar. Each radius is one unit of it.
+        early: whether the path ends where the last two radii have not raised the mean log density.
+
+    Returns:
+        The energy and its numbers.
+
+    Raises:
+        Diverged: when a path without held rows diverges.
+    """
+    start_key, draw_key, check_key, run_key = jax.random.split(key, 4)
+    (method, rates, schedule, _, count), data = task.plan, Samples(task.points)
+    space, dtype = dataclasses.replace(method.space, base=task.base), task.points.dtype
+    checked = space.sample_base(check_key, count, dtype)
+    state: Any = None
+    if isinstance(method, PenalisedLikelihood):
+        state = _begin(method, start_key, space.sample_base(draw_key, method.draws, dtype), data)
+    at_base, done = np.asarray(space.log_base(task.held), np.float64), bar.n
+    if not stages:
+        positions = method.feature.draw(start_key, method.space, 1, data)  # pyright: ignore[reportAttributeAccessIssue]
+        zero = Shallow(method.feature, positions, jnp.zeros(1, dtype))  # pyright: ignore[reportAttributeAccessIssue]
+        return Followed(zero, np.zeros(1), at_base[None], np.ones(1), np.zeros((1, 2)))
+    metrics = {
+        "radius": TotalVariation(), "log_densities": LogDensities(task.held, checked), "fraction": DrawnFraction(checked),
+        "gap": FitGap(checked),
+    }  # fmt: skip
+
+    def stop(results: xarray.Dataset) -> bool:
+        radius, made = float(results.radius[-1]), results.sizes["step"] - 1
+        bar.set_postfix(radius=f"{radius:.3g}", refresh=False)
+        bar.update(done + made - bar.n)
+        if not task.held.size:
+            return False
+        means = results.log_densities.values.mean(axis=1)
+        bar.set_postfix(radius=f"{radius:.3g}", gain=f"{means[-1]:+.3f} nat", refresh=False)
+        return early and made - int(np.nanargmax(means)) >= PATIENCE
+
+    options: dict[str, Any] = dict(schedule=schedule, state=state, folder=folder, segment=2, progress=False, stop=stop)
+    every = schedule.iterations
+    try:
+        state, results = run(run_key, method, rates, data, steps=stages * every, every=every, metrics=metrics, **options)
+    except Diverged as error:
+        if not task.held.size:
+            raise
+        state, results = error.state, error.results
+    stop(results)
+    bar.total -= done + stages - bar.n
+    radius, relative, fraction, slope = (results[name].values.astype(np.float64) for name in metrics)
+    if isinstance(method, PenalisedLikelihood):
+        # lambda of stages 1, 2, ...; at stage 0 the radius is 0
+        slope[:, 0] += float(state.largest_penalty) * float(rates.penalty) * schedule.ratio ** np.arange(-1, len(radius) - 1) * radius
+    else:  # the energy of Algorithm 1 is not 0 before its first iteration
+        radius[0], relative[0], fraction[0], slope[0] = 0, 0, 1, 0
+    return Followed(method.energy(state, rates, data), radius, relative + at_base, fraction, slope)
