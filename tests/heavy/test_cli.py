@@ -12,7 +12,7 @@ from dualebm.spaces import Torus
 from dualebm.training import run_folder
 from tests.package.test_cli import QUICK, call, done, fewer_draws  # noqa: F401, which holds for every test here
 
-LINE = ["--space", "euclidean", "--standardise", "--neurons", "32", "--steps", "600", "--every", "100"]
+LINE = ["--space", "euclidean", "--method", "dual", "--standardise", "--neurons", "32", "--steps", "600", "--every", "100"]
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +62,7 @@ def test_data_far_from_the_base_measure_are_told_of(line, tmp_path, capsys):
 def test_torus_in_double_precision(tmp_path, capsys):
     draws = np.random.default_rng(0)
     np.save(tmp_path / "angles.npy", (3.0 + 0.6 * draws.normal(size=(400, 2))) % 6.0)
-    flags = ["--space", "torus", "--period", 6, "--precision", 64, "--steps", 200, "--every", 50, "--neurons", 16]
+    flags = ["--space", "torus", "--method", "dual", "--period", 6, "--precision", 64, "--steps", 200, "--every", 50, "--neurons", 16]
     out = done(capsys, "fit", tmp_path / "angles.npy", *flags, "--out", tmp_path / "fit")
     assert "Torus(dimension=2, period=6.0, base=Uniform()), 80 held out; 200 iterations" in out
     with jax.enable_x64(True):

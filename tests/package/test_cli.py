@@ -34,7 +34,7 @@ from dualebm.training import run_folder
 from dualebm.training.run import run
 
 ROOT = Path(__file__).parents[2]
-QUICK = ["--neurons", "16", "--steps", "20", "--every", "10"]
+QUICK = ["--neurons", "16", "--steps", "20", "--every", "10", "--method", "dual"]
 
 
 def call(capsys, *arguments):
@@ -67,7 +67,7 @@ def fitted(tmp_path_factory):
     folder = tmp_path_factory.mktemp("fitted")
     points, _ = targets.sample(jax.random.key(0), targets.teacher("s2_bimodal"), 2000)
     np.savetxt(folder / "data.csv", points.points, "%.9g", ",", header="x,y,z", comments="")
-    settings = ["--space", "sphere", "--neurons", "32", "--steps", "600", "--every", "100"]
+    settings = ["--space", "sphere", "--method", "dual", "--neurons", "32", "--steps", "600", "--every", "100"]
     assert main.main(["fit", str(folder / "data.csv"), *settings, "--out", str(folder / "fit")]) == 0
     return folder
 
@@ -135,7 +135,7 @@ def test_what_the_folder_of_a_fit_holds(fitted):
 
 
 def test_an_interrupted_fit_goes_on_and_ends_the_same(fitted, tmp_path, capsys, monkeypatch):
-    flags = [fitted / "data.csv", "--space", "sphere", "--neurons", 8, "--steps", 60, "--every", 2, "--gap-chains", 0]
+    flags = [fitted / "data.csv", "--space", "sphere", "--method", "dual", "--neurons", 8, "--steps", 60, "--every", 2, "--gap-chains", 0]
     done(capsys, "fit", *flags, "--out", tmp_path / "whole")
 
     def interrupted(*arguments, **options):
@@ -204,8 +204,8 @@ def test_rows_are_normalised_at_fit_and_at_score_or_refused_and_all_may_be_train
 
 
 BASE = "fit {data} --space sphere --out {out} "
-FIT = BASE + "--neurons 8 --steps 20 --every 10 "
-TORUS = "fit {wave} --space torus --out {out} "
+FIT = BASE + "--method dual --neurons 8 --steps 20 --every 10 "
+TORUS = "fit {wave} --space torus --out {out} --method dual "
 
 
 @pytest.mark.parametrize(
@@ -220,19 +220,19 @@ TORUS = "fit {wave} --space torus --out {out} "
         ("fit {data} more.csv --space sphere --out {out}", "'more.csv' is unexpected; dualebm fit takes DATA and flags"),
         ("fit missing.csv --space sphere --out {out}", "path is 'missing.csv'; there is no such file"),
         ("fit {data} --space shpere --out {out}", "space is 'shpere'; did you mean 'sphere'?"),
-        ("fit {below} --space torus --out {out}", "below.csv, line 1, column 3: found -1"),
+        ("fit {below} --space torus --method dual --out {out}", "below.csv, line 1, column 3: found -1"),
         (FIT + "--standardise", "standardise is True and space is 'sphere'; allowed: 'euclidean'"),
         (FIT + "--period 2", "period is 2.0 and space is 'sphere'; allowed: 'torus'"),
         (FIT + "--latlon", "latlon is True and"),
-        ("fit {data} --space euclidean --normalise --out {out}", "normalise is True and space is 'euclidean'"),
+        ("fit {data} --space euclidean --method dual --normalise --out {out}", "normalise is True and space is 'euclidean'"),
         ("fit {data} --space torus --period -1 --out {out}", "period is -1; it must be a finite number, greater than 0"),
         (TORUS + "--feature relu --holdout 0", "feature is ReLU(power=1, bias=True) and space is Torus("),
-        ("fit {flat} --space euclidean --standardise --out {out}", "flat.csv has the one value 7 in column 2"),
+        ("fit {flat} --space euclidean --method dual --standardise --out {out}", "flat.csv has the one value 7 in column 2"),
         (FIT + "--steps 30 --every 20", "steps is 30; it must be a multiple of every, which is 20"),
         ("fit {one} --space sphere --out {out}", "one.csv has 1 column; points of a sphere must have at least 2"),
         (FIT + "--columns x,w", "columns has 'w', which {data} lacks; Allowed: 'x', 'y', 'z'"),
         (FIT + "--feature rellu", "feature is 'rellu'; did you mean 'relu'?"),
-        (FIT + "--feature relu --sharpness 2", "--sharpness is no flag of dualebm fit; it is one with --feature softplus"),
+        (FIT + "--feature relu --sharpness 2", "--sharpness is no flag of dualebm fit --method dual; it is one with --feature softplus"),
         (FIT + "--power 0", "power is 0; it must be an integer of at least 1"),
         (FIT + "--power 1.5", "power is 1.5; it must be an integer of at least 1"),
         (FIT + "--bias true", "--bias is followed by 'true'; it takes no value: give --bias or --no-bias"),
@@ -242,8 +242,8 @@ TORUS = "fit {wave} --space torus --out {out} "
         (FIT + "--neurons 8,16", "neurons is '8,16'; it must be an integer of at least 1"),
         (FIT + "--neurons 1:2", "neurons is '1:2'; it must be an integer of at least 1"),
         (FIT + "--neurons 99999999999", "neurons is 99999999999; it must be an integer from 1 to 2147483647"),
-        (FIT + "-neurons 8", "-neurons is no flag of dualebm fit; did you mean --neurons?\n"),
-        (FIT + "--output x", "--output is no flag of dualebm fit; did you mean --out?"),
+        (FIT + "-neurons 8", "-neurons is no flag of dualebm fit --method dual; did you mean --neurons?\n"),
+        (FIT + "--output x", "--output is no flag of dualebm fit --method dual; did you mean --out?"),
         (FIT + "--normalise=true", "--normalise is followed by 'true'; it takes no value: give --normalise or --no-normalise"),
         (FIT + "--no-cache=", "--no-cache is followed by ''; it takes no value: give --cache or --no-cache"),
         (FIT + "--config=", "config is ''; it must be a path"),
@@ -253,7 +253,7 @@ TORUS = "fit {wave} --space torus --out {out} "
         (FIT + "--method LAZY", "method is 'LAZY'; did you mean 'lazy'?"),
         (FIT + "--neurons many", "neurons is 'many'; it must be an integer of at least 1"),
         (FIT + "--neurons 1e400", "neurons is '1e400'; it must be an integer of at least 1"),
-        (FIT + "--nuerons 8", "--nuerons is no flag of dualebm fit; did you mean --neurons?"),
+        (FIT + "--nuerons 8", "--nuerons is no flag of dualebm fit --method dual; did you mean --neurons?"),
         (FIT + "--particle-step 9", "particle_step is 9.0; on Sphere(dimension=3, base=Uniform()) it must be at most"),
         (FIT + "--transport-step -1", "transport_step is -1"),
         (FIT + "--reaction-step nan", "reaction_step is 'nan'; it must be a finite number, at least 0"),
@@ -264,8 +264,8 @@ TORUS = "fit {wave} --space torus --out {out} "
         (FIT + "--holdout 0.001", "holdout is 0.001 of 30 rows, which is 0"),
         (FIT + "--holdout -0.1", "holdout is -0.1"),
         (FIT + "--anneal 2", "anneal is 2; it must be a finite number, at least 0 and at most 1"),
-        (FIT + "--no-anneal", "--no-anneal is no flag of dualebm fit; did you mean --anneal?"),
-        (BASE + "--method lazy --no-neurons", "--no-neurons is no flag of dualebm fit --method lazy; it is one with --method dual"),
+        (FIT + "--no-anneal", "--no-anneal is no flag of dualebm fit --method dual; did you mean --anneal?"),
+        (BASE + "--method lazy --no-neurons", "--no-neurons is no flag of dualebm fit --method lazy; it is one with --method auto, dual"),
         (BASE + "--features 5", "--features is no flag of dualebm fit; it is one with --method lazy. Did you mean --feature?"),
         (FIT + "--precision 16", "precision is 16; Allowed: 32, 64"),
         (FIT + "--steps 0", "steps is 0; it must be an integer of at least 1"),
@@ -500,7 +500,8 @@ def test_a_rate_that_is_given_is_kept_and_the_others_suit_the_data(tmp_path, cap
 
 @pytest.mark.parametrize("name", commands.COMMANDS)
 def test_help_has_an_example_and_every_flag(name, capsys):
-    code, out, err = call(capsys, name, "--help")
+    method = ["--method", "dual"] if name == "fit" else []  # which has every flag of the command
+    code, out, err = call(capsys, name, *method, "--help")
     text = " ".join(out.replace("│", " ").split())
     assert (code, err) == (0, "") and f"For example: dualebm {name} " in text
     assert not re.search(r"None for \d", text)
@@ -512,7 +513,7 @@ def test_help_has_an_example_and_every_flag(name, capsys):
 
 def test_a_configuration_file_may_hold_all_flags_of_a_fit(fitted, tmp_path, capsys):
     (tmp_path / "fit.toml").write_text(
-        f'data = "{fitted / "data.csv"}"\nspace = "sphere"\nneurons = 8\nsteps = 20\nevery = 10\ngap-chains = 0\n'
+        f'data = "{fitted / "data.csv"}"\nspace = "sphere"\nmethod = "dual"\nneurons = 8\nsteps = 20\nevery = 10\ngap-chains = 0\n'
         'restart_probability = 0.025\n'
         f'out = "{tmp_path / "a"}"\nseed = 3\nfeature = "softplus"\nsharpness = 2\nanneal = 0\n'
     )
@@ -528,8 +529,9 @@ def test_a_configuration_file_may_hold_all_flags_of_a_fit(fitted, tmp_path, caps
 @pytest.mark.parametrize(
     ("content", "flags", "values"),
     [
-        ("", "", dict(method="dual", feature="ReLU", bias=True)),
-        ('space = "torus"\nconcentration = 3', "", dict(feature="Bump", concentration=3.0)),
+        ("", "", dict(method="auto")),
+        ('method = "dual"', "", dict(method="dual", feature="ReLU", bias=True)),
+        ('space = "torus"\nmethod = "dual"\nconcentration = 3', "", dict(feature="Bump", concentration=3.0)),
         ('method = "lazy"\nfeature = "bump"', "--method dual --feature softplus", dict(method="dual", feature="Softplus")),
         ('method = "jarzynski"\nstart = "conv-net"\nchannels = [4, 8]', "", dict(start="ConvNet", channels=(4, 8))),
     ],

@@ -80,14 +80,14 @@ def test_what_the_help_says_of_values(kind, default, grid, text):
 
 def test_help_goes_from_the_data_over_the_method_to_the_machine(tmp_path):
     (tmp_path / "a.toml").write_text("particle-step = 1\n")
-    text = text_of(["fit", "--space", "torus", "--config", str(tmp_path / "a.toml"), "--help"])
+    text = text_of(["fit", "--space", "torus", "--method", "dual", "--config", str(tmp_path / "a.toml"), "--help"])
     flags = ["DATA", "columns", "space", "method", "feature", "concentration", "particle-step", "out", "steps", "precision"]
     places = [re.search(rf"^\W*(--|\[){flag}\b", text, re.MULTILINE) for flag in flags]
     assert all(places) and [place.start() for place in places] == sorted(place.start() for place in places)
     joined = re.sub(r"[\s│]", "", text)
     assert "(default:bump)" in joined and "(greaterthan0;default:10.0)" in joined
     assert f"default:1.0,from{tmp_path}/a.toml" in joined
-    assert "--no-bias" in text_of(["fit", "--help"])  # the feature that suits the sphere has a bias
+    assert "--no-bias" in text_of(["fit", "--method", "dual", "--help"])  # the feature that suits the sphere has a bias
 
 
 def test_no_method_feature_energy_or_field_of_them_is_named_in_the_command_line():
@@ -108,14 +108,14 @@ def test_no_method_feature_energy_or_field_of_them_is_named_in_the_command_line(
 
 
 def test_the_default_feature_suits_the_space():
-    assert type(build(choose([], {}, Torus(2)), Torus(2), {}).feature).__name__ == "Bump"
-    assert build(choose([], {}, Sphere(3)), Sphere(3), {}).feature.bias is True
-    assert build(choose(["--feature", "softplus"], {}, Euclidean(2)), Euclidean(2), {"bias": False}).feature.bias is False
+    assert type(build(choose(["--method", "dual"], {}, Torus(2)), Torus(2), {}).feature).__name__ == "Bump"
+    assert build(choose(["--method", "dual"], {}, Sphere(3)), Sphere(3), {}).feature.bias is True
+    assert build(choose(["--method", "dual", "--feature", "softplus"], {}, Euclidean(2)), Euclidean(2), {"bias": False}).feature.bias is False
     assert build(choose([], {}), Sphere(3), {}).feature == by_name()["dual"](Sphere(3)).feature  # a sweep keeps the method's default
 
 
 def test_a_bump_with_a_learnt_concentration_is_a_feature_by_its_fields():
-    choice = choose(["--feature", "scaled-bump"], {}, Torus(2))
+    choice = choose(["--method", "dual", "--feature", "scaled-bump"], {}, Torus(2))
     assert build(choice, Torus(2), {"largest_concentration": 30.0}).feature == ScaledBump(Torus(2), largest_concentration=30.0)
     (flags,) = [group.flags for group in groups(choice, "dualebm fit", Torus(2)) if group.title == "feature"]
     assert {flag.name: flag.shown for flag in flags} == {"smallest_concentration": "1.0", "largest_concentration": "100.0"}
