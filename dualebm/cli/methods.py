@@ -345,7 +345,8 @@ def build(choice: Choice, space: Space, values: Mapping[str, Any]) -> Method:
         ValueError: a value is not allowed.
 
     >>> from dualebm.spaces import Sphere
-    >>> build(choose(["--feature", "softplus"], {}, Sphere(3)), Sphere(3), {"neurons": 8, "sharpness": 2.0}).feature
+    >>> choice = choose(["--method", "dual", "--feature", "softplus"], {}, Sphere(3))
+    >>> build(choice, Sphere(3), {"neurons": 8, "sharpness": 2.0}).feature
     Softplus(sharpness=2.0, bias=True)
     """
     objects = {}

@@ -110,7 +110,8 @@ def test_no_method_feature_energy_or_field_of_them_is_named_in_the_command_line(
 def test_the_default_feature_suits_the_space():
     assert type(build(choose(["--method", "dual"], {}, Torus(2)), Torus(2), {}).feature).__name__ == "Bump"
     assert build(choose(["--method", "dual"], {}, Sphere(3)), Sphere(3), {}).feature.bias is True
-    assert build(choose(["--method", "dual", "--feature", "softplus"], {}, Euclidean(2)), Euclidean(2), {"bias": False}).feature.bias is False
+    softplus = choose(["--method", "dual", "--feature", "softplus"], {}, Euclidean(2))
+    assert build(softplus, Euclidean(2), {"bias": False}).feature.bias is False
     assert build(choose([], {}), Sphere(3), {}).feature == by_name()["dual"](Sphere(3)).feature  # a sweep keeps the method's default
 
 
