@@ -7,11 +7,11 @@ import dataclasses
 from typing import Annotated
 
 import jax.numpy as jnp
+from jaxtyping import Array, Int
 
 from dualebm import settings
 from dualebm.methods.dual import DualRates
 from dualebm.methods.penalised import PenalisedRates
-from dualebm.rates import Scalar
 from dualebm.settings import Bound, Count, Fraction
 
 
@@ -39,7 +39,7 @@ class Lowering:
     def __post_init__(self):
         settings.check(self)
 
-    def __call__(self, step: Scalar, rates: PenalisedRates) -> PenalisedRates:
+    def __call__(self, step: Int[Array, ""] | int, rates: PenalisedRates) -> PenalisedRates:
         """Returns the rates of an iteration."""
         stage = step // self.iterations
         slowed = 1 - (1 - self.least) * (step - stage * self.iterations) / self.iterations
@@ -71,7 +71,7 @@ class Growth:
     def __post_init__(self):
         settings.check(self)
 
-    def __call__(self, step: Scalar, rates: DualRates) -> DualRates:
+    def __call__(self, step: Int[Array, ""] | int, rates: DualRates) -> DualRates:
         """Returns the rates of an iteration."""
         slower = 1 + 4 * jnp.maximum(step / self.warmup - 1, 0)
         return rates._replace(
