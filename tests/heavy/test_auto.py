@@ -1,7 +1,10 @@
 """The default fit finds known densities, and makes none worse than its base measure."""
 
 import dataclasses
+import json
 import math
+import os
+import signal
 
 import jax
 import jax.numpy as jnp
@@ -13,9 +16,12 @@ from sklearn.datasets import make_moons
 from dualebm.auto import fit
 from dualebm.base_families import VonMisesFisher
 from dualebm.base_mixtures import MixtureBase
+from dualebm.cli import main
 from dualebm.data import targets
 from dualebm.data.bases import fit_normal
 from dualebm.spaces import Euclidean, Sphere
+from dualebm.training import run_folder, simulate
+from tests.children import Child
 
 
 def log_densities(result, points):
@@ -65,3 +71,37 @@ def test_a_mixture_on_the_sphere():
     x, new = (np.asarray(known.sample_base(jax.random.key(seed), count, "float32")) for seed, count in ((0, 1500), (1, 5000)))
     result = fitted(3, x, dataclasses.replace(known, base=Sphere(3).base))
     assert 0 < np.mean(np.asarray(known.log_base(jnp.asarray(new))) - log_densities(result, new)) < 0.03
+
+
+def words_of(folder, out):
+    flags = ["--space", "euclidean", "--base", "normal", "--stages", "4", "--iterations", "4", "--draws", "256", "--neurons", "8"]
+    return ["fit", f"{folder}/data.csv", *flags, "--out", f"{folder}/{out}"]
+
+
+def fit_and_die(folder):
+    """In a process of its own: a command that kills itself in the middle of its second path."""
+    calls, advance = [], simulate.run_intervals
+
+    def count(*arguments):
+        calls.append(arguments)
+        if len(calls) == 5:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return advance(*arguments)
+
+    simulate.run_intervals = count
+    main.main(words_of(folder, "parts"))
+
+
+def test_a_command_that_is_killed_goes_on_and_ends_the_same(tmp_path):
+    np.savetxt(tmp_path / "data.csv", np.random.default_rng(0).gumbel(size=(80, 2)), delimiter=",")
+    with pytest.raises(EOFError):
+        Child(fit_and_die, str(tmp_path)).answer()
+    assert not (tmp_path / "parts" / "model.json").exists()
+    made = sorted(run_folder.read_manifest(path)["records"] for path in (tmp_path / "parts" / "paths").iterdir())
+    assert made == [2, 5]
+    headers = []
+    for out in ("parts", "whole"):
+        assert main.main(words_of(tmp_path, out)) == 0
+        headers.append(json.loads((tmp_path / out / "model.json").read_text()))
+        del headers[-1]["settings"]["out"]
+    assert headers[0] == headers[1]
