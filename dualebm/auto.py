@@ -33,6 +33,7 @@ from dualebm.measures import Samples, resample
 from dualebm.radii import FEW, Followed, Plan, Task, bump_of, follow, grown, plan_of
 from dualebm.settings import Bound, Count, CountFrom2
 from dualebm.training import segments
+from dualebm.training.run import Diverged
 
 FOLDS = 5
 """The number of folds to which the rows are dealt."""
@@ -220,7 +221,11 @@ def fit(
         bar.set_description(f"{candidate.name}, all rows")
         bar.total += stage
         task = Task(candidate.base, plans[best], points, points[:0])
-        final = follow(fit_key, task, stage, place and place / "all", bar, early=False)
+        try:
+            final, diverged = follow(fit_key, task, stage, place and place / "all", bar, early=False), ()
+        except Diverged as error:
+            stage, diverged = 0, (f"the base measure alone is fitted, because {error}",)
+            final = follow(fit_key, task, 0, None, bar, early=False)
     fitted = dataclasses.replace(space, base=candidate.base)
     draw_key, choice_key, partition_key = jax.random.split(check_key, 3)
     draws = fitted.sample_base(draw_key, PARTICLES, points.dtype)
@@ -228,7 +233,7 @@ def fit(
     log_partition = estimate_log_partition(partition_key, final.energy, fitted, particles)
     values, chosen = rows[best][stage], stages[best][stage]
     mean = float(np.mean(values)), float(np.std(values, ddof=1) / math.sqrt(len(values)))
-    notes = notes_of(plans[best], stages[best], stage, final)
+    notes = (*notes_of(plans[best], stages[best], stage, final), *diverged)
     return Fit(final.energy, fitted, log_partition, float(final.radius[-1]), chosen, len(values), mean, sum(stages, ()), notes)
 
 

@@ -108,6 +108,11 @@ class Space(abc.ABC):
         return 0
 
     @property
+    def log_volume(self) -> float:
+        """Returns the logarithm of the volume of a compact space, and 0 on R^d. Densities relative to the reference measure refer to it."""
+        return 0.0
+
+    @property
     def unit(self) -> float:
         """Returns the length that moves are measured in. It is the radius of the circles of the space, else 1.
         """

@@ -11,12 +11,13 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Key
 
 from dualebm._internal import checks, files
 from dualebm.data.preparation import Preparation, to_space
 from dualebm.energies.base import Energy
 from dualebm.energies.files import build, load_energy, save_energy, spell
+from dualebm.flows import langevin, resampling
 from dualebm.geometry import Space
 from dualebm.log_z.estimate import METHODS, LogPartitionEstimate
 from dualebm.spaces import Euclidean, Sphere
@@ -60,14 +61,15 @@ def log_densities(model: Model, x: Any) -> dict[str, np.ndarray]:
             those of the data of the fit.
 
     Returns:
-        `log_density_base`, (n,), the density -U - log Z relative to the base measure. On Euclidean space also
-        `log_density_lebesgue`, (n,), the density in the units of the data. It adds log tau and subtracts the log scales of the columns.
+        `log_density_base`, (n,), the density -U - log Z relative to the base measure, and the density in the units of the data, (n,).
+        This is `log_density_area` on a sphere, with respect to the surface measure, and `log_density_lebesgue` on Euclidean space and the
+        torus. It adds log tau and subtracts the log scales of the columns, or the log volume of the space.
 
     Raises:
         ValueError: as `preparation.to_space`, for a missing column or a row that is no point of the model's space.
 
     >>> from dualebm.energies.shallow import Shallow; from dualebm.features import ReLU; import jax.numpy as jnp
-    >>> energy, log_z = Shallow(ReLU(), jnp.eye(1), jnp.zeros(1)), LogPartitionEstimate(0.0, 0.0, 1.0, 1, 0.0, "draws", None, None)
+    >>> energy, log_z = Shallow(ReLU(), jnp.eye(1), jnp.zeros(1)), LogPartitionEstimate(0.0, 0.0, 1.0, 1, 0.0, "draws", 0.0, None)
     >>> standardised = Preparation(Euclidean(1), mean=np.array([4.0]), scale=np.array([2.0]))
     >>> values = log_densities(Model(energy, standardised, log_z, 0.1), [[4.0]])
     >>> {name: value.round(4).tolist() for name, value in values.items()}
@@ -80,17 +82,85 @@ def log_densities_at(model: Model, points: Float[Array, "n d"]) -> dict[str, np.
     """Return what `log_densities` returns, at points of the model's space, (n, d), that `preparation.to_space` has made of rows.
 
     >>> from dualebm.energies.shallow import Shallow; from dualebm.features import ReLU; import jax.numpy as jnp
-    >>> energy, log_z = Shallow(ReLU(), jnp.eye(2), jnp.zeros(2)), LogPartitionEstimate(0.5, 0.0, 1.0, 1, 0.0, "draws", None, None)
+    >>> energy, log_z = Shallow(ReLU(), jnp.eye(2), jnp.zeros(2)), LogPartitionEstimate(0.5, 0.0, 1.0, 1, 0.0, "draws", 0.5, None)
     >>> log_densities_at(Model(energy, Preparation(Sphere(2)), log_z, 0.1), jnp.eye(2))["log_density_base"].tolist()
     [-0.5, -0.5]
     """
-    space, scale = model.preparation.space, model.preparation.scale
+    space = model.preparation.space
     base = -np.asarray(model.energy(points), np.float64) - model.log_partition.value
-    if space.compact:
-        return {"log_density_base": base}
-    volume = 0.0 if scale is None else float(np.sum(np.log(scale)))
     log_base = np.asarray(space.log_base(points), np.float64)
-    return {"log_density_base": base, "log_density_lebesgue": base + log_base - volume}
+    return {"log_density_base": base, density_name(space): base + log_base - log_unit(model.preparation)}
+
+
+def density_name(space: Space) -> str:
+    """Return the name of the log density in the units of the data: `log_density_area` on a sphere, else `log_density_lebesgue`."""
+    return "log_density_area" if isinstance(space, Sphere) else "log_density_lebesgue"
+
+
+def log_unit(preparation: Preparation) -> float:
+    """Return what a log density in the units of the data subtracts from one of points: the log scales of columns, or the log volume.
+
+    >>> log_unit(Preparation(Euclidean(1), mean=np.array([4.0]), scale=np.array([1.0])))
+    0.0
+    """
+    scales = 0.0 if preparation.scale is None else float(np.sum(np.log(preparation.scale)))
+    return scales + preparation.space.log_volume
+
+
+SMALLEST_FRACTION = 0.01
+"""The effective fraction of draws of the base measure from which samples are weighted draws."""
+
+MOVES = 1000
+"""The number of moves of each chain where samples are ends of chains and no number is given."""
+
+
+class Drawn(NamedTuple):
+    """Samples of a model.
+
+    Attributes:
+        points: the samples as points of the model's space, (count, d).
+        fraction: the effective fraction of the draws of the base measure that the samples are chosen from. None for ends of chains.
+        acceptance: the mean acceptance of the moves of the chains. None for weighted draws.
+    """
+
+    points: Float[Array, "count d"]
+    fraction: float | None
+    acceptance: float | None
+
+
+def draw(key: Key[Array, ""], model: Model, count: int, *, steps: int | None = None, step: float | None = None) -> Drawn:
+    """Draw samples of a model.
+
+    They are weighted draws of the base measure (`flows.resampling`), where log Z is trusted and at least 1% of the draws count. Otherwise,
+    and where `steps` is given, each is the end of a chain of MALA moves from the base measure.
+
+    Args:
+        key: the random key.
+        model: the fitted model.
+        count: the number of samples.
+        steps: the number of moves of each chain. None for weighted draws, or `MOVES` where they do not suffice.
+        step: the step of a move. None for the particle step of the model.
+
+    Returns:
+        The samples.
+
+    Raises:
+        ValueError: when the base measure cannot be sampled.
+
+    >>> from dualebm.energies.shallow import Shallow; from dualebm.features import ReLU; import jax.numpy as jnp
+    >>> energy, log_z = Shallow(ReLU(), jnp.eye(2), jnp.zeros(2)), LogPartitionEstimate(0.0, 0.0, 1.0, 1, 0.0, "draws", 0.0, None)
+    >>> drawn = draw(jax.random.key(0), Model(energy, Preparation(Sphere(2)), log_z, 0.1), 10)
+    >>> drawn.points.shape, drawn.fraction, drawn.acceptance
+    ((10, 2), 1.0, None)
+    """
+    energy, space = model.energy, model.preparation.space
+    if steps is None and model.log_partition.trusted:
+        fraction = resampling.effective_fraction(key, energy, space)
+        if fraction >= SMALLEST_FRACTION:
+            return Drawn(resampling.resampled(key, energy, space, count, fraction), fraction, None)
+    step = model.particle_step if step is None else step
+    points, acceptance = langevin.sample(key, energy, space, count, steps=steps or MOVES, step=step)
+    return Drawn(points, None, float(acceptance))
 
 
 def mean_with_error(values: np.ndarray, error: float = 0.0) -> tuple[float, float | None]:

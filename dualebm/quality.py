@@ -7,10 +7,9 @@ from jaxtyping import Array, Float, Key
 
 from dualebm import stein
 from dualebm.distances import energy_distance, median_distance, sliced_wasserstein
-from dualebm.flows import langevin
 from dualebm.kernels import RBF, squared_mmd
 from dualebm.measures import Samples
-from dualebm.model import Model
+from dualebm.model import Model, draw
 
 ROWS = 20_000
 """The number of rows that are compared, drawn at random where more are given. The time grows with rows times samples."""
@@ -31,22 +30,22 @@ TESTED = 5000
 
 
 def quality(
-    key: Key[Array, ""], model: Model, points: Float[Array, "n d"], count: int, *, steps: int = 1000, name: str = "points"
+    key: Key[Array, ""], model: Model, points: Float[Array, "n d"], count: int, *, steps: int | None = None, name: str = "points"
 ) -> dict[str, float]:
     """Measure how near samples of a model are to data, by distances between samples and by a test of fit.
 
     Args:
         key: the random key.
-        model: the fitted model. Its samples are those of `langevin.sample` with the particle step of the fit.
+        model: the fitted model. Its samples are those of `model.draw`.
         points: the data as points of the model's space (see `preparation.to_space`), (n, d). At most 20 000 of them, drawn at random,
             are used.
         count: the number of samples of the model.
-        steps: the number of moves of each sample.
+        steps: the number of moves of each sample. None for weighted draws where they suffice.
         name: the name of the points in the error.
 
     Returns:
-        Numbers by name. `samples` and `rows` are the counts, `acceptance` the mean acceptance rate, `bandwidth` the median
-        distance of the rows. `mmd`, of the Gaussian kernel of that bandwidth, `energy_distance` and `sliced_wasserstein`, of
+        Numbers by name. `samples` and `rows` are the counts, `acceptance` the mean acceptance rate of moves, or 1 without moves,
+        `bandwidth` the median distance of the rows. `mmd`, of the Gaussian kernel of that bandwidth, `energy_distance` and `sliced_wasserstein`, of
         order 2, are V-statistics, above 0 also where the laws agree. On spheres and in R^d, `ksd` is KSD^2 of at most 5000 of
         the points from the model, with the same kernel, and `p_value` that of `stein.goodness_of_fit`. The p-value holds only
         for independent points that the model was not trained on.
@@ -67,7 +66,7 @@ def quality(
         points = points[jax.random.choice(draw_key, points.shape[0], (ROWS,), replace=False)]
     rows = space.ambient(points)
     bandwidth = median_distance(rows, name=name)
-    drawn, acceptance = langevin.sample(chain_key, model.energy, space, count, steps=steps, step=model.particle_step)
+    drawn, _, acceptance = draw(chain_key, model, count, steps=steps)
 
     @eqx.filter_jit
     def compare(drawn, rows):
@@ -79,7 +78,7 @@ def quality(
         }
 
     centre = jnp.mean(rows, axis=0, keepdims=True)  # a common offset leaves distances as they are but adds to their rounding
-    distances = compare(space.ambient(drawn) - centre, rows - centre) | {"acceptance": acceptance}
+    distances = compare(space.ambient(drawn) - centre, rows - centre) | {"acceptance": 1.0 if acceptance is None else acceptance}
     results = {"samples": count, "rows": len(rows), "bandwidth": bandwidth, **distances}
     if not space.periodic and len(points) > 1:
         test = stein.goodness_of_fit(sign_key, RBF(bandwidth), space, model.energy, points[:TESTED])

@@ -38,7 +38,7 @@ COMPARED = 3000
 PATIENCE = 2
 """The number of radii without a better validation after which a path may end."""
 
-LOWEST, RATIO, STAGES = 0.7, 1.06, 20
+LOWEST, RATIO = 0.7, 1.06
 """Algorithm 1 begins at this fraction of the radius that draws have found, and each of its radii is larger by this ratio."""
 
 
@@ -93,8 +93,8 @@ def plan_of(
 def grown(plan: Plan, radius: float) -> Plan:
     """Return the plan of a path of Algorithm 1 around a radius that a path of the plan has found.
 
-    Its radii go from .7 to 2.1 times that radius. The neurons need a radius that is not small at the start: where it is, all of them
-    gather at one place and stay there.
+    It has 5 stages for 3 of the plan, each of 2 iterations for 15. The neurons need a radius that is not small at the start: where it is,
+    all of them gather at one place and stay there.
 
     Args:
         plan: the plan by draws. The number of neurons is at most 64.
@@ -102,8 +102,8 @@ def grown(plan: Plan, radius: float) -> Plan:
     """
     draws: Any = plan.method
     method = Dual(draws.space, draws.feature, neurons=min(draws.neurons, 64))
-    rates = method.rates._replace(radius=LOWEST * radius)
-    return Plan(method, rates, Growth(RATIO, 20), STAGES, 2**17)
+    iterations = max(2 * plan.schedule.iterations // 15, 2)
+    return Plan(method, method.rates._replace(radius=LOWEST * radius), Growth(RATIO, iterations), -(-5 * plan.stages // 3), 2**17)
 
 
 def bump_of(points: Rows, geometry: Space, concentration: float) -> ScaledBump:

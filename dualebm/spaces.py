@@ -96,6 +96,11 @@ class Sphere(Space):
         """Returns x, the outer normal."""
         return x
 
+    @property
+    def log_volume(self) -> float:
+        """Returns the logarithm of the area of S^{d-1}, 2 pi^{d/2} / Gamma(d/2)."""
+        return math.log(2) + 0.5 * self.dimension * math.log(math.pi) - math.lgamma(0.5 * self.dimension)
+
     def tangential_square(self, inner: Scalars, square: Float[Array, "*#batch"]) -> Float[Array, "*#batch"]:
         """Returns |a|^2 - <a, x>^2."""
         return square - inner**2
@@ -314,6 +319,11 @@ class Torus(FlatSpace):
         super().__post_init__()
         if not (math.isfinite(self.period) and self.period > 0):
             raise ValueError(f"period is {self.period!r}; it must be a positive number")
+
+    @property
+    def log_volume(self) -> float:
+        """Returns d log(period)."""
+        return self.dimension * math.log(self.period)
 
     @property
     def unit(self) -> float:

@@ -120,11 +120,12 @@ class Fit(Precision, Points, Table):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Sample(Programs):
-    """Draws samples of a fitted model by MALA.
+    """Draws samples of a fitted model.
 
     For example: dualebm sample results/wind --count 1000 --out samples.csv
 
-    Each sample is the end of a separate chain from the base measure. Samples are in the units of the data.
+    Samples are weighted draws of the base measure, where at least 1% of these draws count. Otherwise, and with --steps, each sample is the
+    end of a chain of MALA moves from the base measure. Samples are in the units of the data.
 
     Args:
         model: the folder that dualebm fit wrote.
@@ -139,7 +140,7 @@ class Sample(Programs):
     model: Annotated[Path, Positional()]
     out: Annotated[Path | None, Shown("standard output")] = None
     count: Count = 1000
-    steps: Count = 1000
+    steps: Annotated[Count | None, Shown("none where weighted draws suffice, else 1000")] = None
     step: Annotated[Positive | None, Shown("the particle step of the fit")] = None
     seed: Seed = 0
 
@@ -151,7 +152,8 @@ class Score(Programs):
     For example: dualebm score results/wind new.csv --out scores.csv
 
     The columns of the file are matched by name to those of the fit. The columns of the output are log_density_base, with respect to the
-    base measure, and on Euclidean space log_density_lebesgue, with respect to Lebesgue measure in the units of the data.
+    base measure, and the density in the units of the data: log_density_lebesgue, or on a sphere log_density_area, with respect to the
+    surface measure.
 
     Args:
         model: the folder that dualebm fit wrote.

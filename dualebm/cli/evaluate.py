@@ -4,6 +4,8 @@ from typing import Any
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Key
 
 from dualebm import duality_gap, measures, metrics, model
@@ -99,6 +101,23 @@ def particle_step_of(rates: Any, space: Space) -> float:
     """
     step = float(rates.particle_step) if "particle_step" in rates._fields else 0.0
     return step or space.default_particle_step
+
+
+def resolving_step(energy: Energy, space: Space) -> float:
+    """Return a particle step that resolves the shortest length over which the energy or the base measure changes.
+
+    It is the default of the space, times the square of that length in its unit where this is below 1. Lengths that are not known do not count.
+
+    >>> from dualebm import VonMisesFisher
+    >>> from dualebm.features import ReLU
+    >>> from dualebm.spaces import Sphere
+    >>> space, flat = Sphere(3, VonMisesFisher([1.0, 0.0, 0.0], 100.0)), Shallow(ReLU(), jnp.eye(3), jnp.zeros(3))
+    >>> round(resolving_step(flat, space) / space.default_particle_step, 6)
+    0.01
+    """
+    places = [known for known in (energy.finest(), space.base.finest(space)) if known is not None]
+    shortest = min([space.unit, *(float(np.min(lengths)) for _, lengths in places if len(lengths))])
+    return space.default_particle_step * (shortest / space.unit) ** 2
 
 
 def likelihood(fitted: model.Model, points: Float[Array, "N d"]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import math
 import sys
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -74,17 +75,22 @@ def _choose(key: Key[Array, ""], partition_key: Key[Array, ""], points: Rows, se
     if not len(held_out.points) and chosen.paths is None:  # every row has then a part in the value that is printed
         chosen = dataclasses.replace(chosen, paths=auto.FOLDS)
     fitted = auto.fit(key, data.points, prepared.space, chosen, folder=settings.out, progress=sys.stderr.isatty())
-    step = fitted.space.default_particle_step
+    step = evaluate.resolving_step(fitted.energy, fitted.space)
     result = model.Model(fitted.energy, prepared._replace(space=fitted.space), fitted.log_partition, step)
     likelihoods = {"held_out": evaluate.likelihood(result, held_out.points)}
-    about = {"path": [stage._asdict() for stage in fitted.path], "chosen": fitted.chosen._asdict(), "automatic": describe(chosen)}
+    about = {"path": [_spelt(stage) for stage in fitted.path], "chosen": _spelt(fitted.chosen), "automatic": describe(chosen)}
     _save(settings, given, points, result, {**about, **likelihoods})
     _print_rows(settings, points)
-    print("\n".join(report.choice(fitted, len(data.points))))
+    print("\n".join(report.choice(fitted, prepared, len(data.points))))
     print("\n".join(report.evaluation(result.log_partition, likelihoods, None)))
     print(f"written to {settings.out}")
     for note in fitted.notes:
         _note(f"note: {note}")
+
+
+def _spelt(stage: auto.Stage) -> dict[str, Any]:
+    """Return a stage as JSON. JSON has no infinities: numbers of a stage without a known log Z are null."""
+    return {name: None if isinstance(v, float) and not math.isfinite(v) else v for name, v in stage._asdict().items()}
 
 
 def _train(key: Key[Array, ""], partition_key: Key[Array, ""], points: Rows, settings: Fit, given: Given) -> None:

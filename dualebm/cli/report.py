@@ -7,7 +7,9 @@ import numpy as np
 import xarray
 
 from dualebm.auto import Fit
+from dualebm.data.preparation import Preparation
 from dualebm.log_z.estimate import LogPartitionEstimate
+from dualebm.model import density_name, log_unit
 
 LARGEST_SCALE = 3.0
 """The column mean, standard deviation or inverse of one above which `dualebm fit` suggests --standardise."""
@@ -16,8 +18,9 @@ WORSE = -0.1
 """The held-out energy gap below which `dualebm fit` suggests a larger radius."""
 
 LOG_DENSITIES = {
-    "log_density_base": "log density in the base measure",
     "log_density_lebesgue": "log density in Lebesgue measure",
+    "log_density_area": "log density in area measure",
+    "log_density_base": "log density in the base measure",
 }
 """The log densities of `model.log_densities` in words."""
 
@@ -63,11 +66,12 @@ def evaluation(log_partition: LogPartitionEstimate, likelihoods: dict[str, Any],
     return lines if gap is None else [*lines, gap["summary"]]
 
 
-def choice(fitted: Fit, rows: int) -> list[str]:
+def choice(fitted: Fit, preparation: Preparation, rows: int) -> list[str]:
     """Return the lines that state what was chosen by validation.
 
     Args:
         fitted: the fit.
+        preparation: the map of rows to points.
         rows: the number of rows that were trained on.
 
     Returns:
@@ -75,10 +79,14 @@ def choice(fitted: Fit, rows: int) -> list[str]:
     """
     chosen, tried = fitted.chosen, len({stage.candidate for stage in fitted.path})
     gain = f"{chosen.gain:+.3g} +- {chosen.gain_error:.2g} nat over the base measure" if chosen.stage else "no radius above 0 is better"
+    mean, error = fitted.log_density
+    kind = LOG_DENSITIES[density_name(preparation.space)]
+    how = "cross-validation" if fitted.validated > rows - 5 else "validation"
     return [
         f"chosen of {tried} candidates and {len(fitted.path)} radii: {chosen.candidate}, radius {fitted.radius:.4g} ({gain})",
         f"base measure: {fitted.space.base!r}",
-        f"validation: mean log density of {fitted.validated} of {rows} rows = {with_error(*fitted.log_density)} nat, of the best choice",
+        f"{how}: mean {kind} of {fitted.validated} of {rows} rows = {with_error(mean - log_unit(preparation), error)} nat; the choice was "
+        "made on these rows",
     ]
 
 

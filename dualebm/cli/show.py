@@ -1,8 +1,11 @@
 """`dualebm show`: the table and the figure of a sweep or a run."""
 
+from typing import Any
+
 import numpy as np
 import xarray
 
+from dualebm import model
 from dualebm._internal import checks
 from dualebm.cli import output
 from dualebm.cli.commands import Show
@@ -16,6 +19,9 @@ FIGURE = "figure.png"
 
 def run(settings: Show) -> None:
     """Print the table and write the figure. Raises ValueError for a metric that was not recorded."""
+    if (settings.folder / model.MODEL).exists() and "path" in (header := model.read(settings.folder)):
+        _show_path(settings, header)
+        return
     if (settings.folder / SWEEP).exists() or list(settings.folder.glob(f"process-*/{SWEEP}")):
         results = open_sweep(settings.folder)
     else:
@@ -29,6 +35,25 @@ def run(settings: Show) -> None:
     figure.savefig(path)
     print_table(results, name)
     print(f"drawn in {path}")
+
+
+def _show_path(settings: Show, header: dict[str, Any]) -> None:
+    """Print and draw the radii of an automatic fit."""
+    if settings.metric is not None:
+        raise ValueError(f"metric is {settings.metric!r}; a fit that was chosen by validation shows its radii alone")
+    out = settings.out or settings.folder / FIGURE
+    figure = charts.path(header["path"])
+    output.check(out, [f".{suffix}" for suffix in figure.canvas.get_supported_filetypes()])
+    figure.savefig(out)
+    print(f"{'candidate':>24}  {'radius':>9}  {'log density':>12}  {'gain':>9}  {'error':>9}  {'draws':>6}")
+    for stage in header["path"]:
+        chosen = "  chosen" if stage == header["chosen"] else ""
+        if stage["gain"] is None:
+            numbers = f"{stage['radius']:>9.4g}  {'log Z is not known':>34}"
+        else:
+            numbers = f"{stage['radius']:>9.4g}  {stage['log_density']:>12.5g}  {stage['gain']:>9.3g}  {stage['gain_error']:>9.2g}"
+        print(f"{stage['candidate']:>24}  {numbers}  {stage['effective_fraction']:>6.2f}{chosen}")
+    print(f"drawn in {out}")
 
 
 def print_table(results: xarray.Dataset, name: str = "kl") -> None:
