@@ -21,9 +21,9 @@ from dualebm.log_z import estimate
 from dualebm.log_z.quadrature import sphere_quadrature
 from dualebm.methods.dual import Dual
 from dualebm.methods.penalised import PenalisedLikelihood
-from dualebm.radii import Followed, bump_of, grown, plan_of
+from dualebm.radii import Followed, Task, bump_of, follow, grown, plan_of
 from dualebm.spaces import Euclidean, Sphere, Torus
-from dualebm.training import simulate
+from dualebm.training import segments, simulate
 
 SMALL = dict(neurons=8, stages=2, iterations=4, draws=256, paths=2)
 RNG = np.random.default_rng(0)
@@ -353,6 +353,32 @@ def test_validated_densities_are_those_of_the_energies(monkeypatch, points, spac
     if settings.get("feature") == "relu":  # ridges on the uniform measure go by draws first, then by Algorithm 1
         methods = [type(task.plan.method) for task, _ in tasks]
         assert methods[0] is PenalisedLikelihood and set(methods[1:]) == {Dual}
+
+
+def test_the_slope_of_a_path_is_that_of_the_penalised_loss(monkeypatch):
+    """The derivative of E_data U + log Z + lambda |a| along the scale of U, with the lambda of the last stage, and 0 at radius 0."""
+    states, train, space = [], radii.run, Euclidean(2, fit_normal(PLANE))
+
+    def watched(*arguments, **options):
+        states.append(train(*arguments, **options))
+        return states[-1]
+
+    monkeypatch.setattr(radii, "run", watched)
+    plan = plan_of(Euclidean(2), bump_of(PLANE, Euclidean(2), 30.0), 60, neurons=8, stages=2, iterations=4, draws=256)
+    task = Task(space.base, plan, jnp.asarray(PLANE[:40]), jnp.asarray(PLANE[40:]))
+    with segments.bar(0, 0, "radius", False) as bar:
+        path = follow(KEY, task, 2, None, bar, early=False)
+        base = follow(KEY, task, 0, None, bar, early=False)
+    x, weights = cells(space)
+    energy = np.asarray(path.energy(jnp.asarray(x)), np.float64)
+    model = weights * np.exp(np.asarray(space.log_base(jnp.asarray(x)), np.float64) - energy)
+    penalty = float(plan.schedule(4, plan.rates).penalty * states[0][0].largest_penalty)  # of the second stage
+    slope = float(path.energy(task.points).mean()) - model @ energy / model.sum() + penalty * path.radius[2]
+    np.testing.assert_allclose(path.slope[2, 0], slope, atol=5 * path.slope[2, 1])
+    assert penalty * path.radius[2] > 20 * path.slope[2, 1] > 0
+    assert len(base.radius) == 1 and base.radius[0] == 0 and base.fraction[0] == 1 and (base.slope == 0).all()
+    np.testing.assert_array_equal(base.log_densities[0], np.asarray(space.log_base(task.held)))
+    assert (np.asarray(base.energy(task.held)) == 0).all()
 
 
 def test_a_radius_of_zero_is_the_base_measure(monkeypatch):

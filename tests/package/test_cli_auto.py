@@ -57,7 +57,8 @@ def test_what_is_printed_and_stored_is_what_was_chosen(fitted, capsys, monkeypat
     assert chosen in path and {stage["candidate"] for stage in path} == {"stacked scaled_bump", "normal scaled_bump"}
     assert header["settings"]["method"] == "auto" and header["settings"]["neurons"] == 8 and header["automatic"]["stages"] == 2
     assert out.startswith(f"64 rows of {fitted / 'data.csv'} on Euclidean(") and ", 16 held out\n" in out
-    assert f"chosen of 2 candidates and {len(path)} radii: {chosen['candidate']}, radius " in out and "\nbase measure: " in out
+    assert f"chosen of 2 candidates and {len(path)} radii: {chosen['candidate']}, radius " in out
+    assert f"\nbase measure: {model.load(fitted / 'fit').preparation.space.base!r}\n" in out
     validated = re.search(r"validation: mean log density of (\d+) of 64 rows = (\S+) \+- \S+ nat, of the best choice", out)
     assert int(validated[1]) in (24, 25, 26) and float(validated[2]) == pytest.approx(chosen["log_density"], rel=1e-4)
     assert "\nlog Z = " in out
@@ -72,6 +73,8 @@ def test_what_is_printed_and_stored_is_what_was_chosen(fitted, capsys, monkeypat
 def test_the_folder_is_scored_and_sampled_in_the_units_of_the_data(fitted, capsys):
     loaded = model.load(fitted / "fit")
     assert isinstance(loaded.energy.feature, ScaledBump)
+    (mean, scale), rough = (np.asarray(loaded.preparation.mean), np.asarray(loaded.preparation.scale)), ROWS.std(axis=0)
+    assert (np.abs(mean - ROWS.mean(axis=0)) < rough).all() and (np.abs(np.log(scale / rough)) < 0.3).all()  # of the rows trained on
     x = np.stack(np.meshgrid(np.linspace(260, 360, 150), np.linspace(-0.3, 0.3, 150)), axis=-1).reshape(-1, 2)
     np.savetxt(fitted / "grid.csv", x[:, ::-1], "%.17g", ",", header="width,length", comments="")  # columns go by their names
     done(capsys, "score", fitted / "fit", fitted / "grid.csv", "--out", fitted / "grid.npy")
