@@ -64,7 +64,7 @@ def test_torus_in_double_precision(tmp_path, capsys):
     np.save(tmp_path / "angles.npy", (3.0 + 0.6 * draws.normal(size=(400, 2))) % 6.0)
     flags = ["--space", "torus", "--method", "dual", "--period", 6, "--precision", 64, "--steps", 200, "--every", 50, "--neurons", 16]
     out = done(capsys, "fit", tmp_path / "angles.npy", *flags, "--out", tmp_path / "fit")
-    assert "Torus(dimension=2, period=6.0, base=Uniform()), 80 held out; 200 iterations" in out
+    assert "Torus(dimension=2, period=6.0, base=Uniform()), 80 held out\n200 iterations" in out
     with jax.enable_x64(True):
         found = model.load(tmp_path / "fit")
         assert found.energy.positions.dtype == jnp.float64 and found.preparation.space == Torus(2, 6.0)
