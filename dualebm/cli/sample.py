@@ -28,6 +28,7 @@ def run(settings: Sample) -> None:
     )
     print(how, file=output.summary(settings.out))
     if drawn.acceptance is not None and drawn.acceptance < LOW_ACCEPTANCE:
-        print("note: fewer than 30% of moves were accepted; give a smaller --step", file=sys.stderr)
+        step = settings.step or fitted.particle_step
+        print(f"note: fewer than 30% of moves were accepted; give a --step smaller than {step:.4g}", file=sys.stderr)
     if settings.out is not None:
         print(f"{settings.count} samples written to {settings.out}")

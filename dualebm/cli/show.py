@@ -45,7 +45,7 @@ def _show_path(settings: Show, header: dict[str, Any]) -> None:
     figure = charts.path(header["path"])
     output.check(out, [f".{suffix}" for suffix in figure.canvas.get_supported_filetypes()])
     figure.savefig(out)
-    print(f"{'candidate':>24}  {'radius':>9}  {'log density':>12}  {'gain':>9}  {'error':>9}  {'draws':>6}")
+    print(f"{'candidate':>24}  {'radius':>9}  {'log density':>12}  {'gain':>9}  {'error':>9}  {'counts':>6}")
     for stage in header["path"]:
         chosen = "  chosen" if stage == header["chosen"] else ""
         if stage["gain"] is None:

@@ -48,7 +48,6 @@ def fewer_draws():
         patch.setattr(estimate, "BLOCK", 2**15)
         patch.setattr(estimate, "LARGEST_DRAWS", 2**16)
         patch.setattr(estimate, "TEMPERATURES", 50)
-        patch.setattr(radii, "STAGES", 3)
         yield
 
 

@@ -78,14 +78,15 @@ def test_a_planted_teacher_is_found(fitted, capsys):
     test, _ = targets.sample(jax.random.key(5), target, 2000)
     np.save(fitted / "test.npy", test.points)
     out = done(capsys, "score", fitted / "fit", fitted / "test.npy", "--out", fitted / "scores.csv")
-    scores = np.loadtxt(fitted / "scores.csv", delimiter=",", skiprows=1)
-    assert (fitted / "scores.csv").read_text().startswith("log_density_base\n")
+    scores, area = np.loadtxt(fitted / "scores.csv", delimiter=",", skiprows=1).T
+    assert (fitted / "scores.csv").read_text().startswith("log_density_base,log_density_area\n")
+    np.testing.assert_allclose(area, scores - np.log(4 * np.pi), rtol=1e-6)
     exact = -np.asarray(target.energy(test.points), np.float64) - target.log_partition
     assert abs(np.mean(exact - scores)) < 0.02 and np.corrcoef(exact, scores)[0, 1] > 0.99
     assert "by quadrature" in out and f"of 2000 rows = {scores.mean():.6g} +- " in out
     code, out, err = call(capsys, "score", fitted / "fit", fitted / "test.npy")
     assert code == 0 and "by quadrature" in err
-    np.testing.assert_allclose(np.loadtxt(out.splitlines()[1:]), scores, rtol=1e-8, atol=1e-8)
+    np.testing.assert_allclose(np.loadtxt(out.splitlines()[1:], delimiter=",")[:, 0], scores, rtol=1e-8, atol=1e-8)
 
 
 def test_samples_are_of_the_model(fitted, capsys):

@@ -59,8 +59,9 @@ def test_what_is_printed_and_stored_is_what_was_chosen(fitted, capsys, monkeypat
     assert out.startswith(f"64 rows of {fitted / 'data.csv'} on Euclidean(") and ", 16 held out\n" in out
     assert f"chosen of 2 candidates and {len(path)} radii: {chosen['candidate']}, radius " in out
     assert f"\nbase measure: {model.load(fitted / 'fit').preparation.space.base!r}\n" in out
-    validated = re.search(r"validation: mean log density of (\d+) of 64 rows = (\S+) \+- \S+ nat, of the best choice", out)
-    assert int(validated[1]) in (24, 25, 26) and float(validated[2]) == pytest.approx(chosen["log_density"], rel=1e-4)
+    offset = model.log_unit(model.load(fitted / "fit").preparation)
+    validated = re.search(r"validation: mean log density in Lebesgue measure of (\d+) of 64 rows = (\S+) \+- \S+ nat; the choice", out)
+    assert int(validated[1]) in (24, 25, 26) and float(validated[2]) == pytest.approx(chosen["log_density"] - offset, rel=1e-4)
     assert "\nlog Z = " in out
     means = header["held_out"]
     assert means["rows"] == 16 and "trained_on" not in header
@@ -91,7 +92,7 @@ def test_the_folder_is_scored_and_sampled_in_the_units_of_the_data(fitted, capsy
 def test_without_held_out_rows_the_value_is_of_all_folds(fitted, tmp_path, capsys):
     flags = ["--space", "euclidean", *SMALL, "--base", "normal", "--holdout", 0, "--out", tmp_path / "fit"]
     out = done(capsys, "fit", fitted / "data.csv", *flags)
-    assert ", 0 held out" in out and "validation: mean log density of 80 of 80 rows = " in out and "held out:" not in out
+    assert ", 0 held out" in out and "cross-validation: mean log density in Lebesgue measure of 80 of 80 rows = " in out and "held out:" not in out
     header = model.read(tmp_path / "fit")
     assert header["automatic"]["paths"] == auto.FOLDS and header["held_out"] == {"rows": 0}
     assert {stage["candidate"] for stage in header["path"]} == {"normal scaled_bump"}

@@ -36,7 +36,10 @@ def test_log_densities():
     points = np.array([[0.6, 0.8, 0.0], [0.0, -1.0, 0.0]])
     expected = -np.array([(-4 * 0.6 + 2 * 0.8) / 3, 0.0]) - 0.5
     on_sphere = log_densities(Model(SHALLOW, Preparation(Sphere(3)), ESTIMATE, 0.1), points)
-    assert list(on_sphere) == ["log_density_base"]
+    assert list(on_sphere) == ["log_density_base", "log_density_area"]
+    np.testing.assert_allclose(on_sphere["log_density_area"], expected - np.log(4 * np.pi), rtol=1e-6)
+    on_torus = log_densities(Model(SHALLOW, Preparation(Torus(3, 2.0)), ESTIMATE, 0.1), np.abs(points))
+    np.testing.assert_allclose(on_torus["log_density_lebesgue"], on_torus["log_density_base"] - 3 * np.log(2), rtol=1e-6)
     np.testing.assert_allclose(on_sphere["log_density_base"], expected, rtol=1e-6)
     mean, scale = np.array([1.0, -7.0, 0.5]), np.array([2.0, 3.0, 4.0])
     scaled = Model(SHALLOW, Preparation(Euclidean(3), ("a", "b", "c"), mean=mean, scale=scale), ESTIMATE, 0.1)

@@ -13,7 +13,7 @@ from dualebm.energies.shallow import Shallow
 from dualebm.features import ReLU
 from dualebm.log_z.estimate import LogPartitionEstimate
 from dualebm.measures import Samples
-from dualebm.model import Model
+from dualebm.model import Drawn, Model
 from dualebm.spaces import Euclidean, Sphere, Torus
 
 KNOWN = LogPartitionEstimate(0.0, 0.0, None, None, 0.0, "quadrature", None, None)
@@ -55,7 +55,7 @@ def test_values_are_those_of_the_distances(monkeypatch):
     """Of the samples that the chains end at, about the rows' own mean: also of rows far from the origin."""
     space = Euclidean(2)
     drawn, rows = (jnp.asarray(x) for x in (base(space, 300) + 1000, base(space, 200, 2) + 1000.5))
-    monkeypatch.setattr(quality.langevin, "sample", lambda *arguments, **options: (drawn, jnp.float32(0.5)))
+    monkeypatch.setattr(quality, "draw", lambda *arguments, **options: Drawn(drawn, None, 0.5))
     found = quality.quality(jax.random.key(0), free(space), rows, 300)
     bandwidth = median_distance(rows)
     direction_key = jax.random.split(jax.random.key(0), 3)[2]
@@ -82,7 +82,7 @@ def test_a_torus_has_no_seam(period, monkeypatch):
     rows, drawn = jnp.asarray(rows, jnp.float32), {"here": here, "away": (here + period / 2) % period}
     found = {}
     for name, x in ((name, jnp.asarray(x, jnp.float32)) for name, x in drawn.items()):
-        monkeypatch.setattr(quality.langevin, "sample", lambda *arguments, x=x, **options: (x, jnp.float32(1)))
+        monkeypatch.setattr(quality, "draw", lambda *arguments, x=x, **options: Drawn(x, None, 1.0))
         found[name] = quality.quality(jax.random.key(0), free(space), rows, 400)
     diameter = period / np.pi
     assert found["here"]["sliced_wasserstein"] < 0.02 * period and found["here"]["energy_distance"] < 0.01 * period
@@ -137,7 +137,9 @@ def test_score_says_how_near_samples_are_in_the_models_own_space(folder, capsys)
 
 def test_moves_that_are_refused_are_spoken_of(folder, capsys, tmp_path):
     (tmp_path / "fit").mkdir()
-    model.save(tmp_path / "fit", free(Euclidean(2), step=1e3), {})
+    doubtful = free(Euclidean(2), step=1e3)  # draws of the base measure do not suffice
+    doubtful = doubtful._replace(log_partition=KNOWN._replace(doubt="few draws count"))
+    model.save(tmp_path / "fit", doubtful, {})
     code, _, err = score(capsys, tmp_path / "fit", folder / "own.csv", "--quality", 20, "--out", tmp_path / "scores.csv")
     assert code == 0 and err.startswith("note: fewer than 30% of the samples' moves were accepted") and err.count("\n") == 1
 
