@@ -243,8 +243,8 @@ def fit(
 def candidates_of(points: Rows, geometry: Space, fold: Int[np.ndarray, " n"], auto: Auto, seed: int) -> list[Candidate]:
     """Return the candidates, the default first.
 
-    By default they are bumps on the stacked base measure, and either bumps on a normal distribution or, on a sphere, ridges on the uniform
-    measure.
+    By default they are bumps on the stacked base measure and on a normal distribution, and on a sphere ridges on the uniform measure and
+    bumps on the stacked one.
 
     Args:
         points: the rows, (n, d).
@@ -269,6 +269,7 @@ def candidates_of(points: Rows, geometry: Space, fold: Int[np.ndarray, " n"], au
     second = "relu" if curved else "scaled_bump"
     if base == "auto":
         pairs = [("stacked", "scaled_bump"), (simple, second)] if feature == "auto" else [("stacked", feature), (simple, feature)]
+        pairs = pairs[::-1] if curved else pairs
     else:
         pairs = [(base, feature)] if feature != "auto" else [(base, "scaled_bump"), (base, "relu")][: 1 + curved]
     made: dict[str, Any] = {"relu": ReLU(bias=True)}

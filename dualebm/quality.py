@@ -45,10 +45,10 @@ def quality(
 
     Returns:
         Numbers by name. `samples` and `rows` are the counts, `acceptance` the mean acceptance rate of moves, or 1 without moves,
-        `bandwidth` the median distance of the rows. `mmd`, of the Gaussian kernel of that bandwidth, `energy_distance` and `sliced_wasserstein`, of
-        order 2, are V-statistics, above 0 also where the laws agree. On spheres and in R^d, `ksd` is KSD^2 of at most 5000 of
-        the points from the model, with the same kernel, and `p_value` that of `stein.goodness_of_fit`. The p-value holds only
-        for independent points that the model was not trained on.
+        `bandwidth` the median distance of the rows. `mmd`, of the Gaussian kernel of that bandwidth, `energy_distance` and
+        `sliced_wasserstein`, of order 2, are V-statistics, above 0 also where the laws agree. On spheres and in R^d, `ksd` is KSD^2 of
+        at most 5000 of the points from the model, with the same kernel, and `p_value` that of `stein.goodness_of_fit`. The p-value holds
+        only for independent points that the model was not trained on.
 
     Raises:
         ValueError: when all points are equal, and when the base measure of the space cannot be sampled.

@@ -105,7 +105,8 @@ def particle_step_of(rates: Any, space: Space) -> float:
 def resolving_step(energy: Energy, space: Space) -> float:
     """Return a particle step that resolves the shortest length over which the energy or the base measure changes.
 
-    It is the default of the space, times the square of that length in its unit where this is below 1. Lengths that are not known do not count.
+    It is the default of the space, times the square of that length in its unit where this is below 1. Lengths that are not known do
+    not count.
 
     >>> from dualebm import VonMisesFisher
     >>> from dualebm.features import ReLU

@@ -156,10 +156,10 @@ def names_of(space, points, **settings):
 
 def test_the_candidates_suit_the_space(cheap):
     curved, flat, torus = (Sphere(3), SPHERE), (Euclidean(2), PLANE), (Torus(2, 6.0), TORUS)
-    assert names_of(*curved) == ["stacked scaled_bump", "uniform relu"]
+    assert names_of(*curved) == ["uniform relu", "stacked scaled_bump"]
     assert names_of(*flat) == ["stacked scaled_bump", "normal scaled_bump"]
     assert names_of(*torus) == ["stacked scaled_bump", "uniform scaled_bump"]
-    assert names_of(*curved, feature="relu") == ["stacked relu", "uniform relu"]
+    assert names_of(*curved, feature="relu") == ["uniform relu", "stacked relu"]
     assert names_of(*curved, base="uniform") == ["uniform scaled_bump", "uniform relu"]
     assert names_of(*flat, base="normal") == ["normal scaled_bump"]
     assert names_of(*flat, base=WIDE, feature="relu") == ["given relu"]
