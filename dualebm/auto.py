@@ -4,8 +4,8 @@
 
 A candidate is a base measure tau with a feature. Its path (`radii`) starts at R = 0, where p = tau, and goes through growing radii. The
 rows are dealt to folds. A path is trained on the rows of all folds but one, to which tau is fitted too, and its log densities are taken
-at the rows of that fold. (The few weights of a stacked tau, and the bounds of the widths of bumps, are of all rows.) The candidate and the radius of the largest mean log density are chosen. Then tau, and the path up to that
-radius, are fitted to all rows.
+at the rows of that fold. The few weights of a stacked tau, and the bounds of the widths of bumps, are of all rows. The candidate and the
+radius of the largest mean log density are chosen. Then tau, and the path up to that radius, are fitted to all rows.
 """
 
 import dataclasses

@@ -130,3 +130,13 @@ def test_the_help_has_the_settings_of_the_choice(capsys):
         assert flag in text
     assert not [flag for flag in ("--steps", "--every", "--anneal", "--gap-chains", "--standardise", "--radius") if f"{flag} " in text]
     assert "default: auto" in text and "chosen by validation" in text
+
+
+def test_show_prints_and_draws_the_radii(fitted, tmp_path, capsys):
+    out = done(capsys, "show", fitted / "fit", "--out", tmp_path / "path.png")
+    path = model.read(fitted / "fit")["path"]
+    lines = out.splitlines()
+    assert len(lines) == len(path) + 2 and sum(line.endswith("  chosen") for line in lines) == 1
+    assert (tmp_path / "path.png").read_bytes().startswith(b"\x89PNG") and "drawn in" in lines[-1]
+    code, _, err = call(capsys, "show", fitted / "fit", "--metric", "kl")
+    assert code == 2 and "metric is 'kl'" in err
