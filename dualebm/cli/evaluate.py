@@ -108,7 +108,7 @@ def resolving_step(energy: Energy, space: Space) -> float:
     It is the default of the space, times the square of that length in its unit where this is below 1. Lengths that are not known do
     not count.
 
-    >>> from dualebm import VonMisesFisher
+    >>> from dualebm import VonMisesFisher; import jax.numpy as jnp
     >>> from dualebm.features import ReLU
     >>> from dualebm.spaces import Sphere
     >>> space, flat = Sphere(3, VonMisesFisher([1.0, 0.0, 0.0], 100.0)), Shallow(ReLU(), jnp.eye(3), jnp.zeros(3))
