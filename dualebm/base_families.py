@@ -108,6 +108,11 @@ class Normal(BaseMeasure):
         """Tells whether the space is R^d, with d the length of the mean."""
         return not space.compact and space.dimension == len(self.mean)
 
+    def finest(self, space: Geometry) -> FinePlaces:
+        """Returns the mean and the standard deviation along the shortest axis of the covariance."""
+        del space
+        return np.asarray(self.mean)[None], np.linalg.svd(self.factor, compute_uv=False)[-1:]
+
     def log_density(self, space: Geometry, x: Points, axis: int = -1) -> Scalars:
         """Returns -|L^{-1} (x - mean)|^2 / 2 - log det L - d log(2 pi) / 2."""
         white = _apply(self._whitening, x - _along(self.mean, x, axis), axis)

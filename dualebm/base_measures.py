@@ -201,6 +201,10 @@ class Gaussian(BaseMeasure):
         """Tells whether the space is R^d."""
         return not space.compact
 
+    def finest(self, space: Geometry) -> FinePlaces:
+        """Returns the mean, 0, and the length scale."""
+        return np.zeros((1, space.dimension)), np.array([self.scale])
+
     def log_density(self, space: Geometry, x: Points, axis: int = -1) -> Scalars:
         """Returns -|x|^2 / 2 scale^2 - d log(scale sqrt(2 pi))."""
         normaliser = space.dimension * (math.log(self.scale) + 0.5 * math.log(2 * math.pi))

@@ -24,6 +24,9 @@ NODES: dict[Space, int] = {Sphere(2): 2000, Sphere(3): 100}
 ANNEALED_SAMPLES = 10_000
 """The number of samples of the model that are annealed where the method has no particles."""
 
+SMALL_CHANGE = 0.01
+"""The change of the energy by a bump, in nats, up to which moves of particles need not resolve the bump."""
+
 
 def quadrature_of(space: Space, dtype: Any) -> Samples | None:
     """Return a quadrature of the base measure on the circle and S^2, and None on other spaces.
@@ -105,8 +108,15 @@ def particle_step_of(rates: Any, space: Space) -> float:
 def resolving_step(energy: Energy, space: Space) -> float:
     """Return a particle step that resolves the shortest length over which the energy or the base measure changes.
 
-    It is the default of the space, times the square of that length in its unit where this is below 1. Lengths that are not known do
-    not count.
+    It is the default of the space, times the square of that length in its unit where this is below 1. Lengths that are not known do not
+    count, nor do neurons that change the energy by `SMALL_CHANGE` or less.
+
+    Args:
+        energy: The energy.
+        space: The space, with its base measure.
+
+    Returns:
+        The step, in the square of the unit of length of the points.
 
     >>> from dualebm import VonMisesFisher; import jax.numpy as jnp
     >>> from dualebm.features import ReLU
@@ -115,6 +125,9 @@ def resolving_step(energy: Energy, space: Space) -> float:
     >>> round(resolving_step(flat, space) / space.default_particle_step, 6)
     0.01
     """
+    if isinstance(energy, Shallow):
+        large = np.abs(np.asarray(energy.coefficients)) > SMALL_CHANGE * len(energy.coefficients)
+        energy = Shallow(energy.feature, energy.positions[large], energy.coefficients[large])
     places = [known for known in (energy.finest(), space.base.finest(space)) if known is not None]
     shortest = min([space.unit, *(float(np.min(lengths)) for _, lengths in places if len(lengths))])
     return space.default_particle_step * (shortest / space.unit) ** 2
