@@ -62,8 +62,8 @@ def log_densities(model: Model, x: Any) -> dict[str, np.ndarray]:
 
     Returns:
         `log_density_base`, (n,), the density -U - log Z relative to the base measure, and the density in the units of the data, (n,).
-        This is `log_density_area` on a sphere, with respect to the surface measure, and `log_density_lebesgue` on Euclidean space and the
-        torus. It adds log tau and subtracts the log scales of the columns, or the log volume of the space.
+        This is `log_density_area` on a sphere, with respect to the surface measure of the unit sphere, and `log_density_lebesgue` on
+        Euclidean space and the torus. It adds log tau and subtracts the log scales of the columns, or the log volume of the space.
 
     Raises:
         ValueError: as `preparation.to_space`, for a missing column or a row that is no point of the model's space.
@@ -132,20 +132,20 @@ def draw(key: Key[Array, ""], model: Model, count: int, *, steps: int | None = N
     """Draw samples of a model.
 
     They are weighted draws of the base measure (`flows.resampling`), where log Z is trusted and at least 1% of the draws count. Otherwise,
-    and where `steps` is given, each is the end of a chain of MALA moves from the base measure.
+    and where `steps` or `step` is given, each is the end of a chain of MALA moves from the base measure.
 
     Args:
         key: the random key.
         model: the fitted model.
         count: the number of samples.
-        steps: the number of moves of each chain. None for weighted draws, or `MOVES` where they do not suffice.
+        steps: the number of moves of each chain. None for weighted draws, or `MOVES` where there are none.
         step: the step of a move. None for the particle step of the model.
 
     Returns:
         The samples.
 
     Raises:
-        ValueError: when the base measure cannot be sampled.
+        ValueError: when the count is not allowed or the base measure cannot be sampled.
 
     >>> from dualebm.energies.shallow import Shallow; from dualebm.features import ReLU; import jax.numpy as jnp
     >>> energy, log_z = Shallow(ReLU(), jnp.eye(2), jnp.zeros(2)), LogPartitionEstimate(0.0, 0.0, 1.0, 1, 0.0, "draws", 0.0, None)
@@ -154,7 +154,7 @@ def draw(key: Key[Array, ""], model: Model, count: int, *, steps: int | None = N
     ((10, 2), 1.0, None)
     """
     energy, space = model.energy, model.preparation.space
-    if steps is None and model.log_partition.trusted:
+    if steps is None and step is None and model.log_partition.trusted:
         fraction = resampling.effective_fraction(key, energy, space)
         if fraction >= SMALLEST_FRACTION:
             return Drawn(resampling.resampled(key, energy, space, count, fraction), fraction, None)

@@ -44,11 +44,11 @@ def quality(
         name: the name of the points in the error.
 
     Returns:
-        Numbers by name. `samples` and `rows` are the counts, `acceptance` the mean acceptance rate of moves, or 1 without moves,
-        `bandwidth` the median distance of the rows. `mmd`, of the Gaussian kernel of that bandwidth, `energy_distance` and
-        `sliced_wasserstein`, of order 2, are V-statistics, above 0 also where the laws agree. On spheres and in R^d, `ksd` is KSD^2 of
-        at most 5000 of the points from the model, with the same kernel, and `p_value` that of `stein.goodness_of_fit`. The p-value holds
-        only for independent points that the model was not trained on.
+        Numbers by name. `samples` and `rows` are the counts, and `bandwidth` the median distance of the rows. `acceptance`, where
+        samples are ends of chains, is the mean acceptance rate of moves. `mmd`, of the Gaussian kernel of that bandwidth,
+        `energy_distance` and `sliced_wasserstein`, of order 2, are V-statistics, above 0 also where the laws agree. On spheres and
+        in R^d, `ksd` is KSD^2 of at most 5000 of the points from the model, with the same kernel, and `p_value` that of
+        `stein.goodness_of_fit`. The p-value holds only for independent points that the model was not trained on.
 
     Raises:
         ValueError: when all points are equal, and when the base measure of the space cannot be sampled.
@@ -78,8 +78,9 @@ def quality(
         }
 
     centre = jnp.mean(rows, axis=0, keepdims=True)  # a common offset leaves distances as they are but adds to their rounding
-    distances = compare(space.ambient(drawn) - centre, rows - centre) | {"acceptance": 1.0 if acceptance is None else acceptance}
-    results = {"samples": count, "rows": len(rows), "bandwidth": bandwidth, **distances}
+    results = {"samples": count, "rows": len(rows), "bandwidth": bandwidth, **compare(space.ambient(drawn) - centre, rows - centre)}
+    if acceptance is not None:
+        results["acceptance"] = acceptance
     if not space.periodic and len(points) > 1:
         test = stein.goodness_of_fit(sign_key, RBF(bandwidth), space, model.energy, points[:TESTED])
         results |= {"ksd": test.statistic, "p_value": test.p_value}
@@ -93,5 +94,6 @@ def summary(results: dict[str, float]) -> list[str]:
     >>> summary(results)[0]
     '10 samples of the model (acceptance 0.500) beside 20 rows:'
     """
-    head = "{samples:.0f} samples of the model (acceptance {acceptance:.3f}) beside {rows:.0f} rows:".format(**results)
+    how = f"acceptance {results['acceptance']:.3f}" if "acceptance" in results else "weighted draws of the base measure"
+    head = f"{results['samples']:.0f} samples of the model ({how}) beside {results['rows']:.0f} rows:"
     return [head, *(f"{label.format(**results)} = {results[name]:.4g}" for name, label in LABELS.items() if name in results)]

@@ -124,8 +124,8 @@ class Sample(Programs):
 
     For example: dualebm sample results/wind --count 1000 --out samples.csv
 
-    Samples are weighted draws of the base measure, where at least 1% of these draws count. Otherwise, and with --steps, each sample is the
-    end of a chain of MALA moves from the base measure. Samples are in the units of the data.
+    Samples are weighted draws of the base measure, where at least 1% of these draws count. Otherwise, and with --steps or --step, each
+    sample is the end of a chain of MALA moves from the base measure. Samples are in the units of the data.
 
     Args:
         model: the folder that dualebm fit wrote.
@@ -140,7 +140,7 @@ class Sample(Programs):
     model: Annotated[Path, Positional()]
     out: Annotated[Path | None, Shown("standard output")] = None
     count: Count = 1000
-    steps: Annotated[Count | None, Shown("none where weighted draws suffice, else 1000")] = None
+    steps: Annotated[Count | None, Shown("0 where weighted draws of the base measure suffice, else 1000")] = None
     step: Annotated[Positive | None, Shown("the particle step of the fit")] = None
     seed: Seed = 0
 

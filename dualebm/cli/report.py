@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import xarray
 
-from dualebm.auto import Fit
+from dualebm.auto import FOLDS, Fit
 from dualebm.data.preparation import Preparation
 from dualebm.log_z.estimate import LogPartitionEstimate
 from dualebm.model import density_name, log_unit
@@ -22,7 +22,7 @@ LOG_DENSITIES = {
     "log_density_area": "log density in area measure",
     "log_density_base": "log density in the base measure",
 }
-"""The log densities of `model.log_densities` in words."""
+"""The log densities of `model.log_densities` in words, in the order in which they are printed."""
 
 
 def with_error(mean: float, error: float | None) -> str:
@@ -81,7 +81,7 @@ def choice(fitted: Fit, preparation: Preparation, rows: int) -> list[str]:
     gain = f"{chosen.gain:+.3g} +- {chosen.gain_error:.2g} nat over the base measure" if chosen.stage else "no radius above 0 is better"
     mean, error = fitted.log_density
     kind = LOG_DENSITIES[density_name(preparation.space)]
-    how = "cross-validation" if fitted.validated > rows - 5 else "validation"
+    how = "cross-validation" if fitted.validated > rows - FOLDS else "validation"  # equal folds leave out fewer rows than there are folds
     return [
         f"chosen of {tried} candidates and {len(fitted.path)} radii: {chosen.candidate}, radius {fitted.radius:.4g} ({gain})",
         f"base measure: {fitted.space.base!r}",

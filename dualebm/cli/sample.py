@@ -18,17 +18,17 @@ def run(settings: Sample) -> None:
     output.check(settings.out)
     with jax.enable_x64(model.read(settings.model)["precision"] == 64):
         fitted = model.load(settings.model)
+        step = fitted.particle_step if settings.step is None else settings.step
         drawn = model.draw(jax.random.key(settings.seed), fitted, settings.count, steps=settings.steps, step=settings.step)
         table = from_space(fitted.preparation, drawn.points)
     output.write(settings.out, list(table.columns or (f"x{i + 1}" for i in range(table.rows.shape[1]))), table.rows)
-    how = (
-        f"weighted draws of the base measure, of which the fraction {drawn.fraction:.3g} counts"
-        if drawn.acceptance is None
-        else f"acceptance {drawn.acceptance:.3f} in {settings.steps or model.MOVES} moves from the base measure"
-    )
-    print(how, file=output.summary(settings.out))
-    if drawn.acceptance is not None and drawn.acceptance < LOW_ACCEPTANCE:
-        step = settings.step or fitted.particle_step
-        print(f"note: fewer than 30% of moves were accepted; give a --step smaller than {step:.4g}", file=sys.stderr)
+    summary = output.summary(settings.out)
+    if drawn.acceptance is None:
+        print(f"weighted draws of the base measure, of which the fraction {drawn.fraction:.3g} counts", file=summary)
+    else:
+        moves = f"{settings.steps or model.MOVES} moves of step {step:.4g}"
+        print(f"acceptance {drawn.acceptance:.3f} in {moves} from the base measure", file=summary)
+        if drawn.acceptance < LOW_ACCEPTANCE:
+            print(f"note: fewer than 30% of moves were accepted; give a --step smaller than {step:.4g}", file=sys.stderr)
     if settings.out is not None:
         print(f"{settings.count} samples written to {settings.out}")

@@ -34,12 +34,12 @@ def run(settings: Score) -> None:
     output.write(settings.out, list(densities), np.stack(list(densities.values()), axis=1))
     summary = output.summary(settings.out)
     print(fitted.log_partition.summary(), file=summary)
-    for name, values in densities.items():
-        mean = report.with_error(*model.mean_with_error(values, fitted.log_partition.standard_error))
-        print(f"mean {report.LOG_DENSITIES[name]} of {len(values)} rows = {mean} nat", file=summary)
+    for name in [name for name in report.LOG_DENSITIES if name in densities]:
+        mean = report.with_error(*model.mean_with_error(densities[name], fitted.log_partition.standard_error))
+        print(f"mean {report.LOG_DENSITIES[name]} of {len(points)} rows = {mean} nat", file=summary)
     if measured is not None:
         print("\n".join(quality.summary(measured)), file=summary)
-        if measured["acceptance"] < LOW_ACCEPTANCE:
+        if measured.get("acceptance", 1.0) < LOW_ACCEPTANCE:
             print("note: fewer than 30% of the samples' moves were accepted; they may not be samples of the model", file=sys.stderr)
     if settings.out is not None:
         print(f"written to {settings.out}")
