@@ -83,7 +83,7 @@ def test_a_planted_teacher_is_found(fitted, capsys):
     np.testing.assert_allclose(area, scores - np.log(4 * np.pi), rtol=1e-6)
     exact = -np.asarray(target.energy(test.points), np.float64) - target.log_partition
     assert abs(np.mean(exact - scores)) < 0.02 and np.corrcoef(exact, scores)[0, 1] > 0.99
-    assert "by quadrature" in out and f"of 2000 rows = {scores.mean():.6g} +- " in out
+    assert "by quadrature" in out and f"mean log density in area measure of 2000 rows = {of_area.mean():.6g} +- " in out
     code, out, err = call(capsys, "score", fitted / "fit", fitted / "test.npy")
     assert code == 0 and "by quadrature" in err
     np.testing.assert_allclose(np.loadtxt(out.splitlines()[1:], delimiter=",")[:, 0], scores, rtol=1e-8, atol=1e-8)
@@ -612,6 +612,6 @@ def test_every_method_is_fitted_scored_and_sampled(fitted, capsys, tmp_path, met
         assert about["method"]["features"] == 32 and about["rates"]["ascent_step"] == 5.0 and about["duality_gap"]["nats"] > 0
     scored = done(capsys, "score", out, data, "--out", tmp_path / "scores.csv")
     mean = float(scored.split("rows = ")[1].split()[0])
-    both = [about[part]["log_density_base"]["mean"] * about[part]["rows"] for part in ("trained_on", "held_out")]
+    both = [about[part]["log_density_area"]["mean"] * about[part]["rows"] for part in ("trained_on", "held_out")]
     assert mean == pytest.approx(sum(both) / 2000, rel=1e-4)
     done(capsys, "sample", out, "--count", 5, "--steps", 3, "--out", tmp_path / "x.csv")

@@ -122,8 +122,8 @@ def test_score_says_how_near_samples_are_in_the_models_own_space(folder, capsys)
         code, out, err = score(capsys, folder / "fit", folder / f"{name}.csv", "--quality", 300, "--out", folder / "scores.csv")
         assert code == 0 and not err
         lines = out.splitlines()
-        (head,) = [i for i, line in enumerate(lines) if line.startswith("300 samples of the model (acceptance ")]
-        assert lines[head].endswith(" beside 300 rows:") and "mean log density in Lebesgue measure of 300 rows" in lines[head - 1]
+        head = lines.index("300 samples of the model (weighted draws of the base measure) beside 300 rows:")
+        assert "mean log density in Lebesgue measure of 300 rows" in lines[head - 1]
         assert [line.split(" = ")[0].split(" (")[0] for line in lines[head + 1 : head + 4]] == [
             "MMD", "energy distance", "sliced Wasserstein distance of order 2"
         ]  # fmt: skip
