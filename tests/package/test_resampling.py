@@ -11,6 +11,7 @@ import pytest
 from dualebm import model
 from dualebm.base_families import Normal, VonMisesFisher
 from dualebm.base_kernels import KernelBase
+from dualebm.base_measures import Gaussian
 from dualebm.base_mixtures import MixtureBase
 from dualebm.cli.evaluate import resolving_step
 from dualebm.data.preparation import Preparation
@@ -139,6 +140,7 @@ def test_the_step_resolves_the_shortest_length_that_counts():
     narrow = Normal([0.0, 0.0], np.array([[1.0, 0.9], [0.9, 1.0]]))
     kernels = KernelBase([[0.0, 0.0], [1.0, 1.0]], [400.0, 100.0])
     assert relative(flat, plane) == 1 and relative(flat, Euclidean(2, Normal([3.0, 0.0], 9 * np.eye(2)))) == 1
+    assert relative(flat, Euclidean(2, Gaussian(0.5))) == 0.25
     assert relative(flat, Euclidean(2, narrow)) == pytest.approx(0.1)  # the least eigenvalue of the covariance
     assert relative(flat, Euclidean(2, MixtureBase((0.5, 0.5), (narrow, kernels)))) == pytest.approx(1 / 400)
     theta = jnp.array([[0.0, 0.0, math.log(10.0)], [0.0, 0.0, math.log(1000.0)]])
