@@ -83,7 +83,8 @@ def test_a_planted_teacher_is_found(fitted, capsys):
     np.testing.assert_allclose(area, scores - np.log(4 * np.pi), rtol=1e-6)
     exact = -np.asarray(target.energy(test.points), np.float64) - target.log_partition
     assert abs(np.mean(exact - scores)) < 0.02 and np.corrcoef(exact, scores)[0, 1] > 0.99
-    assert "by quadrature" in out and f"mean log density in area measure of 2000 rows = {of_area.mean():.6g} +- " in out
+    assert "by quadrature" in out and f"mean log density in area measure of 2000 rows = {area.mean():.6g} +- " in out
+    assert out.index("in area measure") < out.index(f"in the base measure of 2000 rows = {scores.mean():.6g} +- ")
     code, out, err = call(capsys, "score", fitted / "fit", fitted / "test.npy")
     assert code == 0 and "by quadrature" in err
     np.testing.assert_allclose(np.loadtxt(out.splitlines()[1:], delimiter=",")[:, 0], scores, rtol=1e-8, atol=1e-8)

@@ -65,9 +65,10 @@ def test_what_is_printed_and_stored_is_what_was_chosen(fitted, capsys, monkeypat
     assert "\nlog Z = " in out
     means = header["held_out"]
     assert means["rows"] == 16 and "trained_on" not in header
-    mean = means["log_density_lebesgue"]["mean"]
-    assert f"\nheld out: mean log density in Lebesgue measure of 16 rows = {mean:.6g} +- " in out
-    assert "log_density_base" in means and "base measure of" not in out
+    lebesgue, base = (means[f"log_density_{name}"]["mean"] for name in ("lebesgue", "base"))
+    assert f"\nheld out: mean log density in Lebesgue measure of 16 rows = {lebesgue:.6g} +- " in out
+    relative = f"\nheld out: mean log density in the base measure of 16 rows = {base:.6g} +- "
+    assert out.index("in Lebesgue measure of 16") < out.index(relative)
     assert out.endswith(f"written to {fitted / 'fit'}\n") and all(line.startswith("note: ") for line in err.splitlines())
 
 

@@ -123,7 +123,7 @@ def test_score_says_how_near_samples_are_in_the_models_own_space(folder, capsys)
         assert code == 0 and not err
         lines = out.splitlines()
         head = lines.index("300 samples of the model (weighted draws of the base measure) beside 300 rows:")
-        assert "mean log density in Lebesgue measure of 300 rows" in lines[head - 1]
+        assert "mean log density in Lebesgue measure of 300 rows" in lines[head - 2]
         assert [line.split(" = ")[0].split(" (")[0] for line in lines[head + 1 : head + 4]] == [
             "MMD", "energy distance", "sliced Wasserstein distance of order 2"
         ]  # fmt: skip
