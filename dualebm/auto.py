@@ -12,31 +12,25 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
 from dualebm import settings
 from dualebm._internal import checks, files
-from dualebm.base_measures import BaseMeasure, Gaussian, Uniform
-from dualebm.data.bases import Rows, fit_normal
-from dualebm.data.kernel_bases import deal, fit_kernel
-from dualebm.data.stacking import stack
+from dualebm.base_measures import Gaussian, Uniform
+from dualebm.candidates import FOLDS, Auto, Candidate, candidates_of
+from dualebm.data.kernel_bases import deal
 from dualebm.energies.shallow import Shallow
-from dualebm.features import Feature, ReLU
+from dualebm.features import ReLU
 from dualebm.geometry import Space
 from dualebm.log_z.estimate import LogPartitionEstimate, estimate_log_partition
 from dualebm.measures import Samples, resample
-from dualebm.radii import FEW, Followed, Plan, Task, bump_of, follow, grown, plan_of
-from dualebm.settings import Bound, Count, CountFrom2
+from dualebm.radii import FEW, Followed, Plan, Task, follow, grown, plan_of
 from dualebm.training import segments
 from dualebm.training.run import Diverged
-
-FOLDS = 5
-"""The number of folds to which the rows are dealt."""
 
 SMALLEST_FRACTION = 0.02
 """The effective fraction of draws of the base measure below which a radius is not chosen, because its log Z is not known."""
@@ -46,64 +40,6 @@ LARGEST_SLOPE = 0.05
 
 PARTICLES = 2**14
 """The number of weighted draws that estimate the mean energy of the model."""
-
-LOCAL_KINDS = ("uniform", "mixture")
-"""The kinds of the stacked base measure on spheres of more than 2 dimensions."""
-
-BaseName = Literal["auto", "stacked", "normal", "uniform"]
-FeatureName = Literal["auto", "scaled_bump", "relu"]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Auto:
-    """Chooses base measure, feature and radius by validation.
-
-    Args:
-        base: the base measure: stacked (a mixture of simple densities, whose weights are chosen by cross-validation), normal (euclidean),
-            uniform (sphere, torus), or auto to choose among them.
-        feature: the feature: scaled_bump, relu (sphere, euclidean), or auto to choose among them.
-        neurons: the number of neurons, or none for a number that suits the rows.
-        stages: the largest number of radii of a path, or none for 8 radii where rows are few and 12 else.
-        iterations: the number of iterations at each radius, or none for 100 where rows are few and 150 else.
-        draws: the number of draws of the base measure that train the energy, or none for a number that suits the rows.
-        paths: the number of folds, of 5, on which each path is validated, or none for 5 where rows are few and 1 else. Rows are few below
-            600.
-
-    Raises:
-        ValueError: when a setting is not allowed.
-
-    >>> Auto(stages=0)
-    Traceback (most recent call last):
-    ...
-    ValueError: stages is 0; it must be an integer of at least 1
-    """
-
-    base: BaseName | BaseMeasure = "auto"
-    feature: FeatureName = "auto"
-    neurons: Count | None = None
-    stages: Count | None = None
-    iterations: CountFrom2 | None = None
-    draws: CountFrom2 | None = None
-    paths: Annotated[int, Bound(least=1, largest=FOLDS)] | None = None
-
-    def __post_init__(self):
-        settings.check(self)
-
-
-class Candidate(NamedTuple):
-    """A base measure, fitted to all rows and to the rows of all folds but one, and a feature.
-
-    Attributes:
-        name: the names of the base measure and of the feature.
-        base: the base measure fitted to all rows.
-        fold_bases: the base measure fitted to the rows of all folds but one, for each fold.
-        feature: the feature.
-    """
-
-    name: str
-    base: BaseMeasure
-    fold_bases: tuple[BaseMeasure, ...]
-    feature: Feature
 
 
 class Stage(NamedTuple):
@@ -211,7 +147,7 @@ def fit(
             plan, folds = plan_of(geometry, candidate.feature, len(points), **numbers), auto.paths or (FOLDS if few else 1)
             if isinstance(candidate.feature, ReLU) and candidate.base == Uniform():
                 path, values = summarised(candidate, validate(candidate, plan, 1))
-                radius, folds = path[_best(values)].radius, auto.paths or FOLDS
+                radius, folds = smallest_good_radius(path, values), auto.paths or FOLDS
                 plan = grown(plan, radius) if radius else plan
             path, values = summarised(candidate, validate(candidate, plan, folds))
             for listed, item in ((plans, plan), (stages, path), (rows, values)):
@@ -237,77 +173,7 @@ def fit(
     return Fit(final.energy, fitted, log_partition, float(final.radius[-1]), chosen, len(values), mean, sum(stages, ()), notes)
 
 
-# -- Candidates ------------------------------------------------------------------------------------
-
-
-def candidates_of(points: Rows, geometry: Space, fold: Int[np.ndarray, " n"], auto: Auto, seed: int) -> list[Candidate]:
-    """Return the candidates, the default first.
-
-    By default they are bumps on the stacked base measure and on a normal distribution, and on a sphere ridges on the uniform measure and
-    bumps on the stacked one.
-
-    Args:
-        points: the rows, (n, d).
-        geometry: the space with its default base measure.
-        fold: the fold of each row, (n,).
-        auto: the settings.
-        seed: the seed of the fits of base measures.
-
-    Returns:
-        The candidates.
-
-    Raises:
-        ValueError: when a base measure or a feature does not suit the space or the rows.
-    """
-    simple = "uniform" if geometry.compact else "normal"
-    if auto.base in ("normal", "uniform") and auto.base != simple:
-        raise ValueError(f"base is {auto.base!r} and space is {geometry}; allowed: 'stacked', {simple!r}, 'auto'")
-    if auto.feature == "relu" and geometry.periodic:
-        raise ValueError(f"feature is 'relu' and space is {geometry}, where it is not continuous; allowed: 'scaled_bump', 'auto'")
-    curved = geometry.compact and not geometry.periodic
-    base, feature = auto.base if isinstance(auto.base, str) else "given", auto.feature
-    second = "relu" if curved else "scaled_bump"
-    if base == "auto":
-        pairs = [("stacked", "scaled_bump"), (simple, second)] if feature == "auto" else [("stacked", feature), (simple, feature)]
-        pairs = pairs[::-1] if curved else pairs
-    else:
-        pairs = [(base, feature)] if feature != "auto" else [(base, "scaled_bump"), (base, "relu")][: 1 + curved]
-    made: dict[str, Any] = {"relu": ReLU(bias=True)}
-    if any(kind == "scaled_bump" for _, kind in pairs):
-        made["scaled_bump"] = bump_of(points, geometry, fit_kernel(points, geometry, seed=seed).concentrations[0])
-    for name, _ in pairs:
-        if name in made:
-            continue
-        if name == "stacked":
-            # Where dimensions are many no kernel is near to a new row.
-            kinds = LOCAL_KINDS if curved and geometry.dimension > 3 else None
-            stacked = stack(points, geometry, kinds=kinds, folds=FOLDS, seed=seed)
-            made[name] = stacked.base, stacked.fold_bases
-        elif name == "normal":
-            made[name] = fit_normal(points), tuple(fit_normal(points[fold != number]) for number in range(FOLDS))
-        else:
-            measure = Uniform() if name == "uniform" else auto.base
-            check_base(measure, geometry, points)
-            made[name] = measure, (measure,) * FOLDS
-    return [Candidate(f"{name} {kind}", made[name][0], made[name][1], made[kind]) for name, kind in pairs]
-
-
-def check_base(base: Any, geometry: Space, points: Rows) -> None:
-    """Raise ValueError for a base measure that is not on the space, cannot be sampled, or is zero at a row.
-
-    Args:
-        base: the base measure.
-        geometry: the space.
-        points: the rows, (n, d).
-    """
-    if not isinstance(base, BaseMeasure) or not base.fits(geometry):
-        raise ValueError(f"base is {base!r}; it must be a base measure on {geometry}")
-    if not base.proper:
-        raise ValueError(f"base is {base!r}, which cannot be sampled; it must be a probability measure")
-    values = np.asarray(base.log_density(geometry, jnp.asarray(points)))
-    if not np.isfinite(values).all():
-        row = int(np.argmin(np.isfinite(values)))
-        raise ValueError(f"base is {base!r}, whose log density is {values[row]} at row {row}; it must be positive at every row")
+# -- The choice ------------------------------------------------------------------------------------
 
 
 def split(fold: Int[np.ndarray, " n"], number: int) -> tuple[Int[np.ndarray, " k"], Int[np.ndarray, " l"]]:
@@ -325,9 +191,6 @@ def split(fold: Int[np.ndarray, " n"], number: int) -> tuple[Int[np.ndarray, " k
     """
     inside, outside, sizes = np.flatnonzero(fold == number), np.flatnonzero(fold != number), np.bincount(fold)
     return outside[: len(fold) - sizes.max()], inside[: sizes.min()]
-
-
-# -- The choice ------------------------------------------------------------------------------------
 
 
 def summarised(candidate: Candidate, folds: Sequence[Followed]) -> tuple[tuple[Stage, ...], list[np.ndarray]]:
@@ -360,6 +223,25 @@ def summarised(candidate: Candidate, folds: Sequence[Followed]) -> tuple[tuple[S
 def _best(rows: Sequence[np.ndarray]) -> int:
     """Return the stage whose log densities have the largest mean."""
     return int(np.argmax([values.mean() for values in rows]))
+
+
+def smallest_good_radius(path: Sequence[Stage], rows: Sequence[np.ndarray]) -> float:
+    """Return the smallest radius of a path whose mean log density is within one standard error of the largest, row by row.
+
+    This is the one-standard-error rule (Breiman, Friedman, Olshen, Stone 1984, section 3.4.3).
+
+    Args:
+        path: the stages of one candidate.
+        rows: for each stage the log densities of the same rows, in nats.
+
+    >>> path = [Stage("a", stage, 2.0 * stage, 0.0, 0.0, 0.0, 1.0) for stage in range(3)]
+    >>> smallest_good_radius(path, [np.array([0.0, 0.0]), np.array([1.0, 0.0]), np.array([0.5, 0.6])])
+    2.0
+    """
+    best = rows[_best(rows)]
+    lags = [best - values for values in rows]
+    good = [lag.mean() <= np.std(lag, ddof=1) / math.sqrt(len(lag)) for lag in lags]
+    return path[good.index(True)].radius
 
 
 def choose(rows: Sequence[Sequence[np.ndarray]]) -> tuple[int, int]:

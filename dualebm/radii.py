@@ -50,6 +50,7 @@ class Plan(NamedTuple):
         rates: the rates of its first stage.
         schedule: the schedule of the rates, with the number of iterations of a stage.
         stages: the largest number of stages.
+        draws: the number of draws of the base measure that train the energy, or 0 where the method moves particles.
         checked: the number of draws of the base measure by which log Z is estimated along the path.
     """
 
@@ -57,6 +58,7 @@ class Plan(NamedTuple):
     rates: Any
     schedule: Lowering | Growth
     stages: int
+    draws: int
     checked: int
 
 
@@ -87,7 +89,7 @@ def plan_of(
     neurons = neurons or min(128 if few else 256, n)
     method = PenalisedLikelihood(geometry, feature, neurons, draws, min(2048 if few else 4096, draws), rows=2**14)
     rates, ratio = (PenalisedRates(0.6, 0.03), 0.6) if few else (PenalisedRates(0.5, 0.1), 0.5)
-    return Plan(method, rates, Lowering(ratio, iterations or (100 if few else 150)), stages or (8 if few else 12), 2**15)
+    return Plan(method, rates, Lowering(ratio, iterations or (100 if few else 150)), stages or (8 if few else 12), draws, 2**15)
 
 
 def grown(plan: Plan, radius: float) -> Plan:
@@ -103,7 +105,7 @@ def grown(plan: Plan, radius: float) -> Plan:
     draws: Any = plan.method
     method = Dual(draws.space, draws.feature, neurons=min(draws.neurons, 64))
     iterations = max(2 * plan.schedule.iterations // 15, 2)
-    return Plan(method, method.rates._replace(radius=LOWEST * radius), Growth(RATIO, iterations), -(-5 * plan.stages // 3), 2**17)
+    return Plan(method, method.rates._replace(radius=LOWEST * radius), Growth(RATIO, iterations), -(-5 * plan.stages // 3), 0, 2**17)
 
 
 def bump_of(points: Rows, geometry: Space, concentration: float) -> ScaledBump:
@@ -184,12 +186,10 @@ def follow(key: Key[Array, ""], task: Task, stages: int, folder: Path | None, ba
         Diverged: when a path without held rows diverges.
     """
     start_key, draw_key, check_key, run_key = jax.random.split(key, 4)
-    (method, rates, schedule, _, count), data = task.plan, Samples(task.points)
+    (method, rates, schedule, _, draws, count), data = task.plan, Samples(task.points)
     space, dtype = dataclasses.replace(method.space, base=task.base), task.points.dtype
     checked = space.sample_base(check_key, count, dtype)
-    state: Any = None
-    if isinstance(method, PenalisedLikelihood):
-        state = _begin(method, start_key, space.sample_base(draw_key, method.draws, dtype), data)
+    state: Any = _begin(method, start_key, space.sample_base(draw_key, draws, dtype), data) if draws else None
     at_base, done = np.asarray(space.log_base(task.held), np.float64), bar.n
     if not stages:
         positions = method.feature.draw(start_key, method.space, 1, data)  # pyright: ignore[reportAttributeAccessIssue]
@@ -221,9 +221,7 @@ def follow(key: Key[Array, ""], task: Task, stages: int, folder: Path | None, ba
     stop(results)
     bar.total -= done + stages - bar.n
     radius, relative, fraction, slope = (results[name].values.astype(np.float64) for name in metrics)
-    if isinstance(method, PenalisedLikelihood):
-        # lambda of stages 1, 2, ...; at stage 0 the radius is 0
-        slope[:, 0] += float(state.largest_penalty) * float(rates.penalty) * schedule.ratio ** np.arange(-1, len(radius) - 1) * radius
-    else:  # the energy of Algorithm 1 is not 0 before its first iteration
-        radius[0], relative[0], fraction[0], slope[0] = 0, 0, 1, 0
+    # Stage 0 is the base measure, although the neurons of Algorithm 1 have weights before its first iteration.
+    radius[0], relative[0], fraction[0], slope[0] = 0, 0, 1, 0
+    slope[1:, 0] += radius[1:] * [float(method.penalty(state, schedule(stage * every, rates))) for stage in range(len(radius) - 1)]
     return Followed(method.energy(state, rates, data), radius, relative + at_base, fraction, slope)

@@ -11,8 +11,8 @@ import jax
 import numpy as np
 from jaxtyping import Array, Key
 
-from dualebm import auto, model
-from dualebm.auto import Auto
+from dualebm import auto, candidates, model
+from dualebm.candidates import Auto
 from dualebm.cli import evaluate, output, report, rows
 from dualebm.cli.commands import Fit
 from dualebm.cli.methods import Given, build
@@ -73,7 +73,7 @@ def _choose(key: Key[Array, ""], partition_key: Key[Array, ""], points: Rows, se
     data, held_out, prepared = points
     chosen = Auto(**given.values)
     if not len(held_out.points) and chosen.paths is None:  # every row has then a part in the value that is printed
-        chosen = dataclasses.replace(chosen, paths=auto.FOLDS)
+        chosen = dataclasses.replace(chosen, paths=candidates.FOLDS)
     fitted = auto.fit(key, data.points, prepared.space, chosen, folder=settings.out, progress=sys.stderr.isatty())
     step = evaluate.resolving_step(fitted.energy, fitted.space)
     result = model.Model(fitted.energy, prepared._replace(space=fitted.space), fitted.log_partition, step)

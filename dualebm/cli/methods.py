@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from dualebm import features, settings
 from dualebm._internal import checks
-from dualebm.auto import Auto
+from dualebm.candidates import Auto
 from dualebm.cli import Refused
 from dualebm.cli.commands import Sweep
 from dualebm.cli.flags import NOT_GIVEN, Flag, Group, about, groups_of, sentence, spell
@@ -30,7 +30,7 @@ EXAMPLES: dict[str, Space] = {"sphere": Sphere(3), "euclidean": Euclidean(3), "t
 """A space of each name, for the defaults in the help."""
 
 AUTOMATIC = "auto"
-"""The name of the choice of everything by validation (`auto.Auto`), the default of a fit. It is no training method."""
+"""The name of the choice of everything by validation (`candidates.Auto`), the default of a fit. It is no training method."""
 
 NEEDED = {"method": set(), "annealing": set(ANNEALED), "scales": set(DualRates._fields), "radius": {"radius"}}
 """The rates that a training method must have for its flags, for a schedule that anneals, for the time scales of the paper, and for a

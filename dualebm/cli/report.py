@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 import xarray
 
-from dualebm.auto import FOLDS, Fit
+from dualebm.auto import Fit
+from dualebm.candidates import FOLDS
 from dualebm.data.preparation import Preparation
 from dualebm.log_z.estimate import LogPartitionEstimate
 from dualebm.model import density_name, log_unit

@@ -26,7 +26,7 @@ A rounded normal column with a step of 0.5 standard deviations has about 10 valu
 """
 
 FINEST_STEP = 1e-9
-"""The smallest step of rounding over the range of a column that is told from no rounding."""
+"""The smallest step of rounding over the range of a column that counts as rounding."""
 
 PILE, PILE_SHARE, PILE_RATIO = 5, 0.01, 5.0
 """The number and the share of rows at one value, and their ratio to the mean number at near values, from which there is a note."""

@@ -264,6 +264,11 @@ class Method(abc.ABC):
         del state
         return None
 
+    def penalty(self, state: Any, rates: Any) -> Any:
+        """Return the multiplier of the total variation in the loss that the method descends, a scalar in nats. The default is 0."""
+        del state, rates
+        return 0.0
+
     def resamplings(self, state: Any) -> Int[Array, ""] | None:
         """Return how often the weighted particles have been resampled, an integer scalar.
 
@@ -358,6 +363,10 @@ class Wrapper(Method):
     def log_partition(self, state: Any) -> tuple[Float[Array, ""], Float[Array, ""]] | None:
         """Return log Z and its standard error as the wrapped method knows them."""
         return self.method.log_partition(state.inner)
+
+    def penalty(self, state: Any, rates: Any) -> Any:
+        """Return the multiplier of the total variation in the loss of the wrapped method."""
+        return self.method.penalty(state.inner, rates)
 
     def resamplings(self, state: Any) -> Int[Array, ""] | None:
         """Return how often the wrapped method has resampled."""

@@ -170,7 +170,7 @@ class PenalisedLikelihood(Method):
         observed = feature_mean(self.feature, positions, data)
         model = feature_mean(self.feature, positions, Samples(draws, log_weights))
         value, slope = jax.tree.map(jnp.subtract, observed, model)
-        penalty = rates.penalty * state.largest_penalty * coefficients / jnp.sqrt(coefficients**2 + ROUNDING**2)
+        penalty = self.penalty(state, rates) * coefficients / jnp.sqrt(coefficients**2 + ROUNDING**2)
         parameters = self.feature.parameter_space(self.space)
         gradient = Network(value + penalty, coefficients[:, None] * parameters.tangent(positions, slope))
         widths = self.feature.widths(self.space, positions)
@@ -193,6 +193,10 @@ class PenalisedLikelihood(Method):
         """Return the energy f of the average of the neurons."""
         del rates, data
         return self._shallow(state.average)
+
+    def penalty(self, state: PenalisedState, rates: PenalisedRates) -> Any:
+        """Return lambda = rates.penalty lambda_max, in nats."""
+        return rates.penalty * state.largest_penalty
 
     def atoms(self, state: PenalisedState) -> Atoms:
         """Return the average of the neurons."""

@@ -3,6 +3,7 @@
 import numpy as np
 import pandas
 import pytest
+from sklearn import datasets
 
 from dualebm.data import dependence
 from dualebm.data.advice import advise, check_rows
@@ -280,7 +281,6 @@ def test_clean_data_are_quiet():
     ],
 )
 def test_notes_on_well_known_tables(name, starts):
-    datasets = pytest.importorskip("sklearn.datasets")
     table = as_table(getattr(datasets, f"load_{name}")(as_frame=True).data)
     notes = advise(table, "euclidean")
     assert [note[: len(start)] for note, start in zip(notes, starts, strict=True)] == starts

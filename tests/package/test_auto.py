@@ -8,22 +8,23 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dualebm import auto, radii
-from dualebm.auto import Auto, Candidate, Stage, candidates_of, check_base, choose, fit, notes_of, split, summarised
+from dualebm import auto, candidates, radii
+from dualebm.auto import Stage, choose, fit, notes_of, split, summarised
 from dualebm.base_measures import Flat, Gaussian, Uniform
 from dualebm.base_mixtures import CustomBase, MixtureBase
+from dualebm.candidates import Auto, Candidate, candidates_of, check_base
 from dualebm.data import stacking
 from dualebm.data.bases import fit_normal
 from dualebm.data.kernel_bases import deal
 from dualebm.features import ReLU
 from dualebm.geometry import Space
-from dualebm.log_z import estimate
 from dualebm.log_z.quadrature import sphere_quadrature
 from dualebm.methods.dual import Dual
 from dualebm.methods.penalised import PenalisedLikelihood
 from dualebm.radii import Followed, Task, bump_of, follow, grown, plan_of
 from dualebm.spaces import Euclidean, Sphere, Torus
 from dualebm.training import segments, simulate
+from tests.package.test_cli import fewer_draws  # noqa: F401, which holds for every test here
 
 SMALL = dict(neurons=8, stages=2, iterations=4, draws=256, paths=2)
 RNG = np.random.default_rng(0)
@@ -39,16 +40,6 @@ def wide_log_density(x):
 
 
 WIDE = CustomBase(wide_log_density, lambda key, count: 3 * jax.random.normal(key, (count, 2)))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def fewer_draws():
-    """For log Z, and fewer radii of Algorithm 1."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(estimate, "BLOCK", 2**15)
-        patch.setattr(estimate, "LARGEST_DRAWS", 2**16)
-        patch.setattr(estimate, "TEMPERATURES", 50)
-        yield
 
 
 def go(points, space, folder=None, key=KEY, **changes):
@@ -146,7 +137,7 @@ def cheap(monkeypatch):
         kinds.append(options["kinds"])
         return stacking.stack(points, space, **{**options, "kinds": ["uniform"] if space.compact else ["normal"]})
 
-    monkeypatch.setattr(auto, "stack", stacked)
+    monkeypatch.setattr(candidates, "stack", stacked)
     return kinds
 
 
@@ -168,7 +159,7 @@ def test_the_candidates_suit_the_space(cheap):
     assert set(cheap) == {None}
     points = RNG.normal(size=(40, 5))  # in more dimensions no kernel is near
     assert names_of(Sphere(5), points / np.linalg.norm(points, axis=1, keepdims=True), base="stacked", feature="relu") == ["stacked relu"]
-    assert cheap[-1] == auto.LOCAL_KINDS
+    assert cheap[-1] == candidates.LOCAL_KINDS
 
 
 def test_a_row_of_a_fold_has_no_part_in_what_is_fitted_to_the_other_folds(monkeypatch):

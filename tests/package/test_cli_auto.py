@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 
-from dualebm import auto, model
+from dualebm import candidates, model
 from dualebm.base_mixtures import MixtureBase
 from dualebm.cli import main
 from dualebm.data import stacking
@@ -97,7 +97,7 @@ def test_without_held_out_rows_the_value_is_of_all_folds(fitted, tmp_path, capsy
     assert ", 0 held out" in out and "held out:" not in out
     assert "cross-validation: mean log density in Lebesgue measure of 80 of 80 rows = " in out
     header = model.read(tmp_path / "fit")
-    assert header["automatic"]["paths"] == auto.FOLDS and header["held_out"] == {"rows": 0}
+    assert header["automatic"]["paths"] == candidates.FOLDS and header["held_out"] == {"rows": 0}
     assert {stage["candidate"] for stage in header["path"]} == {"normal scaled_bump"}
 
 

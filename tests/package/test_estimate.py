@@ -157,7 +157,7 @@ def test_patches_cover_the_space_once():
 
 
 def test_a_strong_energy_beside_many_nodes(x64):
-    """The error that is told is at least the error against many nodes."""
+    """The reported error is at least the error against many nodes."""
     theta = np.random.default_rng(0).normal(size=(8, 4))
     theta /= np.linalg.norm(theta, axis=1, keepdims=True)
     strong = Shallow(ReLU(bias=True), jnp.array(theta), jnp.array(100 * np.linspace(-1, 1, 8)))
@@ -309,7 +309,7 @@ def test_a_well_that_no_draw_has_reached(monkeypatch):
 
 
 def test_estimates_that_differ_are_in_doubt(monkeypatch):
-    """Of two estimates that differ by more than 4 errors, the second is told."""
+    """Of two estimates that differ by more than 4 errors, the summary reports the second."""
     values = iter([(1.0, 0.001, 5e5, 10**6), (1.01, 0.001, 5e5, 10**6)] * 2)
     monkeypatch.setattr(estimate, "_drawn", lambda *arguments: next(values))
     monkeypatch.setattr(estimate, "_annealed", lambda *arguments: (1.0, 0.1, 10.0, 0.0))
