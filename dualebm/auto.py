@@ -226,9 +226,9 @@ def _best(rows: Sequence[np.ndarray]) -> int:
 
 
 def smallest_good_radius(path: Sequence[Stage], rows: Sequence[np.ndarray]) -> float:
-    """Return the smallest radius of a path whose mean log density is within one standard error of the largest, row by row.
+    """Return the smallest radius above 0 whose mean log density is within one standard error of the largest, or 0 where that is best.
 
-    This is the one-standard-error rule (Breiman, Friedman, Olshen, Stone 1984, section 3.4.3).
+    Differences are taken row by row. This is the one-standard-error rule (Breiman, Friedman, Olshen, Stone 1984, section 3.4.3).
 
     Args:
         path: the stages of one candidate.
@@ -238,10 +238,10 @@ def smallest_good_radius(path: Sequence[Stage], rows: Sequence[np.ndarray]) -> f
     >>> smallest_good_radius(path, [np.array([0.0, 0.0]), np.array([1.0, 0.0]), np.array([0.5, 0.6])])
     2.0
     """
-    best = rows[_best(rows)]
-    lags = [best - values for values in rows]
+    best = _best(rows)
+    lags = [rows[best] - values for values in rows]
     good = [lag.mean() <= np.std(lag, ddof=1) / math.sqrt(len(lag)) for lag in lags]
-    return path[good.index(True)].radius
+    return path[good.index(True, 1)].radius if best else 0.0
 
 
 def choose(rows: Sequence[Sequence[np.ndarray]]) -> tuple[int, int]:

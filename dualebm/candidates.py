@@ -82,8 +82,8 @@ class Candidate(NamedTuple):
 def candidates_of(points: Rows, geometry: Space, fold: Int[np.ndarray, " n"], auto: Auto, seed: int) -> list[Candidate]:
     """Return the candidates, the default first.
 
-    By default they are bumps on the stacked base measure and on a normal distribution, and on a sphere ridges on the uniform measure and
-    bumps on the stacked one.
+    By default they are bumps on the stacked base measure and on a normal distribution, and on a sphere ridges on the uniform measure,
+    without and with a bias, and bumps on the stacked one.
 
     Args:
         points: the rows, (n, d).
@@ -111,7 +111,10 @@ def candidates_of(points: Rows, geometry: Space, fold: Int[np.ndarray, " n"], au
         pairs = pairs[::-1] if curved else pairs
     else:
         pairs = [(base, feature)] if feature != "auto" else [(base, "scaled_bump"), (base, "relu")][: 1 + curved]
-    made: dict[str, Any] = {"relu": ReLU(bias=True)}
+    made: dict[str, Any] = {"biased_relu": ReLU(bias=True), "relu": ReLU()}
+    # Without a bias ridges have fewer parameters, and on a sphere they span the even and the linear functions alone.
+    both = lambda pair: [pair, (pair[0], "biased_relu")] if curved else [(pair[0], "biased_relu")]  # noqa: E731
+    pairs = [each for pair in pairs for each in (both(pair) if pair[1] == "relu" else [pair])]
     if any(kind == "scaled_bump" for _, kind in pairs):
         made["scaled_bump"] = bump_of(points, geometry, fit_kernel(points, geometry, seed=seed).concentrations[0])
     for name, _ in pairs:

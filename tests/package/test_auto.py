@@ -147,18 +147,19 @@ def names_of(space, points, **settings):
 
 def test_the_candidates_suit_the_space(cheap):
     curved, flat, torus = (Sphere(3), SPHERE), (Euclidean(2), PLANE), (Torus(2, 6.0), TORUS)
-    assert names_of(*curved) == ["uniform relu", "stacked scaled_bump"]
+    assert names_of(*curved) == ["uniform relu", "uniform biased_relu", "stacked scaled_bump"]
     assert names_of(*flat) == ["stacked scaled_bump", "normal scaled_bump"]
     assert names_of(*torus) == ["stacked scaled_bump", "uniform scaled_bump"]
-    assert names_of(*curved, feature="relu") == ["uniform relu", "stacked relu"]
-    assert names_of(*curved, base="uniform") == ["uniform scaled_bump", "uniform relu"]
+    assert names_of(*curved, feature="relu") == ["uniform relu", "uniform biased_relu", "stacked relu", "stacked biased_relu"]
+    assert names_of(*curved, base="uniform") == ["uniform scaled_bump", "uniform relu", "uniform biased_relu"]
     assert names_of(*flat, base="normal") == ["normal scaled_bump"]
-    assert names_of(*flat, base=WIDE, feature="relu") == ["given relu"]
+    assert names_of(*flat, base=WIDE, feature="relu") == ["given biased_relu"]
     (candidate,) = candidates_of(PLANE, Euclidean(2), deal(60, 5, 0), Auto(base=WIDE), 0)
     assert candidate.base is WIDE and candidate.fold_bases == (WIDE,) * 5
     assert set(cheap) == {None}
     points = RNG.normal(size=(40, 5))  # in more dimensions no kernel is near
-    assert names_of(Sphere(5), points / np.linalg.norm(points, axis=1, keepdims=True), base="stacked", feature="relu") == ["stacked relu"]
+    unit = points / np.linalg.norm(points, axis=1, keepdims=True)
+    assert names_of(Sphere(5), unit, base="stacked", feature="relu") == ["stacked relu", "stacked biased_relu"]
     assert cheap[-1] == candidates.LOCAL_KINDS
 
 
@@ -316,7 +317,8 @@ def test_validated_densities_are_those_of_the_energies(monkeypatch, points, spac
 
     monkeypatch.setattr(auto, "follow", watched)
     result = go(points, space, **settings)
-    assert len(tasks) == 1 + settings.get("paths", 2) + (settings.get("feature") == "relu")
+    ridges = settings.get("feature") == "relu"  # two candidates, and a path by draws before those of Algorithm 1
+    assert len(tasks) == 1 + (1 + ridges) * (settings.get("paths", 2) + ridges)
     for task, path in tasks[:-1]:
         on = dataclasses.replace(space, base=task.base)
         log_z, mass = log_partition_of(path.energy, on)
@@ -340,9 +342,9 @@ def test_validated_densities_are_those_of_the_energies(monkeypatch, points, spac
     assert result.log_density[1] == pytest.approx(values.std(ddof=1) / math.sqrt(len(values)))
     log_z, _ = log_partition_of(result.energy, result.space)
     assert abs(result.log_partition.value - log_z) < 1e-3 + 5 * result.log_partition.standard_error
-    if settings.get("feature") == "relu":  # ridges on the uniform measure go by draws first, then by Algorithm 1
+    if ridges:
         methods = [type(task.plan.method) for task, _ in tasks]
-        assert methods[0] is PenalisedLikelihood and set(methods[1:]) == {Dual}
+        assert methods == [*[PenalisedLikelihood, Dual, Dual] * 2, Dual]
 
 
 def test_the_slope_of_a_path_is_that_of_the_penalised_loss(monkeypatch):
