@@ -53,6 +53,7 @@ class Stage(NamedTuple):
         gain: this mean less that of stage 0, in nats.
         gain_error: the standard error of the gain, over rows.
         effective_fraction: the least effective fraction of draws over folds.
+        log_z_error: the largest standard error of log Z over folds, in nats.
     """
 
     candidate: str
@@ -62,6 +63,7 @@ class Stage(NamedTuple):
     gain: float
     gain_error: float
     effective_fraction: float
+    log_z_error: float
 
 
 class Fit(NamedTuple):
@@ -152,7 +154,7 @@ def fit(
             path, values = summarised(candidate, validate(candidate, plan, folds))
             for listed, item in ((plans, plan), (stages, path), (rows, values)):
                 listed.append(item)
-        best, stage = choose(rows)
+        best, stage = choose(rows, [[stage.log_z_error for stage in path] for path in stages])
         candidate = candidates[best]
         bar.set_description(f"{candidate.name}, all rows")
         bar.total += stage
@@ -216,7 +218,9 @@ def summarised(candidate: Candidate, folds: Sequence[Followed]) -> tuple[tuple[S
         gain = values - rows[0]
         radius = float(np.mean([run.radius[stage] for run in folds]))
         error = float(np.std(gain, ddof=1) / math.sqrt(len(gain))) if np.isfinite(gain).all() and len(gain) > 1 else math.inf
-        stages.append(Stage(candidate.name, stage, radius, float(values.mean()), float(gain.mean()), error, float(fraction)))
+        log_z_error = float(max(run.log_z_error[stage] for run in folds))
+        mean, gained = float(values.mean()), float(gain.mean())
+        stages.append(Stage(candidate.name, stage, radius, mean, gained, error, float(fraction), log_z_error))
     return tuple(stages), rows
 
 
@@ -234,7 +238,7 @@ def smallest_good_radius(path: Sequence[Stage], rows: Sequence[np.ndarray]) -> f
         path: the stages of one candidate.
         rows: for each stage the log densities of the same rows, in nats.
 
-    >>> path = [Stage("a", stage, 2.0 * stage, 0.0, 0.0, 0.0, 1.0) for stage in range(3)]
+    >>> path = [Stage("a", stage, 2.0 * stage, 0.0, 0.0, 0.0, 1.0, 0.0) for stage in range(3)]
     >>> smallest_good_radius(path, [np.array([0.0, 0.0]), np.array([1.0, 0.0]), np.array([0.5, 0.6])])
     2.0
     """
@@ -244,26 +248,31 @@ def smallest_good_radius(path: Sequence[Stage], rows: Sequence[np.ndarray]) -> f
     return path[good.index(True, 1)].radius if best else 0.0
 
 
-def choose(rows: Sequence[Sequence[np.ndarray]]) -> tuple[int, int]:
+def choose(rows: Sequence[Sequence[np.ndarray]], log_z_errors: Sequence[Sequence[float]]) -> tuple[int, int]:
     """Return the index of the chosen candidate and its stage.
 
     Of each candidate the stage of the largest mean is taken. A later candidate replaces an earlier one where its mean is larger by one
-    standard error of the mean difference. Differences are taken row by row, over the rows that both have.
+    standard error of the mean difference. Differences are taken row by row, over the rows that both have, and their error includes those
+    of both log Z, which all rows share.
 
     Args:
         rows: for each candidate and each stage the log densities of rows in one order, in nats. One candidate may have more rows than
             another.
+        log_z_errors: for each candidate and each stage the standard error of log Z, in nats.
 
     >>> flat, better = np.array([0.0, 0.1]), np.array([1.0, 1.2])
-    >>> choose([[flat, flat - 1], [flat - 2, better]])
+    >>> choose([[flat, flat - 1], [flat - 2, better]], [[0.0, 0.1], [0.0, 0.1]])
     (1, 1)
+    >>> choose([[flat, flat - 1], [flat - 2, better]], [[0.0, 0.1], [0.0, 2.0]])
+    (0, 0)
     """
     best, chosen = [_best(path) for path in rows], 0
     for index in range(1, len(rows)):
         new, old = rows[index][best[index]], rows[chosen][best[chosen]]
         common = min(len(new), len(old))
         difference = new[:common] - old[:common]
-        if difference.mean() > np.std(difference, ddof=1) / math.sqrt(common):
+        error = math.hypot(log_z_errors[index][best[index]], log_z_errors[chosen][best[chosen]])
+        if difference.mean() > math.hypot(np.std(difference, ddof=1) / math.sqrt(common), error):
             chosen = index
     return chosen, best[chosen]
 

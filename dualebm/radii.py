@@ -155,6 +155,7 @@ class Followed(NamedTuple):
         radius: the total variation, (stages,).
         log_densities: the log densities at the held rows, (stages, k), in nats. NaN after the path diverged.
         fraction: the effective fraction of draws, (stages,).
+        log_z_error: the standard error of log Z, which all log densities of a stage share, (stages,), in nats.
         slope: the slope of the loss along the scale of the energy, with its error, (stages, 2). At an optimum it is 0.
     """
 
@@ -162,6 +163,7 @@ class Followed(NamedTuple):
     radius: Float[np.ndarray, " stages"]
     log_densities: Float[np.ndarray, "stages k"]
     fraction: Float[np.ndarray, " stages"]
+    log_z_error: Float[np.ndarray, " stages"]
     slope: Float[np.ndarray, "stages 2"]
 
 
@@ -194,7 +196,7 @@ def follow(key: Key[Array, ""], task: Task, stages: int, folder: Path | None, ba
     if not stages:
         positions = method.feature.draw(start_key, method.space, 1, data)  # pyright: ignore[reportAttributeAccessIssue]
         zero = Shallow(method.feature, positions, jnp.zeros(1, dtype))  # pyright: ignore[reportAttributeAccessIssue]
-        return Followed(zero, np.zeros(1), at_base[None], np.ones(1), np.zeros((1, 2)))
+        return Followed(zero, np.zeros(1), at_base[None], np.ones(1), np.zeros(1), np.zeros((1, 2)))
     metrics = {
         "radius": TotalVariation(), "log_densities": LogDensities(task.held, checked), "fraction": DrawnFraction(checked),
         "gap": FitGap(checked),
@@ -224,4 +226,5 @@ def follow(key: Key[Array, ""], task: Task, stages: int, folder: Path | None, ba
     # Stage 0 is the base measure, although the neurons of Algorithm 1 have weights before its first iteration.
     radius[0], relative[0], fraction[0], slope[0] = 0, 0, 1, 0
     slope[1:, 0] += radius[1:] * [float(method.penalty(state, schedule(stage * every, rates))) for stage in range(len(radius) - 1)]
-    return Followed(method.energy(state, rates, data), radius, relative + at_base, fraction, slope)
+    error = np.sqrt(np.maximum(1 / fraction - 1, 0) / count)  # a fraction is 1 up to rounding
+    return Followed(method.energy(state, rates, data), radius, relative + at_base, fraction, error, slope)

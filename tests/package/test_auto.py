@@ -57,23 +57,29 @@ def same(first, second):
 
 def test_the_largest_mean_of_each_candidate_is_compared_by_paired_differences():
     """A later candidate needs a mean difference above one standard error, whatever the spread of the rows is."""
+    exact = lambda rows: choose(rows, [[0.0] * len(path) for path in rows])  # noqa: E731
     rng = np.random.default_rng(1)
     rows, noise = 10 * rng.normal(size=100), rng.normal(size=100)
     noise = (noise - noise.mean()) / noise.std(ddof=1)  # whose mean has the standard error 0.1
     for difference, expected in ((0.09, 0), (0.11, 1), (-1.0, 0)):
-        assert choose([[rows - 1, rows], [rows - 2, rows - 1, rows + difference + noise]]) == (expected, 1 + expected)
+        assert exact([[rows - 1, rows], [rows - 2, rows - 1, rows + difference + noise]]) == (expected, 1 + expected)
     # The last candidate is compared with the best so far, not with the first.
     tie = rows + 0.5 + 0.01 * noise
-    assert choose([[rows], [tie], [tie + 0.05 * noise + 0.004]]) == (1, 0)
+    assert exact([[rows], [tie], [tie + 0.05 * noise + 0.004]]) == (1, 0)
     # Rows that only one candidate has take no part in the difference.
     more = np.concatenate([rows - 0.5, rows + 100])
-    assert choose([[rows], [more]]) == (0, 0) and choose([[more], [rows]]) == (1, 0)
-    assert choose([[rows, rows - math.inf], [rows - math.inf, rows + 1]]) == (1, 1)
+    assert exact([[rows], [more]]) == (0, 0) and exact([[more], [rows]]) == (1, 0)
+    assert exact([[rows, rows - math.inf], [rows - math.inf, rows + 1]]) == (1, 1)
+    # An error of log Z, which all rows share, is part of the error of the difference.
+    better = [[rows], [rows + 0.2 + noise]]
+    assert choose(better, [[0.0], [0.17]]) == choose(better, [[0.17], [0.0]]) == (1, 0)
+    assert choose(better, [[0.0], [0.18]]) == choose(better, [[0.13], [0.13]]) == (0, 0)
 
 
 def followed(values, fractions, radius=(0.0, 1.0, 2.0)):
     count = len(values)
-    return Followed(None, np.array(radius[:count]), np.array(values), np.array(fractions), np.zeros((count, 2)))
+    errors = 0.1 * (1 - np.array(fractions))
+    return Followed(None, np.array(radius[:count]), np.array(values), np.array(fractions), errors, np.zeros((count, 2)))
 
 
 def test_stages_are_summarised_over_folds():
@@ -84,7 +90,7 @@ def test_stages_are_summarised_over_folds():
     stages, rows = summarised(candidate, [first, second])
     np.testing.assert_array_equal(rows[1], [1, 2, 2, 4])
     gains = np.array([1.0, 1.0, 1.0, 3.0])
-    assert stages[1] == Stage("a b", 1, 1.5, 2.25, 1.5, pytest.approx(gains.std(ddof=1) / 2), 0.4)
+    assert stages[1] == Stage("a b", 1, 1.5, 2.25, 1.5, pytest.approx(gains.std(ddof=1) / 2), 0.4, pytest.approx(0.06))
     assert stages[2].log_density == 3.0 and stages[2].effective_fraction == edge  # which is just enough
     # Too few draws on one fold, or a value that is not finite, and the stage is not chosen.
     few = second._replace(fraction=np.array([1.0, 0.4, 0.99 * edge]))
@@ -112,8 +118,9 @@ def test_the_rows_of_a_fold_are_not_trained_on_and_shapes_are_equal():
 
 def test_notes_say_what_is_at_a_bound_or_has_not_converged():
     plan = plan_of(Sphere(3), ReLU(), 60, stages=2)
-    stages = [Stage("a", number, float(number), 0.1 * number, 0.0, 0.0, 1.0) for number in range(3)]
-    energy = Followed(None, np.array([0.0, 1.0, 2.0]), np.zeros((3, 0)), np.ones(3), np.array([[0.0, 0.0], [0.0, 0.1], [0.0, 0.1]]))
+    stages = [Stage("a", number, float(number), 0.1 * number, 0.0, 0.0, 1.0, 0.0) for number in range(3)]
+    slope = np.array([[0.0, 0.0], [0.0, 0.1], [0.0, 0.1]])
+    energy = Followed(None, np.array([0.0, 1.0, 2.0]), np.zeros((3, 0)), np.ones(3), np.zeros(3), slope)
     assert notes_of(plan, stages, 0, energy) == notes_of(plan, stages, 1, energy) == ()
     (note,) = notes_of(plan, stages, 2, energy)
     assert "the best radius, 2, is the largest of the path; more stages than 2" in note
@@ -329,6 +336,7 @@ def test_validated_densities_are_those_of_the_energies(monkeypatch, points, spac
         spread = float(jnp.std(path.energy(on.sample_base(jax.random.key(0), 1000, "float32"))))
         np.testing.assert_allclose(path.log_densities[-1], expected, atol=1e-4 + 5 * spread / math.sqrt(task.plan.checked))
         np.testing.assert_allclose(path.log_densities[0], np.asarray(on.log_base(task.held)), atol=1e-5)
+        np.testing.assert_allclose(path.log_z_error, np.sqrt(np.maximum(1 / path.fraction - 1, 0) / task.plan.checked), rtol=1e-6)
         assert path.radius[0] == 0 and path.fraction[0] == pytest.approx(1) and (path.slope[0] == 0).all()
         assert path.radius[-1] == pytest.approx(float(jnp.mean(jnp.abs(path.energy.coefficients))), rel=1e-5)
         assert {tuple(row) for row in np.asarray(task.held)}.isdisjoint({tuple(row) for row in np.asarray(task.points)})
@@ -374,7 +382,7 @@ def test_the_slope_of_a_path_is_that_of_the_penalised_loss(monkeypatch):
 
 
 def test_a_radius_of_zero_is_the_base_measure(monkeypatch):
-    monkeypatch.setattr(auto, "choose", lambda rows: (0, 0))
+    monkeypatch.setattr(auto, "choose", lambda rows, errors: (0, 0))
     result = go(PLANE, Euclidean(2), base="normal")
     assert result.radius == 0 and result.log_partition.value == 0 and result.notes == ()
     assert (np.asarray(result.energy(jnp.asarray(PLANE))) == 0).all() and result.chosen.stage == 0
