@@ -173,30 +173,30 @@ def _over_runs(dataset, variable, setting):
 
 
 def path(stages: Iterable[Mapping[str, Any]]) -> Figure:
-    """Draw the gain of the mean log density of validated rows over the base measure against the radius, with bands of one standard error.
+    """Draw the mean log density of validated rows against the radius, with bands of one standard error of the gain over radius 0.
 
     Args:
-        stages: the stages of the paths of an automatic fit (`auto.Stage`) as mappings with `candidate`, `radius`, `gain` and `gain_error`.
-            Stages of which log Z is not known have no gain (None) and are left out.
+        stages: the stages of the paths of an automatic fit (`auto.Stage`) as mappings with `candidate`, `radius`, `log_density` and
+            `gain_error`. Stages of which log Z is not known have no log density (None) and are left out.
 
     Returns:
         The figure.
 
-    >>> stage = {"candidate": "normal scaled_bump", "radius": 0.0, "gain": 0.0, "gain_error": 0.0}
-    >>> path([stage, stage | {"radius": 2.0, "gain": 0.5}]).axes[0].lines[0].get_ydata().tolist()
+    >>> stage = {"candidate": "normal scaled_bump", "radius": 0.0, "log_density": 0.0, "gain_error": 0.0}
+    >>> path([stage, stage | {"radius": 2.0, "log_density": 0.5}]).axes[0].lines[0].get_ydata().tolist()
     [0.0, 0.5]
     """
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(WIDTHS["single"], 2.6), layout=ConstrainedLayoutEngine(w_pad=0.06))
-        panel, known = figure.subplots(), [stage for stage in stages if stage["gain"] is not None]
+        panel, known = figure.subplots(), [stage for stage in stages if stage["log_density"] is not None]
         marks = ("o", "s", "^", "D")
         for index, name in enumerate(dict.fromkeys(stage["candidate"] for stage in known)):
-            radius, gain, error = np.array([[s["radius"], s["gain"], s["gain_error"]] for s in known if s["candidate"] == name]).T
-            (line,) = panel.plot(radius, gain, marker=marks[index % len(marks)], markersize=3, label=name.replace("_", " "))
-            panel.fill_between(radius, gain - error, gain + error, color=line.get_color(), alpha=0.2, linewidth=0)
+            numbers = [[s["radius"], s["log_density"], s["gain_error"]] for s in known if s["candidate"] == name]
+            radius, mean, error = np.array(numbers).T
+            (line,) = panel.plot(radius, mean, marker=marks[index % len(marks)], markersize=3, label=name.replace("_", " "))
+            panel.fill_between(radius, mean - error, mean + error, color=line.get_color(), alpha=0.2, linewidth=0)
         panel.set_xlabel("radius (total variation of the neurons)")
-        panel.set_ylabel("gain over the base measure (nat)")
-        panel.axhline(0, color="0.6", linewidth=0.6)
+        panel.set_ylabel("mean log density of validated rows (nat)")
         panel.legend()
     return figure
 
