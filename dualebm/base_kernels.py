@@ -1,4 +1,4 @@
-"""A base measure that is a kernel density estimate: the mixture of one kernel around each of n centres.
+"""A base measure that is a kernel density estimate: the mixture of one kernel around each of n centres, with equal or other weights.
 
 The sums over the n centres run in blocks of points, so that memory does not grow with the number of pairs of a centre and a point.
 They are compiled functions of the centres, which another base measure with as many centres shares.
@@ -16,6 +16,7 @@ import numpy as np
 from jax.scipy.special import logsumexp
 from jaxtyping import Array, Float, Key
 
+from dualebm import row_weights
 from dualebm._internal.blocks import block_columns, map_blocks
 from dualebm.base_families import Vector, at_lag, draw_lags, log_excess, proposal_of, vector
 from dualebm.base_measures import BaseMeasure, FinePlaces, Gaussian, Geometry, Points, Scalars, Uniform
@@ -102,10 +103,13 @@ def _score(space, x, centres, concentrations, offsets):
 
 
 @functools.partial(jax.jit, static_argnums=(0, 2))
-def _sample(space, key, count, centres, concentrations, constants):
-    """Draws columns (d, count): the centre of each uniformly, then a draw of its kernel."""
+def _sample(space, key, count, centres, concentrations, constants, edges):
+    """Draws columns (d, count): the centre of each uniformly, or by the sums of its and earlier weights (edges), then its kernel."""
     index_key, key, noise_key = jax.random.split(key, 3)
-    index = jax.random.randint(index_key, (count,), 0, centres.shape[1])
+    if edges is None:
+        index = jax.random.randint(index_key, (count,), 0, centres.shape[1])
+    else:
+        index = jnp.searchsorted(edges, jax.random.uniform(index_key, (count,), centres.dtype), side="right")
     c, k, (first, second), d = centres[:, index], concentrations[index], constants[:, index], space.dimension
     if not space.compact:
         return c + jax.random.normal(noise_key, c.shape, c.dtype) / jnp.sqrt(k)[None]
@@ -123,7 +127,7 @@ def _sample(space, key, count, centres, concentrations, constants):
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class KernelBase(BaseMeasure):
-    """The mixture of n kernels of equal weights, whose density is (1 / n) sum_i exp(k_i g(x, c_i)) / M(k_i), with centres c_i.
+    """The mixture of n kernels, whose density is sum_i w_i exp(k_i g(x, c_i)) / M(k_i), with centres c_i and weights w_i.
 
     The proximity g is that of the space, and M(k) is the total mass of a kernel (`log_normalisers`). So a kernel is the normal
     distribution N(c_i, I / k_i) on R^d, the von Mises-Fisher distribution on a sphere, and a product of von Mises distributions of the
@@ -133,9 +137,10 @@ class KernelBase(BaseMeasure):
         centres: the centres c_i, points of the space, (n, d).
         concentrations: the concentrations k_i, positive, (n,). The width of a kernel is about unit / sqrt(k), with the unit of length
             of the space: period / 2 pi on a torus, else 1.
+        weights: the weights w_i, non-negative, (n,). They are divided by their sum. None for equal weights, 1 / n.
 
     Raises:
-        ValueError: when a shape is wrong, a number is not finite, or a concentration is not positive.
+        ValueError: when a shape is wrong, a number is not finite, a concentration is not positive, or a weight is not allowed.
 
     >>> from dualebm.spaces import Euclidean
     >>> two = KernelBase([[-1.0], [1.0]], [4.0, 4.0])
@@ -145,6 +150,7 @@ class KernelBase(BaseMeasure):
 
     centres: Sequence[Sequence[float]] | Float[np.ndarray, "n d"]
     concentrations: Vector
+    weights: Vector | None = None
 
     def __post_init__(self):
         centres, concentrations = np.asarray(self.centres, np.float64), np.asarray(vector("concentrations", self.concentrations))
@@ -154,14 +160,16 @@ class KernelBase(BaseMeasure):
             raise ValueError(f"concentrations has {len(concentrations)} numbers; centres has {len(centres)} rows")
         if not (concentrations > 0).all():
             raise ValueError(f"concentrations has the number {concentrations.min()}; concentrations must be positive")
+        shares = row_weights.shares_of("weights", self.weights, len(centres))
+        object.__setattr__(self, "weights", None if shares is None else tuple(shares.tolist()))
         object.__setattr__(self, "centres", tuple(map(tuple, centres.tolist())))
         object.__setattr__(self, "concentrations", tuple(concentrations.tolist()))
 
     @functools.cached_property
     def _digest(self) -> int:
-        """Returns a hash of the centres and the concentrations."""
-        columns, concentrations = self._arrays
-        content = hashlib.sha256(repr(columns.shape).encode() + columns.tobytes() + concentrations.tobytes())
+        """Returns a hash of the centres, the concentrations and the weights."""
+        columns, concentrations, weights = self._arrays
+        content = hashlib.sha256(repr(columns.shape).encode() + columns.tobytes() + concentrations.tobytes() + weights.tobytes())
         return int.from_bytes(content.digest()[:8], "little", signed=True)
 
     def __hash__(self) -> int:
@@ -171,9 +179,10 @@ class KernelBase(BaseMeasure):
         return f"KernelBase({len(self.centres)} centres of dimension {len(self.centres[0])})"
 
     @functools.cached_property
-    def _arrays(self) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the centres as columns, (d, n), and the concentrations, (n,), in float64."""
-        return np.ascontiguousarray(np.asarray(self.centres).T) + 0.0, np.asarray(self.concentrations)  # -0 equals 0 and hashes as 0
+    def _arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Returns the centres as columns, (d, n), the concentrations, (n,), and the weights, (n,) or for equal ones (1,), in float64."""
+        columns = np.ascontiguousarray(np.asarray(self.centres).T) + 0.0  # -0 equals 0 and hashes as 0
+        return columns, np.asarray(self.concentrations), np.asarray(self.weights or (1 / len(self.centres),)) + 0.0
 
     @property
     def from_normal_exists(self) -> bool:
@@ -182,26 +191,28 @@ class KernelBase(BaseMeasure):
 
     def fits(self, space: Geometry) -> bool:
         """Tells whether the centres have the dimension of the space, and norm 1 on a sphere."""
-        columns, _ = self._arrays
+        columns = self._arrays[0]
         norms = np.linalg.norm(columns, axis=0)
         return len(columns) == space.dimension and (not _curved(space) or bool((np.abs(norms - 1) < UNIT_LENGTH).all()))
 
     def finest(self, space: Geometry) -> FinePlaces:
         """Returns the centres c_i and the lengths unit / sqrt(k_i), at most unit."""
-        columns, concentrations = self._arrays
+        columns, concentrations, _ = self._arrays
         return columns.T, space.unit / np.sqrt(np.maximum(concentrations, 1))
 
     def _apply(self, function, space, x, axis):
-        """Returns a compiled function of points, of the centres, the concentrations and log(1 / n M), at points as columns."""
-        columns, concentrations = self._arrays
-        offsets = -log_normalisers(space, concentrations) - np.log(len(concentrations))
+        """Returns a compiled function of points, of the centres, the concentrations and log(w / M), at points as columns."""
+        columns, concentrations, weights = self._arrays
+        with np.errstate(divide="ignore"):  # a weight of 0
+            shift = -np.log(len(concentrations)) if self.weights is None else np.log(weights)
+        offsets = shift - log_normalisers(space, concentrations)
         settings = (jnp.asarray(values.astype(x.dtype)) for values in (columns, concentrations, offsets))
         rows = jnp.moveaxis(x, axis, 0)
         values = function(_geometry(space), rows.reshape(space.dimension, -1), *settings)
         return values.reshape(*values.shape[:-1], *rows.shape[1:])
 
     def log_density(self, space: Geometry, x: Points, axis: int = -1) -> Scalars:
-        """Returns log (1 / n) sum_i exp(k_i g(x, c_i)) / M(k_i)."""
+        """Returns log sum_i w_i exp(k_i g(x, c_i)) / M(k_i)."""
         return self._apply(_log_density, space, x, axis)
 
     def score(self, space: Geometry, x: Points, axis: int = -1) -> Points:
@@ -209,17 +220,18 @@ class KernelBase(BaseMeasure):
         return jnp.moveaxis(self._apply(_score, space, x, axis), 0, axis)
 
     def sample(self, space: Geometry, key: Key[Array, ""], count: int, dtype: Any = float) -> Float[Array, "count dimension"]:
-        """Draws `count` independent points: for each a centre, uniformly, then a point of its kernel.
+        """Draws `count` independent points: for each a centre by the weights, then a point of its kernel.
 
         On S^2 the distribution function of <c, x> has an inverse (Ulrich 1984). Other spheres, and the angles of a torus, take rejection
         (Wood 1994, Algorithm VM*).
         """
-        columns, k = self._arrays
+        columns, k, weights = self._arrays
         constants = np.stack([np.expm1(-2 * k), k])
         if _toroidal(space) or (_curved(space) and space.dimension != 3):
             constants = np.array([proposal_of(space.dimension if _curved(space) else 2, value) for value in k.tolist()]).T
         kind = jax.dtypes.canonicalize_dtype(dtype)
-        settings = (jnp.asarray(values.astype(kind)) for values in (columns, k, constants))
+        edges = None if self.weights is None else np.cumsum(weights)[:-1]
+        settings = (None if values is None else jnp.asarray(values.astype(kind)) for values in (columns, k, constants, edges))
         return _sample(_geometry(space), key, count, *settings).T
 
     def from_normal(self, space: Geometry, z: Points, axis: int = -1) -> Points:

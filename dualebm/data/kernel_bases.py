@@ -8,11 +8,12 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Int
 
+from dualebm import row_weights
 from dualebm._internal import checks
 from dualebm.base_kernels import KernelBase, log_normalisers
-from dualebm.data.bases import Rows, finite_rows, unit_rows
+from dualebm.data.bases import Rows, finite_rows, unit_rows, weighted_rows
 from dualebm.geometry import Space
 
 SCORED, PAIRS = 2000, 2**25
@@ -101,25 +102,28 @@ def _largest(score: Callable[[float], float], start: float, low: float, high: fl
     return float(refined.x) if -refined.fun > values[best] else best
 
 
-def fit_kernel(points, space: Space, *, folds: int = 5, seed: int = 0) -> KernelBase:
+def fit_kernel(points, space: Space, *, folds: int = 5, seed: int = 0, weights=None) -> KernelBase:
     """Fits a kernel density estimate whose kernels have one concentration, the one of the largest cross-validated log likelihood.
 
     The density at a row is that of the kernels around the rows of other folds. At most 2000 rows are scored, and fewer where there are
     more than 16,777 rows, so that the pairs stay in memory. The concentration lies between 0.1 / s^2 and a bound, with s^2 the mean
     variance of the rows along a direction of the space. The bound is 3000 / s^2 on R^d, and 3e5 on spheres and tori: with repeated
-    rows the likelihood would grow with the concentration without a bound.
+    rows the likelihood would grow with the concentration without a bound. With weights of rows the likelihood and s^2 are weighted, and
+    the weights of the kernels are those of the rows.
 
     Args:
         points: the rows, points of the space, (n, d).
         space: the space. Its base plays no part.
         folds: the number of folds, from 2 to n.
         seed: the seed of the folds and of the choice of the scored rows.
+        weights: the non-negative weights of the rows, (n,). None for equal weights.
 
     Returns:
-        The base measure, with the rows as centres.
+        The base measure, with the rows of positive weight as centres.
 
     Raises:
-        ValueError: when the rows are no points of the space, fewer than 2, not finite or all equal, or the number of folds is not allowed.
+        ValueError: when the rows are no points of the space, fewer than 2, not finite or all equal, or the number of folds or a weight is
+            not allowed.
 
     >>> from dualebm.spaces import Euclidean
     >>> fitted = fit_kernel(np.random.default_rng(1).normal(size=(200, 1)), Euclidean(1))
@@ -128,7 +132,7 @@ def fit_kernel(points, space: Space, *, folds: int = 5, seed: int = 0) -> Kernel
     """
     from scipy.spatial.distance import cdist
 
-    rows = points_of(points, space)
+    rows, shares = weighted_rows(points_of(points, space), weights)
     n, x, dimension = len(rows), _chordal(rows, space), _manifold_dimension(space)
     fold = deal(n, folds, seed)
     scored = np.random.default_rng([seed, 1]).permutation(n)[: min(SCORED, max(PAIRS // n, 1))]
@@ -136,48 +140,74 @@ def fit_kernel(points, space: Space, *, folds: int = 5, seed: int = 0) -> Kernel
     lag[fold[scored][:, None] == fold[None]] = np.inf
     nearest = lag.min(axis=1)
     lag -= nearest[:, None]
+    judges = row_weights.subset(shares, scored)
+    relative = None if shares is None else (shares / shares.max()).astype(np.float32)
 
     def score(log_concentration):  # up to a constant, the mean log of the numbers of kernels
         k = math.exp(log_concentration)
-        sums = np.exp(np.float32(-k) * lag).sum(axis=1)
-        return float(np.mean(np.log(sums) - k * nearest) - log_normalisers(space, np.array([k]))[0])
+        kernels = np.exp(np.float32(-k) * lag)
+        sums = kernels.sum(axis=1) if relative is None else np.maximum(kernels @ relative, np.finfo(np.float32).tiny)
+        return row_weights.mean(np.log(sums) - k * nearest, judges) - float(log_normalisers(space, np.array([k]))[0])
 
-    variance = float(np.sum(np.var(x, axis=0))) / dimension
+    square = np.var(x, axis=0) if shares is None else shares @ (x - shares @ x) ** 2
+    variance = float(np.sum(square)) / dimension
     high = LARGEST_ON_COMPACT if space.compact else LARGEST_ON_FLAT / variance
     low = min(0.1 / variance, high)
-    start = min(max(n ** (2 / (dimension + 4)) / variance, low), high)
+    start = min(max(row_weights.effective_count(n, shares) ** (2 / (dimension + 4)) / variance, low), high)
     concentration = math.exp(_largest(score, *map(math.log, (start, low, high))))
-    return KernelBase(rows, np.full(n, concentration))
+    return KernelBase(rows, np.full(n, concentration), shares)
 
 
-def fit_neighbours(points, space: Space, factor: float) -> KernelBase:
+def fit_neighbours(points, space: Space, factor: float, weights=None) -> KernelBase:
     """Returns a kernel density estimate whose kernels are narrow where rows are dense (Breiman, Meisel, Purcell 1977).
 
     The concentration at a row is factor m / r^2, with m the dimension of the space as a manifold, and r the distance to the 7th nearest
-    other row: a chord on spheres and on the circles of a torus, in the unit of length of the space. It is at most 1e6.
+    other row: a chord on spheres and on the circles of a torus, in the unit of length of the space. It is at most 1e6. With weights, r is
+    the distance within which the other rows have 7 / k of the weight of all rows, with Kish's effective number k of rows.
 
     Args:
         points: the rows, points of the space, (n, d), n at least 8.
         space: the space. Its base plays no part.
         factor: the factor, positive. With 1, the root mean square distance of draws of a kernel from its centre is about r.
+        weights: the non-negative weights of the rows, (n,), k at least 8. None for equal weights.
 
     Returns:
-        The base measure, with the rows as centres.
+        The base measure, with the rows of positive weight as centres.
 
     Raises:
-        ValueError: when the rows are no points of the space, too few, not finite or all equal, or the factor is not positive.
+        ValueError: when the rows are no points of the space, too few, not finite or all equal, the factor is not positive, or a weight is
+            not allowed.
 
     >>> from dualebm.spaces import Euclidean
     >>> fit_neighbours(np.arange(8.0)[:, None], Euclidean(1), 49.0).concentrations[0]
     1.0
     """
+    checks.number("factor", factor, positive=True)
+    rows, shares = weighted_rows(points_of(points, space), weights)
+    count = row_weights.effective_count(len(rows), shares)
+    if count <= NEIGHBOUR:
+        many = f"{count} rows" if shares is None else f"{len(rows)} rows, {count:.3g} by Kish's effective number"
+        raise ValueError(f"points has {many}; kernels by neighbours need at least {NEIGHBOUR + 1}")
+    distance = _distance_to(NEIGHBOUR / count, _chordal(rows, space), shares)
+    scale = factor * _manifold_dimension(space)
+    return KernelBase(rows, scale / np.maximum(distance**2, scale / LARGEST_AT_NEIGHBOURS), shares)
+
+
+def _distance_to(mass, x, shares):
+    """Returns the distance from each row within which the other rows have a given share of the weight, (n,)."""
     from scipy.spatial import cKDTree  # pyright: ignore[reportAttributeAccessIssue]
 
-    checks.number("factor", factor, positive=True)
-    rows = points_of(points, space)
-    if len(rows) <= NEIGHBOUR:
-        raise ValueError(f"points has {len(rows)} rows; kernels by neighbours need at least {NEIGHBOUR + 1}")
-    x: Float[np.ndarray, "n r"] = _chordal(rows, space)
-    distances, _ = cKDTree(x).query(x, NEIGHBOUR + 1)
-    scale = factor * _manifold_dimension(space)
-    return KernelBase(rows, scale / np.maximum(distances[:, -1] ** 2, scale / LARGEST_AT_NEIGHBOURS))
+    tree, nearest, n = cKDTree(x), NEIGHBOUR + 1, len(x)
+    if shares is None:
+        return tree.query(x, nearest)[0][:, -1]
+    distance, left = np.empty(n), np.arange(n)
+    while len(left):  # rows whose nearest rows have too little weight take twice as many
+        nearest = min(2 * nearest, n)
+        distances, index = tree.query(x[left], nearest)
+        # A row among rows that are equal to it need not be the first, and counts itself nowhere.
+        inside = np.cumsum(np.where(index == left[:, None], 0, shares[index]), axis=1) >= mass * (1 - 1e-9)
+        place = np.where(inside.any(axis=1), np.argmax(inside, axis=1), nearest - 1)
+        done = inside.any(axis=1) | (nearest == n)
+        distance[left[done]] = distances[np.arange(len(left)), place][done]
+        left = left[~done]
+    return distance

@@ -8,13 +8,16 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
+from dualebm import row_weights
 from dualebm._internal import checks
 from dualebm.base_kernels import KernelBase
 from dualebm.base_measures import BaseMeasure, Uniform
 from dualebm.base_mixtures import MixtureBase
-from dualebm.data.bases import Rows, fit_mixture, fit_normal, fit_von_mises_fisher
+from dualebm.data.bases import Rows, fit_mixture, fit_normal
 from dualebm.data.kernel_bases import deal, fit_kernel, fit_neighbours, points_of
+from dualebm.data.spherical_bases import fit_von_mises_fisher
 from dualebm.geometry import Space
+from dualebm.row_weights import Shares
 
 SPHERICAL_KERNELS = (300.0, 3e3, 3e4, 3e5)
 """The concentrations of the kernels on spheres."""
@@ -49,8 +52,8 @@ class Stacked(NamedTuple):
     """The log density of each kind at each row, fitted to the rows of the other folds, in nats."""
 
 
-def fits_of(space: Space, folds: int = 5, seed: int = 0) -> Mapping[str, Callable[[Rows], BaseMeasure]]:
-    """Returns the kinds of fits on a space by name. Each maps rows to a base measure.
+def fits_of(space: Space, folds: int = 5, seed: int = 0) -> Mapping[str, Callable[[Rows, Shares], BaseMeasure]]:
+    """Returns the kinds of fits on a space by name. Each maps rows and their weights, or None for equal ones, to a base measure.
 
     Args:
         space: the space.
@@ -63,40 +66,43 @@ def fits_of(space: Space, folds: int = 5, seed: int = 0) -> Mapping[str, Callabl
     """
 
     def kernels(concentrations):
-        return {f"kernel {k:g}": lambda rows, k=k: KernelBase(rows, np.full(len(rows), k)) for k in concentrations}
+        return {f"kernel {k:g}": lambda rows, shares, k=k: KernelBase(rows, np.full(len(rows), k), shares) for k in concentrations}
 
     if not space.compact:
         return {
             "normal": fit_normal,
-            "mixture": lambda rows: fit_mixture(rows, min(8, len(rows)), seed),
-            "kernel": lambda rows: fit_kernel(rows, space, folds=min(folds, len(rows)), seed=seed),
+            "mixture": lambda rows, shares: fit_mixture(rows, min(8, len(rows)), seed, shares),
+            "kernel": lambda rows, shares: fit_kernel(rows, space, folds=min(folds, len(rows)), seed=seed, weights=shares),
         }
-    uniform = {"uniform": lambda rows: Uniform()}
+    uniform = {"uniform": lambda rows, shares: Uniform()}
     if space.periodic:
         return uniform | kernels(TOROIDAL_KERNELS)
     return (
         uniform
-        | {"mixture": lambda rows: fit_von_mises_fisher(rows, min(8, len(rows)), seed)}
+        | {"mixture": lambda rows, shares: fit_von_mises_fisher(rows, min(8, len(rows)), seed, shares)}
         | kernels(SPHERICAL_KERNELS)
-        | {f"neighbours {factor:g}": lambda rows, factor=factor: fit_neighbours(rows, space, factor) for factor in FACTORS}
+        | {f"neighbours {factor:g}": lambda rows, shares, factor=factor: fit_neighbours(rows, space, factor, shares) for factor in FACTORS}
     )
 
 
-def stacking_weights(log_densities: Float[np.ndarray, "n K"]) -> Float[np.ndarray, " K"]:
-    """Returns the weights w on the simplex that maximise sum_i log sum_k w_k exp(L_ik), by expectation and maximisation.
+def stacking_weights(log_densities: Float[np.ndarray, "n K"], weights=None) -> Float[np.ndarray, " K"]:
+    """Returns the weights w on the simplex that maximise sum_i v_i log sum_k w_k exp(L_ik), by expectation and maximisation.
 
     Args:
         log_densities: L, the log density of each of K measures at each of n rows, (n, K).
+        weights: the non-negative weights v_i of the rows, (n,). None for equal weights.
 
     >>> stacking_weights(np.log([[2.0, 1.0], [1.0, 2.0]])).tolist()
     [0.5, 0.5]
     """
     densities = np.exp(log_densities - log_densities.max(axis=1, keepdims=True))
-    weights = np.full(densities.shape[1], 1 / densities.shape[1])
+    shares = row_weights.shares_of("weights", weights, len(densities))
+    mixing = np.full(densities.shape[1], 1 / densities.shape[1])
     for _ in range(ROUNDS):
-        joint = densities * weights
-        weights = np.mean(joint / joint.sum(axis=1, keepdims=True), axis=0)
-    return weights
+        joint = densities * mixing
+        parts = joint / joint.sum(axis=1, keepdims=True)
+        mixing = np.mean(parts, axis=0) if shares is None else shares @ parts
+    return mixing
 
 
 def _mixed(weights, components):
@@ -104,7 +110,7 @@ def _mixed(weights, components):
     return MixtureBase(weights, components) if len(components) > 1 else components[0]
 
 
-def stack(points, space: Space, *, kinds: Sequence[str] | None = None, folds: int = 5, seed: int = 0) -> Stacked:
+def stack(points, space: Space, *, kinds: Sequence[str] | None = None, folds: int = 5, seed: int = 0, weights=None) -> Stacked:
     """Fits a mixture of several kinds of base measures by stacked density estimation (Smyth, Wolpert 1999).
 
     The rows are dealt to folds. Each kind is fitted to the rows outside each fold, and its density is taken at the rows of the fold. The
@@ -124,13 +130,15 @@ def stack(points, space: Space, *, kinds: Sequence[str] | None = None, folds: in
         kinds: the names of the kinds to take, as `fits_of` names them. None takes all.
         folds: the number of folds, from 2 to n.
         seed: the seed of the folds and of the fits.
+        weights: the non-negative weights of the rows, (n,). None for equal weights.
 
     Returns:
         The base measure, with its weights and with the fits and densities of the folds.
 
     Raises:
         ImportError: when a Gaussian mixture is fitted and scikit-learn is not installed.
-        ValueError: when the rows are no points of the space, a name or a number is not allowed, or no kind can be fitted.
+        ValueError: when the rows are no points of the space, a name, a number or a weight is not allowed, or no kind can be
+            fitted.
 
     >>> from dualebm.spaces import Euclidean
     >>> rows = np.random.default_rng(0).normal(size=(300, 1))
@@ -138,12 +146,14 @@ def stack(points, space: Space, *, kinds: Sequence[str] | None = None, folds: in
     (1.0,)
     """
     rows = points_of(points, space)
-    fold, fits = deal(len(rows), folds, seed), fits_of(space, folds, seed)
+    fold, fits, shares = deal(len(rows), folds, seed), fits_of(space, folds, seed), row_weights.shares_of("weights", weights, len(rows))
+    outside = [fold != index for index in range(folds)]
     names, wholes, parts, columns = [], [], [], []
     for name in fits if kinds is None else kinds:
         checks.choice("kinds", name, fits)
         try:
-            part, whole = [fits[name](rows[fold != index]) for index in range(folds)], fits[name](rows)
+            part = [fits[name](rows[index], row_weights.subset(shares, index)) for index in outside]
+            whole = fits[name](rows, shares)
         except ValueError as error:
             warnings.warn(f"the component {name!r} of the base is left out: {error}", stacklevel=2)
             continue
@@ -155,15 +165,15 @@ def stack(points, space: Space, *, kinds: Sequence[str] | None = None, folds: in
     if not names:
         raise ValueError(f"kinds is {kinds!r}; none of them can be fitted to {len(rows)} rows of {space.dimension} columns")
     densities = np.stack(columns, axis=1)
-    weights = stacking_weights(densities)
-    kept = np.flatnonzero(weights >= (LEAST_ON_COMPACT if space.compact else LEAST_ON_FLAT))
-    weights = weights[kept] / weights[kept].sum()
+    mixing = stacking_weights(densities, shares)
+    kept = np.flatnonzero(mixing >= (LEAST_ON_COMPACT if space.compact else LEAST_ON_FLAT))
+    mixing = mixing[kept] / mixing[kept].sum()
     choose = lambda values: tuple(values[index] for index in kept)  # noqa: E731
     return Stacked(
-        _mixed(weights, choose(wholes)),
-        tuple(_mixed(weights, choose([part[index] for part in parts])) for index in range(folds)),
+        _mixed(mixing, choose(wholes)),
+        tuple(_mixed(mixing, choose([part[index] for part in parts])) for index in range(folds)),
         fold,
         choose(names),
-        tuple(weights.tolist()),
+        tuple(mixing.tolist()),
         densities[:, kept],
     )

@@ -172,7 +172,7 @@ def test_the_candidates_suit_the_space(cheap):
 
 def test_a_row_of_a_fold_has_no_part_in_what_is_fitted_to_the_other_folds(monkeypatch):
     """Apart from the weights of the stacked base measure, which maximise the density of all rows under the fits of the other folds."""
-    monkeypatch.setattr(stacking, "fit_mixture", lambda rows, count, seed: MixtureBase((1.0,), (fit_normal(rows),)))
+    monkeypatch.setattr(stacking, "fit_mixture", lambda rows, count, seed, shares: MixtureBase((1.0,), (fit_normal(rows, shares),)))
     fold, moved = deal(60, 5, 3), PLANE.copy()
     row = int(np.flatnonzero(fold == 0)[3])
     moved[row] += 0.25

@@ -24,7 +24,7 @@ ROWS = np.concatenate([RNG.normal(size=(40, 2)) * 0.5, RNG.normal(size=(40, 2)) 
 def one_component():
     """Of the mixtures in the stacked base measure, whose fits and programs take most of the time."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(stacking, "fit_mixture", lambda rows, count, seed: MixtureBase((1.0,), (fit_normal(rows),)))
+        patch.setattr(stacking, "fit_mixture", lambda rows, count, seed, shares: MixtureBase((1.0,), (fit_normal(rows, shares),)))
         yield
 
 

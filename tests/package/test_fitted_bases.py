@@ -10,7 +10,8 @@ import pytest
 
 from dualebm.base_families import Normal, VonMisesFisher
 from dualebm.base_mixtures import MixtureBase
-from dualebm.data.bases import concentration_of, fit_mixture, fit_normal, fit_von_mises_fisher, mean_resultant
+from dualebm.data.bases import fit_mixture, fit_normal
+from dualebm.data.spherical_bases import concentration_of, fit_von_mises_fisher, mean_resultant
 from dualebm.spaces import Euclidean, Sphere
 
 TRUE = MixtureBase((0.3, 0.7), (Normal((100.0, -0.02), ((4.0, 0.018), (0.018, 1e-4))), Normal((120.0, 0.03), ((1.0, 0.0), (0.0, 4e-4)))))

@@ -22,7 +22,7 @@ DIRECTED = ROWS / np.linalg.norm(ROWS, axis=1, keepdims=True)
 @pytest.fixture
 def cheap(monkeypatch):
     """Fits with one component."""
-    monkeypatch.setattr(stacking, "fit_mixture", lambda rows, count, seed: MixtureBase((1.0,), (fit_normal(rows),)))
+    monkeypatch.setattr(stacking, "fit_mixture", lambda rows, count, seed, shares: MixtureBase((1.0,), (fit_normal(rows, shares),)))
 
 
 def test_the_weights_maximise_the_likelihood():
@@ -71,7 +71,7 @@ def test_the_base_has_the_weights_and_fits_of_all_rows(cheap):
 
 def test_light_components_are_dropped():
     """Rows of a normal distribution need no kernels of concentration 1e6 beside it."""
-    fits = {"normal": fit_normal, "narrow": lambda rows: KernelBase(rows, np.full(len(rows), 1e6))}
+    fits = {"normal": fit_normal, "narrow": lambda rows, shares: KernelBase(rows, np.full(len(rows), 1e6))}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(stacking, "fits_of", lambda *arguments: fits)
         result = stack(ROWS[:60], Euclidean(2), folds=3)
@@ -84,9 +84,9 @@ def test_light_components_are_dropped():
     [(Euclidean(2), 0.009, True), (Euclidean(2), 0.011, False), (Torus(2), 0.0029, True), (Torus(2), 0.0031, False)],
 )
 def test_the_weight_below_which_a_component_is_dropped(space, light, dropped, monkeypatch):
-    fits = {f"kernel {k}": lambda rows, k=k: KernelBase(rows, np.full(len(rows), k)) for k in (4.0, 8.0, 16.0)}
+    fits = {f"kernel {k}": lambda rows, shares, k=k: KernelBase(rows, np.full(len(rows), k)) for k in (4.0, 8.0, 16.0)}
     monkeypatch.setattr(stacking, "fits_of", lambda *arguments: fits)
-    monkeypatch.setattr(stacking, "stacking_weights", lambda densities: np.array([0.6, light, 0.4 - light]))
+    monkeypatch.setattr(stacking, "stacking_weights", lambda densities, shares: np.array([0.6, light, 0.4 - light]))
     result = stack(ROWS, space, folds=2)
     assert (len(result.names) == 2) == dropped and sum(result.weights) == pytest.approx(1, rel=1e-12)
     assert result.weights[0] == pytest.approx(0.6 / (1 - light * dropped)) and result.base.weights == pytest.approx(result.weights)
@@ -97,8 +97,8 @@ def test_kinds_of_each_space():
     neighbours = ["neighbours 1", "neighbours 4", "neighbours 16"]
     assert list(fits_of(Sphere(3))) == ["uniform", "mixture", "kernel 300", "kernel 3000", "kernel 30000", "kernel 300000", *neighbours]
     assert list(fits_of(Torus(2))) == ["uniform", *(f"kernel {4**i}" for i in range(1, 7))]
-    assert set(fits_of(Sphere(2))["kernel 3000"](DIRECTED).concentrations) == {3000.0}
-    assert fits_of(Sphere(2))["neighbours 4"](DIRECTED) != fits_of(Sphere(2))["neighbours 16"](DIRECTED)
+    assert set(fits_of(Sphere(2))["kernel 3000"](DIRECTED, None).concentrations) == {3000.0}
+    assert fits_of(Sphere(2))["neighbours 4"](DIRECTED, None) != fits_of(Sphere(2))["neighbours 16"](DIRECTED, None)
 
 
 @pytest.mark.parametrize(("space", "kinds"), [(Sphere(2), ["uniform", "kernel 300", "neighbours 4"]), (Torus(2), None)])
