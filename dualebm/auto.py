@@ -6,19 +6,22 @@ A candidate is a base measure tau with a feature. Its path (`radii`) starts at R
 rows are dealt to folds. A path is trained on the rows of all folds but one, to which tau is fitted too, and its log densities are taken
 at the rows of that fold. The few weights of a stacked tau, and the bounds of the widths of bumps, are of all rows. The candidate and the
 radius of the largest mean log density are chosen. Then tau, and the path up to that radius, are fitted to all rows.
+
+Rows may have weights. They enter all fits, the training and all means over rows.
 """
 
 import dataclasses
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
-from dualebm import settings
+from dualebm import row_weights, settings
 from dualebm._internal import checks, files
 from dualebm.base_measures import Gaussian, Uniform
 from dualebm.candidates import FOLDS, Auto, Candidate, candidates_of
@@ -29,6 +32,7 @@ from dualebm.geometry import Space
 from dualebm.log_z.estimate import LogPartitionEstimate, estimate_log_partition
 from dualebm.measures import Samples, resample
 from dualebm.radii import FEW, Followed, Plan, Task, follow, grown, plan_of
+from dualebm.row_weights import Shares
 from dualebm.training import segments
 from dualebm.training.run import Diverged
 
@@ -97,8 +101,8 @@ class Fit(NamedTuple):
 
 
 def fit(
-    key: Key[Array, ""], points: Float[Array, "n d"], space: Space, auto: Auto | None = None, *, folder: files.PathLike | None = None,
-    progress: bool = False,
+    key: Key[Array, ""], points: Float[Array, "n d"], space: Space, auto: Auto | None = None, *, weights: Any = None,
+    folder: files.PathLike | None = None, progress: bool = False,
 ) -> Fit:  # fmt: skip
     """Fit a density to rows.
 
@@ -107,6 +111,9 @@ def fit(
         points: the rows as points of the space, (n, d). On R^d their columns have about the scale 1.
         space: the space. Its base measure is replaced.
         auto: the settings. None for the defaults.
+        weights: the non-negative weights of the rows, (n,), of which only ratios matter. None for equal weights. Rows of weight 0 are left
+            out. Where a number of rows sets a default, Kish's effective number 1 / sum_i p_i^2 stands for it, with the shares p_i of the
+            weights.
         folder: the folder in which the same call continues after an interruption, and which holds the records of the paths. None writes
             nothing.
         progress: whether to show a bar on standard error, with the radius, the validated gain and the time that remains.
@@ -115,22 +122,29 @@ def fit(
         The fit.
 
     Raises:
-        ValueError: when a setting does not suit the space or the rows.
+        ValueError: when a setting does not suit the space or the rows, or a weight is not allowed.
         OSError: when the folder cannot be written.
         KeyboardInterrupt: on SIGINT or SIGTERM, after the current stages are saved.
     """
     auto = auto or Auto()
     checks.key(key)
     checks.samples("points", Samples(points), space)
-    if len(points) < 2 * FOLDS:
-        raise ValueError(f"points has {len(points)} rows; validation on {FOLDS} folds needs at least {2 * FOLDS}")
+    shares = row_weights.shares_of("weights", weights, len(points))
+    if shares is not None and not shares.all():
+        points, shares = points[np.flatnonzero(shares)], row_weights.subset(shares, shares > 0)
+    count = int(row_weights.effective_count(len(points), shares))
+    if count < 2 * FOLDS:
+        few = f"points has {count} rows" if shares is None else f"weights leaves {count} of {len(points)} rows by Kish's effective number"
+        raise ValueError(f"{few}; validation on {FOLDS} folds needs at least {2 * FOLDS}")
     path_key, fit_key, check_key = jax.random.split(key, 3)
     geometry = dataclasses.replace(space, base=Uniform() if space.compact else Gaussian())
     seed, place = int(jax.random.key_data(key)[-1]), None if folder is None else Path(folder) / "paths"
     fold = deal(len(points), FOLDS, seed)
     numbers = {name: getattr(auto, name) for name in ("neurons", "stages", "iterations", "draws")}
-    candidates = candidates_of(np.asarray(points), geometry, fold, auto, seed)
-    few = len(points) < FEW
+    candidates = candidates_of(np.asarray(points), geometry, fold, auto, seed, shares)
+    few, particles = count < FEW, None if shares is None else 2 * len(points)
+    held_rows = np.concatenate([split(fold, number)[1] for number in range(FOLDS)])
+    judges = None if shares is None else shares[held_rows]  # of the rows of all folds, in their order
     with segments.bar(0, 0, "radius", progress) as bar:
 
         def validate(candidate: Candidate, plan: Plan, folds: int) -> list[Followed]:
@@ -139,26 +153,26 @@ def fit(
             for number in range(folds):
                 train, held = split(fold, number)
                 bar.set_description(f"{candidate.name}, fold {number + 1} of {folds}")
-                task = Task(candidate.fold_bases[number], plan, points[train], points[held])
+                task = Task(candidate.fold_bases[number], plan, _samples(points, shares, train), _samples(points, shares, held))
                 where = place and place / "-".join([*candidate.name.split(), settings.word(type(plan.method)), str(number)])
                 runs.append(follow(path_key, task, plan.stages, where, bar, early=folds == 1))
             return runs
 
         plans, stages, rows = [], [], []
         for candidate in candidates:
-            plan, folds = plan_of(geometry, candidate.feature, len(points), **numbers), auto.paths or (FOLDS if few else 1)
+            plan, folds = plan_of(geometry, candidate.feature, count, **numbers), auto.paths or (FOLDS if few else 1)
             if isinstance(candidate.feature, ReLU) and candidate.base == Uniform():
-                path, values = summarised(candidate, validate(candidate, plan, 1))
-                radius, folds = smallest_good_radius(path, values), auto.paths or FOLDS
-                plan = grown(plan, radius) if radius else plan
-            path, values = summarised(candidate, validate(candidate, plan, folds))
+                path, values = summarised(candidate, validate(candidate, plan, 1), judges)
+                radius, folds = smallest_good_radius(path, values, judges), auto.paths or FOLDS
+                plan = grown(plan, radius, particles) if radius else plan
+            path, values = summarised(candidate, validate(candidate, plan, folds), judges)
             for listed, item in ((plans, plan), (stages, path), (rows, values)):
                 listed.append(item)
-        best, stage = choose(rows, [[stage.log_z_error for stage in path] for path in stages])
+        best, stage = choose(rows, [[stage.log_z_error for stage in path] for path in stages], judges)
         candidate = candidates[best]
         bar.set_description(f"{candidate.name}, all rows")
         bar.total += stage
-        task = Task(candidate.base, plans[best], points, points[:0])
+        task = Task(candidate.base, plans[best], _samples(points, shares, slice(None)), Samples(points[:0]))
         try:
             final, diverged = follow(fit_key, task, stage, place and place / "all", bar, early=False), ()
         except Diverged as error:
@@ -170,12 +184,24 @@ def fit(
     particles = draws[resample(choice_key, -final.energy(draws), len(draws))]
     log_partition = estimate_log_partition(partition_key, final.energy, fitted, particles)
     values, chosen = rows[best][stage], stages[best][stage]
-    mean = float(np.mean(values)), float(np.std(values, ddof=1) / math.sqrt(len(values)))
+    judge = _first(judges, values)
+    mean = row_weights.mean(values, judge), row_weights.standard_error(values, judge)
     notes = (*notes_of(plans[best], stages[best], stage, final), *diverged)
     return Fit(final.energy, fitted, log_partition, float(final.radius[-1]), chosen, len(values), mean, sum(stages, ()), notes)
 
 
+def _samples(points, shares, index):
+    """Return the rows of an index with their log weights."""
+    weights = row_weights.subset(shares, index)
+    return Samples(points[index], None if weights is None else jnp.log(jnp.asarray(weights, points.dtype)))
+
+
 # -- The choice ------------------------------------------------------------------------------------
+
+
+def _first(shares: Shares, values: np.ndarray) -> Shares:
+    """Return the shares of as many first rows as there are values."""
+    return row_weights.subset(shares, slice(len(values)))
 
 
 def split(fold: Int[np.ndarray, " n"], number: int) -> tuple[Int[np.ndarray, " k"], Int[np.ndarray, " l"]]:
@@ -195,7 +221,7 @@ def split(fold: Int[np.ndarray, " n"], number: int) -> tuple[Int[np.ndarray, " k
     return outside[: len(fold) - sizes.max()], inside[: sizes.min()]
 
 
-def summarised(candidate: Candidate, folds: Sequence[Followed]) -> tuple[tuple[Stage, ...], list[np.ndarray]]:
+def summarised(candidate: Candidate, folds: Sequence[Followed], shares: Shares = None) -> tuple[tuple[Stage, ...], list[np.ndarray]]:
     """Return the stages of a candidate, and for each stage the log densities of the rows of all validated folds.
 
     The log densities of a stage are -inf where its energy is not finite or its log Z is not known. A stage that some fold did not reach
@@ -204,32 +230,35 @@ def summarised(candidate: Candidate, folds: Sequence[Followed]) -> tuple[tuple[S
     Args:
         candidate: the candidate.
         folds: what came of its path on each fold.
+        shares: the weights of the rows of all folds in their order, up to a factor, or None for equal ones. There may be rows of more
+            folds.
 
     Returns:
         The stages, and as many arrays of log densities, in nats.
     """
     reached = min(len(run.radius) for run in folds)
     rows = [np.concatenate([run.log_densities[stage] for run in folds]) for stage in range(reached)]
-    stages = []
+    stages, judges = [], _first(shares, rows[0])
     for stage, values in enumerate(rows):
         fraction = min(run.fraction[stage] for run in folds)
         if not (np.isfinite(values).all() and fraction >= SMALLEST_FRACTION):
             rows[stage] = values = np.full_like(values, -np.inf)
         gain = values - rows[0]
         radius = float(np.mean([run.radius[stage] for run in folds]))
-        error = float(np.std(gain, ddof=1) / math.sqrt(len(gain))) if np.isfinite(gain).all() and len(gain) > 1 else math.inf
+        error = row_weights.standard_error(gain, judges) if np.isfinite(gain).all() else math.inf
         log_z_error = float(max(run.log_z_error[stage] for run in folds))
-        mean, gained = float(values.mean()), float(gain.mean())
+        mean, gained = row_weights.mean(values, judges), row_weights.mean(gain, judges)
         stages.append(Stage(candidate.name, stage, radius, mean, gained, error, float(fraction), log_z_error))
     return tuple(stages), rows
 
 
-def _best(rows: Sequence[np.ndarray]) -> int:
+def _best(rows: Sequence[np.ndarray], shares: Shares) -> int:
     """Return the stage whose log densities have the largest mean."""
-    return int(np.argmax([values.mean() for values in rows]))
+    judges = _first(shares, rows[0])
+    return int(np.argmax([row_weights.mean(values, judges) for values in rows]))
 
 
-def smallest_good_radius(path: Sequence[Stage], rows: Sequence[np.ndarray]) -> float:
+def smallest_good_radius(path: Sequence[Stage], rows: Sequence[np.ndarray], shares: Shares = None) -> float:
     """Return the smallest radius above 0 whose mean log density is within one standard error of the largest, or 0 where that is best.
 
     Differences are taken row by row. This is the one-standard-error rule (Breiman, Friedman, Olshen, Stone 1984, section 3.4.3).
@@ -237,18 +266,22 @@ def smallest_good_radius(path: Sequence[Stage], rows: Sequence[np.ndarray]) -> f
     Args:
         path: the stages of one candidate.
         rows: for each stage the log densities of the same rows, in nats.
+        shares: the weights of these rows and of others after them, up to a factor, or None for equal ones.
 
     >>> path = [Stage("a", stage, 2.0 * stage, 0.0, 0.0, 0.0, 1.0, 0.0) for stage in range(3)]
     >>> smallest_good_radius(path, [np.array([0.0, 0.0]), np.array([1.0, 0.0]), np.array([0.5, 0.6])])
     2.0
     """
-    best = _best(rows)
+    best, judges = _best(rows, shares), _first(shares, rows[0])
     lags = [rows[best] - values for values in rows]
-    good = [lag.mean() <= np.std(lag, ddof=1) / math.sqrt(len(lag)) for lag in lags]
+    near = lambda lag: row_weights.mean(lag, judges) <= row_weights.standard_error(lag, judges)  # noqa: E731
+    good = [bool(np.isfinite(lag).all()) and near(lag) for lag in lags]
     return path[good.index(True, 1)].radius if best else 0.0
 
 
-def choose(rows: Sequence[Sequence[np.ndarray]], log_z_errors: Sequence[Sequence[float]]) -> tuple[int, int]:
+def choose(
+    rows: Sequence[Sequence[np.ndarray]], log_z_errors: Sequence[Sequence[float]], shares: Shares = None
+) -> tuple[int, int]:
     """Return the index of the chosen candidate and its stage.
 
     Of each candidate the stage of the largest mean is taken. A later candidate replaces an earlier one where its mean is larger by one
@@ -259,6 +292,7 @@ def choose(rows: Sequence[Sequence[np.ndarray]], log_z_errors: Sequence[Sequence
         rows: for each candidate and each stage the log densities of rows in one order, in nats. One candidate may have more rows than
             another.
         log_z_errors: for each candidate and each stage the standard error of log Z, in nats.
+        shares: the weights of the rows in this order, up to a factor, or None for equal ones.
 
     >>> flat, better = np.array([0.0, 0.1]), np.array([1.0, 1.2])
     >>> choose([[flat, flat - 1], [flat - 2, better]], [[0.0, 0.1], [0.0, 0.1]])
@@ -266,13 +300,13 @@ def choose(rows: Sequence[Sequence[np.ndarray]], log_z_errors: Sequence[Sequence
     >>> choose([[flat, flat - 1], [flat - 2, better]], [[0.0, 0.1], [0.0, 2.0]])
     (0, 0)
     """
-    best, chosen = [_best(path) for path in rows], 0
+    best, chosen = [_best(path, shares) for path in rows], 0
     for index in range(1, len(rows)):
         new, old = rows[index][best[index]], rows[chosen][best[chosen]]
         common = min(len(new), len(old))
         difference = new[:common] - old[:common]
-        error = math.hypot(log_z_errors[index][best[index]], log_z_errors[chosen][best[chosen]])
-        if difference.mean() > math.hypot(np.std(difference, ddof=1) / math.sqrt(common), error):
+        judges, errors = _first(shares, difference), (log_z_errors[index][best[index]], log_z_errors[chosen][best[chosen]])
+        if row_weights.mean(difference, judges) > math.hypot(row_weights.standard_error(difference, judges), math.hypot(*errors)):
             chosen = index
     return chosen, best[chosen]
 

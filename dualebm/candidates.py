@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int
 
-from dualebm import settings
+from dualebm import row_weights, settings
 from dualebm.base_measures import BaseMeasure, Uniform
 from dualebm.data.bases import Rows, fit_normal
 from dualebm.data.kernel_bases import fit_kernel
@@ -15,6 +15,7 @@ from dualebm.data.stacking import stack
 from dualebm.features import Feature, ReLU
 from dualebm.geometry import Space
 from dualebm.radii import bump_of
+from dualebm.row_weights import Shares
 from dualebm.settings import Bound, Count, CountFrom2
 
 FOLDS = 5
@@ -40,7 +41,7 @@ class Auto:
         iterations: the number of iterations at each radius, or none for 100 where rows are few and 150 else.
         draws: the number of draws of the base measure that train the energy, or none for a number that suits the rows.
         paths: the number of folds, of 5, on which each path is validated, or none for 5 where rows are few and 1 else. Rows are few below
-            600.
+            600, of weighted rows below 600 by Kish's effective number.
 
     Raises:
         ValueError: when a setting is not allowed.
@@ -79,7 +80,9 @@ class Candidate(NamedTuple):
     feature: Feature
 
 
-def candidates_of(points: Rows, geometry: Space, fold: Int[np.ndarray, " n"], auto: Auto, seed: int) -> list[Candidate]:
+def candidates_of(
+    points: Rows, geometry: Space, fold: Int[np.ndarray, " n"], auto: Auto, seed: int, shares: Shares = None
+) -> list[Candidate]:
     """Return the candidates, the default first.
 
     By default they are bumps on the stacked base measure and on a normal distribution, and on a sphere ridges on the uniform measure,
@@ -91,6 +94,7 @@ def candidates_of(points: Rows, geometry: Space, fold: Int[np.ndarray, " n"], au
         fold: the fold of each row, (n,).
         auto: the settings.
         seed: the seed of the fits of base measures.
+        shares: the weights of the rows, of sum 1, (n,), or None for equal ones.
 
     Returns:
         The candidates.
@@ -116,17 +120,20 @@ def candidates_of(points: Rows, geometry: Space, fold: Int[np.ndarray, " n"], au
     both = lambda pair: [pair, (pair[0], "biased_relu")] if curved else [(pair[0], "biased_relu")]  # noqa: E731
     pairs = [each for pair in pairs for each in (both(pair) if pair[1] == "relu" else [pair])]
     if any(kind == "scaled_bump" for _, kind in pairs):
-        made["scaled_bump"] = bump_of(points, geometry, fit_kernel(points, geometry, seed=seed).concentrations[0])
+        kernels = fit_kernel(points, geometry, seed=seed, weights=shares)
+        made["scaled_bump"] = bump_of(points, geometry, kernels.concentrations[0], shares)
     for name, _ in pairs:
         if name in made:
             continue
         if name == "stacked":
             # Where dimensions are many no kernel is near to a new row.
             kinds = LOCAL_KINDS if curved and geometry.dimension > 3 else None
-            stacked = stack(points, geometry, kinds=kinds, folds=FOLDS, seed=seed)
+            stacked = stack(points, geometry, kinds=kinds, folds=FOLDS, seed=seed, weights=shares)
             made[name] = stacked.base, stacked.fold_bases
         elif name == "normal":
-            made[name] = fit_normal(points), tuple(fit_normal(points[fold != number]) for number in range(FOLDS))
+            outside = [fold != number for number in range(FOLDS)]
+            fits = (fit_normal(points[index], row_weights.subset(shares, index)) for index in outside)
+            made[name] = fit_normal(points, shares), tuple(fits)
         else:
             measure = Uniform() if name == "uniform" else auto.base
             check_base(measure, geometry, points)

@@ -15,6 +15,7 @@ import numpy as np
 import xarray
 from jaxtyping import Array, Float, Key
 
+from dualebm import row_weights
 from dualebm.base_measures import BaseMeasure
 from dualebm.data.bases import Rows
 from dualebm.energies.shallow import Shallow
@@ -27,10 +28,11 @@ from dualebm.methods.paths import Growth, Lowering
 from dualebm.methods.penalised import PenalisedLikelihood, PenalisedRates
 from dualebm.metrics import TotalVariation
 from dualebm.metrics.held_out import DrawnFraction, FitGap, LogDensities
+from dualebm.row_weights import Shares
 from dualebm.training.run import Diverged, run
 
 FEW = 600
-"""The number of rows below which all folds are validated, and paths are made for few rows."""
+"""The number of rows, Kish's effective number of weighted ones, below which all folds are validated, and paths are made for few rows."""
 
 COMPARED = 3000
 """The number of rows between which distances are measured."""
@@ -71,7 +73,7 @@ def plan_of(
     Args:
         geometry: the space with its default base measure.
         feature: phi.
-        n: the number of rows.
+        n: the number of rows, or Kish's effective number of weighted rows, rounded down.
         neurons: the number of neurons. None for one that suits the rows, as for the others.
         iterations: the number of iterations of a stage.
         stages: the largest number of stages.
@@ -92,7 +94,7 @@ def plan_of(
     return Plan(method, rates, Lowering(ratio, iterations or (100 if few else 150)), stages or (8 if few else 12), draws, 2**15)
 
 
-def grown(plan: Plan, radius: float) -> Plan:
+def grown(plan: Plan, radius: float, particles: int | None) -> Plan:
     """Return the plan of a path of Algorithm 1 around a radius that a path of the plan has found.
 
     It has 5 stages for 3 of the plan, each of 2 iterations for 15. The neurons need a radius that is not small at the start: where it is,
@@ -101,14 +103,15 @@ def grown(plan: Plan, radius: float) -> Plan:
     Args:
         plan: the plan by draws. The number of neurons is at most 64.
         radius: the radius.
+        particles: the number of particles, which start at rows drawn by their weights. None for two copies of rows of equal weights.
     """
     draws: Any = plan.method
-    method = Dual(draws.space, draws.feature, neurons=min(draws.neurons, 64))
+    method = Dual(draws.space, draws.feature, neurons=min(draws.neurons, 64), particles=particles)
     iterations = max(2 * plan.schedule.iterations // 15, 2)
     return Plan(method, method.rates._replace(radius=LOWEST * radius), Growth(RATIO, iterations), -(-5 * plan.stages // 3), 0, 2**17)
 
 
-def bump_of(points: Rows, geometry: Space, concentration: float) -> ScaledBump:
+def bump_of(points: Rows, geometry: Space, concentration: float, shares: Shares = None) -> ScaledBump:
     """Return bumps whose widths reach from 3 widths of the kernels of a kernel density estimate to the spread of the rows.
 
     Narrower bumps fit the noise of the rows. The widest have twice the root mean squared distance of the rows to their mean, in ambient
@@ -118,13 +121,15 @@ def bump_of(points: Rows, geometry: Space, concentration: float) -> ScaledBump:
         points: the rows, (n, d).
         geometry: the space with its default base measure.
         concentration: the concentration of the kernels.
+        shares: the weights of the rows, of sum 1, (n,), or None for equal ones.
 
     >>> from dualebm.spaces import Euclidean
     >>> bump_of(np.eye(2), Euclidean(2), 30.0).largest_concentration
     3.0
     """
     x = np.asarray(geometry.ambient(jnp.asarray(points)), np.float64) / geometry.unit
-    smallest = 1 / (4 * np.mean(np.sum((x - x.mean(axis=0)) ** 2, axis=1)))
+    centre = x.mean(axis=0) if shares is None else shares @ x
+    smallest = 1 / (4 * row_weights.mean(np.sum((x - centre) ** 2, axis=1), shares))
     return ScaledBump(geometry, float(smallest), float(max(concentration / 10, 2 * smallest)))
 
 
@@ -137,14 +142,14 @@ class Task(NamedTuple):
     Attributes:
         base: the base measure.
         plan: the numbers of the path.
-        points: the rows to train on, (n, d).
-        held: the rows at which log densities are taken, (k, d).
+        data: the rows to train on, (n, d), with their weights.
+        held: the rows at which log densities are taken, (k, d), with their weights.
     """
 
     base: BaseMeasure
     plan: Plan
-    points: Float[Array, "n d"]
-    held: Float[Array, "k d"]
+    data: Samples
+    held: Samples
 
 
 class Followed(NamedTuple):
@@ -188,17 +193,18 @@ def follow(key: Key[Array, ""], task: Task, stages: int, folder: Path | None, ba
         Diverged: when a path without held rows diverges.
     """
     start_key, draw_key, check_key, run_key = jax.random.split(key, 4)
-    (method, rates, schedule, _, draws, count), data = task.plan, Samples(task.points)
-    space, dtype = dataclasses.replace(method.space, base=task.base), task.points.dtype
+    (method, rates, schedule, _, draws, count), data, held = task.plan, task.data, task.held
+    space, dtype = dataclasses.replace(method.space, base=task.base), data.points.dtype
+    judges = None if held.log_weights is None else np.asarray(held.weights, np.float64)
     checked = space.sample_base(check_key, count, dtype)
     state: Any = _begin(method, start_key, space.sample_base(draw_key, draws, dtype), data) if draws else None
-    at_base, done = np.asarray(space.log_base(task.held), np.float64), bar.n
+    at_base, done = np.asarray(space.log_base(held.points), np.float64), bar.n
     if not stages:
         positions = method.feature.draw(start_key, method.space, 1, data)  # pyright: ignore[reportAttributeAccessIssue]
         zero = Shallow(method.feature, positions, jnp.zeros(1, dtype))  # pyright: ignore[reportAttributeAccessIssue]
         return Followed(zero, np.zeros(1), at_base[None], np.ones(1), np.zeros(1), np.zeros((1, 2)))
     metrics = {
-        "radius": TotalVariation(), "log_densities": LogDensities(task.held, checked), "fraction": DrawnFraction(checked),
+        "radius": TotalVariation(), "log_densities": LogDensities(held.points, checked), "fraction": DrawnFraction(checked),
         "gap": FitGap(checked),
     }  # fmt: skip
 
@@ -206,9 +212,10 @@ def follow(key: Key[Array, ""], task: Task, stages: int, folder: Path | None, ba
         radius, made = float(results.radius[-1]), results.sizes["step"] - 1
         bar.set_postfix(radius=f"{radius:.3g}", refresh=False)
         bar.update(done + made - bar.n)
-        if not task.held.size:
+        if not held.points.size:
             return False
-        means = results.log_densities.values.mean(axis=1)
+        values = results.log_densities.values
+        means = values.mean(axis=1) if judges is None else values @ judges
         bar.set_postfix(radius=f"{radius:.3g}", gain=f"{means[-1]:+.3f} nat", refresh=False)
         return early and made - int(np.nanargmax(means)) >= PATIENCE
 
@@ -217,7 +224,7 @@ def follow(key: Key[Array, ""], task: Task, stages: int, folder: Path | None, ba
     try:
         state, results = run(run_key, method, rates, data, steps=stages * every, every=every, metrics=metrics, **options)
     except Diverged as error:
-        if not task.held.size:
+        if not held.points.size:
             raise
         state, results = error.state, error.results
     stop(results)

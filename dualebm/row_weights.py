@@ -104,7 +104,7 @@ def standard_error(values: Float[np.ndarray, " n"], shares: Shares) -> float:
         return float(np.std(values, ddof=1) / math.sqrt(len(values)))
     square, cube = float(np.sum(shares**2)), float(np.sum(shares**3))
     spread, factor = float(np.sum(shares**2 * (values - mean(values, shares)) ** 2)), 1 - 2 * cube / square + square
-    return math.sqrt(spread / factor) if factor > 1e-12 else math.inf
+    return math.sqrt(spread / factor) if factor > 1e-12 else math.inf  # one row has all the weight
 
 
 def copies(shares: Float[np.ndarray, " n"], total: int) -> Int[np.ndarray, " total"]:

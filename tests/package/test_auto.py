@@ -19,6 +19,7 @@ from dualebm.data.kernel_bases import deal
 from dualebm.features import ReLU
 from dualebm.geometry import Space
 from dualebm.log_z.quadrature import sphere_quadrature
+from dualebm.measures import Samples
 from dualebm.methods.dual import Dual
 from dualebm.methods.penalised import PenalisedLikelihood
 from dualebm.radii import Followed, Task, bump_of, follow, grown, plan_of
@@ -204,7 +205,7 @@ def test_the_settings_are_the_numbers_of_the_path():
     method = plan.method
     assert isinstance(method, PenalisedLikelihood) and plan.stages == 3 and plan.schedule.iterations == 5
     assert (method.neurons, method.draws, method.batch) == (7, 100, 100) and plan_of(Sphere(3), ReLU(), 4).method.neurons == 4
-    around = grown(plan, 2.0)
+    around = grown(plan, 2.0, None)
     assert isinstance(around.method, Dual) and around.method.feature == ReLU() and around.method.neurons == 7
     assert around.rates.radius < 2.0 < around.rates.radius * around.schedule.ratio**20
 
@@ -331,17 +332,17 @@ def test_validated_densities_are_those_of_the_energies(monkeypatch, points, spac
         log_z, mass = log_partition_of(path.energy, on)
         assert mass == pytest.approx(1, abs=1e-3)
         if settings["base"] == "normal":  # which is fitted without the held-out rows too
-            assert task.base == fit_normal(np.asarray(task.points))
-        expected = -np.asarray(path.energy(task.held)) - log_z + np.asarray(on.log_base(task.held))
+            assert task.base == fit_normal(np.asarray(task.data.points))
+        expected = -np.asarray(path.energy(task.held.points)) - log_z + np.asarray(on.log_base(task.held.points))
         spread = float(jnp.std(path.energy(on.sample_base(jax.random.key(0), 1000, "float32"))))
         np.testing.assert_allclose(path.log_densities[-1], expected, atol=1e-4 + 5 * spread / math.sqrt(task.plan.checked))
-        np.testing.assert_allclose(path.log_densities[0], np.asarray(on.log_base(task.held)), atol=1e-5)
+        np.testing.assert_allclose(path.log_densities[0], np.asarray(on.log_base(task.held.points)), atol=1e-5)
         np.testing.assert_allclose(path.log_z_error, np.sqrt(np.maximum(1 / path.fraction - 1, 0) / task.plan.checked), rtol=1e-6)
         assert path.radius[0] == 0 and path.fraction[0] == pytest.approx(1) and (path.slope[0] == 0).all()
         assert path.radius[-1] == pytest.approx(float(jnp.mean(jnp.abs(path.energy.coefficients))), rel=1e-5)
-        assert {tuple(row) for row in np.asarray(task.held)}.isdisjoint({tuple(row) for row in np.asarray(task.points)})
+        assert {tuple(row) for row in np.asarray(task.held.points)}.isdisjoint({tuple(row) for row in np.asarray(task.data.points)})
     task, path = tasks[-1]
-    assert len(task.points) == len(points) and not len(task.held) and result.energy is path.energy
+    assert len(task.data.points) == len(points) and not len(task.held.points) and result.energy is path.energy
     # The chosen stage is one of the recorded ones, and its mean is over the rows of its folds.
     assert result.chosen in result.path and result.log_density[0] == pytest.approx(result.chosen.log_density)
     of_chosen = [path for task, path in tasks[:-1] if task.plan.method == tasks[-1][0].plan.method]
@@ -365,7 +366,7 @@ def test_the_slope_of_a_path_is_that_of_the_penalised_loss(monkeypatch):
 
     monkeypatch.setattr(radii, "run", watched)
     plan = plan_of(Euclidean(2), bump_of(PLANE, Euclidean(2), 30.0), 60, neurons=8, stages=2, iterations=4, draws=256)
-    task = Task(space.base, plan, jnp.asarray(PLANE[:40]), jnp.asarray(PLANE[40:]))
+    task = Task(space.base, plan, Samples(jnp.asarray(PLANE[:40])), Samples(jnp.asarray(PLANE[40:])))
     with segments.bar(0, 0, "radius", False) as bar:
         path = follow(KEY, task, 2, None, bar, early=False)
         base = follow(KEY, task, 0, None, bar, early=False)
@@ -373,16 +374,16 @@ def test_the_slope_of_a_path_is_that_of_the_penalised_loss(monkeypatch):
     energy = np.asarray(path.energy(jnp.asarray(x)), np.float64)
     model = weights * np.exp(np.asarray(space.log_base(jnp.asarray(x)), np.float64) - energy)
     penalty = float(plan.schedule(4, plan.rates).penalty * states[0][0].largest_penalty)  # of the second stage
-    slope = float(path.energy(task.points).mean()) - model @ energy / model.sum() + penalty * path.radius[2]
+    slope = float(path.energy(task.data.points).mean()) - model @ energy / model.sum() + penalty * path.radius[2]
     np.testing.assert_allclose(path.slope[2, 0], slope, atol=5 * path.slope[2, 1])
     assert penalty * path.radius[2] > 20 * path.slope[2, 1] > 0
     assert len(base.radius) == 1 and base.radius[0] == 0 and base.fraction[0] == 1 and (base.slope == 0).all()
-    np.testing.assert_array_equal(base.log_densities[0], np.asarray(space.log_base(task.held)))
-    assert (np.asarray(base.energy(task.held)) == 0).all()
+    np.testing.assert_array_equal(base.log_densities[0], np.asarray(space.log_base(task.held.points)))
+    assert (np.asarray(base.energy(task.held.points)) == 0).all()
 
 
 def test_a_radius_of_zero_is_the_base_measure(monkeypatch):
-    monkeypatch.setattr(auto, "choose", lambda rows, errors: (0, 0))
+    monkeypatch.setattr(auto, "choose", lambda rows, errors, shares: (0, 0))
     result = go(PLANE, Euclidean(2), base="normal")
     assert result.radius == 0 and result.log_partition.value == 0 and result.notes == ()
     assert (np.asarray(result.energy(jnp.asarray(PLANE))) == 0).all() and result.chosen.stage == 0
