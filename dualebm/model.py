@@ -13,6 +13,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, Key
 
+from dualebm import row_weights
 from dualebm._internal import checks, files
 from dualebm.data.preparation import Preparation, to_space
 from dualebm.energies.base import Energy
@@ -20,6 +21,7 @@ from dualebm.energies.files import build, load_energy, save_energy, spell
 from dualebm.flows import langevin, resampling
 from dualebm.geometry import Space
 from dualebm.log_z.estimate import METHODS, LogPartitionEstimate
+from dualebm.row_weights import Shares
 from dualebm.spaces import Euclidean, Sphere
 
 ENERGY, MODEL = "energy.npz", "model.json"
@@ -163,17 +165,22 @@ def draw(key: Key[Array, ""], model: Model, count: int, *, steps: int | None = N
     return Drawn(points, None, float(acceptance))
 
 
-def mean_with_error(values: np.ndarray, error: float = 0.0) -> tuple[float, float | None]:
-    """Return the mean of independent values, (n,), and its standard error. Both are in the units of the values.
+def mean_with_error(values: np.ndarray, error: float = 0.0, shares: Shares = None) -> tuple[float, float | None]:
+    """Return the mean of independent values and its standard error. Both are in the units of the values.
 
-    `error` is the standard error of an offset that all values share. The error of the mean includes it. It is None for a single value.
+    Args:
+        values: the values, (n,).
+        error: the standard error of an offset that all values share. The error of the mean includes it.
+        shares: the weights of the values, positive and of sum 1, (n,), or None for equal ones.
+
+    Returns:
+        The mean and its error, which is None for a single value.
 
     >>> mean_with_error(np.array([1.0, 3.0]), 1.0)
     (2.0, 1.4142135623730951)
     """
-    if len(values) < 2:
-        return float(np.mean(values)), None
-    return float(np.mean(values)), math.hypot(float(np.std(values, ddof=1)) / math.sqrt(len(values)), error)
+    spread = row_weights.standard_error(values, shares)
+    return row_weights.mean(values, shares), math.hypot(spread, error) if math.isfinite(spread) else None
 
 
 # -- Files -----------------------------------------------------------------------------------------

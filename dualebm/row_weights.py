@@ -14,6 +14,36 @@ Shares = Float[np.ndarray, " _"] | None
 """Weights of sum 1, (n,), or None for equal weights."""
 
 
+def check(name: str, weights: Any, count: int) -> Float[np.ndarray, " n"]:
+    """Return weights of rows in float64, or raise ValueError where they are not allowed.
+
+    Args:
+        name: the name of the argument in errors.
+        weights: the weights, non-negative, (n,).
+        count: the number n of rows.
+
+    Returns:
+        The weights, (n,).
+
+    Raises:
+        ValueError: a weight is negative or not finite, all are zero, or their number is not that of the rows.
+
+    >>> check("weights", [1, 3], 2).tolist()
+    [1.0, 3.0]
+    """
+    values = np.asarray(weights)
+    if values.dtype.kind not in "biuf" or values.shape != (count,):
+        raise ValueError(f"{name} has shape {values.shape} and dtype {values.dtype}; it must have one number for each of {count} rows")
+    values = values.astype(np.float64)
+    bad = ~np.isfinite(values) | (values < 0)
+    if bad.any():
+        row = int(np.argmax(bad))
+        raise ValueError(f"{name} has {values[row]:g} at row {row + 1}; weights must be finite and not negative")
+    if not values.any():
+        raise ValueError(f"{name} is 0 at all {count} rows; at least one weight must be positive")
+    return values
+
+
 def shares_of(name: str, weights: Any, count: int) -> Shares:
     """Return weights divided by their sum, or None where all are equal.
 
@@ -26,23 +56,14 @@ def shares_of(name: str, weights: Any, count: int) -> Shares:
         The shares, (n,), or None.
 
     Raises:
-        ValueError: a weight is negative or not finite, all are zero, or their number is not that of the rows.
+        ValueError: the weights are not allowed (`check`).
 
     >>> shares_of("weights", [1, 3], 2).tolist(), shares_of("weights", [2, 2], 2)
     ([0.25, 0.75], None)
     """
     if weights is None:
         return None
-    values = np.asarray(weights)
-    if values.dtype.kind not in "biuf" or values.shape != (count,):
-        raise ValueError(f"{name} has shape {values.shape} and dtype {values.dtype}; it must have one number for each of {count} rows")
-    values = values.astype(np.float64)
-    bad = ~np.isfinite(values) | (values < 0)
-    if bad.any():
-        row = int(np.argmax(bad))
-        raise ValueError(f"{name} has {values[row]:g} at row {row + 1}; weights must be finite and not negative")
-    if not values.any():
-        raise ValueError(f"{name} is 0 at all {count} rows; at least one weight must be positive")
+    values = check(name, weights, count)
     if (values == values[0]).all():
         return None
     largest = float(values.max())  # the sum of large weights may not be finite

@@ -26,12 +26,15 @@ class Table:
         data: the file with one point per row: .csv, .tsv, .npy, .npz, .parquet or .xlsx.
         columns: the columns to use, separated by commas: their names, or their numbers from 1 where the file has no names.
         drop_missing: leave out the rows with missing values, which are an error otherwise.
+        weights: the column of the weights of the rows, by name, or by number from 1 where the file has no names. A weight counts as that
+            many equal rows, up to a common factor. The column is no coordinate.
     """
 
     group: ClassVar = "data"
     data: Annotated[Path, Positional()]
-    columns: Annotated[str | None, Shown("all")] = None
+    columns: Annotated[str | None, Shown("all but --weights")] = None
     drop_missing: bool = False
+    weights: Annotated[str | None, Shown("equal weights")] = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -160,9 +163,10 @@ class Score(Programs):
         rows: the file with one point per row: .csv, .tsv, .npy, .npz, .parquet or .xlsx.
         columns: the columns to use, separated by commas: their names, or their numbers from 1 where the file has no names.
         drop_missing: leave out the rows with missing values, which are an error otherwise.
+        weights: the column of the weights of the rows in their mean, by name, or by number from 1 where the file has no names.
         out: the file to write, .csv or .npy. With standard output the summary goes to standard error.
         quality: the number of samples of the model to draw and to compare with the rows by MMD, energy distance, sliced Wasserstein
-            distance and the p-value of a kernel Stein test. 0 draws none. The rows should not have been trained on.
+            distance and the p-value of a kernel Stein test. 0 draws none. The rows should not have been trained on, and have equal weights.
         seed: the seed of the samples of --quality.
     """
 
@@ -171,6 +175,7 @@ class Score(Programs):
     rows: Annotated[Path, Positional()]
     columns: Annotated[str | None, Shown("those of the fit by name, or all")] = None
     drop_missing: bool = False
+    weights: Annotated[str | None, Shown("equal weights")] = None
     out: Annotated[Path | None, Shown("standard output")] = None
     quality: CountOrZero = 0
     seed: Seed = 0

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from dualebm import duality_gap, measures, metrics, model
+from dualebm import duality_gap, measures, metrics, model, row_weights
 from dualebm.energies.base import Energy
 from dualebm.energies.shallow import Shallow
 from dualebm.geometry import Space
@@ -133,17 +133,32 @@ def resolving_step(energy: Energy, space: Space) -> float:
     return space.default_particle_step * (shortest / space.unit) ** 2
 
 
-def likelihood(fitted: model.Model, points: Float[Array, "N d"]) -> dict[str, Any]:
-    """Return the mean log densities of a model at points (N, d), as JSON.
+def shares_of(data: Samples) -> row_weights.Shares:
+    """Return the weights of points, (n,), in float64 and of sum 1, or None for equal ones.
+
+    >>> shares_of(Samples(np.eye(2)))
+    """
+    return None if data.log_weights is None else row_weights.shares_of("weights", np.asarray(data.weights), len(data.points))
+
+
+def likelihood(fitted: model.Model, data: Samples) -> dict[str, Any]:
+    """Return the mean log densities of a model at points, weighted where they have weights, as JSON.
+
+    Args:
+        fitted: the model.
+        data: the points, (n, d).
 
     Returns:
-        `rows`, the number N, and for each log density of `model.log_densities_at` its `mean` and `standard_error` in nats
-        (None for one row). For no points, `rows` alone.
+        `rows`, the number n, `effective_rows`, Kish's effective number where the points have weights, and for each log density of
+        `model.log_densities_at` its `mean` and `standard_error` in nats (None for one row). For no points, `rows` alone.
     """
-    means: dict[str, Any] = {"rows": len(points)}
-    if len(points):
-        for kind, values in model.log_densities_at(fitted, points).items():
-            mean, error = model.mean_with_error(values, fitted.log_partition.standard_error)
+    means: dict[str, Any] = {"rows": len(data.points)}
+    if len(data.points):
+        shares = shares_of(data)
+        if shares is not None:
+            means["effective_rows"] = row_weights.effective_count(len(shares), shares)
+        for kind, values in model.log_densities_at(fitted, data.points).items():
+            mean, error = model.mean_with_error(values, fitted.log_partition.standard_error, shares)
             means[kind] = {"mean": mean, "standard_error": error}
     return means
 

@@ -42,8 +42,8 @@ class Rows(NamedTuple):
     """The points of a file.
 
     Attributes:
-        data: the points to train on, (n, d).
-        held_out: the points that are not trained on, (k, d), where k may be 0.
+        data: the points to train on, (n, d), with their weights.
+        held_out: the points that are not trained on, (k, d), where k may be 0, with their weights.
         preparation: the map of rows of the file to points.
     """
 
@@ -54,7 +54,7 @@ class Rows(NamedTuple):
 
 def _read(key: Key[Array, ""], settings: Fit, *, automatic: bool) -> Rows:
     """Read the file and make its points. Raise ValueError for what is not allowed. `automatic` standardises columns of Euclidean space."""
-    table = rows.read(settings.data, settings.columns, settings.drop_missing)
+    table = rows.read(settings.data, settings.columns, settings.drop_missing, weights=settings.weights)
     kept, held = split_rows(key, len(table.rows), settings.holdout)
     if automatic:
         for note in advise(table, settings.space, kept):
@@ -63,8 +63,9 @@ def _read(key: Key[Array, ""], settings: Fit, *, automatic: bool) -> Rows:
         table, settings.space, normalise=settings.normalise, latlon=settings.latlon, period=settings.period, rows=kept,
         standardise=settings.space == "euclidean" if automatic else settings.standardise,
     )  # fmt: skip
-    points = preparation.to_space(prepared, table, f"float{settings.precision}").points
-    return Rows(Samples(points[kept]), Samples(points[held]), prepared)
+    points = preparation.to_space(prepared, table, f"float{settings.precision}")
+    taken = lambda index: jax.tree.map(lambda leaf: leaf[index], points)  # noqa: E731
+    return Rows(taken(kept), taken(held), prepared)
 
 
 def _choose(key: Key[Array, ""], partition_key: Key[Array, ""], points: Rows, settings: Fit, given: Given) -> None:
@@ -74,10 +75,11 @@ def _choose(key: Key[Array, ""], partition_key: Key[Array, ""], points: Rows, se
     chosen = Auto(**given.values)
     if not len(held_out.points) and chosen.paths is None:  # every row has then a part in the value that is printed
         chosen = dataclasses.replace(chosen, paths=candidates.FOLDS)
-    fitted = auto.fit(key, data.points, prepared.space, chosen, folder=settings.out, progress=sys.stderr.isatty())
+    options: dict[str, Any] = dict(weights=evaluate.shares_of(data), folder=settings.out, progress=sys.stderr.isatty())
+    fitted = auto.fit(key, data.points, prepared.space, chosen, **options)
     step = evaluate.resolving_step(fitted.energy, fitted.space)
     result = model.Model(fitted.energy, prepared._replace(space=fitted.space), fitted.log_partition, step)
-    likelihoods = {"held_out": evaluate.likelihood(result, held_out.points)}
+    likelihoods = {"held_out": evaluate.likelihood(result, held_out)}
     about = {"path": [_spelt(stage) for stage in fitted.path], "chosen": _spelt(fitted.chosen), "automatic": describe(chosen)}
     _save(settings, given, points, result, {**about, **likelihoods})
     _print_rows(settings, points)
@@ -115,8 +117,8 @@ def _train(key: Key[Array, ""], partition_key: Key[Array, ""], points: Rows, set
     log_partition = estimate_log_partition(partition_key, energy, space, particles)
     fitted = model.Model(energy, prepared, log_partition, evaluate.particle_step_of(rates, space))
     likelihoods = {
-        "trained_on": evaluate.likelihood(fitted, data.points),
-        "held_out": evaluate.likelihood(fitted, held_out.points),
+        "trained_on": evaluate.likelihood(fitted, data),
+        "held_out": evaluate.likelihood(fitted, held_out),
     }
     chains = given.flags.get("gap_chains", 0)
     gap = evaluate.gap_of(partition_key, energy, space, rates, data, ball=method.ball, chains=chains)

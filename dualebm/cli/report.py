@@ -63,8 +63,19 @@ def evaluation(log_partition: LogPartitionEstimate, likelihoods: dict[str, Any],
     for rows, means in likelihoods.items():
         for kind in [kind for kind in LOG_DENSITIES if kind in means]:
             mean = with_error(means[kind]["mean"], means[kind]["standard_error"])
-            lines.append(f"{rows.replace('_', ' ')}: mean {LOG_DENSITIES[kind]} of {means['rows']} rows = {mean} nat")
+            lines.append(f"{rows.replace('_', ' ')}: mean {LOG_DENSITIES[kind]} of {counted(means)} = {mean} nat")
     return lines if gap is None else [*lines, gap["summary"]]
+
+
+def counted(means: dict[str, Any]) -> str:
+    """Return the number of rows of `evaluate.likelihood` in words.
+
+    >>> counted({"rows": 20}), counted({"rows": 20, "effective_rows": 12.25})
+    ('20 rows', '20 weighted rows (12.2 by effective number)')
+    """
+    if "effective_rows" not in means:
+        return f"{means['rows']} rows"
+    return f"{means['rows']} weighted rows ({means['effective_rows']:.3g} by effective number)"
 
 
 def choice(fitted: Fit, preparation: Preparation, rows: int) -> list[str]:

@@ -9,7 +9,9 @@ from dualebm.data import tables
 from dualebm.data.tables import Table
 
 
-def read(path: Path, columns: str | None, drop_missing: bool, wanted: Sequence[str] | None = None) -> Table:
+def read(
+    path: Path, columns: str | None, drop_missing: bool, wanted: Sequence[str] | None = None, weights: str | None = None
+) -> Table:
     """Read the rows of a file, and say on standard error how many were left out.
 
     Args:
@@ -17,6 +19,7 @@ def read(path: Path, columns: str | None, drop_missing: bool, wanted: Sequence[s
         columns: the value of --columns: names or numbers, separated by commas. None for all columns.
         drop_missing: whether to leave out rows with missing values.
         wanted: the names of the columns to read where `columns` is None and the file has all of them.
+        weights: the value of --weights: the name or the number of the column of weights. None for equal weights.
 
     Returns:
         The table.
@@ -26,10 +29,11 @@ def read(path: Path, columns: str | None, drop_missing: bool, wanted: Sequence[s
         OSError: the file cannot be read.
         ImportError: a package that reads such files is missing.
     """
-    table = tables.read(path, split_names(columns), drop_missing, wanted=wanted)
-    if table.dropped:
-        rows, have, are = ("rows", "have", "are") if table.dropped > 1 else ("row", "has", "is")
-        print(f"note: {table.dropped} {rows} of {path} {have} missing values and {are} left out", file=sys.stderr)
+    table = tables.read(path, split_names(columns), drop_missing, wanted=wanted, weights=weights)
+    for count, what in ((table.dropped, "missing values"), (table.weightless, "the weight 0")):
+        if count:
+            rows, have, are = ("rows", "have", "are") if count > 1 else ("row", "has", "is")
+            print(f"note: {count} {rows} of {path} {have} {what} and {are} left out", file=sys.stderr)
     return table
 
 

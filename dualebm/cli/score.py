@@ -5,8 +5,8 @@ import sys
 import jax
 import numpy as np
 
-from dualebm import model, quality
-from dualebm.cli import output, report, rows
+from dualebm import model, quality, row_weights
+from dualebm.cli import evaluate, output, report, rows
 from dualebm.cli.commands import Score
 from dualebm.data import preparation
 
@@ -23,10 +23,13 @@ def run(settings: Score) -> None:
     output.check(settings.out)
     if settings.out is not None and settings.out.exists() and settings.rows.exists() and settings.out.samefile(settings.rows):
         raise ValueError(f"out is {str(settings.out)!r}, which is the file of the rows; give another file")
+    if settings.quality and settings.weights is not None:
+        raise ValueError(f"quality is {settings.quality} and weights is {settings.weights!r}; these comparisons take rows of equal weights")
     with jax.enable_x64(model.read(settings.model)["precision"] == 64):
         fitted = model.load(settings.model)
-        table = rows.read(settings.rows, settings.columns, settings.drop_missing, fitted.preparation.columns)
-        points = preparation.to_space(fitted.preparation, table, model.precision(fitted)).points
+        table = rows.read(settings.rows, settings.columns, settings.drop_missing, fitted.preparation.columns, settings.weights)
+        data = preparation.to_space(fitted.preparation, table, model.precision(fitted))
+        points = data.points
         densities = model.log_densities_at(fitted, points)
         measured = None
         if settings.quality:
@@ -34,9 +37,11 @@ def run(settings: Score) -> None:
     output.write(settings.out, list(densities), np.stack(list(densities.values()), axis=1))
     summary = output.summary(settings.out)
     print(fitted.log_partition.summary(), file=summary)
+    shares = evaluate.shares_of(data)
+    means = {"rows": len(points)} | ({} if shares is None else {"effective_rows": row_weights.effective_count(len(points), shares)})
     for name in [name for name in report.LOG_DENSITIES if name in densities]:
-        mean = report.with_error(*model.mean_with_error(densities[name], fitted.log_partition.standard_error))
-        print(f"mean {report.LOG_DENSITIES[name]} of {len(points)} rows = {mean} nat", file=summary)
+        mean = report.with_error(*model.mean_with_error(densities[name], fitted.log_partition.standard_error, shares))
+        print(f"mean {report.LOG_DENSITIES[name]} of {report.counted(means)} = {mean} nat", file=summary)
     if measured is not None:
         print("\n".join(quality.summary(measured)), file=summary)
         if measured.get("acceptance", 1.0) < LOW_ACCEPTANCE:

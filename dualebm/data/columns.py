@@ -71,9 +71,25 @@ def check_columns(columns: Sequence[str] | None) -> None:
         raise ValueError(f"columns is {columns!r}; it must list names of columns, or positions as digits")
 
 
+def _position(column: str, names: Sequence[str] | None, width: int, name: str, argument: str) -> int:
+    """Return the position of a column, from 0. Raise ValueError for an unknown column: `argument` says which argument has it."""
+    if names is not None:
+        if column in names:
+            return list(names).index(column)
+        near = difflib.get_close_matches(column, names, 1)
+        hint = f" did you mean {near[0]!r}?" if near else ""
+        shown = ", ".join(map(repr, names[:20])) + (", ..." if len(names) > 20 else "")
+        raise ValueError(f"{argument} {column!r}, which {name} lacks;{hint} Allowed: {shown}")
+    if column.isdecimal() and 1 <= int(column) <= width:
+        return int(column) - 1
+    needed = "columns must be positions" if argument.startswith("columns") else "it must be a position"
+    raise ValueError(f"{argument} {column!r}, and {name} has no column names; {needed} from 1 to {width}")
+
+
 def select(
-    columns: Sequence[str] | None, names: Sequence[str] | None, width: int, name: str, wanted: Sequence[str] | None = None
-) -> tuple[int, ...]:
+    columns: Sequence[str] | None, names: Sequence[str] | None, width: int, name: str, wanted: Sequence[str] | None = None,
+    weights: str | None = None,
+) -> tuple[int, ...]:  # fmt: skip
     """Return the positions of columns, from 0.
 
     Args:
@@ -82,6 +98,8 @@ def select(
         width: the number of columns.
         name: the name of the table in errors.
         wanted: the names of columns that are chosen where `columns` is None and all of them are among `names`.
+        weights: the name or the position of one more column, the last of the result, that is not among the others. None for no such
+            column.
 
     Returns:
         The positions, in the order of `columns`.
@@ -91,27 +109,26 @@ def select(
 
     >>> select(["y", "x"], ["x", "y", "z"], 3, "a.csv"), select(["3", "1"], None, 3, "a.csv")
     ((1, 0), (2, 0))
+    >>> select(None, ["x", "w", "y"], 3, "a.csv", weights="w")
+    (0, 2, 1)
     """
-    if columns is None:
-        if names is not None and wanted is not None and {*wanted} <= {*names}:
-            return tuple(list(names).index(column) for column in wanted)
-        return tuple(range(width))
-    positions = []
-    for column in columns:
-        if names is not None and column in names:
-            positions.append(list(names).index(column))
-        elif names is not None:
-            near = difflib.get_close_matches(column, names, 1)
-            hint = f" did you mean {near[0]!r}?" if near else ""
-            shown = ", ".join(map(repr, names[:20])) + (", ..." if len(names) > 20 else "")
-            raise ValueError(f"columns has {column!r}, which {name} lacks;{hint} Allowed: {shown}")
-        elif column.isdecimal() and 1 <= int(column) <= width:
-            positions.append(int(column) - 1)
-        else:
-            raise ValueError(f"columns has {column!r}, and {name} has no column names; columns must be positions from 1 to {width}")
-    if len(set(positions)) < len(positions):
-        raise ValueError(f"columns is {list(columns)}; it must give each column once")
-    return tuple(positions)
+    last = None if weights is None else _position(weights, names, width, name, "weights is")
+    if columns is not None:
+        positions = tuple(_position(column, names, width, name, "columns has") for column in columns)
+        if len(set(positions)) < len(positions):
+            raise ValueError(f"columns is {list(columns)}; it must give each column once")
+    elif names is not None and wanted is not None and {*wanted} <= {*names}:
+        positions = tuple(list(names).index(column) for column in wanted)
+    else:
+        positions = tuple(i for i in range(width) if i != last)
+        if not positions:
+            raise ValueError(f"weights is {weights!r}, the only column of {name}; it must have columns of coordinates too")
+    if last is None:
+        return positions
+    if last in positions:
+        others = ", ".join(map(repr, columns or wanted or ()))
+        raise ValueError(f"weights is {weights!r}, which is among the columns {others}; the weights must be another column")
+    return (*positions, last)
 
 
 def is_chosen(columns: Sequence[str] | None, wanted: Sequence[str] | None, names: Sequence[str] | None) -> bool:

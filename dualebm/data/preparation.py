@@ -3,9 +3,11 @@
 import warnings
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from dualebm import row_weights
 from dualebm._internal import checks
 from dualebm.data import tables
 from dualebm.data.columns import first_place
@@ -53,7 +55,8 @@ def prepare(
         x: the table, or what `tables.as_table` takes, with d columns.
         space: "sphere" for S^(d-1) or, with `latlon`, S^2; "euclidean" for R^d; "torus" for coordinates in [0, period).
         normalise: whether to divide rows by their norms, on a sphere.
-        standardise: whether to subtract the mean of each column and to divide by its standard deviation, on Euclidean space.
+        standardise: whether to subtract the mean of each column and to divide by its standard deviation, on Euclidean space. Both are
+            weighted where the table has weights.
         latlon: whether the two columns are a latitude and a longitude in degrees. Names such as `lat` and `lon` tell which is the
             latitude. Under other names it is the first of the columns that were chosen by `columns`.
         period: the period of the coordinates of a torus. None for 1.
@@ -110,7 +113,8 @@ def to_space(preparation: Preparation, x: Any, dtype: Any) -> Samples:
         dtype: the dtype of the points, float32 or float64.
 
     Returns:
-        The points with equal weights, (n, d), or (n, 3) for latitudes and longitudes.
+        The points, (n, d), or (n, 3) for latitudes and longitudes, with the logarithms of the weights of the table, divided by their sum.
+        Where the table has none, or equal ones, the weights are equal.
 
     Raises:
         ValueError: a column is missing, or a row is no point of the space. The message names the row and the column.
@@ -139,7 +143,8 @@ def to_space(preparation: Preparation, x: Any, dtype: Any) -> Samples:
         row, column = first_place(large)
         raise ValueError(f"{tables.where(table, row, column)}: found {table.rows[row, column]:g}, which {dtype} does not hold")
     _warn_of_merged(table, rows, dtype)
-    return tables.as_samples(rows, space, dtype=dtype, name=table.origin.name)
+    samples, shares = tables.as_samples(rows, space, dtype=dtype, name=table.origin.name), _shares(table)
+    return samples if shares is None else samples._replace(log_weights=jnp.asarray(np.log(shares).astype(dtype)))
 
 
 def from_space(preparation: Preparation, points: Float[Array, "n d"]) -> Table:
@@ -152,7 +157,6 @@ def from_space(preparation: Preparation, points: Float[Array, "n d"]) -> Table:
     Returns:
         The table. Latitudes and longitudes are in degrees, the longitudes from -180 to 180.
 
-    >>> import jax.numpy as jnp
     >>> from_space(Preparation(Sphere(3), latlon=True), jnp.array([[0.0, -1.0, 0.0]])).rows.tolist()
     [[0.0, -90.0]]
     """
@@ -163,6 +167,11 @@ def from_space(preparation: Preparation, points: Float[Array, "n d"]) -> Table:
         x = x * preparation.scale + preparation.mean
     origin = Origin("points", "row", np.arange(1, len(x) + 1), tuple(range(x.shape[1])), preparation.columns, False)
     return Table(x, preparation.columns, origin, 0)
+
+
+def _shares(table: Table) -> row_weights.Shares:
+    """Return the weights of a table divided by their sum, or None for equal ones."""
+    return row_weights.shares_of("weights", table.weights, len(table.rows))
 
 
 # -- Columns ---------------------------------------------------------------------------------------
@@ -203,8 +212,12 @@ def _latitude_first(table: Table) -> tuple[str, ...] | None:
 
 def _column_scales(table: Table, rows: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
     """Return the mean and the standard deviation of each column, (d,) in float64. Raises ValueError for a constant column."""
-    x = table.rows if rows is None else table.rows[rows]
+    index = slice(None) if rows is None else rows
+    x, shares = table.rows[index], row_weights.subset(_shares(table), index)
     mean, scale = np.mean(x, axis=0), np.std(x, axis=0)
+    if shares is not None:
+        mean = shares @ x
+        scale = np.sqrt(shares @ (x - mean) ** 2)
     usable = scale > 1e-12 * np.abs(mean)
     if not np.isfinite(scale).all():
         column = table.origin.positions[int(np.argmin(np.isfinite(scale)))] + 1

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
+from dualebm import row_weights
 from dualebm._internal import checks
 from dualebm.data.columns import COLUMNS, Origin, as_columns, check_columns, first_place, is_chosen, place, select
 from dualebm.geometry import Space
@@ -33,12 +34,16 @@ class Table(NamedTuple):
         columns: the names of the columns, or None.
         origin: where the rows come from.
         dropped: the number of rows that were dropped, as a value was missing.
+        weights: the positive weights of the rows in float64, (n,), or None where rows have none.
+        weightless: the number of rows that were dropped, as their weight was 0.
     """
 
     rows: np.ndarray
     columns: tuple[str, ...] | None
     origin: Origin
     dropped: int
+    weights: np.ndarray | None = None
+    weightless: int = 0
 
 
 def where(table: Table, row: int, column: int | None = None) -> str:
@@ -58,8 +63,9 @@ def where(table: Table, row: int, column: int | None = None) -> str:
 
 
 def read(
-    path, columns: Sequence[str] | None = None, drop_missing: bool = False, *, wanted: Sequence[str] | None = None
-) -> Table:
+    path, columns: Sequence[str] | None = None, drop_missing: bool = False, *, wanted: Sequence[str] | None = None,
+    weights: str | None = None,
+) -> Table:  # fmt: skip
     """Read a table from a file with one point per row.
 
     The suffix tells the kind of file. `.csv`, `.tsv` and `.txt` are text in UTF-8 or UTF-16, with commas, semicolons, tabs or blanks
@@ -75,14 +81,16 @@ def read(
             None for all columns.
         drop_missing: whether to drop rows in which a value is missing.
         wanted: the names of the columns to read where `columns` is None and the file has all of them, such as those of a model.
+        weights: the name of the column of weights of the rows, or its position from 1 as digits where the file has no names. It is no
+            coordinate. Rows of weight 0 are dropped. None for no weights.
 
     Returns:
         The table.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file holds no table of finite numbers, or could be read in two ways. The message names the file and, where
-            there is one, the line or row and the column.
+        ValueError: the file holds no table of finite numbers, or could be read in two ways, or a weight is negative or all are 0. The
+            message names the file and, where there is one, the line or row and the column.
         ImportError: a package of the extra `tables` is missing.
 
     >>> import tempfile
@@ -94,22 +102,25 @@ def read(
     """
     path = Path(path)
     check_columns(columns)
+    _check_weights(weights)
     _check_file(path)
     suffix, name = path.suffix.lower(), str(path)
     try:
         if suffix not in TEXTS and suffix != ".xlsx":
-            return as_table(_parquet(path) if suffix == ".parquet" else _numpy(path), columns, drop_missing, name, wanted=wanted)
+            content = _parquet(path) if suffix == ".parquet" else _numpy(path)
+            return as_table(content, columns, drop_missing, name, wanted=wanted, weights=weights)
         from dualebm.data import text_tables  # which imports pandas
 
         text = _excel_lines(path) if suffix == ".xlsx" else text_tables.content_lines(path.read_bytes(), name)
     except PermissionError as error:
         raise ValueError(f"{name} cannot be read: {error.strerror}") from error
-    return _checked(*text_tables.parse(text, columns, wanted), drop_missing)
+    return _checked(*text_tables.parse(text, columns, wanted, weights), drop_missing, weights is not None)
 
 
 def as_table(
-    x: Any, columns: Sequence[str] | None = None, drop_missing: bool = False, name: str = "x", *, wanted: Sequence[str] | None = None
-) -> Table:
+    x: Any, columns: Sequence[str] | None = None, drop_missing: bool = False, name: str = "x", *, wanted: Sequence[str] | None = None,
+    weights: Any = None,
+) -> Table:  # fmt: skip
     """Return numbers as a table.
 
     Args:
@@ -120,20 +131,34 @@ def as_table(
         drop_missing: whether to drop rows in which a value is missing.
         name: the name of x in errors.
         wanted: the names of the columns to take where `columns` is None and x has all of them.
+        weights: the name or the position of the column of weights of the rows, which is no coordinate, or the weights, (n,). Rows of
+            weight 0 are dropped. None for the weights of a `Table`, or no weights.
 
     Returns:
         The table, in float64.
 
     Raises:
-        ValueError: x has another shape, or a value is no finite number. The message names the row, from 1, and the column.
+        ValueError: x has another shape, a value is no finite number, or a weight is negative or all are 0. The message names the row,
+            from 1, and the column.
 
     >>> as_table(np.array([[1, 2], [3, 4]], np.int8), columns=["2"]).rows.tolist()
     [[2.0], [4.0]]
+    >>> table = as_table([[1, 2], [3, 4]], weights="1")
+    >>> table.rows.tolist(), table.weights.tolist()
+    ([[2.0], [4.0]], [1.0, 3.0])
     """
     check_columns(columns)
+    column_of_weights = weights if isinstance(weights, str) else None
+    if column_of_weights is not None:
+        _check_weights(column_of_weights)
     if isinstance(x, Table):
+        if weights is not None and x.weights is not None:
+            raise ValueError(f"weights is given, and {x.origin.name} has weights already; give them once")
         width, origin = x.rows.shape[1], x.origin
-        positions = select(columns, x.columns, width, origin.name, wanted)
+        positions = select(columns, x.columns, width, origin.name, wanted, column_of_weights)
+        if weights is not None:
+            origin = origin._replace(positions=tuple(origin.positions[i] for i in positions), chosen=True)
+            return _checked(np.ascontiguousarray(x.rows[:, positions]), origin, False, column_of_weights is not None or weights, x.dropped)
         if positions == tuple(range(width)):
             return x._replace(origin=origin._replace(chosen=origin.chosen or columns is not None))
         origin = origin._replace(positions=tuple(origin.positions[i] for i in positions), chosen=True)
@@ -145,10 +170,10 @@ def as_table(
     for i, label in enumerate(names or ()):
         if label in (names or ())[:i]:
             raise ValueError(f"{name}, column {i + 1}: found the name {label!r} a second time; names must differ")
-    positions = select(columns, names, width, name, wanted)
+    positions = select(columns, names, width, name, wanted, column_of_weights)
     rows = np.stack([column(i) for i in positions], axis=1)
-    lines = np.arange(1, len(rows) + 1)
-    return _checked(rows, Origin(name, "row", lines, positions, names, is_chosen(columns, wanted, names)), drop_missing)
+    origin = Origin(name, "row", np.arange(1, len(rows) + 1), positions, names, is_chosen(columns, wanted, names))
+    return _checked(rows, origin, drop_missing, column_of_weights is not None or weights)
 
 
 def as_samples(x, space: Space, normalise: bool = False, dtype=None, name: str = "x") -> Samples:
@@ -206,44 +231,91 @@ def _check_file(path: Path) -> None:
         raise FileNotFoundError(f"path is {str(path)!r}; there is no such file")
 
 
-def _checked(rows: np.ndarray, origin: Origin, drop_missing: bool) -> Table:
-    """Return rows as a table, without an unnamed index and, where `drop_missing` says so, without rows that lack a value."""
-    name, unit, lines, positions, names, chosen = origin
+def _check_weights(weights: Any) -> None:
+    """Raise ValueError unless the column of weights is a word or None."""
+    if weights is not None and (not isinstance(weights, str) or not weights):
+        raise ValueError(f"weights is {weights!r}; it must name a column, or give its position as digits")
+
+
+def _checked(rows: np.ndarray, origin: Origin, drop_missing: bool, weights: Any = None, dropped: int = 0) -> Table:
+    """Return rows as a table.
+
+    It has no unnamed index, no rows of weight 0 and, where `drop_missing` says so, no rows that lack a value.
+
+    Args:
+        rows: the numbers, (n, d), with NaN for missing values.
+        origin: where they come from.
+        drop_missing: whether to drop rows that lack a value.
+        weights: True where the last column holds the weights, the weights of the rows, (n,), or None or False for no weights.
+        dropped: the number of rows that were dropped before.
+    """
     if not len(rows):
-        raise ValueError(f"{name} is empty; it must have one point per {unit}")
-    if not chosen and names is not None:
-        counting = [i for i in range(len(names)) if any((rows[:, i] == np.arange(start, start + len(rows))).all() for start in (0, 1))]
-        if not names[0] or names[0].startswith("Unnamed: "):
-            if 0 not in counting:
-                raise ValueError(f"{name}, column 1: found no name, and values that do not count rows; columns must choose those to read")
-            if rows.shape[1] == 1:
-                raise ValueError(f"{name} has one column, which counts the rows; it must have columns of numbers")
-            rows, origin = np.ascontiguousarray(rows[:, 1:]), origin._replace(positions=positions[1:])
-        named = [i for i in counting if names[i].lower() in INDEX_NAMES]
-        if named and len(rows) > 1:
-            others = ",".join(column for i, column in enumerate(names) if column and i not in named)
-            raise ValueError(
-                f"{name}, column {named[0] + 1} ({names[named[0]]!r}): found values that count the rows, which may be no data; "
-                f"columns must choose those to read, such as {others[:60] or names[named[0]]}"
-            )
-    table = Table(rows, None if names is None else tuple(names[i] for i in origin.positions), origin, 0)
+        raise ValueError(f"{origin.name} is empty; it must have one point per {origin.unit}")
+    given = None if weights is None or isinstance(weights, bool) else row_weights.check("weights", weights, len(rows))
+    weighted = weights is True
+    rows, origin = _without_index(rows, origin, rows.shape[1] - weighted)
+    table = Table(rows, None, origin, 0)
     infinite = np.isinf(rows)
     if infinite.any():
         i, j = first_place(infinite)
         raise ValueError(f"{where(table, i, j)}: found {rows[i, j]}; it must be a finite number")
-    missing = np.isnan(rows)
-    if not missing.any():
-        return table
-    incomplete = missing.any(axis=1)
+    kept, missing = np.ones(len(rows), bool), np.isnan(rows)
+    if missing.any():
+        _check_missing(table, missing, drop_missing)
+        kept = ~missing.any(axis=1)
+    dropped += int(np.sum(~kept))
+    if weighted:
+        given = rows[:, -1]
+        if (given < 0).any():
+            i = int(np.argmax(given < 0))
+            raise ValueError(f"{where(table, i, rows.shape[1] - 1)}: found the weight {given[i]:g}; weights must not be negative")
+        if not given[kept].any():
+            counted = f"{kept.sum()} row{'s' if kept.sum() > 1 else ''}"
+            raise ValueError(f"{origin.name} has no positive weight in {counted}; at least one weight must be positive")
+        rows, origin = rows[:, :-1], origin._replace(positions=origin.positions[:-1])
+    weightless = 0
+    if given is not None:
+        weightless = int(np.sum(given[kept] == 0))
+        kept &= given > 0
+        given = given[kept]
+    if not kept.all():
+        rows, origin = rows[kept], origin._replace(lines=origin.lines[kept])
+    names = None if origin.names is None else tuple(origin.names[i] for i in origin.positions)
+    return Table(np.ascontiguousarray(rows), names, origin, dropped, given, weightless)
+
+
+def _without_index(rows: np.ndarray, origin: Origin, width: int) -> tuple[np.ndarray, Origin]:
+    """Leave out an unnamed index among the first `width` columns, which are the coordinates. Raise ValueError where one may be an index."""
+    name, _, _, positions, names, chosen = origin
+    if chosen or names is None:
+        return rows, origin
+    words = [names[i] for i in positions[:width]]
+    counting = [i for i in range(width) if any((rows[:, i] == np.arange(start, start + len(rows))).all() for start in (0, 1))]
+    if positions[0] == 0 and (not words[0] or words[0].startswith("Unnamed: ")):
+        if 0 not in counting:
+            raise ValueError(f"{name}, column 1: found no name, and values that do not count rows; columns must choose those to read")
+        if width == 1:
+            raise ValueError(f"{name} has one column, which counts the rows; it must have columns of numbers")
+        rows, origin = np.ascontiguousarray(rows[:, 1:]), origin._replace(positions=positions[1:])
+    named = [i for i in counting if words[i].lower() in INDEX_NAMES]
+    if named and len(rows) > 1:
+        others = ",".join(column for i, column in enumerate(words) if column and i not in named)
+        raise ValueError(
+            f"{name}, column {positions[named[0]] + 1} ({words[named[0]]!r}): found values that count the rows, which may be no data; "
+            f"columns must choose those to read, such as {others[:60] or words[named[0]]}"
+        )
+    return rows, origin
+
+
+def _check_missing(table: Table, missing: np.ndarray, drop_missing: bool) -> None:
+    """Raise ValueError for missing values, unless their rows may be dropped and another row is left."""
+    incomplete, name = missing.any(axis=1), table.origin.name
     count, (i, j) = int(missing.sum()), first_place(missing)
     if not drop_missing:
-        lacking = f"{count} missing value{'s' if count > 1 else ''} in {int(incomplete.sum())} of {len(rows)} rows"
+        lacking = f"{count} missing value{'s' if count > 1 else ''} in {int(incomplete.sum())} of {len(missing)} rows"
         raise ValueError(f"{where(table, i, j)}: found no value, the first of {lacking}; drop_missing leaves out such rows")
     if incomplete.all():
-        raise ValueError(f"{name} has a missing value in each of {len(rows)} rows, first in {where(table, i, j).partition(', ')[2]}")
-    return table._replace(
-        rows=rows[~incomplete], origin=origin._replace(lines=lines[~incomplete]), dropped=int(incomplete.sum())
-    )  # fmt: skip
+        raise ValueError(f"{name} has a missing value in each of {len(missing)} rows, first in {where(table, i, j).partition(', ')[2]}")
 
 
 # -- Files -----------------------------------------------------------------------------------------

@@ -125,7 +125,9 @@ def content_lines(content: bytes, name: str) -> Lines:
     return Lines([lines[number - 1] for number in numbers], numbers, name)
 
 
-def parse(text: Lines, columns: Sequence[str] | None = None, wanted: Sequence[str] | None = None) -> tuple[np.ndarray, Origin]:
+def parse(
+    text: Lines, columns: Sequence[str] | None = None, wanted: Sequence[str] | None = None, weights: str | None = None
+) -> tuple[np.ndarray, Origin]:
     """Read the numbers of lines of text.
 
     Args:
@@ -133,6 +135,7 @@ def parse(text: Lines, columns: Sequence[str] | None = None, wanted: Sequence[st
         columns: the names of the columns to read, in their order, or positions from 1 in a text without names. None for all. Other
             columns need not hold numbers.
         wanted: the names of the columns to read where `columns` is None and the text has all of them.
+        weights: the name or the position of a column of weights, which becomes the last one. None for no such column.
 
     Returns:
         The numbers in float64, (n, d), with NaN for missing values, and where they come from. Unnamed columns have the name "".
@@ -151,17 +154,18 @@ def parse(text: Lines, columns: Sequence[str] | None = None, wanted: Sequence[st
         raise ValueError(f"{text.at(0)}: found {width} columns; at most {COLUMNS} are allowed")
     # The first lines tell how a long text is likely to be read. Only all lines tell whether a first line of 0 and 1 holds names.
     sample = lines if re.sub(r"\D", "", lines[0]) in ("0", "01") else lines[: max(3, min(200, 10**6 // (1 + len(lines[0]))))]
-    readings = _readings(sample, separators, columns, wanted)
+    chosen = columns, wanted, weights
+    readings = _readings(sample, separators, chosen)
     if readings[0].share == 1 and len(sample) < len(lines):
         if len(readings) == 1 and None not in (readings[0].header, readings[0].form):
-            origin = _origin(text, readings[0], columns, wanted)
+            origin = _origin(text, readings[0], chosen)
             values = _read_at_once(lines, readings[0], origin.positions)
             if values is not None:
                 return values, origin
         sample = lines
-        readings = _readings(lines, [reading.separator for reading in readings], columns, wanted)
+        readings = _readings(lines, [reading.separator for reading in readings], chosen)
     _check(text, readings, len(sample))
-    origin = _origin(text, readings[0], columns, wanted)
+    origin = _origin(text, readings[0], chosen)
     values = _convert(text, readings[0], origin)
     assert len(values) == len(origin.lines)  # a sample that does not fit raises an error
     return values, origin
@@ -202,22 +206,25 @@ def _numbers(words: Any, form: tuple[str, str | None]) -> np.ndarray:
     return np.asarray(pandas.to_numeric(np.append(words, "0.5"), errors="coerce"), np.float64)[:-1]
 
 
-def _readings(lines: Sequence[str], separators: Sequence[str], columns, wanted) -> list[Reading]:
-    """Return the readings that fit all lines and give different numbers. If none fits, return only the nearest."""
-    readings = [_reading(lines, separator, columns, wanted) for separator in separators]
+def _readings(lines: Sequence[str], separators: Sequence[str], chosen) -> list[Reading]:
+    """Return the readings that fit all lines and give different numbers. If none fits, return only the nearest.
+
+    The columns are those that `select` chooses by its arguments `columns`, `wanted` and `weights`, which are `chosen`.
+    """
+    readings = [_reading(lines, separator, chosen) for separator in separators]
     fitting = {(reading.cells.shape, reading.values.tobytes()): reading for reading in readings[::-1] if reading.share == 1}
     return list(fitting.values())[::-1] or [max(readings, key=lambda reading: reading.share)]
 
 
-def _reading(lines: Sequence[str], separator: str, columns, wanted) -> Reading:
+def _reading(lines: Sequence[str], separator: str, chosen) -> Reading:
     """Return the reading of lines by a separator, and by the form that most words of the chosen columns have."""
     cells, rows = _split(lines, separator)
     first, width = cells[0].tolist(), cells.shape[1]
     if (width == 1) != (separator == WHOLE):
         return Reading(separator, cells, rows, None, None, np.empty(0), -1.0)
-    header = _header(first, cells[1:], columns or wanted or ())
+    header = _header(first, cells[1:], chosen)
     try:
-        positions = select(columns, first if header else None, width, "", wanted)
+        positions = select(chosen[0], first if header else None, width, "", *chosen[1:])
     except ValueError:  # `_origin` raises it again if this reading is chosen
         positions = tuple(range(width))
     words: Any = pandas.Series(cells[header is True :, positions].ravel(), dtype=object)
@@ -241,21 +248,24 @@ def _reading(lines: Sequence[str], separator: str, columns, wanted) -> Reading:
     return Reading(separator, cells, rows, header, form if clear else None, values, share)
 
 
-def _header(first: list[str], body: np.ndarray, chosen: Sequence[str]) -> bool | None:
+def _header(first: list[str], body: np.ndarray, chosen) -> bool | None:
     """Tell whether the first line holds names. None where it may hold names or numbers.
 
     pandas writes the names 0, 1, ... of unnamed columns. They are taken for names where there are at least three, or two above values
     that all have decimals. One 0, or 0 and 1 above whole numbers, may as well be a point.
     """
-    positions = [column for column in chosen if column.isdecimal() and 1 <= int(column) <= len(first)]
-    if any(column in first and column not in positions for column in chosen):
+    columns, wanted, weights = chosen
+    coordinates, extra = columns or wanted or (), () if weights is None else (weights,)
+    named = [*coordinates, *extra]
+    positions = [column for column in named if column.isdecimal() and 1 <= int(column) <= len(first)]
+    if any(column in first and column not in positions for column in named):
         return True
     counted = [str(i) for i in range(len(first))]
     if len(body) and (first == counted or first == ["", *counted[:-1]] != [""]):
         if len(first) >= 3 or not first[0]:
             return True
         return True if len(first) == 2 and pandas.Series(body.ravel(), dtype=object).str.contains("[.,eE]").all() else None
-    if chosen and len(positions) == len(chosen):
+    if coordinates and len(positions) == len(named):
         first = [first[int(column) - 1] for column in positions]
     return not _are_numbers(first).any() and any(word not in MISSING for word in first)
 
@@ -311,7 +321,7 @@ def _check(text: Lines, readings: list[Reading], count: int) -> None:
         )
 
 
-def _origin(text: Lines, reading: Reading, columns, wanted) -> Origin:
+def _origin(text: Lines, reading: Reading, chosen) -> Origin:
     """Return where the values come from. Raises ValueError for unknown columns, and for names that are missing or not unique."""
     cells, width, header = reading.cells, reading.cells.shape[1], reading.header is True
     if header and len(text.lines) == 1:
@@ -319,7 +329,8 @@ def _origin(text: Lines, reading: Reading, columns, wanted) -> Origin:
     while width > 1 and not any(cells[:, width - 1]):
         width -= 1  # each line ends with a separator
     names = tuple(cells[0, :width]) if header else None
-    positions = select(columns, names, width, text.name, wanted)
+    columns, wanted, weights = chosen
+    positions = select(columns, names, width, text.name, wanted, weights)
     for i, column in enumerate(names or ()):
         if column and column in cells[0, :i]:
             raise ValueError(f"{text.at(0, i)}: found the name {column!r} a second time; names must differ")

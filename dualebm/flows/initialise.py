@@ -149,10 +149,15 @@ def check_particles(count: int | None, noise: NoiseKind) -> None:
         raise ValueError(f"particles is {count}; it must be even with {noise} noise (or noise='independent')")
 
 
-def check_copies(count: int | None, data: Samples) -> None:
-    """Raise ValueError where particles are copies of the data (`count` is None) and the data have weights.
+def check_copies(name: str, count: int | None, data: Samples) -> None:
+    """Raise ValueError where particles are copies of the data and the data have weights, which copies would not have.
 
-    >>> check_copies(None, Samples(jnp.eye(2)))
+    Args:
+        name: the name of the setting that is the number of particles.
+        count: the number of particles, or None for two copies of the data.
+        data: the data.
+
+    >>> check_copies("particles", None, Samples(jnp.eye(2)))
     """
     if count is None and data.log_weights is not None:
-        raise ValueError("data.log_weights is given; copies of the data (particles=None) need equal weights: None")
+        raise ValueError(f"{name} is None, which is copies of the data, and the data have weights; give a number, of draws by the weights")

@@ -159,7 +159,7 @@ class Contrastive(Method):
         """Check the rates, the data and the energy, and that the restarts go with the other settings."""
         super().check(rates, data)
         check_training(self, data)
-        initialise.check_copies(self.walkers, data)
+        initialise.check_copies("walkers", self.walkers, data)
         if self.restart_every is not None and rates.restart_probability != 0:
             conflict = f"restart_probability is {rates.restart_probability} and restart_every is {self.restart_every}"
             raise ValueError(f"{conflict}; give one of them")

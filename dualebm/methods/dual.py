@@ -193,7 +193,8 @@ class Dual(Method):
         if not isinstance(self.feature, Ridge):
             return self.rates
         bias = self.feature.bias
-        square = float(np.mean(np.sum(np.asarray(data.points, np.float64) ** 2, axis=1)))
+        squares = np.sum(np.asarray(data.points, np.float64) ** 2, axis=1)
+        square = float(np.mean(squares) if data.log_weights is None else np.average(squares, weights=np.asarray(data.weights)))
         step = 0.4 * (self.space.dimension + bias) / (square + bias)
         return self.rates._replace(transport_step=step, reaction_step=step)
 
@@ -201,9 +202,11 @@ class Dual(Method):
         """Check the rates and the data, which must have equal weights where particles are copies of them."""
         super().check(rates, data)
         self.feature.parameter_space(self.space)
-        if data.log_weights is not None and (self.particles is None or self.restart_every is not None):
+        initialise.check_copies("particles", self.particles, data)
+        if data.log_weights is not None and self.restart_every is not None:
             raise ValueError(
-                "data.log_weights is given; copies of the data (particles=None, restart_every) need equal weights: None"
+                f"restart_every is {self.restart_every}, which moves particles to copies of the data, and the data have weights; it must "
+                "be None (restart_probability draws data by their weights)"
             )
 
     def init(self, key: Key[Array, ""], rates: DualRates, data: Samples) -> DualState:

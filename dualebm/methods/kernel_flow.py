@@ -111,7 +111,7 @@ class KernelFlow(Method):
     def check(self, rates: LazyRates, data: Samples) -> None:
         """Check the rates and the data, which must have equal weights where particles are copies of them."""
         super().check(rates, data)
-        initialise.check_copies(self.particles, data)
+        initialise.check_copies("particles", self.particles, data)
         if rates.ascent_step != 0:
             raise ValueError(f"ascent_step is {rates.ascent_step}; a kernel has no charges that ascend: it must be 0")
 

@@ -136,7 +136,7 @@ class Lazy(Method):
     def check(self, rates: LazyRates, data: Samples) -> None:
         """Check the rates and the data, which must have equal weights where particles are copies of them."""
         super().check(rates, data)
-        initialise.check_copies(self.particles, data)
+        initialise.check_copies("particles", self.particles, data)
         self.feature.parameter_space(self.space)
         if self.charges == "best" and rates.ascent_step != 0:
             raise ValueError(f"ascent_step is {rates.ascent_step} and charges is 'best', which does not ascend; it must be 0")
