@@ -107,7 +107,7 @@ class Dual(Method):
             ones that the previous iteration left, before any restart.
         signs: the signs sigma_j: "half" of each sign, "random", or "all_negative" (which uses that the teacher is
             negative).
-        weights: the weights w_j at the start, in the unit `weight_unit`: all "one", or "uniform" in [0, 1).
+        first_weights: the weights w_j at the start, in the unit `weight_unit`: all "one", or "uniform" in [0, 1).
         weight_unit: the unit of the weights at the start: "one" (the program) or the "radius" (the text).
         weight_update: "multiplicative" (Algorithm 1), or "additive" (the authors' program for the primal figures), which cuts
             weights at zero and counts the cuts.
@@ -143,7 +143,7 @@ class Dual(Method):
     noise: NoiseKind = "antithetic"
     witness_particles: Literal["moved", "current"] = "moved"
     signs: wfr.Signs = "half"
-    weights: wfr.FirstWeights = "one"
+    first_weights: wfr.FirstWeights = "one"
     weight_unit: wfr.WeightUnit = "one"
     weight_update: wfr.WeightUpdate = "multiplicative"
     budget: bool = True
@@ -214,7 +214,7 @@ class Dual(Method):
         *atom_keys, particle_key = jax.random.split(key, 4)
         dtype, m = data.points.dtype, self.neurons
         unit = 1 if self.weight_unit == "one" else rates.radius
-        atoms = wfr.population(tuple(atom_keys), self.feature, self.space, m, self.signs, self.weights, unit, data)
+        atoms = wfr.population(tuple(atom_keys), self.feature, self.space, m, self.signs, self.first_weights, unit, data)
         x = initialise.start(particle_key, self.particles, data)
         snapshot = None
         if self.data_batch is not None:  # the first step fills it

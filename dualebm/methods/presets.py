@@ -19,7 +19,7 @@ def text(space: Space, **changes) -> Dual:
     >>> text(Sphere(15), particles=200_000).noise
     'independent'
     """
-    preset = dict(integrator="projected", noise="independent", signs="random", weights="uniform", weight_unit="radius")
+    preset = dict(integrator="projected", noise="independent", signs="random", first_weights="uniform", weight_unit="radius")
     return Dual(space, **{**preset, **changes})
 
 

@@ -73,7 +73,7 @@ class ScoreMatching(Method):
         smoothing: h > 0, the time over which the Laplacian of such a ReLU is averaged. None for the space's
             `default_particle_step`, and for all other features.
         signs: the signs sigma_j: "half" of each sign, "random", or "all_negative".
-        weights: the weights w_j at the start, in the unit `weight_unit`: all "one", or "uniform" in [0, 1).
+        first_weights: the weights w_j at the start, in the unit `weight_unit`: all "one", or "uniform" in [0, 1).
         weight_unit: the unit of the weights at the start: "one" or the "radius".
         weight_update: "multiplicative", or "additive", which cuts weights at zero and counts the cuts.
         budget: whether to keep the total variation within the radius.
@@ -95,7 +95,7 @@ class ScoreMatching(Method):
     neurons: Count = 64
     smoothing: settings.Positive | None = None
     signs: wfr.Signs = "half"
-    weights: wfr.FirstWeights = "one"
+    first_weights: wfr.FirstWeights = "one"
     weight_unit: wfr.WeightUnit = "one"
     weight_update: wfr.WeightUpdate = "multiplicative"
     budget: bool = True
@@ -120,7 +120,7 @@ class ScoreMatching(Method):
         """Return the neurons that `Dual` starts with under the same key."""
         position_key, sign_key, weight_key, _ = jax.random.split(key, 4)
         keys, unit = (position_key, sign_key, weight_key), 1 if self.weight_unit == "one" else rates.radius
-        atoms = wfr.population(keys, self.feature, self.space, self.neurons, self.signs, self.weights, unit, data)
+        atoms = wfr.population(keys, self.feature, self.space, self.neurons, self.signs, self.first_weights, unit, data)
         return ScoreMatchingState(atoms, jnp.int32(0))
 
     def step(

@@ -89,7 +89,7 @@ class WeightedDual(Method):
         noise: the Gaussian noise of the particles: "independent", "antithetic" (opposite for particles i and i + N/2)
             or "orthogonal" (see `flows.noise.drawn`).
         signs: the signs sigma_j: "half" of each sign, "random", or "all_negative".
-        weights: the weights w_j at the start: all "one", or "uniform" in [0, 1).
+        first_weights: the weights w_j at the start: all "one", or "uniform" in [0, 1).
         particle_moves: the number of moves of each particle in an iteration, all under the same neurons.
         resampling: the rule by which particles are resampled: a name of `measures.RESAMPLINGS`, or "none".
 
@@ -110,7 +110,7 @@ class WeightedDual(Method):
     particles: CountFrom2 = 10_000
     noise: NoiseKind = "antithetic"
     signs: wfr.Signs = "half"
-    weights: wfr.FirstWeights = "one"
+    first_weights: wfr.FirstWeights = "one"
     particle_moves: Count = 1
     resampling: jarzynski.Resampling = "systematic"
 
@@ -123,7 +123,7 @@ class WeightedDual(Method):
     def dual(self) -> Dual:
         """The method `Dual` with the same neurons. It initialises and updates them."""
         return Dual(
-            self.space, self.feature, self.neurons, particles=2, noise=self.noise, signs=self.signs, weights=self.weights,
+            self.space, self.feature, self.neurons, particles=2, noise=self.noise, signs=self.signs, first_weights=self.first_weights,
             particle_moves=self.particle_moves,
         )  # fmt: skip
 

@@ -115,7 +115,7 @@ def test_text_and_program_conventions_give_one_trajectory(x64):
     data, theta = sphere_points(1, n, d), sphere_points(2, m, d)
     samples, rng = Samples(jnp.array(data)), np.random.default_rng(3)
     w, signs, x = np.ones(m), rng.choice([-1.0, 1.0], m), np.concatenate([data, data])
-    method = presets.text(Sphere(d), neurons=m, weights="one")
+    method = presets.text(Sphere(d), neurons=m, first_weights="one")
     scaled = start(jax.random.key(0), method, rates, samples).atoms.log_weights
     state = state_of(x, theta, np.exp(scaled), signs)
     for _ in range(3):
@@ -148,7 +148,7 @@ def test_initial_state_of_each_choice():
     np.testing.assert_array_equal(state.columns.T, np.concatenate([points, points]))
     assert state.atoms.signs.sum() == 0 and (state.atoms.log_weights == 0).all()
     np.testing.assert_allclose(np.linalg.norm(state.atoms.positions, axis=1), 1, rtol=1e-6)
-    drawn = init(signs="random", weights="uniform", neurons=4096)
+    drawn = init(signs="random", first_weights="uniform", neurons=4096)
     assert abs((drawn.atoms.signs == 1).mean() - 0.5) < 5 * 0.5 / 64
     uniform = np.exp(drawn.atoms.log_weights)
     assert abs(uniform.mean() - 0.5) < 5 * 12**-0.5 / 64 and uniform.max() < 1
@@ -345,8 +345,17 @@ def test_bad_data(points, message):
 
 def test_weighted_data_refuse_copies():
     data = Samples(jnp.array(sphere_points(0, 5, 3), jnp.float32), jnp.zeros(5))
-    with pytest.raises(ValueError, match=r"data\.log_weights is given"):
+    with pytest.raises(ValueError, match="particles is None, which is copies of the data, and the data have weights; give a number"):
         Dual(Sphere(3)).check(RATES, data)
+    with pytest.raises(ValueError, match=r"restart_every is 3, which moves particles to copies of the data, .* must be None"):
+        Dual(Sphere(3), particles=10, restart_every=3).check(RATES, data)
+
+
+def test_the_neuron_step_counts_the_weights_of_the_data():
+    points, counts = np.random.default_rng(0).normal(size=(20, 2)).astype("float32"), np.arange(1, 21)
+    weighted = Dual(Euclidean(2)).rates_for(Samples(jnp.asarray(points), jnp.log(jnp.asarray(counts, "float32"))))
+    repeated = Dual(Euclidean(2)).rates_for(Samples(jnp.asarray(np.repeat(points, counts, axis=0))))
+    assert weighted.transport_step == pytest.approx(repeated.transport_step, rel=1e-5)
 
 
 def test_training_on_the_plane_with_a_bias():
