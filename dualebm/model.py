@@ -18,6 +18,7 @@ from dualebm._internal import checks, files
 from dualebm.data.preparation import Preparation, to_space
 from dualebm.energies.base import Energy
 from dualebm.energies.files import build, load_energy, save_energy, spell
+from dualebm.energies.shallow import Shallow
 from dualebm.flows import langevin, resampling
 from dualebm.geometry import Space
 from dualebm.log_z.estimate import METHODS, LogPartitionEstimate
@@ -52,6 +53,37 @@ def precision(model: Model) -> np.dtype:
     'float32'
     """
     return np.dtype(jax.tree.leaves(model.energy)[0].dtype)
+
+
+SMALL_CHANGE = 0.01
+"""The change of the energy by a bump, in nats, up to which moves of particles need not resolve the bump."""
+
+
+def resolving_step(energy: Energy, space: Space) -> float:
+    """Return a particle step that resolves the shortest length over which the energy or the base measure changes.
+
+    It is the default of the space, times the square of that length in its unit where this is below 1. Lengths that are not known do not
+    count, nor do neurons that change the energy by `SMALL_CHANGE` or less.
+
+    Args:
+        energy: the energy.
+        space: the space, with its base measure.
+
+    Returns:
+        The step, in the square of the unit of length of the points.
+
+    >>> from dualebm import VonMisesFisher; import jax.numpy as jnp
+    >>> from dualebm.features import ReLU
+    >>> space, flat = Sphere(3, VonMisesFisher([1.0, 0.0, 0.0], 100.0)), Shallow(ReLU(), jnp.eye(3), jnp.zeros(3))
+    >>> round(resolving_step(flat, space) / space.default_particle_step, 6)
+    0.01
+    """
+    if isinstance(energy, Shallow):
+        large = np.abs(np.asarray(energy.coefficients)) > SMALL_CHANGE * len(energy.coefficients)
+        energy = Shallow(energy.feature, energy.positions[large], energy.coefficients[large])
+    places = [known for known in (energy.finest(), space.base.finest(space)) if known is not None]
+    shortest = min([space.unit, *(float(np.min(lengths)) for _, lengths in places if len(lengths))])
+    return space.default_particle_step * (shortest / space.unit) ** 2
 
 
 def log_densities(model: Model, x: Any) -> dict[str, np.ndarray]:

@@ -4,7 +4,6 @@ from typing import Any
 
 import equinox as eqx
 import jax
-import numpy as np
 from jaxtyping import Array, Float, Key
 
 from dualebm import duality_gap, measures, metrics, model, row_weights
@@ -12,31 +11,13 @@ from dualebm.energies.base import Energy
 from dualebm.energies.shallow import Shallow
 from dualebm.geometry import Space
 from dualebm.log_z.annealing import anneal
-from dualebm.log_z.quadrature import sphere_quadrature
+from dualebm.log_z.quadrature import quadrature_of
 from dualebm.measures import Samples
 from dualebm.metrics.walkers import EffectiveFraction, WalkerCrossEntropy
-from dualebm.spaces import Sphere
 from dualebm.training.prepare import initial_state, traced
-
-NODES: dict[Space, int] = {Sphere(2): 2000, Sphere(3): 100}
-"""The `nodes` of `sphere_quadrature` with which metrics of a fit are recorded, on the spaces that have one."""
 
 ANNEALED_SAMPLES = 10_000
 """The number of samples of the model that are annealed where the method has no particles."""
-
-SMALL_CHANGE = 0.01
-"""The change of the energy by a bump, in nats, up to which moves of particles need not resolve the bump."""
-
-
-def quadrature_of(space: Space, dtype: Any) -> Samples | None:
-    """Return a quadrature of the base measure on the circle and S^2, and None on other spaces.
-
-    >>> from dualebm.spaces import Euclidean, Sphere
-    >>> quadrature_of(Sphere(2), "float32").points.shape, quadrature_of(Euclidean(2), "float32")
-    ((2000, 2), None)
-    """
-    return sphere_quadrature(space, NODES[space], dtype) if space in NODES else None
-
 
 def monitors(method: Any, rates: Any, data: Samples, held_out: Samples) -> dict[str, Any]:
     """Return the metrics that a fit records.
@@ -97,40 +78,11 @@ def particle_step_of(rates: Any, space: Space) -> float:
     """Return the particle step of a method's rates, or the space's default where the method moves no particles.
 
     >>> from dualebm.methods.dual import Dual
-    >>> from dualebm.spaces import Sphere
-    >>> particle_step_of(Dual(Sphere(3)).rates._replace(particle_step=0.125), Sphere(3))
+    >>>     >>> particle_step_of(Dual(Sphere(3)).rates._replace(particle_step=0.125), Sphere(3))
     0.125
     """
     step = float(rates.particle_step) if "particle_step" in rates._fields else 0.0
     return step or space.default_particle_step
-
-
-def resolving_step(energy: Energy, space: Space) -> float:
-    """Return a particle step that resolves the shortest length over which the energy or the base measure changes.
-
-    It is the default of the space, times the square of that length in its unit where this is below 1. Lengths that are not known do not
-    count, nor do neurons that change the energy by `SMALL_CHANGE` or less.
-
-    Args:
-        energy: The energy.
-        space: The space, with its base measure.
-
-    Returns:
-        The step, in the square of the unit of length of the points.
-
-    >>> from dualebm import VonMisesFisher; import jax.numpy as jnp
-    >>> from dualebm.features import ReLU
-    >>> from dualebm.spaces import Sphere
-    >>> space, flat = Sphere(3, VonMisesFisher([1.0, 0.0, 0.0], 100.0)), Shallow(ReLU(), jnp.eye(3), jnp.zeros(3))
-    >>> round(resolving_step(flat, space) / space.default_particle_step, 6)
-    0.01
-    """
-    if isinstance(energy, Shallow):
-        large = np.abs(np.asarray(energy.coefficients)) > SMALL_CHANGE * len(energy.coefficients)
-        energy = Shallow(energy.feature, energy.positions[large], energy.coefficients[large])
-    places = [known for known in (energy.finest(), space.base.finest(space)) if known is not None]
-    shortest = min([space.unit, *(float(np.min(lengths)) for _, lengths in places if len(lengths))])
-    return space.default_particle_step * (shortest / space.unit) ** 2
 
 
 def shares_of(data: Samples) -> row_weights.Shares:

@@ -77,7 +77,7 @@ def _choose(key: Key[Array, ""], partition_key: Key[Array, ""], points: Rows, se
         chosen = dataclasses.replace(chosen, paths=candidates.FOLDS)
     options: dict[str, Any] = dict(weights=evaluate.shares_of(data), folder=settings.out, progress=sys.stderr.isatty())
     fitted = auto.fit(key, data.points, prepared.space, chosen, **options)
-    step = evaluate.resolving_step(fitted.energy, fitted.space)
+    step = model.resolving_step(fitted.energy, fitted.space)
     result = model.Model(fitted.energy, prepared._replace(space=fitted.space), fitted.log_partition, step)
     likelihoods = {"held_out": evaluate.likelihood(result, held_out)}
     about = {"path": [_spelt(stage) for stage in fitted.path], "chosen": _spelt(fitted.chosen), "automatic": describe(chosen)}

@@ -6,7 +6,7 @@ made on the host in NumPy float64 and cast at the end. The functions that use th
 
 import itertools
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +26,9 @@ LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE = 1e-3, 1e3
 
 BISECTIONS = 60
 """The number of halvings of the range in log T, more than float64 can resolve."""
+
+NODES: dict[Space, int] = {Sphere(2): 2000, Sphere(3): 100}
+"""The `nodes` of `sphere_quadrature` with which means of a fit are computed, on the spaces that have one."""
 
 Scalar = Float[Array, ""] | float
 Nodes = tuple[Float[np.ndarray, "Q d"], Float[np.ndarray, " Q"]]
@@ -95,6 +98,16 @@ def sphere_quadrature(space: Space, nodes: int, dtype=jnp.float32) -> Samples:
     ((128, 3), 0.33333)
     """
     return _samples(sphere_nodes(space, nodes), checks.precision(dtype))
+
+
+def quadrature_of(space: Space, dtype: Any) -> Samples | None:
+    """Return `sphere_quadrature` with the `NODES` of a circle or of S^2 with the base `Uniform()`, and None on other spaces.
+
+    >>> from dualebm.spaces import Euclidean
+    >>> quadrature_of(Sphere(2), "float32").points.shape, quadrature_of(Euclidean(2), "float32")
+    ((2000, 2), None)
+    """
+    return sphere_quadrature(space, NODES[space], dtype) if space in NODES else None
 
 
 def line_quadrature(space: Space, nodes: int, dtype=jnp.float32) -> Samples:

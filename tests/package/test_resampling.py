@@ -13,7 +13,6 @@ from dualebm.base_families import Normal, VonMisesFisher
 from dualebm.base_kernels import KernelBase
 from dualebm.base_measures import Gaussian
 from dualebm.base_mixtures import MixtureBase
-from dualebm.cli.evaluate import resolving_step
 from dualebm.data.preparation import Preparation
 from dualebm.energies.shallow import Shallow
 from dualebm.features import ReLU, ScaledBump
@@ -21,7 +20,7 @@ from dualebm.flows import resampling
 from dualebm.flows.resampling import effective_fraction, resampled
 from dualebm.log_z.estimate import LogPartitionEstimate
 from dualebm.log_z.quadrature import sphere_quadrature
-from dualebm.model import Model
+from dualebm.model import Model, resolving_step
 from dualebm.spaces import Euclidean, Sphere, Torus
 
 TWO = MixtureBase((0.4, 0.6), (VonMisesFisher([0.0, 0.0, 1.0], 6.0), VonMisesFisher([1.0, 0.0, 0.0], 2.0)))
