@@ -31,7 +31,7 @@ from dualebm.features import ReLU
 from dualebm.geometry import Space
 from dualebm.log_z.estimate import LogPartitionEstimate, estimate_log_partition
 from dualebm.measures import Samples, resample
-from dualebm.radii import FEW, Followed, Plan, Task, follow, grown, plan_of
+from dualebm.radii import FEW, Followed, Plan, Report, Task, follow, grown, plan_of
 from dualebm.row_weights import Shares
 from dualebm.training import segments
 from dualebm.training.run import Diverged
@@ -102,7 +102,7 @@ class Fit(NamedTuple):
 
 def fit(
     key: Key[Array, ""], points: Float[Array, "n d"], space: Space, auto: Auto | None = None, *, weights: Any = None,
-    folder: files.PathLike | None = None, progress: bool = False,
+    folder: files.PathLike | None = None, progress: bool = False, callback: Report | None = None,
 ) -> Fit:  # fmt: skip
     """Fit a density to rows.
 
@@ -117,6 +117,9 @@ def fit(
         folder: the folder in which the same call continues after an interruption, and which holds the records of the paths. None writes
             nothing.
         progress: whether to show a bar on standard error, with the radius, the validated gain and the time that remains.
+        callback: function of a dictionary of plain numbers, called after each segment of a path is saved, such as a logger. The
+            dictionary has the `candidate` of the path, the number of its validation `fold` from 0, or None for all rows, and the numbers
+            that `radii.follow` reports. The log density is in nats per row, with respect to the coordinates of the points.
 
     Returns:
         The fit.
@@ -145,6 +148,11 @@ def fit(
     few, particles = count < FEW, None if shares is None else 2 * len(points)
     held_rows = np.concatenate([split(fold, number)[1] for number in range(FOLDS)])
     judges = None if shares is None else shares[held_rows]  # of the rows of all folds, in their order
+
+    def report_of(candidate: Candidate, fold: int | None) -> Report | None:
+        call = callback
+        return call and (lambda numbers: call({"candidate": candidate.name, "fold": fold, **numbers}))
+
     with segments.bar(0, 0, "radius", progress) as bar:
 
         def validate(candidate: Candidate, plan: Plan, folds: int) -> list[Followed]:
@@ -155,7 +163,7 @@ def fit(
                 bar.set_description(f"{candidate.name}, fold {number + 1} of {folds}")
                 task = Task(candidate.fold_bases[number], plan, _samples(points, shares, train), _samples(points, shares, held))
                 where = place and place / "-".join([*candidate.name.split(), settings.word(type(plan.method)), str(number)])
-                runs.append(follow(path_key, task, plan.stages, where, bar, early=folds == 1))
+                runs.append(follow(path_key, task, plan.stages, where, bar, early=folds == 1, report=report_of(candidate, number)))
             return runs
 
         plans, stages, rows = [], [], []
@@ -174,7 +182,7 @@ def fit(
         bar.total += stage
         task = Task(candidate.base, plans[best], _samples(points, shares, slice(None)), Samples(points[:0]))
         try:
-            final, diverged = follow(fit_key, task, stage, place and place / "all", bar, early=False), ()
+            final, diverged = follow(fit_key, task, stage, place and place / "all", bar, early=False, report=report_of(candidate, None)), ()
         except Diverged as error:
             stage, diverged = 0, (f"the base measure alone is fitted, because {error}",)
             final = follow(fit_key, task, 0, None, bar, early=False)

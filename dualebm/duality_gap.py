@@ -311,7 +311,7 @@ def summary(certificate: Certificate, radius: float, ball: str = "full") -> str:
 
 
 def within(tolerance: float, sigmas: float = 2.0):
-    """Make a rule for the argument `stop` of `run`, for a run that records the metric `gap`.
+    """Make a rule for the argument `callback` of `run`, for a run that records the metric `gap`.
 
     The run stops once the last gap plus `sigmas` of its standard errors is at most `tolerance` nats. Raises ValueError for a tolerance
     that is not positive and for negative sigmas.

@@ -6,6 +6,8 @@ stay where they gather, and spread less into the noise of the rows.
 """
 
 import dataclasses
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -172,10 +174,15 @@ class Followed(NamedTuple):
     slope: Float[np.ndarray, "stages 2"]
 
 
+Report = Callable[[dict[str, Any]], Any]
+"""A function of a small dictionary of plain numbers."""
+
 _begin = jax.jit(PenalisedLikelihood.begin, static_argnums=0)
 
 
-def follow(key: Key[Array, ""], task: Task, stages: int, folder: Path | None, bar: Any, *, early: bool) -> Followed:
+def follow(
+    key: Key[Array, ""], task: Task, stages: int, folder: Path | None, bar: Any, *, early: bool, report: Report | None = None
+) -> Followed:
     """Train a path of radii.
 
     Args:
@@ -185,6 +192,9 @@ def follow(key: Key[Array, ""], task: Task, stages: int, folder: Path | None, ba
         folder: the folder of the run, or None.
         bar: the bar. Each radius is one unit of it.
         early: whether the path ends where the last two radii have not raised the mean log density.
+        report: function of the numbers of the last radius, called after each segment is saved. They are `step`, `radius`, `seconds` since
+            the call began, `effective_fraction` of the draws, and `log_density`, the mean over the held rows in nats, or None where none
+            are held.
 
     Returns:
         The energy and its numbers.
@@ -208,18 +218,29 @@ def follow(key: Key[Array, ""], task: Task, stages: int, folder: Path | None, ba
         "gap": FitGap(checked),
     }  # fmt: skip
 
-    def stop(results: xarray.Dataset) -> bool:
+    begun = time.perf_counter()
+
+    def average(values: np.ndarray) -> np.ndarray:
+        return values.mean(axis=-1) if judges is None else values @ judges
+
+    def show(results: xarray.Dataset) -> np.ndarray:
         radius, made = float(results.radius[-1]), results.sizes["step"] - 1
         bar.set_postfix(radius=f"{radius:.3g}", refresh=False)
         bar.update(done + made - bar.n)
-        if not held.points.size:
-            return False
-        values = results.log_densities.values
-        means = values.mean(axis=1) if judges is None else values @ judges
-        bar.set_postfix(radius=f"{radius:.3g}", gain=f"{means[-1]:+.3f} nat", refresh=False)
-        return early and made - int(np.nanargmax(means)) >= PATIENCE
+        means = average(results.log_densities.values) if held.points.size else np.zeros(0)
+        if len(means):
+            bar.set_postfix(radius=f"{radius:.3g}", gain=f"{means[-1]:+.3f} nat", refresh=False)
+        return means
 
-    options: dict[str, Any] = dict(schedule=schedule, state=state, folder=folder, segment=2, progress=False, stop=stop)
+    def after_segment(results: xarray.Dataset) -> bool:
+        means = show(results)
+        if report is not None:
+            log_density = float(means[-1] + average(at_base)) if len(means) else None
+            last = dict(step=int(results.step[-1]), radius=float(results.radius[-1]), effective_fraction=float(results.fraction[-1]))
+            report({**last, "log_density": log_density, "seconds": time.perf_counter() - begun})
+        return early and len(means) > 0 and len(means) - 1 - int(np.nanargmax(means)) >= PATIENCE
+
+    options: dict[str, Any] = dict(schedule=schedule, state=state, folder=folder, segment=2, progress=False, callback=after_segment)
     every = schedule.iterations
     try:
         state, results = run(run_key, method, rates, data, steps=stages * every, every=every, metrics=metrics, **options)
@@ -227,7 +248,7 @@ def follow(key: Key[Array, ""], task: Task, stages: int, folder: Path | None, ba
         if not held.points.size:
             raise
         state, results = error.state, error.results
-    stop(results)
+    show(results)
     bar.total -= done + stages - bar.n
     radius, relative, fraction, slope = (results[name].values.astype(np.float64) for name in metrics)
     # Stage 0 is the base measure, although the neurons of Algorithm 1 have weights before its first iteration.

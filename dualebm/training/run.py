@@ -55,7 +55,7 @@ def run(
     folder: files.PathLike | None = None,
     segment: int | None = None,
     progress: bool = True,
-    stop: Callable[[xarray.Dataset], bool] | None = None,
+    callback: Callable[[xarray.Dataset], Any] | None = None,
 ) -> tuple[Any, xarray.Dataset]:
     """Run a method and record metrics. In a folder, keep results and checkpoints.
 
@@ -76,13 +76,14 @@ def run(
             of iterations done.
         state: The state to start from; None for `initial_state(key, method, rates, data)`.
         folder: The folder of results, checkpoint and manifest (see `dualebm.training.run_folder`); None writes nothing.
-        segment: The number of records of a segment, at least 2. After each segment a checkpoint is written and `stop`
+        segment: The number of records of a segment, at least 2. After each segment a checkpoint is written and `callback`
             is called. None for a twentieth of the run, at most 100 records.
         progress: Whether to show a bar on standard error, with the rate, the time that remains and the last scalar
             records.
-        stop: Function `stop(results so far) -> bool`, called after each segment. The run ends when it returns True. It
-            is not part of the settings of a run: a call without it, or whose `stop` returns False, continues the run
-            that it ended.
+        callback: Function `callback(results so far)`, called on the host after each segment is saved, and before the first
+            segment of a run that is continued. The run ends when it returns a true value. A function that logs or draws
+            returns None. It is not part of the settings of a run: a call without it, or whose `callback` returns None, continues the
+            run that it ended.
 
     Returns:
         The last state, and the results: each metric along `step`, the number of iterations done, from the initial state
@@ -120,7 +121,10 @@ def run(
             job.raise_diverged(done, job.load(done))
         with segments.deferred_signals(answers=True, progress=progress) as signals:
             job.bar = stack.enter_context(segments.bar(steps, max(done - 1, 0) * every, "it", progress))
-            state, done = segments.drive(plan, job, done, lambda done: bool(signals) or job.stopped(done, stop))
+            first = done
+            state, done = segments.drive(plan, job, done, lambda done: bool(signals) or job.stopped(done, callback))
+            if callback is not None and first < done == len(plan.step):
+                callback(job.results(done))
         if signals:
             raise KeyboardInterrupt(f"{signals[0].name} at {job.place(done)}")
     return state, job.results(done)
@@ -229,9 +233,9 @@ class _Run:
         made = {name: values[:done] for name, values in self.records.items()}
         return run_folder.dataset(made, self.plan.step[:done], self.variables, self.plan.attributes)
 
-    def stopped(self, done, stop) -> bool:
-        """Return whether `stop` ends the run. The manifest then has the status `stopped`."""
-        if stop is None or not done or not stop(self.results(done)):
+    def stopped(self, done, callback) -> bool:
+        """Return whether `callback` ends the run. The manifest then has the status `stopped`."""
+        if callback is None or not done or not callback(self.results(done)):
             return False
         if self.folder is not None:
             _write_manifest(self.folder, self.plan, "stopped", done)

@@ -46,7 +46,7 @@ def content_of(settings: Settings) -> dict[str, Any]:
         outcome = f"ends at iteration {at} of {chosen[LINES[0]].steps}" if at < chosen[LINES[0]].steps else "does not end early"
         sentences.append(
             f"{teacher}, {LINES[0]}, seed {settings.first_seed}: {duality_gap.summary(last, RADIUS)}; "
-            f"with `stop=within({TOLERANCE:g})` it {outcome}."
+            f"with `callback=within({TOLERANCE:g})` it {outcome}."
         )
     figures["certificate_particles"] = particles_figure(readings)
     return dict(

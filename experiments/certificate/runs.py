@@ -285,6 +285,6 @@ def stopped(settings: Settings, teacher: str, line: Line) -> xarray.Dataset:
     _, results = run(
         scene.key, line.method, line.rates, scene.data, steps=line.steps, every=EVERY, schedule=line.schedule, segment=2, progress=False,
         metrics={"gap": gap, "kl": metrics.KLDivergence(scene.target.energy, scene.test)},
-        folder=settings.out / f"{settings.preset}_{teacher}" / "stopped", stop=duality_gap.within(TOLERANCE),
+        folder=settings.out / f"{settings.preset}_{teacher}" / "stopped", callback=duality_gap.within(TOLERANCE),
     )  # fmt: skip
     return results

@@ -195,7 +195,7 @@ def train(settings: Settings, scale: Scale, teacher: str, reading: str, algorith
         stop = lambda records: bool(np.isfinite(iterations(records, teacher)).all())  # noqa: E731
     steps = scale.primal_steps if algorithm == "primal" else scale.dual_steps
     _, results = run(
-        key, method, rates, data, steps=steps, every=EVERY[algorithm], metrics=monitors, stop=stop,
+        key, method, rates, data, steps=steps, every=EVERY[algorithm], metrics=monitors, callback=stop,
         folder=settings.out / f"n={scale.n}" / f"{teacher}_{reading}_{algorithm}_{seed}", progress=sys.stderr.isatty(),
     )  # fmt: skip
     return results

@@ -302,7 +302,7 @@ def measured(settings: Settings, label: str, method, rates, seed: int, known: Im
         state, results = run(
             jax.random.key(seed), method, rates, known.train, steps=settings.steps, every=settings.steps // settings.records,  # type: ignore
             metrics=monitors(label, classifier, known), folder=folder / "run", progress=settings.progress and sys.stderr.isatty(),
-            stop=functools.partial(save_samples, folder, known.shape),
+            callback=functools.partial(save_samples, folder, known.shape),
         )  # fmt: skip
     finally:
         seconds = before + time.perf_counter() - begin

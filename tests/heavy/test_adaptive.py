@@ -41,7 +41,7 @@ def test_segments_files_and_one_run_agree(tmp_path):
     )
     whole, results = run(jax.random.key(3), method, RATES, data, **arguments, schedule=annealing(10), segment=3)
     arguments |= dict(schedule=annealing(10), folder=tmp_path / "run", segment=3)
-    part, _ = run(jax.random.key(3), method, RATES, data, **arguments, stop=lambda results: results.step[-1] >= 4)
+    part, _ = run(jax.random.key(3), method, RATES, data, **arguments, callback=lambda results: results.step[-1] >= 4)
     assert 0 < int(part.step) < 10
     again, found = run(jax.random.key(3), method, RATES, data, **arguments)
     jax.tree.map(np.testing.assert_array_equal, again, whole)

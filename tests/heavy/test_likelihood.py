@@ -34,7 +34,7 @@ def test_it_learns_and_resumes_bit_for_bit(tmp_path):
     common = dict(steps=400, every=50, metrics=kl, progress=False)
     rates = method.rates._replace(learning_rate=0.1)
     state, results = run(jax.random.key(1), method, rates, data, **common)
-    halted, _ = run(jax.random.key(1), method, rates, data, **common, folder=tmp_path, stop=lambda r: r.step.max() >= 200)
+    halted, _ = run(jax.random.key(1), method, rates, data, **common, folder=tmp_path, callback=lambda r: r.step.max() >= 200)
     assert int(halted.step) < 400
     again, _ = run(jax.random.key(1), method, rates, data, **common, folder=tmp_path)
     assert float(results.kl[-1]) < 0.1 * float(results.kl[0])

@@ -43,8 +43,8 @@ def wide_log_density(x):
 WIDE = CustomBase(wide_log_density, lambda key, count: 3 * jax.random.normal(key, (count, 2)))
 
 
-def go(points, space, folder=None, key=KEY, **changes):
-    return fit(key, jnp.asarray(points), space, Auto(**{**SMALL, **changes}), folder=folder)
+def go(points, space, folder=None, key=KEY, callback=None, **changes):
+    return fit(key, jnp.asarray(points), space, Auto(**{**SMALL, **changes}), folder=folder, callback=callback)
 
 
 def same(first, second):
@@ -397,7 +397,16 @@ def no_training(*arguments):
 def test_the_same_call_returns_the_same_fit(plane, monkeypatch, tmp_path):
     """In the folder without an iteration, and elsewhere by the same iterations. Another key is another fit, and refused in the folder."""
     whole, folder = plane
-    same(whole, go(PLANE, Euclidean(2), base="normal"))
+    records = []
+    same(whole, go(PLANE, Euclidean(2), base="normal", callback=records.append))
+    validated = [record for record in records if record["fold"] is not None]
+    assert [(record["fold"], record["step"]) for record in validated] == [(0, 4), (0, 8), (1, 4), (1, 8)]
+    assert all(record["candidate"] == "normal scaled_bump" and record["seconds"] > 0 for record in records)
+    for stage, last in zip(whole.path[1:], (validated[::2], validated[1::2]), strict=True):
+        means = {name: np.mean([record[name] for record in last]) for name in ("log_density", "radius")}
+        assert means == pytest.approx(dict(log_density=stage.log_density, radius=stage.radius))
+        assert min(record["effective_fraction"] for record in last) == pytest.approx(stage.effective_fraction)
+    assert all(record["log_density"] is None for record in records if record["fold"] is None)
     other = go(PLANE, Euclidean(2), key=jax.random.key(4), base="normal")
     assert whole.path != other.path
     with pytest.raises(ValueError, match="is of another run"):

@@ -174,7 +174,7 @@ def test_a_run_stops_by_its_certificate():
     gap = metrics.DualityGap(teacher.space, teacher.quadrature(), "negative")
     counts = dict(steps=2000, every=20, segment=2, metrics={"gap": gap}, progress=False)
     rates = method.rates._replace(transport_step=0.3, reaction_step=0.3)
-    _, results = run(jax.random.key(1), method, rates, data, stop=within(0.2), **counts)
+    _, results = run(jax.random.key(1), method, rates, data, callback=within(0.2), **counts)
     assert results.gap.values[-1, 0] <= 0.2 < results.gap.values[0, 0] and results.sizes["step"] < 100
 
 

@@ -268,13 +268,13 @@ def test_what_is_refused():
 # -- Runs --------------------------------------------------------------------------------------------
 
 
-def go(folder=None, stop=None):
+def go(folder=None, callback=None):
     """A run of 12 iterations along a path of penalties, with a record every 2 and segments of 2 records."""
     space, feature = CASES[1]
     method, data, state = begun(space, feature, dtype="float32", batch=16, rows=40)
     draws = space.sample_base(jax.random.key(9), 50, "float32")
     metrics = {"fraction": DrawnFraction(draws), "log_densities": LogDensities(data.points, draws)}
-    options = dict(schedule=Lowering(0.5, 4), state=state, folder=folder, segment=2, progress=False, stop=stop)
+    options = dict(schedule=Lowering(0.5, 4), state=state, folder=folder, segment=2, progress=False, callback=callback)
     return run(jax.random.key(2), method, PenalisedRates(0.5), data, steps=12, every=2, metrics=metrics, **options)
 
 

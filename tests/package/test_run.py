@@ -77,7 +77,7 @@ def long(folder, segments):
         time.sleep(0 if segments else 0.03)  # so that it is not done before it is killed
         return False
 
-    go(folder, stop=stop, **LONG)
+    go(folder, callback=stop, **LONG)
 
 
 def assert_same(one, other):
@@ -245,7 +245,7 @@ def test_a_signal_ends_the_run_after_the_segment_at_hand(tmp_path, whole, number
             return False
 
         with pytest.raises(KeyboardInterrupt, match=rf"{number.name} at step 10 of 22; .*the same call continues it in "):
-            go(tmp_path, stop=stop)
+            go(tmp_path, callback=stop)
         assert calls == [3] and capfd.readouterr().err == "stopping after this segment; again to stop now\n"
         assert signal.getsignal(number) is signal.default_int_handler
         manifest = run_folder.read_manifest(tmp_path)
@@ -253,7 +253,7 @@ def test_a_signal_ends_the_run_after_the_segment_at_hand(tmp_path, whole, number
         assert_same(go(tmp_path), whole)
 
         with pytest.raises(KeyboardInterrupt, match="nothing is saved"):
-            go(stop=stop)
+            go(callback=stop)
     finally:
         signal.signal(number, before)
 
@@ -268,7 +268,7 @@ def test_a_second_signal_interrupts_at_once(tmp_path, whole, capfd):
             raise AssertionError("not interrupted")
 
         with pytest.raises(KeyboardInterrupt, match="second signal"):
-            go(tmp_path, stop=stop)
+            go(tmp_path, callback=stop)
         assert capfd.readouterr().err.count("stopping after this segment") == 1
         assert run_folder.read_manifest(tmp_path)["records"] == 3
         assert_same(go(tmp_path), whole)
@@ -276,16 +276,31 @@ def test_a_second_signal_interrupts_at_once(tmp_path, whole, capfd):
         signal.signal(signal.SIGINT, before)
 
 
+def test_the_callback_is_called_after_each_segment_and_before_the_first_of_a_run_that_goes_on(tmp_path, whole):
+    steps = []
+
+    def log(records):
+        steps.append(int(records.step[-1]))
+        return steps == [4, 10]
+
+    go(tmp_path, callback=log)
+    assert steps == [4, 10]
+    assert_same(go(tmp_path, callback=log), whole)
+    assert steps == [4, 10, 10, 16, 22]
+    go(tmp_path, callback=log)  # a finished run
+    assert steps == [4, 10, 10, 16, 22]
+
+
 def test_early_stop_and_going_on(tmp_path, whole):
     def stop(records):
         return bool(records.step[-1] >= 8)
 
-    state, results = go(tmp_path, stop=stop)
+    state, results = go(tmp_path, callback=stop)
     assert int(state.step) == 10 and results.step.values.tolist() == [0, 2, 4, 6, 8, 10]
     assert run_folder.read_manifest(tmp_path)["status"] == "stopped"
     assert np.isnan(stored(tmp_path).acceptance[6:]).all() and (stored(tmp_path).diverged[6:] == -1).all()
-    assert_same(go(tmp_path, stop=stop), (state, results))
-    assert_same(go(stop=stop), (state, results))
+    assert_same(go(tmp_path, callback=stop), (state, results))
+    assert_same(go(callback=stop), (state, results))
     assert_same(go(tmp_path), whole)
     assert run_folder.read_manifest(tmp_path)["status"] == "done"
 
@@ -301,7 +316,7 @@ def test_results_can_be_read_while_the_run_goes_on(tmp_path):
         seen.append(done)
         return False
 
-    go(tmp_path, stop=stop)
+    go(tmp_path, callback=stop)
     assert seen == [3, 6, 9]
 
 
@@ -378,7 +393,7 @@ def test_methods_with_walkers_go_on_bit_for_bit(name, tmp_path):
     rates = method.rates._replace(**({"threshold": 1.0} if hasattr(method.rates, "threshold") else {}))
     common = dict(steps=16, every=2, metrics={"acceptance": metrics.Acceptance()}, segment=2, progress=False)
     at_once, expected = run(jax.random.key(1), method, rates, data, **common)
-    run(jax.random.key(1), method, rates, data, folder=tmp_path, stop=lambda records: True, **common)
+    run(jax.random.key(1), method, rates, data, folder=tmp_path, callback=lambda records: True, **common)
     assert run_folder.read_manifest(tmp_path)["status"] == "stopped"
     continued, results = run(jax.random.key(1), method, rates, data, folder=tmp_path, **common)
     for a, b in zip(jax.tree.leaves(at_once), jax.tree.leaves(continued), strict=True):
@@ -499,7 +514,7 @@ def test_a_folder_of_another_run_is_refused_and_kept(tmp_path, interrupted, chan
 def interrupted(tmp_path_factory):
     """The folder of a run that has done two of its four segments."""
     folder = tmp_path_factory.mktemp("interrupted")
-    go(folder, stop=lambda records: records.sizes["step"] == 6)
+    go(folder, callback=lambda records: records.sizes["step"] == 6)
     return folder
 
 
@@ -551,7 +566,7 @@ def test_damaged_folders(tmp_path, interrupted, whole):
     with pytest.raises(FileNotFoundError, match=r"checkpoint-6\.npz"):
         go(folder)
 
-    go(tmp_path / "other", key=jax.random.key(7), stop=lambda records: records.sizes["step"] == 6)
+    go(tmp_path / "other", key=jax.random.key(7), callback=lambda records: records.sizes["step"] == 6)
     folder = copy(interrupted, tmp_path / "swapped")
     (folder / "checkpoint-6.npz").write_bytes((tmp_path / "other" / "checkpoint-6.npz").read_bytes())
     with pytest.raises(
@@ -648,7 +663,7 @@ def test_signals_are_heard_while_a_segment_runs(tmp_path, monkeypatch):
 def test_ignored_signals_stay_ignored_and_threads_may_run(whole):
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        assert_same(go(stop=lambda records: os.kill(os.getpid(), signal.SIGINT) is not None), whole)
+        assert_same(go(callback=lambda records: os.kill(os.getpid(), signal.SIGINT) is not None), whole)
         assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGINT, before)
