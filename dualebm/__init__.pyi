@@ -22,6 +22,7 @@ from .energies.mixture import Mixture as Mixture
 from .energies.networks import MLP as MLP
 from .energies.networks import ConvNet as ConvNet
 from .energies.shallow import Shallow as Shallow
+from .estimator import EnergyModel as EnergyModel
 from .features import Bump as Bump
 from .features import Custom as Custom
 from .features import Feature as Feature

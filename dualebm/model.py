@@ -6,16 +6,18 @@ made them. Values in `model.json` are plain JSON. No file holds code.
 
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
 from dualebm import row_weights
 from dualebm._internal import checks, files
-from dualebm.data.preparation import Preparation, to_space
+from dualebm.data.preparation import Preparation, to_points, to_space
 from dualebm.energies.base import Energy
 from dualebm.energies.files import build, load_energy, save_energy, spell
 from dualebm.energies.shallow import Shallow
@@ -124,6 +126,39 @@ def log_densities_at(model: Model, points: Float[Array, "n d"]) -> dict[str, np.
     base = -np.asarray(model.energy(points), np.float64) - model.log_partition.value
     log_base = np.asarray(space.log_base(points), np.float64)
     return {"log_density_base": base, density_name(space): base + log_base - log_unit(model.preparation)}
+
+
+def log_density_function(model: Model) -> Callable[[Any], Array]:
+    """Return log p as a JAX function of one row in the units of the data, (d,), or of an array of rows, (..., d).
+
+    The function maps rows as `preparation.to_space` does, in the precision of the model, and does not check them. The density is that of
+    `log_densities`, with respect to Lebesgue measure or on a sphere to its area measure.
+
+    Args:
+        model: the fitted model.
+
+    Returns:
+        The function.
+
+    Raises:
+        ValueError: for a model of 64 bits while x64 is off.
+
+    >>> from dualebm.energies.shallow import Shallow; from dualebm.features import ReLU; import jax.numpy as jnp
+    >>> energy, log_z = Shallow(ReLU(), jnp.eye(1), jnp.zeros(1)), LogPartitionEstimate(0.0, 0.0, 1.0, 1, 0.0, "draws", 0.0, None)
+    >>> standardised = Preparation(Euclidean(1), mean=np.array([4.0]), scale=np.array([2.0]))
+    >>> log_density = log_density_function(Model(energy, standardised, log_z, 0.1))
+    >>> round(float(log_density(jnp.array([4.0]))), 4), jax.grad(log_density)(jnp.array([6.0])).tolist()
+    (-1.6121, [-0.5])
+    """
+    energy, preparation, dtype = model.energy, model.preparation, checks.precision(precision(model))
+    space, offset = preparation.space, model.log_partition.value + log_unit(preparation)
+
+    def log_density(x):
+        x = to_points(preparation, jnp.asarray(x, dtype))
+        points = x.reshape(-1, x.shape[-1])
+        return (space.log_base(points) - energy(points)).reshape(x.shape[:-1]) - offset
+
+    return log_density
 
 
 def density_name(space: Space) -> str:

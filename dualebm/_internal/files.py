@@ -5,6 +5,7 @@ No file holds code, and none is unpickled.
 
 import contextlib
 import json
+import math
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -98,6 +99,16 @@ def check_format(path: Path, header: Any, kind: str) -> None:
             f"{path} has format version {header.get('format')!r}; this version of dualebm reads {FORMAT}: "
             "read it with the version that wrote it, or give another path"
         )
+
+
+def finite(numbers: Any) -> dict[str, Any]:
+    """Returns a NamedTuple as JSON, which has no infinities. Numbers that are not finite are null.
+
+    >>> import collections
+    >>> finite(collections.namedtuple("Mean", "value error")(1.0, float("inf")))
+    {'value': 1.0, 'error': None}
+    """
+    return {name: None if isinstance(v, float) and not math.isfinite(v) else v for name, v in numbers._asdict().items()}
 
 
 # -- Leaves by path --------------------------------------------------------------------------------

@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-import math
 import sys
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,6 +11,7 @@ import numpy as np
 from jaxtyping import Array, Key
 
 from dualebm import auto, candidates, model
+from dualebm._internal import files
 from dualebm.candidates import Auto
 from dualebm.cli import evaluate, output, report, rows
 from dualebm.cli.commands import Fit
@@ -80,7 +80,7 @@ def _choose(key: Key[Array, ""], partition_key: Key[Array, ""], points: Rows, se
     step = model.resolving_step(fitted.energy, fitted.space)
     result = model.Model(fitted.energy, prepared._replace(space=fitted.space), fitted.log_partition, step)
     likelihoods = {"held_out": evaluate.likelihood(result, held_out)}
-    about = {"path": [_spelt(stage) for stage in fitted.path], "chosen": _spelt(fitted.chosen), "automatic": describe(chosen)}
+    about = {"path": [files.finite(stage) for stage in fitted.path], "chosen": files.finite(fitted.chosen), "automatic": describe(chosen)}
     _save(settings, given, points, result, {**about, **likelihoods})
     _print_rows(settings, points)
     print("\n".join(report.choice(fitted, prepared, len(data.points))))
@@ -88,11 +88,6 @@ def _choose(key: Key[Array, ""], partition_key: Key[Array, ""], points: Rows, se
     print(f"written to {settings.out}")
     for note in fitted.notes:
         _note(f"note: {note}")
-
-
-def _spelt(stage: auto.Stage) -> dict[str, Any]:
-    """Return a stage as JSON. JSON has no infinities: numbers of a stage without a known log Z are null."""
-    return {name: None if isinstance(v, float) and not math.isfinite(v) else v for name, v in stage._asdict().items()}
 
 
 def _train(key: Key[Array, ""], partition_key: Key[Array, ""], points: Rows, settings: Fit, given: Given) -> None:

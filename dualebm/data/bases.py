@@ -192,7 +192,6 @@ def fit_mixture(points, max_components: int = 8, seed: int = 0, weights=None) ->
         The base measure, a `MixtureBase` of `Normal` components, for `Euclidean(d)`.
 
     Raises:
-        ImportError: when scikit-learn is not installed.
         ValueError: when the rows are too few or not finite, a weight is not allowed, a column is constant or a linear function of other
             columns, or there are more components than rows.
 
@@ -200,11 +199,9 @@ def fit_mixture(points, max_components: int = 8, seed: int = 0, weights=None) ->
     >>> [round(weight, 2) for weight in fit_mixture(rows, 3).weights]
     [0.5, 0.5]
     """
-    try:
-        from sklearn.exceptions import ConvergenceWarning
-        from sklearn.mixture import GaussianMixture
-    except ImportError as error:
-        raise ImportError("fit_mixture needs the package scikit-learn: pip install 'dualebm[bases]'") from error
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.mixture import GaussianMixture
+
     rows, shares = weighted_rows(finite_rows(points), weights)
     check_counts(max_components, seed, len(rows))
     standard, mean, scale = _standardised(rows, shares)

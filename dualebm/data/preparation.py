@@ -147,6 +147,29 @@ def to_space(preparation: Preparation, x: Any, dtype: Any) -> Samples:
     return samples if shares is None else samples._replace(log_weights=jnp.asarray(np.log(shares).astype(dtype)))
 
 
+def to_points(preparation: Preparation, x: Float[Array, "*shape d"]) -> Float[Array, "*shape p"]:
+    """Map rows to points of the space in JAX, without checks. It is the map of `to_space` in the precision of x.
+
+    Args:
+        preparation: the map.
+        x: the rows in the units of the data, (..., d). With `latlon` a row is a latitude and a longitude.
+
+    Returns:
+        The points, (..., p).
+
+    >>> import jax.numpy as jnp
+    >>> to_points(Preparation(Sphere(2), normalise=True), jnp.array([3.0, 4.0])).round(3).tolist()
+    [0.6000000238418579, 0.800000011920929]
+    """
+    if preparation.latlon:
+        latitude, longitude = jnp.radians(x[..., 0]), jnp.radians(x[..., 1])
+        across = jnp.cos(latitude)
+        return jnp.stack([across * jnp.cos(longitude), across * jnp.sin(longitude), jnp.sin(latitude)], axis=-1)
+    if preparation.mean is not None:
+        return (x - jnp.asarray(preparation.mean, x.dtype)) / jnp.asarray(preparation.scale, x.dtype)
+    return x / jnp.linalg.norm(x, axis=-1, keepdims=True) if preparation.normalise else x
+
+
 def from_space(preparation: Preparation, points: Float[Array, "n d"]) -> Table:
     """Map points of the space to rows in the units of the data, in float64 and with the column names of the data.
 

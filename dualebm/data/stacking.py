@@ -136,7 +136,6 @@ def stack(points, space: Space, *, kinds: Sequence[str] | None = None, folds: in
         The base measure, with its weights and with the fits and densities of the folds.
 
     Raises:
-        ImportError: when a Gaussian mixture is fitted and scikit-learn is not installed.
         ValueError: when the rows are no points of the space, a name, a number or a weight is not allowed, or no kind can be
             fitted.
 

@@ -1,7 +1,6 @@
 """Fits of base measures: known parameters within their errors, the choice by BIC, and the rows that are refused."""
 
 import math
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -150,9 +149,3 @@ DIRECTED = NORMALS / np.linalg.norm(NORMALS, axis=1, keepdims=True)
 def test_counts_and_rows_that_are_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call()
-
-
-def test_a_missing_package_is_named(monkeypatch):
-    monkeypatch.setitem(sys.modules, "sklearn.mixture", None)
-    with pytest.raises(ImportError, match=r"fit_mixture needs the package scikit-learn: pip install 'dualebm\[bases\]'"):
-        fit_mixture(NORMALS, 1)

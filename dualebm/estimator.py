@@ -1,0 +1,387 @@
+"""The automatic fit of a density as an estimator in the form of scikit-learn."""
+
+import dataclasses
+import functools
+import math
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Self
+
+import jax
+import numpy as np
+import xarray
+from jaxtyping import Array, Float
+from sklearn.base import BaseEstimator, DensityMixin
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from dualebm import auto, model, optimality
+from dualebm._internal import checks, files
+from dualebm.candidates import FOLDS, Auto
+from dualebm.data import preparation, tables
+from dualebm.data.advice import advise
+from dualebm.energies.shallow import Shallow
+from dualebm.training.fingerprint import describe
+
+SETTINGS = tuple(field.name for field in dataclasses.fields(Auto))
+"""The parameters of an estimator that are settings of `candidates.Auto`."""
+
+UNKNOWN = {"log_density": -math.inf, "gain": -math.inf, "gain_error": math.inf, "effective_fraction": math.nan, "log_z_error": math.inf}
+"""The numbers of a stage that a file holds as null, because its log Z is not known."""
+
+CHAINS = 4
+"""The number of chains to which independent samples are dealt for ArviZ."""
+
+LARGEST_SEED = 2**31 - 1
+"""The number below which a RandomState draws a seed."""
+
+
+class EnergyModel(DensityMixin, BaseEstimator):
+    """The density p = exp(-U) tau / Z, whose base measure tau, energy U and radius are chosen by validation (`auto.fit`).
+
+    Args:
+        space: the space of the rows: "euclidean", "sphere" (rows of norm 1) or "torus" (coordinates in [0, period)). On Euclidean space
+            columns are standardised for the fit. Samples and densities are in the units of the data all the same.
+        latlon: whether the two columns are latitude and longitude in degrees (sphere). Column names such as lat and lon tell which is
+            which. Otherwise the first is the latitude.
+        normalise: whether rows are divided by their norms (sphere).
+        period: the period of the coordinates (torus). None for 1.
+        base: the base measure, as for `candidates.Auto`: "auto", "stacked", "normal", "uniform", or a base measure.
+        feature: the feature: "auto", "scaled_bump" or "relu".
+        neurons: the number of neurons. None for a number that suits the rows, as for the four that follow.
+        stages: the largest number of radii of a path.
+        iterations: the number of iterations at each radius.
+        draws: the number of draws of the base measure that train the energy.
+        paths: the number of folds, of 5, on which each path is validated.
+        precision: the bits of all numbers, 32 or 64.
+        random_state: the seed of all random numbers. None is the seed 0, so that a fit repeats itself. A RandomState draws the seed.
+        folder: the folder in which the same fit continues after an interruption. None writes nothing.
+        callback: function of a dictionary of plain numbers, called after each segment of a path (see `auto.fit`), such as a logger. Its
+            log density is in the units of the data.
+        progress: whether to show a bar on standard error.
+
+    Attributes:
+        model_: the fitted `model.Model`.
+        log_partition_: the estimate of log Z. `log_partition_.trusted` tells whether its error can be trusted.
+        base_: the fitted base measure.
+        radius_: the radius of the energy, its total variation.
+        path_: the radii of all candidates, each an `auto.Stage`. Its log density is in the units of the data.
+        notes_: sentences about the rows and about what has not converged, with remedies.
+        n_features_in_: the number of columns.
+        feature_names_in_: the names of the columns, where X is a DataFrame whose column names are strings.
+
+    >>> rows = np.random.default_rng(0).normal([5.0, 0.0], [2.0, 1.0], (40, 2))
+    >>> estimator = EnergyModel(base="normal", neurons=2, stages=1, iterations=2, draws=64, paths=1).fit(rows)
+    >>> estimator.score_samples(rows[:3]).shape, estimator.sample(2).shape, estimator.score(rows) > -5
+    ((3,), (2, 2), True)
+    """
+
+    def __init__(
+        self, space="euclidean", *, latlon=False, normalise=False, period=None, base="auto", feature="auto", neurons=None, stages=None,
+        iterations=None, draws=None, paths=None, precision=32, random_state=None, folder=None, callback=None, progress=False,
+    ):  # fmt: skip
+        self.space = space
+        self.latlon = latlon
+        self.normalise = normalise
+        self.period = period
+        self.base = base
+        self.feature = feature
+        self.neurons = neurons
+        self.stages = stages
+        self.iterations = iterations
+        self.draws = draws
+        self.paths = paths
+        self.precision = precision
+        self.random_state = random_state
+        self.folder = folder
+        self.callback = callback
+        self.progress = progress
+
+    # -- The fit -----------------------------------------------------------------------------------
+
+    def fit(self, X: Any, y: Any = None) -> Self:
+        """Fit the density to rows.
+
+        Args:
+            X: the rows in the units of the data, (n, d): an array, a list of lists or a DataFrame, with at least 10 rows.
+            y: ignored.
+
+        Returns:
+            The estimator.
+
+        Raises:
+            ValueError: a setting is not allowed, there are fewer than 10 rows, a value is no finite number, or the rows are no points of
+                the space or have no density.
+        """
+        del y
+        settings, seed = self._settings(), seed_of(self.random_state)
+        rows = validate_data(self, X, dtype=np.float64, ensure_min_samples=2 * FOLDS)
+        _, key, gap_key = jax.random.split(jax.random.key(seed), 3)  # the keys of `dualebm fit`
+        with jax.enable_x64(self.precision == 64):
+            table = self._table(rows)
+            notes = advise(table, self.space)
+            prepared = preparation.prepare(
+                table, self.space, normalise=self.normalise, latlon=self.latlon, period=self.period, standardise=self.space == "euclidean"
+            )
+            data = preparation.to_space(prepared, table, f"float{self.precision}")
+            unit = model.log_unit(prepared)
+            call = self.callback and functools.partial(_in_units_of_data, self.callback, unit)
+            fit = auto.fit(key, data.points, prepared.space, settings, folder=self.folder, progress=self.progress, callback=call)
+            step = model.resolving_step(fit.energy, fit.space)
+        fitted = model.Model(fit.energy, prepared._replace(space=fit.space), fit.log_partition, step)
+        self._set(fitted, fit.radius, fit.path, (*notes, *fit.notes))
+        self._for_gap, self._seed = (gap_key, fit, data), seed
+        if not fit.log_partition.trusted:
+            warnings.warn(fit.log_partition.summary(), stacklevel=2)
+        return self
+
+    def _settings(self) -> Auto:
+        """Return the settings of the fit. Raise ValueError for parameters that are not allowed."""
+        checks.choice("space", self.space, preparation.SPACES)
+        checks.choice("precision", self.precision, (32, 64))
+        for name in ("latlon", "normalise", "progress"):
+            checks.choice(name, getattr(self, name), (True, False))
+        if self.period is not None:
+            checks.number("period", self.period, positive=True)
+        if not (self.callback is None or callable(self.callback)):
+            raise ValueError(f"callback is {self.callback!r}; it must be a function or None")
+        return Auto(**{name: getattr(self, name) for name in SETTINGS})
+
+    def _set(self, fitted: model.Model, radius: float, path: tuple[auto.Stage, ...], notes: tuple[str, ...]) -> None:
+        """Set the attributes of a fit. The log densities of the path are with respect to the coordinates of the points."""
+        unit = model.log_unit(fitted.preparation)
+        self.__dict__.pop("gap_", None)
+        self.model_, self.radius_, self.notes_ = fitted, radius, notes
+        self.log_partition_, self.base_ = fitted.log_partition, fitted.preparation.space.base
+        self.path_ = tuple(stage._replace(log_density=stage.log_density - unit) for stage in path)
+
+    def _table(self, rows: Float[np.ndarray, "n d"]) -> tables.Table:
+        """Return rows that scikit-learn has checked as a table, with the names of the columns of the fit."""
+        import pandas
+
+        names = getattr(self, "feature_names_in_", None)
+        columns = [str(position + 1) for position in range(rows.shape[1])] if names is None else list(names)
+        frame = rows if names is None else pandas.DataFrame(rows, columns=columns)
+        return tables.as_table(frame, columns if self.latlon else None, name="X")
+
+    # -- The density -------------------------------------------------------------------------------
+
+    def score_samples(self, X: Any) -> Float[np.ndarray, " n"]:
+        """Return the log density of each row, in nats: with respect to Lebesgue measure, or on a sphere to its area measure.
+
+        Args:
+            X: the rows in the units of the data, (n, d). Rows that were standardised by hand are not told from rows of the data.
+
+        Returns:
+            The log densities, (n,).
+
+        Raises:
+            ValueError: the columns are not those of the fit, or a row is no point of the space.
+        """
+        check_is_fitted(self)
+        rows = validate_data(self, X, dtype=np.float64, reset=False)
+        space = self.model_.preparation.space
+        with self._precision():
+            points = preparation.to_space(self.model_.preparation, self._table(rows), model.precision(self.model_)).points
+            return model.log_densities_at(self.model_, points)[model.density_name(space)]
+
+    def score(self, X: Any, y: Any = None) -> float:
+        """Return the mean log density of rows, in nats. A larger one is better. Arguments and errors are those of `score_samples`."""
+        del y
+        return float(np.mean(self.score_samples(X)))
+
+    @property
+    def log_density(self) -> Callable[[Any], Array]:
+        """Return the log density as a JAX function of one row in the units of the data, (d,), or of an array of rows, (..., d).
+
+        It may be compiled, differentiated and mapped, and is what samplers of other packages take. With `latlon` a row is a latitude
+        and a longitude in degrees. The density is then still with respect to area, and not to degrees. A model of 64 bits needs
+        `jax.enable_x64(True)` around every use.
+
+        Raises:
+            NotFittedError: the estimator is not fitted.
+        """
+        check_is_fitted(self)
+        return model.log_density_function(self.model_)
+
+    def sample(self, n_samples: int = 1, random_state: Any = None) -> Any:
+        """Draw samples of the density (`model.draw`).
+
+        Args:
+            n_samples: the number of samples.
+            random_state: the seed. None is the seed 0, so that the same call returns the same samples. A RandomState draws the seed.
+
+        Returns:
+            The samples in the units of the data, (n_samples, d). They are a DataFrame where the rows of the fit were one.
+
+        Raises:
+            ValueError: a number is not allowed.
+        """
+        import pandas
+
+        check_is_fitted(self)
+        checks.count("n_samples", n_samples)
+        with self._precision():
+            drawn = model.draw(jax.random.key(seed_of(random_state)), self.model_, n_samples)
+        table = preparation.from_space(self.model_.preparation, drawn.points)
+        if table.columns is None:
+            return table.rows
+        frame = pandas.DataFrame(table.rows, columns=list(table.columns))
+        return frame[[name for name in self.feature_names_in_ if name in table.columns]]  # latitudes may come second in X
+
+    def _precision(self) -> Any:
+        """Return the context in which numbers have the precision of the model."""
+        return jax.enable_x64(model.precision(self.model_).itemsize == 8)
+
+    # -- What is known of the fit ------------------------------------------------------------------
+
+    @functools.cached_property
+    def gap_(self) -> optimality.Gap:
+        """Return how far the energy is from the best of its ball, in nats (`optimality.gap_of_fit`). It is computed at the first use."""
+        check_is_fitted(self)
+        if self._for_gap is None:
+            return optimality.Gap(None, None, self.radius_, "the rows of the fit are not stored with the model")
+        with self._precision():
+            return optimality.gap_of_fit(*self._for_gap)
+
+    @property
+    def history_(self) -> xarray.Dataset:
+        """Return the numbers of `path_` along (candidate, stage). They are NaN at stages that a path has not reached."""
+        check_is_fitted(self)
+        names = list(dict.fromkeys(stage.candidate for stage in self.path_))
+        shape = len(names), 1 + max((stage.stage for stage in self.path_), default=-1)
+        values = {name: np.full(shape, math.nan) for name in auto.Stage._fields if name not in ("candidate", "stage")}
+        for stage in self.path_:
+            for name, array in values.items():
+                array[names.index(stage.candidate), stage.stage] = getattr(stage, name)
+        coordinates = {"candidate": names, "stage": np.arange(shape[1])}
+        return xarray.Dataset({name: (("candidate", "stage"), array) for name, array in values.items()}, coordinates)
+
+    def to_pandas(self) -> Any:
+        """Return `path_` as a DataFrame, one row for each radius of each candidate."""
+        import pandas
+
+        check_is_fitted(self)
+        return pandas.DataFrame(self.path_, columns=list(auto.Stage._fields))
+
+    def to_arviz(self, n_samples: int = 4000, random_state: Any = None) -> Any:
+        """Return samples as InferenceData of ArviZ, with a variable for each column and the log densities as `sample_stats.lp`.
+
+        The samples are independent (see `sample`). They are dealt to 4 chains, which the diagnostics of ArviZ compare.
+
+        Args:
+            n_samples: the number of samples, a multiple of 4.
+            random_state: the seed, as for `sample`.
+
+        Returns:
+            The InferenceData. Columns without names are called x1, x2, ...
+
+        Raises:
+            ValueError: a number is not allowed.
+            ImportError: the package arviz is not installed.
+        """
+        check_is_fitted(self)
+        checks.count("n_samples", n_samples)
+        if n_samples % CHAINS:
+            raise ValueError(f"n_samples is {n_samples}; it must be a multiple of {CHAINS}, the number of chains")
+        try:
+            import arviz  # pyright: ignore[reportMissingImports]
+        except ImportError as error:
+            raise ImportError("to_arviz needs the package arviz: pip install arviz") from error
+        drawn = self.sample(n_samples, random_state)
+        rows = np.asarray(drawn)
+        names = list(getattr(drawn, "columns", (f"x{i + 1}" for i in range(rows.shape[1]))))
+        posterior = {name: column.reshape(CHAINS, -1) for name, column in zip(names, rows.T, strict=True)}
+        return arviz.from_dict(posterior, sample_stats={"lp": self.score_samples(drawn).reshape(CHAINS, -1)})
+
+    # -- Files -------------------------------------------------------------------------------------
+
+    def save(self, folder: files.PathLike) -> None:
+        """Write the fitted model to a folder, which `load`, `dualebm score` and `dualebm sample` read. No file holds code.
+
+        Args:
+            folder: the folder, which is made where there is none.
+
+        Raises:
+            ValueError: the base measure is a `CustomBase`, whose functions no file holds.
+            OSError: the folder cannot be written.
+        """
+        check_is_fitted(self)
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        unit = model.log_unit(self.model_.preparation)
+        about = {
+            "path": [files.finite(stage._replace(log_density=stage.log_density + unit)) for stage in self.path_],
+            "notes": list(self.notes_),
+            "automatic": describe(self._settings()),
+            "seed": self._seed,
+            "feature_names": None if self.model_.preparation.columns is None else list(self.feature_names_in_),
+        }
+        model.save(folder, self.model_, about)
+
+    @classmethod
+    def load(cls, folder: files.PathLike) -> Self:
+        """Return the fitted estimator of a folder that `save` or `dualebm fit` wrote.
+
+        Its parameters are those of the fit, but for `folder`, `callback` and `progress`. `path_` and `notes_` are empty where the folder
+        holds none. `gap_` is not known, because the rows of the fit are not stored.
+
+        Args:
+            folder: the folder.
+
+        Returns:
+            The estimator.
+
+        Raises:
+            FileNotFoundError: the folder holds no model.
+            ValueError: a file is damaged, or of another version.
+        """
+        header = model.read(folder)
+        with jax.enable_x64(header["precision"] == 64):
+            fitted = model.load(folder)
+        prepared, space = fitted.preparation, fitted.preparation.space
+        given = {name: value for name, value in header.get("automatic", {}).items() if name in SETTINGS}
+        if not isinstance(given.get("base", "auto"), str):
+            given["base"] = space.base  # a base measure that was given is not changed by the fit
+        self = cls(
+            type(space).__name__.lower(), latlon=prepared.latlon, normalise=prepared.normalise, precision=header["precision"],
+            period=space.period if space.periodic else None, random_state=header.get("seed"), **given,
+        )  # fmt: skip
+        energy = fitted.energy
+        radius = float(np.mean(np.abs(energy.coefficients))) if isinstance(energy, Shallow) else math.nan
+        self._set(fitted, radius, _path_of(header), tuple(header.get("notes", ())))
+        names = header.get("feature_names", prepared.columns)
+        self.n_features_in_ = len(names) if names else 2 if prepared.latlon else space.dimension
+        if names:
+            self.feature_names_in_ = np.array(names, object)
+        self._for_gap, self._seed = None, header.get("seed")
+        return self
+
+
+def _path_of(header: dict[str, Any]) -> tuple[auto.Stage, ...]:
+    """Return the stages that `model.json` holds, where null stands for a number that is not known."""
+    stages = [{name: UNKNOWN[name] if value is None else value for name, value in stage.items()} for stage in header.get("path", ())]
+    return tuple(auto.Stage(**stage) for stage in stages)
+
+
+def seed_of(random_state: Any) -> int:
+    """Return the seed of a `random_state`: 0 for None, an integer itself, and an integer that a RandomState of NumPy draws.
+
+    Raises ValueError for other values, such as a Generator of NumPy.
+
+    >>> seed_of(None), seed_of(7)
+    (0, 7)
+    """
+    if random_state is None:
+        return 0
+    if isinstance(random_state, np.random.RandomState):
+        return int(random_state.randint(LARGEST_SEED))
+    if isinstance(random_state, np.random.Generator):
+        raise ValueError(f"random_state is {random_state!r}; it must be None, an integer or a numpy.random.RandomState")
+    checks.seed("random_state", random_state)
+    return int(random_state)
+
+
+def _in_units_of_data(callback: Callable[[dict[str, Any]], Any], unit: float, numbers: dict[str, Any]) -> Any:
+    """Call a function with the numbers of `auto.fit`, of which the log density is in the units of the data."""
+    value = numbers["log_density"]
+    return callback({**numbers, "log_density": None if value is None else value - unit})
