@@ -6,7 +6,7 @@ import math
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import jax
 import numpy as np
@@ -76,6 +76,13 @@ class EnergyModel(DensityMixin, BaseEstimator):
     ((3,), (2, 2), True)
     """
 
+    model_: model.Model
+    radius_: float
+    path_: tuple[auto.Stage, ...]
+    notes_: tuple[str, ...]
+    n_features_in_: int
+    feature_names_in_: np.ndarray
+
     def __init__(
         self, space="euclidean", *, latlon=False, normalise=False, period=None, base="auto", feature="auto", neurons=None, stages=None,
         iterations=None, draws=None, paths=None, precision=32, random_state=None, folder=None, callback=None, progress=False,
@@ -99,7 +106,7 @@ class EnergyModel(DensityMixin, BaseEstimator):
 
     # -- The fit -----------------------------------------------------------------------------------
 
-    def fit(self, X: Any, y: Any = None) -> Self:
+    def fit(self, X: Any, y: Any = None) -> "EnergyModel":
         """Fit the density to rows.
 
         Args:
@@ -115,7 +122,7 @@ class EnergyModel(DensityMixin, BaseEstimator):
         """
         del y
         settings, seed = self._settings(), seed_of(self.random_state)
-        rows = validate_data(self, X, dtype=np.float64, ensure_min_samples=2 * FOLDS)
+        rows: Any = validate_data(self, X, dtype=np.float64, ensure_min_samples=2 * FOLDS)
         _, key, gap_key = jax.random.split(jax.random.key(seed), 3)  # the keys of `dualebm fit`
         with jax.enable_x64(self.precision == 64):
             table = self._table(rows)
@@ -179,7 +186,7 @@ class EnergyModel(DensityMixin, BaseEstimator):
             ValueError: the columns are not those of the fit, or a row is no point of the space.
         """
         check_is_fitted(self)
-        rows = validate_data(self, X, dtype=np.float64, reset=False)
+        rows: Any = validate_data(self, X, dtype=np.float64, reset=False)
         space = self.model_.preparation.space
         with self._precision():
             points = preparation.to_space(self.model_.preparation, self._table(rows), model.precision(self.model_)).points
@@ -319,7 +326,7 @@ class EnergyModel(DensityMixin, BaseEstimator):
         model.save(folder, self.model_, about)
 
     @classmethod
-    def load(cls, folder: files.PathLike) -> Self:
+    def load(cls, folder: files.PathLike) -> "EnergyModel":
         """Return the fitted estimator of a folder that `save` or `dualebm fit` wrote.
 
         Its parameters are those of the fit, but for `folder`, `callback` and `progress`. `path_` and `notes_` are empty where the folder
@@ -344,7 +351,7 @@ class EnergyModel(DensityMixin, BaseEstimator):
             given["base"] = space.base  # a base measure that was given is not changed by the fit
         self = cls(
             type(space).__name__.lower(), latlon=prepared.latlon, normalise=prepared.normalise, precision=header["precision"],
-            period=space.period if space.periodic else None, random_state=header.get("seed"), **given,
+            period=getattr(space, "period", None), random_state=header.get("seed"), **given,
         )  # fmt: skip
         energy = fitted.energy
         radius = float(np.mean(np.abs(energy.coefficients))) if isinstance(energy, Shallow) else math.nan
@@ -359,8 +366,9 @@ class EnergyModel(DensityMixin, BaseEstimator):
 
 def _path_of(header: dict[str, Any]) -> tuple[auto.Stage, ...]:
     """Return the stages that `model.json` holds, where null stands for a number that is not known."""
-    stages = [{name: UNKNOWN[name] if value is None else value for name, value in stage.items()} for stage in header.get("path", ())]
-    return tuple(auto.Stage(**stage) for stage in stages)
+    stages: list[Any] = header.get("path", [])
+    spelt: list[dict[str, Any]] = [{name: UNKNOWN[name] if v is None else v for name, v in stage.items()} for stage in stages]
+    return tuple(auto.Stage(**stage) for stage in spelt)
 
 
 def seed_of(random_state: Any) -> int:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -114,6 +115,10 @@ def log_densities(model: Model, x: Any) -> dict[str, np.ndarray]:
     return log_densities_at(model, to_space(model.preparation, x, precision(model)).points)
 
 
+BLOCK = 1024
+"""The number of rows whose log densities are computed at a time, so that the number of a row does not depend on other rows."""
+
+
 def log_densities_at(model: Model, points: Float[Array, "n d"]) -> dict[str, np.ndarray]:
     """Return what `log_densities` returns, at points of the model's space, (n, d), that `preparation.to_space` has made of rows.
 
@@ -122,10 +127,17 @@ def log_densities_at(model: Model, points: Float[Array, "n d"]) -> dict[str, np.
     >>> log_densities_at(Model(energy, Preparation(Sphere(2)), log_z, 0.1), jnp.eye(2))["log_density_base"].tolist()
     [-0.5, -0.5]
     """
-    space = model.preparation.space
-    base = -np.asarray(model.energy(points), np.float64) - model.log_partition.value
-    log_base = np.asarray(space.log_base(points), np.float64)
+    space, count = model.preparation.space, len(points)
+    padded = jnp.pad(points, ((0, -count % BLOCK), (0, 0)), mode="edge").reshape(-1, BLOCK, points.shape[1])
+    values = np.concatenate([np.asarray(_energy_and_base(model.energy, space, block), np.float64) for block in padded], axis=1)
+    energy, log_base = values[:, :count]
+    base = -energy - model.log_partition.value
     return {"log_density_base": base, density_name(space): base + log_base - log_unit(model.preparation)}
+
+
+@eqx.filter_jit
+def _energy_and_base(energy, space, points):
+    return jnp.stack([energy(points), space.log_base(points)])
 
 
 def log_density_function(model: Model) -> Callable[[Any], Array]:
