@@ -39,6 +39,10 @@ from dualebm.training.run import Diverged
 SMALLEST_FRACTION = 0.02
 """The effective fraction of draws of the base measure below which a radius is not chosen, because its log Z is not known."""
 
+LARGEST_SHARE = 0.05
+"""The share in Z that a validation row may have, were it one of the draws. Beyond it the draws miss a region of the model, and log Z is not
+known."""
+
 LARGEST_SLOPE = 0.05
 """The slope of the loss along the scale of the energy, in nats, up to which a path counts as converged."""
 
@@ -170,10 +174,10 @@ def fit(
         for candidate in candidates:
             plan, folds = plan_of(geometry, candidate.feature, count, **numbers), auto.paths or (FOLDS if few else 1)
             if isinstance(candidate.feature, ReLU) and candidate.base == Uniform():
-                path, values = summarised(candidate, validate(candidate, plan, 1), judges)
+                path, values = summarised(candidate, validate(candidate, plan, 1), plan.checked, judges)
                 radius, folds = smallest_good_radius(path, values, judges), auto.paths or FOLDS
                 plan = grown(plan, radius, particles) if radius else plan
-            path, values = summarised(candidate, validate(candidate, plan, folds), judges)
+            path, values = summarised(candidate, validate(candidate, plan, folds), plan.checked, judges)
             for listed, item in ((plans, plan), (stages, path), (rows, values)):
                 listed.append(item)
         best, stage = choose(rows, [[stage.log_z_error for stage in path] for path in stages], judges)
@@ -229,7 +233,7 @@ def split(fold: Int[np.ndarray, " n"], number: int) -> tuple[Int[np.ndarray, " k
     return outside[: len(fold) - sizes.max()], inside[: sizes.min()]
 
 
-def summarised(candidate: Candidate, folds: Sequence[Followed], shares: Shares = None) -> tuple[tuple[Stage, ...], list[np.ndarray]]:
+def summarised(candidate: Candidate, folds: Sequence[Followed], draws: int, shares: Shares = None) -> tuple[tuple[Stage, ...], list[np.ndarray]]:
     """Return the stages of a candidate, and for each stage the log densities of the rows of all validated folds.
 
     The log densities of a stage are -inf where its energy is not finite or its log Z is not known. A stage that some fold did not reach
@@ -238,6 +242,7 @@ def summarised(candidate: Candidate, folds: Sequence[Followed], shares: Shares =
     Args:
         candidate: the candidate.
         folds: what came of its path on each fold.
+        draws: the number of draws of the base measure by which log Z was estimated.
         shares: the weights of the rows of all folds in their order, up to a factor, or None for equal ones. There may be rows of more
             folds.
 
@@ -249,9 +254,11 @@ def summarised(candidate: Candidate, folds: Sequence[Followed], shares: Shares =
     stages, judges = [], _first(shares, rows[0])
     for stage, values in enumerate(rows):
         fraction = min(run.fraction[stage] for run in folds)
-        if not (np.isfinite(values).all() and fraction >= SMALLEST_FRACTION):
+        gain = values - rows[0]  # the log of the density relative to the base measure
+        known = fraction >= SMALLEST_FRACTION and gain.max() <= math.log(LARGEST_SHARE * draws)
+        if not (np.isfinite(values).all() and known):
             rows[stage] = values = np.full_like(values, -np.inf)
-        gain = values - rows[0]
+            gain = values - rows[0]
         radius = float(np.mean([run.radius[stage] for run in folds]))
         error = row_weights.standard_error(gain, judges) if np.isfinite(gain).all() else math.inf
         log_z_error = float(max(run.log_z_error[stage] for run in folds))

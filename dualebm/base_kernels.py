@@ -17,7 +17,7 @@ from jax.scipy.special import logsumexp
 from jaxtyping import Array, Float, Key
 
 from dualebm import row_weights
-from dualebm._internal.blocks import block_columns, map_blocks
+from dualebm._internal.blocks import block_columns, map_blocks, product
 from dualebm.base_families import Vector, at_lag, draw_lags, log_excess, proposal_of, vector
 from dualebm.base_measures import BaseMeasure, FinePlaces, Gaussian, Geometry, Points, Scalars, Uniform
 
@@ -80,6 +80,18 @@ def _lag(space, x, centres):
 def _log_density(space, x, centres, concentrations, offsets):
     """Returns log sum_i exp(offset_i + k_i g(x, c_i)) at columns x."""
     values = lambda x: logsumexp(offsets[:, None] - concentrations[:, None] * _lag(space, x, centres), axis=0)  # noqa: E731
+    return map_blocks(values, x, block_columns(centres.shape[1]))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _log_densities(space, x, centres, concentrations, offsets, weights):
+    """Returns log sum_i w_bi exp(offset_i + k_i g(x, c_i)) at columns x for each row of the weights, (B, n), as (B, N)."""
+
+    def values(x):
+        exponents = offsets[:, None] - concentrations[:, None] * _lag(space, x, centres)
+        largest = jnp.max(exponents, axis=0)
+        return largest[None] + jnp.log(product(weights, jnp.exp(exponents - largest[None])))
+
     return map_blocks(values, x, block_columns(centres.shape[1]))
 
 
@@ -238,3 +250,31 @@ class KernelBase(BaseMeasure):
         """Raises ValueError, because a normal vector leaves no number for the choice of a kernel."""
         del z, axis
         raise ValueError(f"space is {space}; normal vectors cannot be mapped to draws of its KernelBase")
+
+
+def log_densities(bases: Sequence[KernelBase], space: Any, x: Points) -> Float[np.ndarray, "B N"]:
+    """Returns the log densities of kernel density estimates of the same kernels and of different weights, in nats.
+
+    Each kernel is evaluated once, and a product of matrices serves all estimates.
+
+    Args:
+        bases: B estimates of the same centres and concentrations, with positive weights.
+        space: the space. Its base plays no part.
+        x: the points, (N, d).
+
+    Raises:
+        ValueError: when two estimates have different kernels.
+
+    >>> from dualebm.spaces import Euclidean
+    >>> pair = [KernelBase([[0.0], [9.0]], [1.0, 1.0], weights) for weights in ([0.5, 0.5], [0.25, 0.75])]
+    >>> log_densities(pair, Euclidean(1), jnp.zeros((1, 1))).round(4).tolist()  # log(w / sqrt(2 pi))
+    [[-1.6121], [-2.3052]]
+    """
+    first = bases[0]
+    if any(base.centres != first.centres or base.concentrations != first.concentrations for base in bases):
+        raise ValueError("bases holds estimates of different kernels; they must differ in their weights alone")
+    columns, concentrations, _ = first._arrays
+    weights = np.stack([np.broadcast_to(base._arrays[2], concentrations.shape) for base in bases])
+    offsets = -log_normalisers(space, concentrations)
+    settings = (jnp.asarray(values.astype(x.dtype)) for values in (columns, concentrations, offsets, weights))
+    return np.asarray(_log_densities(_geometry(space), x.T, *settings), np.float64)

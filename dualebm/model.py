@@ -1,7 +1,7 @@
 """A fitted model in a folder: its energy, the map of rows of data to its space, and log Z with its error.
 
-The folder holds two files, `energy.npz` (see `dualebm.energies.files`) and `model.json`. They may lie beside the files of the run that
-made them. Values in `model.json` are plain JSON. No file holds code.
+The folder holds `energy.npz` (see `dualebm.energies.files`), `model.json`, and where the model has replicates `replicates.npz` (see
+`dualebm.bootstrap`). They may lie beside the files of the run that made them. Values in `model.json` are plain JSON. No file holds code.
 """
 
 import json
@@ -16,8 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from dualebm import row_weights
+from dualebm import bootstrap, row_weights
 from dualebm._internal import checks, files
+from dualebm.bootstrap import Replicates
 from dualebm.data.preparation import Preparation, to_points, to_space
 from dualebm.energies.base import Energy
 from dualebm.energies.files import build, load_energy, save_energy, spell
@@ -28,7 +29,7 @@ from dualebm.log_z.estimate import METHODS, LogPartitionEstimate
 from dualebm.row_weights import Shares
 from dualebm.spaces import Euclidean, Sphere
 
-ENERGY, MODEL = "energy.npz", "model.json"
+ENERGY, MODEL, REPLICATES = "energy.npz", "model.json", "replicates.npz"
 
 
 class Model(NamedTuple):
@@ -39,12 +40,14 @@ class Model(NamedTuple):
         preparation: the map of rows to points of the model's space, and back.
         log_partition: the estimate of log Z, in nats.
         particle_step: the step size of the particles' moves at the end of the fit.
+        replicates: the replicates of a bootstrap, which show what finite data leave uncertain, or None.
     """
 
     energy: Energy
     preparation: Preparation
     log_partition: LogPartitionEstimate
     particle_step: float
+    replicates: Replicates | None = None
 
 
 def precision(model: Model) -> np.dtype:
@@ -138,6 +141,36 @@ def log_densities_at(model: Model, points: Float[Array, "n d"]) -> dict[str, np.
 @eqx.filter_jit
 def _energy_and_base(energy, space, points):
     return jnp.stack([energy(points), space.log_base(points)])
+
+
+class Errors(NamedTuple):
+    """What finite data leave uncertain of log densities, in nats (`dualebm.bootstrap`). The error of log Z is not part of it.
+
+    Attributes:
+        rows: the error of the log density at each row, (n,).
+        mean: the error of the weighted mean of the log densities of all rows.
+    """
+
+    rows: Float[np.ndarray, " n"]
+    mean: float
+
+
+def errors_at(model: Model, points: Float[Array, "n d"], shares: Shares = None) -> Errors | None:
+    """Return the errors of the log densities at points of the model's space, or None for a model without replicates.
+
+    Args:
+        model: the fitted model.
+        points: the points, (n, d).
+        shares: the weights of the points, positive and of sum 1, (n,), or None for equal ones.
+    """
+    if model.replicates is None:
+        return None
+    space = model.preparation.space
+    blocks = [points[first : first + BLOCK] for first in range(0, len(points), BLOCK)]
+    values = np.concatenate([bootstrap.log_densities(model.replicates, space, block) for block in blocks], axis=1)
+    fitted = log_densities_at(model, points)[density_name(space)] + log_unit(model.preparation)
+    means = np.average(values, axis=1, weights=shares)
+    return Errors(bootstrap.errors(values, fitted), float(bootstrap.errors(means, np.average(fitted, weights=shares))))
 
 
 def log_density_function(model: Model) -> Callable[[Any], Array]:
@@ -266,7 +299,7 @@ def mean_with_error(values: np.ndarray, error: float = 0.0, shares: Shares = Non
 
 
 def save(folder: files.PathLike, model: Model, about: dict[str, Any]) -> None:
-    """Write the two files of a model, `model.json` last.
+    """Write the files of a model, `model.json` last.
 
     Args:
         folder: the folder.
@@ -276,6 +309,8 @@ def save(folder: files.PathLike, model: Model, about: dict[str, Any]) -> None:
     """
     save_energy(Path(folder) / ENERGY, model.energy)
     space, columns, latlon, normalise, mean, scale = model.preparation
+    if model.replicates is not None:
+        bootstrap.save(Path(folder) / REPLICATES, model.replicates, space.base)
     header = {
         "kind": "model",
         "format": files.FORMAT,
@@ -287,6 +322,7 @@ def save(folder: files.PathLike, model: Model, about: dict[str, Any]) -> None:
         "scale": None if scale is None else scale.tolist(),
         "log_partition": model.log_partition._asdict(),
         "particle_step": model.particle_step,
+        "replicates": 0 if model.replicates is None else len(model.replicates.bases),
         "precision": 8 * precision(model).itemsize,
     }
     files.commit(Path(folder) / MODEL, lambda path: path.write_text(json.dumps({**about, **header}, indent=1)))
@@ -317,7 +353,7 @@ def load(folder: files.PathLike) -> Model:
     """Load the model that `save` wrote to a folder.
 
     A model of 64 bits needs x64: `with jax.enable_x64(read(folder)["precision"] == 64)`. Raises the errors of `read` and of
-    `energies.files.load_energy`, and ValueError for a corrupt `model.json`.
+    `energies.files.load_energy`, and ValueError for a corrupt file.
     """
     path, header = Path(folder) / MODEL, read(folder)
     energy = load_energy(Path(folder) / ENERGY)
@@ -332,6 +368,8 @@ def load(folder: files.PathLike) -> Model:
         jax.eval_shape(lambda points: energy(points), points)  # an energy of points of another dimension raises
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is corrupt ({type(error).__name__}: {' '.join(str(error).split())[:300]})") from error
+    if header.get("replicates") and isinstance(energy, Shallow):
+        return model._replace(replicates=bootstrap.load(Path(folder) / REPLICATES, preparation.space.base, energy.feature))
     return model
 
 

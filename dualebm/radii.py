@@ -220,7 +220,7 @@ def follow(
 
     begun = time.perf_counter()
 
-    def average(values: np.ndarray) -> np.ndarray:
+    def average(values: np.ndarray) -> Any:
         return values.mean(axis=-1) if judges is None else values @ judges
 
     def show(results: xarray.Dataset) -> np.ndarray:

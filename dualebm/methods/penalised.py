@@ -156,6 +156,21 @@ class PenalisedLikelihood(Method):
         largest = jnp.max(jnp.abs(observed[0] - model[0]))
         return PenalisedState(network, network, _adam().init(network), draws.T, largest, jnp.int32(0))
 
+    def resumed(self, energy: Shallow, draws: Float[Array, "M d"], penalty: Float[Array, ""] | float) -> PenalisedState:
+        """Return the state in which training goes on from an energy, with new draws and a new penalty.
+
+        Args:
+            energy: the energy. Its neurons have the number and the feature of the method.
+            draws: the draws of the base measure, (M, d).
+            penalty: the penalty lambda in nats that `PenalisedRates.penalty` is a share of.
+
+        Returns:
+            The state.
+        """
+        network = Network(energy.coefficients / self.neurons, energy.positions)
+        largest = jnp.asarray(penalty, draws.dtype)
+        return PenalisedState(network, network, _adam().init(network), draws.T, largest, jnp.int32(0))
+
     def step(
         self, key: Key[Array, ""], state: PenalisedState, rates: PenalisedRates, data: Samples
     ) -> tuple[PenalisedState, Info]:

@@ -88,7 +88,7 @@ def test_stages_are_summarised_over_folds():
     edge = auto.SMALLEST_FRACTION
     first = followed([[0.0, 1.0], [1.0, 2.0], [3.0, 3.0]], [1.0, 0.5, edge])
     second = followed([[1.0, 1.0], [2.0, 4.0], [3.0, 3.0]], [1.0, 0.4, 0.9], (0.0, 2.0, 3.0))
-    stages, rows = summarised(candidate, [first, second])
+    stages, rows = summarised(candidate, [first, second], 1000)
     np.testing.assert_array_equal(rows[1], [1, 2, 2, 4])
     gains = np.array([1.0, 1.0, 1.0, 3.0])
     assert stages[1] == Stage("a b", 1, 1.5, 2.25, 1.5, pytest.approx(gains.std(ddof=1) / 2), 0.4, pytest.approx(0.06))
@@ -97,14 +97,18 @@ def test_stages_are_summarised_over_folds():
     few = second._replace(fraction=np.array([1.0, 0.4, 0.99 * edge]))
     lost = second._replace(log_densities=np.array([[1.0, 1.0], [np.nan, 4.0], [3.0, 3.0]]))
     for broken, stage in ((few, 2), (lost, 1)):
-        stages, rows = summarised(candidate, [first, broken])
+        stages, rows = summarised(candidate, [first, broken], 1000)
         assert len(rows[stage]) == 4 and (rows[stage] == -np.inf).all()
         assert stages[stage].log_density == stages[stage].gain == -math.inf and stages[stage].gain_error == math.inf
         assert all(np.isfinite(values).all() for values in rows[:stage] + rows[stage + 1 :])
+    # Nor is a stage in which one row would be more than 5% of Z, were it a draw. The largest gain is 3.
+    edge = int(math.exp(3.0) / auto.LARGEST_SHARE)
+    assert summarised(candidate, [first, second], edge + 1)[0][2].gain == 2.25
+    assert summarised(candidate, [first, second], edge)[0][2].gain == -math.inf
     # A stage that one fold did not reach is left out.
-    stages, rows = summarised(candidate, [first, followed([[1.0, 1.0], [2.0, 4.0]], [1.0, 0.4])])
+    stages, rows = summarised(candidate, [first, followed([[1.0, 1.0], [2.0, 4.0]], [1.0, 0.4])], 1000)
     assert len(stages) == len(rows) == 2
-    assert summarised(candidate, [followed([[1.0]], [1.0])])[0][0].gain_error == math.inf  # of one row
+    assert summarised(candidate, [followed([[1.0]], [1.0])], 1000)[0][0].gain_error == math.inf  # of one row
 
 
 def test_the_rows_of_a_fold_are_not_trained_on_and_shapes_are_equal():
