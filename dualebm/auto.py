@@ -233,7 +233,9 @@ def split(fold: Int[np.ndarray, " n"], number: int) -> tuple[Int[np.ndarray, " k
     return outside[: len(fold) - sizes.max()], inside[: sizes.min()]
 
 
-def summarised(candidate: Candidate, folds: Sequence[Followed], draws: int, shares: Shares = None) -> tuple[tuple[Stage, ...], list[np.ndarray]]:
+def summarised(
+    candidate: Candidate, folds: Sequence[Followed], draws: int, shares: Shares = None
+) -> tuple[tuple[Stage, ...], list[np.ndarray]]:
     """Return the stages of a candidate, and for each stage the log densities of the rows of all validated folds.
 
     The log densities of a stage are -inf where its energy is not finite or its log Z is not known. A stage that some fold did not reach

@@ -141,11 +141,13 @@ def log_bases(bases: Sequence[BaseMeasure], space: Space, x: Float[Array, "N d"]
     """
     if all(base == bases[0] for base in bases):
         return np.broadcast_to(np.asarray(bases[0].log_density(space, x), np.float64), (len(bases), len(x)))
-    if isinstance(bases[0], KernelBase):
-        return base_kernels.log_densities(bases, space, x)
-    if isinstance(bases[0], MixtureBase):
-        terms = [log_bases(parts, space, x) for parts in zip(*(base.components for base in bases), strict=True)]
-        weights = np.log([base.weights for base in bases])
+    estimates = [base for base in bases if isinstance(base, KernelBase)]
+    if estimates:
+        return base_kernels.log_densities(estimates, space, x)
+    mixtures = [base for base in bases if isinstance(base, MixtureBase)]
+    if mixtures:
+        terms = [log_bases(parts, space, x) for parts in zip(*(base.components for base in mixtures), strict=True)]
+        weights = np.log([base.weights for base in mixtures])
         return np.asarray(logsumexp(np.stack([w[:, None] + term for w, term in zip(weights.T, terms, strict=True)]), axis=0))
     return np.stack([np.asarray(base.log_density(space, x), np.float64) for base in bases])
 
