@@ -147,7 +147,7 @@ def log_bases(bases: Sequence[BaseMeasure], space: Space, x: Float[Array, "N d"]
     mixtures = [base for base in bases if isinstance(base, MixtureBase)]
     if mixtures:
         terms = [log_bases(parts, space, x) for parts in zip(*(base.components for base in mixtures), strict=True)]
-        weights = np.log([base.weights for base in mixtures])
+        weights = np.log(np.array([base.weights for base in mixtures]))
         return np.asarray(logsumexp(np.stack([w[:, None] + term for w, term in zip(weights.T, terms, strict=True)]), axis=0))
     return np.stack([np.asarray(base.log_density(space, x), np.float64) for base in bases])
 
