@@ -1,0 +1,1 @@
+"""The automatic fit on twelve tables, beside other density estimators."""
