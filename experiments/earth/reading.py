@@ -1,0 +1,122 @@
+"""The numbers and the maps of the sets of places, from the files of their cases."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import SymmetricalLogLocator
+
+from dualebm.plotting import maps
+from experiments import _common
+from experiments.densities import Rows, difference, means
+from experiments.earth.sets import NAMES, PUBLISHED
+
+OURS = "automatic"
+MAP_ROWS = 120
+"""The pixels of a map from south to north."""
+
+LABELS = {
+    OURS: "automatic fit", "kernel": "kernels, one concentration", "neighbours": "kernels by neighbours", "mixture": "von Mises-Fisher mixture",
+}  # fmt: skip
+Cases = Mapping[tuple[str, bool], Mapping[str, Sequence[Mapping[str, Any]]]]
+"""The cases by set and whether places count once, and by method, one a split."""
+
+
+def best_rival(cases: Mapping[str, Sequence[Mapping]]) -> str:
+    """Returns the rival of the largest mean log density over splits."""
+    return max((name for name in cases if name != OURS), key=lambda name: means(cases[name]).mean())
+
+
+def _cell(of: Sequence[Mapping]) -> str:
+    """Returns the mean negative log density over splits and its standard deviation, as the published numbers are given."""
+    values = -means(of)
+    return f"{values.mean():.2f}" + (f" +- {values.std(ddof=1):.2f}" if len(values) > 1 else "")
+
+
+def rows_of(cases: Cases) -> list[dict[str, Any]]:
+    """Returns a row for each method, measured or published, with a column for each set; then rows of differences and of choices."""
+    names = [name for name in NAMES if any(name == known for known, _ in cases)]
+    methods = list(next(iter(cases.values())))
+    rows = []
+    for distinct, where in ((False, "all rows"), (True, "distinct places")):
+        columns = {name: cases[name, distinct] for name in names if (name, distinct) in cases}
+        if not columns:
+            continue
+
+        def row(label, cell, columns=columns, where=where):
+            return {"rows": where, "method": label} | {name: cell(columns[name]) if name in columns else "" for name in names}
+
+        rows += [row(LABELS[method], lambda each, method=method: _cell(each[method])) for method in methods]
+        rows += [
+            row("automatic less best rival", _lag), row("best rival", best_rival), row("chosen in the first split", lambda each: each[OURS][0]["chosen"]),
+        ]  # fmt: skip
+        if not distinct:
+            published = {label: dict(zip(NAMES, values, strict=True)) for label, values in PUBLISHED.items()}
+            rows += [{"rows": where, "method": label} | {name: values[name] for name in names} for label, values in published.items()]
+    return rows
+
+
+def _lag(each: Mapping[str, Sequence[Mapping]]) -> str:
+    """Returns the difference of negative log densities to the best rival, its standard error over splits, least and largest."""
+    lag = difference(each[best_rival(each)], each[OURS])
+    return f"{lag.mean:+.3f} +- {lag.error if len(each[OURS]) > 1 else lag.error_of_rows:.3f} ({lag.least:+.3f} to {lag.largest:+.3f})"
+
+
+def outcome(cases: Cases) -> str:
+    """Returns sentences on who wins where, and on the cost of each method."""
+    sentences = []
+    for (name, distinct), each in cases.items():
+        rival = best_rival(each)
+        lag = difference(each[OURS], each[rival])
+        error = lag.error if len(each[OURS]) > 1 else lag.error_of_rows
+        place = "above" if lag.mean > 2 * error else "below" if lag.mean < -2 * error else "level with"
+        sentences.append(f"{name}{', distinct places' if distinct else ''}: {place} {LABELS[rival]} by {lag.mean:+.3f} +- {error:.3f} nat")
+    methods = next(iter(cases.values()))
+    seconds = {m: np.median([case["seconds"] for each in cases.values() for case in each[m]]) for m in methods}
+    costs = ", ".join(f"{LABELS[m]} {value:.0f}" for m, value in seconds.items())
+    return f"The automatic fit beside its best rival here: {'; '.join(sentences)}. Median seconds of the processor: {costs}."
+
+
+def maps_of(cases: Cases, rows: Mapping[str, Rows]) -> Figure:
+    """Draws the log density of the automatic fit of the first split on an equal-area map, a panel a set, with at most 1500 of its rows.
+
+    Args:
+        cases: The cases. That of the automatic fit, all rows, first split, holds the `map`.
+        rows: The rows of each set, (n, 3).
+    """
+    names = list(rows)
+    figure, panels = _common.panels_of(-(-len(names) // 2), min(len(names), 2), 2.1 * -(-len(names) // 2))
+    _, inside = maps.map_points(MAP_ROWS)
+    image = None
+    for panel, name in zip(panels.flat, names, strict=False):
+        values = np.array(cases[name, False][OURS][0]["map"])
+        form: dict[str, Any] = dict(extent=(-2, 2, -1, 1), origin="lower", cmap=maps.DENSITY_COLOURS, vmin=-8, vmax=4)
+        image = panel.imshow(np.where(inside, values, np.nan), **form)
+        drawn = rows[name][np.random.default_rng(0).permutation(len(rows[name]))[:1500]]
+        panel.scatter(*maps.map_position(drawn).T, s=0.6, color="black", linewidths=0, alpha=0.5)
+        panel.set(title=f"{name}, n = {len(rows[name])}", xticks=[], yticks=[], frame_on=False)
+    for panel in panels.flat[len(names) :]:
+        panel.remove()
+    figure.colorbar(image, ax=panels, label="log density by area [nat]", shrink=0.6, extend="both")  # pyright: ignore[reportArgumentType]
+    return figure
+
+
+def figure_of(cases: Cases) -> Figure:
+    """Draws the difference of the automatic fit to each rival: the mean over splits, with a line from the least to the largest."""
+    figure, ((panel,),) = _common.panels_of(1, 1, 0.9 + 0.32 * len(cases))
+    methods = [method for method in next(iter(cases.values())) if method != OURS]
+    for y, each in enumerate(cases.values()):
+        for i, method in enumerate(methods):
+            lag, form = difference(each[OURS], each[method]), _common.look(i)
+            place = y + 0.18 * (i - (len(methods) - 1) / 2)
+            panel.plot([lag.least, lag.largest], [place, place], color=form["color"], linewidth=1)
+            panel.plot([lag.mean], [place], linestyle="", markersize=4, markeredgecolor="black", markeredgewidth=0.4, label=LABELS[method], **form)
+    panel.axvline(0, color="black", linewidth=0.8, zorder=0)
+    labels = [f"{name}{', distinct' if distinct else ''}" for name, distinct in cases]
+    panel.set(yticks=range(len(cases)), yticklabels=labels, ylim=(len(cases) - 0.4, -0.6), xlabel="automatic − rival, log density [nat]")
+    panel.set_xscale("symlog", linthresh=0.1)
+    panel.xaxis.set_major_locator(SymmetricalLogLocator(base=10, linthresh=0.1))
+    panel.set_title("mean, and least to largest over splits; right of 0 the automatic fit is better")
+    _common.legend(figure, [panel], 3)
+    return figure
