@@ -59,6 +59,7 @@ def stored(path: Path, settings: Mapping[str, Any], score: Callable[[], Scored])
     begin = time.process_time()
     values, kept = score()
     seconds = round(time.process_time() - begin, 1)
+    jax.clear_caches()  # each program holds mapped memory, of which a process may have only so much
     case = dict(settings=settings, log_densities=np.round(values, 5).tolist(), seconds=seconds, **kept)
     path.parent.mkdir(parents=True, exist_ok=True)
     files.commit(path, lambda temporary: temporary.write_text(json.dumps(case)))
