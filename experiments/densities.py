@@ -8,7 +8,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +20,9 @@ from jaxtyping import Float
 from dualebm import auto
 from dualebm._internal import files
 from dualebm.geometry import Space
+
+OURS = "automatic"
+"""The name of the automatic fit among methods. The others are its rivals."""
 
 Rows = Float[np.ndarray, "n d"]
 Values = Float[np.ndarray, " n"]
@@ -64,6 +67,11 @@ def stored(path: Path, settings: Mapping[str, Any], score: Callable[[], Scored])
     path.parent.mkdir(parents=True, exist_ok=True)
     files.commit(path, lambda temporary: temporary.write_text(json.dumps(case)))
     return json.loads(path.read_text())
+
+
+def automatic(settings: Any) -> auto.Auto:
+    """Returns the settings of the automatic fit: the stages, iterations, draws and neurons of a study, where None is the fit's default."""
+    return auto.Auto(**{name: getattr(settings, name) for name in ("stages", "iterations", "draws", "neurons")})
 
 
 def fitted(seed: int, train: Rows, held: Rows, space: Space, settings: auto.Auto) -> tuple[auto.Fit, Scored]:
@@ -136,6 +144,29 @@ def means(cases: Sequence[Mapping]) -> Values:
     [1.5]
     """
     return np.array([np.mean(case["log_densities"]) for case in cases])
+
+
+def best_rival(cases: Mapping[str, Sequence[Mapping]]) -> str:
+    """Returns the rival of the largest mean log density over splits.
+
+    >>> case = lambda value: [dict(log_densities=[value, value])]
+    >>> best_rival({OURS: case(3.0), "kernel": case(1.0), "flow": case(2.0)})
+    'flow'
+    """
+    return max((name for name in cases if name != OURS), key=lambda name: means(cases[name]).mean())
+
+
+def costs(cases: Iterable[Mapping[str, Sequence[Mapping]]]) -> str:
+    """Returns the median seconds of each method over data sets and splits, as text.
+
+    >>> costs([{"flow": [dict(seconds=2.0)]}, {"flow": [dict(seconds=4.4)]}])
+    'flow 3.2'
+    """
+    seconds: dict[str, list[float]] = {}
+    for each in cases:
+        for method, of in each.items():
+            seconds.setdefault(method, []).extend(case["seconds"] for case in of)
+    return ", ".join(f"{method} {np.median(values):.1f}" for method, values in seconds.items())
 
 
 def spelled(values: Values, digits: int = 3) -> str:

@@ -4,12 +4,12 @@
     python -m experiments.earth --preset paper
     python -m experiments.earth --preset paper --sets volcano flood --seeds 2
 
-The rows are latitudes and longitudes of natural disasters (Mathieu and Nickel 2020, arXiv 2006.10605). Each split holds 10% of the rows out,
-as the published ones. The other 90%, which published models divide into 80% to train on and 10% to choose settings, are given to each
-method here as a whole: each divides them by itself. Scores are negative log-likelihoods in nats with respect to the area of the unit
-sphere, where the uniform density has log 4 pi = 2.531. Many rows repeat a place exactly, most of the volcanoes: there a sharp density scores
-without bound. So a second evaluation counts each place once. Each case, a set, a split and a method, is a small file under
-`--out`/PRESET/cases, which a later call reads again unless a setting of the case has changed.
+The rows are latitudes and longitudes of natural disasters (Mathieu and Nickel 2020, arXiv 2006.10605). Each split holds 10% of the rows
+out, as the published splits do. Published models divide the other 90% into 80% to train on and 10% to choose settings. Each method of this
+study receives the 90% as a whole, and divides them by itself. Scores are negative log-likelihoods in nats with respect to the area of the
+unit sphere, where the uniform density has log 4 pi = 2.531. Many rows repeat a place exactly, most of the volcanoes among them: at such a
+place a sharp density scores without bound. So a second evaluation counts each place once. Each case, a set, a split and a method, is a
+small file under `--out`/PRESET/cases, which a later call reads again unless a setting of the case has changed.
 """
 
 import dataclasses
@@ -24,10 +24,10 @@ from dualebm._internal import checks
 from dualebm.candidates import Auto
 from dualebm.plotting import maps
 from experiments import _common, report
-from experiments.densities import Scored, fitted, stored
+from experiments.densities import OURS, Scored, automatic, fitted, stored
 from experiments.earth import reading, rivals, sets
 
-METHODS = (reading.OURS, *rivals.NAMES)
+METHODS = (OURS, *rivals.NAMES)
 PRESETS: dict[str, dict[str, Any]] = {
     "quick": dict(sets=("volcano",), distinct=("volcano",), seeds=1, stages=3, iterations=30, draws=4096, neurons=64),
     "paper": dict(sets=sets.NAMES, distinct=("volcano", "earthquake"), seeds=5),
@@ -74,26 +74,17 @@ def checked(settings: Settings) -> Settings:
     ValueError: sets is 'volcanoes'; did you mean 'volcano'? allowed: 'volcano', 'earthquake', 'flood', 'fire'
     """
     _common.check_each("sets", settings.sets, checks.choice, sets.NAMES)
-    if settings.distinct:
-        _common.check_each("distinct", settings.distinct, checks.choice, settings.sets or sets.NAMES)
-    elif settings.distinct is None and settings.sets is not None:
-        chosen = tuple(name for name in PRESETS["paper"]["distinct"] if name in settings.sets)
-        settings = dataclasses.replace(settings, distinct=chosen)
-    settings = _common.settled(settings, PRESETS)
+    given, settings = settings, _common.settled(settings, PRESETS)
+    if given.distinct:
+        _common.check_each("distinct", given.distinct, checks.choice, settings.sets)
+    elif given.distinct is None:  # those of the preset that are among the sets
+        again = tuple(name for name in settings.distinct or () if name in (settings.sets or ()))
+        settings = dataclasses.replace(settings, distinct=again)
     automatic(settings)
     for name in settings.sets or ():
         if not (settings.data / f"{name}.csv").is_file():
             raise ValueError(f"data is {settings.data}, which has no file {name}.csv; give the folder of the four sets")
     return settings
-
-
-def automatic(settings: Settings) -> Auto:
-    """Returns the settings of the automatic fit.
-
-    >>> automatic(Settings(preset="paper")) == Auto()
-    True
-    """
-    return Auto(stages=settings.stages, iterations=settings.iterations, draws=settings.draws, neurons=settings.neurons)
 
 
 def mapped(seed: int, train, held, auto: Auto, map_rows: int) -> Scored:
@@ -109,10 +100,11 @@ def mapped(seed: int, train, held, auto: Auto, map_rows: int) -> Scored:
 
 def case(settings: Settings, name: str, distinct: bool, seed: int, method: str) -> dict[str, Any]:
     """Returns the case of a set, a split and a method, from its file or computed."""
-    where = settings.out / settings.preset / "cases" / f"{name}-{'distinct' if distinct else 'all'}-{seed}-{method}.json"
+    place = f"{name}-{'distinct' if distinct else 'all'}-{seed}-{method}.json"
+    where = settings.out / settings.preset / "cases" / place
     split = sets.split(sets.rows_of(settings.data, name, distinct), seed)
     same = dict(set=name, distinct=distinct, rows=sum(map(len, split)), seed=seed, method=method)
-    if method == reading.OURS:
+    if method == OURS:
         auto, map_rows = automatic(settings), 0 if distinct or seed != settings.first_seed else reading.MAP_ROWS
         return stored(where, same | dataclasses.asdict(auto) | dict(map=map_rows), partial(mapped, seed, *split, auto, map_rows))
     score, decides = rivals.rival(method, seed)
@@ -132,16 +124,17 @@ def content_of(settings: Settings) -> dict[str, Any]:
     return dict(
         title="Places of natural disasters: the automatic fit beside kernels and published models",
         about=(
-            f"Negative log-likelihood of the 10% of rows that are held out, in nats by area: mean and standard deviation over {settings.seeds} "
-            "random splits; less is better. The difference to the best rival is taken row by row, with its standard error, least and largest "
-            "over splits. Published models had other random splits. The maps show the first split, with at most 1500 rows."
+            "Negative log-likelihood of the 10% of rows that are held out, in nats by area: mean and standard deviation over "
+            f"{settings.seeds} random splits. Less is better. The difference to the best rival is taken row by row, with its standard "
+            "error, least and largest over splits. Published models had other random splits. The maps show the first split, with at most "
+            "1500 rows."
         ),
         rows=reading.rows_of(cases),
         summary=reading.outcome(cases),
         figures={"earth": reading.figure_of(cases), "earth_maps": reading.maps_of(cases, rows)},
         paper=(
-            "the rows that name a paper. No paper gives a row of kernels; Riemannian diffusion mixture: Jo and Hwang 2023, flow matching: Chen and "
-            "Lipman 2023."
+            "the rows that name a paper, diffusion mixture by Jo and Hwang, flow matching by Chen and Lipman. None of these papers gives a "
+            "row of kernels."
         ),
     )  # fmt: skip
 

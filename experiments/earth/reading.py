@@ -9,23 +9,18 @@ from matplotlib.ticker import SymmetricalLogLocator
 
 from dualebm.plotting import maps
 from experiments import _common
-from experiments.densities import Rows, difference, means
+from experiments.densities import OURS, Rows, best_rival, costs, difference, means
 from experiments.earth.sets import NAMES, PUBLISHED
 
-OURS = "automatic"
 MAP_ROWS = 120
 """The pixels of a map from south to north."""
 
 LABELS = {
-    OURS: "automatic fit", "kernel": "kernels, one concentration", "neighbours": "kernels by neighbours", "mixture": "von Mises-Fisher mixture",
+    OURS: "automatic fit", "kernel": "kernels, one concentration", "neighbours": "kernels by neighbours",
+    "mixture": "von Mises-Fisher mixture",
 }  # fmt: skip
 Cases = Mapping[tuple[str, bool], Mapping[str, Sequence[Mapping[str, Any]]]]
 """The cases by set and whether places count once, and by method, one a split."""
-
-
-def best_rival(cases: Mapping[str, Sequence[Mapping]]) -> str:
-    """Returns the rival of the largest mean log density over splits."""
-    return max((name for name in cases if name != OURS), key=lambda name: means(cases[name]).mean())
 
 
 def _cell(of: Sequence[Mapping]) -> str:
@@ -36,7 +31,7 @@ def _cell(of: Sequence[Mapping]) -> str:
 
 def rows_of(cases: Cases) -> list[dict[str, Any]]:
     """Returns a row for each method, measured or published, with a column for each set; then rows of differences and of choices."""
-    names = [name for name in NAMES if any(name == known for known, _ in cases)]
+    names: list[str] = [name for name in NAMES if any(name == known for known, _ in cases)]
     methods = list(next(iter(cases.values())))
     rows = []
     for distinct, where in ((False, "all rows"), (True, "distinct places")):
@@ -45,15 +40,17 @@ def rows_of(cases: Cases) -> list[dict[str, Any]]:
             continue
 
         def row(label, cell, columns=columns, where=where):
-            return {"rows": where, "method": label} | {name: cell(columns[name]) if name in columns else "" for name in names}
+            cells = [cell(columns[name]) if name in columns else "" for name in names]
+            return {"rows": where, "method": label} | dict(zip(names, cells, strict=True))
 
         rows += [row(LABELS[method], lambda each, method=method: _cell(each[method])) for method in methods]
         rows += [
-            row("automatic less best rival", _lag), row("best rival", best_rival), row("chosen in the first split", lambda each: each[OURS][0]["chosen"]),
+            row("automatic less best rival", _lag), row("best rival", best_rival),
+            row("chosen in the first split", lambda each: each[OURS][0]["chosen"]),
         ]  # fmt: skip
         if not distinct:
-            published = {label: dict(zip(NAMES, values, strict=True)) for label, values in PUBLISHED.items()}
-            rows += [{"rows": where, "method": label} | {name: values[name] for name in names} for label, values in published.items()]
+            published: dict[str, dict[str, str]] = {label: dict(zip(NAMES, of, strict=True)) for label, of in PUBLISHED.items()}
+            rows += [dict(rows=where, method=label) | {name: values[name] for name in names} for label, values in published.items()]
     return rows
 
 
@@ -71,11 +68,12 @@ def outcome(cases: Cases) -> str:
         lag = difference(each[OURS], each[rival])
         error = lag.error if len(each[OURS]) > 1 else lag.error_of_rows
         place = "above" if lag.mean > 2 * error else "below" if lag.mean < -2 * error else "level with"
-        sentences.append(f"{name}{', distinct places' if distinct else ''}: {place} {LABELS[rival]} by {lag.mean:+.3f} +- {error:.3f} nat")
-    methods = next(iter(cases.values()))
-    seconds = {m: np.median([case["seconds"] for each in cases.values() for case in each[m]]) for m in methods}
-    costs = ", ".join(f"{LABELS[m]} {value:.0f}" for m, value in seconds.items())
-    return f"The automatic fit beside its best rival here: {'; '.join(sentences)}. Median seconds of the processor: {costs}."
+        where = f"{name}{', distinct places' if distinct else ''}"
+        sentences.append(f"{where}: {place} {LABELS[rival]}, {lag.mean:+.3f} +- {error:.3f} nat")
+    return (
+        "The log density of the automatic fit beside that of its best rival, where two standard errors decide: "
+        f"{'; '.join(sentences)}. Median seconds of the processor: {costs(cases.values())}."
+    )
 
 
 def maps_of(cases: Cases, rows: Mapping[str, Rows]) -> Figure:
@@ -111,7 +109,8 @@ def figure_of(cases: Cases) -> Figure:
             lag, form = difference(each[OURS], each[method]), _common.look(i)
             place = y + 0.18 * (i - (len(methods) - 1) / 2)
             panel.plot([lag.least, lag.largest], [place, place], color=form["color"], linewidth=1)
-            panel.plot([lag.mean], [place], linestyle="", markersize=4, markeredgecolor="black", markeredgewidth=0.4, label=LABELS[method], **form)
+            dot: dict[str, Any] = dict(linestyle="", markersize=4, markeredgecolor="black", markeredgewidth=0.4)
+            panel.plot([lag.mean], [place], label=LABELS[method], **dot, **form)
     panel.axvline(0, color="black", linewidth=0.8, zorder=0)
     labels = [f"{name}{', distinct' if distinct else ''}" for name, distinct in cases]
     panel.set(yticks=range(len(cases)), yticklabels=labels, ylim=(len(cases) - 0.4, -0.6), xlabel="automatic − rival, log density [nat]")

@@ -82,7 +82,7 @@ def shared(log_densities: Values, share: float) -> Values:
     """Returns the log density of a mixture of a density and the uniform one, of the weights 1 - share and share.
 
     >>> shared(np.array([-np.inf, 0.0]), 0.5).round(3).tolist()
-    [-3.224, -0.616]
+    [-3.224, -0.617]
     """
     uniform = math.log(share) - SPHERE.log_volume if share else -math.inf
     return np.logaddexp(math.log1p(-share) + log_densities, uniform)
@@ -99,7 +99,7 @@ def _kernels(train: Rows, held: Rows, seed: int, settings: Sequence, concentrati
             centres = train[fold != number]
             values.append(log_kernels(train[chosen], centres, concentrations(centres, setting)))
         means[i] = [shared(np.concatenate(values), share).mean() for share in SHARES]
-    i, j = np.unravel_index(np.argmax(means), means.shape)
+    i, j = divmod(int(np.argmax(means)), len(SHARES))
     values = shared(log_kernels(held, train, concentrations(train, settings[i])), SHARES[j])
     return values, dict(setting=settings[i], share=SHARES[j], validated=float(means[i, j]))
 

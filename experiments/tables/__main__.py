@@ -4,10 +4,10 @@
     python -m experiments.tables --preset paper
     python -m experiments.tables --preset paper --tables moons iris --seeds 2
 
-Each table is split at random into 75% of the rows, on which each method is fitted and tuned, and 25%, which are scored: the mean log density
-in nats, in units of the columns standardised by the former. Differences are taken row by row, on the same split. Each case, a table, a
-split and a method, is a small file under `--out`/PRESET/cases, which a later call reads again unless a setting of the case has changed. The
-flow needs flowjax: pip install 'dualebm[experiments]'.
+Each table is split at random into 75% of the rows, on which each method is fitted and tuned, and 25%, which are scored: the mean log
+density in nats, in units of the columns standardised by the former. Differences are taken row by row, on the same split. Each case, a
+table, a split and a method, is a small file under `--out`/PRESET/cases, which a later call reads again unless a setting of the case has
+changed. The flow needs flowjax: pip install 'dualebm[experiments]'.
 """
 
 import dataclasses
@@ -15,13 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from dualebm._internal import checks
-from dualebm.candidates import Auto
 from dualebm.spaces import Euclidean
 from experiments import _common, report
-from experiments.densities import fitted, stored
+from experiments.densities import OURS, automatic, fitted, stored
 from experiments.tables import reading, rivals, sets
 
-METHODS = (reading.OURS, *rivals.NAMES)
+METHODS = (OURS, *rivals.NAMES)
 PRESETS: dict[str, dict[str, Any]] = {
     "quick": dict(tables=("moons", "iris"), seeds=1, epochs=20, stages=4, iterations=40, draws=4096, neurons=64),
     "paper": dict(tables=sets.NAMES, seeds=5, epochs=300),
@@ -67,20 +66,11 @@ def checked(settings: Settings) -> Settings:
     """
     _common.check_each("tables", settings.tables, checks.choice, sets.NAMES)
     _common.check_each("methods", settings.methods, checks.choice, METHODS)
-    if settings.methods[0] != reading.OURS or len(settings.methods) < 2:
-        raise ValueError(f"methods is {settings.methods}; it must begin with {reading.OURS!r} and name at least one rival")
+    if settings.methods[0] != OURS or len(settings.methods) < 2:
+        raise ValueError(f"methods is {settings.methods}; it must begin with {OURS!r} and name at least one rival")
     settings = _common.settled(settings, PRESETS)
     automatic(settings)
     return settings
-
-
-def automatic(settings: Settings) -> Auto:
-    """Returns the settings of the automatic fit.
-
-    >>> automatic(Settings(preset="paper")) == Auto()
-    True
-    """
-    return Auto(stages=settings.stages, iterations=settings.iterations, draws=settings.draws, neurons=settings.neurons)
 
 
 def case(settings: Settings, table: str, seed: int, method: str) -> dict[str, Any]:
@@ -89,7 +79,7 @@ def case(settings: Settings, table: str, seed: int, method: str) -> dict[str, An
     train, held, indices = sets.split(table, seed)
     size = dict(rows=len(indices), columns=train.shape[1])
     same = dict(table=table, seed=seed, method=method)
-    if method == reading.OURS:
+    if method == OURS:
         auto, space = automatic(settings), Euclidean(train.shape[1])
         return stored(where, same | dataclasses.asdict(auto), lambda: fitted(seed, train, held, space, auto)[1]) | size
     score, decides = rivals.rival(method, seed, settings.epochs)  # pyright: ignore[reportArgumentType]
@@ -107,10 +97,10 @@ def content_of(settings: Settings) -> dict[str, Any]:
     return dict(
         title="The automatic fit on twelve tables, beside other density estimators",
         about=(
-            f"Mean log density of the 25% of rows that are held out, in nats, columns standardised: the mean over {settings.seeds} splits and "
-            "its standard error. difference: the automatic fit less the best rival of the table, row by row, with its standard error, least "
-            "and largest over splits, and the standard error over the rows of one split. Splits of one table share rows, so that errors over "
-            "splits are too small for the five real tables."
+            "Mean log density of the 25% of rows that are held out, in nats, columns standardised: the mean over "
+            f"{settings.seeds} splits and its standard error. difference: the automatic fit less the best rival of the table, row by row, "
+            "with its standard error, least and largest over splits, and the standard error over the rows of one split. The splits of a "
+            "real table share rows, so that its errors over splits are too small."
         ),
         rows=rows,
         summary=reading.outcome(rows, cases),

@@ -4,26 +4,14 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import SymmetricalLogLocator
 
 from experiments import _common
-from experiments.densities import difference, means, spelled
+from experiments.densities import OURS, best_rival, costs, difference, means, spelled
 
-OURS = "automatic"
 Cases = Mapping[str, Mapping[str, Sequence[Mapping[str, Any]]]]
 """The cases by table and method, one a split."""
-
-
-def best_rival(cases: Mapping[str, Sequence[Mapping]]) -> str:
-    """Returns the rival of the largest mean log density over splits.
-
-    >>> case = lambda value: [dict(log_densities=[value, value])]
-    >>> best_rival({OURS: case(3.0), "kernel": case(1.0), "flow": case(2.0)})
-    'flow'
-    """
-    return max((name for name in cases if name != OURS), key=lambda name: means(cases[name]).mean())
 
 
 def rows_of(cases: Cases) -> list[dict[str, Any]]:
@@ -38,7 +26,8 @@ def rows_of(cases: Cases) -> list[dict[str, Any]]:
             {"table": table, "rows": ours[0]["rows"], "columns": ours[0]["columns"], "splits": len(ours)}
             | {method: spelled(means(of)) for method, of in each.items()}
             | {"best rival": rival, "difference": lag.mean, "error": lag.error, "least": lag.least, "largest": lag.largest}
-            | {"error of rows": lag.error_of_rows, "chosen": f"{base}, {times} of {len(ours)}", "radius": f"{min(radii):.3g} to {max(radii):.3g}"}
+            | {"error of rows": lag.error_of_rows, "chosen": f"{base}, {times} of {len(ours)}"}
+            | {"radius": f"{min(radii):.3g} to {max(radii):.3g}"}
         )
     return rows
 
@@ -56,12 +45,11 @@ def outcome(rows: Sequence[Mapping[str, Any]], cases: Cases) -> str:
     above = [row["table"] for row in rows if row["difference"] > 2 * error(row)]
     below = [row["table"] for row in rows if row["difference"] < -2 * error(row)]
     beaten = {m: sum(means(e[OURS]).mean() > means(e[m]).mean() for e in cases.values()) for m in next(iter(cases.values())) if m != OURS}
-    seconds = {m: np.median([case["seconds"] for e in cases.values() for case in e[m]]) for m in next(iter(cases.values()))}
     return (
         f"The automatic fit is above the best of the rivals by more than two standard errors on {len(above)} of {len(rows)} tables "
         f"({', '.join(above) or 'none'}), and below it on {len(below)} ({', '.join(below) or 'none'}). Its mean is above that of "
         f"{', '.join(f'{name} on {count}' for name, count in beaten.items())}. Median seconds of the processor: "
-        f"{', '.join(f'{name} {value:.0f}' for name, value in seconds.items())}."
+        f"{costs(cases.values())}."
     )
 
 

@@ -1,6 +1,6 @@
 """The twelve tables: seven that are drawn, and five of real rows that scikit-learn brings along."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -36,10 +36,10 @@ class Split(NamedTuple):
 def rows_of(name: str, seed: int) -> Rows:
     """Returns the rows of a table, (n, d). A drawn table has other rows for each seed, and a real one the same.
 
-    moons and circles are those of scikit-learn, of noise 0.1 and 0.06. rings are four circles of the radii 1 to 4, eight are eight normal
-    clusters on a circle of radius 2, each of noise 0.1. student has two independent columns of Student's t with 3 degrees of freedom. pinwheel
-    has five bent arms, and spirals two arms of one and a half turns. iris has 4 columns, wine5 and wine13 the first 5 and all 13 of the
-    wines, cancer5 the first 5 of the breast cancers, and diabetes 8 of the patients.
+    moons and circles are those of scikit-learn, of noise 0.1 and 0.06. rings are four circles of the radii 1 to 4, eight are eight
+    normal clusters on a circle of radius 2, each of noise 0.1. student has two independent columns of Student's t with 3 degrees of
+    freedom. pinwheel has five bent arms, and spirals two arms of one and a half turns. iris has 4 columns, wine5 and wine13 the first 5
+    and all 13 of the wines, cancer5 the first 5 of the breast cancers, and diabetes 8 of the patients.
 
     Args:
         name: The name of the table.
@@ -48,15 +48,16 @@ def rows_of(name: str, seed: int) -> Rows:
     >>> rows_of("rings", 0).shape, rows_of("wine5", 0).shape
     ((2000, 2), (178, 5))
     """
-    from sklearn import datasets
+    import sklearn.datasets
 
     rng, n = np.random.default_rng(1000 + seed), COUNT
     turned = lambda angle: np.stack([np.cos(angle), np.sin(angle)], 1)  # noqa: E731
+    load: Any = sklearn.datasets  # its functions return one of several types
     match name:
         case "moons":
-            return datasets.make_moons(n, noise=0.1, random_state=seed)[0]
+            return load.make_moons(n, noise=0.1, random_state=seed)[0]
         case "circles":
-            return datasets.make_circles(n, noise=0.06, factor=0.5, random_state=seed)[0]
+            return load.make_circles(n, noise=0.06, factor=0.5, random_state=seed)[0]
         case "rings":
             radius, angle = rng.integers(4, size=n) + 1, rng.random(n) * 2 * np.pi
             return radius[:, None] * turned(angle) + 0.1 * rng.normal(size=(n, 2))
@@ -72,13 +73,13 @@ def rows_of(name: str, seed: int) -> Rows:
             length, start = np.sqrt(rng.random(n)) * 3 * np.pi, rng.integers(2, size=n) * np.pi
             return length[:, None] * turned(length + start) / 3 + 0.1 * rng.normal(size=(n, 2))
         case "iris":
-            return datasets.load_iris().data  # pyright: ignore[reportAttributeAccessIssue]
+            return load.load_iris().data
         case "cancer5":
-            return datasets.load_breast_cancer().data[:, :5]  # pyright: ignore[reportAttributeAccessIssue]
+            return load.load_breast_cancer().data[:, :5]
         case "diabetes":
-            return datasets.load_diabetes(scaled=False).data[:, DIABETES]  # pyright: ignore[reportAttributeAccessIssue]
+            return load.load_diabetes(scaled=False).data[:, DIABETES]
         case _:
-            wines = datasets.load_wine().data  # pyright: ignore[reportAttributeAccessIssue]
+            wines = load.load_wine().data
             return wines[:, :5] if name == "wine5" else wines
 
 
