@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 from sklearn.base import BaseEstimator, DensityMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from dualebm import auto, model, optimality
+from dualebm import auto, model, optimality, row_weights
 from dualebm._internal import checks, files
 from dualebm.candidates import FOLDS, Auto
 from dualebm.data import preparation, tables
@@ -106,26 +106,29 @@ class EnergyModel(DensityMixin, BaseEstimator):
 
     # -- The fit -----------------------------------------------------------------------------------
 
-    def fit(self, X: Any, y: Any = None) -> "EnergyModel":
+    def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> "EnergyModel":
         """Fit the density to rows.
 
         Args:
             X: the rows in the units of the data, (n, d): an array, a list of lists or a DataFrame, with at least 10 rows.
             y: ignored.
+            sample_weight: the non-negative weights of the rows, (n,), of which only ratios matter. None for equal weights. Rows of weight
+                0 are left out.
 
         Returns:
             The estimator.
 
         Raises:
-            ValueError: a setting is not allowed, there are fewer than 10 rows, a value is no finite number, or the rows are no points of
-                the space or have no density.
+            ValueError: a setting is not allowed, there are fewer than 10 rows, a value is no finite number, a weight is not allowed, or
+                the rows are no points of the space or have no density.
         """
         del y
         settings, seed = self._settings(), seed_of(self.random_state)
         rows: Any = validate_data(self, X, dtype=np.float64, ensure_min_samples=2 * FOLDS)
+        weights = None if sample_weight is None else row_weights.check("sample_weight", sample_weight, len(rows))
         _, key, gap_key = jax.random.split(jax.random.key(seed), 3)  # the keys of `dualebm fit`
         with jax.enable_x64(self.precision == 64):
-            table = self._table(rows)
+            table = self._table(rows, weights)
             notes = advise(table, self.space)
             prepared = preparation.prepare(
                 table, self.space, normalise=self.normalise, latlon=self.latlon, period=self.period, standardise=self.space == "euclidean"
@@ -133,7 +136,8 @@ class EnergyModel(DensityMixin, BaseEstimator):
             data = preparation.to_space(prepared, table, f"float{self.precision}")
             unit = model.log_unit(prepared)
             call = self.callback and functools.partial(_in_units_of_data, self.callback, unit)
-            fit = auto.fit(key, data.points, prepared.space, settings, folder=self.folder, progress=self.progress, callback=call)
+            options: dict[str, Any] = dict(weights=table.weights, folder=self.folder, progress=self.progress, callback=call)
+            fit = auto.fit(key, data.points, prepared.space, settings, **options)
             step = model.resolving_step(fit.energy, fit.space)
         fitted = model.Model(fit.energy, prepared._replace(space=fit.space), fit.log_partition, step)
         self._set(fitted, fit.radius, fit.path, (*notes, *fit.notes))
@@ -162,14 +166,14 @@ class EnergyModel(DensityMixin, BaseEstimator):
         self.log_partition_, self.base_ = fitted.log_partition, fitted.preparation.space.base
         self.path_ = tuple(stage._replace(log_density=stage.log_density - unit) for stage in path)
 
-    def _table(self, rows: Float[np.ndarray, "n d"]) -> tables.Table:
-        """Return rows that scikit-learn has checked as a table, with the names of the columns of the fit."""
+    def _table(self, rows: Float[np.ndarray, "n d"], weights: Any = None) -> tables.Table:
+        """Return rows that scikit-learn has checked as a table, with the names of the columns of the fit and with weights."""
         import pandas
 
         names = getattr(self, "feature_names_in_", None)
         columns = [str(position + 1) for position in range(rows.shape[1])] if names is None else list(names)
         frame = rows if names is None else pandas.DataFrame(rows, columns=columns)
-        return tables.as_table(frame, columns if self.latlon else None, name="X")
+        return tables.as_table(frame, columns if self.latlon else None, name="X", weights=weights)
 
     # -- The density -------------------------------------------------------------------------------
 

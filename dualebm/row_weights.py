@@ -40,7 +40,7 @@ def check(name: str, weights: Any, count: int) -> Float[np.ndarray, " n"]:
         row = int(np.argmax(bad))
         raise ValueError(f"{name} has {values[row]:g} at row {row + 1}; weights must be finite and not negative")
     if not values.any():
-        raise ValueError(f"{name} is 0 at all {count} rows; at least one weight must be positive")
+        raise ValueError(f"{name} is zero at all {count} rows; at least one weight must be positive")
     return values
 
 

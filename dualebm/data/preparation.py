@@ -166,7 +166,8 @@ def to_points(preparation: Preparation, x: Float[Array, "*shape d"]) -> Float[Ar
         across = jnp.cos(latitude)
         return jnp.stack([across * jnp.cos(longitude), across * jnp.sin(longitude), jnp.sin(latitude)], axis=-1)
     if preparation.mean is not None:
-        return (x - jnp.asarray(preparation.mean, x.dtype)) / jnp.asarray(preparation.scale, x.dtype)
+        mean, scale = (jnp.expand_dims(jnp.asarray(v, x.dtype), range(x.ndim - 1)) for v in (preparation.mean, preparation.scale))
+        return (x - mean) / scale
     return x / jnp.linalg.norm(x, axis=-1, keepdims=True) if preparation.normalise else x
 
 

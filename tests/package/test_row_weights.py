@@ -88,7 +88,7 @@ def test_copies_are_in_proportion():
         ([1.0, -2.0, 1.0], "weights has -2 at row 2; weights must be finite and not negative"),
         ([1.0, 1.0, np.nan], "weights has nan at row 3; weights must be finite"),
         ([1.0, np.inf, 1.0], "weights has inf at row 2; weights must be finite"),
-        ([0, 0, 0], "weights is 0 at all 3 rows; at least one weight must be positive"),
+        ([0, 0, 0], "weights is zero at all 3 rows; at least one weight must be positive"),
         ([1.0, 2.0], r"weights has shape \(2,\) and dtype float64; it must have one number for each of 3 rows"),
         (["a", "b", "c"], r"weights has shape \(3,\) and dtype <U1; it must have one number"),
     ],

@@ -71,7 +71,8 @@ def test_weights_in_files_that_are_refused(tmp_path, text, options, message):
 
 def test_weights_of_arrays_that_are_refused():
     for weights, message in (
-        ([1.0, 2.0], r"weights has shape \(2,\)"), ([1.0, -2.0, 0.0], "weights has -2 at row 2"), ([0, 0, 0], "weights is 0 at all 3 rows"),
+        ([1.0, 2.0], r"weights has shape \(2,\)"), ([1.0, -2.0, 0.0], "weights has -2 at row 2"),
+        ([0, 0, 0], "weights is zero at all 3 rows"),
     ):  # fmt: skip
         with pytest.raises(ValueError, match=message):
             as_table(ROWS, weights=weights)
