@@ -28,7 +28,7 @@ from dualebm.data import targets
 from dualebm.energies.shallow import Shallow
 from dualebm.features import ReLU
 from dualebm.methods import dual, presets
-from dualebm.plotting import charts, maps
+from dualebm.plotting import charts, films, maps, projection
 from dualebm.spaces import Sphere
 from dualebm.training.run import run
 from experiments import _common, reference, report
@@ -182,7 +182,7 @@ def main(settings: Settings) -> list[dict]:
     files, agreement = {}, ""
     for teacher in TEACHERS:
         target = targets.teacher(teacher)
-        view = maps.view_of(np.asarray(target.energy.positions))
+        view = projection.view_of(np.asarray(target.energy.positions))
         curves = {}
         for method, words in METHODS.items():
             each = [train(settings, scale, teacher, method, seed) for seed in _common.seeds_of(settings, scale.seeds)]
@@ -198,7 +198,7 @@ def main(settings: Settings) -> list[dict]:
                 settings.out.mkdir(parents=True, exist_ok=True)
                 steps = log_spaced(each[0].step.values, settings.frames)
                 pictures = (frame(each[0], step) for step in steps)
-                file = maps.film(settings.out / f"{teacher}.mp4", pictures, teacher=target.energy, view=view)
+                file = films.film(settings.out / f"{teacher}.mp4", pictures, teacher=target.energy, view=view)
                 files[file.name] = f"{teacher}, {words}, first seed: {len(steps)} of its records, evenly spaced in the logarithm"
         archived = {"authors' archived run, one seed": reference.author_sphere2("0")} if teacher == ARCHIVED else None
         drawn = {words: runs.sel(step=log_spaced(runs.step.values, DRAWN)) for words, runs in curves.items()}

@@ -172,31 +172,35 @@ def _over_runs(dataset, variable, setting):
     return step[written], np.nanmean(values, 0), np.nanmin(values, 0), np.nanmax(values, 0), len(values), lost
 
 
-def path(stages: Iterable[Mapping[str, Any]]) -> Figure:
+def path(stages: Iterable[Mapping[str, Any]], chosen: Mapping[str, Any]) -> Figure:
     """Draw the mean log density of validated rows against the radius, with bands of one standard error of the gain over radius 0.
 
     Args:
         stages: the stages of the paths of an automatic fit (`auto.Stage`) as mappings with `candidate`, `radius`, `log_density` and
             `gain_error`. Stages of which log Z is not known have no log density (None) and are left out.
+        chosen: the `candidate` and the `stage` that were chosen, which a ring marks.
 
     Returns:
         The figure.
 
-    >>> stage = {"candidate": "normal scaled_bump", "radius": 0.0, "log_density": 0.0, "gain_error": 0.0}
-    >>> path([stage, stage | {"radius": 2.0, "log_density": 0.5}]).axes[0].lines[0].get_ydata().tolist()
+    >>> stage = {"candidate": "normal scaled_bump", "stage": 0, "radius": 0.0, "log_density": 0.0, "gain_error": 0.0}
+    >>> path([stage, stage | {"stage": 1, "radius": 2.0, "log_density": 0.5}], stage).axes[0].lines[0].get_ydata().tolist()
     [0.0, 0.5]
     """
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(WIDTHS["single"], 2.6), layout=ConstrainedLayoutEngine(w_pad=0.06))
+        figure = Figure(figsize=(4.8, 2.9), layout=ConstrainedLayoutEngine(w_pad=0.06))
         panel, known = figure.subplots(), [stage for stage in stages if stage["log_density"] is not None]
-        marks = ("o", "s", "^", "D")
         for index, name in enumerate(dict.fromkeys(stage["candidate"] for stage in known)):
             numbers = [[s["radius"], s["log_density"], s["gain_error"]] for s in known if s["candidate"] == name]
             radius, mean, error = np.array(numbers).T
-            (line,) = panel.plot(radius, mean, marker=marks[index % len(marks)], markersize=3, label=name.replace("_", " "))
-            panel.fill_between(radius, mean - error, mean + error, color=line.get_color(), alpha=0.2, linewidth=0)
+            dash, marker = ("-", *DASHES)[index % 5], MARKERS[index % len(MARKERS)]
+            form: dict[str, Any] = dict(color=COLOURS[index % len(COLOURS)], linestyle=dash, marker=marker)
+            panel.plot(radius, mean, label=name.replace("_", " "), **form)
+            panel.fill_between(radius, mean - error, mean + error, color=form["color"], alpha=0.2, linewidth=0)
+        ring = [(s["radius"], s["log_density"]) for s in known if (s["candidate"], s["stage"]) == (chosen["candidate"], chosen["stage"])]
+        panel.plot(*np.array(ring).T, "o", markersize=9, markerfacecolor="none", markeredgecolor="black", label="chosen")
         panel.set_xlabel("radius (total variation of the neurons)")
-        panel.set_ylabel("mean log density of validated rows (nat)")
+        panel.set_ylabel("mean log density\nof validated rows (nat)")
         panel.legend()
     return figure
 

@@ -1,17 +1,14 @@
-"""Figures of runs on S^2: densities, neurons and particles on equal-area maps, and films. `dualebm.plotting.charts` has their style."""
+"""Figures of runs on S^2: densities, neurons and particles on equal-area maps. `dualebm.plotting.charts` has their style."""
 
-import os
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax.numpy as jnp
 import matplotlib
 import numpy as np
-from jaxtyping import Array, Float
-from matplotlib.animation import FFMpegWriter
-from matplotlib.colors import LinearSegmentedColormap, Normalize
+from jaxtyping import Array
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Ellipse
@@ -20,8 +17,9 @@ from dualebm._internal import checks
 from dualebm.energies.shallow import Shallow
 from dualebm.measures import Atoms, coefficients
 from dualebm.plotting.charts import STYLE, WIDTHS
+from dualebm.plotting.projection import Points, draw_graticule, map_points, map_position
+from dualebm.plotting.regions import DENSITY_COLOURS
 
-DENSITY_COLOURS = LinearSegmentedColormap.from_list("density", matplotlib.colormaps["Blues"](np.linspace(0, 0.8, 256)))
 NEURONS = (  # sign, label, marker, colour
     (-1, "negative neurons", "o", "#D55E00"),
     (1, "positive neurons", "^", "#F0E442"),
@@ -32,7 +30,6 @@ SMALLEST_MARKER = 5.0  # keeps a neuron visible among the particles where anothe
 PARTICLES_DRAWN = 1500
 MAPS_IN_A_ROW = 3
 
-Points = Float[Array | np.ndarray, "N d"]
 EnergyFunction = Callable[..., Array]
 
 
@@ -79,74 +76,6 @@ def snapshot(method, state, rates, data, kl: float | None = None) -> Frame:
     """
     energy, samples = method.energy(state, rates, data), method.samples(state)
     return Frame(int(state.step), energy, None if samples is None else samples.points, method.atoms(state), kl)
-
-
-def map_points(rows: int, view: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Return the points of S^2 at the pixels of a Mollweide map, (rows, 2 rows, 3), and which pixels lie in its ellipse, (rows, 2 rows).
-
-    The projection preserves areas: a mean over the pixels inside is an integral over the uniform measure. Row 0 is the
-    south, and the longitude grows to the right from -pi to pi. There must be at least 2 `rows`. The rows of `view` (3,
-    3) are the directions in the centre of the map, at longitude pi/2 on the equator, and in the north. Raises
-    ValueError for too few rows, or a view whose rows are not orthonormal.
-
-    >>> points, inside = map_points(100)
-    >>> bool(np.allclose((points[inside] ** 2).mean(axis=0), 1 / 3, atol=1e-3))
-    True
-    """
-    checks.count("rows", rows, 2)
-    y = (2 * np.arange(rows)[:, None] + 1) / rows - 1
-    x = (2 * np.arange(2 * rows)[None, :] + 1) / (2 * rows) - 1
-    inside = x**2 + y**2 <= 1
-    half_width = np.sqrt(1 - y**2)
-    angle = np.arcsin(y)
-    sine = (2 * angle + np.sin(2 * angle)) / np.pi
-    longitude = np.pi * np.clip(x / half_width, -1, 1)  # pixels beyond the edge take the value of the edge, and the ellipse cuts them
-    cosine = np.sqrt(1 - sine**2)
-    points = np.stack([cosine * np.cos(longitude), cosine * np.sin(longitude), sine + 0 * x], axis=-1)
-    return points @ _rotation(view), inside
-
-
-def map_position(x: Points, view: np.ndarray | None = None) -> np.ndarray:
-    """Return the positions of points x (N, 3) of S^2 on the map of `map_points` with the same view, (N, 2).
-
-    The map is the ellipse |horizontal| <= 2, |vertical| <= 1.
-
-    >>> map_position(np.eye(3)).round(3).tolist()
-    [[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]]
-    """
-    a, b, c = (np.asarray(x, float) @ _rotation(view).T).T
-    table = np.linspace(-np.pi / 2, np.pi / 2, 4001)
-    angle = np.interp(c, (2 * table + np.sin(2 * table)) / np.pi, table)
-    return np.stack([2 * np.arctan2(b, a) / np.pi * np.cos(angle), np.sin(angle)], axis=1)
-
-
-def _rotation(view):
-    """Return `view` as a checked rotation. None is the identity: the x axis in the centre, the z axis in the north."""
-    if view is None:
-        return np.eye(3)
-    view = np.asarray(view, float)
-    if view.shape != (3, 3) or not np.allclose(view @ view.T, np.eye(3), atol=1e-5):
-        raise ValueError(f"view is {view.tolist()}; it must be (3, 3) with orthonormal rows, as `view_of` returns")
-    return view
-
-
-def view_of(directions: Points) -> np.ndarray:
-    """Return the view (3, 3) with the mean of `directions` (N, 3) in the centre of the map and their spread along its equator.
-
-    >>> map_position(np.eye(3)[:2], view_of(np.eye(3)[:2])).round(6)[:, 1].tolist()
-    [0.0, 0.0]
-    """
-    directions = np.asarray(directions, float)
-    directions = directions / np.linalg.norm(directions, axis=1, keepdims=True)
-    centre = directions.mean(axis=0)
-    if np.linalg.norm(centre) < 1e-6:
-        centre = directions[0]
-    centre = centre / np.linalg.norm(centre)
-    spread = directions - np.outer(directions @ centre, centre)
-    _, _, axes = np.linalg.svd(np.vstack([1e3 * len(directions) * centre, spread]))
-    east = axes[1] - (axes[1] @ centre) * centre
-    east /= np.linalg.norm(east)
-    return np.stack([centre, east, np.cross(centre, east)])
 
 
 @eqx.filter_jit
@@ -220,12 +149,12 @@ def sphere_density(
     1.0
     """
     checks.choice("width", width, WIDTHS)
-    _check_particles(particles)
+    check_particles(particles)
     energies = {"student": energy} if teacher is None else {"teacher": teacher, "student": energy}
     densities = {name: density_map(each, rows, view) for name, each in energies.items()}
-    neurons = {name: _neurons(each, atoms if name == "student" else None) for name, each in energies.items()}
+    neurons = {name: neurons_of(each, atoms if name == "student" else None) for name, each in energies.items()}
     largest = max(density.max() for density in densities.values())
-    figure, maps = _maps(densities, neurons, width, largest, particles is not None)
+    figure, maps = empty_maps(densities, neurons, width, largest, particles is not None)
     for name, each in maps.items():
         each.show(densities[name], neurons[name], particles if name == "student" else None, view)
     return figure
@@ -266,25 +195,26 @@ def snapshots(
     if not frames or len(set(steps)) < len(steps):
         raise ValueError(f"frames has the iterations {steps}; it must hold at least one Frame, each of another iteration")
     for frame in frames:
-        _check_particles(frame.particles)
-    shown = {_caption(frame): frame for frame in frames}
+        check_particles(frame.particles)
+    shown = {caption_of(frame): frame for frame in frames}
     if teacher is not None:
         shown = {"teacher": Frame(0, teacher), **shown}
     densities = {name: density_map(frame.energy, rows, view) for name, frame in shown.items()}
-    neurons = {name: _neurons(frame.energy, frame.atoms) for name, frame in shown.items()}
+    neurons = {name: neurons_of(frame.energy, frame.atoms) for name, frame in shown.items()}
     largest = max(density.max() for density in densities.values())
-    figure, maps = _maps(densities, neurons, width, largest, any(frame.particles is not None for frame in frames))
+    figure, maps = empty_maps(densities, neurons, width, largest, any(frame.particles is not None for frame in frames))
     for name, each in maps.items():
         each.show(densities[name], neurons[name], shown[name].particles, view)
     return figure
 
 
-def _check_particles(particles):
+def check_particles(particles) -> None:
+    """Raise ValueError for particles that do not lie in R^3. None stands for no particles."""
     if particles is not None and (np.ndim(particles) != 2 or particles.shape[1] != 3):
         raise ValueError(f"particles has shape {np.shape(particles)}; it must be (N, 3) to be drawn on S^2")
 
 
-def _neurons(energy, atoms):
+def neurons_of(energy, atoms):
     """Return the positions (m, 3) and coefficients (m,) of the neurons to draw."""
     if atoms is not None:
         if atoms.positions.shape[1] != 3:
@@ -305,7 +235,7 @@ class _Map:
         self.image = panel.imshow(np.zeros((2, 4)), norm=norm, cmap=DENSITY_COLOURS, **form)
         panel.add_patch(edge)
         self.image.set_clip_path(edge)
-        self._draw_graticule(panel)
+        draw_graticule(panel)
         self.dots = panel.scatter([], [], s=1.2, c="black", alpha=0.4, linewidths=0, rasterized=True, zorder=2)
         self.neurons = [
             panel.scatter([], [], s=[], marker=marker, c=colour, zorder=4, clip_on=False, **NEURON_EDGES)
@@ -313,18 +243,6 @@ class _Map:
         ]
         panel.set(title=title, xlim=(-2.02, 2.02), ylim=(-1.02, 1.02), aspect="equal")
         panel.set_axis_off()
-
-    @staticmethod
-    def _draw_graticule(panel):
-        """Draw parallels every 30 degrees and meridians every 60."""
-        form: dict[str, Any] = dict(color="0.55", linewidth=0.3, zorder=1.5)
-        latitude = np.linspace(-np.pi / 2, np.pi / 2, 91)
-        for longitude in np.radians([-120, -60, 0, 60, 120]):
-            circle = np.cos(latitude) * np.cos(longitude), np.cos(latitude) * np.sin(longitude), np.sin(latitude)
-            panel.plot(*map_position(np.stack(circle, axis=1)).T, **form)
-        for height in map_position(np.array([[0, 0, np.sin(a)] for a in np.radians([-60, -30, 0, 30, 60])]))[:, 1]:
-            edge = 2 * np.sqrt(1 - height**2)
-            panel.plot([-edge, edge], [height, height], **form)
 
     def show(self, density, neurons, particles, view):
         """Draw a density (rows, 2 rows), neurons and particles."""
@@ -341,7 +259,7 @@ class _Map:
             marks.set_sizes(np.maximum(LARGEST_MARKER * np.abs(coefficients[chosen]) / self.largest_weight, SMALLEST_MARKER))
 
 
-def _maps(densities, neurons, width, largest_density, with_particles, caption=None):
+def empty_maps(densities, neurons, width, largest_density, with_particles, caption=None):
     """Return a figure with one empty map per name, a colour bar and a legend, and the `_Map` of each name."""
     weights = np.concatenate([np.abs(c) for _, c in neurons.values()] + [np.zeros(1)])
     largest_weight = weights.max() or 1.0
@@ -380,80 +298,6 @@ def _maps(densities, neurons, width, largest_density, with_particles, caption=No
     return figure, maps
 
 
-def film(
-    path: str | os.PathLike,
-    frames: Iterable[Frame],
-    *,
-    teacher: EnergyFunction | None = None,
-    view: np.ndarray | None = None,
-    fps: int = 12,
-    rows: int = 120,
-) -> Path:
-    """Write a film of a run on S^2: the model's density, neurons and particles, the iteration and KL, beside the teacher.
-
-    The film is made by the ffmpeg of imageio-ffmpeg. The file appears whole or not at all.
-
-    Args:
-        path: the file, .mp4 (H.264) or .gif.
-        frames: at least one `Frame`. The scales of colours and markers are those of all frames together.
-        teacher: the energy of the teacher, drawn on the left of each frame. None for none.
-        view: the orientation of the map, (3, 3), as `view_of` returns it. None puts the x axis in the centre and the z
-            axis in the north.
-        fps: the number of frames per second, at least 1.
-        rows: the number of pixels of a map from south to north.
-
-    Returns:
-        The path.
-
-    Raises:
-        ValueError: the suffix is not allowed, the folder does not exist, there is no frame, `fps` is below 1, particles
-            or neurons are not in R^3, or an energy is not finite.
-
-    >>> import tempfile
-    >>> frames = [Frame(step, lambda x, step=step: step * x[:, 0]) for step in (0, 10)]
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     film(Path(folder) / "run.gif", frames).name
-    'run.gif'
-    """
-    import imageio_ffmpeg
-
-    path, frames = Path(path), list(frames)
-    checks.choice("the suffix of path", path.suffix, (".mp4", ".gif"))
-    checks.count("fps", fps)
-    if not path.parent.is_dir():
-        raise ValueError(f"path is {str(path)!r}; its folder must exist")
-    if not frames:
-        raise ValueError("frames is empty; it must hold at least one Frame")
-    for frame in frames:
-        _check_particles(frame.particles)
-    densities = [density_map(frame.energy, rows, view).astype("float32") for frame in frames]
-    neurons = [_neurons(frame.energy, frame.atoms) for frame in frames]
-    first = {} if teacher is None else {"teacher": density_map(teacher, rows, view)}
-    taught = {} if teacher is None else {"teacher": _neurons(teacher, None)}
-    largest = max(density.max() for density in [*first.values(), *densities])
-    everyone = tuple(np.concatenate(parts) for parts in zip(*neurons, strict=True))
-    with_particles = any(frame.particles is not None for frame in frames)
-    named = {**first, "student": densities[0]}
-    neurons_of = {**taught, "student": everyone}
-    figure, maps = _maps(named, neurons_of, "double", largest, with_particles, _caption(frames[0]))
-    if teacher is not None:
-        maps["teacher"].show(first["teacher"], taught["teacher"], None, view)
-    figure.draw_without_rendering()
-    figure.set_layout_engine("none")  # all frames keep the layout of the first
-    with matplotlib.rc_context({**STYLE, "animation.ffmpeg_path": imageio_ffmpeg.get_ffmpeg_exe()}):
-        writer, dpi = FFMpegWriter(fps=fps), 160 if path.suffix == ".mp4" else 100
-        partial = path.with_name(f".{path.stem}.partial{path.suffix}")
-        try:
-            with writer.saving(figure, str(partial), dpi=dpi):
-                for frame, density, atoms in zip(frames, densities, neurons, strict=True):
-                    maps["student"].show(density, atoms, frame.particles, view)
-                    figure.suptitle(_caption(frame), fontsize=9)
-                    writer.grab_frame()
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
-    return path
-
-
-def _caption(frame):
+def caption_of(frame: Frame) -> str:
+    """Return the caption of a frame: its iteration, and its KL where it has one."""
     return f"iteration {frame.step}" + ("" if frame.kl is None else f", KL = {frame.kl:.2g} nats")

@@ -16,7 +16,7 @@ import jax
 import numpy as np
 
 from dualebm.energies.shallow import from_atoms
-from dualebm.plotting import charts, maps
+from dualebm.plotting import charts, maps, projection
 from dualebm.spaces import Sphere
 from dualebm.training import run_folder
 from experiments import report
@@ -64,7 +64,7 @@ def main(settings: Settings) -> dict:
     figure.savefig(folder / "curves.png", dpi=200)
     if task.target.space == Sphere(3):
         energy = from_atoms(task.method.feature, states[0].atoms)
-        view = maps.view_of(np.asarray(task.target.energy.positions))
+        view = projection.view_of(np.asarray(task.target.energy.positions))
         density = maps.sphere_density(
             energy, states[0].atoms, states[0].particles, teacher=task.target.energy, view=view
         )

@@ -13,7 +13,7 @@ from dualebm.data import targets
 from dualebm.energies.shallow import from_atoms
 from dualebm.log_z.quadrature import sphere_quadrature
 from dualebm.methods.base import Iterate
-from dualebm.plotting import maps
+from dualebm.plotting import films, maps, projection
 from dualebm.spaces import Sphere
 from dualebm.training.prepare import initial_state
 from dualebm.training.simulate import simulate
@@ -126,5 +126,5 @@ def film(task: Problem, settings: Settings, path: Path) -> None:
             yield maps.snapshot(task.method, current, rates, data, kl)
             current = advance(current)
 
-    view = maps.view_of(np.asarray(task.target.energy.positions))
-    maps.film(path, frames(), teacher=task.target.energy, view=view)
+    view = projection.view_of(np.asarray(task.target.energy.positions))
+    films.film(path, frames(), teacher=task.target.energy, view=view)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dualebm.data import targets
-from dualebm.plotting import maps
+from dualebm.plotting import maps, projection
 from dualebm.training.run import run
 from experiments import sphere
 from experiments.sphere import EARLY, Settings, frame, main, problem, scale_of, train
@@ -60,7 +60,7 @@ def test_the_recorded_kl_is_exact(trained):
         kl = p @ (student - taught) + np.log(tau @ np.exp(-student)) - np.log(tau @ np.exp(-taught))
         assert float(at.kl) == pytest.approx(kl, rel=1e-3)
         density = maps.density_map(frame(trained, step).energy, 40)
-        points, inside = maps.map_points(40)
+        points, inside = projection.map_points(40)
         expected = np.exp(-np.maximum(points[inside] @ at.positions.values.T, 0) @ at.coefficients.values / 64)
         np.testing.assert_allclose(density[inside], expected / expected.mean(), rtol=1e-3)
 

@@ -14,7 +14,7 @@ from dualebm.energies.shallow import Shallow
 from dualebm.features import ReLU
 from dualebm.measures import Atoms, Samples
 from dualebm.methods.dual import Dual
-from dualebm.plotting import maps
+from dualebm.plotting import films, maps, projection
 from dualebm.spaces import Sphere
 from dualebm.training.simulate import start
 from tests import oracles
@@ -35,28 +35,28 @@ def legend(figure):
 
 def test_the_map_preserves_areas_and_positions_invert_it():
     view = np.linalg.qr(np.random.default_rng(0).normal(size=(3, 3)))[0]
-    points, inside = maps.map_points(120, view)
+    points, inside = projection.map_points(120, view)
     np.testing.assert_allclose(np.linalg.norm(points, axis=-1), 1, rtol=1e-12)
     x = points[inside]
     np.testing.assert_allclose(np.einsum("ni,nj->ij", x, x) / len(x), np.eye(3) / 3, atol=5e-4)
     cap = np.array([0.48, 0.6, 0.64])
     assert np.mean(x @ cap > 0.7) == pytest.approx(0.15, abs=1e-3)
-    position = maps.map_position(x, view)
+    position = projection.map_position(x, view)
     row, column = np.nonzero(inside)
     np.testing.assert_allclose(position, np.stack([(2 * column + 1) / 120 - 2, (2 * row + 1) / 120 - 1], 1), atol=2e-3)
 
 
 def test_the_view_puts_the_mean_in_the_centre_and_two_neurons_on_the_equator():
     x = particles_of(2, 1)
-    view = maps.view_of(x)
+    view = projection.view_of(x)
     np.testing.assert_allclose(view @ view.T, np.eye(3), atol=1e-6)
     assert np.linalg.det(view) == pytest.approx(1)
-    mean, both = maps.map_position(x.mean(0, keepdims=True), view), maps.map_position(x, view)
+    mean, both = projection.map_position(x.mean(0, keepdims=True), view), projection.map_position(x, view)
     np.testing.assert_allclose(mean, 0, atol=1e-3)
     np.testing.assert_allclose(both[:, 1], 0, atol=1e-3)
     np.testing.assert_allclose(both[0], -both[1], atol=1e-3)
-    assert maps.view_of(np.array([[0, 0, 2.0]]))[0].tolist() == [0, 0, 1]
-    assert maps.view_of(np.array([[0, 1.0, 0], [0, -1.0, 0]]))[0].tolist() == [0, 1, 0]
+    assert projection.view_of(np.array([[0, 0, 2.0]]))[0].tolist() == [0, 0, 1]
+    assert projection.view_of(np.array([[0, 1.0, 0], [0, -1.0, 0]]))[0].tolist() == [0, 1, 0]
 
 
 def test_the_density_integrates_to_one_and_matches_the_closed_form():
@@ -64,18 +64,18 @@ def test_the_density_integrates_to_one_and_matches_the_closed_form():
     strength, direction = 6.0, np.array([0.6, 0.0, 0.8])
     energy = Shallow(ReLU(), jnp.asarray(direction[None], jnp.float32), jnp.array([-strength], jnp.float32))
     image = maps.sphere_density(energy, rows=200).axes[0].images[0].get_array()
-    points, inside = maps.map_points(200)
+    points, inside = projection.map_points(200)
     assert image[inside].mean() == pytest.approx(1, abs=1e-6)
     partition = (1 + (np.exp(strength) - 1) / strength) / 2
     exact = np.exp(strength * np.maximum(points @ direction, 0)) / partition
     np.testing.assert_allclose(image[inside], exact[inside], rtol=1e-3)
     row, column = 2 * (np.unravel_index(np.argmax(image), image.shape) + np.array([0.5, 0.5])) / 200 - 1
-    np.testing.assert_allclose([column - 1, row], maps.map_position(direction[None])[0], atol=0.02)
+    np.testing.assert_allclose([column - 1, row], projection.map_position(direction[None])[0], atol=0.02)
 
 
 def test_a_density_in_float64_with_large_energies(x64):
     density = maps.density_map(lambda x: 2000.0 * x[:, 0] + 1e4, rows=60)
-    assert np.isfinite(density).all() and density[maps.map_points(60)[1]].mean() == pytest.approx(1)
+    assert np.isfinite(density).all() and density[projection.map_points(60)[1]].mean() == pytest.approx(1)
 
 
 def test_neurons_are_marked_by_sign_and_weight_and_particles_are_dots():
@@ -89,12 +89,12 @@ def test_neurons_are_marked_by_sign_and_weight_and_particles_are_dots():
     assert figure.axes[2].get_ylabel() == "density (uniform = 1)"
     assert legend(figure) == ["negative neurons, area: weight", "positive neurons, area: weight", "particles"]
     dots, negative, positive = figure.axes[1].collections
-    np.testing.assert_allclose(negative.get_offsets(), maps.map_position(positions[::2]), atol=1e-6)
-    np.testing.assert_allclose(positive.get_offsets(), maps.map_position(positions[1:2]), atol=1e-6)
+    np.testing.assert_allclose(negative.get_offsets(), projection.map_position(positions[::2]), atol=1e-6)
+    np.testing.assert_allclose(positive.get_offsets(), projection.map_position(positions[1:2]), atol=1e-6)
     sizes = np.concatenate([negative.get_sizes(), positive.get_sizes()])
     areas = np.array([4, 2, 1]) / 9 * maps.LARGEST_MARKER  # 9: the teacher's
     np.testing.assert_allclose(sizes, areas, rtol=1e-6)
-    np.testing.assert_allclose(dots.get_offsets(), maps.map_position(particles[::3]), atol=1e-6)
+    np.testing.assert_allclose(dots.get_offsets(), projection.map_position(particles[::3]), atol=1e-6)
     of_teacher = figure.axes[0].collections
     assert [len(marks.get_offsets()) for marks in of_teacher] == [0, 1, 1]
     assert figure.axes[0].images[0].norm is figure.axes[1].images[0].norm, "teacher and student share a scale"
@@ -130,7 +130,7 @@ def test_snapshots_are_one_map_each_on_one_scale():
     assert [panel.get_title() for panel in figure.axes[:5]] == titles
     assert not figure.legends and len(figure.axes[5].get_legend().get_texts()) == 3, "the sixth place is the legend's"
     assert len({id(panel.images[0].norm) for panel in figure.axes[:5]}) == 1
-    inside = maps.map_points(20)[1]
+    inside = projection.map_points(20)[1]
     for panel, frame in zip(figure.axes[1:5], chosen, strict=True):
         np.testing.assert_allclose(panel.images[0].get_array(), maps.density_map(frame.energy, 20), rtol=1e-6)
         assert panel.images[0].get_array()[inside].max() <= panel.images[0].norm.vmax
@@ -153,7 +153,7 @@ def decode(path):
 
 @pytest.mark.parametrize("suffix", [".mp4", ".gif"])
 def test_a_film_has_all_its_frames(suffix, tmp_path):
-    path = maps.film(tmp_path / f"run{suffix}", frames(7), teacher=teacher(), fps=5, rows=40)
+    path = films.film(tmp_path / f"run{suffix}", frames(7), teacher=teacher(), fps=5, rows=40)
     assert path == tmp_path / f"run{suffix}" and [file.name for file in tmp_path.iterdir()] == [path.name]
     count, seconds = imageio_ffmpeg.count_frames_and_secs(str(path))
     assert count == 7 and seconds == pytest.approx(7 / 5, abs=0.05)
@@ -162,7 +162,7 @@ def test_a_film_has_all_its_frames(suffix, tmp_path):
 
 
 def test_a_gif_opens_elsewhere_and_keeps_the_colours_of_the_markers(tmp_path):
-    with Image.open(maps.film(tmp_path / "run.gif", frames(5), fps=5, rows=40)) as film:
+    with Image.open(films.film(tmp_path / "run.gif", frames(5), fps=5, rows=40)) as film:
         assert film.n_frames == 5 and film.info["duration"] == 200 and film.info["loop"] == 0
         film.seek(4)
         pixels = np.asarray(film.convert("RGB")).reshape(-1, 3).astype(int)
@@ -176,28 +176,28 @@ def test_a_film_of_a_method(tmp_path):
     state = start(jax.random.key(1), method, method.rates, data)
     frame = maps.snapshot(method, state, method.rates, data, kl=0.5)
     assert frame.step == 0 and frame.kl == 0.5 and frame.particles.shape == (100, 3) and frame.atoms is state.atoms
-    view = maps.view_of(state.atoms.positions)
-    assert maps.film(tmp_path / "run.gif", [frame], view=view, rows=30).exists()
+    view = projection.view_of(state.atoms.positions)
+    assert films.film(tmp_path / "run.gif", [frame], view=view, rows=30).exists()
 
 
 def test_films_that_cannot_be_made_leave_nothing(tmp_path):
     with pytest.raises(ValueError, match=r"suffix of path is '.avi'.*Allowed: '.mp4', '.gif'"):
-        maps.film(tmp_path / "run.avi", frames(1))
+        films.film(tmp_path / "run.avi", frames(1))
     with pytest.raises(ValueError, match="its folder must exist"):
-        maps.film(tmp_path / "none" / "run.gif", frames(1))
+        films.film(tmp_path / "none" / "run.gif", frames(1))
     with pytest.raises(ValueError, match="frames is empty"):
-        maps.film(tmp_path / "run.gif", [])
+        films.film(tmp_path / "run.gif", [])
     with pytest.raises(ValueError, match="fps is 0"):
-        maps.film(tmp_path / "run.gif", frames(1), fps=0)
+        films.film(tmp_path / "run.gif", frames(1), fps=0)
     with pytest.raises(ValueError, match="not finite"):
-        maps.film(tmp_path / "run.gif", [maps.Frame(0, lambda x: jnp.inf * x[:, 0])])
+        films.film(tmp_path / "run.gif", [maps.Frame(0, lambda x: jnp.inf * x[:, 0])])
     assert not list(tmp_path.iterdir())
 
 
 def test_an_interrupted_film_leaves_the_old_one(tmp_path, monkeypatch):
     path = tmp_path / "run.gif"
     path.write_bytes(b"old")
-    monkeypatch.setattr(maps, "_caption", lambda frame: "" if frame.step < 20 else 1 / 0)
+    monkeypatch.setattr(maps, "caption_of", lambda frame: "" if frame.step < 20 else 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        maps.film(path, frames(4), rows=20)
+        films.film(path, frames(4), rows=20)
     assert [file.name for file in tmp_path.iterdir()] == ["run.gif"] and path.read_bytes() == b"old"
