@@ -74,6 +74,22 @@ class Stage(NamedTuple):
     log_z_error: float
 
 
+class Lead(NamedTuple):
+    """How far the chosen stage is above the best stage of another candidate, in the mean log density of rows that both have.
+
+    Attributes:
+        candidate: the name of the other candidate.
+        radius: the radius of its best stage.
+        difference: the mean of the log density of the chosen stage less its own, row by row, in nats.
+        error: the standard error of the difference, with those of both log Z, in nats.
+    """
+
+    candidate: str
+    radius: float
+    difference: float
+    error: float
+
+
 class Fit(NamedTuple):
     """A chosen and fitted model exp(-U) tau / Z.
 
@@ -88,6 +104,7 @@ class Fit(NamedTuple):
             by an amount of the order of this error.
         path: all stages of all candidates.
         notes: sentences about what has not converged or is at a bound, with a remedy.
+        leads: the leads of the chosen stage over the other candidates, in the order of candidates.
     """
 
     energy: Shallow
@@ -99,6 +116,7 @@ class Fit(NamedTuple):
     log_density: tuple[float, float]
     path: tuple[Stage, ...]
     notes: tuple[str, ...]
+    leads: tuple[Lead, ...] = ()
 
 
 # -- The fit ---------------------------------------------------------------------------------------
@@ -180,7 +198,12 @@ def fit(
             path, values = summarised(candidate, validate(candidate, plan, folds), plan.checked, judges)
             for listed, item in ((plans, plan), (stages, path), (rows, values)):
                 listed.append(item)
-        best, stage = choose(rows, [[stage.log_z_error for stage in path] for path in stages], judges)
+        errors = [[stage.log_z_error for stage in path] for path in stages]
+        best, stage = choose(rows, errors, judges)
+        tops = [_best(values, judges) for values in rows]
+        lead = lambda index: _difference(rows, errors, judges, (best, tops[best]), (index, tops[index]))  # noqa: E731
+        others = [(index, path[tops[index]]) for index, path in enumerate(stages) if index != best]
+        leads = tuple(Lead(other.candidate, other.radius, *lead(index)) for index, other in others)
         candidate = candidates[best]
         bar.set_description(f"{candidate.name}, all rows")
         bar.total += stage
@@ -199,7 +222,7 @@ def fit(
     judge = _first(judges, values)
     mean = row_weights.mean(values, judge), row_weights.standard_error(values, judge)
     notes = (*notes_of(plans[best], stages[best], stage, final), *diverged)
-    return Fit(final.energy, fitted, log_partition, float(final.radius[-1]), chosen, len(values), mean, sum(stages, ()), notes)
+    return Fit(final.energy, fitted, log_partition, float(final.radius[-1]), chosen, len(values), mean, sum(stages, ()), notes, leads)
 
 
 def _samples(points, shares, index):
@@ -275,6 +298,15 @@ def _best(rows: Sequence[np.ndarray], shares: Shares) -> int:
     return int(np.argmax([row_weights.mean(values, judges) for values in rows]))
 
 
+def _difference(rows, log_z_errors, shares, new, old):
+    """Return the mean log density of a stage less that of another one, row by row, with its error. A stage is (candidate, stage)."""
+    (a, b), errors = (rows[i][j] for i, j in (new, old)), [log_z_errors[i][j] for i, j in (new, old)]
+    common = min(len(a), len(b))
+    difference = a[:common] - b[:common]
+    judges = _first(shares, difference)
+    return row_weights.mean(difference, judges), math.hypot(row_weights.standard_error(difference, judges), *errors)
+
+
 def smallest_good_radius(path: Sequence[Stage], rows: Sequence[np.ndarray], shares: Shares = None) -> float:
     """Return the smallest radius above 0 whose mean log density is within one standard error of the largest, or 0 where that is best.
 
@@ -319,11 +351,8 @@ def choose(
     """
     best, chosen = [_best(path, shares) for path in rows], 0
     for index in range(1, len(rows)):
-        new, old = rows[index][best[index]], rows[chosen][best[chosen]]
-        common = min(len(new), len(old))
-        difference = new[:common] - old[:common]
-        judges, errors = _first(shares, difference), (log_z_errors[index][best[index]], log_z_errors[chosen][best[chosen]])
-        if row_weights.mean(difference, judges) > math.hypot(row_weights.standard_error(difference, judges), math.hypot(*errors)):
+        difference, error = _difference(rows, log_z_errors, shares, (index, best[index]), (chosen, best[chosen]))
+        if difference > error:
             chosen = index
     return chosen, best[chosen]
 

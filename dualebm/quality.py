@@ -1,5 +1,7 @@
 """How near samples of a fitted model are to data, as `dualebm score --quality` prints it."""
 
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -82,9 +84,36 @@ def quality(
     if acceptance is not None:
         results["acceptance"] = acceptance
     if not space.periodic and len(points) > 1:
-        test = stein.goodness_of_fit(sign_key, RBF(bandwidth), space, model.energy, points[:TESTED])
+        test = goodness_of_fit(sign_key, model, points, bandwidth)
         results |= {"ksd": test.statistic, "p_value": test.p_value}
     return {name: float(value) for name, value in results.items()}
+
+
+def goodness_of_fit(key: Key[Array, ""], model: Model, points: Float[Array, "n d"], bandwidth: Any = None) -> stein.GoodnessOfFit:
+    """Test whether rows are of a model, by `stein.goodness_of_fit` with the Gaussian kernel. It is for spheres and R^d.
+
+    Args:
+        key: the random key of the signs.
+        model: the fitted model.
+        points: rows that the model was not trained on, as points of its space, (n, d). The first 5000 are tested.
+        bandwidth: the bandwidth of the kernel. None for the median distance of the rows.
+
+    Returns:
+        The statistic KSD^2 and its p-value.
+
+    Raises:
+        ValueError: when the rows are fewer than two or all equal, and on a torus.
+
+    >>> from dualebm.energies.shallow import Shallow; from dualebm.features import ReLU; from dualebm.spaces import Sphere
+    >>> from dualebm.data.preparation import Preparation
+    >>> free = Model(Shallow(ReLU(), jnp.eye(3), jnp.zeros(3)), Preparation(Sphere(3)), None, 0.1)
+    >>> float(goodness_of_fit(jax.random.key(0), free, jnp.eye(3)[jnp.arange(60) % 2]).p_value) < 0.01
+    True
+    """
+    space, points = model.preparation.space, points[:TESTED]
+    if bandwidth is None:
+        bandwidth = median_distance(space.ambient(points))
+    return stein.goodness_of_fit(key, RBF(bandwidth), space, model.energy, points)
 
 
 def summary(results: dict[str, float]) -> list[str]:

@@ -264,9 +264,12 @@ class Sweep(Devices, Rates):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Show:
-    """Shows the table and the figure of a sweep or a run, finished or still running.
+    """Shows the table and the figure of a sweep or a run, finished or still running, or the report of a fit.
 
     For example: dualebm show results/alpha --metric kl
+
+    The figure and report.html of a fit are drawn again from its folder, which holds at most 2000 rows of the data for them. With --metric
+    the records of a fit by --method are shown in their place.
 
     Args:
         folder: the folder of a sweep, of a run, or of dualebm fit.
@@ -276,7 +279,7 @@ class Show:
 
     group: ClassVar = "run"
     folder: Annotated[Path, Positional()]
-    metric: Annotated[str | None, Shown("kl, or the first metric where kl was not recorded")] = None
+    metric: Annotated[str | None, Shown("kl, or the first metric where kl was not recorded; none for a fit")] = None
     out: Annotated[Path | None, Shown("figure.png in the folder")] = None
 
 
@@ -296,7 +299,17 @@ class Runs:
     json: bool = False
 
 
-COMMANDS = {kind.__name__.lower(): kind for kind in (Fit, Sample, Score, Sweep, Show, Runs)}
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Example:
+    """Writes an example of a table into this folder, and prints the command that fits a density to it.
+
+    For example: dualebm example
+
+    The table is volcanoes.csv, the latitudes and longitudes of 267 places where volcanoes have erupted. A file of this name is kept.
+    """
+
+
+COMMANDS = {kind.__name__.lower(): kind for kind in (Fit, Sample, Score, Sweep, Show, Runs, Example)}
 """The commands by name. The module `dualebm.cli.NAME` has the function `run`, which takes the settings."""
 
 WITH_METHOD = (Fit, Sweep)

@@ -6,7 +6,7 @@ import equinox as eqx
 import jax
 from jaxtyping import Array, Float, Key
 
-from dualebm import duality_gap, measures, metrics, model, row_weights
+from dualebm import duality_gap, measures, metrics, model, quality, row_weights
 from dualebm.energies.base import Energy
 from dualebm.energies.shallow import Shallow
 from dualebm.geometry import Space
@@ -113,6 +113,31 @@ def likelihood(fitted: model.Model, data: Samples) -> dict[str, Any]:
             mean, error = model.mean_with_error(values, fitted.log_partition.standard_error, shares)
             means[kind] = {"mean": mean, "standard_error": error}
     return means
+
+
+def fit_test(key: Key[Array, ""], fitted: model.Model, held_out: Samples) -> dict[str, Any]:
+    """Return the p-value of the test that rows are of a model (`quality.goodness_of_fit`), as JSON.
+
+    Args:
+        key: The key of the test.
+        fitted: The model.
+        held_out: The held-out points, (N, d), where N may be 0.
+
+    Returns:
+        `rows`, the number of rows that were tested, their `p_value`, and the `reason` why there is none.
+    """
+    count = min(len(held_out.points), quality.TESTED)
+    if not count:
+        return {"rows": 0, "p_value": None, "reason": "no row is held out"}
+    if fitted.preparation.space.periodic:
+        return {"rows": count, "p_value": None, "reason": "the test is not for a torus"}
+    if held_out.log_weights is not None:
+        return {"rows": count, "p_value": None, "reason": "the test is not for rows with weights"}
+    try:
+        p_value = float(quality.goodness_of_fit(key, fitted, held_out.points).p_value)
+    except ValueError as error:
+        return {"rows": count, "p_value": None, "reason": str(error)}
+    return {"rows": count, "p_value": p_value, "reason": None}
 
 
 def gap_of(

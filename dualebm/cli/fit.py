@@ -1,8 +1,12 @@
 """`dualebm fit`: a fit of an energy to the rows of a file."""
 
+import contextlib
 import dataclasses
 import hashlib
 import sys
+import time
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,10 +14,10 @@ import jax
 import numpy as np
 from jaxtyping import Array, Key
 
-from dualebm import auto, candidates, model
+from dualebm import auto, candidates, model, rivals
 from dualebm._internal import files
 from dualebm.candidates import Auto
-from dualebm.cli import evaluate, output, report, rows
+from dualebm.cli import evaluate, output, page, report, rows
 from dualebm.cli.commands import Fit
 from dualebm.cli.methods import Given, build
 from dualebm.data import preparation
@@ -22,20 +26,37 @@ from dualebm.data.preparation import Preparation
 from dualebm.log_z.estimate import estimate_log_partition
 from dualebm.measures import Samples
 from dualebm.methods.dual import annealing_over
-from dualebm.training.fingerprint import describe
+from dualebm.optimality import gap_of_fit
+from dualebm.training.fingerprint import describe, provenance
 from dualebm.training.run import run as train
 
 
 def run(settings: Fit, given: Given) -> None:
-    """Fit the density, write the folder of the run and the model, and print log Z and the mean log densities.
+    """Fit the density, write the folder of the run, the model, the figure and the report, and print what came of it.
 
     Raises ValueError for a setting or a file that is not allowed, and `Diverged` when the run diverges.
     """
+    begin = time.monotonic()
     output.check_folder(settings.out)
-    with jax.enable_x64(settings.precision == 64):
+    before = model.read(settings.out).get("seconds") if (settings.out / model.MODEL).exists() else None
+    notes: list[str] = []
+    with jax.enable_x64(settings.precision == 64), _heard(notes):
         split_key, run_key, partition_key = jax.random.split(jax.random.key(settings.seed), 3)
         fit = _choose if given.choice.kind is Auto else _train
-        fit(run_key, partition_key, _read(split_key, settings, automatic=fit is _choose), settings, given)
+        points = _read(split_key, settings, notes, automatic=fit is _choose)
+        fitted, about = fit(run_key, partition_key, points, settings, given, notes)
+        test_key = jax.random.fold_in(partition_key, 1)
+        about |= {
+            "held_out": evaluate.likelihood(fitted, points.held_out),
+            "rivals": [files.finite(rival) for rival in rivals.compare(fitted, points.data, points.held_out, settings.seed)],
+            "test_of_fit": evaluate.fit_test(test_key, fitted, points.held_out),
+            "notes": list(dict.fromkeys(notes)),
+            "seconds": time.monotonic() - begin if before is None else before,  # a finished fit keeps its time
+        }
+        header = _save(settings, given, points, fitted, about)
+        print("\n".join(report.lines(header, fitted)))
+        page.write(settings.out, header, fitted, settings.out / page.FIGURE)
+    print(f"written to {settings.out}; {settings.out / page.REPORT} explains the numbers")
 
 
 class Rows(NamedTuple):
@@ -52,13 +73,13 @@ class Rows(NamedTuple):
     preparation: Preparation
 
 
-def _read(key: Key[Array, ""], settings: Fit, *, automatic: bool) -> Rows:
+def _read(key: Key[Array, ""], settings: Fit, notes: list[str], *, automatic: bool) -> Rows:
     """Read the file and make its points. Raise ValueError for what is not allowed. `automatic` standardises columns of Euclidean space."""
     table = rows.read(settings.data, settings.columns, settings.drop_missing, weights=settings.weights)
     kept, held = split_rows(key, len(table.rows), settings.holdout)
     if automatic:
         for note in advise(table, settings.space, kept):
-            _note(f"note: {note}")
+            _note(notes, note)
     prepared = preparation.prepare(
         table, settings.space, normalise=settings.normalise, latlon=settings.latlon, period=settings.period, rows=kept,
         standardise=settings.space == "euclidean" if automatic else settings.standardise,
@@ -68,29 +89,38 @@ def _read(key: Key[Array, ""], settings: Fit, *, automatic: bool) -> Rows:
     return Rows(taken(kept), taken(held), prepared)
 
 
-def _choose(key: Key[Array, ""], partition_key: Key[Array, ""], points: Rows, settings: Fit, given: Given) -> None:
+Made = tuple[model.Model, dict[str, Any]]
+"""A fitted model, and what is particular to how it was made, which goes to `model.json`."""
+
+
+def _choose(
+    key: Key[Array, ""], partition_key: Key[Array, ""], points: Rows, settings: Fit, given: Given, notes: list[str]
+) -> Made:
     """Fit a density that is chosen by validation."""
-    del partition_key
     data, held_out, prepared = points
     chosen = Auto(**given.values)
     if not len(held_out.points) and chosen.paths is None:  # every row has then a part in the value that is printed
         chosen = dataclasses.replace(chosen, paths=candidates.FOLDS)
     options: dict[str, Any] = dict(weights=evaluate.shares_of(data), folder=settings.out, progress=sys.stderr.isatty())
     fitted = auto.fit(key, data.points, prepared.space, chosen, **options)
+    for note in fitted.notes:
+        _note(notes, note)
     step = model.resolving_step(fitted.energy, fitted.space)
     result = model.Model(fitted.energy, prepared._replace(space=fitted.space), fitted.log_partition, step)
-    likelihoods = {"held_out": evaluate.likelihood(result, held_out)}
-    about = {"path": [files.finite(stage) for stage in fitted.path], "chosen": files.finite(fitted.chosen), "automatic": describe(chosen)}
-    _save(settings, given, points, result, {**about, **likelihoods})
-    _print_rows(settings, points)
-    print("\n".join(report.choice(fitted, prepared, len(data.points))))
-    print("\n".join(report.evaluation(result.log_partition, likelihoods, None)))
-    print(f"written to {settings.out}")
-    for note in fitted.notes:
-        _note(f"note: {note}")
+    gap = gap_of_fit(jax.random.fold_in(partition_key, 0), fitted, data)
+    mean, error = fitted.log_density
+    validation = {"rows": fitted.validated, "log_density": model.density_name(prepared.space)}
+    return result, {
+        "path": [files.finite(stage) for stage in fitted.path], "chosen": files.finite(fitted.chosen), "radius": fitted.radius,
+        "leads": [files.finite(lead) for lead in fitted.leads],
+        "validation": {**validation, "mean": mean - model.log_unit(prepared), "standard_error": error},
+        "automatic": describe(chosen), "duality_gap": {**gap._asdict(), "summary": f"duality gap: {gap.summary()}"},
+    }  # fmt: skip
 
 
-def _train(key: Key[Array, ""], partition_key: Key[Array, ""], points: Rows, settings: Fit, given: Given) -> None:
+def _train(
+    key: Key[Array, ""], partition_key: Key[Array, ""], points: Rows, settings: Fit, given: Given, notes: list[str]
+) -> Made:
     """Train an energy by the method that is given."""
     if settings.steps % settings.every:
         raise ValueError(f"steps is {settings.steps}; it must be a multiple of every, which is {settings.every}")
@@ -101,7 +131,7 @@ def _train(key: Key[Array, ""], partition_key: Key[Array, ""], points: Rows, set
     method.check(rates, data)
     space = method.space
     if not space.compact and not settings.standardise:
-        _note(report.note_of_scales(data.points))
+        _note(notes, report.note_of_scales(data.points))
     recorded = evaluate.monitors(method, rates, data, held_out)
     state, results = train(
         key, method, rates, data, steps=settings.steps, every=settings.every, metrics=recorded,
@@ -111,38 +141,56 @@ def _train(key: Key[Array, ""], partition_key: Key[Array, ""], points: Rows, set
     particles = evaluate.particles_of(key, partition_key, energy, space, method.samples(state))
     log_partition = estimate_log_partition(partition_key, energy, space, particles)
     fitted = model.Model(energy, prepared, log_partition, evaluate.particle_step_of(rates, space))
-    likelihoods = {
-        "trained_on": evaluate.likelihood(fitted, data),
-        "held_out": evaluate.likelihood(fitted, held_out),
-    }
     chains = given.flags.get("gap_chains", 0)
     gap = evaluate.gap_of(partition_key, energy, space, rates, data, ball=method.ball, chains=chains)
-    about = {"method": describe(method), "rates": describe(rates), "duality_gap": gap, **likelihoods}
-    _save(settings, given, points, fitted, about)
-    _print_rows(settings, points)
-    print(f"{settings.steps} iterations: {report.last_records(results, list(recorded))}")
-    print("\n".join(report.evaluation(log_partition, likelihoods, gap)))
-    print(f"written to {settings.out}")
-    _note(report.note_of_radius(results, rates))
+    _note(notes, report.note_of_radius(results, rates))
+    return fitted, {
+        "method": describe(method), "rates": describe(rates), "duality_gap": gap,
+        "trained_on": evaluate.likelihood(fitted, data),
+        "records": f"{settings.steps} iterations: {report.last_records(results, list(recorded))}",
+    }  # fmt: skip
 
 
-def _save(settings: Fit, given: Given, points: Rows, fitted: model.Model, about: dict[str, Any]) -> None:
-    """Write the model, with the flags and the file that it comes from."""
-    count, digest = len(points.data.points) + len(points.held_out.points), hashlib.sha256(settings.data.read_bytes()).hexdigest()
+def _save(settings: Fit, given: Given, points: Rows, fitted: model.Model, about: dict[str, Any]) -> dict[str, Any]:
+    """Write the rows to draw and the model, with the flags and the file that it comes from. Return `model.json`."""
+    every = jax.tree.map(lambda *parts: np.concatenate(parts), points.data, points.held_out)
+    count = page.save_rows(settings.out, fitted, every)
     source = {
         "settings": {name: str(v) if isinstance(v, Path) else v for name, v in given.flags.items()},
-        "data": {"file": str(settings.data), "sha256": digest, "rows": count},
-    }
+        "command": report.command(Fit, given.flags),
+        "versions": provenance()["versions"],
+        "data": {
+            "file": str(settings.data), "sha256": hashlib.sha256(settings.data.read_bytes()).hexdigest(), "rows": len(every.points),
+            "trained_on": len(points.data.points), "drawn": count, "weighted": every.log_weights is not None,
+            "space": repr(points.preparation.space),
+        },
+    }  # fmt: skip
     model.save(settings.out, fitted, {**source, **about})
+    return model.read(settings.out)
 
 
-def _print_rows(settings: Fit, points: Rows) -> None:
-    print(f"{len(points.data.points)} rows of {settings.data} on {points.preparation.space}, {len(points.held_out.points)} held out")
-
-
-def _note(note: str | None) -> None:
+def _note(notes: list[str], note: str | None) -> None:
+    """Print a note on standard error and keep it for the report."""
     if note is not None:
-        print(note, file=sys.stderr)
+        notes.append(note)
+        print(f"note: {note}", file=sys.stderr)
+
+
+@contextlib.contextmanager
+def _heard(notes: list[str]) -> Iterator[None]:
+    """Keep the warnings of this package for the report. `cli.main` prints them."""
+    shown = warnings.showwarning
+
+    def show(message, category, *arguments, **options):
+        if category is UserWarning:
+            notes.append(" ".join(str(message).split()))
+        shown(message, category, *arguments, **options)
+
+    warnings.showwarning = show
+    try:
+        yield
+    finally:
+        warnings.showwarning = shown
 
 
 def split_rows(key: Key[Array, ""], count: int, holdout: float) -> tuple[np.ndarray, np.ndarray]:

@@ -1,19 +1,22 @@
 """The lines and notes that `dualebm fit` and `dualebm score` print."""
 
 import math
+import shlex
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import xarray
 
-from dualebm.auto import Fit
 from dualebm.candidates import FOLDS
-from dualebm.data.preparation import Preparation
-from dualebm.log_z.estimate import LogPartitionEstimate
-from dualebm.model import density_name, log_unit
+from dualebm.cli.flags import groups_of, spell
+from dualebm.model import Model, density_name, log_unit
 
 LARGEST_SCALE = 3.0
 """The column mean, standard deviation or inverse of one above which `dualebm fit` suggests --standardise."""
+
+SMALL_P = 0.05
+"""The p-value below which rows differ from the model by more than chance."""
 
 WORSE = -0.1
 """The held-out energy gap below which `dualebm fit` suggests a larger radius."""
@@ -26,13 +29,22 @@ LOG_DENSITIES = {
 """The log densities of `model.log_densities` in words, in the order in which they are printed."""
 
 
-def with_error(mean: float, error: float | None) -> str:
-    """Return a mean over rows and its standard error as text; the error of one row is None.
+def with_error(mean: float | None, error: float | None, digits: int = 6, sign: str = "") -> str:
+    """Return a mean over rows and its standard error as text.
+
+    Args:
+        mean: the mean. None where it is infinite.
+        error: the standard error. None for one row.
+        digits: the number of digits of the mean.
+        sign: "+" to show the sign of a positive mean.
 
     >>> with_error(1.5, 0.25)
     '1.5 +- 0.25'
     """
-    return f"{mean:.6g} (one row: no standard error)" if error is None else f"{mean:.6g} +- {error:.2g}"
+    if mean is None:
+        return "infinite"
+    text = f"{mean:{sign}.{digits}g}"
+    return f"{text} (one row: no standard error)" if error is None else f"{text} +- {error:.2g}"
 
 
 def last_records(results: xarray.Dataset, names: list[str]) -> str:
@@ -48,26 +60,27 @@ def _number(value) -> str:
     return f"{float(value):.4g}" if np.ndim(value) == 0 else f"{value[0]:.4g} +- {value[1]:.2g}"
 
 
-def evaluation(log_partition: LogPartitionEstimate, likelihoods: dict[str, Any], gap: dict[str, Any] | None) -> list[str]:
-    """Return the lines that state log Z, the mean log densities and the duality gap of a model.
+def lines(header: Mapping[str, Any], fitted: Model) -> list[str]:
+    """Return the lines that state a fit: what was chosen and why, log Z, mean log densities, and how good the fit is.
 
     Args:
-        log_partition: log Z and its error.
-        likelihoods: For each set of rows, such as "held_out", the means of `evaluate.likelihood`.
-        gap: The duality gap of `evaluate.gap_of`, or None.
+        header: `model.json` of the folder of the fit, as `dualebm fit` writes it.
+        fitted: the model of this folder.
 
     Returns:
         The lines, in the order in which they are printed.
     """
-    lines = [log_partition.summary()]
-    for rows, means in likelihoods.items():
-        for kind in [kind for kind in LOG_DENSITIES if kind in means]:
-            mean = with_error(means[kind]["mean"], means[kind]["standard_error"])
-            lines.append(f"{rows.replace('_', ' ')}: mean {LOG_DENSITIES[kind]} of {counted(means)} = {mean} nat")
-    return lines if gap is None else [*lines, gap["summary"]]
+    data = header["data"]
+    first = f"{data['trained_on']} rows of {data['file']} on {data['space']}, {header['held_out']['rows']} held out"
+    chosen = [*choice(header), f"base measure: {base_in_words(fitted.preparation.space.base)}", validation(header)] if "path" in header else []
+    means = [line for rows in ("trained_on", "held_out") if rows in header for line in likelihood(rows, header[rows])]
+    records = [header["records"]] if "records" in header else []
+    gap = [header["duality_gap"]["summary"]] if header["duality_gap"] else []
+    known = [*records, fitted.log_partition.summary(), *means, *beside(header, fitted), *gap, fit_test(header["test_of_fit"])]
+    return [first, *chosen, *known, f"took {header['seconds']:.0f} s"]
 
 
-def counted(means: dict[str, Any]) -> str:
+def counted(means: Mapping[str, Any]) -> str:
     """Return the number of rows of `evaluate.likelihood` in words.
 
     >>> counted({"rows": 20}), counted({"rows": 20, "effective_rows": 12.25})
@@ -78,28 +91,169 @@ def counted(means: dict[str, Any]) -> str:
     return f"{means['rows']} weighted rows ({means['effective_rows']:.3g} by effective number)"
 
 
-def choice(fitted: Fit, preparation: Preparation, rows: int) -> list[str]:
-    """Return the lines that state what was chosen by validation.
+def command(kind: type, flags: Mapping[str, Any]) -> str:
+    """Return a command line without the flags that have their defaults.
 
     Args:
-        fitted: the fit.
-        preparation: the map of rows to points.
-        rows: the number of rows that were trained on.
+        kind: the class of settings of the command.
+        flags: the values of all flags by name, of the command and of its method.
 
-    Returns:
-        The lines, in the order in which they are printed.
+    >>> from dualebm.cli.commands import Sample
+    >>> command(Sample, {"model": "results/a b", "count": 5, "seed": 0, "cache": False})
+    "dualebm sample 'results/a b' --no-cache --count 5"
     """
-    chosen, tried = fitted.chosen, len({stage.candidate for stage in fitted.path})
-    gain = f"{chosen.gain:+.3g} +- {chosen.gain_error:.2g} nat over the base measure" if chosen.stage else "no radius above 0 is better"
-    mean, error = fitted.log_density
-    kind = LOG_DENSITIES[density_name(preparation.space)]
-    how = "cross-validation" if fitted.validated > rows - FOLDS else "validation"  # equal folds leave out fewer rows than there are folds
-    return [
-        f"chosen of {tried} candidates and {len(fitted.path)} radii: {chosen.candidate}, radius {fitted.radius:.4g} ({gain})",
-        f"base measure: {fitted.space.base!r}",
-        f"{how}: mean {kind} of {fitted.validated} of {rows} rows = {with_error(mean - log_unit(preparation), error)} nat; the choice was "
-        "made on these rows",
-    ]
+    words = ["dualebm", kind.__name__.lower()]
+    ordered = sorted((flag for group in groups_of(kind) for flag in group.flags), key=lambda flag: not flag.positional)
+    known = {flag.name: flag for flag in ordered}
+    for name in [*known, *(name for name in flags if name not in known)]:
+        value, spelt = flags.get(name), "--" + name.replace("_", "-")
+        if value is None or name == "config" or (name in known and value == known[name].default):
+            continue
+        if isinstance(value, bool):
+            words.append(spelt if value else "--no-" + spelt[2:])
+        else:
+            text = shlex.quote(spell(value)) if not isinstance(value, tuple) else spell(value)
+            words += [text] if name in known and known[name].positional else [spelt, text]
+    return " ".join(words)
+
+
+def likelihood(rows: str, means: Mapping[str, Any]) -> list[str]:
+    """Return the lines of the mean log densities of a set of rows.
+
+    Args:
+        rows: the name of the rows, such as "held_out".
+        means: what `evaluate.likelihood` returns.
+    """
+    texts = [(kind, with_error(means[kind]["mean"], means[kind]["standard_error"])) for kind in LOG_DENSITIES if kind in means]
+    return [f"{rows.replace('_', ' ')}: mean {LOG_DENSITIES[kind]} of {counted(means)} = {text} nat" for kind, text in texts]
+
+
+def base_in_words(base: Any) -> str:
+    """Return a base measure as a sum of its components with their weights, or its name where it has none.
+
+    >>> from dualebm.base_measures import Gaussian; from dualebm.base_mixtures import MixtureBase
+    >>> base_in_words(MixtureBase((0.25, 0.75), (Gaussian(), Gaussian(2.0))))
+    '0.25 Gaussian(scale=1.0) + 0.75 Gaussian(scale=2.0)'
+    """
+    components = zip(getattr(base, "weights", ()), getattr(base, "components", ()), strict=False)
+    return " + ".join(f"{weight:.2g} {component!r}" for weight, component in components) or repr(base)
+
+
+def choice(header: Mapping[str, Any]) -> list[str]:
+    """Return the lines that state what was chosen by validation, and why.
+
+    Args:
+        header: `model.json` of an automatic fit.
+    """
+    chosen, tried = header["chosen"], len({stage["candidate"] for stage in header["path"]})
+    gain = "no radius above 0 is better"
+    if chosen["stage"]:
+        gain = f"{chosen['gain']:+.3g} +- {chosen['gain_error']:.2g} nat over the base measure"
+    first = f"chosen of {tried} candidates and {len(header['path'])} radii: {chosen['candidate']}, radius {header['radius']:.4g} ({gain})"
+    return [first, "why: " + ("; ".join(why(lead) for lead in header["leads"]) or "it is the only candidate")]
+
+
+def why(lead: Mapping[str, Any]) -> str:
+    """Return in words how far the chosen candidate is above another one.
+
+    Args:
+        lead: the fields of an `auto.Lead`.
+
+    >>> why({"candidate": "normal scaled_bump", "radius": 2.0, "difference": 0.25, "error": 0.1})
+    '0.25 +- 0.1 nat better than normal scaled_bump of radius 2'
+    >>> why({"candidate": "normal scaled_bump", "radius": 2.0, "difference": -0.01, "error": 0.1})
+    'kept before normal scaled_bump of radius 2, which is better by 0.01 +- 0.1 nat, and so by less than one standard error'
+    """
+    other, difference, error = f"{lead['candidate']} of radius {lead['radius']:.3g}", lead["difference"], lead["error"]
+    if difference is None:
+        return f"{other} has rows of density 0"
+    if difference > error:
+        return f"{difference:.3g} +- {error:.2g} nat better than {other}"
+    if difference >= 0:
+        return f"as good as {other} within one standard error (better by {difference:.3g} +- {error:.2g} nat)"
+    within = ", and so by less than one standard error" if -difference <= error else ""
+    return f"kept before {other}, which is better by {-difference:.3g} +- {error:.2g} nat{within}"
+
+
+def validation(header: Mapping[str, Any]) -> str:
+    """Return the line of the mean log density of the rows that made the choice.
+
+    Args:
+        header: `model.json` of an automatic fit.
+    """
+    rows, of = header["validation"]["rows"], header["data"]["trained_on"]
+    how = "cross-validation" if rows > of - FOLDS else "validation"  # equal folds leave out fewer rows than there are folds
+    mean = with_error(header["validation"]["mean"], header["validation"]["standard_error"])
+    kind = LOG_DENSITIES[header["validation"]["log_density"]]
+    return f"{how}: mean {kind} of {rows} of {of} rows = {mean} nat; the choice was made on these rows"
+
+
+def rival_cells(header: Mapping[str, Any], fitted: Model) -> list[tuple[str, str, str]]:
+    """Return the lines of the table of rivals: names, mean log densities, and the model less each rival.
+
+    Args:
+        header: `model.json` of the folder of the fit.
+        fitted: the model of this folder.
+    """
+    mean = header["held_out"][density_name(fitted.preparation.space)]
+    cells = [("this model", with_error(mean["mean"], mean["standard_error"], 4), "")]
+    for rival in header["rivals"]:
+        if rival["reason"] is not None:
+            cells.append((rival["name"], "cannot be fitted: " + rival["reason"], ""))
+            continue
+        difference = "infinite" if rival["difference"] is None else with_error(rival["difference"], rival["difference_error"], 3, "+")
+        cells.append((rival["name"], with_error(rival["mean"], rival["standard_error"], 4), difference))
+    return cells
+
+
+def beside(header: Mapping[str, Any], fitted: Model) -> list[str]:
+    """Return the lines of the table of rivals, or one that says why there is none."""
+    if not header["held_out"]["rows"]:
+        return ["no row is held out, so that the model cannot be compared with simple densities; leave out --holdout 0 to compare"]
+    kind = LOG_DENSITIES[density_name(fitted.preparation.space)]
+    head = f"simple densities of the same rows beside it, mean {kind} of the held-out rows in nat:"
+    cells = [("", "mean", "model less it"), *rival_cells(header, fitted)]
+    width = max(len(name) for name, *_ in cells), max(len(mean) for _, mean, last in cells if last or mean != cells[1][1])
+    return [head, *(f"  {name:<{width[0]}}  {mean:<{width[1]}}  {last}".rstrip() for name, mean, last in cells)]
+
+
+def fit_test(test: Mapping[str, Any]) -> str:
+    """Return the line of the test that held-out rows are of the model.
+
+    Args:
+        test: what `evaluate.fit_test` returns.
+
+    >>> fit_test({"rows": 0, "p_value": None, "reason": "no row is held out"})
+    'test of fit: none, because no row is held out'
+    >>> fit_test({"rows": 50, "p_value": 0.004, "reason": None})
+    'test of fit: p = 0.004 for 50 held-out rows; below 0.05, they differ from the model by more than chance would make them'
+    """
+    if test["p_value"] is None:
+        return f"test of fit: none, because {test['reason']}"
+    means = "no difference from the model is seen"
+    if test["p_value"] < SMALL_P:
+        means = f"below {SMALL_P}, they differ from the model by more than chance would make them"
+    return f"test of fit: p = {test['p_value']:.2g} for {test['rows']} held-out rows; {means}"
+
+
+def radii(header: Mapping[str, Any], fitted: Model) -> list[str]:
+    """Return the table of the radii of all candidates, or nothing for a fit by one method.
+
+    Args:
+        header: `model.json` of the folder of the fit.
+        fitted: the model of this folder.
+    """
+    if "path" not in header:
+        return []
+    lines = [f"{'candidate':>24}  {'radius':>9}  {'log density':>12}  {'gain':>9}  {'error':>9}  {'counts':>6}"]
+    for stage in header["path"]:
+        mark = "  chosen" if stage == header["chosen"] else ""
+        numbers = f"{stage['radius']:>9.4g}  {'log Z is not known':>34}"
+        if stage["gain"] is not None:
+            mean = stage["log_density"] - log_unit(fitted.preparation)
+            numbers = f"{stage['radius']:>9.4g}  {mean:>12.5g}  {stage['gain']:>9.3g}  {stage['gain_error']:>9.2g}"
+        lines.append(f"{stage['candidate']:>24}  {numbers}  {stage['effective_fraction']:>6.2f}{mark}")
+    return lines
 
 
 def note_of_scales(points: Any) -> str | None:
@@ -116,7 +270,7 @@ def note_of_scales(points: Any) -> str | None:
     if mean <= LARGEST_SCALE and scale.max() <= LARGEST_SCALE and scale.min() >= 1 / LARGEST_SCALE:
         return None
     return (
-        f"note: columns have means up to {mean:.3g} and standard deviations from {scale.min():.3g} to {scale.max():.3g}, and the "
+        f"columns have means up to {mean:.3g} and standard deviations from {scale.min():.3g} to {scale.max():.3g}, and the "
         "base measure is the standard Gaussian; --standardise brings them to it"
     )
 
@@ -138,6 +292,6 @@ def note_of_radius(results: xarray.Dataset, rates: Any) -> str | None:
     if held_out >= WORSE or float(results["total_variation"][-1]) <= 0.99 * radius:
         return None
     return (
-        f"note: the total variation is at the radius, {radius:g}, and held_out_gap is {held_out:.2g}: a stronger energy, "
+        f"the total variation is at the radius, {radius:g}, and held_out_gap is {held_out:.2g}: a stronger energy, "
         "of a larger --radius, would fit the held-out rows better"
     )

@@ -1,26 +1,25 @@
-"""`dualebm show`: the table and the figure of a sweep or a run."""
+"""`dualebm show`: the table and the figure of a sweep or a run, or the report of a fit."""
 
-from typing import Any
+import sys
 
+import jax
 import numpy as np
 import xarray
+from matplotlib.figure import Figure
 
 from dualebm import model
 from dualebm._internal import checks
-from dualebm.cli import output
+from dualebm.cli import output, page, report
 from dualebm.cli.commands import Show
 from dualebm.plotting import charts
 from dualebm.sweeps.folder import SWEEP, open_sweep
 from dualebm.training import run_folder
 
-FIGURE = "figure.png"
-"""The name of the figure that `show` writes into the folder."""
-
 
 def run(settings: Show) -> None:
     """Print the table and write the figure. Raises ValueError for a metric that was not recorded."""
-    if (settings.folder / model.MODEL).exists() and "path" in (header := model.read(settings.folder)):
-        _show_path(settings, header)
+    if (settings.folder / model.MODEL).exists() and (settings.metric is None or "path" in model.read(settings.folder)):
+        _show_model(settings)
         return
     if (settings.folder / SWEEP).exists() or list(settings.folder.glob(f"process-*/{SWEEP}")):
         results = open_sweep(settings.folder)
@@ -29,7 +28,7 @@ def run(settings: Show) -> None:
     recorded = [str(name) for name, v in results.data_vars.items() if v.dims == ("run", "step") and name != "diverged"]
     name = ("kl" if "kl" in recorded else recorded[0]) if settings.metric is None else settings.metric
     checks.choice("metric", name, recorded)
-    path = settings.out or settings.folder / FIGURE
+    path = settings.out or settings.folder / page.FIGURE
     figure = charts.sweep(results, name)
     output.check(path, [f".{suffix}" for suffix in figure.canvas.get_supported_filetypes()])
     figure.savefig(path)
@@ -37,23 +36,23 @@ def run(settings: Show) -> None:
     print(f"drawn in {path}")
 
 
-def _show_path(settings: Show, header: dict[str, Any]) -> None:
-    """Print and draw the radii of an automatic fit."""
+def _show_model(settings: Show) -> None:
+    """Print what `dualebm fit` has printed, with the radii, and write the figure and the report again, all from the folder."""
     if settings.metric is not None:
-        raise ValueError(f"metric is {settings.metric!r}; a fit that was chosen by validation shows its radii alone")
-    out = settings.out or settings.folder / FIGURE
-    figure = charts.path(header["path"])
-    output.check(out, [f".{suffix}" for suffix in figure.canvas.get_supported_filetypes()])
-    figure.savefig(out)
-    print(f"{'candidate':>24}  {'radius':>9}  {'log density':>12}  {'gain':>9}  {'error':>9}  {'counts':>6}")
-    for stage in header["path"]:
-        chosen = "  chosen" if stage == header["chosen"] else ""
-        if stage["gain"] is None:
-            numbers = f"{stage['radius']:>9.4g}  {'log Z is not known':>34}"
-        else:
-            numbers = f"{stage['radius']:>9.4g}  {stage['log_density']:>12.5g}  {stage['gain']:>9.3g}  {stage['gain_error']:>9.2g}"
-        print(f"{stage['candidate']:>24}  {numbers}  {stage['effective_fraction']:>6.2f}{chosen}")
-    print(f"drawn in {out}")
+        raise ValueError(f"metric is {settings.metric!r}; a fit that was chosen by validation has radii and no metrics")
+    header, out = model.read(settings.folder), settings.out or settings.folder / page.FIGURE
+    output.check(out, [f".{suffix}" for suffix in Figure().canvas.get_supported_filetypes()])
+    if "test_of_fit" not in header:
+        raise ValueError(f"folder is {str(settings.folder)!r}, whose model was not written by this version of dualebm fit; fit it again")
+    with jax.enable_x64(header["precision"] == 64):
+        fitted = model.load(settings.folder)
+        print("\n".join([*report.lines(header, fitted), *report.radii(header, fitted)]))
+        for note in header["notes"]:
+            print(f"note: {note}", file=sys.stderr)
+        if not (settings.folder / page.ROWS).exists():
+            print(f"note: {settings.folder / page.ROWS} is missing, and so the figure has no rows", file=sys.stderr)
+        page.write(settings.folder, header, fitted, out)
+    print(f"drawn in {out}; {settings.folder / page.REPORT} explains the numbers")
 
 
 def print_table(results: xarray.Dataset, name: str = "kl") -> None:

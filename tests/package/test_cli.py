@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from dualebm import model
-from dualebm.cli import commands, main, output
+from dualebm.cli import commands, main, output, page
 from dualebm.cli import fit as fitting
 from dualebm.cli import rows as rows_of_file
 from dualebm.cli import score as scoring
@@ -29,6 +29,7 @@ from dualebm.log_z import estimate
 from dualebm.log_z.quadrature import sphere_quadrature
 from dualebm.measures import Samples
 from dualebm.methods.dual import Dual
+from dualebm.plotting import densities
 from dualebm.spaces import Euclidean, Sphere
 from dualebm.training import run_folder
 from dualebm.training.run import run
@@ -58,6 +59,9 @@ def fewer_draws():
         patch.setattr(estimate, "BLOCK", 2**15)
         patch.setattr(estimate, "LARGEST_DRAWS", 2**16)
         patch.setattr(estimate, "TEMPERATURES", 50)
+        for name, value in {"ON_LINE": 50, "ON_PLANE": 12, "ON_MAP": 20, "SAMPLES": 100}.items():
+            patch.setattr(densities, name, value)
+        patch.setattr(page, "RESOLUTION", 40)
         yield
 
 
@@ -165,6 +169,7 @@ def test_an_interrupted_fit_goes_on_and_ends_the_same(fitted, tmp_path, capsys, 
     first, second = (model.read(tmp_path / name) for name in ("whole", "parts"))
     for header in (first, second):
         header["settings"].pop("out")
+        assert header.pop("seconds") > 0 and header.pop("command").startswith("dualebm fit ")
     assert first == second
     stores = [run_folder.open_results(tmp_path / name).load() for name in ("whole", "parts")]
     assert stores[0].equals(stores[1])

@@ -2,14 +2,20 @@
 
 import json
 import re
+import shlex
+import shutil
+from html.parser import HTMLParser
 
+import jax
 import numpy as np
 import pytest
+from scipy import stats
 
-from dualebm import candidates, model
+from dualebm import candidates, model, optimality, rivals
 from dualebm.base_mixtures import MixtureBase
-from dualebm.cli import main
-from dualebm.data import stacking
+from dualebm.cli import main, page, report
+from dualebm.cli import fit as fitting
+from dualebm.data import stacking, tables
 from dualebm.data.bases import fit_normal
 from dualebm.features import ScaledBump
 from dualebm.training import simulate
@@ -24,6 +30,8 @@ ROWS = np.concatenate([RNG.normal(size=(40, 2)) * 0.5, RNG.normal(size=(40, 2)) 
 def one_component():
     """Of the mixtures in the stacked base measure, whose fits and programs take most of the time."""
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(optimality, "DRAWS", 2**10)
+        patch.setattr(rivals, "fit_mixture", lambda rows, count, seed, weights: MixtureBase((1.0,), (fit_normal(rows),)))
         patch.setattr(stacking, "fit_mixture", lambda rows, count, seed, shares: MixtureBase((1.0,), (fit_normal(rows, shares),)))
         yield
 
@@ -58,7 +66,7 @@ def test_what_is_printed_and_stored_is_what_was_chosen(fitted, capsys, monkeypat
     assert header["settings"]["method"] == "auto" and header["settings"]["neurons"] == 8 and header["automatic"]["stages"] == 2
     assert out.startswith(f"64 rows of {fitted / 'data.csv'} on Euclidean(") and ", 16 held out\n" in out
     assert f"chosen of 2 candidates and {len(path)} radii: {chosen['candidate']}, radius " in out
-    assert f"\nbase measure: {model.load(fitted / 'fit').preparation.space.base!r}\n" in out
+    assert f"\nbase measure: {report.base_in_words(model.load(fitted / 'fit').preparation.space.base)}\n" in out
     offset = model.log_unit(model.load(fitted / "fit").preparation)
     validated = re.search(r"validation: mean log density in Lebesgue measure of (\d+) of 64 rows = (\S+) \+- \S+ nat; the choice", out)
     assert int(validated[1]) in (24, 25, 26) and float(validated[2]) == pytest.approx(chosen["log_density"] - offset, rel=1e-4)
@@ -69,7 +77,8 @@ def test_what_is_printed_and_stored_is_what_was_chosen(fitted, capsys, monkeypat
     assert f"\nheld out: mean log density in Lebesgue measure of 16 rows = {lebesgue:.6g} +- " in out
     relative = f"\nheld out: mean log density in the base measure of 16 rows = {base:.6g} +- "
     assert out.index("in Lebesgue measure of 16") < out.index(relative)
-    assert out.endswith(f"written to {fitted / 'fit'}\n") and all(line.startswith("note: ") for line in err.splitlines())
+    assert out.endswith(f"written to {fitted / 'fit'}; {fitted / 'fit' / 'report.html'} explains the numbers\n")
+    assert all(line.startswith("note: ") for line in err.splitlines())
 
 
 def test_the_folder_is_scored_and_sampled_in_the_units_of_the_data(fitted, capsys):
@@ -134,11 +143,90 @@ def test_the_help_has_the_settings_of_the_choice(capsys):
     assert "default: auto" in text and "chosen by validation" in text
 
 
-def test_show_prints_and_draws_the_radii(fitted, tmp_path, capsys):
-    out = done(capsys, "show", fitted / "fit", "--out", tmp_path / "path.png")
-    path = model.read(fitted / "fit")["path"]
+def test_a_fit_stands_beside_simple_densities_of_the_same_rows(fitted):
+    """The numbers of the rivals, the leads and the test are in the header, and are those of an own computation."""
+    header, loaded = model.read(fitted / "fit"), model.load(fitted / "fit")
+    kept, held = fitting.split_rows(jax.random.split(jax.random.key(0), 3)[0], 80, 0.2)
+    rows = np.loadtxt(fitted / "data.csv", delimiter=",", skiprows=1)
+    mean, covariance = rows[kept].mean(axis=0), np.cov(rows[kept].T, bias=True)
+    normal = stats.multivariate_normal(mean, covariance).logpdf(rows[held])
+    names = ["normal distribution", "kernel density estimate", "Gaussian mixture"]
+    rival = header["rivals"][0]
+    assert [each["name"] for each in header["rivals"]] == names and rival["mean"] == pytest.approx(normal.mean(), abs=1e-4)
+    difference = model.log_densities(loaded, rows[held])["log_density_lebesgue"] - normal
+    error = np.hypot(difference.std(ddof=1) / 4, loaded.log_partition.standard_error)
+    assert (rival["difference"], rival["difference_error"]) == pytest.approx((difference.mean(), error), abs=1e-4)
+    (lead,) = header["leads"]
+    assert lead["candidate"] == "normal scaled_bump" and header["chosen"]["candidate"] == "stacked scaled_bump"
+    assert lead["difference"] > -lead["error"] and 0 < header["test_of_fit"]["p_value"] <= 1 and header["test_of_fit"]["rows"] == 16
+    assert header["duality_gap"]["nats"] > 0
+
+
+def test_show_draws_figure_and_report_from_the_folder_alone(fitted, tmp_path, capsys):
+    """The same page comes again, when the data file has moved; without the rows a note says that the figure has none."""
+    folder = shutil.copytree(fitted / "fit", tmp_path / "fit")
+    text = (folder / "report.html").read_text()
+    (folder / "report.html").unlink()
+    (folder / "figure.png").unlink()
+    code, out, err = call(capsys, "show", folder)
+    path = model.read(folder)["path"]
     lines = out.splitlines()
-    assert len(lines) == len(path) + 2 and sum(line.endswith("  chosen") for line in lines) == 1
-    assert (tmp_path / "path.png").read_bytes().startswith(b"\x89PNG") and "drawn in" in lines[-1]
-    code, _, err = call(capsys, "show", fitted / "fit", "--metric", "kl")
+    assert code == 0 and sum(line.endswith("  chosen") for line in lines) == 1 and len(lines) > len(path) + 10
+    assert (folder / "figure.png").read_bytes().startswith(b"\x89PNG") and lines[-1].startswith("drawn in ")
+    assert (folder / "report.html").read_text() == text and "rows.npy" not in err
+    (folder / "rows.npy").unlink()
+    code, out, err = call(capsys, "show", folder, "--out", tmp_path / "other.png")
+    assert code == 0 and "rows.npy is missing, and so the figure has no rows" in err and (tmp_path / "other.png").exists()
+    assert (folder / "report.html").read_text() != text
+    code, _, err = call(capsys, "show", folder, "--metric", "kl")
     assert code == 2 and "metric is 'kl'" in err
+
+
+class Page(HTMLParser):
+    """Reads a page and refuses elements that are not closed."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.seen, self.images, self.words = [], set(), [], []
+        self.feed(text)
+        assert not self.open
+
+    def handle_starttag(self, tag, attrs):
+        self.seen.add(tag)
+        self.images += [dict(attrs)["src"]] if tag == "img" else []
+        assert not {name for name, _ in attrs if name.startswith("on") or name == "href"}
+        if tag not in ("meta", "img"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.words.append(data)
+
+
+def test_the_page_holds_all_that_it_shows_and_runs_nothing(fitted):
+    """A name of a file that is a script is text, an energy whose log Z is not trusted has a warning at the top."""
+    header, loaded = model.read(fitted / "fit"), model.load(fitted / "fit")
+    found = Page((fitted / "fit" / "report.html").read_text())
+    words = " ".join(found.words)
+    assert len(found.images) == 2 and all(image.startswith("data:image/png;base64,iVBOR") for image in found.images)
+    assert "not to be trusted" not in words and "normal distribution" in words and header["data"]["sha256"] in words
+    header["data"]["file"] = "<script>alert(1)</script>.csv"
+    doubtful = loaded._replace(log_partition=loaded.log_partition._replace(doubt="<b>draws</b> disagree"))
+    found = Page(page.page(header, doubtful, []))
+    text = "".join(found.words)
+    assert "script" not in found.seen and "b" not in found.seen and "<script>alert(1)</script>.csv, 80 rows" in text
+    assert text.index("not to be trusted: <b>draws</b> disagree") < text.index("Chosen of")
+
+
+def test_the_example_is_written_once_and_names_a_command(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    out = done(capsys, "example")
+    table = tables.read("volcanoes.csv")
+    assert table.columns == ("latitude", "longitude") and table.rows.shape == (267, 2)
+    assert len(np.unique(table.rows, axis=0)) == 267 and (np.abs(table.rows) <= [90, 180]).all()
+    name, *words = shlex.split(out.splitlines()[-1])
+    assert name == "dualebm" and words[:2] == ["fit", "volcanoes.csv"] and main.read(words)[0].latlon
+    code, out, err = call(capsys, "example")
+    assert (code, out) == (2, "") and "volcanoes.csv is in this folder already, and is kept" in err
