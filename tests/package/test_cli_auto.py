@@ -13,8 +13,8 @@ from scipy import stats
 
 from dualebm import candidates, model, optimality, rivals
 from dualebm.base_mixtures import MixtureBase
-from dualebm.cli import main, page, report
 from dualebm.cli import fit as fitting
+from dualebm.cli import main, page, report
 from dualebm.data import stacking, tables
 from dualebm.data.bases import fit_normal
 from dualebm.features import ScaledBump
