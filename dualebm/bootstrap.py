@@ -238,8 +238,8 @@ def _numbers(spelt: Any) -> np.ndarray:
     return np.array([leaf for leaf in jax.tree.leaves(spelt) if isinstance(leaf, float)], np.float64)
 
 
-def errors(replicates: Float[np.ndarray, "B *k"], fitted: Any) -> Float[np.ndarray, " *k"]:
-    """Return the root mean square of the differences of replicates, (B, *k), from the value of the fit, (*k).
+def errors(replicates: Float[np.ndarray, "B *k"], fitted: Any) -> Any:
+    """Return the root mean square of the differences of replicates, (B, *k), from the value of the fit, (*k), as (*k).
 
     >>> errors(np.array([[1.0], [4.0]]), np.array([1.0])).round(4).tolist()
     [2.1213]

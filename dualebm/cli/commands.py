@@ -108,12 +108,14 @@ class Fit(Precision, Points, Table):
             radius and steps.
         gap_chains: the number of annealed chains that estimate the duality gap at the end. On the circle and S^2 a quadrature takes
             their place. 0 leaves the gap out.
+        replicates: the number of replicates of a bootstrap, from which the error bars of log densities come, or 0 for none.
         seed: the seed of all random numbers.
     """
 
     group: ClassVar = "run"
     out: Path
     config: Annotated[Path | None, Shown("no file")] = None
+    replicates: Annotated[CountOrZero, Needs("validation")] = 20
     steps: Annotated[Count, Needs("method")] = 2000
     every: Annotated[int, Bound(least=2), Needs("method")] = 20
     anneal: Annotated[Share, Needs("annealing")] = 0.2

@@ -4,6 +4,7 @@ from typing import Any
 
 import equinox as eqx
 import jax
+import numpy as np
 from jaxtyping import Array, Float, Key
 
 from dualebm import duality_gap, measures, metrics, model, quality, row_weights
@@ -102,7 +103,9 @@ def likelihood(fitted: model.Model, data: Samples) -> dict[str, Any]:
 
     Returns:
         `rows`, the number n, `effective_rows`, Kish's effective number where the points have weights, and for each log density of
-        `model.log_densities_at` its `mean` and `standard_error` in nats (None for one row). For no points, `rows` alone.
+        `model.log_densities_at` its `mean` and `standard_error` in nats (None for one row). For a model with replicates `errors` has what
+        finite training rows leave uncertain (`model.errors_at`): that of the `mean`, and the median of those of the `rows`. For no
+        points, `rows` alone.
     """
     means: dict[str, Any] = {"rows": len(data.points)}
     if len(data.points):
@@ -112,6 +115,9 @@ def likelihood(fitted: model.Model, data: Samples) -> dict[str, Any]:
         for kind, values in model.log_densities_at(fitted, data.points).items():
             mean, error = model.mean_with_error(values, fitted.log_partition.standard_error, shares)
             means[kind] = {"mean": mean, "standard_error": error}
+        errors = model.errors_at(fitted, data.points, shares)
+        if errors is not None:
+            means["errors"] = {"mean": errors.mean, "rows": float(np.median(errors.rows))}
     return means
 
 

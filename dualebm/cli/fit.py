@@ -14,12 +14,12 @@ import jax
 import numpy as np
 from jaxtyping import Array, Key
 
-from dualebm import auto, candidates, model, rivals
+from dualebm import auto, bootstrap, candidates, model, rivals
 from dualebm._internal import files
 from dualebm.candidates import Auto
 from dualebm.cli import evaluate, output, page, report, rows
 from dualebm.cli.commands import Fit
-from dualebm.cli.methods import Given, build
+from dualebm.cli.methods import AUTOMATIC, Given, build
 from dualebm.data import preparation
 from dualebm.data.advice import advise
 from dualebm.data.preparation import Preparation
@@ -106,7 +106,11 @@ def _choose(
     for note in fitted.notes:
         _note(notes, note)
     step = model.resolving_step(fitted.energy, fitted.space)
-    result = model.Model(fitted.energy, prepared._replace(space=fitted.space), fitted.log_partition, step)
+    replicates = None
+    if settings.replicates:
+        weights, replicate_key = evaluate.shares_of(data), jax.random.fold_in(partition_key, 2)
+        replicates = bootstrap.replicate(replicate_key, fitted.energy, fitted.space, data.points, weights, settings.replicates)
+    result = model.Model(fitted.energy, prepared._replace(space=fitted.space), fitted.log_partition, step, replicates)
     gap = gap_of_fit(jax.random.fold_in(partition_key, 0), fitted, data)
     mean, error = fitted.log_density
     validation = {"rows": fitted.validated, "log_density": model.density_name(prepared.space)}
@@ -157,7 +161,7 @@ def _save(settings: Fit, given: Given, points: Rows, fitted: model.Model, about:
     count = page.save_rows(settings.out, fitted, every)
     source = {
         "settings": {name: str(v) if isinstance(v, Path) else v for name, v in given.flags.items()},
-        "command": report.command(Fit, given.flags),
+        "command": report.command(Fit, {name: v for name, v in given.flags.items() if (name, v) != ("method", AUTOMATIC)}),
         "versions": provenance()["versions"],
         "data": {
             "file": str(settings.data), "sha256": hashlib.sha256(settings.data.read_bytes()).hexdigest(), "rows": len(every.points),

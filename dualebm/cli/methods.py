@@ -186,7 +186,9 @@ def read(kind: type, prog: str, words: Sequence[str]) -> tuple[Any, Given]:
 
 
 def _allows(kind: type, what: str) -> bool:
-    """Tell whether the rates of a method allow what a flag needs, a key of `NEEDED`."""
+    """Tell whether a choice has a flag: one by validation, for "validation", or a method whose rates allow it, for a key of `NEEDED`."""
+    if what == "validation":
+        return not issubclass(kind, Method)
     return issubclass(kind, Method) and NEEDED[what] <= set(rates_class(kind)._fields)
 
 

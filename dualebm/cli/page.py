@@ -195,19 +195,20 @@ def _numbers(header, model):
     validated = [("Validation", report.validation(header), VALIDATION)] if "path" in header else []
     gap, scale = header["duality_gap"], model.log_partition
     means = [("Rows trained on", line, TRAINED) for line in report.likelihood("trained_on", header.get("trained_on", {"rows": 0}))[:1]]
-    base = report.likelihood("held_out", header["held_out"])[1:]
+    base = [line for line in report.likelihood("held_out", header["held_out"])[1:] if line.startswith("held out")]
+    bars = [("Error bars", report.errors(header["held_out"]["errors"]), ERRORS)] if "errors" in header["held_out"] else []
     named = [
         *([("Base measure", report.base_in_words(model.preparation.space.base), BASE)] if "path" in header else []),
         *([("Radius", f"{header['radius']:.4g}", RADIUS)] if "path" in header else []),
         ("log Z", scale.summary(), LOG_Z), *validated, *means,
-        *(("Held-out rows, against the base measure", line, AGAINST_BASE) for line in base),
+        *(("Held-out rows, against the base measure", line, AGAINST_BASE) for line in base), *bars,
         *([("Duality gap", gap["summary"], GAP)] if gap else []),
         ("Test of fit", report.fit_test(header["test_of_fit"]), TEST),
     ]  # fmt: skip
     return [(name, line.partition(": ")[2] if line.partition(": ")[0] in LABELS else line, meaning) for name, line, meaning in named]
 
 
-LABELS = ("validation", "cross-validation", "trained on", "held out", "duality gap", "test of fit")
+LABELS = ("validation", "cross-validation", "trained on", "held out", "error bars", "duality gap", "test of fit")
 """The words before the colon of printed lines, in whose place the page has names."""
 
 
@@ -217,6 +218,10 @@ LOG_Z = "The logarithm of the constant that makes the integral of the density 1.
 VALIDATION = "Base measure, feature and radius were chosen on these rows, so that this mean is too large by about its standard error."
 TRAINED = "The model was fitted to these rows, so that their mean is too large. The mean of held-out rows is the one to report."
 AGAINST_BASE = "The log density relative to the base measure says how much the energy adds to it."
+ERRORS = (
+    "The fit was repeated with random weights of its rows. These are the root mean squares of the changes. They are no part of the "
+    "standard error above, and do not contain the error of log Z nor what the base measure cannot follow."
+)
 GAP = (
     "An upper bound on what any other energy of the same radius and base measure would gain on the rows that were trained on, in nats a "
     "row. A small gap says that training has converged."

@@ -72,7 +72,8 @@ def lines(header: Mapping[str, Any], fitted: Model) -> list[str]:
     """
     data = header["data"]
     first = f"{data['trained_on']} rows of {data['file']} on {data['space']}, {header['held_out']['rows']} held out"
-    chosen = [*choice(header), f"base measure: {base_in_words(fitted.preparation.space.base)}", validation(header)] if "path" in header else []
+    base = f"base measure: {base_in_words(fitted.preparation.space.base)}"
+    chosen = [*choice(header), base, validation(header)] if "path" in header else []
     means = [line for rows in ("trained_on", "held_out") if rows in header for line in likelihood(rows, header[rows])]
     records = [header["records"]] if "records" in header else []
     gap = [header["duality_gap"]["summary"]] if header["duality_gap"] else []
@@ -125,7 +126,22 @@ def likelihood(rows: str, means: Mapping[str, Any]) -> list[str]:
         means: what `evaluate.likelihood` returns.
     """
     texts = [(kind, with_error(means[kind]["mean"], means[kind]["standard_error"])) for kind in LOG_DENSITIES if kind in means]
-    return [f"{rows.replace('_', ' ')}: mean {LOG_DENSITIES[kind]} of {counted(means)} = {text} nat" for kind, text in texts]
+    lines = [f"{rows.replace('_', ' ')}: mean {LOG_DENSITIES[kind]} of {counted(means)} = {text} nat" for kind, text in texts]
+    return lines + ([errors(means["errors"])] if "errors" in means else [])
+
+
+def errors(uncertain: Mapping[str, float]) -> str:
+    """Return the line of what finite training rows leave uncertain.
+
+    Args:
+        uncertain: the `errors` of `evaluate.likelihood`.
+
+    >>> errors({"mean": 0.02, "rows": 0.123})
+    'error bars: other training rows would change this mean by about 0.02 nat, and the log density of one row by 0.12 nat (median)'
+    """
+    mean, row = (f"{uncertain[name]:.2g}" for name in ("mean", "rows"))
+    change = f"this mean by about {mean} nat, and the log density of one row by {row} nat (median)"
+    return f"error bars: other training rows would change {change}"
 
 
 def base_in_words(base: Any) -> str:

@@ -30,18 +30,21 @@ def run(settings: Score) -> None:
         table = rows.read(settings.rows, settings.columns, settings.drop_missing, fitted.preparation.columns, settings.weights)
         data = preparation.to_space(fitted.preparation, table, model.precision(fitted))
         points = data.points
-        densities = model.log_densities_at(fitted, points)
+        densities, shares = model.log_densities_at(fitted, points), evaluate.shares_of(data)
+        errors = model.errors_at(fitted, points, shares)
         measured = None
         if settings.quality:
             measured = quality.quality(jax.random.key(settings.seed), fitted, points, settings.quality, name=str(settings.rows))
-    output.write(settings.out, list(densities), np.stack(list(densities.values()), axis=1))
+    columns = densities if errors is None else {**densities, "log_density_error": errors.rows}
+    output.write(settings.out, list(columns), np.stack(list(columns.values()), axis=1))
     summary = output.summary(settings.out)
     print(fitted.log_partition.summary(), file=summary)
-    shares = evaluate.shares_of(data)
     means = {"rows": len(points)} | ({} if shares is None else {"effective_rows": row_weights.effective_count(len(points), shares)})
     for name in [name for name in report.LOG_DENSITIES if name in densities]:
         mean = report.with_error(*model.mean_with_error(densities[name], fitted.log_partition.standard_error, shares))
         print(f"mean {report.LOG_DENSITIES[name]} of {report.counted(means)} = {mean} nat", file=summary)
+    if errors is not None:
+        print(report.errors({"mean": errors.mean, "rows": float(np.median(errors.rows))}), file=summary)
     if measured is not None:
         print("\n".join(quality.summary(measured)), file=summary)
         if measured.get("acceptance", 1.0) < LOW_ACCEPTANCE:

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Ellipse
 
 from dualebm.data.preparation import from_space, to_space
-from dualebm.model import Model, density_name, draw, log_densities_at, precision
+from dualebm.model import Model, density_name, draw, errors_at, log_densities_at, precision
 from dualebm.plotting import pairs, projection, regions
 from dualebm.plotting.charts import STYLE, WIDTHS
 
@@ -25,6 +25,9 @@ ON_LINE, ON_PLANE, ON_MAP = 1200, 160, 240
 
 WIDTH = 4.8
 """The width of the figure of a line or a plane, in inches."""
+
+INTERVAL = 1.73
+"""An interval of 90% is this number of errors of 20 replicates to either side (Student's distribution with 19 degrees of freedom)."""
 
 COVERED = 0.98
 """The share of the mass below which the caption says that the figure does not show all of it."""
@@ -139,6 +142,7 @@ def _line(key, model, points, words):
         x, rows = _in_units(preparation, grid)[:, 0], None if points is None else from_space(preparation, points).rows[:, 0]
         label, unit, one = names[0], f"unit of {names[0]}", 1.0
     values = densities_at(model, grid)
+    errors = errors_at(model, jnp.asarray(grid, precision(model)))
     figure = Figure(figsize=(WIDTH, 2.9), layout="constrained")
     panel: Any = figure.subplots()
     step = x[1] - x[0]
@@ -148,12 +152,16 @@ def _line(key, model, points, words):
         heights, edges = np.histogram(rows, count, ends)
         panel.stairs(heights / (len(rows) * np.diff(edges) * one), edges, fill=True, color="0.82", label="rows")
         panel.plot(rows, np.zeros(len(rows)), "|", color="0.3", markersize=5, alpha=min(1.0, 60 / len(rows)), zorder=2.5)
+    if errors is not None:
+        factor = np.exp(INTERVAL * errors.rows)
+        panel.fill_between(x, values / factor, values * factor, color="0.45", alpha=0.5, linewidth=0, label="90% interval", zorder=2.8)
     panel.plot(x, values, color=regions.DENSITY_COLOURS(1.0), label="model", zorder=3)
     panel.set(xlabel=label, ylabel=f"density per {unit}", xlim=ends, ylim=(0, None))
     if circle:
         panel.set_xticks(np.arange(-180, 181, 45))
     panel.legend()
-    return Drawing(figure, _sentences("The density of the model (line)", " and a histogram of {}", words, values.sum() * step * one, model))
+    line = "The density of the model (line" + (")" if errors is None else ", with an interval of 90% for what finite rows leave uncertain)")
+    return Drawing(figure, _sentences(line, " and a histogram of {}", words, values.sum() * step * one, model))
 
 
 def _plane(key, model, points, words):

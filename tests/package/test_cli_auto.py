@@ -21,7 +21,7 @@ from dualebm.features import ScaledBump
 from dualebm.training import simulate
 from tests.package.test_cli import call, done, fewer_draws  # noqa: F401, which holds for every test here
 
-SMALL = ["--stages", 2, "--iterations", 4, "--draws", 256, "--neurons", 8]
+SMALL = ["--replicates", 2, "--stages", 2, "--iterations", 4, "--draws", 256, "--neurons", 8]
 RNG = np.random.default_rng(0)
 ROWS = np.concatenate([RNG.normal(size=(40, 2)) * 0.5, RNG.normal(size=(40, 2)) * 0.3 + [2.0, 1.0]]) * [10.0, 0.1] + [300.0, 0.0]
 
@@ -89,7 +89,7 @@ def test_the_folder_is_scored_and_sampled_in_the_units_of_the_data(fitted, capsy
     x = np.stack(np.meshgrid(np.linspace(260, 360, 150), np.linspace(-0.3, 0.3, 150)), axis=-1).reshape(-1, 2)
     np.savetxt(fitted / "grid.csv", x[:, ::-1], "%.17g", ",", header="width,length", comments="")  # columns go by their names
     done(capsys, "score", fitted / "fit", fitted / "grid.csv", "--out", fitted / "grid.npy")
-    densities = np.exp(np.load(fitted / "grid.npy")[:, -1]) * (100 / 149) * (0.6 / 149)
+    densities = np.exp(np.load(fitted / "grid.npy")[:, 1]) * (100 / 149) * (0.6 / 149)
     assert densities.sum() == pytest.approx(1, abs=0.02)
     out = done(capsys, "sample", fitted / "fit", "--count", 500, "--out", fitted / "samples.csv")
     assert re.match(r"weighted draws of the base measure, of which the fraction (0\.9\d*|1) counts\n500 samples written", out)
@@ -101,7 +101,7 @@ def test_the_folder_is_scored_and_sampled_in_the_units_of_the_data(fitted, capsy
 
 
 def test_without_held_out_rows_the_value_is_of_all_folds(fitted, tmp_path, capsys):
-    flags = ["--space", "euclidean", *SMALL, "--base", "normal", "--holdout", 0, "--out", tmp_path / "fit"]
+    flags = ["--space", "euclidean", *SMALL, "--replicates", 0, "--base", "normal", "--holdout", 0, "--out", tmp_path / "fit"]
     out = done(capsys, "fit", fitted / "data.csv", *flags)
     assert ", 0 held out" in out and "held out:" not in out
     assert "cross-validation: mean log density in Lebesgue measure of 80 of 80 rows = " in out
