@@ -203,12 +203,25 @@ class Rates:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Devices(Precision):
-    """The machines and devices.
+    """The devices of one machine.
 
     Args:
         batch_size: the number of runs in memory at a time.
         devices: the number of devices that share the runs.
         devices_per_run: the number of devices that share the particles of each run.
+    """
+
+    group: ClassVar = "machine"
+    batch_size: Annotated[Count | None, Shown("as many as fit")] = None
+    devices: Annotated[Count | None, Shown("1")] = None
+    devices_per_run: Count = 1
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Machines(Devices):
+    """Several machines.
+
+    Args:
         process: the index of this process and the number of processes that share the runs, such as 0/4. The words slurm, mpi and pmi
             ask the launcher.
         coordinator: the address host:port of process 0, or auto with slurm and mpi. The processes of --process then share the particles
@@ -216,52 +229,118 @@ class Devices(Precision):
     """
 
     group: ClassVar = "machine"
-    batch_size: Annotated[Count | None, Shown("as many as fit")] = None
-    devices: Annotated[Count | None, Shown("1")] = None
-    devices_per_run: Count = 1
     process: Annotated[str | None, Shown("0/1")] = None
     coordinator: Annotated[str | None, Shown("none")] = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Sweep(Devices, Rates):
-    """Runs a method on planted teachers for every combination of the values given.
-
-    For example: dualebm sweep --alpha 0.05:20:log9 --seed 0:32 --restart-probability 0,1/40,1 --out results/alpha
-
-    A flag with [,...] takes one value, a list (0,1/40,1), a range of integers without its end (0:32), or a spaced range with both ends
-    (0.05:20:log9, 0:1:lin5). The same command continues a sweep that was interrupted. With more values it adds runs. Each method has flags
-    for its settings: dualebm sweep --method lazy --help lists those of lazy.
+class Grids(Devices):
+    """The runs of a grid of settings.
 
     Args:
-        out: the folder to write: a new or an empty one, or the folder of the sweep to continue.
+        out: the folder to write: a new or an empty one, or the folder of the command to continue.
         config: a TOML file with values of flags by name (alpha = "0.05:20:log9", or a list). Flags win over it.
-        resume: continue the sweep of --out with the flags with which it was started.
-        teacher: the planted teacher: s14_monomodal, s14_bimodal, s2_monomodal or s2_bimodal.
-        n: the number of data points.
         seed: the seeds of data, neurons and noise.
         steps: the number of iterations, a multiple of --every.
         every: the number of iterations between records.
         anneal: the fraction of the iterations in which the radius grows to its value. Afterwards the steps of the neurons fall. 0 keeps
             radius and steps.
-        test_points: the number of fresh draws of the teacher that estimate KL and score.
         common: use common random numbers: runs of one seed have the same noise and start.
-        dry_run: print runs, batches, memory and the predicted time, and stop.
     """
 
     group: ClassVar = "run"
     out: Path
     config: Annotated[Path | None, Shown("no file")] = None
-    resume: bool = False
-    teacher: Annotated[tuple, Grid(str)] = ("s14_monomodal",)
-    n: Annotated[tuple, Grid(Count)] = (1000,)
     seed: Annotated[tuple, Grid(Seed)] = (0, 1, 2, 3)
     steps: Count = 1000
     every: Count = 20
     anneal: Annotated[Share, Needs("annealing")] = 0.0
-    test_points: Count = 10_000
     common: bool = False
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Sweeps(Grids, Machines, Rates):
+    """A sweep.
+
+    Args:
+        resume: continue the sweep of --out with the flags with which it was started.
+        dry_run: print runs, batches, memory and the predicted time, and stop.
+    """
+
+    group: ClassVar = "run"
+    resume: bool = False
     dry_run: bool = False
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Sweep(Sweeps):
+    """Runs a method for every combination of the values given, on planted teachers or on the rows of a file.
+
+    For example: dualebm sweep --alpha 0.05:20:log9 --seed 0:32 --restart-probability 0,1/40,1 --out results/alpha
+
+    A flag with [,...] takes one value, a list (0,1/40,1), a range of integers without its end (0:32), or a spaced range with both ends
+    (0.05:20:log9, 0:1:lin5). The same command continues a sweep that was interrupted. With more values it adds runs. Each method has flags
+    for its settings: dualebm sweep --method lazy --help lists those of lazy. dualebm sweep DATA --help lists the flags of a sweep on rows.
+
+    Args:
+        teacher: the planted teacher: s14_monomodal, s14_bimodal, s2_monomodal or s2_bimodal.
+        n: the number of data points.
+        test_points: the number of fresh draws of the teacher that estimate KL and score.
+    """
+
+    group: ClassVar = "run"
+    teacher: Annotated[tuple, Grid(str)] = ("s14_monomodal",)
+    n: Annotated[tuple, Grid(Count)] = (1000,)
+    test_points: Count = 10_000
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SweepRows(Sweeps, Points, Table):
+    """Runs a method on the rows of a file for every combination of the values given.
+
+    For example: dualebm sweep wind.csv --space sphere --normalise --radius 1,3,10 --neurons 16,64 --seed 0:4 --out results/radii
+
+    The validation loss of a run is minus the mean log density of its held-out rows in the units of the data, in nats. It compares runs of
+    any settings, methods and base measures. It is NaN where log Z is not known: by quadrature on the circle and S^2, by the particles of
+    a method that follows log Z, and elsewhere by draws of the base measure. A flag with [,...] takes one value, a list (1,3,10), a range
+    of integers without its end (0:4), or a spaced range with both ends (0.05:20:log9, 0:1:lin5). The same command continues a sweep that
+    was interrupted. With more values it adds runs. A file that was moved is the same file, and one whose content has changed is refused.
+
+    Args:
+        holdout: the fraction of the rows, drawn at random, that a run does not train on. They give its validation loss.
+        seed: the seeds of the held-out rows, of neurons and of noise.
+        split: the seed of the held-out rows, which are then the same for all runs. By default each seed draws its own, and runs of one
+            seed share them. They are the rows that dualebm fit holds out with this value of --seed.
+    """
+
+    group: ClassVar = "run"
+    split: Annotated[Seed | None, Shown("the seed of each run")] = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Select(Grids, Points, Table):
+    """Chooses settings of a method by the validation loss on the rows of a file, and tests the choice on other rows.
+
+    For example: dualebm select wind.csv --space sphere --normalise --radius 1,3,10 --neurons 16,64 --out results/choice
+
+    Test rows are set aside. Each seed draws validation rows from the others, and a run trains on what is left. A run counts at the record
+    of the least validation loss, which is minus the mean log density of the validation rows in the units of the data, in nats. Every
+    setting with several values is chosen: its values with the least mean loss over --seed. The runs of the choice are repeated with the
+    seeds --repeats, and their loss on the test rows is printed beside those of simple densities, with the dualebm fit command of the
+    choice. The same command continues a selection that was interrupted.
+
+    Args:
+        holdout: the fraction of the rows, drawn at random, that are test rows: they enter no choice and no training.
+        validation: the fraction of the other rows that are validation rows.
+        split: the seed of the test rows. They are the rows that dualebm fit holds out with this value of --seed.
+        seed: the seeds of the search, of validation rows, neurons and noise.
+        repeats: the seeds of the repetitions, other than those of the search.
+    """
+
+    group: ClassVar = "run"
+    validation: Share = 0.2
+    split: Seed = 0
+    repeats: Annotated[tuple, Grid(Seed)] = (100, 101, 102, 103, 104)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -274,25 +353,26 @@ class Show:
     the records of a fit by --method are shown in their place.
 
     Args:
-        folder: the folder of a sweep, of a run, or of dualebm fit.
+        folder: the folder of a sweep, of a run, or of dualebm fit. Of dualebm select the runs of the search are shown. The
+            folder repeats within it is that of the repetitions.
         metric: the metric to show.
         out: the figure to write.
     """
 
     group: ClassVar = "run"
     folder: Annotated[Path, Positional()]
-    metric: Annotated[str | None, Shown("kl, or the first metric where kl was not recorded; none for a fit")] = None
+    metric: Annotated[str | None, Shown("kl or validation, or the first metric where these were not recorded; none for a fit")] = None
     out: Annotated[Path | None, Shown("figure.png in the folder")] = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Runs:
-    """Lists the runs of a sweep: which are done, running, waiting, diverged or failed, at which step, and why.
+    """Lists the runs of a sweep or a selection: which are done, running, waiting, diverged or failed, at which step, and why.
 
     For example: dualebm runs results/alpha
 
     Args:
-        folder: the folder of the sweep.
+        folder: the folder of the sweep or the selection.
         json: print a line of JSON for each run in place of the table.
     """
 
@@ -311,8 +391,11 @@ class Example:
     """
 
 
-COMMANDS = {kind.__name__.lower(): kind for kind in (Fit, Sample, Score, Sweep, Show, Runs, Example)}
+COMMANDS = {kind.__name__.lower(): kind for kind in (Fit, Sample, Score, Sweep, Select, Show, Runs, Example)}
 """The commands by name. The module `dualebm.cli.NAME` has the function `run`, which takes the settings."""
 
-WITH_METHOD = (Fit, Sweep)
+WITH_METHOD = (Fit, Sweep, Select)
 """The commands that train, whose flags depend on the method."""
+
+ON_ROWS: dict[type, type] = {Sweep: SweepRows}
+"""The classes of the commands that take the rows of a file as well as planted teachers, and the class that stands for them on rows."""

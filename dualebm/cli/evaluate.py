@@ -1,5 +1,6 @@
 """The numbers that `dualebm fit` records along training and reports at its end."""
 
+import functools
 from typing import Any
 
 import equinox as eqx
@@ -20,7 +21,8 @@ from dualebm.training.prepare import initial_state, traced
 ANNEALED_SAMPLES = 10_000
 """The number of samples of the model that are annealed where the method has no particles."""
 
-def monitors(method: Any, rates: Any, data: Samples, held_out: Samples) -> dict[str, Any]:
+
+def monitors(method: Any, data: Samples, held_out: Samples) -> dict[str, Any]:
     """Return the metrics that a fit records.
 
     Every method has its total variation and its acceptance recorded. A method that knows log Z along training also has
@@ -30,26 +32,56 @@ def monitors(method: Any, rates: Any, data: Samples, held_out: Samples) -> dict[
 
     Args:
         method: The training method.
-        rates: The rates of the method, a NamedTuple of scalars.
         data: The points to train on, (n, d).
         held_out: The points that are not trained on, (k, d), where k may be 0.
 
     Returns:
         The metrics by name. A name begins with `fit` for the data and with `held_out` for the held-out points.
     """
-    state = eqx.filter_eval_shape(initial_state, jax.random.key(0), method, traced(rates, data), data)
+    follows, particles = abilities(method, data)
     groups = {"fit": data, "held_out": held_out} if len(held_out.points) else {"fit": data}
-    if eqx.filter_eval_shape(method.log_partition, state) is not None:
-        recorded: dict[str, Any] = {f"{name}_cross_entropy": WalkerCrossEntropy(points) for name, points in groups.items()}
-        recorded["effective_fraction"] = EffectiveFraction()
-    elif eqx.filter_eval_shape(method.samples, state) is not None:
-        recorded = {f"{name}_gap": metrics.EnergyGap(points) for name, points in groups.items()}
-    else:
+    recorded: dict[str, Any] = {}
+    if follows:
+        recorded = {f"{name}_cross_entropy": WalkerCrossEntropy(points) for name, points in groups.items()}
+    elif not particles:
         quadrature = quadrature_of(method.space, data.points.dtype)
         recorded = {
             f"{name}_cross_entropy": metrics.CrossEntropy(points, method.space, quadrature) for name, points in groups.items()
         }
+    return recorded | signs(method, data, held_out)
+
+
+def signs(method: Any, data: Samples, held_out: Samples) -> dict[str, Any]:
+    """Return the metrics of `monitors` besides the cross-entropies, for the same arguments."""
+    follows, particles = abilities(method, data)
+    groups = {"fit": data, "held_out": held_out} if len(held_out.points) else {"fit": data}
+    recorded: dict[str, Any] = {}
+    if follows:
+        recorded["effective_fraction"] = EffectiveFraction()
+    elif particles:
+        recorded = {f"{name}_gap": metrics.EnergyGap(points) for name, points in groups.items()}
     return recorded | {"total_variation": metrics.TotalVariation(), "acceptance": metrics.Acceptance()}
+
+
+def abilities(method: Any, data: Samples) -> tuple[bool, bool]:
+    """Tell whether a method follows log Z along training, and whether it has particles.
+
+    >>> import jax.numpy as jnp
+    >>> from dualebm.methods.dual import Dual
+    >>> from dualebm.spaces import Sphere
+    >>> abilities(Dual(Sphere(3)), Samples(jnp.eye(3)))
+    (False, True)
+    """
+    return _abilities(method, *(None if leaf is None else (leaf.shape, leaf.dtype) for leaf in data))
+
+
+@functools.lru_cache(maxsize=128)
+def _abilities(method: Any, points: Any, log_weights: Any) -> tuple[bool, bool]:
+    shapes: Any = [None if leaf is None else jax.ShapeDtypeStruct(*leaf) for leaf in (points, log_weights)]
+    data = Samples(*shapes)
+    state = eqx.filter_eval_shape(initial_state, jax.random.key(0), method, traced(method.rates, data), data)
+    log_z, samples = (eqx.filter_eval_shape(ask, state) for ask in (method.log_partition, method.samples))
+    return log_z is not None, samples is not None
 
 
 def particles_of(

@@ -136,7 +136,7 @@ def _train(
     space = method.space
     if not space.compact and not settings.standardise:
         _note(notes, report.note_of_scales(data.points))
-    recorded = evaluate.monitors(method, rates, data, held_out)
+    recorded = evaluate.monitors(method, data, held_out)
     state, results = train(
         key, method, rates, data, steps=settings.steps, every=settings.every, metrics=recorded,
         schedule=annealing_over(settings.steps, given.flags.get("anneal", 0.0)), folder=settings.out, progress=sys.stderr.isatty(),

@@ -15,7 +15,7 @@ from dualebm import features, settings
 from dualebm._internal import checks
 from dualebm.candidates import Auto
 from dualebm.cli import Refused
-from dualebm.cli.commands import Sweep
+from dualebm.cli.commands import ON_ROWS, Fit
 from dualebm.cli.flags import NOT_GIVEN, Flag, Group, about, groups_of, sentence, spell
 from dualebm.cli.words import named, nearest, parse, read_toml
 from dualebm.features import Feature
@@ -90,21 +90,21 @@ def makeable(setting: Setting) -> dict[str, type]:
     return {settings.word(kind): kind for kind in concrete if all(s.kinds or s.name == "space" for s in settings.fields(kind).values())}
 
 
-def choose(words: Sequence[str], stored: Mapping[str, Any], space: Space | None = None) -> Choice:
+def choose(words: Sequence[str], stored: Mapping[str, Any], space: Space | None = None, *, grid: bool = False) -> Choice:
     """Return the method and the classes of its objects, by the flags that name them.
 
     Args:
         words: the words of the command line.
         stored: values of flags from a configuration file or a folder. The words win over them.
         space: an example of the space for which features are suited, or None for the defaults of the method.
+        grid: whether each flag takes several values, as in a sweep. There is then no choice of everything by validation.
 
     Raises:
         Refused: a name is not allowed.
 
-    >>> choose(["--method", "lazy", "--feature", "bump"], {}).objects
+    >>> choose(["--method", "lazy", "--feature", "bump"], {}, grid=True).objects
     {'feature': <class 'dualebm.features.Bump'>}
     """
-    grid = space is None
     name = _named("method", words, stored, known(grid)) or (DEFAULT if grid else AUTOMATIC)
     kind = known(grid)[name]
     unions = {field: classes for field, s in settings.fields(kind).items() if (classes := makeable(s))}
@@ -168,9 +168,12 @@ def read(kind: type, prog: str, words: Sequence[str]) -> tuple[Any, Given]:
         Refused: a word, or a value of the configuration file or of the folder to resume, is not allowed.
     """
     stored, origin = stored_values(words)
-    grid = kind is Sweep
-    space = None if grid else EXAMPLES.get(str(named("space", words) or stored.get("space")), EXAMPLES["sphere"])
-    choice = choose(words, stored, space)
+    home = named("space", words) or stored.get("space")
+    if kind in ON_ROWS and (home or "data" in stored or (words and not words[0].startswith("-"))):
+        kind, prog = ON_ROWS[kind], f"{prog} DATA"
+    grid = kind is not Fit
+    space = None if kind in ON_ROWS else EXAMPLES.get(str(home), EXAMPLES["sphere"])
+    choice = choose(words, stored, space, grid=grid)
     if named("method", words) or "method" in stored:
         prog = f"{prog} --method {choice.name}"
     of_command = groups_of(kind)
@@ -179,7 +182,7 @@ def read(kind: type, prog: str, words: Sequence[str]) -> tuple[Any, Given]:
     of_method = groups(choice, prog.split(" --")[0], space or EXAMPLES["sphere"], grid=grid)
     ordered = sorted([*fixed, *of_method], key=lambda group: ORDER.get(group.title, 1))
     listed = [group for group in ordered if group.flags]
-    flags = parse(prog, about(kind), listed, words, stored, origin, lambda name: _advice(name, choice, absent, listed, grid))
+    flags = parse(prog, about(kind), listed, words, stored, origin, lambda name: _advice(name, kind, choice, absent, listed))
     own = {field.name for field in dataclasses.fields(kind)}
     values = {name: value for name, value in flags.items() if name not in own | {"method"}}
     return kind(**{name: value for name, value in flags.items() if name in own}), Given(choice, values, flags)
@@ -192,16 +195,21 @@ def _allows(kind: type, what: str) -> bool:
     return issubclass(kind, Method) and NEEDED[what] <= set(rates_class(kind)._fields)
 
 
-def _advice(name: str, choice: Choice, absent: Mapping[str, str], listed: Sequence[Group], grid: bool) -> str:
-    """Return the advice for a name that is a flag with other methods or objects, or an empty text.
+def _advice(name: str, command: type, choice: Choice, absent: Mapping[str, str], listed: Sequence[Group]) -> str:
+    """Return the advice for a name that is a flag with other methods or objects, with rows or without, or an empty text.
 
     Args:
         name: the name.
+        command: the class of the settings of the command.
         choice: the method and the classes of its objects.
         absent: the flags of the command that this method does not have, with what they need.
         listed: the flags.
-        grid: whether each flag takes several values.
     """
+    grid = command is not Fit
+    for planted, rows in ON_ROWS.items():
+        others = settings.fields(rows if command is planted else planted) if command in (planted, rows) else ()
+        if name in others and name not in settings.fields(command):
+            return "; it is one with DATA, the file of the rows" if command is planted else "; it is one without DATA, on planted teachers"
     for field in choice.objects:
         for other, kind in makeable(settings.fields(choice.kind)[field]).items():
             if name in {setting.name for setting in _spellable(kind, grid)}:

@@ -1,22 +1,24 @@
-"""`dualebm runs`: the state of each run of a sweep."""
+"""`dualebm runs`: the state of each run of a sweep or of a selection."""
 
 import json
 
 from dualebm.cli.commands import Runs
 from dualebm.sweeps.folder import manifest
+from dualebm.sweeps.selection import sweeps_of
 from dualebm.training import presence
 
 
 def run(settings: Runs) -> None:
-    """Print the manifest of a sweep and the status of its processes."""
-    members = manifest(settings.folder)
+    """Print the manifest of a sweep, or of the sweeps of a selection, and the status of its processes."""
+    folders = sweeps_of(settings.folder)
+    members = [member for folder in folders for member in manifest(folder)]
     for member in members:
         if settings.json:
             print(json.dumps(member))
         else:
             about = ", ".join(f"{name} {value}" for name, value in member["settings"].items())
             print(f"{member['state']:9} {member['step']:>7}  {about}" + (f"  ({member['why']})" if member["why"] else ""))
-    statuses = presence.processes(settings.folder)
+    statuses = [status for folder in folders for status in presence.processes(folder)]
     for status in statuses:
         if settings.json:
             print(json.dumps(status))

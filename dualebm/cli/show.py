@@ -13,7 +13,11 @@ from dualebm.cli import output, page, report
 from dualebm.cli.commands import Show
 from dualebm.plotting import charts
 from dualebm.sweeps.folder import SWEEP, open_sweep
+from dualebm.sweeps.selection import sweeps_of
 from dualebm.training import run_folder
+
+PREFERRED = ("kl", "validation")
+"""The metrics that are shown first where they were recorded."""
 
 
 def run(settings: Show) -> None:
@@ -21,12 +25,13 @@ def run(settings: Show) -> None:
     if (settings.folder / model.MODEL).exists() and (settings.metric is None or "path" in model.read(settings.folder)):
         _show_model(settings)
         return
-    if (settings.folder / SWEEP).exists() or list(settings.folder.glob(f"process-*/{SWEEP}")):
-        results = open_sweep(settings.folder)
+    folder = sweeps_of(settings.folder)[0]
+    if (folder / SWEEP).exists() or list(folder.glob(f"process-*/{SWEEP}")):
+        results = open_sweep(folder)
     else:
         results = run_folder.open_results(settings.folder)
     recorded = [str(name) for name, v in results.data_vars.items() if v.dims == ("run", "step") and name != "diverged"]
-    name = ("kl" if "kl" in recorded else recorded[0]) if settings.metric is None else settings.metric
+    name = next((name for name in PREFERRED if name in recorded), recorded[0]) if settings.metric is None else settings.metric
     checks.choice("metric", name, recorded)
     path = settings.out or settings.folder / page.FIGURE
     figure = charts.sweep(results, name)

@@ -1,21 +1,23 @@
-"""`dualebm sweep`: grids of runs on planted teachers."""
+"""`dualebm sweep`: grids of runs on planted teachers, or on the rows of a file."""
 
 import inspect
 import os
 import re
+from pathlib import Path
 from typing import Any
 
 import jax
 
 from dualebm import metrics, settings
 from dualebm._internal import checks
-from dualebm.cli import output
-from dualebm.cli.commands import Sweep
+from dualebm.cli import output, study
+from dualebm.cli.commands import Sweep, SweepRows
 from dualebm.cli.methods import Given, build
 from dualebm.cli.show import print_table
 from dualebm.data import targets
 from dualebm.methods.dual import DualRates, annealing_over
 from dualebm.methods.presets import rates_from_paper
+from dualebm.plotting import charts
 from dualebm.sweeps.engine import forecast, sweep
 from dualebm.sweeps.grid import product
 from dualebm.sweeps.placement import Placement
@@ -29,10 +31,10 @@ SCALED = tuple(name for name in DualRates._fields if name not in inspect.signatu
 """The rates that the time scales set."""
 
 GRID = ("teacher", "n", *SCALES, "seed")
-"""Fields of `Sweep` that are settings of the runs."""
+"""Fields of `Sweep` and `SweepRows` that are settings of the runs."""
 
 PASSING = ("out", "config", "resume", "process", "coordinator", "dry_run", "cache")
-"""Fields of `Sweep` that do not define the sweep."""
+"""Fields of `Sweep` and `SweepRows` that do not define the sweep."""
 
 CLUSTERS = {
     "slurm": ("SLURM_PROCID", "SLURM_NTASKS"),
@@ -46,7 +48,7 @@ WHOLE = re.compile(r"\d{1,9}", re.ASCII)
 """The index of a process and the number of processes as text."""
 
 
-def run(settings: Sweep, given: Given) -> None:
+def run(settings: Sweep | SweepRows, given: Given) -> None:
     """Run, continue or forecast the sweep, and print its table. Raises ValueError for flags that are not allowed."""
     output.check_folder(settings.out)
     process = process_of(settings.process)
@@ -63,13 +65,17 @@ def run(settings: Sweep, given: Given) -> None:
             return
         results = sweep(**planned, folder=settings.out, note=note(given))
     if multihost.is_first():
-        print_table(results)
+        planted = study.VALIDATION not in results
+        print_table(results, "kl" if planted else study.VALIDATION)
+        if not planted:
+            print(study.least(results, charts.varied(results)))
         print(f"written to {settings.out}; dualebm show {settings.out} draws it")
 
 
 def note(given: Given) -> dict[str, Any]:
     """Return the values of the flags that define the sweep by name, as JSON. The folder keeps them for --resume."""
-    return {name: value for name, value in given.flags.items() if name not in PASSING and value is not None}
+    kept = {name: value for name, value in given.flags.items() if name not in PASSING and value is not None}
+    return {name: str(value) if isinstance(value, Path) else value for name, value in kept.items()}
 
 
 def process_of(text: str | None) -> tuple[int, int]:
@@ -97,12 +103,12 @@ def process_of(text: str | None) -> tuple[int, int]:
     return int(index), int(count)
 
 
-def values_of(settings: Sweep, given: Given) -> dict[str, list]:
+def values_of(settings: Sweep | SweepRows, given: Given) -> dict[str, list]:
     """Return the values of each setting of the grid. Raises ValueError, which names the flag, for flags that exclude each other."""
-    fixed = {name: getattr(settings, name) for name in GRID}
+    fixed = {name: getattr(settings, name, None) for name in GRID}
     objects = given.choice.objects
     values = {name: list(listed) for name, listed in (fixed | given.values).items() if listed is not None and name not in objects}
-    for name in values["teacher"]:
+    for name in values.get("teacher", ()):
         checks.choice("teacher", name, targets.TEACHERS)
     if "alpha" in values:
         if wrong := [name for name in SCALED if name in values]:
@@ -119,7 +125,7 @@ def _text(values: list) -> str:
     return ",".join(map(str, values))
 
 
-def arguments(settings: Sweep, given: Given, process: tuple[int, int] = (0, 1)) -> dict[str, Any]:
+def arguments(settings: Sweep | SweepRows, given: Given, process: tuple[int, int] = (0, 1)) -> dict[str, Any]:
     """Return the arguments of `sweep`.
 
     Args:
@@ -132,13 +138,36 @@ def arguments(settings: Sweep, given: Given, process: tuple[int, int] = (0, 1)) 
 
     Raises:
         ValueError: values are not allowed. The message names the flag.
+        OSError: the file of the rows cannot be read.
     """
-    values = values_of(settings, given)
-    # The functions below close over these values alone, which a sweep that continues compares with those in its folder.
-    dtype, scale, count = f"float{settings.precision}", settings.scale, settings.test_points
+    values, scale = values_of(settings, given), settings.scale
+    if isinstance(settings, SweepRows):
+        rows = study.read(settings, split=settings.split)
+        study.check_folder(settings.out, settings.data, rows)
+        made = study.sources(given, rows, list(values))
+    else:
+        made = planted(settings, given, values)
 
     def rates(alpha, beta=10.0, step_size=0.2):
         return rates_from_paper(step_size, alpha, beta, scale=scale)
+
+    return dict(
+        grid=product(**values), **made._replace(rates=rates if "alpha" in values else made.rates)._asdict(),
+        steps=settings.steps, every=settings.every, common=settings.common, schedule=annealing_over(settings.steps, settings.anneal),
+        placement=Placement(settings.batch_size, None, settings.devices, settings.devices_per_run, process),
+    )  # fmt: skip
+
+
+def planted(settings: Sweep, given: Given, values: dict[str, list]) -> study.Sources:
+    """Return the method, the data and the metrics of runs on planted teachers, whose rates are those of the method.
+
+    Args:
+        settings: the settings of the command.
+        given: the settings of the method.
+        values: the values of each setting of the grid.
+    """
+    # The functions below close over these values alone, which a sweep that continues compares with those in its folder.
+    dtype, count = f"float{settings.precision}", settings.test_points
 
     def data(key, teacher, n):
         return targets.sample(key, targets.teacher(teacher, dtype), n)[0]
@@ -147,12 +176,7 @@ def arguments(settings: Sweep, given: Given, process: tuple[int, int] = (0, 1)) 
         target = targets.teacher(teacher, dtype)
         return metrics.standard(target.space, target.energy, targets.sample(key, target, count)[0])
 
-    return dict(
-        grid=product(**values), method=method_of(given, values, dtype), rates=rates if "alpha" in values else None, data=data,
-        metrics=monitors, steps=settings.steps, every=settings.every, common=settings.common,
-        schedule=annealing_over(settings.steps, settings.anneal),
-        placement=Placement(settings.batch_size, None, settings.devices, settings.devices_per_run, process),
-    )  # fmt: skip
+    return study.Sources(method_of(given, values, dtype), None, data, monitors)
 
 
 def method_of(given: Given, values: dict[str, list], dtype: str) -> Any:

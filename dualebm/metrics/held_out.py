@@ -1,4 +1,4 @@
-"""Metrics of a model whose log Z is estimated by draws of its base measure that training does not use."""
+"""Metrics on rows that training does not use, or with log Z by draws of the base measure that training does not use."""
 
 from typing import ClassVar
 
@@ -7,8 +7,12 @@ from jax.scipy.special import logsumexp
 from jaxtyping import Array, Float
 
 from dualebm import measures
+from dualebm.measures import Samples
 from dualebm.methods.base import Iterate
 from dualebm.metrics.base import Metric
+
+LARGEST_ERROR = 0.1
+"""The standard error of log Z, in nats, above which a loss is not known. An effective number of 100 weighted draws has this error."""
 
 
 class LogDensities(Metric):
@@ -71,3 +75,49 @@ class FitGap(Metric):
         model = jnp.sum(weights * values)
         error = jnp.sqrt(jnp.sum(weights**2 * (values - model) ** 2))
         return jnp.stack([measures.mean(energy(data.points), data.log_weights) - model, error])
+
+
+class Loss(Metric):
+    """Minus the mean log density of points in the units of the data, in nats, or NaN where log Z is not known.
+
+    The loss is E U + log Z - E log tau, with the density tau of the base measure in the units of the data. So runs of any methods, base
+    measures and standardisations can be compared. log Z counts as not known where its standard error is above `LARGEST_ERROR`.
+
+    Args:
+        cross_entropy: a metric that returns E U + log Z over the points and the standard error of log Z, (2,), such as `CrossEntropy`.
+        log_base: the mean of log tau over the points, a scalar.
+    """
+
+    cross_entropy: Metric
+    log_base: Float[Array, ""]
+    long_name: ClassVar[str | None] = "minus the mean log density"
+    units: ClassVar[str | None] = "nat"
+
+    def __call__(self, key, iterate: Iterate):
+        """Return the loss, a scalar."""
+        value, error = self.cross_entropy(key, iterate)
+        return jnp.where(error <= LARGEST_ERROR, value - self.log_base, jnp.nan)
+
+
+class RowError(Metric):
+    """The standard error over rows of the mean log density of points, in nats.
+
+    With weights p_i of sum 1 it is sqrt(k / (k - 1) sum_i p_i^2 (v_i - mean)^2), where v_i is a log density up to a constant.
+
+    Args:
+        samples: the points, (k, d).
+        log_base: the log density of the base measure at each point, up to a constant, (k,).
+    """
+
+    samples: Samples
+    log_base: Float[Array, " k"]
+    long_name: ClassVar[str | None] = "standard error of the mean log density"
+    units: ClassVar[str | None] = "nat"
+
+    def __call__(self, key, iterate: Iterate):
+        """Return the error, a scalar."""
+        del key
+        values, weights = self.log_base - iterate.energy(self.samples.points), self.samples.weights
+        count = jnp.asarray(len(values), values.dtype)
+        squares = jnp.sum(weights**2 * (values - jnp.sum(weights * values)) ** 2)
+        return jnp.sqrt(squares * count / (count - 1))

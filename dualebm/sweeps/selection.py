@@ -15,7 +15,21 @@ import xarray
 from dualebm._internal import checks
 from dualebm._internal.files import PathLike
 from dualebm.sweeps.engine import sweep
+from dualebm.sweeps.folder import SWEEP
 from dualebm.sweeps.grid import Study, cross, product, settings_of, zipped
+
+SEARCH, REPEATS = "search", "repeats"
+"""The folders of the two sweeps within the folder of a selection."""
+
+
+def sweeps_of(folder: PathLike) -> list[Path]:
+    """Return the folders of the sweeps of a selection that have begun, or the folder itself, which then is that of one sweep.
+
+    >>> [str(path) for path in sweeps_of("results/alpha")]
+    ['results/alpha']
+    """
+    parts = [path for path in (Path(folder) / SEARCH, Path(folder) / REPEATS) if (path / SWEEP).exists()]
+    return parts or [Path(folder)]
 
 
 class Selection(NamedTuple):
@@ -90,7 +104,11 @@ def choose(search: xarray.Dataset, cases: Iterable[str], over: Iterable[str], va
         named = dict(zip(cases, case, strict=True))
         if not np.isfinite(np.mean(settings[best])):
             text = ", ".join(f"{name} = {value}" for name, value in named.items())
-            raise ValueError(f"every setting of {', '.join(over)} has a run of {text} without a finite loss; give smaller steps")
+            of = f" of {text}" if text else ""
+            raise ValueError(
+                f"every setting of {', '.join(over)} has a run{of} without a finite loss, which diverged or whose log Z is not known; "
+                "give smaller steps or radii"
+            )
         chosen.append(named | dict(zip(over, best, strict=True)))
     return chosen
 
@@ -113,7 +131,7 @@ def select(
 
     Args:
         cases: For each setting its values. A choice is made for each combination of them, such as each number of data
-            points n.
+            points n. Without settings, one choice is made.
         over: For each setting the values to choose from, such as learning_rate=[0.005, 0.05].
         method: A `Method`, or a function, as for `sweep`.
         rates: The rates, a function or None, as for `sweep`.
@@ -130,7 +148,7 @@ def select(
         The results of both sweeps and the choice.
 
     Raises:
-        ValueError: When there are no settings or no seeds, a seed is not allowed, a setting is in `cases` and `over`, a
+        ValueError: When there are no settings to choose or no seeds, a seed is not allowed, a setting is in `cases` and `over`, a
             seed is in `seeds` and `repeats`, `validation` is no metric, a case has no finite choice, or `sweep` raises it.
 
     >>> import jax.numpy as jnp, tempfile; from dualebm.metrics import CrossEntropy; from dualebm.log_z.quadrature import sphere_quadrature
@@ -150,23 +168,24 @@ def select(
         checks.seed("seeds", seed)
     for seed in repeats:
         checks.seed("repeats", seed)
-    for name, settings in (("cases", cases), ("over", over)):
-        if not settings or not all(settings.values()):
-            raise ValueError(f"{name} is {settings}; it must have at least one setting, with at least one value")
+    for name, settings, least in (("cases", cases, 0), ("over", over, 1)):
+        if len(settings) < least or not all(settings.values()):
+            number = "at least one setting" if least else "settings"
+            raise ValueError(f"{name} is {settings}; it must have {number}, each with at least one value")
     if both := sorted(set(seeds) & set(repeats)):
         raise ValueError(f"repeats has the seed {both[0]}, which the search has too; repetitions must have new data")
     if not seeds or not repeats:
         raise ValueError(f"seeds is {seeds} and repeats is {repeats}; each must have at least one seed")
-    searched = cross(product(**cases), product(**over), product(seed=seeds))
+    searched = cross(*(product(**settings) for settings in (cases, over) if settings), product(seed=seeds))
     study, runs = Study(method, rates, data, metrics), settings_of(searched)
     study.check(runs)
     # The metrics are made here as well, so that a wrong name is refused before the search runs.
     checks.choice("validation", validation, study.make("metrics", runs[0], {}))
     common: dict[str, Any] = dict(metrics=metrics, **options)
-    search = sweep(searched, method, rates, data, folder=Path(folder) / "search", **common)
+    search = sweep(searched, method, rates, data, folder=Path(folder) / SEARCH, **common)
     chosen = choose(search, cases, over, validation)
     grid = cross(zipped(**{name: [case[name] for case in chosen] for name in chosen[0]}), product(seed=repeats))
-    repeated = sweep(grid, method, rates, data, folder=Path(folder) / "repeats", **common)
+    repeated = sweep(grid, method, rates, data, folder=Path(folder) / REPEATS, **common)
     return Selection(search, chosen, repeated, stopped_early(repeated, validation).load())
 
 

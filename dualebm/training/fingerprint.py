@@ -20,9 +20,9 @@ import numpy as np
 def describe(value: Any, depth: int = 12) -> Any:
     """Return a value as JSON that is the same in every process.
 
-    An object is described by its type and fields, an array by its dtype, shape and SHA-256. A function is described by
-    its name, its floating constants and the values that it closes over, so that two schedules with different numbers
-    differ.
+    An object is described by its type and its fields, without the fields that are declared with `repr=False`. An array is described
+    by its dtype, shape and SHA-256. A function is described by its name, its floating constants and the values that it closes
+    over, so that two schedules with different numbers differ.
 
     Args:
         value: Any value: a method, rates, data, a function or a container of them.
@@ -50,7 +50,7 @@ def describe(value: Any, depth: int = 12) -> Any:
     if hasattr(value, "_asdict"):
         return {"type": type(value).__name__, **inner(value._asdict())}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = {field.name: inner(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        fields = {field.name: inner(getattr(value, field.name)) for field in dataclasses.fields(value) if field.repr}
         return {"type": type(value).__name__, **fields}
     if isinstance(value, (list, tuple)):
         return [inner(item) for item in value]

@@ -41,7 +41,7 @@ def text_of(arguments):
 def test_every_setting_is_one_flag(command, chosen):
     """A field of the method, of its rates and of the chosen object is in exactly one group, and no flag of the command has its name."""
     kind = commands.COMMANDS[command]
-    choice = choose(["--method", *chosen], {}, None if command == "sweep" else Sphere(3))
+    choice = choose(["--method", *chosen], {}, None if command == "sweep" else Sphere(3), grid=command == "sweep")
     listed = [flag.name for group in groups(choice, "dualebm", Sphere(3), grid=command == "sweep") for flag in group.flags]
     owners = [choice.kind, rates_class(choice.kind), *(made for made in choice.objects.values() if made)]
     spellable = [name for owner in owners for name, s in settings.fields(owner).items() if s.kinds and not (s.many and command == "sweep")]
@@ -112,7 +112,8 @@ def test_the_default_feature_suits_the_space():
     assert build(choose(["--method", "dual"], {}, Sphere(3)), Sphere(3), {}).feature.bias is True
     softplus = choose(["--method", "dual", "--feature", "softplus"], {}, Euclidean(2))
     assert build(softplus, Euclidean(2), {"bias": False}).feature.bias is False
-    assert build(choose([], {}), Sphere(3), {}).feature == by_name()["dual"](Sphere(3)).feature  # a sweep keeps the method's default
+    planted = choose([], {}, grid=True)  # a sweep on planted teachers keeps the default of the method
+    assert build(planted, Sphere(3), {}).feature == by_name()["dual"](Sphere(3)).feature
 
 
 def test_a_bump_with_a_learnt_concentration_is_a_feature_by_its_fields():

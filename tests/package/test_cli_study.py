@@ -1,0 +1,255 @@
+"""`dualebm sweep DATA` and `dualebm select`: the split, the loss beside closed forms, resuming, the command that fits, bad flags."""
+
+import json
+import shlex
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.special import logsumexp
+
+from dualebm.cli import main, select, study, sweep
+from dualebm.cli.commands import Fit
+from dualebm.cli.fit import split_rows
+from dualebm.cli.methods import build
+from dualebm.measures import Samples
+from dualebm.methods.base import Iterate
+from dualebm.methods.dual import Dual
+from dualebm.metrics import Metric
+from dualebm.metrics.held_out import Loss, RowError
+from dualebm.spaces import Sphere
+from dualebm.sweeps.engine import sweep as run_sweep
+from dualebm.sweeps.folder import open_sweep
+from dualebm.training import simulate
+from tests.package.test_cli import call, done
+
+QUICK = ["--neurons", "4", "--steps", "4", "--every", "2", "--particles", "32"]
+
+
+@pytest.fixture(scope="module")
+def plane(tmp_path_factory):
+    """Rows of the plane, far from the standard Gaussian."""
+    path = tmp_path_factory.mktemp("plane") / "plane.csv"
+    rows = np.random.default_rng(0).normal([3.0, -20.0], [0.5, 4.0], (60, 2))
+    np.savetxt(path, rows, "%.9g", ",", header="x,y", comments="")
+    return path
+
+
+def planned(*words):
+    settings, given = main.read([str(word) for word in words])
+    return settings, given, sweep.arguments(settings, given)
+
+
+@pytest.fixture(scope="module")
+def swept(plane):
+    """The words of a sweep over radii and two seeds, in a folder beside the rows."""
+    out = plane.parent / "sweep"
+    words = ["sweep", plane, "--space", "euclidean", "--standardise", *QUICK, "--radius", "1,5", "--seed", "0:2", "--out", out]
+    assert main.main([str(word) for word in words]) == 0
+    return words
+
+
+def test_the_held_out_rows_are_those_of_fit_and_standardise_nothing(plane, swept):
+    rows = np.loadtxt(plane, delimiter=",", skiprows=1)
+    _, _, arguments = planned(*swept)
+    for seed in (0, 1):
+        kept, held = split_rows(jax.random.split(jax.random.key(seed), 3)[0], 60, 0.2)
+        mean, scale = rows[kept].mean(axis=0), rows[kept].std(axis=0)
+        data, metrics = arguments["data"](seed), arguments["metrics"](seed)
+        np.testing.assert_allclose(data.points, (rows[kept] - mean) / scale, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(metrics["held_out_gap"].samples.points, (rows[held] - mean) / scale, rtol=1e-4, atol=1e-5)
+    split = planned(*swept, "--split", 1)[-1]
+    assert np.array_equal(split["data"](0).points, data.points) and np.array_equal(split["data"](5).points, data.points)
+
+
+def test_the_loss_is_that_of_the_density_in_the_units_of_the_data(plane, swept):
+    """Beside NumPy: the weighted draws of the Gaussian that standardised rows have as base measure, mapped to the units of the rows."""
+    settings, _, arguments = planned(*swept)
+    method, data = arguments["method"](), arguments["data"](0)
+    rates = arguments["rates"](0)._replace(radius=5.0)
+    assert rates.transport_step == method.rates_for(data).transport_step != method.rates.transport_step
+    state = simulate.start(jax.random.key(3), method, rates, data)
+    state, _ = simulate.simulate(jax.random.key(4), method, state, rates, data, steps=2, every=2, metrics={})
+    iterate = Iterate(method, state, rates, data)
+    parts = study.read(settings, split=None).parts(0)
+    (_, scale), held = (parts.preparation.mean, parts.preparation.scale), np.asarray(parts.validation.points, np.float64)
+    draws = jnp.asarray(np.random.default_rng(0).normal(size=(200_000, 2)), np.float32)
+    log_z = logsumexp(-np.asarray(iterate.energy(draws), np.float64)) - np.log(len(draws))
+    log_base = -0.5 * np.sum(held**2, axis=1) - np.log(2 * np.pi) - np.log(scale).sum()
+    values = log_base - np.asarray(iterate.energy(parts.validation.points), np.float64) - log_z
+    metric = arguments["metrics"](0)["validation"]
+    assert float(metric(jax.random.key(9), iterate)) == pytest.approx(-values.mean(), abs=0.02)
+    error = RowError(parts.validation, jnp.asarray(log_base, np.float32))(None, iterate)
+    assert float(error) == pytest.approx(values.std(ddof=1) / np.sqrt(len(values)), rel=1e-4)
+    weights = np.arange(12.0)
+    shares = weights / weights.sum()
+    weighted = RowError(Samples(parts.validation.points, jnp.log(jnp.asarray(weights, np.float32))), jnp.asarray(log_base, np.float32))
+    expected = np.sqrt(np.sum(shares**2 * (values - shares @ values) ** 2) * 12 / 11)
+    assert float(weighted(None, iterate)) == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize(("error", "known"), [(0.1, True), (0.1001, False), (np.nan, False), (np.inf, False)])
+def test_a_loss_with_an_unknown_log_z_is_no_number(error, known):
+    class Known(Metric):
+        def __call__(self, key, iterate):
+            return jnp.asarray([2.0, error], np.float32)
+
+    method, data = Dual(Sphere(3), neurons=4), Samples(jnp.eye(3))
+    state = simulate.start(jax.random.key(0), method, method.rates, data)
+    loss = Loss(Known(), jnp.asarray(0.5, np.float32))(None, Iterate(method, state, method.rates, data))
+    assert float(loss) == 1.5 if known else np.isnan(float(loss))
+
+
+def test_a_radius_for_which_too_few_draws_count_has_no_loss(plane):
+    """The neurons begin with the total variation of the radius, so that few draws of the base measure have all the weight."""
+    words = ["sweep", plane, "--space", "euclidean", "--standardise", *QUICK, "--radius", "0.1,200", "--weight-unit", "radius"]
+    _, _, arguments = planned(*words, "--seed", 0, "--out", "out")
+    results = run_sweep(**arguments, progress=False)
+    known = np.isfinite(results.validation.values)
+    assert known[0].all() and not known[1].any() and np.isfinite(results.total_variation.values).all()
+    assert study.least(results, ["radius"]).endswith(" nat with radius 0.1")
+    assert study.least(results.isel(run=[1]), ["radius"]).startswith("no values of the settings have a finite validation loss")
+
+
+@pytest.mark.parametrize(
+    ("space", "method", "kind", "others"),
+    [
+        ("sphere", "weighted_dual", "CrossEntropy", ["effective_fraction"]),
+        ("torus", "weighted_dual", "WalkerCrossEntropy", ["effective_fraction"]),
+        ("torus", "dual", "CrossEntropy", ["fit_gap", "held_out_gap"]),
+        ("torus", "lazy", "CrossEntropy", ["fit_gap", "held_out_gap"]),
+    ],
+)
+def test_log_z_of_the_loss_is_by_quadrature_particles_or_draws(tmp_path, space, method, kind, others):
+    np.savetxt(tmp_path / "a.csv", np.random.default_rng(0).uniform(0.1, 0.9, (20, 3)), delimiter=",")
+    flags = ["--space", space, *(["--normalise"] if space == "sphere" else []), "--method", method, "--out", tmp_path / "out"]
+    _, _, arguments = planned("sweep", tmp_path / "a.csv", *flags)
+    metrics = arguments["metrics"](0)
+    cross_entropy = metrics["validation"].cross_entropy
+    assert type(cross_entropy).__name__ == kind and list(metrics) == ["validation", *others, "total_variation", "acceptance"]
+    if kind == "CrossEntropy":
+        assert (cross_entropy.quadrature is not None) == (space == "sphere") == (cross_entropy.draws == 0)
+        fixed = [arguments["metrics"](seed)["validation"].cross_entropy.key for seed in (0, 1)]
+        assert space == "sphere" or not np.array_equal(*(jax.random.key_data(key) for key in fixed))
+
+
+def test_a_sweep_goes_on_with_the_same_content_under_another_name_only(plane, swept, tmp_path, capsys):
+    out = swept[-1]
+    results = open_sweep(out)
+    assert results.sizes["run"] == 4 and np.isfinite(results.validation.values).all()
+    moved = tmp_path / "moved.csv"
+    moved.write_bytes(plane.read_bytes())
+    assert call(capsys, "sweep", moved, *swept[2:])[0] == 0
+    printed = done(capsys, "sweep", "--resume", "--seed", "0:3", "--out", out)
+    assert printed.splitlines()[0].split() == ["radius", "validation", "least", "largest", "step", "runs"]
+    assert open_sweep(out).sizes["run"] == 6 and "least validation loss" in printed
+    before = (out / "sweep.json").read_bytes()
+    moved.write_text(plane.read_text().replace("3", "4", 1))
+    code, _, err = call(capsys, "sweep", moved, *swept[2:])
+    assert code == 2 and f"data is '{moved}', whose content is not that of the sweep in {out} (SHA-256 " in err
+    code, _, err = call(capsys, *swept, "--holdout", 0.3)
+    assert code == 2 and f"folder {out} is of another run: data.rows.holdout is 0.2 on disk and 0.3 in this call; give" in err
+    assert (out / "sweep.json").read_bytes() == before
+    printed = done(capsys, "show", out)
+    assert "validation" in printed and (out / "figure.png").stat().st_size > 10_000
+    assert done(capsys, "runs", out).splitlines()[-1] == "6 done"
+
+
+# -- Selections --------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def selected(plane):
+    out = plane.parent / "selection"
+    flags = ["--space", "euclidean", "--standardise", *QUICK, "--feature", "softplus", "--bias", "true", "--radius", "1,5"]
+    words = ["select", plane, *flags, "--seed", "0:2", "--repeats", "7,8", "--anneal", 0.3, "--split", 3, "--out", out]
+    return [str(word) for word in words]
+
+
+def test_a_selection_tests_its_choice_and_says_how_to_fit_it(plane, selected, capsys):
+    printed = done(capsys, *selected)
+    out = plane.parent / "selection"
+    search, repeats = (open_sweep(out / name) for name in ("search", "repeats"))
+    assert search.sizes["run"] == 4 and repeats.seed.values.tolist() == [7, 8]
+    losses = {radius: search.validation.values[search.radius.values == radius].min(axis=1).mean() for radius in (1, 5)}
+    radius = min(losses, key=losses.get)
+    assert set(repeats.radius.values) == {radius} and printed.startswith(f"38 rows of {plane} to train on, 10 to validate, 12 to test\n")
+    (line,) = [line for line in printed.splitlines() if line.endswith("chosen")]
+    assert float(line.split()[0]) == radius and float(line.split()[1]) == pytest.approx(losses[radius], rel=1e-4)
+    first = repeats.validation.values.argmin(axis=1)
+    tests = repeats.test.values[[0, 1], first]
+    assert f"test loss: {tests.mean():.5g} +- {abs(tests[0] - tests[1]) / 2:.2g} nat, over 2 of 2 repetitions, and +- " in printed
+    (line,) = [line for line in printed.splitlines() if line.startswith("dualebm fit ")]
+    settings, given = main.read(shlex.split(line)[1:])
+    assert isinstance(settings, Fit) and settings.data == plane and settings.standardise and settings.seed == 3
+    asked, chosen = main.read(selected)
+    method = build(chosen.choice, study.read(asked, split=3, validation=0.2).parts(0).preparation.space, {"neurons": 4, "particles": 32})
+    assert build(given.choice, method.space, given.values) == method and given.values["radius"] == radius
+    assert settings.steps % settings.every == 0 and np.ceil(settings.anneal * settings.steps) == 2 == np.ceil(0.3 * 4)
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*.json")}
+    assert done(capsys, *selected) == printed and before == {path: path.stat().st_mtime_ns for path in out.rglob("*.json")}
+    assert done(capsys, "runs", out).splitlines()[-1] == "6 done"
+    assert "radius" in done(capsys, "show", out).splitlines()[0] and (out / "figure.png").exists()
+
+
+def test_test_rows_are_those_of_fit_and_enter_nothing(selected):
+    settings, _ = main.read(selected)
+    rows = study.read(settings, split=3, validation=0.2)
+    _, held = split_rows(jax.random.split(jax.random.key(3), 3)[0], 60, 0.2)
+    validated = []
+    for seed in (0, 7):
+        train, validation, test = rows.divided(seed)
+        assert np.array_equal(test, held) and sorted([*train, *validation, *test]) == list(range(60))
+        validated.append(validation)
+    assert not np.array_equal(*validated)
+
+
+def test_the_words_of_a_fit_keep_what_is_not_the_default(tmp_path):
+    flags = "--space torus --period 2 --columns b,a --drop-missing --holdout 0.25 --precision 64 --method lazy --averaged true,false"
+    settings, given = main.read(["select", "my data.csv", *flags.split(), "--features", "8", "--out", "o"])
+    words = select.fit_words(settings, given, {"features": 8, "averaged": False}, 0)
+    read, method = main.read(words[1:])
+    assert (read.data.name, read.columns, read.drop_missing, read.period, read.holdout) == ("my data.csv", "b,a", True, 2.0, 0.25)
+    assert (read.precision, read.steps, method.values) == (64, 20, {"features": 8, "averaged": False}) and "--anneal" not in words
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("sweep {data} --out {out}", "--space is not given; dualebm sweep DATA needs it: the space of the points"),
+        ("sweep --space sphere --out {out}", "DATA is not given; dualebm sweep DATA needs it"),
+        ("sweep {data} --space euclidean --teacher s2_bimodal --out {out}", "--teacher is no flag of dualebm sweep DATA; it is one"),
+        ("sweep --space euclidean {data} --n 5 --out {out}", "--n is no flag of dualebm sweep DATA; it is one without DATA"),
+        ("sweep --out {out} --holdout 0.5", "--holdout is no flag of dualebm sweep; it is one with DATA, the file of the rows"),
+        ("sweep {data} --space euclidean --holdout 0 --out {out}", "holdout is 0.0; the loss needs held-out rows"),
+        ("sweep {data} --space euclidean --holdout 1 --out {out}", "holdout is 1.0 of 60 rows, which is 60 rows"),
+        ("sweep {data} --space sphere --out {out}", "plane.csv, line 2: "),
+        ("sweep {data} --space euclidean --method mean_field --out {out}", "space is Euclidean"),
+        ("sweep {data} --space euclidean --radius 5 --alpha 1 --out {out}", "radius is 5 and alpha is 1"),
+        ("sweep {data} --space euclidean --steps 5 --out {out}", "steps is 5; it must be a multiple of every"),
+        ("sweep no.csv --space euclidean --out {out}", "no.csv"),
+        ("select {data} --out {out}", "--space is not given; dualebm select needs it"),
+        ("select {data} --space euclidean --radius 3 --out {out}", "no setting of the method has several values to choose from; give one"),
+        ("select {data} --space euclidean --radius 3,4 --alpha 1 --out {out}", "--alpha is no flag of dualebm select"),
+        ("select {data} --space euclidean --radius 3,4 --repeats 2,7 --out {out}", "repeats has the seed 2, which the search has too"),
+        ("select {data} --space euclidean --radius 3,4 --validation 1 --out {out}", "validation is 1.0 of 48 rows, which is 48 rows"),
+        ("select {data} --space euclidean --radius 3,4 --method auto --out {out}", "method is 'auto'; Allowed: "),
+        ("select {data} --space euclidean --radius 3,4 --process 0/2 --out {out}", "--process is no flag of dualebm select"),
+    ],
+)
+def test_bad_flags_are_one_line_before_anything_is_written(plane, tmp_path, capsys, words, message):
+    out = tmp_path / "new"
+    code, printed, err = call(capsys, *words.format(data=plane, out=out).split())
+    assert (code, printed) == (2, "") and len(err.splitlines()) == 1 and message in err, err
+    assert not out.exists()
+
+
+def test_a_folder_of_another_kind_is_refused(plane, swept, tmp_path, capsys):
+    folder = tmp_path / "teacher"
+    folder.mkdir()
+    header = json.loads((swept[-1] / "sweep.json").read_text())
+    header["settings"]["data"] = {"function": "arguments.<locals>.data", "constants": [], "closure": []}
+    (folder / "sweep.json").write_text(json.dumps(header))
+    code, _, err = call(capsys, *swept[:-1], folder)
+    assert code == 2 and f"out is '{folder}', which holds a sweep on no file; give a new folder" in err
