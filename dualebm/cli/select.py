@@ -10,6 +10,7 @@ import jax
 import numpy as np
 import xarray
 
+from dualebm import model, rivals
 from dualebm.cli import output, study
 from dualebm.cli.commands import Points, Precision, Select, Table
 from dualebm.cli.flags import spell
@@ -18,6 +19,9 @@ from dualebm.cli.sweep import note
 from dualebm.methods.dual import annealing_over
 from dualebm.sweeps import selection
 from dualebm.sweeps.placement import Placement
+
+WIDTH = 44
+"""The width of the names in the table of losses on the test rows."""
 
 
 def run(settings: Select, given: Given) -> None:
@@ -38,10 +42,10 @@ def run(settings: Select, given: Given) -> None:
             schedule=annealing_over(settings.steps, settings.anneal), validation=study.VALIDATION,
             placement=Placement(settings.batch_size, None, settings.devices, settings.devices_per_run),
         )  # fmt: skip
-    train, validation, test = (len(part) for part in rows.divided(settings.seed[0]))
-    print(f"{train} rows of {settings.data} to train on, {validation} to validate, {test} to test")
-    print("\n".join(searched(found.search, list(over), found.chosen[0])))
-    print("\n".join(repeated(found.best)))
+        train, validation, test = (len(part) for part in rows.divided(settings.seed[0]))
+        print(f"{train} rows of {settings.data} to train on, {validation} to validate, {test} to test")
+        print("\n".join(searched(found.search, list(over), found.chosen[0])))
+        print("\n".join(tested(found.best, rows, settings.split)))
     stop = statistics.median_high(found.best.stopped.values.tolist())
     print(f"to fit the choice to all rows but the test rows:\n{shlex.join(fit_words(settings, given, found.chosen[0], stop))}")
     print(f"written to {settings.out}; dualebm show {settings.out} draws it")
@@ -77,27 +81,38 @@ def searched(search: xarray.Dataset, over: list[str], chosen: dict[str, Any]) ->
     return lines
 
 
-def repeated(best: xarray.Dataset) -> list[str]:
-    """Return what the repetitions of the choice say, in sentences.
+def tested(best: xarray.Dataset, rows: study.Rows, seed: int) -> list[str]:
+    """Return a table with the loss of the choice on the test rows, and the losses of simple densities.
+
+    The simple densities are fitted to all rows but the test rows, on which the runs train and are validated.
 
     Args:
         best: the repetitions at their early stops, along run.
+        rows: the rows.
+        seed: the seed of the test rows.
 
     Returns:
         The lines.
     """
-    lines, count = [], best.sizes["run"]
-    for name, rows in ((study.VALIDATION, "validation"), (study.TEST, "test")):
-        known = [value for value in best[name].values.tolist() if math.isfinite(value)]
-        if not known:
-            lines.append(f"{rows} loss: log Z is known in none of the {count} repetitions")
+    train, test, _, prepared = dataclasses.replace(rows, validation=None).parts(seed)
+    known, count = best[study.TEST].values[np.isfinite(best[study.TEST].values)].tolist(), best.sizes["run"]
+    about = f"the choice, mean of {len(known)} of {count} repetitions"
+    spread = f" (+- {statistics.stdev(known) / math.sqrt(len(known)):.2g} over the repetitions)" if len(known) > 1 else ""
+    errors = [float(np.nanmean(best[study.TEST_ERROR].values))] if known else []
+    lines = [_loss(about, statistics.mean(known), *errors) + spread if known else f"{about:>{WIDTH}}  log Z is not known"]
+    for name, fit in rivals.fits_of(prepared.space).items():
+        try:
+            log_density = fit(np.asarray(train.points)).log_density(prepared.space, test.points)
+        except (ValueError, ImportError) as error:
+            lines.append(f"{name:>{WIDTH}}  cannot be fitted: {error}")
             continue
-        error = f" +- {statistics.stdev(known) / math.sqrt(len(known)):.2g}" if len(known) > 1 else ""
-        lines.append(f"{rows} loss: {statistics.mean(known):.5g}{error} nat, over {len(known)} of {count} repetitions")
-    errors = best[study.TEST_ERROR].values
-    if np.isfinite(errors).any():
-        lines[-1] += f", and +- {np.nanmean(errors):.2g} over the test rows"
-    return lines
+        value, error = model.mean_with_error(model.log_unit(prepared) - np.asarray(log_density, np.float64))
+        lines.append(_loss(name, value, error))
+    return ["loss on the test rows in nats, with its standard error over these rows:", *lines]
+
+
+def _loss(name: str, value: float, error: float | None) -> str:
+    return f"{name:>{WIDTH}}  {value:>9.5g}" + ("" if error is None or not math.isfinite(error) else f" +- {error:.2g}")
 
 
 def fit_words(settings: Select, given: Given, chosen: dict[str, Any], stop: int) -> list[str]:

@@ -8,11 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.special import logsumexp
+from scipy.stats import multivariate_normal
 
+from dualebm import rivals
 from dualebm.cli import main, select, study, sweep
 from dualebm.cli.commands import Fit
 from dualebm.cli.fit import split_rows
 from dualebm.cli.methods import build
+from dualebm.data.bases import fit_normal
 from dualebm.measures import Samples
 from dualebm.methods.base import Iterate
 from dualebm.methods.dual import Dual
@@ -167,7 +170,11 @@ def selected(plane):
     return [str(word) for word in words]
 
 
-def test_a_selection_tests_its_choice_and_says_how_to_fit_it(plane, selected, capsys):
+def test_a_selection_tests_its_choice_and_says_how_to_fit_it(plane, selected, capsys, monkeypatch):
+    def refused(rows):
+        raise ValueError("no reason")
+
+    monkeypatch.setattr(rivals, "fits_of", lambda space: {"normal distribution": fit_normal, "other density": refused})
     printed = done(capsys, *selected)
     out = plane.parent / "selection"
     search, repeats = (open_sweep(out / name) for name in ("search", "repeats"))
@@ -179,7 +186,15 @@ def test_a_selection_tests_its_choice_and_says_how_to_fit_it(plane, selected, ca
     assert float(line.split()[0]) == radius and float(line.split()[1]) == pytest.approx(losses[radius], rel=1e-4)
     first = repeats.validation.values.argmin(axis=1)
     tests = repeats.test.values[[0, 1], first]
-    assert f"test loss: {tests.mean():.5g} +- {abs(tests[0] - tests[1]) / 2:.2g} nat, over 2 of 2 repetitions, and +- " in printed
+    choice, normal, other = printed.split("over these rows:\n")[1].splitlines()[:3]
+    error = repeats.test_error.values[[0, 1], first].mean()
+    assert choice.split("repetitions", 1)[1].split()[0] == f"{tests.mean():.5g}" and f" +- {error:.2g} (+- " in choice
+    assert choice.endswith(f"(+- {abs(tests[0] - tests[1]) / 2:.2g} over the repetitions)") and other.endswith("other density  cannot be fitted: no reason")
+    kept, held = split_rows(jax.random.split(jax.random.key(3), 3)[0], 60, 0.2)
+    table = np.loadtxt(plane, delimiter=",", skiprows=1)
+    by_scipy = multivariate_normal(table[kept].mean(axis=0), np.cov(table[kept].T, ddof=0)).logpdf(table[held])
+    assert normal.split()[:2] == ["normal", "distribution"] and float(normal.split()[2]) == pytest.approx(-by_scipy.mean(), rel=1e-3)
+    assert float(normal.split()[4]) == pytest.approx(by_scipy.std(ddof=1) / np.sqrt(12), rel=0.05)
     (line,) = [line for line in printed.splitlines() if line.startswith("dualebm fit ")]
     settings, given = main.read(shlex.split(line)[1:])
     assert isinstance(settings, Fit) and settings.data == plane and settings.standardise and settings.seed == 3
