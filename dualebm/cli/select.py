@@ -11,7 +11,7 @@ import numpy as np
 import xarray
 
 from dualebm import model, rivals
-from dualebm.cli import output, study
+from dualebm.cli import evaluate, output, study
 from dualebm.cli.commands import Points, Precision, Select, Table
 from dualebm.cli.flags import spell
 from dualebm.cli.methods import Given, rates_class
@@ -102,12 +102,12 @@ def tested(best: xarray.Dataset, rows: study.Rows, seed: int) -> list[str]:
     lines = [_loss(about, statistics.mean(known), *errors) + spread if known else f"{about:>{WIDTH}}  log Z is not known"]
     for name, fit in rivals.fits_of(prepared.space).items():
         try:
-            log_density = fit(np.asarray(train.points)).log_density(prepared.space, test.points)
+            log_density = fit(np.asarray(train.points), evaluate.shares_of(train)).log_density(prepared.space, test.points)
         except (ValueError, ImportError) as error:
             lines.append(f"{name:>{WIDTH}}  cannot be fitted: {error}")
             continue
-        value, error = model.mean_with_error(model.log_unit(prepared) - np.asarray(log_density, np.float64))
-        lines.append(_loss(name, value, error))
+        values = model.log_unit(prepared) - np.asarray(log_density, np.float64)
+        lines.append(_loss(name, *model.mean_with_error(values, shares=evaluate.shares_of(test))))
     return ["loss on the test rows in nats, with its standard error over these rows:", *lines]
 
 

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import xarray
 from scipy.special import logsumexp
 from scipy.stats import multivariate_normal
 
@@ -22,7 +23,6 @@ from dualebm.methods.dual import Dual
 from dualebm.metrics import Metric
 from dualebm.metrics.held_out import Loss, RowError
 from dualebm.spaces import Sphere
-from dualebm.sweeps.engine import sweep as run_sweep
 from dualebm.sweeps.folder import open_sweep
 from dualebm.training import simulate
 from tests.package.test_cli import call, done
@@ -73,7 +73,6 @@ def test_the_loss_is_that_of_the_density_in_the_units_of_the_data(plane, swept):
     rates = arguments["rates"](0)._replace(radius=5.0)
     assert rates.transport_step == method.rates_for(data).transport_step != method.rates.transport_step
     state = simulate.start(jax.random.key(3), method, rates, data)
-    state, _ = simulate.simulate(jax.random.key(4), method, state, rates, data, steps=2, every=2, metrics={})
     iterate = Iterate(method, state, rates, data)
     parts = study.read(settings, split=None).parts(0)
     (_, scale), held = (parts.preparation.mean, parts.preparation.scale), np.asarray(parts.validation.points, np.float64)
@@ -104,15 +103,24 @@ def test_a_loss_with_an_unknown_log_z_is_no_number(error, known):
     assert float(loss) == 1.5 if known else np.isnan(float(loss))
 
 
-def test_a_radius_for_which_too_few_draws_count_has_no_loss(plane):
+def test_a_radius_for_which_too_few_draws_count_has_no_loss(swept):
     """The neurons begin with the total variation of the radius, so that few draws of the base measure have all the weight."""
-    words = ["sweep", plane, "--space", "euclidean", "--standardise", *QUICK, "--radius", "0.1,200", "--weight-unit", "radius"]
-    _, _, arguments = planned(*words, "--seed", 0, "--out", "out")
-    results = run_sweep(**arguments, progress=False)
-    known = np.isfinite(results.validation.values)
-    assert known[0].all() and not known[1].any() and np.isfinite(results.total_variation.values).all()
-    assert study.least(results, ["radius"]).endswith(" nat with radius 0.1")
-    assert study.least(results.isel(run=[1]), ["radius"]).startswith("no values of the settings have a finite validation loss")
+    _, _, arguments = planned(*swept, "--weight-unit", "radius")
+    method, data, metric = arguments["method"](weight_unit="radius"), arguments["data"](0), arguments["metrics"](0)["validation"]
+    losses = []
+    for radius in (0.1, 200.0):
+        rates = method.rates._replace(radius=radius)
+        state = simulate.start(jax.random.key(0), method, rates, data)
+        losses.append(float(metric(jax.random.key(1), Iterate(method, state, rates, data))))
+    assert np.isfinite(losses[0]) and np.isnan(losses[1])
+
+
+def test_the_least_loss_of_a_sweep_counts_runs_that_are_known():
+    losses = [[3.0, 1.5, 2.0], [3.0, np.nan, 2.5], [1.0, np.nan, np.nan], [np.nan] * 3]
+    runs = {"step": [0, 5, 10], "radius": ("run", [1, 1, 2, 2]), "seed": ("run", [0, 1, 0, 1])}
+    results = xarray.Dataset({"validation": (("run", "step"), losses)}, runs)
+    assert study.least(results, ["radius"]) == "least validation loss, each run at its early stop: 2 nat with radius 1"
+    assert study.least(results.isel(run=[2, 3]), []).startswith("no values of the settings have a finite validation loss for all seeds")
 
 
 @pytest.mark.parametrize(
@@ -171,7 +179,7 @@ def selected(plane):
 
 
 def test_a_selection_tests_its_choice_and_says_how_to_fit_it(plane, selected, capsys, monkeypatch):
-    def refused(rows):
+    def refused(rows, weights):
         raise ValueError("no reason")
 
     monkeypatch.setattr(rivals, "fits_of", lambda space: {"normal distribution": fit_normal, "other density": refused})
@@ -189,7 +197,8 @@ def test_a_selection_tests_its_choice_and_says_how_to_fit_it(plane, selected, ca
     choice, normal, other = printed.split("over these rows:\n")[1].splitlines()[:3]
     error = repeats.test_error.values[[0, 1], first].mean()
     assert choice.split("repetitions", 1)[1].split()[0] == f"{tests.mean():.5g}" and f" +- {error:.2g} (+- " in choice
-    assert choice.endswith(f"(+- {abs(tests[0] - tests[1]) / 2:.2g} over the repetitions)") and other.endswith("other density  cannot be fitted: no reason")
+    assert choice.endswith(f"(+- {abs(tests[0] - tests[1]) / 2:.2g} over the repetitions)")
+    assert other.endswith("other density  cannot be fitted: no reason")
     kept, held = split_rows(jax.random.split(jax.random.key(3), 3)[0], 60, 0.2)
     table = np.loadtxt(plane, delimiter=",", skiprows=1)
     by_scipy = multivariate_normal(table[kept].mean(axis=0), np.cov(table[kept].T, ddof=0)).logpdf(table[held])
