@@ -277,3 +277,21 @@ def test_a_folder_of_another_kind_is_refused(plane, swept, tmp_path, capsys):
     (folder / "sweep.json").write_text(json.dumps(header))
     code, _, err = call(capsys, *swept[:-1], folder)
     assert code == 2 and f"out is '{folder}', which holds a sweep on no file; give a new folder" in err
+
+
+def test_weights_of_rows_reach_the_training_and_the_loss(tmp_path):
+    rows = np.random.default_rng(0).normal([3.0, -20.0, 0.0], [0.5, 4.0, 1.0], (40, 3))
+    rows[:, 2] = np.exp(rows[:, 2])
+    np.savetxt(tmp_path / "a.csv", rows, "%.9g", ",", header="x,y,w", comments="")
+    words = ["sweep", tmp_path / "a.csv", "--space", "euclidean", "--standardise", "--weights", "w", "--out", tmp_path / "out"]
+    settings, _, arguments = planned(*words)
+    kept, held = split_rows(jax.random.split(jax.random.key(1), 3)[0], 40, 0.2)
+    data, parts = arguments["data"](1), study.read(settings, split=None).parts(1)
+    np.testing.assert_allclose(data.weights, rows[kept, 2] / rows[kept, 2].sum(), rtol=1e-5)
+    mean = np.average(rows[kept, :2], axis=0, weights=rows[kept, 2])
+    np.testing.assert_allclose(parts.preparation.mean, mean, rtol=1e-6)
+    shares, points = rows[held, 2] / rows[held, 2].sum(), (rows[held, :2] - mean) / parts.preparation.scale
+    log_base = -0.5 * np.sum(points**2, axis=1) - np.log(2 * np.pi) - np.log(parts.preparation.scale).sum()
+    loss = arguments["metrics"](1)["validation"]
+    assert float(loss.log_base) == pytest.approx(shares @ log_base, rel=1e-5)
+    np.testing.assert_allclose(loss.cross_entropy.samples.weights, shares, rtol=1e-5)
