@@ -90,7 +90,7 @@ class Loss(Metric):
 
     cross_entropy: Metric
     log_base: Float[Array, ""]
-    long_name: ClassVar[str | None] = "minus the mean log density"
+    long_name: ClassVar[str | None] = "loss, minus the mean log density"
     units: ClassVar[str | None] = "nat"
 
     def __call__(self, key, iterate: Iterate):

@@ -12,7 +12,7 @@ from scipy.special import logsumexp
 from scipy.stats import multivariate_normal
 
 from dualebm import rivals
-from dualebm.cli import main, select, study, sweep
+from dualebm.cli import Refused, main, select, study, sweep
 from dualebm.cli.commands import Fit
 from dualebm.cli.fit import split_rows
 from dualebm.cli.methods import build
@@ -295,3 +295,24 @@ def test_weights_of_rows_reach_the_training_and_the_loss(tmp_path):
     loss = arguments["metrics"](1)["validation"]
     assert float(loss.log_base) == pytest.approx(shares @ log_base, rel=1e-5)
     np.testing.assert_allclose(loss.cross_entropy.samples.weights, shares, rtol=1e-5)
+
+
+def test_the_words_of_a_fit_stop_where_the_repetitions_stopped_and_let_the_radius_grow_as_long():
+    flags = "--space euclidean --radius 1,3 --steps 1000 --every 20 --anneal 0.305 --out o"
+    words = ["select", "a.csv", *flags.split()]
+    settings, given = main.read(words)
+    for stop, steps in ((500, 500), (120, 320), (0, 320)):
+        read, _ = main.read(select.fit_words(settings, given, {"radius": 3}, stop)[1:])
+        assert read.steps == steps and np.ceil(read.anneal * steps) == 305
+    settings, given = main.read([*words, "--anneal", "0"])
+    read, _ = main.read(select.fit_words(settings, given, {"radius": 3}, 0)[1:])
+    assert (read.steps, read.anneal) == (20, 0)
+
+
+def test_a_configuration_file_may_name_the_rows(tmp_path):
+    (tmp_path / "a.toml").write_text('data = "rows.csv"\nradius = "1,3"\n')
+    words = ["sweep", "--config", str(tmp_path / "a.toml"), "--out", "o"]
+    settings, given = main.read([*words, "--space", "torus"])
+    assert settings.data.name == "rows.csv" and given.values["radius"] == (1, 3)
+    with pytest.raises(Refused, match="--space is not given; dualebm sweep DATA needs it"):
+        main.read(words)
