@@ -86,7 +86,7 @@ def numbers(out: Path) -> dict[str, np.ndarray | str]:
     """Return everything that a command has computed, by name: the records of sweeps, or the model with its header."""
     if (out / model.MODEL).exists():
         header = json.loads((out / model.MODEL).read_text())
-        del header["settings"]["out"]
+        del header["settings"]["out"], header["seconds"]
         with np.load(out / model.ENERGY) as arrays:
             return {"header": json.dumps(header, sort_keys=True)} | {name: arrays[name] for name in arrays.files}
     sweeps = {path.name if path != out else "": open_sweep(path).load() for path in selection.sweeps_of(out)}
