@@ -111,7 +111,8 @@ def particle_step_of(rates: Any, space: Space) -> float:
     """Return the particle step of a method's rates, or the space's default where the method moves no particles.
 
     >>> from dualebm.methods.dual import Dual
-    >>>     >>> particle_step_of(Dual(Sphere(3)).rates._replace(particle_step=0.125), Sphere(3))
+    >>> from dualebm.spaces import Sphere
+    >>> particle_step_of(Dual(Sphere(3)).rates._replace(particle_step=0.125), Sphere(3))
     0.125
     """
     step = float(rates.particle_step) if "particle_step" in rates._fields else 0.0
