@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 from sklearn.base import BaseEstimator, DensityMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from dualebm import auto, model, optimality, row_weights
+from dualebm import auto, model, optimality, row_weights, sampling
 from dualebm._internal import checks, files
 from dualebm.candidates import FOLDS, Auto
 from dualebm.data import preparation, tables
@@ -216,7 +216,7 @@ class EnergyModel(DensityMixin, BaseEstimator):
         return model.log_density_function(self.model_)
 
     def sample(self, n_samples: int = 1, random_state: Any = None) -> Any:
-        """Draw samples of the density (`model.draw`).
+        """Draw samples of the density (`sampling.draw`).
 
         Args:
             n_samples: the number of samples.
@@ -226,14 +226,15 @@ class EnergyModel(DensityMixin, BaseEstimator):
             The samples in the units of the data, (n_samples, d). They are a DataFrame where the rows of the fit were one.
 
         Raises:
-            ValueError: a number is not allowed.
+            ValueError: a number is not allowed, or the samples do not fit into memory.
         """
         import pandas
 
         check_is_fitted(self)
         checks.count("n_samples", n_samples)
+        sampling.check_memory("n_samples", n_samples, self.model_.preparation.space.dimension)
         with self._precision():
-            drawn = model.draw(jax.random.key(seed_of(random_state)), self.model_, n_samples)
+            drawn = sampling.draw(jax.random.key(seed_of(random_state)), self.model_, n_samples)
         table = preparation.from_space(self.model_.preparation, drawn.points)
         if table.columns is None:
             return table.rows

@@ -14,7 +14,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float
 
 from dualebm import bootstrap, row_weights
 from dualebm._internal import checks, files
@@ -23,7 +23,6 @@ from dualebm.data.preparation import Preparation, to_points, to_space
 from dualebm.energies.base import Energy
 from dualebm.energies.files import build, load_energy, save_energy, spell
 from dualebm.energies.shallow import Shallow
-from dualebm.flows import langevin, resampling
 from dualebm.geometry import Space
 from dualebm.log_z.estimate import METHODS, LogPartitionEstimate
 from dualebm.row_weights import Shares
@@ -219,62 +218,6 @@ def log_unit(preparation: Preparation) -> float:
     """
     scales = 0.0 if preparation.scale is None else float(np.sum(np.log(preparation.scale)))
     return scales + preparation.space.log_volume
-
-
-SMALLEST_FRACTION = 0.01
-"""The effective fraction of draws of the base measure from which samples are weighted draws."""
-
-MOVES = 1000
-"""The number of moves of each chain where samples are ends of chains and no number is given."""
-
-
-class Drawn(NamedTuple):
-    """Samples of a model.
-
-    Attributes:
-        points: the samples as points of the model's space, (count, d).
-        fraction: the effective fraction of the draws of the base measure that the samples are chosen from. None for ends of chains.
-        acceptance: the mean acceptance of the moves of the chains. None for weighted draws.
-    """
-
-    points: Float[Array, "count d"]
-    fraction: float | None
-    acceptance: float | None
-
-
-def draw(key: Key[Array, ""], model: Model, count: int, *, steps: int | None = None, step: float | None = None) -> Drawn:
-    """Draw samples of a model.
-
-    They are weighted draws of the base measure (`flows.resampling`), where log Z is trusted and at least 1% of the draws count. Otherwise,
-    and where `steps` or `step` is given, each is the end of a chain of MALA moves from the base measure.
-
-    Args:
-        key: the random key.
-        model: the fitted model.
-        count: the number of samples.
-        steps: the number of moves of each chain. None for weighted draws, or `MOVES` where there are none.
-        step: the step of a move. None for the particle step of the model.
-
-    Returns:
-        The samples.
-
-    Raises:
-        ValueError: when the count is not allowed or the base measure cannot be sampled.
-
-    >>> from dualebm.energies.shallow import Shallow; from dualebm.features import ReLU; import jax.numpy as jnp
-    >>> energy, log_z = Shallow(ReLU(), jnp.eye(2), jnp.zeros(2)), LogPartitionEstimate(0.0, 0.0, 1.0, 1, 0.0, "draws", 0.0, None)
-    >>> drawn = draw(jax.random.key(0), Model(energy, Preparation(Sphere(2)), log_z, 0.1), 10)
-    >>> drawn.points.shape, drawn.fraction, drawn.acceptance
-    ((10, 2), 1.0, None)
-    """
-    energy, space = model.energy, model.preparation.space
-    if steps is None and step is None and model.log_partition.trusted:
-        fraction = resampling.effective_fraction(key, energy, space)
-        if fraction >= SMALLEST_FRACTION:
-            return Drawn(resampling.resampled(key, energy, space, count, fraction), fraction, None)
-    step = model.particle_step if step is None else step
-    points, acceptance = langevin.sample(key, energy, space, count, steps=steps or MOVES, step=step)
-    return Drawn(points, None, float(acceptance))
 
 
 def mean_with_error(values: np.ndarray, error: float = 0.0, shares: Shares = None) -> tuple[float, float | None]:

@@ -11,7 +11,8 @@ from dualebm import stein
 from dualebm.distances import energy_distance, median_distance, sliced_wasserstein
 from dualebm.kernels import RBF, squared_mmd
 from dualebm.measures import Samples
-from dualebm.model import Model, draw
+from dualebm.model import Model
+from dualebm.sampling import draw
 
 ROWS = 20_000
 """The number of rows that are compared, drawn at random where more are given. The time grows with rows times samples."""
@@ -38,7 +39,7 @@ def quality(
 
     Args:
         key: the random key.
-        model: the fitted model. Its samples are those of `model.draw`.
+        model: the fitted model. Its samples are those of `sampling.draw`.
         points: the data as points of the model's space (see `preparation.to_space`), (n, d). At most 20 000 of them, drawn at random,
             are used.
         count: the number of samples of the model.

@@ -1,5 +1,6 @@
 """Columns of numbers, written to a file or to standard output."""
 
+import shutil
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -11,6 +12,9 @@ from dualebm._internal import checks, files
 
 SUFFIXES = (".csv", ".npy")
 """The suffixes of the files that the commands write."""
+
+BYTES = {".csv": 20, ".npy": 8}
+"""The bytes that a number takes in a file, for .csv about."""
 
 ROWS = 10_000
 """The number of rows that are turned into text at a time."""
@@ -50,41 +54,69 @@ def check_folder(out: Path) -> None:
         raise NotADirectoryError(f"out is {str(out)!r}, which is a file; it must be a folder")
 
 
-def write(out: Path | None, names: list[str], values: np.ndarray) -> None:
-    """Write columns as CSV with a line of their names, or to a .npy file.
+def check_size(out: Path | None, count: int, columns: int) -> None:
+    """Raise ValueError where the disk of a file has no room for it. Standard output has room.
 
-    A number has as many digits as its type needs to come back unchanged.
+    Args:
+        out: the file, .csv or .npy, or None for standard output.
+        count: the number of rows.
+        columns: the number of columns.
+
+    Raises:
+        ValueError: the file would not fit.
+
+    >>> check_size(None, 10**15, 3)
+    """
+    if out is None:
+        return
+    row, free = columns * BYTES[out.suffix.lower()], shutil.disk_usage(out.parent).free
+    if count * row > free:
+        raise ValueError(
+            f"count is {count}, and {out} would take about {count * row / 1e9:.3g} GB of the {free / 1e9:.3g} GB that its disk has free; "
+            f"it must be at most about {free // row}"
+        )
+
+
+def write(out: Path | None, names: list[str], blocks: Iterable[np.ndarray], count: int) -> None:
+    """Write columns in float64 as CSV with a line of their names, or to a .npy file.
+
+    A number has as many digits as it needs to come back unchanged. Memory holds one block of rows.
 
     Args:
         out: the file, whose suffix gives the format, or None for CSV on standard output.
         names: the names of the columns.
-        values: the columns, (rows, columns).
+        blocks: the columns, block by block, (rows, columns).
+        count: the number of rows of all blocks.
 
     Raises:
         OSError: when the file cannot be written.
     """
     if out is None:
-        _write_csv(sys.stdout, names, values)
+        _write_csv(sys.stdout, names, blocks)
         return
 
     def save(temporary: Path) -> None:
         if out.suffix.lower() == ".npy":
             with temporary.open("wb") as file:
-                np.save(file, values)
+                header = {"descr": "<f8", "fortran_order": False, "shape": (count, len(names))}
+                np.lib.format.write_array_header_1_0(file, header)
+                for values in blocks:
+                    file.write(np.ascontiguousarray(values, "<f8").data)
         else:
             with temporary.open("w", encoding="utf-8", newline="\n") as file:
-                _write_csv(file, names, values)
+                _write_csv(file, names, blocks)
 
     files.commit(out, save)
 
 
-def _write_csv(file: Any, names: list[str], values: np.ndarray) -> None:
+def _write_csv(file: Any, names: list[str], blocks: Iterable[np.ndarray]) -> None:
     """Write a header and rows. Names with a comma, a quote or a line break are quoted."""
     import csv
 
     csv.writer(file, lineterminator="\n").writerow(names)
-    for first in range(0, len(values), ROWS):
-        file.writelines(",".join(map(repr, row)) + "\n" for row in values[first : first + ROWS].tolist())
+    for values in blocks:
+        for first in range(0, len(values), ROWS):
+            file.writelines(",".join(map(repr, row)) + "\n" for row in values[first : first + ROWS].tolist())
 
 
 def summary(out: Path | None) -> Any:

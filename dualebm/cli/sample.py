@@ -1,13 +1,16 @@
 """`dualebm sample`: samples of a fitted model."""
 
 import sys
+from collections.abc import Iterator
 
 import jax
+import numpy as np
 
 from dualebm import model
 from dualebm.cli import output
 from dualebm.cli.commands import Sample
 from dualebm.data.preparation import from_space
+from dualebm.sampling import MOVES, draw_blocks
 
 LOW_ACCEPTANCE = 0.3
 """The acceptance below which a note says that samples may not be samples of the model."""
@@ -19,16 +22,26 @@ def run(settings: Sample) -> None:
     with jax.enable_x64(model.read(settings.model)["precision"] == 64):
         fitted = model.load(settings.model)
         step = fitted.particle_step if settings.step is None else settings.step
-        drawn = model.draw(jax.random.key(settings.seed), fitted, settings.count, steps=settings.steps, step=settings.step)
-        table = from_space(fitted.preparation, drawn.points)
-    output.write(settings.out, list(table.columns or (f"x{i + 1}" for i in range(table.rows.shape[1]))), table.rows)
+        prepared, width = fitted.preparation, 2 if fitted.preparation.latlon else fitted.preparation.space.dimension
+        output.check_size(settings.out, settings.count, width)
+        blocks = draw_blocks(jax.random.key(settings.seed), fitted, settings.count, steps=settings.steps, step=settings.step)
+        drawn = []
+
+        def rows() -> Iterator[np.ndarray]:
+            for block in blocks:
+                drawn.append((len(block.points), block.fraction, block.acceptance))
+                yield from_space(prepared, block.points).rows
+
+        output.write(settings.out, list(prepared.columns or (f"x{i + 1}" for i in range(width))), rows(), settings.count)
+    fraction, acceptances = drawn[0][1], [size * accepted for size, _, accepted in drawn if accepted is not None]
     summary = output.summary(settings.out)
-    if drawn.acceptance is None:
-        print(f"weighted draws of the base measure, of which the fraction {drawn.fraction:.3g} counts", file=summary)
+    if fraction is not None:
+        print(f"weighted draws of the base measure, of which the fraction {fraction:.3g} counts", file=summary)
     else:
-        moves = f"{settings.steps or model.MOVES} moves of step {step:.4g}"
-        print(f"acceptance {drawn.acceptance:.3f} in {moves} from the base measure", file=summary)
-        if drawn.acceptance < LOW_ACCEPTANCE:
+        moves = f"{settings.steps or MOVES} moves of step {step:.4g}"
+        acceptance = sum(acceptances) / settings.count
+        print(f"acceptance {acceptance:.3f} in {moves} from the base measure", file=summary)
+        if acceptance < LOW_ACCEPTANCE:
             print(f"note: fewer than 30% of moves were accepted; give a --step smaller than {step:.4g}", file=sys.stderr)
     if settings.out is not None:
         print(f"{settings.count} samples written to {settings.out}")

@@ -36,7 +36,7 @@ def run(settings: Score) -> None:
         if settings.quality:
             measured = quality.quality(jax.random.key(settings.seed), fitted, points, settings.quality, name=str(settings.rows))
     columns = densities if errors is None else {**densities, "log_density_error": errors.rows}
-    output.write(settings.out, list(columns), np.stack(list(columns.values()), axis=1))
+    output.write(settings.out, list(columns), [np.stack(list(columns.values()), axis=1)], len(points))
     summary = output.summary(settings.out)
     print(fitted.log_partition.summary(), file=summary)
     means = {"rows": len(points)} | ({} if shares is None else {"effective_rows": row_weights.effective_count(len(points), shares)})

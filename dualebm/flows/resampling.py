@@ -6,9 +6,10 @@ weight, and keeps none twice unless its weight is above the total divided by the
 draws of large weight: means are then wrong by up to a few per cent of a standard deviation, however many samples there are.
 """
 
+from collections.abc import Iterator
+
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from dualebm._internal import checks
@@ -55,17 +56,18 @@ def effective_fraction(key: Key[Array, ""], energy: Energy, space: Space) -> flo
         ValueError: when the base measure cannot be sampled.
 
     >>> from dualebm.energies.shallow import Shallow; from dualebm.features import ReLU; from dualebm.spaces import Sphere
+    >>> import jax.numpy as jnp
     >>> effective_fraction(jax.random.key(0), Shallow(ReLU(), jnp.eye(3), jnp.zeros(3)), Sphere(3))
     1.0
     """
     return min(float(_effective_size(key, energy, space)) / DRAWS, 1.0)
 
 
-def resampled(key: Key[Array, ""], energy: Energy, space: Space, count: int, fraction: float) -> Float[Array, "count d"]:
-    """Draw samples of the model exp(-U) tau / Z by weighted draws of the base measure.
+def resampled(key: Key[Array, ""], energy: Energy, space: Space, count: int, fraction: float) -> Iterator[Float[Array, "k d"]]:
+    """Draw samples of the model exp(-U) tau / Z by weighted draws of the base measure, block by block.
 
-    Each block of `DRAWS` draws gives its effective number of draws, divided by `SPARE`, as samples. Besides the samples themselves the
-    memory holds one block. Block b has the key fold_in(key, b), so that more samples begin with the same ones.
+    Each block of `DRAWS` draws gives its effective number of draws, divided by `SPARE`, as samples. Memory holds one block.
+    Block b has the key fold_in(key, b), so that more samples begin with the same ones.
 
     Args:
         key: the random key.
@@ -75,21 +77,23 @@ def resampled(key: Key[Array, ""], energy: Energy, space: Space, count: int, fra
         fraction: the effective fraction of draws, in (0, 1], such as `effective_fraction` returns.
 
     Returns:
-        The samples, (count, d).
+        An iterator over the blocks of samples, (k, d), which have `count` samples in all.
 
     Raises:
         ValueError: when the count or the fraction is not allowed, the fraction allows no sample of a block, or the base measure cannot
             be sampled.
 
     >>> from dualebm.energies.shallow import Shallow; from dualebm.features import ReLU; from dualebm.spaces import Sphere
+    >>> import jax.numpy as jnp
     >>> energy = Shallow(ReLU(), jnp.eye(2), jnp.array([-5.0, 0.0]))
-    >>> bool(resampled(jax.random.key(0), energy, Sphere(2), 1000, 0.5)[:, 0].mean() > 0.3)
-    True
+    >>> blocks = list(resampled(jax.random.key(0), energy, Sphere(2), 3000, 0.5))
+    >>> [len(block) for block in blocks], bool(blocks[0][:, 0].mean() > 0.3)
+    ([2048, 952], True)
     """
     checks.count("count", count)
     checks.number("fraction", fraction, positive=True, largest=1)
     each = int(fraction * DRAWS / SPARE)
     if not each:
         raise ValueError(f"fraction is {fraction}; it must be at least {SPARE / DRAWS:g}, so that a block of draws gives a sample")
-    blocks = (_kept(jax.random.fold_in(key, block), energy, space, each) for block in range(-(-count // each)))
-    return jnp.concatenate(list(blocks))[:count]
+    firsts = range(0, count, each)
+    return (_kept(jax.random.fold_in(key, first // each), energy, space, each)[: count - first] for first in firsts)

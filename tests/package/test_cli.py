@@ -376,7 +376,7 @@ def test_columns_are_written_and_read_back(tmp_path, monkeypatch, suffix):
     monkeypatch.setattr(output, "ROWS", 2)
     values, out = np.random.default_rng(0).normal(size=(5, 2)), tmp_path / f"a{suffix}"
     output.check(out)
-    output.write(out, ["x, in m", "y"], values)
+    output.write(out, ["x, in m", "y"], iter([values[:3], values[3:]]), 5)
     table = tables.read(out)
     assert np.array_equal(table.rows, values) and table.columns == (("x, in m", "y") if suffix.lower() == ".csv" else None)
 

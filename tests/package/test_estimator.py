@@ -1,6 +1,8 @@
 """The estimator in scikit-learn's form: one small fit, its density, samples and files; arguments that are refused; quick checks."""
 
 import pickle
+import re
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +14,7 @@ from sklearn.exceptions import NotFittedError
 from sklearn.utils import estimator_checks
 
 from dualebm import EnergyModel
-from dualebm.cli import main
+from dualebm.cli import main, output
 from dualebm.estimator import seed_of
 from tests.package.test_cli import fewer_draws  # noqa: F401, which holds for every test here
 
@@ -137,6 +139,21 @@ def test_copies_pickles_and_files(fitted, tmp_path, capsys):
     FRAME.to_csv(tmp_path / "rows.csv", index=False)
     main.main(["score", str(tmp_path / "model"), str(tmp_path / "rows.csv"), "--out", str(tmp_path / "scores.csv")])
     np.testing.assert_allclose(pd.read_csv(tmp_path / "scores.csv").log_density_lebesgue, fitted.score_samples(FRAME), rtol=1e-12)
+
+
+def test_the_command_writes_the_same_samples_block_by_block(fitted, tmp_path, capsys, monkeypatch):
+    fitted.save(tmp_path / "model")
+    samples = fitted.sample(9000).to_numpy()  # of three blocks
+    for out in (tmp_path / "a.npy", tmp_path / "a.csv"):
+        assert main.main(["sample", str(tmp_path / "model"), "--count", "9000", "--out", str(out)]) == 0
+        np.testing.assert_array_equal(np.load(out) if out.suffix == ".npy" else pd.read_csv(out), samples)
+    monkeypatch.setattr("dualebm.cli.sample.draw_blocks", None)
+    monkeypatch.setattr(output.shutil, "disk_usage", lambda folder: SimpleNamespace(free=10**6))
+    capsys.readouterr()
+    assert main.main(["sample", str(tmp_path / "model"), "--count", "1000000", "--out", str(tmp_path / "b.npy")]) == 2
+    error = capsys.readouterr().err
+    assert re.search(r"count is 1000000, and .*b.npy would take about 0.016 GB of the 0.001 GB .* at most about 62500\n$", error), error
+    assert not (tmp_path / "b.npy").exists()
 
 
 # -- Arguments ---------------------------------------------------------------------------------------

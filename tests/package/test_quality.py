@@ -13,7 +13,8 @@ from dualebm.energies.shallow import Shallow
 from dualebm.features import ReLU
 from dualebm.log_z.estimate import LogPartitionEstimate
 from dualebm.measures import Samples
-from dualebm.model import Drawn, Model
+from dualebm.model import Model
+from dualebm.sampling import Drawn
 from dualebm.spaces import Euclidean, Sphere, Torus
 
 KNOWN = LogPartitionEstimate(0.0, 0.0, None, None, 0.0, "quadrature", None, None)

@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dualebm import model
+from dualebm import model, sampling
 from dualebm.base_families import Normal, VonMisesFisher
 from dualebm.base_kernels import KernelBase
-from dualebm.base_measures import Gaussian
+from dualebm.base_measures import Flat, Gaussian
 from dualebm.base_mixtures import MixtureBase
 from dualebm.data.preparation import Preparation
 from dualebm.energies.shallow import Shallow
@@ -58,7 +58,7 @@ def samples(problem):
     """200 000 samples, which take many blocks."""
     space, energy, _, _ = problem
     fraction = effective_fraction(jax.random.key(1), energy, space)
-    drawn = np.asarray(resampled(jax.random.key(0), energy, space, 200_000, fraction), np.float64)
+    drawn = np.concatenate(list(resampled(jax.random.key(0), energy, space, 200_000, fraction))).astype(np.float64)
     assert 20 * fraction * resampling.DRAWS / resampling.SPARE < 200_000
     return drawn, fraction
 
@@ -86,10 +86,10 @@ def test_blocks_differ_and_more_samples_begin_with_the_same_ones(problem, sample
     space, energy, _, _ = problem
     drawn, fraction = samples
     each = int(fraction * resampling.DRAWS / resampling.SPARE)
-    some = np.asarray(resampled(jax.random.key(0), energy, space, each + 7, fraction))
+    some = np.concatenate(list(resampled(jax.random.key(0), energy, space, each + 7, fraction)))
     np.testing.assert_array_equal(some, drawn[: each + 7])
     assert not np.intersect1d(some[:each, 0], some[each:, 0]).size
-    other = np.asarray(resampled(jax.random.key(2), energy, space, each + 7, fraction))
+    other = np.concatenate(list(resampled(jax.random.key(2), energy, space, each + 7, fraction)))
     assert not np.array_equal(other, some) and len(np.unique(some, axis=0)) > 0.99 * len(some)
 
 
@@ -108,7 +108,7 @@ def test_what_is_not_allowed():
 
 
 def drawn_from(energy, space, count=50, log_partition=KNOWN, **options):
-    return model.draw(jax.random.key(0), Model(energy, Preparation(space), log_partition, 0.1), count, **options)
+    return sampling.draw(jax.random.key(0), Model(energy, Preparation(space), log_partition, 0.1), count, **options)
 
 
 def test_moves_are_made_where_draws_do_not_suffice_and_where_they_are_asked_for(monkeypatch):
@@ -118,18 +118,44 @@ def test_moves_are_made_where_draws_do_not_suffice_and_where_they_are_asked_for(
         calls.append((count, steps, step))
         return space.sample_base(key, count), jnp.float32(0.5)
 
-    monkeypatch.setattr(model.langevin, "sample", sample)
+    monkeypatch.setattr(sampling.langevin, "sample", sample)
     easy, hard = (Shallow(ReLU(), jnp.eye(3), jnp.array([c, 0.0, 0.0])) for c in (-3.0, -6000.0))
     weighted = drawn_from(easy, space)
     assert weighted.points.shape == (50, 3) and weighted.acceptance is None and 0.5 < weighted.fraction < 1 and not calls
     for energy, options, expected in (
-        (hard, {}, (50, model.MOVES, 0.1)), (easy, {"steps": 7}, (50, 7, 0.1)), (easy, {"step": 0.3}, (50, model.MOVES, 0.3)),
-        (easy, {"log_partition": KNOWN._replace(doubt="few draws")}, (50, model.MOVES, 0.1)),
+        (hard, {}, (50, sampling.MOVES, 0.1)), (easy, {"steps": 7}, (50, 7, 0.1)), (easy, {"step": 0.3}, (50, sampling.MOVES, 0.3)),
+        (easy, {"log_partition": KNOWN._replace(doubt="few draws")}, (50, sampling.MOVES, 0.1)),
     ):  # fmt: skip
         moved = drawn_from(energy, space, **options)
         assert calls.pop() == expected and (moved.fraction, moved.acceptance) == (None, 0.5)
     with pytest.raises(ValueError, match="count is 0"):
         drawn_from(easy, space, 0)
+
+
+def test_chains_move_in_groups_and_a_group_of_its_own_has_the_key_itself(monkeypatch):
+    monkeypatch.setattr(sampling, "CHAINS", 20)
+    energy, space = Shallow(ReLU(), jnp.eye(3), jnp.array([-3.0, 0.0, 0.0])), Sphere(3)
+    drawn = drawn_from(energy, space, 50, steps=5)
+    keys = [jax.random.fold_in(jax.random.key(0), group) for group in range(3)]
+    parts = [sampling.langevin.sample(key, energy, space, size, steps=5, step=0.1) for key, size in zip(keys, (20, 20, 10), strict=True)]
+    np.testing.assert_array_equal(drawn.points, np.concatenate([points for points, _ in parts]))
+    rates = [float(rate) for _, rate in parts]
+    assert drawn.acceptance == pytest.approx((20 * rates[0] + 20 * rates[1] + 10 * rates[2]) / 50)
+    alone = sampling.langevin.sample(jax.random.key(0), energy, space, 20, steps=5, step=0.1)[0]
+    np.testing.assert_array_equal(drawn_from(energy, space, 20, steps=5).points, alone)
+
+
+@pytest.mark.skipif(not sampling.MEMORY_INFO.is_file(), reason="the system does not say how much memory is free")
+def test_more_samples_than_fit_into_memory_are_refused():
+    sampling.check_memory("n_samples", 10**6, 3)
+    with pytest.raises(ValueError, match=r"n_samples is 1000000000000, which takes about 9.6e\+04 GB .* at most about .* --out FILE"):
+        sampling.check_memory("n_samples", 10**12, 3)
+
+
+def test_flat_measures_are_refused_before_a_block_is_drawn():
+    flat = Model(Shallow(ReLU(), jnp.eye(2), jnp.zeros(2)), Preparation(Euclidean(2, Flat())), KNOWN, 0.1)
+    with pytest.raises(ValueError, match="whose base measure cannot be sampled"):
+        sampling.draw_blocks(jax.random.key(0), flat, 5)
 
 
 def test_the_step_resolves_the_shortest_length_that_counts():
