@@ -94,6 +94,9 @@ def resolving_step(energy: Energy, space: Space) -> float:
 def log_densities(model: Model, x: Any) -> dict[str, np.ndarray]:
     """Return log p at rows in the units of the data, in nats.
 
+    Rows are always standardised here. Rows that were standardised before are not told from rows of the data, because both are finite
+    numbers and may overlap. `log_densities_at` takes points, and `Samples` of points are refused here.
+
     Args:
         model: the fitted model. A model of 64 bits needs x64.
         x: the rows, (n, d): a `tables.Table`, a DataFrame or an array, as `tables.as_table` takes them. Named columns are matched to

@@ -94,11 +94,11 @@ def check_format(path: Path, header: Any, kind: str) -> None:
     stored = header.get("kind") if isinstance(header, dict) else None
     if stored != kind:
         raise ValueError(f"{path} holds {stored!r}; it must hold {kind!r}, written by dualebm")
-    if header.get("format") != FORMAT:
-        raise ValueError(
-            f"{path} has format version {header.get('format')!r}; this version of dualebm reads {FORMAT}: "
-            "read it with the version that wrote it, or give another path"
-        )
+    version = header.get("format")
+    if version != FORMAT:
+        newer = isinstance(version, int) and version > FORMAT
+        advice = "install a newer dualebm" if newer else "write it again, or read it with the version of dualebm that wrote it"
+        raise ValueError(f"{path} has format version {version!r}; this version of dualebm reads {FORMAT}: {advice}")
 
 
 def finite(numbers: Any) -> dict[str, Any]:
