@@ -10,9 +10,10 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Ellipse
 
 from dualebm.data.preparation import from_space, to_space
-from dualebm.model import Model, density_name, draw, errors_at, log_densities_at, precision
+from dualebm.model import Model, density_name, errors_at, log_densities_at, precision
 from dualebm.plotting import pairs, projection, regions
 from dualebm.plotting.charts import STYLE, WIDTHS
+from dualebm.sampling import draw
 
 ROWS = 2000
 """The largest number of rows that a figure shows."""
