@@ -214,3 +214,15 @@ class CustomBase(BaseMeasure):
         """Raises ValueError, because a sampler takes a key and no normal vectors."""
         del z, axis
         raise ValueError(f"space is {space}; its sampler takes a key, so that normal vectors cannot be mapped to draws")
+
+
+def in_words(base: BaseMeasure) -> str:
+    """Return a base measure as text: the sum of its components with their weights, or its name where it is no mixture.
+
+    >>> from dualebm.base_measures import Gaussian
+    >>> in_words(MixtureBase((0.25, 0.75), (Gaussian(), Gaussian(2.0))))
+    '0.25 Gaussian(scale=1.0) + 0.75 Gaussian(scale=2.0)'
+    """
+    if not isinstance(base, MixtureBase):
+        return repr(base)
+    return " + ".join(f"{weight:.2g} {component!r}" for weight, component in zip(base.weights, base.components, strict=True))

@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Float
 
 from dualebm._internal import files
+from dualebm.base_mixtures import in_words
 from dualebm.cli import report
 from dualebm.data.preparation import from_space
 from dualebm.measures import Samples
@@ -198,7 +199,7 @@ def _numbers(header, model):
     base = [line for line in report.likelihood("held_out", header["held_out"])[1:] if line.startswith("held out")]
     bars = [("Error bars", report.errors(header["held_out"]["errors"]), ERRORS)] if "errors" in header["held_out"] else []
     named = [
-        *([("Base measure", report.base_in_words(model.preparation.space.base), BASE)] if "path" in header else []),
+        *([("Base measure", in_words(model.preparation.space.base), BASE)] if "path" in header else []),
         *([("Radius", f"{header['radius']:.4g}", RADIUS)] if "path" in header else []),
         ("log Z", scale.summary(), LOG_Z), *validated, *means,
         *(("Held-out rows, against the base measure", line, AGAINST_BASE) for line in base), *bars,

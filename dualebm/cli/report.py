@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import xarray
 
+from dualebm.base_mixtures import in_words
 from dualebm.candidates import FOLDS
 from dualebm.cli.flags import groups_of, spell
 from dualebm.model import Model, density_name, log_unit
@@ -72,7 +73,7 @@ def lines(header: Mapping[str, Any], fitted: Model) -> list[str]:
     """
     data = header["data"]
     first = f"{data['trained_on']} rows of {data['file']} on {data['space']}, {header['held_out']['rows']} held out"
-    base = f"base measure: {base_in_words(fitted.preparation.space.base)}"
+    base = f"base measure: {in_words(fitted.preparation.space.base)}"
     chosen = [*choice(header), base, validation(header)] if "path" in header else []
     means = [line for rows in ("trained_on", "held_out") if rows in header for line in likelihood(rows, header[rows])]
     records = [header["records"]] if "records" in header else []
@@ -142,17 +143,6 @@ def errors(uncertain: Mapping[str, float]) -> str:
     mean, row = (f"{uncertain[name]:.2g}" for name in ("mean", "rows"))
     change = f"this mean by about {mean} nat, and the log density of one row by {row} nat (median)"
     return f"error bars: other training rows would change {change}"
-
-
-def base_in_words(base: Any) -> str:
-    """Return a base measure as a sum of its components with their weights, or its name where it has none.
-
-    >>> from dualebm.base_measures import Gaussian; from dualebm.base_mixtures import MixtureBase
-    >>> base_in_words(MixtureBase((0.25, 0.75), (Gaussian(), Gaussian(2.0))))
-    '0.25 Gaussian(scale=1.0) + 0.75 Gaussian(scale=2.0)'
-    """
-    components = zip(getattr(base, "weights", ()), getattr(base, "components", ()), strict=False)
-    return " + ".join(f"{weight:.2g} {component!r}" for weight, component in components) or repr(base)
 
 
 def choice(header: Mapping[str, Any]) -> list[str]:

@@ -17,7 +17,7 @@ import jax
 import numpy as np
 import pytest
 
-from dualebm import model
+from dualebm import model, rivals
 from dualebm.cli import commands, main, output, page
 from dualebm.cli import fit as fitting
 from dualebm.cli import rows as rows_of_file
@@ -62,6 +62,7 @@ def fewer_draws():
         for name, value in {"ON_LINE": 50, "ON_PLANE": 12, "ON_MAP": 20, "SAMPLES": 100}.items():
             patch.setattr(densities, name, value)
         patch.setattr(page, "RESOLUTION", 40)
+        patch.setattr(rivals, "COMPONENTS", 1)
         yield
 
 

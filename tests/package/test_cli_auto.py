@@ -12,9 +12,9 @@ import pytest
 from scipy import stats
 
 from dualebm import candidates, model, optimality, rivals
-from dualebm.base_mixtures import MixtureBase
+from dualebm.base_mixtures import MixtureBase, in_words
 from dualebm.cli import fit as fitting
-from dualebm.cli import main, page, report
+from dualebm.cli import main, page
 from dualebm.data import stacking, tables
 from dualebm.data.bases import fit_normal
 from dualebm.features import ScaledBump
@@ -66,7 +66,7 @@ def test_what_is_printed_and_stored_is_what_was_chosen(fitted, capsys, monkeypat
     assert header["settings"]["method"] == "auto" and header["settings"]["neurons"] == 8 and header["automatic"]["stages"] == 2
     assert out.startswith(f"64 rows of {fitted / 'data.csv'} on Euclidean(") and ", 16 held out\n" in out
     assert f"chosen of 2 candidates and {len(path)} radii: {chosen['candidate']}, radius " in out
-    assert f"\nbase measure: {report.base_in_words(model.load(fitted / 'fit').preparation.space.base)}\n" in out
+    assert f"\nbase measure: {in_words(model.load(fitted / 'fit').preparation.space.base)}\n" in out
     offset = model.log_unit(model.load(fitted / "fit").preparation)
     validated = re.search(r"validation: mean log density in Lebesgue measure of (\d+) of 64 rows = (\S+) \+- \S+ nat; the choice", out)
     assert int(validated[1]) in (24, 25, 26) and float(validated[2]) == pytest.approx(chosen["log_density"] - offset, rel=1e-4)
