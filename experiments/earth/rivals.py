@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from dualebm.data.bases import fit_von_mises_fisher
 from dualebm.data.kernel_bases import deal
+from dualebm.data.spherical_bases import fit_von_mises_fisher
 from experiments.densities import Rows, Scored, Values
 from experiments.earth.sets import SPHERE
 
