@@ -58,8 +58,12 @@ def test_what_is_printed_and_stored_is_what_was_chosen(fitted, capsys, monkeypat
         raise AssertionError("an iteration")
 
     monkeypatch.setattr(simulate, "run_intervals", no_training)
+    page_before, figure = (fitted / "fit" / "report.html").read_bytes(), fitted / "fit" / "figure.png"
+    (fitted / "fit" / "report.html").unlink()  # as if the process had been killed before it
+    figure.unlink()
     code, out, err = call(capsys, *words_of(fitted))
     assert code == 0 and (fitted / "fit" / "model.json").read_bytes() == before
+    assert (fitted / "fit" / "report.html").read_bytes() == page_before and figure.exists()
     header = json.loads(before)
     chosen, path = header["chosen"], header["path"]
     assert chosen in path and {stage["candidate"] for stage in path} == {"stacked scaled_bump", "normal scaled_bump"}
