@@ -16,6 +16,9 @@ from dualebm.model import Model, density_name, log_unit
 LARGEST_SCALE = 3.0
 """The column mean, standard deviation or inverse of one above which `dualebm fit` suggests --standardise."""
 
+ROUNDING = 1e-12
+"""The relative error below which a standard error is printed as 0."""
+
 SMALL_P = 0.05
 """The p-value below which rows differ from the model by more than chance."""
 
@@ -45,7 +48,9 @@ def with_error(mean: float | None, error: float | None, digits: int = 6, sign: s
     if mean is None:
         return "infinite"
     text = f"{mean:{sign}.{digits}g}"
-    return f"{text} (one row: no standard error)" if error is None else f"{text} +- {error:.2g}"
+    if error is None:
+        return f"{text} (one row: no standard error)"
+    return f"{text} +- {error if error > ROUNDING * abs(mean) else 0:.2g}"  # the error of a constant is rounding
 
 
 def last_records(results: xarray.Dataset, names: list[str]) -> str:
