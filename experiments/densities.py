@@ -106,17 +106,15 @@ class Difference(NamedTuple):
 
     Attributes:
         mean: The mean over splits.
-        error: Its standard error over splits, or NaN for one split.
+        error: Its standard error: over the rows of all splits, or over splits where that is larger.
         least: The least of the splits.
         largest: The largest.
-        error_of_rows: The standard error over the rows of one split, the root mean square over splits.
     """
 
     mean: float
     error: float
     least: float
     largest: float
-    error_of_rows: float
 
 
 def difference(cases: Sequence[Mapping], others: Sequence[Mapping]) -> Difference:
@@ -127,14 +125,23 @@ def difference(cases: Sequence[Mapping], others: Sequence[Mapping]) -> Differenc
         others: The cases of the other method, on the same splits.
 
     >>> case = lambda *values: dict(log_densities=values)
-    >>> difference([case(1.0, 2.0), case(3.0, 5.0)], [case(0.0, 0.0), case(0.0, 0.0)])[:4]
-    (2.75, 1.25, 1.5, 4.0)
+    >>> difference([case(1.0, 2.0), case(3.0, 5.0)], [case(0.0, 0.0), case(0.0, 0.0)])
+    Difference(mean=2.75, error=1.25, least=1.5, largest=4.0)
     """
     lags = [np.subtract(case["log_densities"], other["log_densities"]) for case, other in zip(cases, others, strict=True)]
-    means = np.array([lag.mean() for lag in lags])
-    squares = [np.var(lag, ddof=1) / len(lag) for lag in lags]
-    error = float(np.std(means, ddof=1) / math.sqrt(len(means))) if len(means) > 1 else math.nan
-    return Difference(float(means.mean()), error, float(means.min()), float(means.max()), math.sqrt(np.mean(squares)))
+    means, splits = np.array([lag.mean() for lag in lags]), len(lags)
+    over_rows = math.sqrt(sum(np.var(lag, ddof=1) / len(lag) for lag in lags)) / splits
+    over_splits = float(np.std(means, ddof=1)) / math.sqrt(splits) if splits > 1 else 0.0
+    return Difference(float(means.mean()), max(over_rows, over_splits), float(means.min()), float(means.max()))
+
+
+def verdict(lag: Difference) -> str:
+    """Returns "above", "below" or "level": a difference counts where it is more than two standard errors from 0.
+
+    >>> verdict(Difference(0.3, 0.1, 0.2, 0.4)), verdict(Difference(-0.1, 0.1, -0.2, 0.1))
+    ('above', 'level')
+    """
+    return "above" if lag.mean > 2 * lag.error else "below" if lag.mean < -2 * lag.error else "level"
 
 
 def means(cases: Sequence[Mapping]) -> Values:

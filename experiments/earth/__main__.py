@@ -125,9 +125,9 @@ def content_of(settings: Settings) -> dict[str, Any]:
         title="Places of natural disasters: the automatic fit beside kernels and published models",
         about=(
             "Negative log-likelihood of the 10% of rows that are held out, in nats by area: mean and standard deviation over "
-            f"{settings.seeds} random splits. Less is better. The difference to the best rival is taken row by row, with its standard "
-            "error, least and largest over splits. Published models had other random splits. The maps show the first split, with at most "
-            "1500 rows."
+            f"{settings.seeds} random splits. Less is better. The difference to the best rival is taken row by row, with the larger of its "
+            "standard errors over the rows and over the splits, and the least and the largest of the splits. Published models had other "
+            "random splits. The maps show the first split, with at most 1500 rows."
         ),
         rows=reading.rows_of(cases),
         summary=reading.outcome(cases),

@@ -9,7 +9,7 @@ from matplotlib.ticker import SymmetricalLogLocator
 
 from dualebm.plotting import maps
 from experiments import _common
-from experiments.densities import OURS, Rows, best_rival, costs, difference, means
+from experiments.densities import OURS, Rows, best_rival, costs, difference, means, verdict
 from experiments.earth.sets import NAMES, PUBLISHED
 
 MAP_ROWS = 120
@@ -57,7 +57,7 @@ def rows_of(cases: Cases) -> list[dict[str, Any]]:
 def _lag(each: Mapping[str, Sequence[Mapping]]) -> str:
     """Returns the difference of negative log densities to the best rival, its standard error over splits, least and largest."""
     lag = difference(each[best_rival(each)], each[OURS])
-    return f"{lag.mean:+.3f} +- {lag.error if len(each[OURS]) > 1 else lag.error_of_rows:.3f} ({lag.least:+.3f} to {lag.largest:+.3f})"
+    return f"{lag.mean:+.3f} +- {lag.error:.3f} ({lag.least:+.3f} to {lag.largest:+.3f})"
 
 
 def outcome(cases: Cases) -> str:
@@ -66,10 +66,8 @@ def outcome(cases: Cases) -> str:
     for (name, distinct), each in cases.items():
         rival = best_rival(each)
         lag = difference(each[OURS], each[rival])
-        error = lag.error if len(each[OURS]) > 1 else lag.error_of_rows
-        place = "above" if lag.mean > 2 * error else "below" if lag.mean < -2 * error else "level with"
         where = f"{name}{', distinct places' if distinct else ''}"
-        sentences.append(f"{where}: {place} {LABELS[rival]}, {lag.mean:+.3f} +- {error:.3f} nat")
+        sentences.append(f"{where}: {verdict(lag)}, {lag.mean:+.3f} +- {lag.error:.3f} nat, {LABELS[rival]}")
     return (
         "The log density of the automatic fit beside that of its best rival, where two standard errors decide: "
         f"{'; '.join(sentences)}. Median seconds of the processor: {costs(cases.values())}."

@@ -99,11 +99,11 @@ def content_of(settings: Settings) -> dict[str, Any]:
         about=(
             "Mean log density of the 25% of rows that are held out, in nats, columns standardised: the mean over "
             f"{settings.seeds} splits and its standard error. difference: the automatic fit less the best rival of the table, row by row, "
-            "with its standard error, least and largest over splits, and the standard error over the rows of one split. The splits of a "
-            "real table share rows, so that its errors over splits are too small."
+            "with the larger of its standard errors over the rows and over the splits, and with the least and the largest of the splits. "
+            "The splits of a real table share rows, so that its errors are too small."
         ),
         rows=rows,
-        summary=reading.outcome(rows, cases),
+        summary=reading.outcome(cases),
         figures={"tables": reading.figure_of(cases)},
         paper="nothing on these tables.",
     )  # fmt: skip

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import SymmetricalLogLocator
 
 from experiments import _common
-from experiments.densities import OURS, best_rival, costs, difference, means, spelled
+from experiments.densities import OURS, best_rival, costs, difference, means, spelled, verdict
 
 Cases = Mapping[str, Mapping[str, Sequence[Mapping[str, Any]]]]
 """The cases by table and method, one a split."""
@@ -26,27 +26,19 @@ def rows_of(cases: Cases) -> list[dict[str, Any]]:
             {"table": table, "rows": ours[0]["rows"], "columns": ours[0]["columns"], "splits": len(ours)}
             | {method: spelled(means(of)) for method, of in each.items()}
             | {"best rival": rival, "difference": lag.mean, "error": lag.error, "least": lag.least, "largest": lag.largest}
-            | {"error of rows": lag.error_of_rows, "chosen": f"{base}, {times} of {len(ours)}"}
-            | {"radius": f"{min(radii):.3g} to {max(radii):.3g}"}
+            | {"chosen": f"{base}, {times} of {len(ours)}", "radius": f"{min(radii):.3g} to {max(radii):.3g}"}
         )
     return rows
 
 
-def outcome(rows: Sequence[Mapping[str, Any]], cases: Cases) -> str:
-    """Returns sentences on who wins where, and on the cost of each method.
+def outcome(cases: Cases) -> str:
+    """Returns sentences on who wins where, and on the cost of each method."""
 
-    A table counts as won or lost where the difference is more than two standard errors from 0: those over splits, or over the rows where
-    there is one split.
-    """
-
-    def error(row):
-        return row["error"] if row["splits"] > 1 else row["error of rows"]
-
-    above = [row["table"] for row in rows if row["difference"] > 2 * error(row)]
-    below = [row["table"] for row in rows if row["difference"] < -2 * error(row)]
+    verdicts = {table: verdict(difference(each[OURS], each[best_rival(each)])) for table, each in cases.items()}
+    above, below = ([table for table, each in verdicts.items() if each == wanted] for wanted in ("above", "below"))
     beaten = {m: sum(means(e[OURS]).mean() > means(e[m]).mean() for e in cases.values()) for m in next(iter(cases.values())) if m != OURS}
     return (
-        f"The automatic fit is above the best of the rivals by more than two standard errors on {len(above)} of {len(rows)} tables "
+        f"The automatic fit is above the best of the rivals by more than two standard errors on {len(above)} of {len(cases)} tables "
         f"({', '.join(above) or 'none'}), and below it on {len(below)} ({', '.join(below) or 'none'}). Its mean is above that of "
         f"{', '.join(f'{name} on {count}' for name, count in beaten.items())}. Median seconds of the processor: "
         f"{costs(cases.values())}."
@@ -54,7 +46,7 @@ def outcome(rows: Sequence[Mapping[str, Any]], cases: Cases) -> str:
 
 
 def figure_of(cases: Cases) -> Figure:
-    """Draws the differences of the automatic fit to the best rival of each table, and to each rival."""
+    """Draws the differences of the automatic fit to the best rival of each table, and to each rival, near 0 in proportion."""
     figure, ((near, far),) = _common.panels_of(1, 2, 1.2 + 0.25 * len(cases), sharey=True)
     names = list(cases)
     for y, name in enumerate(names):
@@ -62,10 +54,8 @@ def figure_of(cases: Cases) -> Figure:
         rival = best_rival(each)
         lag = difference(each[OURS], each[rival])
         near.plot([lag.least, lag.largest], [y, y], color="0.6", linewidth=1, solid_capstyle="butt", zorder=1)
-        if len(each[OURS]) > 1:
-            near.plot([lag.mean - lag.error, lag.mean + lag.error], [y, y], color="black", linewidth=3, solid_capstyle="butt", zorder=2)
+        near.plot([lag.mean - lag.error, lag.mean + lag.error], [y, y], color="black", linewidth=3, solid_capstyle="butt", zorder=2)
         near.plot([lag.mean], [y], "o", color="white", markeredgecolor="black", markersize=4.5, zorder=3)
-        near.annotate(rival, (1.0, y), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=6, color="0.3")
         for i, method in enumerate(method for method in each if method != OURS):
             lag, form = difference(each[OURS], each[method]), _common.look(i)
             place = y + 0.15 * (i - 1.5)
@@ -73,11 +63,11 @@ def figure_of(cases: Cases) -> Figure:
             far.plot([lag.mean], [place], linestyle="", markersize=3.5, markeredgecolor="black", markeredgewidth=0.4, label=method, **form)
     for panel in (near, far):
         panel.axvline(0, color="black", linewidth=0.8, zorder=0)
-    near.set(yticks=range(len(names)), yticklabels=names, xlabel="automatic − best rival [nat]", ylim=(len(names) - 0.4, -0.6))
-    near.set_title("dot: mean; thick: standard error; thin: least to largest")
-    far.set(xlabel="automatic − each rival [nat]", xscale="symlog")
-    far.set_xscale("symlog", linthresh=0.1)
-    far.xaxis.set_major_locator(SymmetricalLogLocator(base=10, linthresh=0.1))
-    far.set_title("mean, and least to largest over splits")
+        panel.set_xscale("symlog", linthresh=0.1)
+        panel.xaxis.set_major_locator(SymmetricalLogLocator(base=10, linthresh=0.1))
+    labels = [f"{name} ({best_rival(cases[name])})" for name in names]
+    near.set(yticks=range(len(names)), yticklabels=labels, xlabel="automatic − best rival [nat]", ylim=(len(names) - 0.4, -0.6))
+    near.set_title("thick: standard error; thin: least to largest")
+    far.set(xlabel="automatic − each rival [nat]", title="mean, and least to largest over splits")
     _common.legend(figure, [far], 4)
     return figure

@@ -111,7 +111,7 @@ def test_the_study_from_end_to_end_and_again(folder, tmp_path, monkeypatch, caps
     assert table["distinct places", "kernels by neighbours"]["flood"] == ""
     kernel = cases["flood-all-0-kernel.json"]["log_densities"]
     assert table["all rows", "kernels, one concentration"]["flood"] == f"{-np.mean(kernel):.2f}"
-    assert "volcano, distinct places: below" in capsys.readouterr().out
+    assert "volcano, distinct places: below, " in capsys.readouterr().out
     assert {"earth.png", "earth_maps.png"} <= {path.name for path in (tmp_path / "quick").iterdir()}
     for module, name in ((earth, "fitted"), (rivals, "log_kernels"), (rivals, "fit_von_mises_fisher")):
         monkeypatch.setattr(module, name, None)

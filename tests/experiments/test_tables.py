@@ -99,7 +99,8 @@ def test_differences_are_paired_by_rows_and_splits():
     lag = difference([case(1.0, 5.0), case(2.0, 2.0)], [case(0.0, 3.0), case(0.0, 0.0)])
     assert lag.mean == pytest.approx(1.75) and (lag.least, lag.largest) == (1.5, 2.0)
     assert lag.error == pytest.approx(np.std([1.5, 2.0], ddof=1) / np.sqrt(2))
-    assert lag.error_of_rows == pytest.approx(np.sqrt((np.var([1.0, 2.0], ddof=1) / 2 + 0) / 2))
+    wide = difference([case(1.0, 9.0), case(2.0, 8.0)], [case(0.0, 0.0), case(0.0, 0.0)])
+    assert wide.error == pytest.approx(np.sqrt(np.var([1.0, 9.0], ddof=1) / 2 + np.var([2.0, 8.0], ddof=1) / 2) / 2)
 
 
 def test_the_outcome_counts_what_is_above_and_below():
@@ -112,10 +113,10 @@ def test_the_outcome_counts_what_is_above_and_below():
     assert best_rival(cases["moons"]) == "kernel"
     rows = reading.rows_of(cases)
     assert [row["difference"] for row in rows] == pytest.approx([0.5, -0.505, 0.05]) and rows[0]["kernel"] == "0.550 +- 0.050"
-    told = reading.outcome(rows, cases)
+    told = reading.outcome(cases)
     assert "on 1 of 3 tables (moons), and below it on 1 (rings)" in told and "kernel on 2, flow on 3" in told
     panel = reading.figure_of(cases).axes[0]
-    assert [text.get_text() for text in panel.get_yticklabels()] == ["moons", "rings", "eight"]
+    assert [text.get_text() for text in panel.get_yticklabels()] == ["moons (kernel)", "rings (kernel)", "eight (kernel)"]
 
 
 def test_a_second_call_computes_nothing(tmp_path, monkeypatch, capsys):
