@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 from sklearn.base import BaseEstimator, DensityMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from dualebm import auto, model, optimality, row_weights, sampling
+from dualebm import auto, bootstrap, model, optimality, row_weights, sampling
 from dualebm._internal import checks, files
 from dualebm.candidates import FOLDS, Auto
 from dualebm.data import preparation, tables
@@ -53,6 +53,8 @@ class EnergyModel(DensityMixin, BaseEstimator):
         iterations: the number of iterations at each radius.
         draws: the number of draws of the base measure that train the energy.
         paths: the number of folds, of 5, on which each path is validated.
+        replicates: the number of replicates of a bootstrap, for the errors of log densities (`score_samples`), at least 2. They are
+            fitted at their first use.
         precision: the bits of all numbers, 32 or 64.
         random_state: the seed of all random numbers. None is the seed 0, so that a fit repeats itself. A RandomState draws the seed.
         folder: the folder in which the same fit continues after an interruption. None writes nothing.
@@ -85,7 +87,8 @@ class EnergyModel(DensityMixin, BaseEstimator):
 
     def __init__(
         self, space="euclidean", *, latlon=False, normalise=False, period=None, base="auto", feature="auto", neurons=None, stages=None,
-        iterations=None, draws=None, paths=None, precision=32, random_state=None, folder=None, callback=None, progress=False,
+        iterations=None, draws=None, paths=None, replicates=20, precision=32, random_state=None, folder=None, callback=None,
+        progress=False,
     ):  # fmt: skip
         self.space = space
         self.latlon = latlon
@@ -98,6 +101,7 @@ class EnergyModel(DensityMixin, BaseEstimator):
         self.iterations = iterations
         self.draws = draws
         self.paths = paths
+        self.replicates = replicates
         self.precision = precision
         self.random_state = random_state
         self.folder = folder
@@ -141,7 +145,7 @@ class EnergyModel(DensityMixin, BaseEstimator):
             step = model.resolving_step(fit.energy, fit.space)
         fitted = model.Model(fit.energy, prepared._replace(space=fit.space), fit.log_partition, step)
         self._set(fitted, fit.radius, fit.path, (*notes, *fit.notes))
-        self._for_gap, self._seed = (gap_key, fit, data), seed
+        self._of_fit, self._seed = (gap_key, fit, data), seed
         if not fit.log_partition.trusted:
             warnings.warn(fit.log_partition.summary(), stacklevel=2)
         return self
@@ -152,6 +156,7 @@ class EnergyModel(DensityMixin, BaseEstimator):
         checks.choice("precision", self.precision, (32, 64))
         for name in ("latlon", "normalise", "progress"):
             checks.choice(name, getattr(self, name), (True, False))
+        checks.count("replicates", self.replicates, 2)
         if self.period is not None:
             checks.number("period", self.period, positive=True)
         if not (self.callback is None or callable(self.callback)):
@@ -177,24 +182,43 @@ class EnergyModel(DensityMixin, BaseEstimator):
 
     # -- The density -------------------------------------------------------------------------------
 
-    def score_samples(self, X: Any) -> Float[np.ndarray, " n"]:
+    def score_samples(self, X: Any, return_std: bool = False) -> Any:
         """Return the log density of each row, in nats: with respect to Lebesgue measure, or on a sphere to its area measure.
 
         Args:
             X: the rows in the units of the data, (n, d). Rows that were standardised by hand are not told from rows of the data.
+            return_std: whether to return errors too. They are what finite data leave uncertain (`dualebm.bootstrap`), without the error
+                of log Z, which all rows share, and without the bias of the base measure.
 
         Returns:
-            The log densities, (n,).
+            The log densities, (n,), and with `return_std` a pair of them and of their errors, (n,).
 
         Raises:
-            ValueError: the columns are not those of the fit, or a row is no point of the space.
+            ValueError: the columns are not those of the fit, a row is no point of the space, or errors are wanted of a loaded model
+                without replicates.
         """
         check_is_fitted(self)
         rows: Any = validate_data(self, X, dtype=np.float64, reset=False)
         space = self.model_.preparation.space
         with self._precision():
             points = preparation.to_space(self.model_.preparation, self._table(rows), model.precision(self.model_)).points
-            return model.log_densities_at(self.model_, points)[model.density_name(space)]
+            values = model.log_densities_at(self.model_, points)[model.density_name(space)]
+            if not return_std:
+                return values
+            self._replicate()
+            errors = model.errors_at(self.model_, points)
+        if errors is None:
+            raise ValueError("return_std is True, and the folder of this model holds no replicates; fit the rows again for errors")
+        return values, errors.rows
+
+    def _replicate(self) -> None:
+        """Fit the replicates of the model where it has none and its rows are known."""
+        if self.model_.replicates is None and self._of_fit is not None:
+            key, fit, data = self._of_fit
+            weights = None if data.log_weights is None else np.asarray(data.weights, np.float64)
+            options = dict(weights=weights, count=self.replicates)
+            replicates = bootstrap.replicate(jax.random.fold_in(key, 2), fit.energy, fit.space, data.points, **options)
+            self.model_ = self.model_._replace(replicates=replicates)
 
     def score(self, X: Any, y: Any = None) -> float:
         """Return the mean log density of rows, in nats. A larger one is better. Arguments and errors are those of `score_samples`."""
@@ -251,10 +275,10 @@ class EnergyModel(DensityMixin, BaseEstimator):
     def gap_(self) -> optimality.Gap:
         """Return how far the energy is from the best of its ball, in nats (`optimality.gap_of_fit`). It is computed at the first use."""
         check_is_fitted(self)
-        if self._for_gap is None:
+        if self._of_fit is None:
             return optimality.Gap(None, None, self.radius_, "the rows of the fit are not stored with the model")
         with self._precision():
-            return optimality.gap_of_fit(*self._for_gap)
+            return optimality.gap_of_fit(*self._of_fit)
 
     @property
     def history_(self) -> xarray.Dataset:
@@ -311,6 +335,8 @@ class EnergyModel(DensityMixin, BaseEstimator):
     def save(self, folder: files.PathLike) -> None:
         """Write the fitted model to a folder, which `load`, `dualebm score` and `dualebm sample` read. No file holds code.
 
+        The replicates are fitted first where they have not been used.
+
         Args:
             folder: the folder, which is made where there is none.
 
@@ -319,6 +345,8 @@ class EnergyModel(DensityMixin, BaseEstimator):
             OSError: the folder cannot be written.
         """
         check_is_fitted(self)
+        with self._precision():
+            self._replicate()
         Path(folder).mkdir(parents=True, exist_ok=True)
         unit = model.log_unit(self.model_.preparation)
         about = {
@@ -356,7 +384,8 @@ class EnergyModel(DensityMixin, BaseEstimator):
             given["base"] = space.base  # a base measure that was given is not changed by the fit
         self = cls(
             type(space).__name__.lower(), latlon=prepared.latlon, normalise=prepared.normalise, precision=header["precision"],
-            period=getattr(space, "period", None), random_state=header.get("seed"), **given,
+            period=getattr(space, "period", None), replicates=header.get("replicates") or bootstrap.REPLICATES,
+            random_state=header.get("seed"), **given,
         )  # fmt: skip
         energy = fitted.energy
         radius = float(np.mean(np.abs(energy.coefficients))) if isinstance(energy, Shallow) else math.nan
@@ -365,7 +394,7 @@ class EnergyModel(DensityMixin, BaseEstimator):
         self.n_features_in_ = len(names) if names else 2 if prepared.latlon else space.dimension
         if names:
             self.feature_names_in_ = np.array(names, object)
-        self._for_gap, self._seed = None, header.get("seed")
+        self._of_fit, self._seed = None, header.get("seed")
         return self
 
 

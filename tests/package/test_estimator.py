@@ -18,7 +18,7 @@ from dualebm.cli import main, output
 from dualebm.estimator import seed_of
 from tests.package.test_cli import fewer_draws  # noqa: F401, which holds for every test here
 
-TINY = dict(base="normal", neurons=4, stages=1, iterations=4, draws=256, paths=1)
+TINY = dict(base="normal", neurons=4, stages=1, iterations=4, draws=256, paths=1, replicates=3)
 RNG = np.random.default_rng(0)
 ROWS = RNG.normal([500.0, 0.0], [20.0, 0.5], (40, 2)) + RNG.choice([-30.0, 30.0], (40, 1)) * [1.0, 0.0]
 FRAME = pd.DataFrame(ROWS, columns=["east", "north"])
@@ -141,6 +141,21 @@ def test_copies_pickles_and_files(fitted, tmp_path, capsys):
     np.testing.assert_allclose(pd.read_csv(tmp_path / "scores.csv").log_density_lebesgue, fitted.score_samples(FRAME), rtol=1e-12)
 
 
+def test_errors_come_from_replicates_that_are_stored(fitted, tmp_path):
+    values, errors = fitted.score_samples(FRAME, return_std=True)
+    np.testing.assert_array_equal(values, fitted.score_samples(FRAME))
+    assert errors.shape == (40,) and (errors > 0).all() and np.median(errors) < 1
+    fitted.save(tmp_path / "model")
+    loaded = EnergyModel.load(tmp_path / "model")
+    np.testing.assert_array_equal(loaded.score_samples(FRAME, return_std=True)[1], errors)
+    (tmp_path / "model" / "replicates.npz").unlink()
+    with pytest.raises(FileNotFoundError, match="replicates.npz"):
+        EnergyModel.load(tmp_path / "model")
+    loaded.model_ = loaded.model_._replace(replicates=None)
+    with pytest.raises(ValueError, match="return_std is True, and the folder of this model holds no replicates"):
+        loaded.score_samples(FRAME, return_std=True)
+
+
 def test_the_command_writes_the_same_samples_block_by_block(fitted, tmp_path, capsys, monkeypatch):
     fitted.save(tmp_path / "model")
     samples = fitted.sample(9000).to_numpy()  # of three blocks
@@ -168,6 +183,7 @@ def test_the_command_writes_the_same_samples_block_by_block(fitted, tmp_path, ca
         (dict(period=-1.0), "period is -1.0"),
         (dict(period=2.0), "period is 2.0 and space is 'euclidean'"),
         (dict(stages=0), "stages is 0"),
+        (dict(replicates=1), "replicates is 1"),
         (dict(base="flat"), "base is 'flat'"),
         (dict(callback="log"), "callback is 'log'; it must be a function or None"),
         (dict(random_state=-1), "random_state is -1"),
