@@ -149,7 +149,7 @@ def test_errors_come_from_replicates_that_are_stored(fitted, tmp_path):
     loaded = EnergyModel.load(tmp_path / "model")
     np.testing.assert_array_equal(loaded.score_samples(FRAME, return_std=True)[1], errors)
     (tmp_path / "model" / "replicates.npz").unlink()
-    with pytest.raises(FileNotFoundError, match="replicates.npz"):
+    with pytest.raises(FileNotFoundError, match=r"replicates\.npz"):
         EnergyModel.load(tmp_path / "model")
     loaded.model_ = loaded.model_._replace(replicates=None)
     with pytest.raises(ValueError, match="return_std is True, and the folder of this model holds no replicates"):
