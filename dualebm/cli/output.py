@@ -98,8 +98,8 @@ def write(out: Path | None, names: list[str], blocks: Iterable[np.ndarray], coun
     def save(temporary: Path) -> None:
         if out.suffix.lower() == ".npy":
             with temporary.open("wb") as file:
-                header = {"descr": "<f8", "fortran_order": False, "shape": (count, len(names))}
-                np.lib.format.write_array_header_1_0(file, header)
+                whole = np.broadcast_to(np.zeros((), "<f8"), (count, len(names)))  # an array of these sizes that takes no memory
+                np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(whole))
                 for values in blocks:
                     file.write(np.ascontiguousarray(values, "<f8").data)
         else:

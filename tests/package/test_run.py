@@ -317,7 +317,7 @@ def test_results_can_be_read_while_the_run_goes_on(tmp_path):
         return False
 
     go(tmp_path, callback=stop)
-    assert seen == [3, 6, 9]
+    assert seen == [3, 6, 9, 12]
 
 
 def test_a_diverged_run_raises_and_leaves_valid_files(tmp_path):
