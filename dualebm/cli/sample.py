@@ -11,6 +11,7 @@ from dualebm.cli import output
 from dualebm.cli.commands import Sample
 from dualebm.data.preparation import from_space
 from dualebm.sampling import MOVES, draw_blocks
+from dualebm.training import segments
 
 LOW_ACCEPTANCE = 0.3
 """The acceptance below which a note says that samples may not be samples of the model."""
@@ -27,12 +28,15 @@ def run(settings: Sample) -> None:
         blocks = draw_blocks(jax.random.key(settings.seed), fitted, settings.count, steps=settings.steps, step=settings.step)
         drawn = []
 
-        def rows() -> Iterator[np.ndarray]:
-            for block in blocks:
-                drawn.append((len(block.points), block.fraction, block.acceptance))
-                yield from_space(prepared, block.points).rows
+        with segments.bar(settings.count, 0, "sample", settings.out is not None and sys.stderr.isatty()) as bar:
 
-        output.write(settings.out, list(prepared.columns or (f"x{i + 1}" for i in range(width))), rows(), settings.count)
+            def rows() -> Iterator[np.ndarray]:
+                for block in blocks:
+                    drawn.append((len(block.points), block.fraction, block.acceptance))
+                    yield from_space(prepared, block.points).rows
+                    bar.update(len(block.points))
+
+            output.write(settings.out, list(prepared.columns or (f"x{i + 1}" for i in range(width))), rows(), settings.count)
     fraction, acceptances = drawn[0][1], [size * accepted for size, _, accepted in drawn if accepted is not None]
     summary = output.summary(settings.out)
     if fraction is not None:
