@@ -14,6 +14,7 @@ from dualebm.methods.adaptive import Adaptive, power_iteration, roots
 from dualebm.methods.dual import Dual, DualRates
 from dualebm.spaces import Sphere
 from dualebm.training.simulate import start, step
+from tests.cases import heavy
 
 RATES = DualRates(0.02, 1.0, 2.0)
 COMMON = dict(warmup=12, acceptance=0.6, safety=1.0, sample=30)
@@ -205,6 +206,7 @@ def test_the_method_within_takes_the_adapted_steps():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), stepped.inner, alone)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("begin", [pytest.param(0.004, marks=pytest.mark.heavy), 0.32])
 def test_the_acceptance_is_reached(begin):
     """From steps far too short and too long, on the data of a teacher with the teacher's own atoms: 0.8 within 0.04, as a mean of 40 steps
@@ -245,7 +247,7 @@ def test_resting_neurons_and_dead_atoms_give_no_nan():
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, dict(weight_update="additive"), pytest.param(dict(feature=Softplus(3.0)), marks=pytest.mark.heavy)]
+    "changes", [{}, heavy(dict(weight_update="additive")), heavy(dict(feature=Softplus(3.0)))]
 )
 def test_every_kth_particle_tells_lambda_and_rho(changes):
     """What a step finds is an iteration of the power method for its atoms, over at most `sample` particles before and after their move."""

@@ -24,6 +24,7 @@ INNER = Contrastive(Sphere(3), MLP(4))
 ALONGSIDE = Audited(INNER, walkers=4000, particle_step=1e-4)
 
 
+@pytest.mark.heavy
 def test_errors_of_log_z_along_dual_training_are_calibrated():
     """Neurons fast beside their particles, 64 keys: no bias, and errors that are right."""
     data, _ = targets.sample(jax.random.key(0), TEACHER, 500)

@@ -25,6 +25,7 @@ from dualebm.methods.penalised import PenalisedLikelihood
 from dualebm.radii import Followed, Task, bump_of, follow, grown, plan_of
 from dualebm.spaces import Euclidean, Sphere, Torus
 from dualebm.training import segments, simulate
+from tests.cases import heavy
 from tests.package.test_cli import fewer_draws  # noqa: F401, which holds for every test here
 
 SMALL = dict(neurons=8, stages=2, iterations=4, draws=256, paths=2)
@@ -312,9 +313,9 @@ def log_partition_of(energy, space):
 @pytest.mark.parametrize(
     ("points", "space", "settings"),
     [
-        (PLANE, Euclidean(2), dict(base="normal", paths=3)),
+        heavy(PLANE, Euclidean(2), dict(base="normal", paths=3)),
         (SPHERE, Sphere(3), dict(base="uniform", feature="relu")),
-        (TORUS, Torus(2, 6.0), dict(base="uniform")),
+        heavy(TORUS, Torus(2, 6.0), dict(base="uniform")),
         (PLANE, Euclidean(2), dict(base=WIDE)),
     ],
     ids=["plane", "sphere", "torus", "given"],
@@ -440,7 +441,7 @@ def test_a_fit_that_is_interrupted_between_paths_goes_on_to_the_same_numbers(pla
     assert {path.name for path in (tmp_path / "paths").iterdir()} == {path.name for path in (folder / "paths").iterdir()}
 
 
-@pytest.mark.parametrize(("points", "space"), [(PLANE[25:36], Euclidean(2)), (SPHERE[25:35], Sphere(3))], ids=["plane", "sphere"])
+@pytest.mark.parametrize(("points", "space"), [heavy(PLANE[25:36], Euclidean(2)), (SPHERE[25:35], Sphere(3))], ids=["plane", "sphere"])
 def test_ten_rows_are_enough(points, space):
     """Where mixtures have at most as many components as rows."""
     candidates = candidates_of(points, space, deal(len(points), 5, 0), Auto(), 0)

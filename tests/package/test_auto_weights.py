@@ -83,6 +83,7 @@ def test_candidates_of_weighted_rows():
     assert bump_of(PLANE, space, 9.0, COUNTS / COUNTS.sum()).smallest_concentration == pytest.approx(repeated, rel=1e-5)
 
 
+@pytest.mark.heavy
 def test_a_path_of_repeated_rows(monkeypatch):
     """Whole weights and repeated rows give one path, up to the draw of the first centres, which are given."""
     space = Euclidean(2, fit_normal(PLANE))
@@ -108,6 +109,10 @@ def test_ridges_start_at_rows_drawn_by_their_weights():
     assert isinstance(copies, Dual) and copies.particles is None
     with pytest.raises(ValueError, match="particles is None, which is copies of the data"):
         copies.check(copies.rates, data)
+
+
+@pytest.mark.heavy
+def test_ridges_are_fitted_to_weighted_rows():
     result = go(SPHERE, WEIGHTS, Sphere(3), base="uniform", feature="relu", paths=1)
     assert math.isfinite(result.log_density[0])
 

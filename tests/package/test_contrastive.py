@@ -21,6 +21,7 @@ from dualebm.methods.contrastive import Contrastive, contrastive_divergence
 from dualebm.methods.jarzynski import Jarzynski
 from dualebm.spaces import Euclidean, Sphere
 from dualebm.training.simulate import start, step
+from tests.cases import heavy
 
 AXES = Samples(jnp.array(np.eye(3)))
 
@@ -54,7 +55,7 @@ def test_a_step_is_the_gradient_of_the_likelihood_and_the_decay(x64):
         np.testing.assert_allclose(np.where(large, signed - before, 0), np.where(large, -0.3 * np.sign(observed - model), 0), rtol=2e-3)
 
 
-@pytest.mark.parametrize("kind", [Contrastive, Jarzynski])
+@pytest.mark.parametrize("kind", [Contrastive, heavy(Jarzynski)])
 def test_the_gradient_of_a_batch_of_data_is_of_those_that_are_drawn(kind, x64):
     """In each step at most 3 of 8 points change the parameters; each of them does in some of 40 steps."""
     space = Euclidean(2, Flat())

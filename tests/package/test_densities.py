@@ -12,6 +12,7 @@ from dualebm.log_z.estimate import LogPartitionEstimate
 from dualebm.model import Model
 from dualebm.plotting import densities, projection, regions
 from dualebm.spaces import Euclidean, Sphere, Torus
+from tests.cases import heavy
 
 LOG_Z = LogPartitionEstimate(0.0, 0.0, 1.0, 1, 0.0, "draws", 0.0, None)
 KEY = jax.random.key(0)
@@ -81,7 +82,7 @@ def test_a_constant_density_on_a_torus_is_said_and_not_filled():
     assert "is constant, 7.72e-06, with 2000 of 3000 rows" in drawn.caption and len(drawn.figure.axes) == 1
 
 
-@pytest.mark.parametrize("space", [Euclidean(7), Sphere(4), Torus(3, 2.0)])
+@pytest.mark.parametrize("space", [heavy(Euclidean(7)), Sphere(4), heavy(Torus(3, 2.0))])
 def test_more_dimensions_are_pairs_of_named_columns(space):
     names = tuple(f"column {i + 1}" for i in range(space.dimension))
     fitted = base_alone(space)

@@ -91,6 +91,7 @@ def test_several_moves_of_particles_and_of_neurons_equal_the_loops(x64):
     np.testing.assert_allclose(np.exp(state.atoms.log_weights), w, atol=1e-12)
 
 
+@pytest.mark.heavy
 def test_orthogonal_noise_has_the_same_law(x64):
     """Weak agreement at 5 sigma: mean energy after 5 moves from the same start, orthogonal against antithetic noise."""
     data, rates = Samples(jnp.array(sphere_points(1, 4000, 4))), DualRates(0.1, 0.0, 0.0, 0.0, 10.0)

@@ -147,6 +147,7 @@ def test_the_search_climbs_from_few_parameters():
     assert theta[0] > 0.9999 and sign == -1
 
 
+@pytest.mark.heavy
 def test_the_gap_from_samples_of_annealing(known):
     """Within 5 of its errors of the gap by quadrature, at nearly the same theta*."""
     teacher, data, energy, *_ = known

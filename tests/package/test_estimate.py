@@ -23,6 +23,7 @@ from dualebm.features import Bump, Custom, ReLU, ScaledBump
 from dualebm.log_z import adaptive, estimate, quadrature
 from dualebm.log_z.estimate import estimate_log_partition
 from dualebm.spaces import Euclidean, Sphere, Torus
+from tests.cases import heavy
 
 EDGES = [0, 0.5, 2, 5, 10, 20, 40, 80]
 
@@ -85,6 +86,7 @@ def test_one_bump_on_the_circle(space, k, a):
     assert abs(found.value - exact) < min(found.error + 1e-12, 2e-5) and found.error <= adaptive.TOLERANCE
 
 
+@pytest.mark.heavy
 def test_many_narrow_bumps():
     """They do not overlap, so that the excess Z - 1 of their sum is the sum of their excesses, sum_n 8^n / (n n!) / 2 k of each."""
     rng = np.random.default_rng(0)
@@ -101,7 +103,7 @@ def test_many_narrow_bumps():
     assert few.nodes <= 280_000 and abs(few.value - np.log1p(excess)) < few.error and few.error > adaptive.TOLERANCE
 
 
-@pytest.mark.parametrize("k", [1.0, 1e3, 1e5, 1e6])
+@pytest.mark.parametrize("k", [1.0, heavy(1e3), heavy(1e5), 1e6])
 def test_base_measures_have_mass_one(k):
     """With an energy that is nearly 0. Draws are not involved, because von Mises-Fisher measures and mixtures know their scales."""
     narrow = VonMisesFisher([0.1, -0.7, 0.4], k)
@@ -112,7 +114,7 @@ def test_base_measures_have_mass_one(k):
         assert found.known_scales and abs(found.value) < min(found.error + 1e-12, 2e-5) and found.error <= 1e-4
 
 
-@pytest.mark.parametrize("space", [Sphere(3), Sphere(2), Torus(1, 3.0)])
+@pytest.mark.parametrize("space", [heavy(Sphere(3)), Sphere(2), Torus(1, 3.0)])
 def test_kernel_density_estimates_have_mass_one(space):
     """With kernels of many widths. One with too many centres for a quadrature is left to draws."""
     centres = np.asarray(space.sample_base(jax.random.key(0), 50), np.float64)

@@ -108,7 +108,7 @@ WAYS = {
 }
 
 
-HEAVY = ("parameters first", "mala, parameters first", "batches, parameters first")
+HEAVY = ("three moves", "parameters first", "mala, parameters first", "batches, parameters first")
 
 
 @pytest.mark.parametrize("way", [pytest.param(way, marks=pytest.mark.heavy) if way in HEAVY else way for way in WAYS])
@@ -347,7 +347,7 @@ def test_log_z_is_continuous_through_resampling(kind, x64):
     ("kind", "threshold"),
     [
         ("systematic", 0.9),
-        ("multinomial", 0.9),
+        pytest.param("multinomial", 0.9, marks=pytest.mark.heavy),
         pytest.param("residual", 0.99, marks=pytest.mark.heavy),
         pytest.param("systematic", 1e-6, marks=pytest.mark.heavy),
     ],

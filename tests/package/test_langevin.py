@@ -20,6 +20,7 @@ from dualebm.log_z.quadrature import effective_temperature, mean_energy
 from dualebm.measures import Samples, draw_indices
 from dualebm.spaces import Euclidean, Sphere, Torus
 from tests import oracles
+from tests.cases import heavy
 
 
 def by_rows(transition):
@@ -137,6 +138,7 @@ def chain(space, energy, x, step, steps, integrator="mala", antithetic=False):
     return x.T, acceptance
 
 
+@pytest.mark.heavy
 def test_the_projected_step_is_biased_and_mala_is_not():
     """At h = 0.02 on S^14 the projected chain runs at an effective temperature of about 0.87, MALA at 1."""
     target = targets.teacher("s14_monomodal")
@@ -154,6 +156,7 @@ def test_the_projected_step_is_biased_and_mala_is_not():
     assert abs(found["mala"] - 1) < 0.03
 
 
+@pytest.mark.heavy
 def test_mala_on_euclidean_space_and_torus(x64):
     """Gaussian base times a quadratic energy is a Gaussian; von Mises on the circle by Bessel functions."""
     from scipy.special import i0, i1
@@ -240,7 +243,7 @@ def test_noise_is_that_of_jax_random_by_block_of_pairs(dtype):
         assert x.dtype == known["uniform"].dtype == dtype
 
 
-@pytest.mark.parametrize("pairs", [NOISE_PAIRS, NOISE_PAIRS + 1, 300])
+@pytest.mark.parametrize("pairs", [heavy(NOISE_PAIRS), NOISE_PAIRS + 1, heavy(300)])
 def test_noise_belongs_to_the_pairs_however_they_are_split(pairs):
     """Whole blocks on each of three devices, a pair more, and a part of one; of moves in a row too."""
     for k in (None, 1):

@@ -18,6 +18,7 @@ from dualebm.methods.lazy import Lazy, LazyRates
 from dualebm.spaces import Sphere, Torus
 from dualebm.training.simulate import simulate, start, step
 from tests import oracles
+from tests.cases import heavy
 
 STILL = 1e-30
 """A step of the particles that does not move them."""
@@ -38,7 +39,7 @@ def bump_kernel(space, concentration, x, y):
     return np.exp(-2 * concentration) * np.i0(2 * concentration * half)
 
 
-@pytest.mark.parametrize(("charges", "penalty"), [("best", "ball"), ("ascent", "ball"), ("best", "squared")])
+@pytest.mark.parametrize(("charges", "penalty"), [heavy("best", "ball"), ("ascent", "ball"), ("best", "squared")])
 def test_charges_beside_a_loop(charges, penalty, x64):
     """Of particles that stay where they were drawn."""
     space = Sphere(3)
@@ -84,6 +85,7 @@ def test_the_best_charges_are_where_the_ascent_ends(x64):
     np.testing.assert_allclose(*found, atol=1e-8)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("name", [pytest.param("kernel", marks=pytest.mark.heavy), "features"])
 def test_stationary_states_are_of_the_model(name):
     """On the circle: particles ~ exp(-f) tau, by moments of the particles beside those of the model by quadrature, averaged over time."""

@@ -19,6 +19,7 @@ from dualebm.methods.tracked import Tracked
 from dualebm.spaces import Euclidean, Sphere, Torus
 from dualebm.training.simulate import simulate, start, step
 from tests import oracles, oracles_stein
+from tests.cases import heavy
 
 
 def points_of(space, count, seed=0, dtype=float):
@@ -69,7 +70,7 @@ def test_the_step_is_down_the_exact_likelihood(x64):
     assert 1000 < effective < 200_000 and np.abs(slope.positions).max() > 2 * sigma
 
 
-@pytest.mark.parametrize(("sampler", "moves", "particle_step"), [("mala", 40, 0.2), ("independence", 40, 0.0), ("importance", 1, 0.0)])
+@pytest.mark.parametrize(("sampler", "moves", "particle_step"), [heavy("mala", 40, 0.2), ("independence", 40, 0.0), ("importance", 1, 0.0)])
 def test_the_samplers_agree_with_quadrature(sampler, moves, particle_step, x64):
     """E_model phi at the teacher's neurons, of as many independent points as there are chains, or effective ones; 5 sigma."""
     count, teacher = 10_000, targets.planted([[1.0, 0, 0], [0, 0.6, 0.8]], [-6.0, 4.0], dtype=float)
@@ -123,6 +124,7 @@ def test_proposals_are_of_the_base_measure(space, x64):
     assert off.max() < 1e-12
 
 
+@pytest.mark.heavy
 def test_log_partition_by_increments_beside_quadrature(x64):
     """`Tracked` around it, from the network's own start, over moves that keep up."""
     space = Sphere(3)

@@ -18,6 +18,7 @@ from dualebm.plotting import films, maps, projection
 from dualebm.spaces import Sphere
 from dualebm.training.simulate import start
 from tests import oracles
+from tests.cases import heavy
 
 
 def teacher(dtype=jnp.float32):
@@ -151,7 +152,7 @@ def decode(path):
     return np.frombuffer(raw, np.uint8).reshape(-1, 120, 320, 3).astype(int)
 
 
-@pytest.mark.parametrize("suffix", [".mp4", ".gif"])
+@pytest.mark.parametrize("suffix", [heavy(".mp4"), ".gif"])
 def test_a_film_has_all_its_frames(suffix, tmp_path):
     path = films.film(tmp_path / f"run{suffix}", frames(7), teacher=teacher(), fps=5, rows=40)
     assert path == tmp_path / f"run{suffix}" and [file.name for file in tmp_path.iterdir()] == [path.name]

@@ -18,6 +18,7 @@ from dualebm.measures import (
     resample,
     total_variation,
 )
+from tests.cases import heavy
 
 WEIGHTS = {
     "equal": [2.0, 2.0, 2.0, 2.0],
@@ -83,7 +84,7 @@ def test_effective_sample_size_is_kishs(weights, dtype):
 systematic = jax.jit(resample, static_argnames="count")
 
 
-@pytest.mark.parametrize("count", [7, 1000])
+@pytest.mark.parametrize("count", [7, heavy(1000)])
 def test_resampling_is_systematic_and_unbiased(count, x64):
     """Over 4000 keys: every count within one of count * p, means within 5 sigma of it, the dead never drawn."""
     weights = np.random.default_rng(0).exponential(size=30) ** 3

@@ -32,6 +32,7 @@ from dualebm.rates import Bound, bounds
 from dualebm.spaces import Euclidean, Sphere, Torus
 from dualebm.training.run import run
 from dualebm.training.simulate import start, step
+from tests.cases import heavy
 
 DATA = Samples(jnp.eye(3, dtype="float32"))
 SMALL = dict(neurons=8, features=8, particles=20, walkers=20, chains=20, cells=64, neuron_cells=64, critics=4, start=MLP(4))
@@ -92,8 +93,8 @@ def test_a_method_without_a_step_is_not_a_method():
 @pytest.mark.parametrize(
     "method",
     [
-        Audited(Adaptive(Dual(Sphere(3), neurons=8), warmup=4), walkers=20),
-        Audited(Tracked(Dual(Sphere(3), neurons=8), chains=20), walkers=20),
+        heavy(Audited(Adaptive(Dual(Sphere(3), neurons=8), warmup=4), walkers=20)),
+        heavy(Audited(Tracked(Dual(Sphere(3), neurons=8), chains=20), walkers=20)),
         Tracked(Audited(Adaptive(Dual(Sphere(3), neurons=8), warmup=4), walkers=20), chains=20),
         Audited(WeightedDual(Sphere(3), neurons=8, particles=20), walkers=20),
     ],

@@ -59,6 +59,7 @@ def on_one_device(folder, *flags):
     return open_sweep(folder)
 
 
+@pytest.mark.heavy
 def test_two_processes_with_a_run_on_both_equal_one(tmp_path):
     """100 steps in float64."""
     flags = "--steps", "100", "--every", "10", "--restart-probability", "0.05"

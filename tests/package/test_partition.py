@@ -24,6 +24,7 @@ from dualebm.log_z.quadrature import (
 from dualebm.measures import Samples
 from dualebm.spaces import Euclidean, Sphere, Torus
 from tests import oracles
+from tests.cases import heavy
 
 
 class Quadratic(Energy):
@@ -266,7 +267,7 @@ def test_rank_is_found_up_to_the_rounding_of_the_dtype(dtype):
 # ---- log Z by sampling --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("dtype", ["float32", heavy("float64")])
 def test_sampling_agrees_with_quadrature_and_knows_its_error(dtype, x64):
     """Over 64 keys the errors in units of the standard error have mean 0 and variance 1, within 5 sigma."""
     energy = shallow(np.random.default_rng(3).standard_normal((4, 3)), [-9.0, -6.0, 3.0, -4.0], dtype)
@@ -348,6 +349,7 @@ def test_annealing_agrees_with_quadrature_and_knows_its_error(temperatures):
     assert (size.min() > 1000) == (temperatures == 40)
 
 
+@pytest.mark.heavy
 def test_annealing_reaches_where_draws_of_the_base_measure_do_not():
     """The monomodal teacher on S^14 (log Z 1.964898), and at a sixth of the temperature, of which uniform draws see next to nothing."""
     teacher = targets.teacher("s14_monomodal")

@@ -24,6 +24,7 @@ from dualebm.training import run_folder
 from dualebm.training.run import run
 from dualebm.training.simulate import start, step
 from tests import oracles
+from tests.cases import in_turns
 from tests.children import Child
 
 PERIOD = 1.5
@@ -155,10 +156,14 @@ def shares_of(data):
 # -- Steps -------------------------------------------------------------------------------------------
 
 
-@every_case
-@pytest.mark.parametrize("weighted", [False, True])
-def test_steps_equal_a_loop_in_numpy(space, feature, weighted, x64):
+@pytest.mark.parametrize(
+    ("case", "weighted"),
+    in_turns(CASES, [False, True]),
+    ids=lambda value: "-".join(type(part).__name__ for part in value) if isinstance(value, tuple) else None,
+)
+def test_steps_equal_a_loop_in_numpy(case, weighted, x64):
     """The gradient of the penalised loss by finite differences, Adam, the moves and the average."""
+    space, feature = case
     method, data, state = begun(space, feature, weighted, coefficients=[0.7, -1.2, 0.01, 2.0, -0.3])
     draws, networks = np.asarray(state.draws.T), [tuple(map(np.array, part)) for part in (state.network, state.average)]
     rates = PenalisedRates(0.3, 0.2, 0.1)
@@ -283,6 +288,7 @@ def go_and_die(folder):
     go(folder, lambda records: os.kill(os.getpid(), signal.SIGKILL))
 
 
+@pytest.mark.heavy
 def test_a_run_that_is_killed_goes_on_and_ends_the_same(tmp_path):
     with pytest.raises(EOFError):
         Child(go_and_die, str(tmp_path / "parts")).answer()

@@ -33,6 +33,7 @@ def base(space, count=800, seed=1):
     return (x / np.linalg.norm(x, axis=1, keepdims=True) if isinstance(space, Sphere) else x).astype(np.float32)
 
 
+@pytest.mark.heavy
 def test_rows_of_the_model_are_near_and_those_of_another_are_not():
     """Between samples of one law MMD^2 and the energy distance are (1/n + 1/m) (k(x, x) - E k(x, x')) in the mean; within a factor of 2."""
     space = Sphere(3)

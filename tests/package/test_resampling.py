@@ -22,6 +22,7 @@ from dualebm.log_z.estimate import LogPartitionEstimate
 from dualebm.log_z.quadrature import sphere_quadrature
 from dualebm.model import Model, resolving_step
 from dualebm.spaces import Euclidean, Sphere, Torus
+from tests.cases import heavy
 
 TWO = MixtureBase((0.4, 0.6), (VonMisesFisher([0.0, 0.0, 1.0], 6.0), VonMisesFisher([1.0, 0.0, 0.0], 2.0)))
 KNOWN = LogPartitionEstimate(0.0, 0.0, None, None, 0.0, "quadrature", None, None)
@@ -45,7 +46,7 @@ def on_line():
     return space, bumps(space, [2.5], 1.0, 2.0), x, np.full(4001, 16 / 4000)
 
 
-@pytest.fixture(scope="module", params=[on_sphere, on_line])
+@pytest.fixture(scope="module", params=[heavy(on_sphere), on_line])
 def problem(request):
     """A space, an energy, and the points and probabilities of a quadrature of the model."""
     space, energy, x, measure = request.param()

@@ -287,6 +287,7 @@ def test_a_refit_needs_the_rows_of_the_kernels():
 # -- Training --------------------------------------------------------------------------------------
 
 
+@pytest.mark.heavy
 def test_the_penalised_loss_of_repeated_rows():
     """Whole weights train the energy that repeated rows train."""
     space = Euclidean(2)

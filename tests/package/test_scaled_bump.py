@@ -24,6 +24,7 @@ from dualebm.methods.weighted_dual import WeightedDual
 from dualebm.parameters import ScaledCentres
 from dualebm.spaces import Euclidean, Sphere, Torus
 from dualebm.training.simulate import start, step
+from tests.cases import heavy, in_turns
 
 SPACES = [Euclidean(2), Euclidean(17), Sphere(3), Torus(2, period=1.5)]
 every_space = pytest.mark.parametrize("space", SPACES, ids=str)
@@ -41,7 +42,7 @@ def population(space, dtype="float32", count=5):
     return feature, theta, jnp.linspace(-2, 3, count, dtype=dtype), data
 
 
-@every_space
+@pytest.mark.parametrize(("space", "dtype"), in_turns(SPACES), indirect=["dtype"], ids=str)
 def test_closed_forms_equal_jax_grad(space, dtype):
     """Of the energy in x and of the weighted mean in theta, in both precisions. The derivative is of the matrix phi."""
     feature, theta, c, data = population(space, dtype)
@@ -63,7 +64,7 @@ def test_closed_forms_equal_jax_grad(space, dtype):
         np.testing.assert_allclose(np.where(far, 0, closed), np.where(far, 0, expected), atol=tolerance * max(1, space.dimension))
 
 
-@every_space
+@pytest.mark.parametrize("space", [heavy(Euclidean(2)), heavy(Euclidean(17)), Sphere(3), heavy(Torus(2, period=1.5))], ids=str)
 def test_blocks_change_only_rounding(space, monkeypatch, x64):
     """Blocks of 256 columns and one block give the same energies and sums."""
     feature, theta, c, data = population(space, "float64")
@@ -81,7 +82,7 @@ def test_blocks_change_only_rounding(space, monkeypatch, x64):
 # -- The parameter space --------------------------------------------------------------------------------
 
 
-@every_space
+@pytest.mark.parametrize(("space", "dtype"), in_turns(SPACES), indirect=["dtype"], ids=str)
 def test_a_neuron_moves_in_both_factors_and_stays_between_the_bounds(space, dtype):
     parameters, unit = ScaledCentres(space, 0.5, 8.0), space.unit
     assert parameters.dimension == space.dimension + 1
@@ -159,8 +160,11 @@ def test_other_features_start_uniform_whatever_the_data(feature):
 # -- Methods ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("space", [Euclidean(2), Sphere(3), Torus(2)], ids=str)
-@pytest.mark.parametrize("kind", [Dual, WeightedDual, WeightedLikelihood, ScoreMatching, Lazy, Adaptive], ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize(
+    ("kind", "space"),
+    in_turns([Dual, WeightedDual, WeightedLikelihood, ScoreMatching, Lazy, Adaptive], [Torus(2), Sphere(3), Euclidean(2)]),
+    ids=lambda value: getattr(value, "__name__", str(value)),
+)
 def test_each_method_moves_neurons_within_their_space(kind, space):
     feature, data = ScaledBump(space, 1.0, 20.0), Samples(points_of(space, 60, 0))
     few = {Lazy: dict(features=8), Adaptive: {}, WeightedDual: dict(particles=100)}.get(kind, dict(neurons=8))

@@ -153,6 +153,7 @@ def test_the_witness_of_one_step_is_minus_h_v(feature, order, x64):
     assert np.log(errors[0] / errors[1]) / np.log(4) > order - 0.1, errors
 
 
+@pytest.mark.heavy
 def test_restarts_in_every_iteration_come_to_this_flow(x64):
     """Algorithm 1 with all particles at the data in each iteration and neuron steps s / h_x: nearer as h_x falls (alpha as h_x^-2)."""
     space, feature = Sphere(3), Softplus(3.0)

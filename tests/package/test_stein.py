@@ -360,6 +360,7 @@ def test_goodness_of_fit_of_the_model_and_of_another(x64):
     assert p_value(40, zero, points[0]) == pytest.approx(0.01)
 
 
+@pytest.mark.heavy
 def test_the_discrepancy_by_critics_tells_models_apart(x64):
     teacher = targets.teacher("s2_bimodal", float)
     data = targets.sample(jax.random.key(0), teacher, 2000)[0]

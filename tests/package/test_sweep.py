@@ -286,7 +286,8 @@ def kill_at_random(folder, kills, generator):
         child.kill()
 
 
-@pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.heavy)])
+@pytest.mark.heavy
+@pytest.mark.parametrize("kills", [2, 20])
 def test_kill_at_any_moment_then_the_same_call(tmp_path, kills):
     kill_at_random(tmp_path, kills, np.random.default_rng(os.getpid()))
     states = {run["state"] for run in manifest(tmp_path)}
