@@ -45,6 +45,7 @@ def test_errors_of_log_z_along_dual_training_are_calibrated():
     assert abs(score.mean()) < 5 / np.sqrt(64) and 0.7 < np.sqrt(np.mean(score**2)) < 1.4, (score.mean(), score.std())
 
 
+@pytest.mark.heavy
 def test_several_moves_go_as_far_as_moves_in_a_row():
     """Of small steps the mean squared distance grows as their number."""
     state = start(jax.random.key(1), ALONGSIDE, INNER.rates, POINTS)

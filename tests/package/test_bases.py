@@ -294,6 +294,7 @@ def test_annealing_to_a_shifted_normal_distribution(space):
     assert abs(float(value) - np.log(np.dot(base.weights, np.exp(parts)))) < 5 * float(error) < 0.2
 
 
+@pytest.mark.heavy
 def test_annealing_to_another_concentration():
     space = around(3, 5.0)
     value, error, _ = log_partition_by_annealing(jax.random.key(0), tilted(4 * np.asarray(space.base.mean)), space, 4000, temperatures=20)

@@ -84,7 +84,7 @@ def circle():
     space = Sphere(2, KernelBase(rows, np.full(60, 20.0)))
     energy = Shallow(ReLU(), jnp.eye(2, dtype=jnp.float32), jnp.array([-2.0, 1.0], jnp.float32))
     points = jnp.asarray(rows, jnp.float32)
-    return space, energy, points, bootstrap.replicate(jax.random.key(0), energy, space, points, count=3)
+    return space, energy, points, bootstrap.replicate(jax.random.key(0), energy, space, points, count=2)
 
 
 def test_a_replicate_has_the_total_mass_1(circle):

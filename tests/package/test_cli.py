@@ -142,7 +142,7 @@ def test_what_the_folder_of_a_fit_holds(fitted):
 
 
 def test_an_interrupted_fit_goes_on_and_ends_the_same(fitted, tmp_path, capsys, monkeypatch):
-    flags = [fitted / "data.csv", "--space", "sphere", "--method", "dual", "--neurons", 8, "--steps", 60, "--every", 2, "--gap-chains", 0]
+    flags = [fitted / "data.csv", "--space", "sphere", "--method", "dual", "--neurons", 8, "--steps", 20, "--every", 2, "--gap-chains", 0]
     done(capsys, "fit", *flags, "--out", tmp_path / "whole")
 
     def interrupted(*arguments, **options):
@@ -160,7 +160,7 @@ def test_an_interrupted_fit_goes_on_and_ends_the_same(fitted, tmp_path, capsys, 
             code, _, err = call(capsys, "fit", *flags, "--out", tmp_path / "parts")
     finally:
         signal.signal(signal.SIGINT, before)
-    assert code == 130 and err.startswith("SIGINT at step 10 of 60; the run so far is saved") and err.count("\n") == 1
+    assert code == 130 and err.startswith("SIGINT at step 10 of 20; the run so far is saved") and err.count("\n") == 1
     assert not (tmp_path / "parts" / "model.json").exists()
     code, _, err = call(capsys, "score", tmp_path / "parts", fitted / "data.csv")
     assert code == 2 and "holds no fitted model" in err
@@ -390,6 +390,7 @@ def test_rows_that_are_left_out_are_counted(tmp_path, capsys, missing, said):
     assert rows_of_file.read(tmp_path / "a.csv", None, True, ["y", "x, in m"]).rows.tolist() == [[2, 1]]
 
 
+@pytest.mark.heavy
 def test_a_warning_of_the_data_is_a_note_of_one_line(tmp_path, capsys):
     """Distinct time stamps that float32 does not tell apart are announced, and standardising avoids it."""
     stamps = 1.7e9 + np.sort(np.random.default_rng(0).uniform(0, 1000, (200, 1)), axis=0)
@@ -418,15 +419,23 @@ def test_columns_are_matched_by_name_and_missing_values_are_refused_or_dropped(t
     for name in ("a", "b"):
         done(capsys, "score", tmp_path / "fit", tmp_path / f"{name}.csv", "--out", tmp_path / f"{name}.npy")
     assert np.array_equal(np.load(tmp_path / "a.npy"), np.load(tmp_path / "b.npy"))
+    code, _, err = call(capsys, "fit", tmp_path / "a.csv", "--columns", "z", *flags, tmp_path / "z")
+    assert code == 2 and "'z'" in err and not (tmp_path / "z").exists()
+
+
+@pytest.mark.heavy
+def test_columns_are_chosen_by_name_or_by_number(tmp_path, capsys):
+    rows = np.random.default_rng(0).normal(size=(60, 2)) * [1.0, 5.0]
+    np.savetxt(tmp_path / "a.csv", rows, "%.17g", ",", header="x,y", comments="")
+    flags = ["--space", "euclidean", *QUICK, "--gap-chains", 0, "--out"]
     done(capsys, "fit", tmp_path / "a.csv", "--columns", "y", *flags, tmp_path / "y")
     assert model.load(tmp_path / "y").preparation.columns == ("y",)
     np.save(tmp_path / "wide.npy", np.column_stack([rows, np.zeros(60)]))
     done(capsys, "fit", tmp_path / "wide.npy", "--columns", "2,1", *flags, tmp_path / "wide")
     done(capsys, "score", tmp_path / "wide", tmp_path / "wide.npy", "--columns", "2,1", "--out", tmp_path / "c.npy")
+    np.savetxt(tmp_path / "b.csv", rows[:, ::-1], "%.17g", ",", header="y,x", comments="")
     done(capsys, "score", tmp_path / "wide", tmp_path / "b.csv", "--out", tmp_path / "d.npy")
     assert np.array_equal(np.load(tmp_path / "c.npy"), np.load(tmp_path / "d.npy"))
-    code, _, err = call(capsys, "fit", tmp_path / "a.csv", "--columns", "z", *flags, tmp_path / "z")
-    assert code == 2 and "'z'" in err and not (tmp_path / "z").exists()
 
 
 def test_latitudes_and_longitudes_are_fitted_scored_and_sampled_in_degrees(tmp_path, capsys):
@@ -521,6 +530,7 @@ def test_help_has_an_example_and_every_flag(name, capsys):
             assert "required" in text if flag.shown is None else f"default: {flag.shown}" in text
 
 
+@pytest.mark.heavy
 def test_a_configuration_file_may_hold_all_flags_of_a_fit(fitted, tmp_path, capsys):
     (tmp_path / "fit.toml").write_text(
         f'data = "{fitted / "data.csv"}"\nspace = "sphere"\nmethod = "dual"\nneurons = 8\nsteps = 20\nevery = 10\ngap-chains = 0\n'

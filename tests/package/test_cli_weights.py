@@ -13,8 +13,10 @@ from dualebm.cli import commands, main
 from dualebm.cli import fit as fitting
 from dualebm.methods import registry
 from tests.package.test_cli import call, done, fewer_draws  # noqa: F401, which holds for every test here
+from tests.package.test_cli_auto import one_component  # noqa: F401, which holds for every test here
 
-SMALL = ["--base", "normal", "--stages", 1, "--iterations", 2, "--draws", 64, "--neurons", 4, "--paths", 1, "--space", "euclidean"]
+TINY = ["--stages", 1, "--iterations", 2, "--draws", 64, "--neurons", 4, "--paths", 1, "--replicates", 2]
+SMALL = ["--space", "euclidean", "--base", "normal", *TINY]
 RNG = np.random.default_rng(0)
 ROWS = RNG.normal(size=(60, 2)) * [10.0, 0.1] + [300.0, 0.0]
 WEIGHTS = np.where(np.arange(60) % 10 == 0, 0.0, RNG.exponential(size=60))

@@ -71,6 +71,7 @@ def test_the_gradient_of_a_batch_of_data_is_of_those_that_are_drawn(kind, x64):
     assert seen.sum(axis=1).max() == 3 and seen.any(axis=0).all()
 
 
+@pytest.mark.heavy
 def test_walkers_that_begin_at_the_model_are_of_it_without_weights():
     """Of an energy that is annealed with uneven weights: E U within 5 sigma of quadrature, where the walkers as annealed are not."""
     space = Sphere(3)
@@ -125,6 +126,7 @@ def test_a_fraction_of_the_walkers_begins_anew():
         assert np.abs(np.asarray(after.particles)[~there] + 500).max() < 1
 
 
+@pytest.mark.heavy
 def test_a_diagnosis_knows_log_z_and_changes_nothing():
     """Walkers that are never resampled, whose own law is not the model's: the weights are, the training does not use them."""
     space = Euclidean(2, Flat())

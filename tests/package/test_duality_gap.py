@@ -122,6 +122,7 @@ def test_the_change_of_the_mean_energy_of_samples_of_the_model_is_within_its_err
     assert abs(scores.mean()) < 5 / np.sqrt(128) and abs(scores.var() - 1) < 5 * np.sqrt(2 / 128)
 
 
+@pytest.mark.heavy
 def test_samples_that_are_not_relaxed_are_told(known, monkeypatch):
     """With both means; not under jit, where they are not known."""
     teacher, data, energy, model, means = known

@@ -272,6 +272,7 @@ def _block_points(key, count):
     return Euclidean(2).sample_base(jax.random.fold_in(key, 0), count, jnp.float32)
 
 
+@pytest.mark.heavy
 def test_draws_agree_with_the_teacher_on_a_sphere(monkeypatch):
     monkeypatch.setattr(estimate, "LARGEST_DRAWS", 2**18)
     target = targets.teacher("s14_bimodal")

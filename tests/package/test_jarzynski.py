@@ -390,6 +390,7 @@ def trained(key, method, rates, data, steps):
     return state, method.log_partition(state), log_partition, found, jax.tree.map(jnp.negative, slope), unweighted
 
 
+@pytest.mark.heavy
 def test_the_gradient_is_that_of_the_cross_entropy():
     """Far from equilibrium, at a large step: E_p dU is -d log Z, exact for the mixture; unweighted it is not."""
     method = Jarzynski(Euclidean(2, Flat()), Mixture(2, separation=2.0), walkers=200_000, optimiser="gradient")
@@ -403,6 +404,7 @@ def test_the_gradient_is_that_of_the_cross_entropy():
             assert np.abs(u - e).max() > 4 * np.abs(f - e).max()
 
 
+@pytest.mark.heavy
 def test_a_boltzmann_machine_by_gibbs_moves():
     """Trained on data of another machine: log Z beside the enumeration of hidden states, and the gradient's expectation."""
     space = Euclidean(4)

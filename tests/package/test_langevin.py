@@ -336,6 +336,7 @@ def test_copies_and_weighted_indices(x64):
     assert abs((index == 2).mean() - 0.8) < 5 * (0.16 / 10_000) ** 0.5 and not (index == 1).any()
 
 
+@pytest.mark.heavy
 def test_sample_of_a_trained_model():
     target = targets.teacher("s2_bimodal")
 

@@ -96,7 +96,7 @@ def test_a_method_without_a_step_is_not_a_method():
         heavy(Audited(Adaptive(Dual(Sphere(3), neurons=8), warmup=4), walkers=20)),
         heavy(Audited(Tracked(Dual(Sphere(3), neurons=8), chains=20), walkers=20)),
         Tracked(Audited(Adaptive(Dual(Sphere(3), neurons=8), warmup=4), walkers=20), chains=20),
-        Audited(WeightedDual(Sphere(3), neurons=8, particles=20), walkers=20),
+        heavy(Audited(WeightedDual(Sphere(3), neurons=8, particles=20), walkers=20)),
     ],
     ids=["audited adaptive", "audited tracked", "tracked audited adaptive", "audited weighted"],
 )

@@ -231,6 +231,7 @@ def test_at_the_largest_penalty_the_energy_stays_zero(space, feature, x64):
         assert (min(changes) < 0) == lower and int(np.argmin(changes)) // 2 == strongest
 
 
+@pytest.mark.heavy
 def test_a_penalty_of_one_keeps_the_coefficients_small():
     space, feature = CASES[1]
     data = Samples(space.sample_base(jax.random.key(3), 24, "float32") * 0.5)

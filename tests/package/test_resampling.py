@@ -134,7 +134,11 @@ def test_moves_are_made_where_draws_do_not_suffice_and_where_they_are_asked_for(
 
 
 def test_chains_move_in_groups_and_a_group_of_its_own_has_the_key_itself(monkeypatch):
+    def sample(key, energy, space, count, *, steps, step):
+        return space.sample_base(key, count), jax.random.uniform(key)
+
     monkeypatch.setattr(sampling, "CHAINS", 20)
+    monkeypatch.setattr(sampling.langevin, "sample", sample)
     energy, space = Shallow(ReLU(), jnp.eye(3), jnp.array([-3.0, 0.0, 0.0])), Sphere(3)
     drawn = drawn_from(energy, space, 50, steps=5)
     keys = [jax.random.fold_in(jax.random.key(0), group) for group in range(3)]
@@ -194,25 +198,36 @@ def test_volumes_of_spaces():
     assert math.exp(Torus(3, period=2.0).log_volume) == pytest.approx(8) and Euclidean(4).log_volume == 0
 
 
-def test_densities_integrate_to_z_over_the_surface_or_the_box_in_the_units_of_the_data():
-    """With log Z = 0 the integral is Z = E_tau exp(-U), which draws of tau estimate without the density of tau."""
+def surface():
+    """A model on the sphere, points of it and its area."""
     space, energy, *_ = on_sphere()
     i = np.arange(40_000) + 0.5  # a spiral of equal areas
     z, angle = 1 - 2 * i / len(i), i * math.pi * (1 + math.sqrt(5))
     points = np.stack([np.sqrt(1 - z**2) * np.cos(angle), np.sqrt(1 - z**2) * np.sin(angle), z], axis=1)
+    return "log_density_area", Preparation(space), energy, points, 4 * math.pi
+
+
+def box():
+    """A model on the torus, points of it and its volume."""
     torus = Torus(2, period=3.0, base=KernelBase([[0.5, 1.0], [2.0, 2.5]], [4.0, 9.0]))
     grid = np.stack(np.meshgrid(*2 * [np.arange(0, 3, 0.015)]), axis=-1).reshape(-1, 2)
-    line, on, *_ = on_line()
+    return "log_density_lebesgue", Preparation(torus), bumps(torus, [2.0, 2.0], 1.0, 2.0), grid, 9.0
+
+
+def standardised_line():
+    """A model of standardised rows, points of a line and the length of the line in the units of the data."""
+    line, energy, *_ = on_line()
     standardised = Preparation(line, mean=np.array([100.0]), scale=np.array([5.0]))
-    cases = (
-        ("log_density_area", Preparation(space), energy, points, 4 * math.pi),
-        ("log_density_lebesgue", Preparation(torus), bumps(torus, [2.0, 2.0], 1.0, 2.0), grid, 9.0),
-        ("log_density_lebesgue", standardised, on, np.linspace(-8, 8, 4001)[:, None], 5 * 16.0),
-    )
-    for name, preparation, energy, x, volume in cases:
-        values = model.log_densities_at(Model(energy, preparation, KNOWN, 0.1), jnp.asarray(x, jnp.float32))
-        (kind,) = set(values) - {"log_density_base"}
-        found, space = np.exp(values[kind]).mean() * volume, preparation.space
-        w = np.exp(-np.asarray(energy(space.sample_base(jax.random.key(0), 20_000, "float32")), np.float64))
-        assert kind == name and found == pytest.approx(w.mean(), abs=5 * w.std() / np.sqrt(len(w)) + 2e-3)
-        assert w.mean() > 1.05
+    return "log_density_lebesgue", standardised, energy, np.linspace(-8, 8, 4001)[:, None], 5 * 16.0
+
+
+@pytest.mark.parametrize("case", [heavy(surface), box, standardised_line])
+def test_densities_integrate_to_z_over_the_surface_or_the_box_in_the_units_of_the_data(case):
+    """With log Z = 0 the integral is Z = E_tau exp(-U), which draws of tau estimate without the density of tau."""
+    name, preparation, energy, x, volume = case()
+    values = model.log_densities_at(Model(energy, preparation, KNOWN, 0.1), jnp.asarray(x, jnp.float32))
+    (kind,) = set(values) - {"log_density_base"}
+    found, space = np.exp(values[kind]).mean() * volume, preparation.space
+    w = np.exp(-np.asarray(energy(space.sample_base(jax.random.key(0), 20_000, "float32")), np.float64))
+    assert kind == name and found == pytest.approx(w.mean(), abs=5 * w.std() / np.sqrt(len(w)) + 2e-3)
+    assert w.mean() > 1.05

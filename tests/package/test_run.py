@@ -214,6 +214,7 @@ def test_a_crash_at_any_write_costs_at_most_a_segment(tmp_path, whole, monkeypat
     assert crashes > 10 and Path.unlink is unlink
 
 
+@pytest.mark.heavy
 def test_sigkill_then_the_same_call_equals_an_uninterrupted_run(tmp_path):
     itself, waiting = Child(long, tmp_path / "itself", 7), Child(long, tmp_path / "waiting", 0)
     expected = go(**LONG)

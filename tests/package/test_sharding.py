@@ -229,7 +229,8 @@ def answers_of(function, cases):
     return Child(function, *cases, devices=8, x64=True).answer(600)
 
 
-@pytest.mark.parametrize("cases", [WALKERS[:1], pytest.param(WALKERS[1:], marks=pytest.mark.heavy)])
+@pytest.mark.heavy
+@pytest.mark.parametrize("cases", [WALKERS[:1], WALKERS[1:]])
 def test_walkers_over_devices(cases):
     """Weights, resampling among all walkers, batches of them, restarts: as on one device, to rounding."""
     answers = answers_of(errors_of, cases)

@@ -25,7 +25,8 @@ def exact(key, iterate):
 METRICS = {"exact": exact, "tracked": lambda key, iterate: iterate.state.log_partition}
 
 
-@pytest.mark.parametrize("kind", [pytest.param("shallow", marks=pytest.mark.heavy), "deep"])
+@pytest.mark.heavy
+@pytest.mark.parametrize("kind", ["shallow", "deep"])
 def test_it_follows_log_z(kind):
     """Within 0.01 nat after more than a hundred steps, for parameters that are slow beside the particles."""
     count, steps = (2000, 300) if kind == "shallow" else (1000, 150)
