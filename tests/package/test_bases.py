@@ -204,7 +204,7 @@ def test_rejection_follows_the_distribution_along_the_mean(dimension, concentrat
 
 @pytest.mark.parametrize(
     ("space", "dtype"),
-    in_turns([Euclidean(2, MIXTURE), Sphere(3, SPHERICAL), Euclidean(2, NORMAL), around(3, 1e4)], ["float64", "float32"]),
+    in_turns([Euclidean(2, MIXTURE), Sphere(3, SPHERICAL), Euclidean(2, NORMAL), around(3, 1e4)]),
     indirect=["dtype"],
     ids=name,
 )
@@ -233,10 +233,9 @@ def test_the_map_keeps_the_position_within_a_component(dtype):
 
 @pytest.mark.parametrize("dtype", ["float32", heavy("float64")], indirect=True)
 def test_extreme_normal_numbers_stay_finite(dtype):
-    z = jnp.asarray(np.array([[-40.0, 0], [-6, 0], [0, 0], [6, 0], [40, 0]], dtype))
-    assert bool(jnp.isfinite(Euclidean(2, MIXTURE).from_normal(z)).all())
-    edges = jnp.asarray(stats.norm.ppf([0.2, 0.7]).astype(dtype))
-    assert bool((jnp.abs(Euclidean(2, MIXTURE).from_normal(jnp.stack([edges, 0 * edges], axis=1))) < 20).all())
+    z = np.append([-40.0, -6, 0, 6, 40], stats.norm.ppf([0.2, 0.7])).astype(dtype)  # the last two are edges between components
+    x = np.asarray(Euclidean(2, MIXTURE).from_normal(jnp.asarray(np.stack([z, 0 * z], axis=1))))
+    assert np.isfinite(x).all() and (np.abs(x[5:]) < 20).all()
 
 
 def zero(dimension):
@@ -246,14 +245,13 @@ def zero(dimension):
 @pytest.mark.parametrize(
     ("space", "integrator"),
     [
-        *in_turns([Euclidean(2, MIXTURE), Sphere(3, SPHERICAL), around(15, 40.0)], ["mala", "independence"]),
+        *in_turns([Sphere(3, SPHERICAL), Euclidean(2, MIXTURE)], ["mala", "independence"]),
         *(heavy(Euclidean(2, NORMAL), integrator) for integrator in ("mala", "independence")),
+        heavy(around(15, 40.0), "mala"),
     ],
     ids=name,
 )
 def test_moves_without_an_energy_keep_the_base(space, integrator):
-    if integrator == "independence" and not space.base.from_normal_exists:
-        pytest.skip("the base has no map of normal vectors")
     x = space.sample_base(jax.random.key(0), DRAWS, "float32").T
     draw = drawn(jax.random.key(1), space.dimension, x.dtype, "independent")
     step = 0.3 / space.dimension**2 if space.compact else 0.1
@@ -301,6 +299,7 @@ def test_annealing_to_another_concentration():
     assert abs(float(value) - (log_excess(3, 9.0) + 9 - log_excess(3, 5.0) - 5)) < 5 * float(error) < 0.1
 
 
+@pytest.mark.heavy
 def test_log_z_of_the_base_is_zero_by_quadrature_and_draws():
     for space, method in ((Sphere(3, SPHERICAL), "quadrature"), (Euclidean(2, MIXTURE), "draws")):
         x = points_of(space, 500, "float32")

@@ -438,6 +438,7 @@ def test_columns_are_chosen_by_name_or_by_number(tmp_path, capsys):
     assert np.array_equal(np.load(tmp_path / "c.npy"), np.load(tmp_path / "d.npy"))
 
 
+@pytest.mark.heavy
 def test_latitudes_and_longitudes_are_fitted_scored_and_sampled_in_degrees(tmp_path, capsys):
     x = np.random.default_rng(0).normal([1.0, 1.0, 1.0], 0.5, (200, 3))
     x /= np.linalg.norm(x, axis=1, keepdims=True)

@@ -93,7 +93,8 @@ def test_resume_and_config_files_say_the_same(swept, tmp_path, capsys):
     assert given.values["neurons"] == (64,)
 
 
-def test_a_sweep_is_resumed_with_a_setting_that_is_none_and_only_where_its_folder_is_given(tmp_path, capsys):
+@pytest.mark.heavy
+def test_a_sweep_is_resumed_with_a_setting_that_is_none(tmp_path, capsys):
     common = "--teacher s2_bimodal --n 60 --neurons 8 --steps 4 --every 2 --test-points 100"
     flags = [*common.split(), "--particles", "none", "--out"]
     assert call(capsys, "sweep", *flags, tmp_path / "whole", "--seed", "0:2")[0] == 0
@@ -103,6 +104,9 @@ def test_a_sweep_is_resumed_with_a_setting_that_is_none_and_only_where_its_folde
     assert code == 0 and out.splitlines()[1].split()[-1] == "2"
     whole, parts = (open_sweep(tmp_path / name).sortby("seed") for name in ("whole", "parts"))
     assert np.array_equal(whole.kl.values, parts.kl.values)
+
+
+def test_a_sweep_is_resumed_only_where_its_folder_is_given(capsys):
     code, _, err = call(capsys, "sweep", "--resume")
     assert code == 2 and err.startswith("error: --out is not given; ")
 

@@ -215,6 +215,7 @@ def test_bernoulli_restart_rate_and_schedule(x64):
     assert abs(restarted.mean() - 0.25) < 5 * (0.25 * 0.75 / 600) ** 0.5
 
 
+@pytest.mark.heavy
 def test_no_recompilation_when_rates_key_or_data_change():
     method = Dual(Sphere(3), neurons=4)
     data = [Samples(jnp.array(sphere_points(i, 10, 3), jnp.float32)) for i in range(2)]
@@ -230,6 +231,7 @@ def test_no_recompilation_when_rates_key_or_data_change():
     assert Dual(Sphere(3), neurons=4) == method and hash(Dual(Sphere(3), neurons=4)) == hash(method)
 
 
+@pytest.mark.heavy
 def test_vmapped_runs_equal_single_runs(x64):
     """Seeds and rates vmapped through the start and a step of Algorithm 1, at a size with several noise blocks."""
     method = Dual(Sphere(15), neurons=16, particles=1202)

@@ -158,6 +158,7 @@ def test_patches_cover_the_space_once():
         adaptive.log_partition(Well(1.0, 1.0, 0.0), Euclidean(2))
 
 
+@pytest.mark.heavy
 def test_a_strong_energy_beside_many_nodes(x64):
     """The reported error is at least the error against many nodes."""
     theta = np.random.default_rng(0).normal(size=(8, 4))

@@ -300,6 +300,7 @@ def test_fits_that_are_refused(call, message):
         call()
 
 
+@pytest.mark.heavy
 def test_a_mixture_with_kernels_on_a_torus():
     space = Torus(2, 3.0)
     base = MixtureBase((0.25, 0.75), (Uniform(), KernelBase(np.full((3, 2), 1.5), np.full(3, 50.0))))

@@ -325,6 +325,7 @@ def test_the_cross_entropy_by_points_of_the_base_measure(x64):
         metrics.CrossEntropy(points, teacher.space, nodes, draws=10)
 
 
+@pytest.mark.heavy
 def test_stein_discrepancies_as_metrics(x64):
     teacher = targets.teacher("s2_bimodal", float)
     points = targets.sample(jax.random.key(0), teacher, 300)[0]

@@ -181,6 +181,7 @@ def test_the_step_resolves_the_shortest_length_that_counts():
     assert relative(Shallow(ScaledBump(torus), jnp.array([[0.5, 0.0]]), jnp.ones(1)), torus) == pytest.approx(1)
 
 
+@pytest.mark.heavy
 def test_moves_of_that_step_are_accepted_within_a_kernel():
     """Of the default step fewer than 1% are."""
     space = Euclidean(2, KernelBase([[0.0, 0.0], [1.0, 1.0]], [4e4, 4e4]))

@@ -387,7 +387,8 @@ WALKERS = {
 }
 
 
-@pytest.mark.parametrize("name", ["jarzynski", *(pytest.param(name, marks=pytest.mark.heavy) for name in list(WALKERS)[1:])])
+@pytest.mark.heavy
+@pytest.mark.parametrize("name", WALKERS)
 def test_methods_with_walkers_go_on_bit_for_bit(name, tmp_path):
     """Stopped after a segment and continued from its folder, against a run at once."""
     method, data = WALKERS[name], Samples(Sphere(3).sample_base(jax.random.key(0), 40, jnp.float32))

@@ -354,9 +354,13 @@ def test_default_steps_within_functions_are_those_of_the_space():
     moved = jax.jit(lambda: jnp.mean(energy(move("mala", space, draw, samples.points.T, energy, step, steps=3)[0].T)))()
     assert float(jax.jit(lambda: relaxation(key, energy, space, samples, moves=3))().after) == pytest.approx(float(moved), rel=1e-5)
 
+
+@pytest.mark.heavy
+def test_the_default_step_of_walkers_is_that_of_the_space():
+    space, key = Torus(2, period=1.0), jax.random.key(0)
     dual = Dual(space, Bump(space), neurons=4)
-    data = Samples(samples.points)
-    named, default = (Audited(dual, walkers=20, particle_step=h) for h in (step, None))
+    data = Samples(space.sample_base(key, 20, jnp.float32))
+    named, default = (Audited(dual, walkers=20, particle_step=h) for h in (space.default_particle_step, None))
     columns = [np.asarray(one_step(key, m, start(key, m, m.rates, data), m.rates, data)[0].columns) for m in (named, default)]
     np.testing.assert_allclose(*columns, atol=1e-6)
 

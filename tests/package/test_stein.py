@@ -135,6 +135,7 @@ def test_gradients_in_the_network_beside_differences(where, kind, statistic, fea
     np.testing.assert_allclose(found.positions, theta, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.heavy
 def test_blocks_change_nothing(x64, monkeypatch):
     """Of both points, at a count that leaves a rest, beside the whole matrix."""
     space, kernel, count = Sphere(5), RBF(), 650

@@ -31,6 +31,7 @@ def run_of(method, rates, data, metrics, steps=60, every=20):
     return jax.jit(whole)
 
 
+@pytest.mark.heavy
 def test_log_z_along_dual_training_beside_quadrature():
     """Neurons that move fast, particles that hardly do: weighted, log Z within 5 sigma at each record, after many resamplings."""
     teacher = targets.teacher("s2_bimodal")
