@@ -361,6 +361,7 @@ def test_validated_densities_are_those_of_the_energies(monkeypatch, points, spac
         assert methods == [*[PenalisedLikelihood, Dual, Dual] * 2, Dual]
 
 
+@pytest.mark.heavy
 def test_the_slope_of_a_path_is_that_of_the_penalised_loss(monkeypatch):
     """The derivative of E_data U + log Z + lambda |a| along the scale of U, with the lambda of the last stage, and 0 at radius 0."""
     states, train, space = [], radii.run, Euclidean(2, fit_normal(PLANE))

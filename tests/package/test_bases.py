@@ -184,10 +184,20 @@ def test_samples_have_the_moments(space, dtype):
         np.testing.assert_allclose(jnp.linalg.norm(x, axis=1), 1, atol=1e-6)
 
 
-@pytest.mark.parametrize(("space", "mapped"), in_turns([*FLAT_SPACES, around(3, 2.0), around(3, 1e4)], [False, True]), ids=name)
-def test_draws_follow_the_distribution_along_a_line(space, mapped, dtype):
+@pytest.mark.parametrize(
+    ("space", "draws"),
+    in_turns(
+        [*FLAT_SPACES, around(3, 2.0), around(3, 1e4)],
+        [(False, "float64"), (True, "float32"), (False, "float32"), (True, "float64")],
+    ),
+    ids=name,
+)
+def test_draws_follow_the_distribution_along_a_line(space, draws):
+    mapped, dtype = draws
     key = jax.random.key(11)
-    x = space.from_normal(jax.random.normal(key, (DRAWS, space.dimension), dtype)) if mapped else space.sample_base(key, DRAWS, dtype)
+    with jax.enable_x64(dtype == "float64"):
+        x = space.from_normal(jax.random.normal(key, (DRAWS, space.dimension), dtype)) if mapped else space.sample_base(key, DRAWS, dtype)
+    assert x.dtype == dtype
     for direction in [np.asarray(space.base.mean)] if space.compact else [np.array([1.0, 0.0]), np.array([0.6, 0.8])]:
         assert stats.kstest(np.asarray(x, "float64") @ direction, distribution(space.base, direction)).pvalue > 1e-3
 

@@ -145,6 +145,7 @@ def test_log_z_of_the_loss_is_by_quadrature_particles_or_draws(tmp_path, space, 
         assert space == "sphere" or not np.array_equal(*(jax.random.key_data(key) for key in fixed))
 
 
+@pytest.mark.heavy
 def test_a_sweep_goes_on_with_the_same_content_under_another_name_only(plane, swept, tmp_path, capsys):
     out = swept[-1]
     results = open_sweep(out)

@@ -188,6 +188,7 @@ def test_restart_until_switches_restarts_off(x64):
     assert back == [False, True, False, False]
 
 
+@pytest.mark.heavy
 def test_bernoulli_restart_rate_and_schedule(x64):
     """p_R = 1 at first, then 0, by an optax schedule: particles are at the data plus one step, then wander off."""
     schedule = optax.piecewise_constant_schedule(1.0, {3: 0.0})

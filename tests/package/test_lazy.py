@@ -116,6 +116,7 @@ def test_stationary_states_are_of_the_model(name):
 
 
 
+@pytest.mark.heavy
 def test_the_squared_penalty_is_the_noisy_mmd_flow_of_arbel(x64):
     """X - delta g + sqrt(2 delta T) xi in one dimension, with radius 1 / T and a particle step delta T."""
     space, kernel = Torus(1), BumpKernel(Torus(1), 3.0)

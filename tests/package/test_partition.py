@@ -24,7 +24,6 @@ from dualebm.log_z.quadrature import (
 from dualebm.measures import Samples
 from dualebm.spaces import Euclidean, Sphere, Torus
 from tests import oracles
-from tests.cases import heavy
 
 
 class Quadratic(Energy):
@@ -267,7 +266,8 @@ def test_rank_is_found_up_to_the_rounding_of_the_dtype(dtype):
 # ---- log Z by sampling --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("dtype", ["float32", heavy("float64")])
+@pytest.mark.heavy
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_sampling_agrees_with_quadrature_and_knows_its_error(dtype, x64):
     """Over 64 keys the errors in units of the standard error have mean 0 and variance 1, within 5 sigma."""
     energy = shallow(np.random.default_rng(3).standard_normal((4, 3)), [-9.0, -6.0, 3.0, -4.0], dtype)
@@ -332,7 +332,8 @@ def test_sampling_refuses():
 # -- Annealed importance sampling --------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("temperatures", [2, pytest.param(40, marks=pytest.mark.heavy)])
+@pytest.mark.heavy
+@pytest.mark.parametrize("temperatures", [2, 40])
 def test_annealing_agrees_with_quadrature_and_knows_its_error(temperatures):
     """Over 64 keys the errors in units of the standard error have mean 0 and variance 1, within 5 sigma, however few the temperatures."""
     energy = shallow(np.random.default_rng(3).standard_normal((4, 3)), [-9.0, -6.0, 3.0, -4.0], "float32")

@@ -98,8 +98,9 @@ def whole():
     return go()
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(
-    "dtype, segments", [(np.float32, (SEGMENT, 12)), pytest.param(np.float64, (5,), marks=pytest.mark.heavy)]
+    "dtype, segments", [(np.float32, (SEGMENT, 12)), (np.float64, (5,))]
 )
 def test_segments_of_any_length_equal_simulate(dtype, segments):
     with jax.enable_x64(dtype == np.float64):

@@ -95,19 +95,15 @@ def test_each_group_compiles_once():
 
 
 def test_programs_are_dropped_where_they_hold_too_many_maps(tmp_path, monkeypatch):
-    """After each of two groups where there are more maps than allowed, not where there are as many, nor on a system that tells none."""
+    """Where there are more maps than allowed, not where there are as many, nor on a system that tells none."""
     dropped = []
     (tmp_path / "maps").write_text("a\nb\nc\n")
-    monkeypatch.setattr(sweep_module, "MAPS", tmp_path / "maps")
     monkeypatch.setattr(sweep_module.jax, "clear_caches", lambda: dropped.append(1))
-    monkeypatch.setattr(sweep_module, "MOST_MAPS", 2)
-    go(grid=zipped(neurons=[4, 8], n=[60, 30], seed=[0, 0]))
-    assert len(dropped) == 2
-    monkeypatch.setattr(sweep_module, "MOST_MAPS", 3)
-    sweep_module.drop_programs()
-    monkeypatch.setattr(sweep_module, "MAPS", tmp_path / "none")
-    sweep_module.drop_programs()
-    assert len(dropped) == 2
+    for name, most, expected in (("maps", 2, 1), ("maps", 3, 1), ("none", 2, 1)):
+        monkeypatch.setattr(sweep_module, "MAPS", tmp_path / name)
+        monkeypatch.setattr(sweep_module, "MOST_MAPS", most)
+        sweep_module.drop_programs()
+        assert len(dropped) == expected
 
 
 def test_common_random_numbers():
@@ -131,8 +127,11 @@ def test_runs_that_are_added_leave_the_others_as_they_are(tmp_path, whole, monke
     xarray.testing.assert_equal(go(tmp_path, grid=few), both.isel(run=slice(0, 4)))
 
 
-def test_groups_of_other_shapes_lie_side_by_side(tmp_path):
+def test_groups_of_other_shapes_lie_side_by_side(tmp_path, monkeypatch):
+    dropped = []
+    monkeypatch.setattr(sweep_module, "drop_programs", lambda: dropped.append(1))
     found = go(tmp_path, grid=zipped(neurons=[4, 8], n=[60, 30], seed=[0, 0]))
+    assert len(dropped) == 2  # after each group, so that programs of many groups are not all kept
     assert found.weights.shape == (2, 6, 8)
     np.testing.assert_array_equal(np.isnan(found.weights.values).any(axis=1).sum(axis=1), [4, 0])
     alone = go(grid=product(neurons=[4], n=[60], seed=[0]))
@@ -240,6 +239,7 @@ def share_of(folder, index):
     go(folder, process=(index, 2))
 
 
+@pytest.mark.heavy
 def test_two_processes_at_once_and_one_that_dies(tmp_path, whole):
     """Each process runs and keeps its own runs; the death of one leaves the other running, and its start again goes on."""
     children = [Child(share_of, tmp_path, index) for index in range(2)]
