@@ -22,7 +22,7 @@ import numpy as np
 
 from dualebm._internal import checks
 from dualebm.candidates import Auto
-from dualebm.plotting import maps
+from dualebm.plotting.projection import map_points
 from experiments import _common, report
 from experiments.densities import OURS, Scored, automatic, fitted, stored
 from experiments.earth import reading, rivals, sets
@@ -91,7 +91,7 @@ def mapped(seed: int, train, held, auto: Auto, map_rows: int) -> Scored:
     """Fits a density, scores the rows held out, and keeps its log density on a map of `map_rows` rows, or no map for 0."""
     fit, (values, kept) = fitted(seed, train, held, sets.SPHERE, auto)
     if map_rows:
-        points, _ = maps.map_points(map_rows)
+        points, _ = map_points(map_rows)
         at = jnp.asarray(points.reshape(-1, 3), jnp.float32)
         on_map = np.asarray(fit.space.log_base(at) - fit.energy(at), float) - fit.log_partition.value - fit.space.log_volume
         kept["map"] = np.round(on_map.reshape(points.shape[:2]), 2).tolist()

@@ -7,7 +7,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import SymmetricalLogLocator
 
-from dualebm.plotting import maps
+from dualebm.plotting.projection import map_points, map_position
+from dualebm.plotting.regions import DENSITY_COLOURS
 from experiments import _common
 from experiments.densities import OURS, Rows, best_rival, costs, difference, means, verdict
 from experiments.earth.sets import NAMES, PUBLISHED
@@ -83,14 +84,14 @@ def maps_of(cases: Cases, rows: Mapping[str, Rows]) -> Figure:
     """
     names = list(rows)
     figure, panels = _common.panels_of(-(-len(names) // 2), min(len(names), 2), 2.1 * -(-len(names) // 2))
-    _, inside = maps.map_points(MAP_ROWS)
+    _, inside = map_points(MAP_ROWS)
     image = None
     for panel, name in zip(panels.flat, names, strict=False):
         values = np.array(cases[name, False][OURS][0]["map"])
-        form: dict[str, Any] = dict(extent=(-2, 2, -1, 1), origin="lower", cmap=maps.DENSITY_COLOURS, vmin=-8, vmax=4)
+        form: dict[str, Any] = dict(extent=(-2, 2, -1, 1), origin="lower", cmap=DENSITY_COLOURS, vmin=-8, vmax=4)
         image = panel.imshow(np.where(inside, values, np.nan), **form)
         drawn = rows[name][np.random.default_rng(0).permutation(len(rows[name]))[:1500]]
-        panel.scatter(*maps.map_position(drawn).T, s=0.6, color="black", linewidths=0, alpha=0.5)
+        panel.scatter(*map_position(drawn).T, s=0.6, color="black", linewidths=0, alpha=0.5)
         panel.set(title=f"{name}, n = {len(rows[name])}", xticks=[], yticks=[], frame_on=False)
     for panel in panels.flat[len(names) :]:
         panel.remove()

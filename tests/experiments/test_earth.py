@@ -10,7 +10,7 @@ import pytest
 
 from dualebm.energies.shallow import Shallow
 from dualebm.features import ReLU
-from dualebm.plotting import maps
+from dualebm.plotting.projection import map_points
 from experiments.earth import __main__ as earth
 from experiments.earth import reading, rivals, sets
 from experiments.earth.__main__ import Settings, checked, main
@@ -102,7 +102,7 @@ def test_the_study_from_end_to_end_and_again(folder, tmp_path, monkeypatch, caps
     rows = main(settings)
     cases = {path.name: json.loads(path.read_text()) for path in (tmp_path / "quick/cases").iterdir()}
     assert len(cases) == 3 * 4
-    values = np.array(cases["flood-all-0-automatic.json"]["map"])[maps.map_points(8)[1]]
+    values = np.array(cases["flood-all-0-automatic.json"]["map"])[map_points(8)[1]]
     np.testing.assert_allclose(values, -2.53)
     assert "map" not in cases["volcano-distinct-0-automatic.json"]
     table = {(row["rows"], row["method"]): row for row in rows}
