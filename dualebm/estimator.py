@@ -216,8 +216,8 @@ class EnergyModel(DensityMixin, BaseEstimator):
         if self.model_.replicates is None and self._of_fit is not None:
             key, fit, data = self._of_fit
             weights = None if data.log_weights is None else np.asarray(data.weights, np.float64)
-            options = dict(weights=weights, count=self.replicates)
-            replicates = bootstrap.replicate(jax.random.fold_in(key, 2), fit.energy, fit.space, data.points, **options)
+            key = jax.random.fold_in(key, 2)
+            replicates = bootstrap.replicate(key, fit.energy, fit.space, data.points, weights, self.replicates)
             self.model_ = self.model_._replace(replicates=replicates)
 
     def score(self, X: Any, y: Any = None) -> float:
