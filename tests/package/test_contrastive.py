@@ -71,7 +71,6 @@ def test_the_gradient_of_a_batch_of_data_is_of_those_that_are_drawn(kind, x64):
     assert seen.sum(axis=1).max() == 3 and seen.any(axis=0).all()
 
 
-@pytest.mark.heavy
 def test_walkers_that_begin_at_the_model_are_of_it_without_weights():
     """Of an energy that is annealed with uneven weights: E U within 5 sigma of quadrature, where the walkers as annealed are not."""
     space = Sphere(3)

@@ -169,7 +169,6 @@ def test_a_certificate_as_a_sentence():
         summary(exact, 1.0, "negatve")
 
 
-@pytest.mark.heavy
 def test_a_run_stops_by_its_certificate():
     teacher = targets.teacher("s2_bimodal")
     data, _ = targets.sample(jax.random.key(0), teacher, 500)
