@@ -128,15 +128,15 @@ def fit_words(settings: Select, given: Given, chosen: dict[str, Any], stop: int)
         The words.
     """
     fixed = {f.name: f for kind in (Table, Points, Precision) for f in dataclasses.fields(kind)}
-    asked = {name: getattr(settings, name) for name, field in fixed.items() if getattr(settings, name) != field.default}
-    del asked["data"]
+    given_flags = {name: getattr(settings, name) for name, field in fixed.items() if getattr(settings, name) != field.default}
+    del given_flags["data"]
     objects = {name: word for name, word in given.flags.items() if name in given.choice.objects and word is not None}
     growth = math.ceil(settings.anneal * settings.steps)  # the iterations in which the radius grows
     steps = max(stop, settings.every, -(-growth // settings.every) * settings.every)
     run: dict[str, Any] = {"steps": steps, "every": settings.every, "seed": settings.split, "out": f"{settings.out}/fit"}
     if "anneal" in given.flags:
         run["anneal"] = (growth - 0.5) / steps if growth else 0.0
-    flags = asked | {"method": given.choice.name} | objects | chosen | run
+    flags = given_flags | {"method": given.choice.name} | objects | chosen | run
     words = ["dualebm", "fit", str(settings.data)]
     for name, value in flags.items():
         spelt = name.replace("_", "-")

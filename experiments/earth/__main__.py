@@ -40,8 +40,8 @@ class Settings:
 
     preset: str = "quick"
     """quick (volcanoes, one split, a short fit) or paper (four sets, 5 splits, the automatic fit with its defaults)."""
-    data: Path = Path("../shared/data/earth")
-    """Folder of the files of the sets."""
+    data: Path = Path("data/earth")
+    """Folder of the files volcano.csv, earthquake.csv, flood.csv and fire.csv."""
     sets: tuple[str, ...] | None = None
     """Names of the sets."""
     distinct: tuple[str, ...] | None = None

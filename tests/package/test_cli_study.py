@@ -208,8 +208,8 @@ def test_a_selection_tests_its_choice_and_says_how_to_fit_it(plane, selected, ca
     (line,) = [line for line in printed.splitlines() if line.startswith("dualebm fit ")]
     settings, given = main.read(shlex.split(line)[1:])
     assert isinstance(settings, Fit) and settings.data == plane and settings.standardise and settings.seed == 3
-    asked, chosen = main.read(selected)
-    method = build(chosen.choice, study.read(asked, split=3, validation=0.2).parts(0).preparation.space, {"neurons": 4, "particles": 32})
+    read, chosen = main.read(selected)
+    method = build(chosen.choice, study.read(read, split=3, validation=0.2).parts(0).preparation.space, {"neurons": 4, "particles": 32})
     assert build(given.choice, method.space, given.values) == method and given.values["radius"] == radius
     assert settings.steps % settings.every == 0 and np.ceil(settings.anneal * settings.steps) == 2 == np.ceil(0.3 * 4)
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*.json")}
