@@ -5,10 +5,12 @@ which ends in `run` or `write`. `python -m experiments all` runs each study and 
 """
 
 import dataclasses
+import datetime
 import html
 import json
 import math
 import os
+import platform
 import shlex
 import sys
 import time
@@ -21,6 +23,7 @@ import tyro
 from matplotlib.figure import Figure
 
 from dualebm.plotting import charts
+from dualebm.training.fingerprint import provenance
 from dualebm.training.run import Diverged
 
 REPORT = "report.json"
@@ -120,7 +123,7 @@ def write(
             shown_files[f"{name}.png"] = name.replace("_", " ")
     content = dict(
         title=title, about=about, command=command, seconds=round(seconds, 1), paper=paper, summary=summary, figures=shown_files,
-        rows=[{k: plain(v) for k, v in row.items()} for row in rows],
+        rows=[{k: plain(v) for k, v in row.items()} for row in rows], provenance=origin(),
     )  # fmt: skip
     partial = folder / f".{REPORT}"
     partial.write_text(json.dumps(content, indent=1))
@@ -132,6 +135,25 @@ def write(
         for line in cells:
             print("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)))
     print(*(line for line in (summary, f"paper: {paper}") if line), sep="\n")
+
+
+def origin() -> dict[str, Any]:
+    """Returns where the numbers of a report come from: revision, versions, devices, the machine, and the date in UTC.
+
+    >>> sorted(origin())
+    ['backend', 'date', 'device_count', 'git_revision', 'machine', 'versions']
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    date = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    return {**provenance(), "date": date, "machine": f"{cores} cores ({processor()})"}
+
+
+def processor() -> str:
+    """Returns the name of the processor."""
+    information = Path("/proc/cpuinfo")
+    lines = information.read_text().splitlines() if information.exists() else []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or platform.machine())
 
 
 def plain(value: Any) -> Any:

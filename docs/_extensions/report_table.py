@@ -1,0 +1,163 @@
+"""Tables and numbers of the pages, taken from the reports of the experiments in `docs/reproductions/reports`.
+
+    ```{report-table} torus
+    :columns: method; kl = KL (nat)
+    :where: energy=last
+    ```
+
+    The KL is {report}`torus; method=F1; kl; .4f` nats.
+
+A table shows the columns of a report under other headings, in the order given, for the rows that have the given values. The line below it
+names the command, the revision, the date and the seconds, and links the file. A report that is missing, a column that it does not have and
+a condition that no row meets are errors of the build.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from docutils import nodes
+from docutils.parsers.rst import directives
+from sphinx.util.docutils import SphinxDirective, SphinxRole
+
+REPORTS = Path("reproductions") / "reports"
+
+
+def shown(value: Any, form: str = "") -> str:
+    """Returns a value as text: with a format of Python if it is a number, or else with four significant digits.
+
+    >>> shown(0.000123456), shown(0.5, ".2f"), shown(None), shown(20000, ","), shown("mala", ".2f")
+    ('0.0001235', '0.50', '', '20,000', 'mala')
+    """
+    if value is None:
+        return ""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return str(value)
+    return format(value, form or (".4g" if isinstance(value, float) else ""))
+
+
+def parts(text: str, separator: str) -> list[str]:
+    """Returns the parts of a text between separators, without spaces around them and without empty ones.
+
+    >>> parts("a; b = c;", ";")
+    ['a', 'b = c']
+    """
+    return [part.strip() for part in text.split(separator) if part.strip()]
+
+
+def selected(name: str, rows: list[dict], where: str) -> list[dict]:
+    """Returns the rows that meet all conditions NAME=VALUE, of which several are separated by semicolons.
+
+    Raises:
+        ValueError: A condition names no column, or no row meets all conditions.
+
+    >>> selected("torus", [{"n": 10, "kl": 0.5}, {"n": 20, "kl": 0.25}], "n=20")
+    [{'n': 20, 'kl': 0.25}]
+    >>> selected("torus", [{"n": 10}], "n=30")
+    Traceback (most recent call last):
+    ...
+    ValueError: report torus: no row has n=30
+    """
+    for condition in parts(where, ";"):
+        column, _, value = (part.strip() for part in condition.partition("="))
+        if rows and column not in rows[0]:
+            raise ValueError(f"report {name} has no column {column}; it has {', '.join(rows[0])}")
+        rows = [row for row in rows if shown(row[column]) in parts(value, "|")]
+    if not rows:
+        raise ValueError(f"report {name}: no row has {where}")
+    return rows
+
+
+def value_of(name: str, report: dict, where: str, column: str, form: str) -> str:
+    """Returns the text of the one value in a column for which the conditions hold.
+
+    Raises:
+        ValueError: There is no such column, or not one row.
+
+    >>> value_of("torus", {"rows": [{"n": 10, "kl": 0.5}, {"n": 20, "kl": 0.25}]}, "n=20", "kl", ".2f")
+    '0.25'
+    """
+    rows = selected(name, report["rows"], where)
+    if len(rows) > 1 or column not in rows[0]:
+        raise ValueError(f"report {name}: {len(rows)} rows have {where}, with the columns {', '.join(rows[0])}; one row with {column} is needed")
+    return shown(rows[0][column], form)
+
+
+def read(directive: Any, name: str) -> dict:
+    """Returns a report and notes that the page depends on its file."""
+    relative = REPORTS / f"{name}.json"
+    path = Path(directive.env.srcdir) / relative
+    directive.env.note_dependency(str(relative))
+    if not path.exists():
+        raise ValueError(f"there is no report {relative}; python -m experiments.publish makes one")
+    return json.loads(path.read_text())
+
+
+class ReportTable(SphinxDirective):
+    """A table of a report's rows, with the line that says where they come from."""
+
+    required_arguments = 1
+    option_spec = {"columns": directives.unchanged, "where": directives.unchanged, "formats": directives.unchanged}  # noqa: RUF012
+
+    def run(self) -> list[nodes.Node]:
+        """Returns the table and the line below it."""
+        name = self.arguments[0]
+        try:
+            report = read(self, name)
+            rows = selected(name, report["rows"], self.options.get("where", ""))
+            chosen = [[part.strip() for part in column.partition("=")[::2]] for column in parts(self.options.get("columns", ";".join(rows[0])), ";")]
+            formats = dict([part.strip() for part in form.partition("=")[::2]] for form in parts(self.options.get("formats", ""), ";"))
+            for column in [*(column for column, _ in chosen), *formats]:
+                if column not in rows[0]:
+                    raise ValueError(f"report {name} has no column {column}; it has {', '.join(rows[0])}")
+        except ValueError as error:
+            raise self.error(str(error)) from error
+        group = nodes.tgroup(cols=len(chosen))
+        group += [nodes.colspec(colwidth=1) for _ in chosen]
+        head, body = nodes.thead(), nodes.tbody()
+        head += self.line([heading or column.replace("_", " ") for column, heading in chosen], [])
+        for row in rows:
+            numbers = [isinstance(row[column], (int, float)) for column, _ in chosen]
+            body += self.line([shown(row[column], formats.get(column, "")) for column, _ in chosen], numbers)
+        group += [head, body]
+        table = nodes.table("", group, classes=["report"])
+        return [nodes.container("", table, classes=["report-table"]), *self.source(name, report)]
+
+    def line(self, cells: list[str], numbers: list[bool]) -> nodes.row:
+        """Returns a row of the table."""
+        row = nodes.row()
+        for i, cell in enumerate(cells):
+            children, _ = self.parse_inline(cell)
+            entry = nodes.entry("", nodes.paragraph("", "", *children))
+            entry["classes"] += ["number"] if numbers and numbers[i] else []
+            row += entry
+        return row
+
+    def source(self, name: str, report: dict) -> list[nodes.Node]:
+        """Returns the line that names command, revision, date and seconds of a report, and links its file."""
+        origin = report["provenance"]
+        children, _ = self.parse_inline(
+            f"`{report['command']}`, {report['seconds']:.0f} s on {origin['machine']}; revision {origin['git_revision'][:7]}, {origin['date'][:10]}. "
+            f"{{download}}`All rows (JSON) </{REPORTS}/{name}.json>`"
+        )
+        return [nodes.paragraph("", "", *children, classes=["report-source"])]
+
+
+class ReportValue(SphinxRole):
+    """One number of a report: NAME; CONDITIONS...; COLUMN; FORMAT."""
+
+    def run(self) -> tuple[list[nodes.Node], list[nodes.system_message]]:
+        """Returns the number as text."""
+        name, *where, column, form = [part.strip() for part in self.text.split(";")]
+        try:
+            text = value_of(name, read(self, name), ";".join(where), column, form)
+        except ValueError as error:
+            return [], [self.inliner.reporter.error(str(error), line=self.lineno)]
+        return [nodes.Text(text)], []
+
+
+def setup(app: Any) -> dict[str, Any]:
+    """Adds the directive and the role to Sphinx."""
+    app.add_directive("report-table", ReportTable)
+    app.add_role("report", ReportValue())
+    return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
