@@ -45,6 +45,15 @@ def parts(text: str, separator: str) -> list[str]:
     return [part.strip() for part in text.split(separator) if part.strip()]
 
 
+def pairs(text: str) -> list[tuple[str, str]]:
+    """Returns the pairs NAME = TEXT of a list that semicolons separate; a text that is left out is empty.
+
+    >>> pairs("n; kl = KL (nat)")
+    [('n', ''), ('kl', 'KL (nat)')]
+    """
+    return [(name.strip(), value.strip()) for name, _, value in (part.partition("=") for part in parts(text, ";"))]
+
+
 def selected(name: str, rows: list[dict], where: str) -> list[dict]:
     """Returns the rows that meet all conditions NAME=VALUE, of which several are separated by semicolons.
 
@@ -79,7 +88,8 @@ def value_of(name: str, report: dict, where: str, column: str, form: str) -> str
     """
     rows = selected(name, report["rows"], where)
     if len(rows) > 1 or column not in rows[0]:
-        raise ValueError(f"report {name}: {len(rows)} rows have {where}, with the columns {', '.join(rows[0])}; one row with {column} is needed")
+        found = f"{len(rows)} rows have {where}, with the columns {', '.join(rows[0])}"
+        raise ValueError(f"report {name}: {found}; one row with {column} is needed")
     return shown(rows[0][column], form)
 
 
@@ -105,8 +115,8 @@ class ReportTable(SphinxDirective):
         try:
             report = read(self, name)
             rows = selected(name, report["rows"], self.options.get("where", ""))
-            chosen = [[part.strip() for part in column.partition("=")[::2]] for column in parts(self.options.get("columns", ";".join(rows[0])), ";")]
-            formats = dict([part.strip() for part in form.partition("=")[::2]] for form in parts(self.options.get("formats", ""), ";"))
+            chosen = pairs(self.options.get("columns", ";".join(rows[0])))
+            formats = dict(pairs(self.options.get("formats", "")))
             for column in [*(column for column, _ in chosen), *formats]:
                 if column not in rows[0]:
                     raise ValueError(f"report {name} has no column {column}; it has {', '.join(rows[0])}")
@@ -136,8 +146,9 @@ class ReportTable(SphinxDirective):
     def source(self, name: str, report: dict) -> list[nodes.Node]:
         """Returns the line that names command, revision, date and seconds of a report, and links its file."""
         origin = report["provenance"]
+        where = f"revision {origin['git_revision'][:7]}, {origin['date'][:10]}"
         children, _ = self.parse_inline(
-            f"`{report['command']}`, {report['seconds']:.0f} s on {origin['machine']}; revision {origin['git_revision'][:7]}, {origin['date'][:10]}. "
+            f"`{report['command']}`, {report['seconds']:.0f} s on {origin['machine']}; {where}. "
             f"{{download}}`All rows (JSON) </{REPORTS}/{name}.json>`"
         )
         return [nodes.paragraph("", "", *children, classes=["report-source"])]
