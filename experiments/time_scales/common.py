@@ -41,7 +41,7 @@ class Settings:
     """Settings of the experiment; None takes the value of the preset."""
 
     preset: str = "quick"
-    """quick (minutes) or paper (n = 1e3, 3000 iterations; about an hour on two cores)."""
+    """quick (minutes) or paper (n = 1e3, 3000 iterations; about 90 minutes on two cores)."""
     only: tuple[str, ...] = STUDIES
     """Which of claim, restarts, plane, radius, factors, large."""
     seeds: int | None = None
