@@ -78,14 +78,18 @@ def selected(name: str, rows: list[dict], where: str) -> list[dict]:
 
 
 def value_of(name: str, report: dict, where: str, column: str, form: str) -> str:
-    """Returns the text of the one value in a column for which the conditions hold.
+    """Returns the text of the one value in a column for which the conditions hold, or, without conditions, of what the report says itself.
 
     Raises:
         ValueError: There is no such column, or not one row.
 
     >>> value_of("torus", {"rows": [{"n": 10, "kl": 0.5}, {"n": 20, "kl": 0.25}]}, "n=20", "kl", ".2f")
     '0.25'
+    >>> value_of("torus", {"rows": [{"n": 10}], "summary": "All are level."}, "", "summary", "")
+    'All are level.'
     """
+    if not where and column in ("about", "paper", "seconds", "summary"):
+        return shown(report[column], form)
     rows = selected(name, report["rows"], where)
     if len(rows) > 1 or column not in rows[0]:
         found = f"{len(rows)} rows have {where}, with the columns {', '.join(rows[0])}"
@@ -147,15 +151,17 @@ class ReportTable(SphinxDirective):
         """Returns the line that names command, revision, date and seconds of a report, and links its file."""
         origin = report["provenance"]
         where = f"revision {origin['git_revision'][:7]}, {origin['date'][:10]}"
+        where = f"copied from the page of {where}" if origin.get("transcribed") else where
+        cost = "" if report["seconds"] is None else f", {report['seconds']:.0f} s on {origin['machine']}"
         children, _ = self.parse_inline(
-            f"`{report['command']}`, {report['seconds']:.0f} s on {origin['machine']}; {where}. "
+            f"`{report['command']}`{cost}; {where}. "
             f"{{download}}`All rows (JSON) </{REPORTS}/{name}.json>`"
         )
         return [nodes.paragraph("", "", *children, classes=["report-source"])]
 
 
 class ReportValue(SphinxRole):
-    """One number of a report: NAME; CONDITIONS...; COLUMN; FORMAT."""
+    """One number of a report: NAME; CONDITIONS...; COLUMN; FORMAT. Or what it says: NAME; summary; with about, paper and seconds alike."""
 
     def run(self) -> tuple[list[nodes.Node], list[nodes.system_message]]:
         """Returns the number as text."""
