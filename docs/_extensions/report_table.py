@@ -26,10 +26,10 @@ REPORTS = Path("reproductions") / "reports"
 def shown(value: Any, form: str = "") -> str:
     """Returns a value as text: with a format of Python if it is a number, or else with four significant digits.
 
-    >>> shown(0.000123456), shown(0.5, ".2f"), shown(None), shown(20000, ","), shown("mala", ".2f")
-    ('0.0001235', '0.50', '', '20,000', 'mala')
+    >>> shown(0.000123456), shown(0.5, ".2f"), shown(None), shown(20000, ","), shown("mala", ".2f"), shown("nan")
+    ('0.0001235', '0.50', '', '20,000', 'mala', '')
     """
-    if value is None:
+    if value is None or value == "nan":
         return ""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return str(value)
