@@ -154,8 +154,7 @@ class ReportTable(SphinxDirective):
         where = f"copied from the page of {where}" if origin.get("transcribed") else where
         cost = "" if report["seconds"] is None else f", {report['seconds']:.0f} s on {origin['machine']}"
         children, _ = self.parse_inline(
-            f"`{report['command']}`{cost}; {where}. "
-            f"{{download}}`All rows (JSON) </{REPORTS}/{name}.json>`"
+            f"`{report['command']}`{cost}; {where}. {{download}}`All rows (JSON) </{REPORTS}/{name}.json>`"
         )
         return [nodes.paragraph("", "", *children, classes=["report-source"])]
 
