@@ -16,6 +16,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
+from matplotlib.axes import Axes
+from matplotlib.ticker import StrMethodFormatter, SymmetricalLogLocator
 
 from dualebm import auto
 from dualebm._internal import files
@@ -184,3 +186,10 @@ def spelled(values: Values, digits: int = 3) -> str:
     """
     error = f" +- {np.std(values, ddof=1) / math.sqrt(len(values)):.{digits}f}" if len(values) > 1 else ""
     return f"{np.mean(values):.{digits}f}{error}"
+
+
+def signed_logarithmic(panel: Axes, linear: float = 0.1) -> None:
+    """Gives a panel a horizontal axis of differences: linear between minus and plus `linear`, and logarithmic beyond."""
+    panel.set_xscale("symlog", linthresh=linear)
+    panel.xaxis.set_major_locator(SymmetricalLogLocator(base=10, linthresh=linear))
+    panel.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))

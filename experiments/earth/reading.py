@@ -5,12 +5,12 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import SymmetricalLogLocator
+from matplotlib.patches import Ellipse
 
-from dualebm.plotting.projection import map_points, map_position
+from dualebm.plotting.projection import draw_graticule, map_points, map_position
 from dualebm.plotting.regions import DENSITY_COLOURS
 from experiments import _common
-from experiments.densities import OURS, Rows, best_rival, costs, difference, means, verdict
+from experiments.densities import OURS, Rows, best_rival, costs, difference, means, signed_logarithmic, verdict
 from experiments.earth.sets import NAMES, PUBLISHED
 
 MAP_ROWS = 120
@@ -89,13 +89,16 @@ def maps_of(cases: Cases, rows: Mapping[str, Rows]) -> Figure:
     for panel, name in zip(panels.flat, names, strict=False):
         values = np.array(cases[name, False][OURS][0]["map"])
         form: dict[str, Any] = dict(extent=(-2, 2, -1, 1), origin="lower", cmap=DENSITY_COLOURS, vmin=-8, vmax=4)
-        image = panel.imshow(np.where(inside, values, np.nan), **form)
+        edge = panel.add_patch(Ellipse((0, 0), 4, 2, facecolor="none", edgecolor="0.3", linewidth=0.6, clip_on=False))
+        image = panel.imshow(np.where(inside, values, values[inside].min()), interpolation="bilinear", clip_path=edge, **form)
+        draw_graticule(panel)
         drawn = rows[name][np.random.default_rng(0).permutation(len(rows[name]))[:1500]]
         panel.scatter(*map_position(drawn).T, s=0.6, color="black", linewidths=0, alpha=0.5)
         panel.set(title=f"{name}, n = {len(rows[name])}", xticks=[], yticks=[], frame_on=False)
     for panel in panels.flat[len(names) :]:
         panel.remove()
-    figure.colorbar(image, ax=panels, label="log density by area [nat]", shrink=0.6, extend="both")  # pyright: ignore[reportArgumentType]
+    form = dict(location="bottom", shrink=0.5, aspect=30, pad=0.02, extend="both", ticks=range(-8, 5, 2))
+    figure.colorbar(image, ax=panels, label="log density by area [nat]", **form)  # pyright: ignore[reportArgumentType]
     return figure
 
 
@@ -113,8 +116,7 @@ def figure_of(cases: Cases) -> Figure:
     panel.axvline(0, color="black", linewidth=0.8, zorder=0)
     labels = [f"{name}{', distinct' if distinct else ''}" for name, distinct in cases]
     panel.set(yticks=range(len(cases)), yticklabels=labels, ylim=(len(cases) - 0.4, -0.6), xlabel="automatic − rival, log density [nat]")
-    panel.set_xscale("symlog", linthresh=0.1)
-    panel.xaxis.set_major_locator(SymmetricalLogLocator(base=10, linthresh=0.1))
+    signed_logarithmic(panel)
     panel.set_title("mean, and least to largest over splits; right of 0 the automatic fit is better")
     _common.legend(figure, [panel], 3)
     return figure

@@ -5,10 +5,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from matplotlib.figure import Figure
-from matplotlib.ticker import SymmetricalLogLocator
 
 from experiments import _common
-from experiments.densities import OURS, best_rival, costs, difference, means, spelled, verdict
+from experiments.densities import OURS, best_rival, costs, difference, means, signed_logarithmic, spelled, verdict
 
 Cases = Mapping[str, Mapping[str, Sequence[Mapping[str, Any]]]]
 """The cases by table and method, one a split."""
@@ -63,8 +62,7 @@ def figure_of(cases: Cases) -> Figure:
             far.plot([lag.mean], [place], linestyle="", markersize=3.5, markeredgecolor="black", markeredgewidth=0.4, label=method, **form)
     for panel in (near, far):
         panel.axvline(0, color="black", linewidth=0.8, zorder=0)
-        panel.set_xscale("symlog", linthresh=0.1)
-        panel.xaxis.set_major_locator(SymmetricalLogLocator(base=10, linthresh=0.1))
+        signed_logarithmic(panel)
     labels = [f"{name} ({best_rival(cases[name])})" for name in names]
     near.set(yticks=range(len(names)), yticklabels=labels, xlabel="automatic − best rival [nat]", ylim=(len(names) - 0.4, -0.6))
     near.set_title("thick: standard error; thin: least to largest")
