@@ -5,12 +5,9 @@
     :where: energy=last
     ```
 
-    ```{report-summary} torus
-    ```
+    {report}`torus; summary;` The KL is {report}`torus; method=F1; kl; .4f` nats.
 
-    The KL is {report}`torus; method=F1; kl; .4f` nats.
-
-A summary is the sentences that the report ends with. A table shows the columns of a report under other headings, in the order given, for the rows that have the given values. The line below it
+A table shows the columns of a report under other headings, in the order given, for the rows that have the given values. The line below it
 names the command, the revision, the date and the seconds, and links the file. A report that is missing, a column that it does not have and
 a condition that no row meets are errors of the build.
 """
@@ -162,20 +159,6 @@ class ReportTable(SphinxDirective):
         return [nodes.paragraph("", "", *children, classes=["report-source"])]
 
 
-class ReportSummary(SphinxDirective):
-    """The sentences in which a report sums up its numbers."""
-
-    required_arguments = 1
-
-    def run(self) -> list[nodes.Node]:
-        """Returns the sentences as a paragraph."""
-        try:
-            summary = read(self, self.arguments[0])["summary"]
-        except ValueError as error:
-            raise self.error(str(error)) from error
-        return [nodes.paragraph("", summary)]
-
-
 class ReportValue(SphinxRole):
     """One number of a report: NAME; CONDITIONS...; COLUMN; FORMAT. Or what it says: NAME; summary; with about, paper and seconds alike."""
 
@@ -192,6 +175,5 @@ class ReportValue(SphinxRole):
 def setup(app: Any) -> dict[str, Any]:
     """Adds the directive and the role to Sphinx."""
     app.add_directive("report-table", ReportTable)
-    app.add_directive("report-summary", ReportSummary)
     app.add_role("report", ReportValue())
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
