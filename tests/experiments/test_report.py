@@ -15,6 +15,7 @@ from experiments import __main__ as runner
 from experiments import report
 
 FOLDER = Path(report.__file__).parent
+DOCS = FOLDER.parent / "docs"
 
 
 def written(folder, **changes):
@@ -72,7 +73,8 @@ def test_every_experiment_is_run_by_all_and_has_the_same_form():
         assert fields["preset"] == "quick" and fields["out"] == Path("results") / name
         source = inspect.getsource(module)
         assert ("report.write(" in source or "report.run(" in source) and "report.script(" in source
-        assert f"python -m experiments.{name}" in (FOLDER / "README.md").read_text(), name
+        page = DOCS / f"reproductions/{name}.md"
+        assert f"`{name}`" in (FOLDER / "README.md").read_text() and f"python -m experiments.{name}" in page.read_text(), name
 
 
 def test_all_goes_on_after_one_that_fails(tmp_path, monkeypatch, capsys):
