@@ -1,0 +1,49 @@
+"""A report becomes a file of the pages, with its figures, where a commit made it."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from experiments import publish, report
+
+REPORTS = publish.DOCS / "reproductions/reports"
+
+
+def study(folder: Path, revision: str | None) -> None:
+    """Writes a folder as a study leaves it."""
+    folder.mkdir()
+    content = dict(rows=[{"n": 1}], figures={"curves.png": "curves", "film.mp4": "a film"}, provenance=dict(git_revision=revision))
+    (folder / report.REPORT).write_text(json.dumps(content))
+    (folder / "curves.png").write_bytes(b"a figure")
+
+
+def test_a_report_and_its_figures_are_copied(tmp_path, capsys):
+    study(tmp_path / "run", "a" * 40)
+    publish.main(publish.Settings("torus", tmp_path / "run", tmp_path / "docs"))
+    copied = json.loads((tmp_path / "docs/reproductions/reports/torus.json").read_text())
+    assert copied == json.loads((tmp_path / "run" / report.REPORT).read_text())
+    assert [path.name for path in (tmp_path / "docs/figures").iterdir()] == ["curves.png"]
+    assert "aaaaaaa" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("revision", [None, "a" * 40 + "-dirty"])
+def test_a_report_of_no_commit_is_refused(tmp_path, revision):
+    study(tmp_path / "run", revision)
+    with pytest.raises(ValueError, match="no commit"):
+        publish.main(publish.Settings("torus", tmp_path / "run", tmp_path / "docs"))
+    assert not (tmp_path / "docs").exists()
+
+
+def test_a_folder_without_a_report_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="holds no report"):
+        publish.main(publish.Settings("torus", tmp_path, tmp_path / "docs"))
+
+
+@pytest.mark.parametrize("path", sorted(REPORTS.glob("*.json")), ids=lambda path: path.stem)
+def test_every_published_report_says_where_it_comes_from(path):
+    content = json.loads(path.read_text())
+    revision = content["provenance"]["git_revision"]
+    assert len(revision) == 40 and int(revision, 16) and content["provenance"]["date"][:2] == "20" and content["provenance"]["machine"]
+    assert content["command"].startswith("python -m experiments.") and "/work" not in content["command"] and content["rows"]
+    assert len({tuple(row) for row in content["rows"]}) == 1  # each row has the same columns
