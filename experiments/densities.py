@@ -188,6 +188,25 @@ def spelled(values: Values, digits: int = 3) -> str:
     return f"{np.mean(values):.{digits}f}{error}"
 
 
+def energy_adds(cases: Sequence[Mapping]) -> str:
+    """Returns how much the energies of automatic fits add to the mean log densities of their base measures, as a cell of a table.
+
+    >>> energy_adds([dict(log_densities=[1.0, 2.0], base_measure=1.25), dict(log_densities=[1.0, 2.0], base_measure=1.5)])
+    '+0.125 (+0.000 to +0.250)'
+    """
+    gains = means(cases) - [case["base_measure"] for case in cases]
+    return f"{gains.mean():+.3f} ({gains.min():+.3f} to {gains.max():+.3f})"
+
+
+def total_seconds(cases: Iterable[Mapping[str, Sequence[Mapping]]]) -> float:
+    """Returns the seconds of the processor that all cases of all data sets took.
+
+    >>> total_seconds([{"flow": [dict(seconds=2.0)]}, {"flow": [dict(seconds=4.5)]}])
+    6.5
+    """
+    return sum(case["seconds"] for each in cases for of in each.values() for case in of)
+
+
 def signed_logarithmic(panel: Axes, linear: float = 0.1) -> None:
     """Gives a panel a horizontal axis of differences: linear between minus and plus `linear`, and logarithmic beyond."""
     panel.set_xscale("symlog", linthresh=linear)

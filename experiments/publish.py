@@ -3,7 +3,8 @@
     python -m experiments.publish torus results/torus/paper
     python -m experiments.publish two_teachers_s2 results/two_teachers/s2_bimodal_default
 
-The report becomes `docs/reproductions/reports/NAME.json`, and each figure `docs/figures/FIGURE.png`. A report of sources that differ from a
+The report becomes `docs/reproductions/reports/NAME.json`, and each figure `docs/figures/NAME_FIGURE.png`, or `FIGURE.png` where its name
+begins with that of the report. A report of sources that differ from a
 commit is refused, because nobody could make it again.
 """
 
@@ -56,7 +57,7 @@ def main(settings: Settings) -> None:
     for folder in (reports, figures):
         folder.mkdir(parents=True, exist_ok=True)
     for name in (name for name in content["figures"] if name.endswith(".png")):
-        shutil.copyfile(settings.folder / name, figures / name)
+        shutil.copyfile(settings.folder / name, figures / (name if name.startswith(settings.name) else f"{settings.name}_{name}"))
     (reports / f"{settings.name}.json").write_text(json.dumps(content, indent=1) + "\n")
     print(f"{settings.name}: {len(content['rows'])} rows and {len(content['figures'])} figures of revision {revision[:7]}")
 

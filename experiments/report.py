@@ -75,7 +75,8 @@ def run(name: str, settings: Any, folder: Path, study: Callable[[], dict[str, An
         name: The name of the study's module.
         settings: The settings as they were given, before their preset decided the others.
         folder: Where the report is written.
-        study: Runs the study, and returns the other arguments of `write`.
+        study: Runs the study, and returns the other arguments of `write`. A study that reads earlier results returns `seconds` too, the
+            time that all of its numbers took.
 
     Returns:
         The rows of the report.
@@ -83,7 +84,7 @@ def run(name: str, settings: Any, folder: Path, study: Callable[[], dict[str, An
     begin = time.perf_counter()
     with matplotlib.rc_context(charts.STYLE):
         content = study()
-    write(folder, command=command(name, settings), seconds=time.perf_counter() - begin, **content)
+    write(folder, **dict(command=command(name, settings), seconds=time.perf_counter() - begin) | content)
     return content["rows"]
 
 

@@ -24,7 +24,7 @@ from dualebm._internal import checks
 from dualebm.candidates import Auto
 from dualebm.plotting.projection import map_points
 from experiments import _common, report
-from experiments.densities import OURS, Scored, automatic, fitted, stored
+from experiments.densities import OURS, Scored, automatic, fitted, stored, total_seconds
 from experiments.earth import reading, rivals, sets
 
 METHODS = (OURS, *rivals.NAMES)
@@ -131,6 +131,7 @@ def content_of(settings: Settings) -> dict[str, Any]:
         ),
         rows=reading.rows_of(cases),
         summary=reading.outcome(cases),
+        seconds=total_seconds(cases.values()),
         figures={"earth": reading.figure_of(cases), "earth_maps": reading.maps_of(cases, rows)},
         paper=(
             "the rows that name a paper, diffusion mixture by Jo and Hwang, flow matching by Chen and Lipman. None of these papers gives a "

@@ -10,7 +10,17 @@ from matplotlib.patches import Ellipse
 from dualebm.plotting.projection import draw_graticule, map_points, map_position
 from dualebm.plotting.regions import DENSITY_COLOURS
 from experiments import _common
-from experiments.densities import OURS, Rows, best_rival, costs, difference, means, signed_logarithmic, verdict
+from experiments.densities import (
+    OURS,
+    Rows,
+    best_rival,
+    costs,
+    difference,
+    energy_adds,
+    means,
+    signed_logarithmic,
+    verdict,
+)
 from experiments.earth.sets import NAMES, PUBLISHED
 
 MAP_ROWS = 120
@@ -48,6 +58,7 @@ def rows_of(cases: Cases) -> list[dict[str, Any]]:
         rows += [
             row("automatic less best rival", _lag), row("best rival", best_rival),
             row("chosen in the first split", lambda each: each[OURS][0]["chosen"]),
+            row("energy adds", lambda each: energy_adds(each[OURS])),
         ]  # fmt: skip
         if not distinct:
             published: dict[str, dict[str, str]] = {label: dict(zip(NAMES, of, strict=True)) for label, of in PUBLISHED.items()}

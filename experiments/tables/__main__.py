@@ -17,7 +17,7 @@ from typing import Any
 from dualebm._internal import checks
 from dualebm.spaces import Euclidean
 from experiments import _common, report
-from experiments.densities import OURS, automatic, fitted, stored
+from experiments.densities import OURS, automatic, fitted, stored, total_seconds
 from experiments.tables import reading, rivals, sets
 
 METHODS = (OURS, *rivals.NAMES)
@@ -104,6 +104,7 @@ def content_of(settings: Settings) -> dict[str, Any]:
         ),
         rows=rows,
         summary=reading.outcome(cases),
+        seconds=total_seconds(cases.values()),
         figures={"tables": reading.figure_of(cases)},
         paper="nothing on these tables.",
     )  # fmt: skip

@@ -7,7 +7,17 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from experiments import _common
-from experiments.densities import OURS, best_rival, costs, difference, means, signed_logarithmic, spelled, verdict
+from experiments.densities import (
+    OURS,
+    best_rival,
+    costs,
+    difference,
+    energy_adds,
+    means,
+    signed_logarithmic,
+    spelled,
+    verdict,
+)
 
 Cases = Mapping[str, Mapping[str, Sequence[Mapping[str, Any]]]]
 """The cases by table and method, one a split."""
@@ -26,6 +36,7 @@ def rows_of(cases: Cases) -> list[dict[str, Any]]:
             | {method: spelled(means(of)) for method, of in each.items()}
             | {"best rival": rival, "difference": lag.mean, "error": lag.error, "least": lag.least, "largest": lag.largest}
             | {"chosen": f"{base}, {times} of {len(ours)}", "radius": f"{min(radii):.3g} to {max(radii):.3g}"}
+            | {"energy adds": energy_adds(ours)}
         )
     return rows
 

@@ -92,7 +92,7 @@ def uniform(seed, train, held, space, auto):
     """A fit whose energy is 1 everywhere."""
     energy = Shallow(ReLU(bias=True), jnp.array([[0.0, 0.0, 0.0, 1.0]]), jnp.array([1.0]))
     fit = SimpleNamespace(energy=energy, space=space, log_partition=SimpleNamespace(value=-1.0))
-    return fit, (np.full(len(held), -space.log_volume), dict(chosen="uniform relu", radius=0.0))
+    return fit, (np.full(len(held), -space.log_volume), dict(chosen="uniform relu", radius=0.0, base_measure=-space.log_volume))
 
 
 def test_the_study_from_end_to_end_and_again(folder, tmp_path, monkeypatch, capsys):

@@ -23,7 +23,7 @@ def test_a_report_and_its_figures_are_copied(tmp_path, capsys):
     publish.main(publish.Settings("torus", tmp_path / "run", tmp_path / "docs"))
     copied = json.loads((tmp_path / "docs/reproductions/reports/torus.json").read_text())
     assert copied == json.loads((tmp_path / "run" / report.REPORT).read_text())
-    assert [path.name for path in (tmp_path / "docs/figures").iterdir()] == ["curves.png"]
+    assert [path.name for path in (tmp_path / "docs/figures").iterdir()] == ["torus_curves.png"]
     assert "aaaaaaa" in capsys.readouterr().out
 
 

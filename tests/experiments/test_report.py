@@ -6,6 +6,7 @@ import inspect
 import json
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -88,7 +89,7 @@ def test_all_goes_on_after_one_that_fails(tmp_path, monkeypatch, capsys):
         written(Path(words[-1]))
         return type("Done", (), {"returncode": 0})
 
-    monkeypatch.setattr(runner.subprocess, "run", run)
+    monkeypatch.setattr(runner, "subprocess", SimpleNamespace(run=run))
     with pytest.raises(SystemExit, match="failed: torus"):
         runner.main(runner.Settings(("all",), "paper", tmp_path))
     assert [words[0] for words in ran] == [f"experiments.{name}" for name in runner.EXPERIMENTS]

@@ -92,7 +92,7 @@ def test_a_case_is_read_again_unless_a_setting_has_changed_or_the_file_is_cut(tm
 
 
 def case(*values, **kept):
-    return dict(log_densities=values, seconds=1.0, rows=8, columns=2, chosen="stacked scaled_bump", radius=2.0) | kept
+    return dict(log_densities=values, seconds=1.0, rows=8, columns=2, chosen="stacked scaled_bump", radius=2.0, base_measure=-1.5) | kept
 
 
 def test_differences_are_paired_by_rows_and_splits():
