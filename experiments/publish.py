@@ -4,7 +4,7 @@
     python -m experiments.publish two_teachers_s2 results/two_teachers/s2_bimodal_default
 
 The report becomes `docs/reproductions/reports/NAME.json`, and each figure `docs/figures/NAME_FIGURE.png`, or `FIGURE.png` where its name
-begins with that of the report. A report of sources that differ from a
+begins with that of the report. Tables of the README below a line `<!-- NAME: | {COLUMN} | ... -->` receive the rows anew. A report of sources that differ from a
 commit is refused, because nobody could make it again.
 """
 
@@ -13,6 +13,7 @@ import json
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import tyro
 
@@ -33,8 +34,26 @@ class Settings:
     """The folder of the pages."""
 
 
+def refreshed(text: str, name: str, rows: list[dict[str, Any]]) -> str:
+    """Returns a page whose tables of a report have its rows, each in the form that a comment above the table gives.
+
+    >>> page = "<!-- torus: | {n} | {kl:.2f} | -->\\n| n | KL |\\n|---|---|\\n| old | row |\\n\\nText.\\n"
+    >>> print(refreshed(page, "torus", [{"n": 10, "kl": 0.123}, {"n": 20, "kl": 0.1}]))
+    <!-- torus: | {n} | {kl:.2f} | -->
+    | n | KL |
+    |---|---|
+    | 10 | 0.12 |
+    | 20 | 0.10 |
+    <BLANKLINE>
+    Text.
+    <BLANKLINE>
+    """
+    table = re.compile(rf"(<!-- {name}: (\|.*\|) -->\n\|.*\n\|.*\n)((?:\|.*\n)*)")
+    return table.sub(lambda match: match[1] + "".join(match[2].format_map(row) + "\n" for row in rows), text)
+
+
 def main(settings: Settings) -> None:
-    """Copies the report and its figures.
+    """Copies the report and its figures, and renews the tables of the README.
 
     Raises:
         ValueError: The name is not one of a file, the folder has no report, or the report has no commit.
@@ -59,6 +78,9 @@ def main(settings: Settings) -> None:
     for name in (name for name in content["figures"] if name.endswith(".png")):
         shutil.copyfile(settings.folder / name, figures / (name if name.startswith(settings.name) else f"{settings.name}_{name}"))
     (reports / f"{settings.name}.json").write_text(json.dumps(content, indent=1) + "\n")
+    readme = settings.docs.parent / "README.md"
+    if readme.is_file():
+        readme.write_text(refreshed(readme.read_text(), settings.name, content["rows"]))
     print(f"{settings.name}: {len(content['rows'])} rows and {len(content['figures'])} figures of revision {revision[:7]}")
 
 

@@ -47,3 +47,11 @@ def test_every_published_report_says_where_it_comes_from(path):
     assert len(revision) == 40 and int(revision, 16) and content["provenance"]["date"][:2] == "20" and content["provenance"]["machine"]
     assert content["command"].startswith("python -m experiments.") and "/work" not in content["command"] and content["rows"]
     assert len({tuple(row) for row in content["rows"]}) == 1  # each row has the same columns
+
+
+def test_tables_of_the_readme_have_the_rows_of_their_reports():
+    text, names = (publish.DOCS.parent / "README.md").read_text(), 0
+    for path in REPORTS.glob("*.json"):
+        names += f"<!-- {path.stem}: |" in text
+        assert publish.refreshed(text, path.stem, json.loads(path.read_text())["rows"]) == text
+    assert names
