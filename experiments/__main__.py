@@ -16,7 +16,7 @@ from pathlib import Path
 import tyro
 
 from dualebm._internal import checks
-from experiments import _common, report
+from experiments import _common, page, report
 
 EXPERIMENTS = (
     "two_teachers", "figure1", "restarts", "sphere", "dual_lazy", "mean_field", "certificate", "torus", "deep", "time_scales", "adaptive",
@@ -52,7 +52,7 @@ def main(settings: Settings) -> None:
             sys.exit(code)
         failed += [name] if code else []
         print(f"{name}: {'failed' if code else 'done'} after {time.perf_counter() - begin:.0f} s", flush=True)
-    print(f"written to {report.index(settings.out)}")
+    print(f"written to {page.index(settings.out, EXPERIMENTS)}")
     if failed:
         sys.exit(f"failed: {', '.join(failed)}")
 

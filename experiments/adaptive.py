@@ -194,7 +194,7 @@ def contest(settings: Settings, target: targets.Target, signs: Signs) -> tuple[x
     for row in rows.values():  # at equal cost of an iteration, but for those in which steps adapt
         extra = (cost - 1) * min(row["adapted"], settings.warmup)
         row["ratio_of_seconds"] = (row["adapted"] + extra) / row["best"]
-    summary = dict(n=n, seeds=seeds, steps=steps, adapted_steps=np.median(steps_taken, axis=0).tolist(), cost_of_adapting=cost)
+    summary = dict(n=n, seeds=len(seeds), steps=steps, adapted_steps=np.median(steps_taken, axis=0).tolist(), cost_of_adapting=cost)
     return results, {**summary, "anneal": settings.anneal, "at": rows}
 
 
@@ -239,6 +239,14 @@ def show(name: str, signs: str, summary: dict) -> None:
         )
 
 
+CAPTION = (
+    "Steps that adapt beside a grid of steps: {}, signs {}. Left: iterations from which KL stays within twice the floor, in colours, "
+    "for each particle step and neuron step; the star is the steps at which the adaptive method ended. Right: KL(teacher || student) "
+    "against the iteration; grey lines are the cells of the grid, the coloured line is the adaptive method, medians over {} seeds. "
+    "The dotted line is twice the floor."
+)
+
+
 def main(settings: Settings) -> dict:
     """Trains, writes the report, and returns the summaries by teacher and signs."""
     _common.check(settings)
@@ -256,10 +264,10 @@ def main(settings: Settings) -> dict:
         folder.mkdir(parents=True, exist_ok=True)
         run_folder.to_netcdf(results, folder / "results.nc")
         (folder / "summary.json").write_text(json.dumps(summary, indent=1))
-        draw(results, summary, f"{target.name}, {signs}").savefig(folder / "figure.png", dpi=150)
         show(target.name, signs, summary)
         summaries[name] = summary
-        figures[f"{name}/figure.png"] = f"{target.name}, {signs}"
+        figure, caption = draw(results, summary, f"{target.name}, {signs}"), CAPTION.format(target.name, signs, summary["seeds"])
+        figures[f"{name}/figure"] = (figure, caption)
     ratios = {name: summary["at"]["2.0"]["ratio"] for name, summary in summaries.items()}
     kept = sum(ratio <= ASKED for ratio in ratios.values())
     rows = [
@@ -271,8 +279,9 @@ def main(settings: Settings) -> dict:
     ]
     report.write(
         settings.out, title="Adaptive steps", about="Iterations to twice the floor of the KL: steps that find themselves beside a grid.",
-        command=report.command("adaptive", settings), seconds=time.perf_counter() - begin, rows=rows, files=figures,
+        command=report.command("adaptive", settings), seconds=time.perf_counter() - begin, rows=rows, figures=figures,
         summary=f"Within {ASKED} of the best cell: {kept} of {len(ratios)}.", paper="nothing on it: its steps are tuned by hand.",
+        seeds=_common.seeds_of(settings, settings.seeds or PRESETS[settings.preset]["seeds"]),
     )  # fmt: skip
     return summaries
 

@@ -229,6 +229,13 @@ def figure_of(results: dict[str, dict[str, xarray.Dataset]], seconds: dict[str, 
 # -- The command ---------------------------------------------------------------------------------------
 
 
+CAPTION = (
+    "KL(teacher || student) of the shallow energy and of perceptrons of depth 1 to 3, on logarithmic axes, a column for each "
+    "teacher: above against the iteration, below against the seconds of the steps. Lines are means over {} seeds, bands their least "
+    "and largest."
+)
+
+
 def content_of(settings: Settings) -> dict[str, Any]:
     """Runs the study, and returns the content of its report."""
     results, seconds, rows, sentences = {}, {}, [], []
@@ -247,7 +254,7 @@ def content_of(settings: Settings) -> dict[str, Any]:
         "particles. KL at the end: mean over seeds, least and largest; best: the least of the mean along the run; threshold: twice the "
         "shallow energy's KL.",
         rows=rows, summary=" ".join(sentences),
-        figures={"deep": figure_of(results, seconds)},
+        figures={"deep": (figure_of(results, seconds), CAPTION.format(settings.seeds))}, seeds=_common.seeds_of(settings),
         paper="Section 6 says that the scheme generalizes to deeper networks and could be tested with them; it shows no such experiment.",
     )  # fmt: skip
 

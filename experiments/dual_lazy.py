@@ -282,10 +282,23 @@ def rows_of(results: dict, settings: Settings) -> list[dict]:
     return rows
 
 
+COUNTS = (
+    "KL(teacher || student) against the number of data n, on logarithmic axes, a panel for each teacher. Lines are medians over {} "
+    "seeds, bands their least and largest. The dashed line is the KL of the uniform density."
+)
+RADII_CAPTION = (
+    "KL(teacher || student) against the radius of the ball, on logarithmic axes, a panel for each teacher. Lines are medians over {} "
+    "seeds, bands their least and largest. The dashed line is the KL of the uniform density: above it a fit is worse than none."
+)
+
+
 def content_of(settings: Settings) -> dict[str, Any]:
     """Runs the study, and returns the content of its report."""
     results = solve_all(settings)
-    figures = {"dual_lazy_n": draw_counts(results, settings), "dual_lazy_radius": draw_radii(results, settings)}
+    figures = {
+        "dual_lazy_n": (draw_counts(results, settings), COUNTS.format(settings.seeds)),
+        "dual_lazy_radius": (draw_radii(results, settings), RADII_CAPTION.format(settings.seeds)),
+    }
     slopes = [
         f"{teacher} {slope(lines[0]):.2f} (F1, radius {RADIUS:g}) and {slope(lines[2]):.2f} (F2)"
         for teacher in settings.teachers  # pyright: ignore[reportOptionalIterable]
@@ -303,6 +316,7 @@ def content_of(settings: Settings) -> dict[str, Any]:
         summary="Slopes of log KL against log n: " + "; ".join(slopes) + "." if slopes else "",
         paper="Its experiments are in F1: it has no such comparison.",
         figures=figures,
+        seeds=_common.seeds_of(settings),
     )
 
 

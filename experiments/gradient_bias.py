@@ -289,6 +289,13 @@ def figure_of(results: dict[str, dict[str, xarray.Dataset]], seconds: dict[str, 
 # -- The command ---------------------------------------------------------------------------------------------
 
 
+CAPTION = (
+    "Bias of the gradient's estimate, error of log Z and KL against the seconds of the steps, a column for each energy. Above: the "
+    "norm of the bias over {} seeds, or the noise of its mean where that is larger. Middle: log Z by the walkers less the exact one, "
+    "mean and one standard deviation. Below: KL(teacher || student), mean with a band from the least to the largest."
+)
+
+
 def content_of(settings: Settings) -> dict[str, Any]:
     """Runs the study, and returns the content of its report."""
     results, seconds, rows = {}, {}, []
@@ -306,7 +313,7 @@ def content_of(settings: Settings) -> dict[str, Any]:
         "would show; exact_gradient: the norm of the likelihood's own halfway; log_Z: by the walkers less exact, change since the start.",
         rows=rows,
         summary="Bias of the gradient at the end, and of log Z. " + " ".join(sentences),
-        figures={"gradient_bias": figure_of(results, seconds)},
+        figures={"gradient_bias": (figure_of(results, seconds), CAPTION.format(settings.seeds))}, seeds=_common.seeds_of(settings),
         paper="Shows the protocol on a mixture and on images; has no such table.",
     )  # fmt: skip
 

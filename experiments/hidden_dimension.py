@@ -235,6 +235,18 @@ def draw_needed(rows: list[dict], settings: Settings) -> Figure:
     return figure
 
 
+NEEDED = (
+    "The number of data n at which the test KL falls to {:g} of the KL of the uniform density, against the ambient dimension d, on "
+    "logarithmic axes, a panel for each hidden dimension k. A case without a mark does not reach the level within the n that were "
+    "tried, or always has it."
+)
+CURVES = (
+    "Test KL(teacher || student) against the number of data n, on logarithmic axes: active (F1) on the left, lazy (F2) on the right, "
+    "a row for each hidden dimension k, a line for each ambient dimension d. Lines are means over {} repetition(s), bands their "
+    "least and largest. The dashed line is the KL of the uniform density, the dotted line the level at which n is read."
+)
+
+
 def content_of(settings: Settings) -> dict[str, Any]:
     """Runs the study, and returns the content of its report."""
     cases = [(k, d) for k in settings.hidden for d in settings.dimensions]  # pyright: ignore[reportOptionalIterable]
@@ -248,7 +260,10 @@ def content_of(settings: Settings) -> dict[str, Any]:
             row[f"{label}_needs"] = needed(n, mean, settings.fraction * START)
             row |= {f"{label}_KL_{one}": value for one, value in zip(n, mean, strict=True)}
         rows.append(row)
-    figures = {"hidden_dimension_needed": draw_needed(rows, settings), "hidden_dimension": draw_curves(results, settings)}
+    figures = {
+        "hidden_dimension_needed": (draw_needed(rows, settings), NEEDED.format(settings.fraction)),
+        "hidden_dimension": (draw_curves(results, settings), CURVES.format(settings.repeats)),
+    }
     return dict(
         title="Hidden dimension against ambient dimension",
         about=(
@@ -258,6 +273,7 @@ def content_of(settings: Settings) -> dict[str, Any]:
         rows=rows,
         paper="its theorems: F1 adapts to hidden directions, F2 does not; it has no such figure.",
         figures=figures,
+        seeds=range(FIRST_REPEAT, FIRST_REPEAT + settings.repeats),  # pyright: ignore[reportOperatorIssue]
     )
 
 

@@ -122,6 +122,12 @@ def figure_of(kl: xarray.DataArray, seconds: xarray.DataArray) -> Figure:
     return figure
 
 
+CAPTION = (
+    "KL(teacher || student) against the seconds of the steps, on logarithmic axes, a panel for each teacher: the default and each "
+    "option that changes what a step costs. Lines are means over {} seed(s), bands their least and largest."
+)
+
+
 def content_of(settings: Settings) -> dict[str, Any]:
     """Measures, writes `results.nc` and `summary.json`, and returns the content of the report."""
     measured = {teacher: measure(settings, teacher) for teacher in TEACHERS}
@@ -152,7 +158,8 @@ def content_of(settings: Settings) -> dict[str, Any]:
     ]
     return dict(
         title="Less work", about="KL against the time of steps, of each option that changes what a step costs.", rows=rows,
-        figures={"less_work": figure_of(kl, seconds)}, paper="nothing on it: its program has none of these options.",
+        figures={"less_work": (figure_of(kl, seconds), CAPTION.format(settings.seeds))},
+        seeds=_common.seeds_of(settings), paper="nothing on it: its program has none of these options.",
     )  # fmt: skip
 
 

@@ -1,12 +1,12 @@
-"""The report that every study writes: its figures, its numbers beside the paper's and its command; and one page of all reports.
+"""The report that every study writes: its figures, its numbers beside published ones, its command, and where they come from.
 
 A study is a module or a folder `experiments.NAME`. It has `Settings`, a frozen dataclass with `preset` and `out`, and `main(settings)`,
-which ends in `run` or `write`. `python -m experiments all` runs each study and calls `index`.
+which ends in `run` or `write`. `python -m experiments all` runs each study, and `experiments.page` makes one page of all reports.
 """
 
+import csv
 import dataclasses
 import datetime
-import html
 import json
 import math
 import os
@@ -14,9 +14,9 @@ import platform
 import shlex
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib
 import tyro
@@ -25,22 +25,46 @@ from matplotlib.figure import Figure
 from dualebm.plotting import charts
 from dualebm.training.fingerprint import provenance
 from dualebm.training.run import Diverged
+from experiments import curves
 
-REPORT = "report.json"
+REPORT, ROWS = "report.json", "rows.csv"
 
-PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>dualebm: experiments</title><style>
-body {{ font: 16px/1.45 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #111 }}
-h2 {{ margin-top: 3rem; border-top: 1px solid #ccc; padding-top: 1rem }}
-code, pre {{ background: #f3f3f3; padding: .1rem .3rem }} pre {{ overflow-x: auto }}
-table {{ border-collapse: collapse; font-size: .85rem; display: block; overflow-x: auto }}
-td, th {{ padding: .15rem .6rem; text-align: right; border-bottom: 1px solid #eee }}
-img, video {{ max-width: 100% }} figcaption {{ color: #444; font-size: .9rem }}
-</style></head><body><h1>dualebm: experiments</h1>
-<ul>{contents}</ul>
-{sections}
-</body></html>
-"""
+Captioned = tuple[Figure, str]
+"""A figure and its caption."""
+
+class Published(NamedTuple):
+    """A published number beside ours.
+
+    Attributes:
+        quantity: What it is, with its unit.
+        ours: The middle over our runs.
+        least: The least of our runs.
+        largest: The largest of our runs.
+        published: The published number, or the lower end of a published range.
+        source: Where it is published, and its settings where they differ from ours.
+        published_to: The upper end of a published range.
+        less_is_better: False where more is better, None for a claim, which is neither.
+    """
+
+    quantity: str
+    ours: float
+    least: float
+    largest: float
+    published: float
+    source: str
+    published_to: float | None = None
+    less_is_better: bool | None = True
+
+
+def compared(one: Published) -> str:
+    """Returns where our runs lie beside a published number: "below", "above" or "overlaps", of the least and the largest of our runs.
+
+    >>> compared(Published("KL", 0.2, 0.1, 0.3, 0.4, "")), compared(Published("ratio", 12, 8, 15, 10, "", 20))
+    ('below', 'overlaps')
+    """
+    if one.largest < one.published:
+        return "below"
+    return "above" if one.least > (one.published if one.published_to is None else one.published_to) else "overlaps"
 
 
 def command(name: str, settings: Any) -> str:
@@ -97,11 +121,15 @@ def write(
     seconds: float,
     rows: list[dict[str, Any]],
     paper: str,
-    figures: Mapping[str, Figure] | None = None,
+    figures: Mapping[str, Captioned] | None = None,
     files: Mapping[str, str] | None = None,
     summary: str = "",
+    published: Iterable[Published] = (),
+    seeds: Iterable[int] = (),
 ) -> None:
-    """Writes the figures, as `NAME.png` and `NAME.pdf`, and `report.json`, and prints the rows as a table.
+    """Writes the figures, `report.json` and `rows.csv`, and prints the rows as a table.
+
+    A figure becomes `NAME.png` and `NAME.pdf`, `NAME.csv` with the points of its curves, and `NAME.json` with what a page reads out.
 
     Args:
         folder: Where they are written; it is made if it does not exist.
@@ -111,21 +139,28 @@ def write(
         seconds: The time that it took.
         rows: The numbers, each row with the same names.
         paper: What the paper says, or that it says nothing.
-        figures: The figures by their names.
+        figures: The figures by their names, each with its caption: what is drawn against what, what lines and bands are, and of how
+            many seeds.
         files: Captions of figures and films that are in the folder already, by their names.
         summary: A sentence on the outcome.
+        published: Published numbers beside ours.
+        seeds: The seeds of the runs.
     """
     folder.mkdir(parents=True, exist_ok=True)
     shown_files = dict(files or {})
     with matplotlib.rc_context(charts.STYLE):
-        for name, figure in (figures or {}).items():
-            figure.savefig(folder / f"{name}.png")
+        for name, (figure, caption) in (figures or {}).items():
             figure.savefig(folder / f"{name}.pdf")
-            shown_files[f"{name}.png"] = name.replace("_", " ")
-    content = dict(
+            figure.savefig(folder / f"{name}.png")
+            curves.write_table(figure, folder / f"{name}.csv")
+            (folder / f"{name}.json").write_text(json.dumps(curves.readable(figure)))
+            shown_files[f"{name}.png"] = caption
+    content: dict[str, Any] = dict(
         title=title, about=about, command=command, seconds=round(seconds, 1), paper=paper, summary=summary, figures=shown_files,
-        rows=[{k: plain(v) for k, v in row.items()} for row in rows], provenance=origin(),
+        published=[{k: plain(v) for k, v in one._asdict().items()} | dict(compared=compared(one)) for one in published],
+        rows=[{k: plain(v) for k, v in row.items()} for row in rows], provenance=origin() | dict(seeds=[int(seed) for seed in seeds]),
     )  # fmt: skip
+    write_rows(content["rows"], folder / ROWS)
     partial = folder / f".{REPORT}"
     partial.write_text(json.dumps(content, indent=1))
     partial.replace(folder / REPORT)
@@ -136,6 +171,14 @@ def write(
         for line in cells:
             print("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)))
     print(*(line for line in (summary, f"paper: {paper}") if line), sep="\n")
+
+
+def write_rows(rows: list[dict[str, Any]], path: Path) -> None:
+    """Writes the rows of a report as CSV, with a column for each name of any row."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        table = csv.DictWriter(file, list(dict.fromkeys(name for row in rows for name in row)))
+        table.writeheader()
+        table.writerows(rows)
 
 
 def origin() -> dict[str, Any]:
@@ -171,39 +214,6 @@ def shown(value: Any) -> str:
     """
     value = plain(value)
     return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def index(root: Path) -> Path:
-    """Writes `index.html`, a page with a section for each report below a folder, in the order of their names, and returns its path.
-
-    Raises:
-        ValueError: The folder holds no report.
-    """
-    paths = sorted(root.rglob(REPORT))
-    if not paths:
-        raise ValueError(f"{root} holds no {REPORT}; run an experiment into it first")
-    contents, sections = [], []
-    for path in paths:
-        content = json.loads(path.read_text())
-        folder, title = os.path.relpath(path.parent, root), html.escape(content["title"])
-        anchor = html.escape(folder.replace(os.sep, "-"), quote=True)
-        contents.append(f'<li><a href="#{anchor}">{title}</a></li>')
-        parts = [f'<h2 id="{anchor}">{title}</h2>', f"<p>{html.escape(content['about'])}</p>"]
-        parts.append(f"<pre>{html.escape(content['command'])}</pre><p>{content['seconds']:.0f} s on this machine.</p>")
-        for file, caption in content["figures"].items():
-            at, text = html.escape(f"{folder}/{file}", quote=True), html.escape(caption)
-            kind = f'<video controls loop src="{at}"></video>' if file.endswith(".mp4") else f'<img alt="{text}" src="{at}">'
-            parts.append(f"<figure>{kind}<figcaption>{text}</figcaption></figure>")
-        if content["rows"]:
-            head = "".join(f"<th>{html.escape(name)}</th>" for name in content["rows"][0])
-            body = ("".join(f"<td>{html.escape(shown(v))}</td>" for v in row.values()) for row in content["rows"])
-            parts.append(f"<table><tr>{head}</tr>{''.join(f'<tr>{row}</tr>' for row in body)}</table>")
-        parts += [f"<p>{html.escape(content['summary'])}</p>"] if content["summary"] else []
-        parts.append(f"<p><em>The paper:</em> {html.escape(content['paper'])}</p>")
-        sections.append("\n".join(parts))
-    page = root / "index.html"
-    page.write_text(PAGE.format(contents="".join(contents), sections="\n".join(sections)))
-    return page
 
 
 def script(main: Callable[[Any], Any], settings: type, about: str | None) -> None:

@@ -21,7 +21,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import xarray
-from matplotlib.figure import Figure
 
 from dualebm import metrics
 from dualebm.data import targets
@@ -174,11 +173,38 @@ def rows_of(teacher: str, method: str, runs: xarray.Dataset) -> list[dict]:
     return rows
 
 
+MAPS = (
+    "Densities on S^2 along training: teacher {}, trained by {}, first seed. Equal-area maps on one colour scale, after the "
+    "teacher's, each with its iteration and KL. Small dots are particles, at most 1500 of them. Marks are neurons by their sign, "
+    "with an area in proportion to their weight."
+)
+CURVES = (
+    "KL(teacher || student), score error and total variation against the iteration on {}, by quadrature. Lines are means over {} "
+    "seeds, bands their least and largest. A dashed line is the authors' archived run, of one seed."
+)
+FILM = (
+    "Density, neurons and particles on S^2 along training: teacher {}, {}, first seed, in {} frames evenly spaced in the logarithm "
+    "of the iteration."
+)
+
+
+def published_of(rows: list[dict]) -> list[report.Published]:
+    """Returns the last KL by the authors' program that has an archived one beside it, of one seed."""
+    known = [row for row in rows if row["archived_kl"] is not None]
+    return [
+        report.Published(
+            f"KL (nat), {row['teacher']}, the authors' program, iteration {row['iteration']}", row["kl"], row["least"], row["largest"],
+            row["archived_kl"], f"archived run, one seed, iteration {row['iteration']}",
+        )
+        for row in known[-1:]
+    ]  # fmt: skip
+
+
 def main(settings: Settings) -> list[dict]:
     """Trains and draws, writes the report, and returns its rows."""
     scale, begin = scale_of(settings), time.perf_counter()
     rows: list[dict] = []
-    figures: dict[str, Figure] = {}
+    figures: dict[str, report.Captioned] = {}
     files, agreement = {}, ""
     for teacher in TEACHERS:
         target = targets.teacher(teacher)
@@ -190,7 +216,7 @@ def main(settings: Settings) -> list[dict]:
             curves[words] = runs = xarray.concat([one[names] for one in each], "run", combine_attrs="drop_conflicts")
             rows += rows_of(teacher, method, runs)
             pictures = [frame(each[0], step) for step in (*SHOWN, scale.steps)]
-            figures[f"{teacher}_{method}"] = maps.snapshots(pictures, teacher=target.energy, view=view)
+            figures[f"{teacher}_{method}"] = (maps.snapshots(pictures, teacher=target.energy, view=view), MAPS.format(teacher, words))
             if method == "program" and teacher == ARCHIVED:
                 agrees = reference.compare(runs, reference.author_runs("d3_bimodal_n1000_p_R=0"))
                 agreement = "; ".join(f"{name} at {one['agree']} of {one['of']}" for name, one in agrees.items())
@@ -199,10 +225,10 @@ def main(settings: Settings) -> list[dict]:
                 steps = log_spaced(each[0].step.values, settings.frames)
                 pictures = (frame(each[0], step) for step in steps)
                 file = films.film(settings.out / f"{teacher}.mp4", pictures, teacher=target.energy, view=view)
-                files[file.name] = f"{teacher}, {words}, first seed: {len(steps)} of its records, evenly spaced in the logarithm"
+                files[file.name] = FILM.format(teacher, words, len(steps))
         archived = {"authors' archived run, one seed": reference.author_sphere2("0")} if teacher == ARCHIVED else None
         drawn = {words: runs.sel(step=log_spaced(runs.step.values, DRAWN)) for words, runs in curves.items()}
-        figures[f"{teacher}_curves"] = charts.curves(drawn, archived)
+        figures[f"{teacher}_curves"] = (charts.curves(drawn, archived), CURVES.format(teacher, scale.seeds))
     report.write(
         settings.out,
         title="S^2: densities, neurons and particles along training",
@@ -214,6 +240,8 @@ def main(settings: Settings) -> list[dict]:
         paper="maps at iterations 0, 80, 400 and 40000 and videos, without numbers; archived is the authors' run, of one seed.",
         figures=figures,
         files=files,
+        published=published_of(rows),
+        seeds=_common.seeds_of(settings, scale.seeds),
         summary=f"The archived curve lies within the range of our {scale.seeds} seeds, widened on each side by its own width: "
         f"{agreement} of the archive's iterations from 50 on.",
     )

@@ -211,6 +211,13 @@ def figure_of(results: dict[tuple[str, float], dict[str, xarray.Dataset]]) -> Fi
 # -- The command -------------------------------------------------------------------------------------------------
 
 
+CAPTION = (
+    "KL along dual training, a column for each teacher and ratio of time scales. Above: KL with log Z by the particles (solid) and "
+    "exact or by test points (dashed), means over {} seeds, against the iteration. Below: their difference, with a band from the "
+    "least to the largest; the grey band is twice the standard error that the weights give."
+)
+
+
 def content_of(settings: Settings) -> dict[str, Any]:
     """Runs the study, and returns the content of its report."""
     results, rows = {}, []
@@ -230,7 +237,8 @@ def content_of(settings: Settings) -> dict[str, Any]:
         f"{settings.test_points} exact draws of the teacher on S^14; off: KL with log Z by the particles less that, mean over seeds at the "
         "end, and the largest of all records and seeds; error: of log Z, by the weights.",
         rows=rows, summary=" ".join(sentences),
-        figures={"weighted_dual": figure_of(results)}, paper="Neither paper has weights on the particles of the dual flow.",
+        figures={"weighted_dual": (figure_of(results), CAPTION.format(settings.seeds))},
+        seeds=_common.seeds_of(settings), paper="Neither paper has weights on the particles of the dual flow.",
     )  # fmt: skip
 
 

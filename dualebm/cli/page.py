@@ -32,23 +32,30 @@ PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
 <title>{title}</title><style>
-:root {{ color-scheme: light }}
-body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 46rem; margin: 0 auto; padding: 1rem; color: #111; overflow-wrap: anywhere }}
-h1 {{ font-size: 1.5rem; line-height: 1.2 }} h2 {{ font-size: 1.15rem; margin-top: 2.2rem; border-top: 1px solid #ccc; padding-top: .8rem }}
-figure {{ margin: 1rem 0 }} img {{ max-width: 100%; height: auto; display: block; margin: 0 auto }}
-figcaption {{ color: #444; font-size: .85rem; margin-top: .4rem }}
-code {{ background: #f3f3f3; padding: .1rem .3rem; font-size: .9em; white-space: pre-wrap }}
+:root {{ color-scheme: light dark; --ink: #111; --quiet: #444; --ground: #fff; --raised: #f3f3f3; --line: #ccc; --alarm: #b00 }}
+@media (prefers-color-scheme: dark) {{ :root {{ --ink: #e8e8e8; --quiet: #b0b0b0; --ground: #16181b; --raised: #24272b; --line: #484c52;
+--alarm: #ff8a80 }} }}
+body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 46rem; margin: 0 auto; padding: 1rem; color: var(--ink); background: var(--ground);
+overflow-wrap: anywhere }}
+h1 {{ font-size: 1.5rem; line-height: 1.2 }}
+h2 {{ font-size: 1.15rem; margin-top: 2.2rem; border-top: 1px solid var(--line); padding-top: .8rem }}
+figure {{ margin: 1rem 0 }} img {{ max-width: 100%; height: auto; display: block; margin: 0 auto; background: #fff }}
+figcaption {{ color: var(--quiet); font-size: .85rem; margin-top: .4rem }}
+code {{ background: var(--raised); padding: .1rem .3rem; font-size: .9em; white-space: pre-wrap }}
 .wide {{ overflow-x: auto }}
 table {{ border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; overflow-wrap: normal }}
-td, th {{ padding: .25rem .8rem .25rem 0; text-align: left; border-bottom: 1px solid #ddd; vertical-align: top }}
-.warning {{ border: 2px solid #b00; padding: .6rem .9rem; margin: 1rem 0 }}
-dt {{ font-weight: 600; margin-top: .8rem }} dd {{ margin: 0 }} dd + dd {{ color: #444; font-size: .9rem }}
-@media print {{ body {{ font-size: 10.5pt; max-width: none; padding: 0 }} figure, table, dt, .warning {{ break-inside: avoid }}
+td, th {{ padding: .25rem .8rem .25rem 0; text-align: left; border-bottom: 1px solid var(--line); vertical-align: top }}
+.warning {{ border: 2px solid var(--alarm); padding: .6rem .9rem; margin: 1rem 0 }}
+dt {{ font-weight: 600; margin-top: .8rem }} dd {{ margin: 0 }} dd + dd {{ color: var(--quiet); font-size: .9rem }}
+@media print {{ :root {{ color-scheme: light; --ink: #000; --quiet: #444; --ground: #fff; --raised: #f3f3f3; --line: #ccc;
+--alarm: #b00 }}
+body {{ font-size: 10.5pt; max-width: none; padding: 0 }} figure, table, dt, .warning {{ break-inside: avoid }}
+.wide {{ overflow: visible }}
 h2 {{ break-after: avoid }} dt {{ break-after: avoid }} details > * {{ display: block }} }}
-</style></head><body>
+</style></head><body><main>
 <h1>{title}</h1>
 {body}
-</body></html>
+</main></body></html>
 """
 
 
@@ -162,19 +169,21 @@ def _warning(doubt: str) -> str:
 
 
 def _image(figure: Any, caption: str) -> str:
-    """Return a figure with its caption, which is also its text for readers who do not see it."""
+    """Return a figure with its caption, whose first sentence is also the text for readers who do not see the figure."""
     data = io.BytesIO()
     figure.savefig(data, format="png", dpi=RESOLUTION)
-    encoded, words = base64.b64encode(data.getvalue()).decode(), _text(caption)
-    return f'<figure><img alt="{words}" src="data:image/png;base64,{encoded}"><figcaption>{words}</figcaption></figure>'
+    encoded, first = base64.b64encode(data.getvalue()).decode(), caption.partition(". ")[0].rstrip(".")
+    image = f'<img alt="{_text(first)}." src="data:image/png;base64,{encoded}">'
+    return f"<figure>{image}<figcaption>{_text(caption)}</figcaption></figure>"
 
 
 def _table(lines: Iterable[Iterable[str]]) -> str:
     """Return a table whose first line has the names of the columns."""
     head, *rest = [[_text(cell) for cell in line] for line in lines]
-    top = "".join(f"<th>{cell}</th>" for cell in head)
+    top = "".join(f'<th scope="col">{cell}</th>' for cell in head)
     body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in line) + "</tr>" for line in rest)
-    return f'<div class="wide"><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
+    region = '<div class="wide" role="region" aria-label="Table of log densities" tabindex="0">'
+    return f'{region}<table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
 def _held_out(header, model):

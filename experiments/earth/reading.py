@@ -9,7 +9,7 @@ from matplotlib.patches import Ellipse
 
 from dualebm.plotting.projection import draw_graticule, map_points, map_position
 from dualebm.plotting.regions import DENSITY_COLOURS
-from experiments import _common
+from experiments import _common, report
 from experiments.densities import (
     OURS,
     Rows,
@@ -70,6 +70,19 @@ def _lag(each: Mapping[str, Sequence[Mapping]]) -> str:
     """Returns the difference of negative log densities to the best rival, its standard error over splits, least and largest."""
     lag = difference(each[best_rival(each)], each[OURS])
     return f"{lag.mean:+.3f} +- {lag.error:.3f} ({lag.least:+.3f} to {lag.largest:+.3f})"
+
+
+def published_of(cases: Cases) -> list[report.Published]:
+    """Returns the negative log-likelihood of the automatic fit on each set beside the least of the published ones."""
+    pairs = []
+    for (name, distinct), each in cases.items():
+        known = {label: float(of[NAMES.index(name)].split()[0]) for label, of in PUBLISHED.items()}
+        best = min(known, key=lambda label: known[label])
+        if not distinct:
+            quantity = f"negative log-likelihood (nat), {name}"
+            numbers: dict[str, Any] = _common.spread(-means(each[OURS]), "ours")
+            pairs.append(report.Published(quantity, **numbers, published=known[best], source=f"{best}; other splits"))
+    return pairs
 
 
 def outcome(cases: Cases) -> str:

@@ -23,8 +23,34 @@ import numpy as np
 import xarray
 
 from experiments import _common, report
-from experiments.figure1.figures import draw, draw_speed_ups
+from experiments.figure1.figures import CLAIM, draw, draw_speed_ups
 from experiments.figure1.runs import ALGORITHMS, Scale, Settings, iterations, rows_of, scale_of, speed_ups, train
+
+CAPTIONS = {
+    "archived": "Figure 1 with the settings that reproduce the authors' archived curves.",
+    "text": "Figure 1 with the settings that the text of the paper gives.",
+}
+LINES = (
+    "KL(teacher || student), score error and total variation against the iteration, on logarithmic axes, a row for each teacher. "
+    "Solid lines are means over {} seeds, bands their least and largest. Dashed lines and crosses are the authors' archived curves. "
+    "Grey horizontal lines are the thresholds at which the speed-up is read."
+)
+SPEED_UPS = (
+    "Iterations of the primal over those of the dual algorithm, to each threshold of KL (nat) or total variation (TV). Marks are "
+    "means over {} seeds, bars their least and largest. The grey band is the paper's statement, 10 to 20."
+)
+
+
+def published_of(ratios: dict[tuple[str, str], np.ndarray]) -> list[report.Published]:
+    """Returns the speed-up over all thresholds and seeds, in each reading and on each teacher, beside the paper's statement."""
+    pairs = []
+    for (reading, teacher), ratio in ratios.items():
+        if np.isfinite(ratio).any():
+            quantity = f"speed-up of the dual algorithm, {teacher}, settings of the {'archive' if reading == 'archived' else 'text'}"
+            numbers = _common.spread(ratio[np.isfinite(ratio)], "ours")
+            claim = dict(published=CLAIM[0], published_to=CLAIM[1], less_is_better=None, source="caption of Figure 1")
+            pairs.append(report.Published(quantity, **numbers, **claim))  # pyright: ignore[reportArgumentType]
+    return pairs
 
 
 def content_of(settings: Settings, scale: Scale) -> dict[str, Any]:
@@ -45,8 +71,11 @@ def content_of(settings: Settings, scale: Scale) -> dict[str, Any]:
             primal, fast = (np.array([iterations(r, teacher) for r in by_case[reading, teacher, a]]) for a in ALGORITHMS)
             ratios[reading, teacher] = speed_ups(primal, fast)
             rows += rows_of(teacher, reading, primal, fast)
-    figures = {f"figure1_{reading}": draw(settings.teachers, scale.n, reading, by_case) for reading in settings.readings}
-    figures["figure1_speed_up"] = draw_speed_ups(settings.teachers, scale.n, ratios)
+    figures = {
+        f"figure1_{reading}": (draw(settings.teachers, scale.n, reading, by_case), f"{CAPTIONS[reading]} {LINES.format(scale.seeds)}")
+        for reading in settings.readings
+    }
+    figures["figure1_speed_up"] = (draw_speed_ups(settings.teachers, scale.n, ratios), SPEED_UPS.format(scale.seeds))
     ends = []
     for (reading, teacher, algorithm), runs in by_case.items():
         last = [int(r.step[-1]) for r in runs]
@@ -60,6 +89,7 @@ def content_of(settings: Settings, scale: Scale) -> dict[str, Any]:
         "0.2); text, s = 0.02 for the faster process, alpha 0.05 against 20, random signs, weights in [0, 1), radius 10.",
         rows=rows, figures=figures, summary=f"Mean KL where the runs end, and the iteration: {'; '.join(ends)}.",
         paper="the dual algorithm is about 10 to 20 times faster than the primal one (caption of Figure 1).",
+        published=published_of(ratios), seeds=_common.seeds_of(settings, scale.seeds),
     )  # fmt: skip
 
 

@@ -36,13 +36,29 @@ WALKERS_N = 2000
 """Data points where the number of walkers is what changes."""
 
 
+METHODS_CAPTION = (
+    "Mass of the first mode, first coordinates of the two means, and KL on fresh data, against the iteration. Lines are means over "
+    "{} seeds, bands their least and largest. Dotted lines are the teacher."
+)
+WEIGHTS_CAPTION = (
+    "The weights of the walkers along training: effective fraction, mean since the last record, with the threshold of resampling "
+    "(dotted); how often the walkers were resampled; and the error of log Z, with the error that is expected of finite walkers "
+    "(dashed). Lines are means over {} seeds, bands their least and largest."
+)
+COUNTS_CAPTION = (
+    "What more walkers give. Left: by how much log Z is estimated too low, in nats, against the number of walkers N, with what is "
+    "expected (dashed). Right: mass of the first mode at the end, with the teacher's (dotted). Each mark is one run; runs whose log "
+    "Z is too high are not drawn on the left."
+)
+
+
 def of_methods(settings: Settings) -> tuple[dict[str, Any], list[dict]]:
     """Compares the methods, and returns figures and rows."""
     sizes = (settings.dimension, settings.n, settings.walkers, product(seed=_common.seeds_of(settings)))
     results = {name: swept(settings, name, "methods", *sizes) for name in settings.methods}  # type: ignore[arg-type]
-    figures = {"gaussian_mixture": draw_methods(results)}
+    figures: dict[str, report.Captioned] = {"gaussian_mixture": (draw_methods(results), METHODS_CAPTION.format(settings.seeds))}
     if weighted := {name: one for name, one in results.items() if name in WEIGHTED}:
-        figures["gaussian_mixture_weights"] = draw_weights(weighted)
+        figures["gaussian_mixture_weights"] = (draw_weights(weighted), WEIGHTS_CAPTION.format(settings.seeds))
     return figures, rows_of_methods(results)
 
 
@@ -50,7 +66,7 @@ def of_counts(settings: Settings) -> tuple[dict[str, Any], list[dict]]:
     """Changes the number of walkers of Jarzynski, and returns figures and rows."""
     grid = product(walkers=settings.walker_counts or (), seed=_common.seeds_of(settings, settings.walker_seeds))
     counts = by_count(swept(settings, "jarzynski", "walkers", settings.walker_dimension, WALKERS_N, 2, grid))  # type: ignore[arg-type]
-    return {"gaussian_mixture_walkers": draw_counts(counts)}, rows_of_counts(counts)
+    return {"gaussian_mixture_walkers": (draw_counts(counts), COUNTS_CAPTION)}, rows_of_counts(counts)
 
 
 def of_variants(settings: Settings) -> list[dict]:
@@ -82,7 +98,7 @@ def content_of(settings: Settings) -> dict[str, Any]:
         about=f"A mixture of two in d = {settings.dimension}, n = {settings.n} data, {settings.walkers} walkers, {settings.steps} "
         "iterations: what was asked (at the size of the paper preset) beside the mean, least and largest over seeds at the end. Asked of "
         "log Z: the error expected of finite walkers.",
-        rows=rows, figures=figures,
+        rows=rows, figures=figures, seeds=_common.seeds_of(settings),
         summary="; ".join(f"{row['part']}, {row['what']}: {row['have']} seeds within {row['asked']}" for row in rows if row["have"]),
         paper="Jarzynski's walkers, unadjusted, find the masses, PCD loses a mode, CD finds the means and not the masses; its curves are "
         "shown without numbers.",

@@ -36,6 +36,15 @@ CHAINS = 512
 """Of the annealing, at most."""
 
 
+SAMPLES = "Images of the data and walkers of each method at the end, first seed."
+TRAINING = (
+    "Above: masses of the digits among the walkers of each method against the iteration, a line for each seed (paler after the "
+    "first), with the masses of the data (dotted). Below left: cross-entropy of training images (solid) and held-out images (dashed) "
+    "by the weighted walkers, bands of two standard errors. Below right: effective fraction of the walkers, with the threshold of "
+    "resampling (dotted)."
+)
+
+
 def classifier_of(settings: Settings, key, seed: int, images: Images):
     """Trains the classifier of a seed, and returns it and its accuracy on held-out images.
 
@@ -101,7 +110,10 @@ def content_of(settings: Settings) -> dict[str, Any]:
         rows=rows,
         summary=f"Largest error of a mass at the end, mean of seeds: {JARZYNSKI} {mean[JARZYNSKI]:.3f}, {PCD} {mean[PCD]:.3f}. The "
         f"classifier is right on {', '.join(f'{right:.3f}' for right in accuracies)} of the held-out images.",
-        figures={"samples": samples_figure(sets[0].shape, shown), "training": training_figure(settings, results)},
+        figures={
+            "samples": (samples_figure(sets[0].shape, shown), SAMPLES), "training": (training_figure(settings, results), TRAINING),
+        },
+        seeds=seeds,
         paper="the same comparison on MNIST 2, 3, 6 with masses 4/7, 2/7, 1/7; it has no such numbers for these digits.",
     )  # fmt: skip
 

@@ -20,7 +20,7 @@ from dualebm.plotting import charts
 from dualebm.spaces import Sphere
 from dualebm.sweeps.grid import cross, product, zipped
 from dualebm.training.run import run
-from experiments import _common
+from experiments import _common, report
 from experiments.mean_field.measured import (
     MEASURES,
     RADIUS,
@@ -42,6 +42,19 @@ RECORDS = 4
 
 FINE, COARSE = 256, 64
 """Arcs of the densities of the equations, and of the histograms of particles."""
+
+
+ERRORS = (
+    "Particle systems of Algorithm 1 against the mean-field equations ({}): root mean square error of integrals of test functions, "
+    "over {} seeds, against the number of particles N, on logarithmic axes. Left: integrals over the particles; right: over the "
+    "neurons. Lines are fitted slopes; a law of large numbers has -1/2. Grey lines are what the grid (dotted) and the time step "
+    "(dashed) of the equations may add."
+)
+DENSITIES = (
+    "Densities on the circle at the start and at four times: particles above, neurons below, those of positive sign upwards and "
+    "those of negative sign downwards on a logarithmic axis. Lines are the equations, filled areas one particle system of the "
+    "largest size."
+)
 
 
 class Case(NamedTuple):
@@ -127,7 +140,7 @@ def errors_of(name: str, particles: xarray.Dataset, grids: list[xarray.Dataset],
     )
 
 
-def study(name: str, settings: Settings) -> tuple[dict[str, Figure], list[dict[str, Any]]]:
+def study(name: str, settings: Settings) -> tuple[dict[str, report.Captioned], list[dict[str, Any]]]:
     """Runs the study of a case, and returns figures and rows."""
     paper = settings.preset == "paper"
     case, sizes, seeds = cases(paper)[name], sizes_of(settings, 6 if paper else 4), system_seeds(settings, 32 if paper else 12)
@@ -145,9 +158,9 @@ def study(name: str, settings: Settings) -> tuple[dict[str, Figure], list[dict[s
                 f"{name}, {measure}", f"t = {moment:g}", "N", -0.5, slope, uncertain, error.by_size[:, i],
                 bias=error.bias[i], chance=error.chance[i], grid=error.grid[i], step=error.step[i],
             ))  # fmt: skip
-    figures = {f"mean_field_{name}_errors": draw_errors(case, sizes, times, errors)}
+    figures = {f"mean_field_{name}_errors": (draw_errors(case, sizes, times, errors), ERRORS.format(case.title, len(seeds)))}
     if case.space == Sphere(2):
-        figures[f"mean_field_{name}_densities"] = draw_densities(grids[-1], particles, times)
+        figures[f"mean_field_{name}_densities"] = (draw_densities(grids[-1], particles, times), DENSITIES)
     return figures, rows
 
 

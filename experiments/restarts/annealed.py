@@ -51,6 +51,18 @@ QUICK_SHAPES = ("linear", "exponential", "step_in_order", "reversed")
 """The shapes of the quick preset: each compiles another program."""
 
 
+CAPTION = (
+    "Annealed restarts on {}. Left: KL(teacher || student) against the iteration, means over {} seeds with bands from the least to "
+    "the largest. Right: KL at the end (filled circles) and the least KL along training (open squares) of every variant, means with "
+    "bars from the least to the largest. The names say the shape of p_R along the warm-up, the length of the warm-up in iterations, "
+    "and whether the neuron steps have the age factor."
+)
+CHOOSING = (
+    "How the shape and the warm-up were chosen: KL at the end on the seeds that chose, for each shape of p_R along the warm-up. "
+    "Marks are means over {} seeds, bars their least and largest. The range of p_R stands below each shape."
+)
+
+
 def annealed(schedule: optax.Schedule, age_factor: bool, bernoulli: bool = True) -> Callable:
     """Returns the schedule of rates with p_R = schedule(step) and, with the age factor, neuron steps times 1 + 0.1 p_R / h_x.
 
@@ -207,7 +219,7 @@ def study(settings: Settings, folder: Path) -> dict[str, Any]:
         compared.append(annealed_variant(problem, shape, warmup, False, default=True))
         results = {variant.name: run(variant, other, "telling") for variant in compared}
         rows += [annealed_row(problem, name, other, r, "telling") for name, r in results.items()]
-        figures[f"annealed_{problem.name}"] = annealed_figure(problem, winner, fastest, results)
+        figures[f"annealed_{problem.name}"] = (annealed_figure(problem, winner, fastest, results), CAPTION.format(problem.name, len(other)))
         ends = {name: r.kl[:, -1].values for name, r in results.items()}
         against = [name for name in ends if name.startswith("constant_") or name == "default"]
         verdicts = "; ".join(f"{title_of(name)}: {beats(ends[winner], ends[name])}" for name in against)
@@ -216,7 +228,7 @@ def study(settings: Settings, folder: Path) -> dict[str, Any]:
         slow = ", ".join(f"{times[name]:.0f} ({title_of(name)})" for name in against)
         speed = f"Fastest to KL {THRESHOLDS[1]:g} was {title_of(fastest)}: {times[fastest]:.0f} iterations, against {slow}."
         sentences.append(f"{problem.name}: chosen was {title_of(winner)}; KL at the end, against {verdicts}. {on_top} {speed}")
-    figures["choosing"] = choosing_figure(choices)
+    figures["choosing"] = (choosing_figure(choices), CHOOSING.format(len(first)))
     return dict(
         title="Annealed restarts",
         about="MALA at the program's rates (all signs -1, h_x = 0.02) with p_R from 1 to 0 over a warm-up, with and without the factor "
@@ -225,6 +237,7 @@ def study(settings: Settings, folder: Path) -> dict[str, Any]:
         "(its own steps and schedule, all signs -1). Means, least and largest over seeds; the variants share the data of a seed.",
         rows=rows, figures=figures, summary=" ".join(sentences),
         paper="Section 4 leaves annealed restarts, from high to low p_R, as future work; there are no numbers.",
+        seeds=[*first, *other],
     )  # fmt: skip
 
 

@@ -86,6 +86,14 @@ def case(settings: Settings, table: str, seed: int, method: str) -> dict[str, An
     return stored(where, same | decides, lambda: score(train, held)) | size
 
 
+CAPTION = (
+    "Mean log density of held-out rows of the automatic fit less that of other estimators, in nats, a line for each table; right of "
+    "0 the automatic fit is better. Left: against the best rival, named beside the table, with its standard error (thick) and the "
+    "least and largest of {} splits (thin). Right: against each rival, mean with the least and the largest over splits. The axes are "
+    "linear within 0.1 of 0 and logarithmic beyond."
+)
+
+
 def content_of(settings: Settings) -> dict[str, Any]:
     """Computes the cases that have no file, split after split, and returns the content of the report."""
     cases: dict[str, dict[str, list]] = {table: {method: [] for method in settings.methods} for table in settings.tables or ()}
@@ -105,7 +113,8 @@ def content_of(settings: Settings) -> dict[str, Any]:
         rows=rows,
         summary=reading.outcome(cases),
         seconds=total_seconds(cases.values()),
-        figures={"tables": reading.figure_of(cases)},
+        figures={"tables": (reading.figure_of(cases), CAPTION.format(settings.seeds))},
+        seeds=_common.seeds_of(settings),
         paper="nothing on these tables.",
     )  # fmt: skip
 

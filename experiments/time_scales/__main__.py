@@ -18,6 +18,7 @@ import dataclasses
 from typing import Any
 
 import jax
+import numpy as np
 
 from dualebm._internal import checks
 from dualebm.sweeps.engine import forecast
@@ -27,6 +28,12 @@ from experiments.time_scales import claim, factors, large, plane, radius, restar
 from experiments.time_scales.common import STUDIES, Settings, Study, data, monitors, steps_of
 
 PAPER = "training performs best when neurons and particles move on similar time scales (abstract)."
+
+
+TITLES = {
+    "claim": "the ratio alpha", "restarts": "alpha and restarts", "plane": "both steps", "radius": "both steps at larger radii",
+    "factors": "alpha with one factor changed", "large": "alpha with more data",
+}  # fmt: skip
 
 
 def studies(settings: Settings) -> dict[str, Study]:
@@ -67,7 +74,8 @@ def content_of(settings: Settings, name: str, study: Study) -> dict[str, Any]:
     results = _common.swept(study.grid, **arguments(settings, study), folder=settings.out / f"{settings.preset}_{name}")
     figures, rows = study.draw(results)
     about = f"{results.sizes['run']} runs. {study.about}"
-    return dict(title=f"Time scales: {name}", about=about, rows=rows, figures=figures, paper=PAPER)
+    seeds = np.unique(results.seed.values)
+    return dict(title=f"Time scales: {TITLES[name]}", about=about, rows=rows, figures=figures, paper=PAPER, seeds=seeds)
 
 
 def main(settings: Settings) -> None:

@@ -3,12 +3,11 @@
 import matplotlib
 import numpy as np
 import xarray
-from matplotlib.figure import Figure
 
 from dualebm.plotting import charts
 from dualebm.sweeps.folder import by_setting
 from dualebm.sweeps.grid import product
-from experiments import _common
+from experiments import _common, report
 from experiments.time_scales.common import (
     BASE,
     FACTORS,
@@ -29,6 +28,18 @@ PRODUCTS = {"projected": 5, "mala": 6}
 more, or two where the products at the new points are not known) and the data's sums (two of N / 2)."""
 
 
+CURVES = (
+    "KL(teacher || student) on {} along training for each ratio alpha, on logarithmic axes: against the iteration on the left and "
+    "against the work on the right, for the projected and the MALA step, with the particle step fixed above and the faster of both "
+    "steps fixed below. Lines are means over {} seeds, bands their least and largest."
+)
+CAPTION = (
+    "What the ratio alpha changes on {}, on logarithmic axes: KL at the end, and the work and the iterations from which KL stays "
+    "below a threshold. Lines are medians over {} seeds, bands their least and largest; a line has a gap where no seed reaches the "
+    "threshold."
+)
+
+
 def study(settings: Settings) -> Study:
     """Returns the sweep.
 
@@ -42,7 +53,7 @@ def study(settings: Settings) -> Study:
     return Study(about, grid, BASE, paper_rates, draw)
 
 
-def draw(results: xarray.Dataset) -> tuple[dict[str, Figure], list[dict]]:
+def draw(results: xarray.Dataset) -> tuple[dict[str, report.Captioned], list[dict]]:
     """Draws for each teacher the curves of KL by alpha; and the KL at the end, and iterations and work to thresholds, against alpha."""
     kl = by_setting(results, ("teacher", "scale", "integrator", "ratio", "seed")).kl
     figures, rows = {}, []
@@ -65,7 +76,7 @@ def draw(results: xarray.Dataset) -> tuple[dict[str, Figure], list[dict]]:
                 if not column:
                     panel.set_ylabel("KL(teacher || student) (nat)")
         curves.legend(*panels[0, 0].get_legend_handles_labels(), title="alpha", loc="outside right center")
-        figures[f"claim_{teacher}_curves"] = curves
+        figures[f"claim_{teacher}_curves"] = (curves, CURVES.format(teacher, kl.sizes["seed"]))
     for teacher in kl.teacher.values:
         floor = floor_of(kl.sel(teacher=teacher)[..., -1])
         summary, panels = _common.panels_of(2, 2, 5.2)
@@ -88,5 +99,5 @@ def draw(results: xarray.Dataset) -> tuple[dict[str, Figure], list[dict]]:
             panel.set_ylabel(title)
         summary.suptitle(str(teacher))
         _common.legend(summary, panels[0, :1], 2)
-        figures[f"claim_{teacher}"] = summary
+        figures[f"claim_{teacher}"] = (summary, CAPTION.format(teacher, kl.sizes["seed"]))
     return figures, rows

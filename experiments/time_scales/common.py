@@ -21,7 +21,7 @@ from dualebm.metrics.base import Metric
 from dualebm.plotting import charts
 from dualebm.spaces import Sphere
 from dualebm.sweeps.grid import Grid
-from experiments import _common
+from experiments import _common, report
 
 STUDIES = ("claim", "restarts", "plane", "radius", "factors", "large")
 RATIOS = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0)
@@ -65,7 +65,7 @@ class Study(NamedTuple):
     grid: Grid
     method: Any
     rates: Callable
-    draw: Callable[[xarray.Dataset], tuple[dict[str, Figure], list[dict]]]
+    draw: Callable[[xarray.Dataset], tuple[dict[str, report.Captioned], list[dict]]]
 
 
 def is_paper(settings: Settings) -> bool:

@@ -19,6 +19,12 @@ from experiments.time_scales.common import (
     rows_of,
 )
 
+CAPTION = (
+    "The ratio alpha with one factor changed at a time, on logarithmic axes: signs and number of the neurons above, number of the "
+    "particles below. Left: KL at the end. Right: iterations from which KL stays within twice the least of the same line. Lines are "
+    "medians over seeds, bands their least and largest."
+)
+
 
 def study(settings: Settings) -> Study:
     """Returns the sweep."""
@@ -58,4 +64,4 @@ def draw(results):
             charts.log_axis(panel.yaxis)
             panel.set_ylabel(title)
         panels[row, 0].legend(fontsize=6)
-    return {"factors": figure}, rows
+    return {"factors": (figure, CAPTION)}, rows

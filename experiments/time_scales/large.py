@@ -20,6 +20,11 @@ from experiments.time_scales.common import (
     rows_of,
 )
 
+CAPTION = (
+    "The ratio alpha with more data, on logarithmic axes: KL at the end (left) and iterations from which KL stays within twice its "
+    "least (right). Lines are medians over {} seeds, bands their least and largest."
+)
+
 
 def study(settings: Settings) -> Study:
     """Returns the sweep."""
@@ -42,4 +47,4 @@ def draw(results):
         charts.log_axis(panel.yaxis)
         panel.set_ylabel(title)
     _common.legend(figure, panels[:1], 2)
-    return {"large": figure}, rows_of(kl, ("integrator", "ratio"))
+    return {"large": (figure, CAPTION.format(kl.sizes["seed"]))}, rows_of(kl, ("integrator", "ratio"))

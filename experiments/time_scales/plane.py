@@ -14,6 +14,12 @@ from experiments.time_scales.common import (
     two_maps,
 )
 
+CAPTION = (
+    "The plane of the particle step and the neuron step, {} step of the particles: KL at the end (left) and iterations from which KL "
+    "stays within twice the least of the plane (right), in colours on a logarithmic scale, with the number in each cell. Medians "
+    "over {} seeds."
+)
+
 
 def study(settings: Settings) -> Study:
     """Returns the sweep."""
@@ -27,6 +33,7 @@ def draw(results):
     figures, rows = {}, []
     for integrator in kl.integrator.values:
         one = kl.sel(integrator=integrator, drop=True)
-        figures[f"plane_{integrator}"] = two_maps(one, "particle_step", "neuron_step", f"S^14 monomodal, {integrator}, n = 1000")
+        drawn = two_maps(one, "particle_step", "neuron_step", f"S^14 monomodal, {integrator}, n = 1000")
+        figures[f"plane_{integrator}"] = (drawn, CAPTION.format(integrator, kl.sizes["seed"]))
         rows += [dict(integrator=str(integrator)) | row for row in rows_of(one, ("particle_step", "neuron_step"))]
     return figures, rows

@@ -17,6 +17,12 @@ from experiments.time_scales.common import (
     steps_of_plane,
 )
 
+CAPTION = (
+    "The plane of the particle step and the neuron step where particles mix badly, a row for each radius: KL at the end (left) and "
+    "the error of a mode's mass among the particles (right), in colours on a logarithmic scale, with the number in each cell. "
+    "Medians over {} seeds."
+)
+
 
 def study(settings: Settings) -> Study:
     """Returns the sweep."""
@@ -40,4 +46,4 @@ def draw(results):
         panels[row, 0].set_title(f"radius {radius:g}", fontsize=7, loc="left")
         rows += [dict(radius=float(radius)) | row for row in rows_of(one.kl, ("particle_step", "neuron_step"))]
     figure.suptitle("S^14 bimodal, MALA, n = 1000, median over seeds")
-    return {"radius": figure}, rows
+    return {"radius": (figure, CAPTION.format(cells.sizes["seed"]))}, rows

@@ -13,6 +13,11 @@ from experiments.time_scales.common import (
     two_maps,
 )
 
+CAPTION = (
+    "The ratio alpha and the restart probability p_R: KL at the end (left) and iterations from which KL stays within twice the least "
+    "of the table (right), in colours on a logarithmic scale, with the number in each cell. Medians over {} seeds."
+)
+
 
 def study(settings: Settings) -> Study:
     """Returns the sweep."""
@@ -25,4 +30,4 @@ def draw(results):
     """Draws the phase diagram alpha x p_R."""
     kl = by_setting(results, ("ratio", "restart_probability", "seed")).kl
     figure = two_maps(kl, "ratio", "restart_probability", "S^14 monomodal, MALA, n = 1000")
-    return {"restarts": figure}, rows_of(kl, ("ratio", "restart_probability"))
+    return {"restarts": (figure, CAPTION.format(kl.sizes["seed"]))}, rows_of(kl, ("ratio", "restart_probability"))

@@ -5,7 +5,7 @@
     python -m experiments.two_teachers --preset paper --method program --restart-every 40
 
 Trains one run a seed, prints a table, and writes under `--out` one folder a seed (Zarr results, checkpoint, manifest), `results.nc`,
-`summary.json` and `curves.png`, with the authors' curve drawn beside. The same command continues a run that was interrupted.
+`summary.json` and the report, with the authors' curve drawn beside. The same command continues a run that was interrupted.
 """
 
 import dataclasses
@@ -19,8 +19,8 @@ from dualebm.energies.shallow import from_atoms
 from dualebm.plotting import charts, maps, projection
 from dualebm.spaces import Sphere
 from dualebm.training import run_folder
-from experiments import report
-from experiments.two_teachers.reading import authors_curve, film, gaps, sentence_of, summarise
+from experiments import _common, report
+from experiments.two_teachers.reading import authors_curve, film, gaps, published_of, sentence_of, summarise
 from experiments.two_teachers.runs import Settings, problem, train
 
 AUTHORS = {
@@ -31,11 +31,17 @@ AUTHORS = {
 """Labels of the archived curves."""
 
 ABOUT = "Section 5 of arXiv 2107.05134: a planted energy, learnt from its samples by the coupled flow of neurons and particles."
-FILES = {
-    "density.png": "the teacher's density, and the model's with its neurons and particles, first seed",
-    "film.mp4": "the model of the first seed along training",
-}
-"""Files that only some settings make, and their captions."""
+CURVES = (
+    "KL(teacher || student), mean squared score difference and total variation of the neurons against the iteration. Solid lines are "
+    "means over our seeds, bands their least and largest. Dashed lines are the authors' archived runs, where there are any, with "
+    "their own n."
+)
+DENSITY = (
+    "The teacher's density on S^2 and the density of the first seed's model at its last iteration, as equal-area maps on one colour "
+    "scale. Small dots are particles, at most 1500 of them. Marks are neurons by their sign, with an area in proportion to their "
+    "weight."
+)
+FILM = "The density, neurons and particles of the first seed along training on S^2, in 60 frames."
 
 
 def name_of(settings: Settings, n: int) -> str:
@@ -61,22 +67,23 @@ def main(settings: Settings) -> dict:
     (folder / "summary.json").write_text(json.dumps(summary, indent=1))
     label = f"dualebm, {settings.method}, n={task.n}"
     figure = charts.curves({label: results}, None if authors is None else {AUTHORS[settings.teacher]: authors})
-    figure.savefig(folder / "curves.png", dpi=200)
+    figures = {"curves": (figure, CURVES)}
     if task.target.space == Sphere(3):
         energy = from_atoms(task.method.feature, states[0].atoms)
         view = projection.view_of(np.asarray(task.target.energy.positions))
         density = maps.sphere_density(
             energy, states[0].atoms, states[0].particles, teacher=task.target.energy, view=view
         )
-        density.savefig(folder / "density.png", dpi=200)
+        figures["density"] = (density, DENSITY)
         if settings.film:
             film(task, settings, folder / "film.mp4")
-    files = {"curves.png": "KL, score error and total variation, the mean over seeds with their range, beside the authors'"}
-    files |= {file: text for file, text in FILES.items() if (folder / file).exists()}
+    files = {"film.mp4": FILM} if (folder / "film.mp4").exists() else {}
     report.write(
-        folder, title=f"{settings.teacher}, {settings.method}, n = {task.n}", about=ABOUT, command=report.command("two_teachers", settings),
+        folder, title=f"Two teachers: {settings.teacher}, {settings.method}, n = {task.n}", about=ABOUT,
+        command=report.command("two_teachers", settings),
         seconds=summary["seconds"], rows=[{"iteration": step, **row} for step, row in summary["at"].items()], files=files,
-        paper=sentence_of(summary), summary=summary["certificate"]["summary"],
+        paper=sentence_of(summary), summary=summary["certificate"]["summary"], figures=figures,
+        published=published_of(settings, task, summary, AUTHORS.get(settings.teacher, "")), seeds=_common.seeds_of(settings, task.seeds),
     )  # fmt: skip
     return summary
 

@@ -17,7 +17,7 @@ from dualebm.plotting import films, maps, projection
 from dualebm.spaces import Sphere
 from dualebm.training.prepare import initial_state
 from dualebm.training.simulate import simulate
-from experiments import _common, reference
+from experiments import _common, reference, report
 from experiments.two_teachers.runs import Problem, Settings
 
 certify = eqx.filter_jit(duality_gap.certify)
@@ -102,6 +102,17 @@ def sentence_of(summary: dict) -> str:
     ]
     last = f"has KL {theirs['last_kl']:.4f} at iteration {theirs['last_iteration']}"
     return f"the authors' archived run ({theirs['runs']}) {last}; {below}.{''.join(agreement)}"
+
+
+def published_of(settings: Settings, task: Problem, summary: dict, label: str) -> list[report.Published]:
+    """Returns our KL at the end beside that of the authors' archived run, of which the label names the settings, where there is one."""
+    theirs = summary.get("authors")
+    if theirs is None:
+        return []
+    last, ours = list(summary["at"].items())[-1]
+    quantity = f"KL (nat), {settings.teacher}, method {settings.method}, n = {task.n}, iteration {last}"
+    source = f"archived run, iteration {theirs['last_iteration']} ({label})"
+    return [report.Published(quantity, ours["kl"], ours["kl_min"], ours["kl_max"], theirs["last_kl"], source)]
 
 
 def film(task: Problem, settings: Settings, path: Path) -> None:
