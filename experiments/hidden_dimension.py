@@ -260,6 +260,7 @@ def content_of(settings: Settings) -> dict[str, Any]:
             row[f"{label}_needs"] = needed(n, mean, settings.fraction * START)
             row |= {f"{label}_KL_{one}": value for one, value in zip(n, mean, strict=True)}
         rows.append(row)
+    needs = "; ".join(f"k = {row['k']}, d = {row['d']}: {row['F1_needs']:.3g} against {row['F2_needs']:.3g}" for row in rows)
     figures = {
         "hidden_dimension_needed": (draw_needed(rows, settings), NEEDED.format(settings.fraction)),
         "hidden_dimension": (draw_curves(results, settings), CURVES.format(settings.repeats)),
@@ -271,6 +272,7 @@ def content_of(settings: Settings) -> dict[str, Any]:
             "and iteration by validation. nan where no n of those tried has it, or all have."
         ),
         rows=rows,
+        summary=f"n to reach it, F1 against F2 (nan: not read): {needs}.",
         paper="its theorems: F1 adapts to hidden directions, F2 does not; it has no such figure.",
         figures=figures,
         seeds=range(FIRST_REPEAT, FIRST_REPEAT + settings.repeats),  # pyright: ignore[reportOperatorIssue]

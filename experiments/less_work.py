@@ -156,8 +156,14 @@ def content_of(settings: Settings) -> dict[str, Any]:
         | {f"seconds to {goal}": taken for goal, taken in row["seconds_to"].items()}
         for name, row in summary.items()
     ]
+    sentences = []
+    for teacher in names:
+        ends = {label: summary[f"{teacher}, {label}"]["kl"] for label in order}
+        best = min(ends, key=lambda label: ends[label])
+        sentences.append(f"{teacher}: {best} {ends[best]:.3g} nat, default {ends['default']:.3g}.")
     return dict(
-        title="Less work", about="KL against the time of steps, of each option that changes what a step costs.", rows=rows,
+        title="Less work", summary=f"Least mean KL in the time that the default takes, on {' On '.join(sentences)}",
+        about="KL against the time of steps, of each option that changes what a step costs.", rows=rows,
         figures={"less_work": (figure_of(kl, seconds), CAPTION.format(settings.seeds))},
         seeds=_common.seeds_of(settings), paper="nothing on it: its program has none of these options.",
     )  # fmt: skip

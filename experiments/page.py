@@ -331,7 +331,7 @@ def section(study: Study, root: Path) -> tuple[str, dict[str, Any]]:
         readable |= points
     beside = published_table([study], f"Published numbers beside ours: {content['title']}", linked=False)
     parts += [f"<h3>Published numbers beside ours</h3>{beside}"] if beside else []
-    parts += [f"<h3>Numbers</h3>{rows_table(study)}"] if content["rows"] else []
+    parts += [f'<div class="sheet"><h3>Numbers</h3>{rows_table(study)}</div>'] if content["rows"] else []
     parts.append(f"<h3>How it was made</h3>{origin_of(study, root)}")
     return f'<section class="study" aria-labelledby="{study.anchor}">{"".join(parts)}</section>', readable
 

@@ -30,7 +30,13 @@ def content_of(settings: Settings) -> dict[str, Any]:
         its_figures, its_rows = matching.study(settings) if name == "matching" else many.study(name, settings)
         figures |= its_figures
         rows += its_rows
+    slopes = {row["case"]: [] for row in rows if row["expected"] is not None}
+    for row in rows:
+        if row["expected"] is not None:
+            slopes[row["case"]].append(row["slope"])
+    words = "; ".join(f"{case} {min(each):.2f} to {max(each):.2f}" for case, each in slopes.items())
     return dict(
+        summary=f"Slopes of the error, where -1/2 against N and -1 against alpha are expected: {words}.",
         title="The limits of many particles and of many restarts", rows=rows, figures=figures,
         about="Particles and neurons against the mean-field equations, and the equations with restarts against score matching: errors "
         "(root mean square) of the first and the last size or rate, their slope, and what the grids and the time step may add.",

@@ -46,13 +46,16 @@ def content_of(settings: Settings) -> dict[str, Any]:
         "torus_errors": (draw_errors(parts, best), ERRORS.format(settings.seeds)),
         "torus_profiles": (draw_profiles(parts, best[0]), PROFILES),
     }
+    rows = rows_of(parts, best)
+    ends = "; ".join(f"{' '.join(filter(None, (row['method'], row['of'])))} {row['kl']:.2g}" for row in rows)
     return dict(
         title="Bumps on a circle: F2 by its kernel, with its last and its mean energy, and F1",
         about=(
             f"Four bumps, n = {settings.n}, N = {settings.particles}, balls of radius {BETA:g}, {settings.seeds} seeds: median, least and "
             "largest. Errors by quadrature; the dashed line is the best of the F2 ball on the same data."
         ),
-        rows=rows_of(parts, best),
+        rows=rows,
+        summary=f"Median KL at the end: {ends}.",
         paper="Nothing: the toy is in the authors' programs (n = 1e4, N = 1e3), its teacher is not known.",
         figures=figures,
         seeds=[int(seed) for seed in parts[0].seed.values],
