@@ -35,7 +35,7 @@ class Study(NamedTuple):
     folder: Path
     link: str
     anchor: str
-    content: Mapping[str, Any]
+    content: dict[str, Any]
 
 
 # -- Text ------------------------------------------------------------------------------------------------
@@ -160,7 +160,8 @@ def rows_table(study: Study) -> str:
     rows = study.content["rows"]
     names = list(dict.fromkeys(name for row in rows for name in row))
     cells = ([cell_of(row.get(name)) for name in names] for row in rows)
-    return table(f"Numbers of: {study.content['title']}", [name.replace("_", " ") for name in names], cells)
+    heads = [name if re.fullmatch("[A-Za-z]_[A-Za-z]", name) else name.replace("_", " ") for name in names]
+    return table(f"Numbers of: {study.content['title']}", heads, cells)
 
 
 def outcome_of(one: Mapping[str, Any]) -> str:
@@ -412,6 +413,10 @@ def studies_below(root: Path, order: Sequence[str] = ()) -> list[Study]:
         studies.append(Study(folder, folder.as_posix(), f"study-{anchor}", json.loads(path.read_text())))
     if not studies:
         raise ValueError(f"{root} holds no {report.REPORT}; run an experiment into it first")
+    titles = [study.content["title"] for study in studies]
+    for study in studies:  # each is told from the others, by its folder if need be
+        if titles.count(title := study.content["title"]) > 1:
+            study.content["title"] = f"{title} ({study.link})"
     places = {name: place for place, name in enumerate(order)}
     return sorted(studies, key=lambda study: places.get(name_of(study.content), len(places)))
 

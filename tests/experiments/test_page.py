@@ -119,6 +119,16 @@ def test_an_end_of_the_script_in_a_label_does_not_end_it(tmp_path):
     assert next(iter(readable.values()))[0]["curves"][0]["name"] == "</script><b>"
 
 
+def test_reports_of_one_title_are_told_apart(tmp_path):
+    for name in ("b", "a"):
+        written(tmp_path / name, rows=[{"p_R": 0.5, "a_b": "0.5 +- 0.1"}])
+    found = Reader(page.index(tmp_path).read_text())
+    assert [words for _, _, words in found.named("h2")][1:] == ["A <title> (a)", "A <title> (b)"]
+    labels = [a["aria-label"] for _, a, _ in found.named("div") if a.get("role") == "region"]
+    assert len(labels) == len(set(labels)) and "pR" in [words for _, _, words in found.named("th")]
+    assert [(a.get("data-value"), words) for _, a, words in found.named("td")][-2:] == [("0.5", "0.5"), ("0.5", "0.5\xa0±\xa00.1")]
+
+
 def test_a_report_of_an_earlier_version_is_shown(tmp_path):
     (tmp_path / "report.json").write_text(json.dumps(dict(
         title="Old", about="It", command="python -m experiments.x", seconds=1, paper="", summary="", figures={"gone.png": "gone"}, rows=[],
