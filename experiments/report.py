@@ -108,7 +108,8 @@ def run(name: str, settings: Any, folder: Path, study: Callable[[], dict[str, An
     begin = time.perf_counter()
     with matplotlib.rc_context(charts.STYLE):
         content = study()
-    write(folder, **dict(command=command(name, settings), seconds=time.perf_counter() - begin) | content)
+    measured: dict[str, Any] = dict(command=command(name, settings), seconds=time.perf_counter() - begin)
+    write(folder, **measured | content)
     return content["rows"]
 
 
