@@ -1,4 +1,7 @@
-"""Every Python snippet of the README and the docs runs, those of one file in one namespace."""
+"""The plain Python blocks of the pages run, those of one file in one namespace. Command lines, links and lists of pages are right.
+
+The build of the site executes the cells of the pages that are notebooks.
+"""
 
 import json
 import re
@@ -12,12 +15,19 @@ import pytest
 from dualebm.cli import main
 
 ROOT = Path(__file__).parents[2]
-PAGES = [
-    ROOT / "README.md",
-    *sorted((ROOT / "docs").glob("*.md")),
-    ROOT / "experiments/README.md",
-    ROOT / "benchmarks/README.md",
-]
+OTHERS = [ROOT / "experiments/README.md", ROOT / "benchmarks/README.md"]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), *(page for page in OTHERS if page.exists())]
+
+
+def blocks(page, language):
+    """The contents of the blocks of a page in a language."""
+    return re.findall(rf"^```{re.escape(language)}\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)
+
+
+def command_lines(page):
+    """The words after `dualebm` of all command lines of a page: in blocks of the shell, and behind `!` in cells."""
+    shell = [line for block in blocks(page, "sh") for line in re.findall(r"^(?:srun )?(?:\.venv/bin/)?dualebm (.*)$", block, re.MULTILINE)]
+    return shell + [line for cell in blocks(page, "{code-cell} ipython3") for line in re.findall(r"^!dualebm (.*)$", cell, re.MULTILINE)]
 
 
 def trackers(logged):
@@ -38,34 +48,30 @@ def trackers(logged):
     }
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")], ids=lambda page: str(page.relative_to(ROOT)))
 def test_snippets_run(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     logged = {name: [] for name in ("wandb", "mlflow", "torch.utils.tensorboard")}
     for name, package in trackers(logged).items():
         monkeypatch.setitem(sys.modules, name, package)
     namespace = {"__name__": "snippet"}
-    for snippet in re.findall(r"^```python\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE):
+    for snippet in blocks(page, "python"):
         exec(compile(snippet, str(page), "exec"), namespace)
-    assert page.name != "guide.md" or all(len(records) >= 2 for records in logged.values())
+    assert page.name != "trackers.md" or all(len(records) >= 2 for records in logged.values())
 
 
 def test_the_command_lines_of_the_pages_are_allowed(tmp_path, monkeypatch):
     """Every `dualebm` line and every TOML file of the pages is read as the command reads it, without running it."""
     monkeypatch.chdir(tmp_path)
-    lines = 0
+    read = 0
     for page in PAGES:
-        text = page.read_text()
-        for name, content in re.findall(r"^```toml\n# (\S+\.toml)[^\n]*\n(.*?)^```", text, re.DOTALL | re.MULTILINE):
+        for name, content in re.findall(r"^```toml\n# (\S+\.toml)[^\n]*\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE):
             Path(name).write_text(content)
-        for block in re.findall(r"^```sh\n(.*?)^```", text, re.DOTALL | re.MULTILINE):
-            for line in re.findall(r"^(?:srun )?(?:\.venv/bin/)?dualebm (.*)$", block, re.MULTILINE):
-                lines += 1
-                if "--help" not in line:
-                    main.read(shlex.split(line))
-        for command in re.findall(r"for: dualebm (.*)$", text, re.MULTILINE):
-            main.read(shlex.split(command))
-    assert lines >= 15
+        for line in [*command_lines(page), *re.findall(r"for: dualebm (.*)$", page.read_text(), re.MULTILINE)]:
+            if "--help" not in line:
+                main.read(shlex.split(line))
+            read += 1
+    assert read >= 50
 
 
 def test_readme_has_two_commands_and_a_snippet_of_fifteen_lines():
@@ -76,7 +82,16 @@ def test_readme_has_two_commands_and_a_snippet_of_fifteen_lines():
     assert len([line for line in snippet.splitlines() if line.strip()]) <= 15
 
 
-def test_files_that_pages_name_exist():
-    for page in PAGES:
-        for link in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
-            assert (page.parent / link).exists(), f"{page.name} names {link}"
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_files_that_a_page_names_exist(page):
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    for link in re.findall(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)", text):
+        assert (page.parent / link).exists(), f"{page.name} names {link}"
+
+
+def test_the_list_of_how_tos_has_every_page():
+    folder = ROOT / "docs/how_to"
+    text = (folder / "index.md").read_text()
+    (tree,) = re.findall(r"^```\{toctree\}\n:hidden:\n\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    pages = sorted(page.stem for page in folder.glob("*.md") if page.name != "index.md")
+    assert sorted(tree.split()) == pages == sorted(name.removesuffix(".md") for name in re.findall(r"^- \[[^]]+\]\((\S+)\)", text, re.MULTILINE))
