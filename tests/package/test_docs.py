@@ -25,9 +25,11 @@ def blocks(page, language):
 
 
 def command_lines(page):
-    """The words after `dualebm` of all command lines of a page: in blocks of the shell, and behind `!` in cells."""
-    shell = [line for block in blocks(page, "sh") for line in re.findall(r"^(?:srun )?(?:\.venv/bin/)?dualebm (.*)$", block, re.MULTILINE)]
-    return shell + [line for cell in blocks(page, "{code-cell} ipython3") for line in re.findall(r"^!dualebm (.*)$", cell, re.MULTILINE)]
+    """The words after `dualebm` of all command lines of a page: in blocks of the shell, and in cells behind `!` or for the shell."""
+    cells = blocks(page, "{code-cell} ipython3")
+    shell = [*blocks(page, "sh"), *(cell for cell in cells if cell.startswith("%%bash")), *re.findall("(?m)^!.*$", "\n".join(cells))]
+    text = "\n".join(shell).replace("\\\n", " ")
+    return re.findall(r"^(?:!|srun )?(?:\.venv/bin/)?dualebm (.*)$", text, re.MULTILINE)
 
 
 def trackers(logged):
