@@ -44,6 +44,8 @@ extensions = [
     "sphinx.ext.mathjax",
     "sphinx_copybutton",
     "sphinx_design",
+    "api_pages",
+    "command_help",
     "report_table",
 ]
 exclude_patterns = ["_build", "_extensions", "README.md"]
@@ -59,11 +61,16 @@ nb_execution_timeout = 180
 nb_execution_raise_on_error = True
 nb_merge_streams = True
 
+autodoc_default_options = {"members": True, "special-members": "__call__", "show-inheritance": True}
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_preserve_defaults = True
+default_role = "dualebm"  # single backticks in docstrings
 napoleon_numpy_docstring = False
 napoleon_use_rtype = False
+
+maximum_signature_line_length = 80
+toc_object_entries_show_parents = "hide"
 
 html_theme = "furo"
 html_title = "dualebm"

@@ -44,15 +44,41 @@ class Geometry(Protocol):
         ...
 
     def tangent(self, x: Points, v: Points, axis: int = -1) -> Points:
-        """Projects ambient vectors v at points x onto the tangent space."""
+        """Projects ambient vectors v at points x onto the tangent space.
+
+        Args:
+            x: points of the space, (..., d) or with the components along another axis.
+            v: ambient vectors, of the shape of x.
+            axis: the axis of the components.
+
+        Returns:
+            The tangent parts of the vectors, of the shape of v.
+        """
         ...
 
     def sample_uniform(self, key: Key[Array, ""], count: int, dtype: Any) -> Float[Array, "count dimension"]:
-        """Draws `count` independent points, uniform on a compact space."""
+        """Draws `count` independent points, uniform on a compact space.
+
+        Args:
+            key: a random key.
+            count: the number of points.
+            dtype: the floating dtype of the points.
+
+        Returns:
+            The points, (count, d).
+        """
         ...
 
     def uniform_from_normal(self, z: Points, axis: int) -> Points:
-        """Maps standard normal vectors to uniform points of a compact space."""
+        """Maps standard normal vectors to uniform points of a compact space.
+
+        Args:
+            z: standard normal vectors, (..., d) or with the components along another axis.
+            axis: the axis of the components.
+
+        Returns:
+            Points of the space, of the shape of z.
+        """
         ...
 
 
@@ -75,7 +101,14 @@ class BaseMeasure(abc.ABC):
 
     @abc.abstractmethod
     def fits(self, space: Geometry) -> bool:
-        """Tells whether this is a measure on the space."""
+        """Tells whether this is a measure on the space.
+
+        Args:
+            space: the space.
+
+        Returns:
+            True where the measure is one on the space.
+        """
 
     def log_density(self, space: Geometry, x: Points, axis: int = -1) -> Scalars:
         """Returns the log density of this base measure tau with respect to a reference measure.
@@ -112,6 +145,12 @@ class BaseMeasure(abc.ABC):
         """Returns where the density changes over the shortest lengths, and these lengths. None where that is not known.
 
         A quadrature of the space refines its cells around these points.
+
+        Args:
+            space: the space of the density.
+
+        Returns:
+            Points of the space, (K, d), and lengths, (K,), or None.
         """
         del space
         return None

@@ -219,6 +219,12 @@ class CustomBase(BaseMeasure):
 def in_words(base: BaseMeasure) -> str:
     """Return a base measure as text: the sum of its components with their weights, or its name where it is no mixture.
 
+    Args:
+        base: the base measure.
+
+    Returns:
+        The text, with weights of two digits.
+
     >>> from dualebm.base_measures import Gaussian
     >>> in_words(MixtureBase((0.25, 0.75), (Gaussian(), Gaussian(2.0))))
     '0.25 Gaussian(scale=1.0) + 0.75 Gaussian(scale=2.0)'

@@ -239,7 +239,14 @@ def _numbers(spelt: Any) -> np.ndarray:
 
 
 def errors(replicates: Float[np.ndarray, "B *k"], fitted: Any) -> Any:
-    """Return the root mean square of the differences of replicates, (B, *k), from the value of the fit, (*k), as (*k).
+    """Return the root mean square of the differences of replicates from the value of the fit.
+
+    Args:
+        replicates: the values of B replicates, (B, *k).
+        fitted: the value of the fit, (*k).
+
+    Returns:
+        The errors, (*k), in the unit of the values.
 
     >>> errors(np.array([[1.0], [4.0]]), np.array([1.0])).round(4).tolist()
     [2.1213]

@@ -21,7 +21,14 @@ ORDERS = (1, 2)
 
 
 def check_pair(first: Samples, second: Samples) -> None:
-    """Raise ValueError unless both samples hold points of the same number of components, and weights of the points' shape.
+    """Check that both samples hold points of the same number of components, and weights of the points' shape.
+
+    Args:
+        first: a sample.
+        second: another sample.
+
+    Raises:
+        ValueError: a sample is empty, or a shape is another.
 
     >>> check_pair(Samples(jnp.eye(2)), Samples(jnp.eye(3)))
     Traceback (most recent call last):
@@ -41,8 +48,18 @@ def check_pair(first: Samples, second: Samples) -> None:
 def energy_distance(first: Samples, second: Samples) -> Float[Array, ""]:
     """Return the energy distance 2 E|x - y| - E|x - x'| - E|y - y'| of two samples (Szekely, Rizzo 2013).
 
-    It is the V-statistic, a scalar in units of length, streamed in time n m. Between two samples of one law its mean is
-    (1/n + 1/m) E|x - x'|, not 0. Its rounding is a few eps of E|x - y|. Raises ValueError as `check_pair` does.
+    It is the V-statistic, streamed in time n m. Between two samples of one law its mean is (1/n + 1/m) E|x - x'|, not 0. Its rounding is
+    a few eps of E|x - y|.
+
+    Args:
+        first: the points x, (n, d), with or without weights.
+        second: the points y, (m, d), with or without weights.
+
+    Returns:
+        The distance, a scalar in units of length.
+
+    Raises:
+        ValueError: the samples do not fit together (see `check_pair`).
 
     >>> float(energy_distance(Samples(jnp.zeros((2, 1))), Samples(jnp.ones((3, 1)))))
     2.0
@@ -56,8 +73,14 @@ def quantile_coupling(
 ) -> tuple[Int[Array, " n+m"], Int[Array, " n+m"], Float[Array, " n+m"]]:
     """Return the monotone coupling (i, j, mass) of two laws on the line, which puts mass_k on the pair of points (i_k, j_k).
 
-    `first` and `second` are the cumulative weights of the sorted points of the two laws, (n,) and (m,), which end at 1. The
-    coupling has n + m pairs. Where one law has more mass by rounding, the excess goes with the last point of the other.
+    The coupling has n + m pairs. Where one law has more mass by rounding, the excess goes with the last point of the other.
+
+    Args:
+        first: the cumulative weights of the sorted points of one law, (n,), which end at 1.
+        second: those of the other law, (m,), which end at 1.
+
+    Returns:
+        The indices i, the indices j and the masses, each (n + m,).
 
     >>> [a.tolist() for a in quantile_coupling(jnp.array([0.5, 1.0]), jnp.array([0.25, 1.0]))]
     [[0, 0, 1, 1], [0, 1, 1, 1], [0.25, 0.25, 0.5, 0.0]]

@@ -313,8 +313,17 @@ def summary(certificate: Certificate, radius: float, ball: str = "full") -> str:
 def within(tolerance: float, sigmas: float = 2.0):
     """Make a rule for the argument `callback` of `run`, for a run that records the metric `gap`.
 
-    The run stops once the last gap plus `sigmas` of its standard errors is at most `tolerance` nats. Raises ValueError for a tolerance
-    that is not positive and for negative sigmas.
+    The run stops once the last gap plus `sigmas` of its standard errors is at most `tolerance`.
+
+    Args:
+        tolerance: the largest allowed gap, in nats.
+        sigmas: the number of standard errors to add to the gap.
+
+    Returns:
+        The rule: a function of the results of a run that returns True where the run shall stop.
+
+    Raises:
+        ValueError: the tolerance is not positive, or sigmas is negative.
 
     >>> import numpy as np, xarray
     >>> rule = within(0.1)

@@ -221,7 +221,18 @@ class EnergyModel(DensityMixin, BaseEstimator):
             self.model_ = self.model_._replace(replicates=replicates)
 
     def score(self, X: Any, y: Any = None) -> float:
-        """Return the mean log density of rows, in nats. A larger one is better. Arguments and errors are those of `score_samples`."""
+        """Return the mean log density of rows, in nats. A larger one is better.
+
+        Args:
+            X: rows, (n, d), or a DataFrame with the columns of the fit.
+            y: ignored. scikit-learn passes it.
+
+        Returns:
+            The mean of `score_samples`, in nats per row.
+
+        Raises:
+            ValueError: the rows are not allowed (see `score_samples`).
+        """
         del y
         return float(np.mean(self.score_samples(X)))
 
@@ -406,9 +417,16 @@ def _path_of(header: dict[str, Any]) -> tuple[auto.Stage, ...]:
 
 
 def seed_of(random_state: Any) -> int:
-    """Return the seed of a `random_state`: 0 for None, an integer itself, and an integer that a RandomState of NumPy draws.
+    """Return the seed of a `random_state`.
 
-    Raises ValueError for other values, such as a Generator of NumPy.
+    Args:
+        random_state: None for 0, an integer for itself, or a RandomState of NumPy, which draws the seed.
+
+    Returns:
+        The seed.
+
+    Raises:
+        ValueError: the value is another, such as a Generator of NumPy.
 
     >>> seed_of(None), seed_of(7)
     (0, 7)

@@ -57,7 +57,14 @@ class FeatureMap(abc.ABC):
 
     @abc.abstractmethod
     def parameter_space(self, space: Space) -> ParameterSpace:
-        """Returns the space of theta for points x of a space."""
+        """Returns the space of theta for points x of a space.
+
+        Args:
+            space: the space of the points x.
+
+        Returns:
+            The space of theta.
+        """
 
     def draw(self, key: Key[Array, ""], space: Space, count: int, data: Samples) -> Parameters:
         """Draws the parameters with which neurons start, from the base measure of their space.
@@ -80,6 +87,12 @@ class FeatureMap(abc.ABC):
         """Returns where phi(., theta_j) changes over the shortest lengths, and these lengths. None where that is not known.
 
         A quadrature of the space refines its cells around these points.
+
+        Args:
+            theta: the parameters, (m, p).
+
+        Returns:
+            Points of the space, (K, d), and lengths, (K,), or None.
         """
         del theta
         return None
@@ -102,21 +115,46 @@ class FeatureMap(abc.ABC):
 
 
 class Ridge(FeatureMap):
-    """The common part of features of one product. A subclass defines `bias`, `profile`, `slope` and `curvature`."""
+    """The common part of features of one product. A subclass defines `bias`, `profile`, `slope` and `curvature`.
+
+    Args:
+        bias: whether the product is <theta, (x, 1)> instead of <theta, x>.
+    """
 
     bias: bool
 
     @abc.abstractmethod
     def profile(self, product: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-        """Returns phi as a function of the product."""
+        """Returns phi as a function of the product.
+
+        Args:
+            product: products <theta, x>, an array of any shape.
+
+        Returns:
+            phi, of the same shape.
+        """
 
     @abc.abstractmethod
     def slope(self, product: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-        """Returns the derivative of `profile`."""
+        """Returns the derivative of `profile`.
+
+        Args:
+            product: products <theta, x>, an array of any shape.
+
+        Returns:
+            The derivatives, of the same shape.
+        """
 
     @abc.abstractmethod
     def curvature(self, product: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-        """Returns the derivative of `slope`."""
+        """Returns the derivative of `slope`.
+
+        Args:
+            product: products <theta, x>, an array of any shape.
+
+        Returns:
+            The second derivatives of phi, of the same shape.
+        """
 
     def finest(self, theta: Parameters) -> FinePlaces:
         """Returns no point, because a function of one product changes along a plane, where no cell of a quadrature misses it."""
@@ -351,7 +389,18 @@ class ScaledBump(FeatureMap):
         return jnp.concatenate([jnp.broadcast_to(narrow, theta[:, :-1].shape), unit], axis=1)
 
     def exponents(self, x: Float[Array, "d N"], theta: Parameters) -> Float[Array, "m N"]:
-        """Returns log phi(x_i, theta_j) = k_j proximity(x_i, c_j) at points x that are columns, (d, N), for theta (m, d + 1), (m, N)."""
+        """Returns log phi(x_i, theta_j) = k_j proximity(x_i, c_j).
+
+        Args:
+            x: points as columns, (d, N).
+            theta: centres and unit log k, (m, d + 1).
+
+        Returns:
+            The logarithms, (m, N).
+
+        Raises:
+            ValueError: the points or the parameters have another number of components.
+        """
         d = self.space.dimension
         for name, size, allowed in (("x", x.shape[0], d), ("theta", theta.shape[1], d + 1)):
             if size != allowed:

@@ -34,7 +34,14 @@ def dot(x: Float[Array, "..."], y: Float[Array, "..."], axis: int = -1) -> Float
 
 
 def norm(x: Float[Array, "..."], axis: int = -1) -> Float[Array, "..."]:
-    """Returns Euclidean norms along `axis`, kept with length 1. The derivative at the origin is zero instead of NaN.
+    """Returns Euclidean norms along an axis. The derivative at the origin is zero instead of NaN.
+
+    Args:
+        x: vectors.
+        axis: the axis of their components.
+
+    Returns:
+        The norms. The axis is kept with length 1.
 
     >>> norm(jnp.array([[3.0, 4.0], [0.0, 0.0]])).tolist()
     [[5.0], [0.0]]
@@ -53,19 +60,54 @@ class ParameterSpace(Protocol):
         ...
 
     def tangent(self, x: Points, v: Points, axis: int = -1) -> Points:
-        """Projects ambient vectors v onto the tangent space at x."""
+        """Projects ambient vectors v onto the tangent space at x.
+
+        Args:
+            x: parameters, (..., p) or with the components along another axis.
+            v: ambient vectors, of the shape of x.
+            axis: the axis of the components.
+
+        Returns:
+            The tangent parts, of the shape of v.
+        """
         ...
 
     def retract(self, x: Points, v: Points, axis: int = -1) -> Points:
-        """Moves parameters x along ambient vectors v."""
+        """Moves parameters x along ambient vectors v.
+
+        Args:
+            x: parameters, (..., p) or with the components along another axis.
+            v: ambient vectors, of the shape of x.
+            axis: the axis of the components.
+
+        Returns:
+            The moved parameters, of the shape of x.
+        """
         ...
 
     def log(self, x: Points, y: Points) -> Points:
-        """Returns the tangent vectors at x that lead to y."""
+        """Returns the tangent vectors at x that lead to y.
+
+        Args:
+            x: parameters, (..., p).
+            y: parameters, (..., p).
+
+        Returns:
+            The tangent vectors, (..., p).
+        """
         ...
 
     def sample_base(self, key: Key[Array, ""], count: int, dtype: Any = float) -> Float[Array, "count dimension"]:
-        """Draws `count` independent parameters."""
+        """Draws `count` independent parameters.
+
+        Args:
+            key: a random key.
+            count: the number of parameters.
+            dtype: their floating dtype.
+
+        Returns:
+            The parameters, (count, p).
+        """
         ...
 
 
@@ -221,7 +263,14 @@ class Space(abc.ABC):
 
     @abc.abstractmethod
     def normal(self, x: Points) -> Points:
-        """Returns the unit normals of the space at points x, or 0 where the space fills R^d. Both have shape (..., d)."""
+        """Returns the unit normals of the space at points, or 0 where the space fills R^d.
+
+        Args:
+            x: points, (..., d).
+
+        Returns:
+            The normals, (..., d).
+        """
 
     @abc.abstractmethod
     def tangential_square(self, inner: Scalars, square: Float[Array, "*#batch"]) -> Float[Array, "*#batch"]:
@@ -265,7 +314,14 @@ class Space(abc.ABC):
     # -- Distances -------------------------------------------------------------------------------------
 
     def ambient(self, x: Float[Array, "n d"]) -> Float[Array, "n k"]:
-        """Embeds points x, (n, d), in the Euclidean space in which their distances are taken. Returns coordinates (n, k)."""
+        """Embeds points in the Euclidean space in which their distances are taken.
+
+        Args:
+            x: points, (n, d).
+
+        Returns:
+            Coordinates, (n, k).
+        """
         return x
 
     @abc.abstractmethod
@@ -294,9 +350,13 @@ class Space(abc.ABC):
 
     @abc.abstractmethod
     def lift(self, y: Float[Array, "d m"]) -> Float[Array, "r m"]:
-        """Returns the r functions of points y, as columns (d, m), in which the gradient of the proximity is linear, (r, m).
+        """Returns the r functions of points in which the gradient of the proximity is linear. `proximity_slope` takes their weighted sums.
 
-        `proximity_slope` takes their weighted sums.
+        Args:
+            y: points as columns, (d, m).
+
+        Returns:
+            The values of the functions, (r, m).
         """
 
     @abc.abstractmethod
@@ -342,7 +402,13 @@ class Space(abc.ABC):
         """
 
     def turns(self, x: Float[Array, "n d"]) -> Float[Array, " n"]:
-        """Returns the positions of points x, (n, d), on a space that is a circle, in turns, (n,).
+        """Returns the positions of points on a space that is a circle, in turns.
+
+        Args:
+            x: points, (n, d).
+
+        Returns:
+            The positions, (n,).
 
         Raises:
             ValueError: when the space is no circle.
@@ -367,10 +433,25 @@ class Space(abc.ABC):
 
     @abc.abstractmethod
     def distance_from(self, x: Points) -> Scalars:
-        """Returns how far points x, (..., d), lie outside the space, (...). It is 0 on the space."""
+        """Returns how far points lie outside the space. It is 0 on the space.
+
+        Args:
+            x: points, (..., d).
+
+        Returns:
+            The distances, (...).
+        """
 
     def misplaced(self, row: int, point: np.ndarray) -> str:
-        """Says how row number `row` of data, the `point` (d,), lies outside the space, and what to do about it."""
+        """Says how a row of data lies outside the space, and what to do about it.
+
+        Args:
+            row: the number of the row.
+            point: the row, (d,).
+
+        Returns:
+            The text of an error.
+        """
         return f"rows outside {self} (row {row} is {point}); wrap them into it"
 
     def normalise(self, x: np.ndarray, name: str = "x") -> np.ndarray:
@@ -428,7 +509,15 @@ class Space(abc.ABC):
         return self.base.from_normal(self, z, axis)
 
     def log_base(self, x: Points, axis: int = -1) -> Scalars:
-        """Returns the log density of the base measure at points x. It has the shape of x without the axis of the components."""
+        """Returns the log density of the base measure at points.
+
+        Args:
+            x: points, (..., d) or with the components along another axis.
+            axis: the axis of the components.
+
+        Returns:
+            The log densities, of the shape of x without this axis, in nats.
+        """
         return self.base.log_density(self, x, axis)
 
     def grad_log_base(self, x: Points, axis: int = -1) -> Points:

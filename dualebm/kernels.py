@@ -37,7 +37,13 @@ def _inner(x, y):
 
 @jax.custom_jvp
 def arc_cosine(c: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """Return sin w + (pi - w) cos w with cos w = c, for an array c of any shape. Its derivative in c is pi - w, also at c = 1.
+    """Return sin w + (pi - w) cos w with cos w = c. Its derivative in c is pi - w, also at c = 1.
+
+    Args:
+        c: cosines, an array of any shape.
+
+    Returns:
+        The values, of the same shape.
 
     >>> [round(float(value), 4) for value in arc_cosine(jnp.array([-1.0, 1.0]))]
     [0.0, 3.1416]
@@ -115,8 +121,13 @@ class ArcCosine:
 class RBF:
     """k(x, y) = exp(-|x - y|^2 / (2 bandwidth^2)), the Gaussian kernel.
 
-    `bandwidth` is a length. On the unit sphere with bandwidth 1 the kernel is exp(-(1 - <x, y>)). Raises ValueError for a bandwidth
-    that is not positive.
+    On the unit sphere with bandwidth 1 the kernel is exp(-(1 - <x, y>)).
+
+    Args:
+        bandwidth: the length over which the kernel falls.
+
+    Raises:
+        ValueError: the bandwidth is not positive.
 
     >>> round(float(RBF()(jnp.zeros((1, 2)), jnp.eye(2))[0, 1]), 4)
     0.6065
@@ -160,8 +171,13 @@ class BumpKernel:
     """The kernel of the bumps exp(a (cos - 1)) with centres uniform on a torus or a circle.
 
     On a torus it is prod_k exp(-2a) I_0(2a cos(pi (x_k - y_k) / period)). On the unit circle of R^2 it is exp(-2a) I_0(a |x + y|).
-    `space` is that torus or circle, and `concentration` is a. Raises ValueError for other spaces and for a concentration that is not
-    positive.
+
+    Args:
+        space: the torus or the circle `Sphere(2)`.
+        concentration: the concentration a of the bumps.
+
+    Raises:
+        ValueError: the space is another, or the concentration is not positive.
 
     >>> round(float(BumpKernel(Torus(1), 10.0)(jnp.zeros((1, 1)), jnp.zeros((1, 1)))[0, 0]), 4)
     0.0898
@@ -187,11 +203,18 @@ class BumpKernel:
 
 @jax.custom_jvp
 def squared_distances(x: Float[Array, "N d"], y: Float[Array, "n d"]) -> Matrix:
-    """Return |x_i - y_j|^2 in ambient space, (N, n), for points as rows.
+    """Return |x_i - y_j|^2 in ambient space.
 
     With up to 16 components the relative error is a few eps, however near the points are. With more, and in the derivative, it goes by
     inner products about the mean c of y. The error is then a few eps |x - c|^2, so that equal points may come out at a distance of
     sqrt(eps) |x - c|. The error of the derivative is eps |x - c| |dx|.
+
+    Args:
+        x: points as rows, (N, d).
+        y: points as rows, (n, d).
+
+    Returns:
+        The squared distances, (N, n).
 
     >>> squared_distances(jnp.array([[1000.0, 0.0]]), jnp.array([[1000.0, 0.0], [1003.0, 4.0]])).tolist()
     [[0.0, 25.0]]
@@ -241,8 +264,17 @@ def kernel_of(feature: Feature, space: Space) -> Kernel:
     """Return the kernel of a feature whose parameters are uniform on the feature's parameter space.
 
     That is `ArcCosine` for `ReLU()`, and `BumpKernel` for `Bump` on a torus or a circle with the base `Uniform()`, from which its
-    parameters are drawn. Raises ValueError for other features and bases,
-    and for a feature that does not go with the space.
+    parameters are drawn.
+
+    Args:
+        feature: the feature.
+        space: the space of the points.
+
+    Returns:
+        The kernel.
+
+    Raises:
+        ValueError: the kernel of the feature or the base is not known in closed form, or the feature does not go with the space.
 
     >>> kernel_of(ReLU(), Sphere(3))
     ArcCosine()
@@ -302,6 +334,13 @@ class Embedding(Energy):
 
 def embedding(kernel: Kernel, samples: Samples) -> Embedding:
     """Return the mean embedding of a sample, x -> E_samples k(x, .), as an energy.
+
+    Args:
+        kernel: the kernel k.
+        samples: the sample, points (n, d).
+
+    Returns:
+        The energy x -> sum_i p_i k(x_i, x), with p_i the weights of the sample.
 
     >>> embedding(RBF(), Samples(jnp.zeros((4, 2))))(jnp.zeros((1, 2))).tolist()
     [1.0]

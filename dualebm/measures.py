@@ -74,7 +74,13 @@ def draw_indices(key: Key[Array, ""], data: Samples, shape: tuple[int, ...]) -> 
 
 
 def coefficients(atoms: Atoms) -> Float[Array, " m"]:
-    """Returns the real coefficients sigma_j w_j, (m,), of the shallow energy that the atoms define (see `Atoms`).
+    """Returns the real coefficients sigma_j w_j of the shallow energy that the atoms define (see `Atoms`).
+
+    Args:
+        atoms: the m atoms.
+
+    Returns:
+        The coefficients, (m,).
 
     >>> coefficients(Atoms(jnp.eye(2), jnp.zeros(2), jnp.array([1.0, -1.0]))).tolist()
     [1.0, -1.0]
@@ -83,7 +89,13 @@ def coefficients(atoms: Atoms) -> Float[Array, " m"]:
 
 
 def log_total_variation(atoms: Atoms) -> Float[Array, ""]:
-    """Returns log((1/m) sum_j w_j), a scalar, without overflow.
+    """Returns log((1/m) sum_j w_j) without overflow.
+
+    Args:
+        atoms: the m atoms.
+
+    Returns:
+        The logarithm, a scalar.
 
     >>> log_total_variation(Atoms(jnp.eye(2), jnp.full(2, 1000.0), jnp.array([1.0, -1.0]))).tolist()
     1000.0
@@ -92,7 +104,13 @@ def log_total_variation(atoms: Atoms) -> Float[Array, ""]:
 
 
 def total_variation(atoms: Atoms) -> Float[Array, ""]:
-    """Returns the total variation |gamma|_TV = (1/m) sum_j w_j of the measure of the atoms, a scalar (see `Atoms`).
+    """Returns the total variation |gamma|_TV = (1/m) sum_j w_j of the measure of the atoms (see `Atoms`).
+
+    Args:
+        atoms: the m atoms.
+
+    Returns:
+        The total variation, a scalar.
 
     >>> total_variation(Atoms(jnp.eye(2), jnp.zeros(2), jnp.array([1.0, -1.0]))).tolist()
     1.0
@@ -101,11 +119,17 @@ def total_variation(atoms: Atoms) -> Float[Array, ""]:
 
 
 def shares(log_weights: Float[Array, " n"]) -> Float[Array, " n"]:
-    """Returns softmax(log_weights), (n,), the shares of the particles in the total weight.
+    """Returns softmax(log_weights), the shares of the particles in the total weight.
 
-    Where several devices share the particles, each device holds n of them. The softmax then runs over the particles of all
-    devices, and each device receives the shares of its n particles times the number of devices. The mean over the devices of
-    sum_i shares_i values_i is then the weighted mean of all values.
+    Where several devices share the particles, each device holds n of them. The softmax then runs over the particles of all devices, and
+    each device receives the shares of its n particles times the number of devices. The mean over the devices of sum_i shares_i values_i
+    is then the weighted mean of all values.
+
+    Args:
+        log_weights: the logarithms of the weights, (n,).
+
+    Returns:
+        The shares, (n,).
 
     >>> jax.vmap(lambda w: shares(w), axis_name="particles")(jnp.zeros((2, 2))).tolist()
     [[0.5, 0.5], [0.5, 0.5]]
@@ -118,9 +142,14 @@ def shares(log_weights: Float[Array, " n"]) -> Float[Array, " n"]:
 
 
 def mean(values: Float[Array, "n *k"], log_weights: Float[Array, " n"] | None) -> Float[Array, "*k"]:
-    """Returns the weighted mean sum_i p_i values_i with p = softmax(log_weights), or the plain mean where the weights are None.
+    """Returns the weighted mean sum_i p_i values_i with p = softmax(log_weights).
 
-    `values` has shape (n, *k), `log_weights` (n,), and the mean (*k).
+    Args:
+        values: the values, (n, *k).
+        log_weights: the logarithms of the weights, (n,), or None for the plain mean.
+
+    Returns:
+        The mean, (*k).
 
     >>> float(mean(jnp.array([1.0, 2.0, 6.0]), None))
     3.0
@@ -132,7 +161,13 @@ def mean(values: Float[Array, "n *k"], log_weights: Float[Array, " n"] | None) -
 
 
 def effective_sample_size(log_weights: Float[Array, " n"]) -> Float[Array, ""]:
-    """Returns Kish's effective sample size (sum w)^2 / sum w^2 of log weights (n,), a scalar between 1 and n.
+    """Returns Kish's effective sample size (sum w)^2 / sum w^2.
+
+    Args:
+        log_weights: log w, (n,).
+
+    Returns:
+        A scalar between 1 and n.
 
     >>> round(float(effective_sample_size(jnp.zeros(7))), 5)
     7.0
@@ -141,7 +176,13 @@ def effective_sample_size(log_weights: Float[Array, " n"]) -> Float[Array, ""]:
 
 
 def check_not_empty(samples: Samples) -> None:
-    """Raises ValueError when the samples hold no point.
+    """Checks that the samples hold a point.
+
+    Args:
+        samples: the samples.
+
+    Raises:
+        ValueError: they hold no point.
 
     >>> check_not_empty(Samples(jnp.eye(2)))
     """

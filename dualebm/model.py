@@ -52,6 +52,12 @@ class Model(NamedTuple):
 def precision(model: Model) -> np.dtype:
     """Return the floating dtype of a model, which is that of its energy's arrays.
 
+    Args:
+        model: the model.
+
+    Returns:
+        The dtype, float32 or float64.
+
     >>> from dualebm.energies.shallow import Shallow; from dualebm.features import ReLU; import jax.numpy as jnp
     >>> energy = Shallow(ReLU(), jnp.eye(1), jnp.zeros(1))
     >>> precision(Model(energy, Preparation(Euclidean(1)), None, 0.1)).name
@@ -125,7 +131,14 @@ BLOCK = 1024
 
 
 def log_densities_at(model: Model, points: Float[Array, "n d"]) -> dict[str, np.ndarray]:
-    """Return what `log_densities` returns, at points of the model's space, (n, d), that `preparation.to_space` has made of rows.
+    """Return what `log_densities` returns, at points of the model's space that `preparation.to_space` has made of rows.
+
+    Args:
+        model: the model.
+        points: the points, (n, d).
+
+    Returns:
+        The log densities by name, each (n,), in nats.
 
     >>> from dualebm.energies.shallow import Shallow; from dualebm.features import ReLU; import jax.numpy as jnp
     >>> energy, log_z = Shallow(ReLU(), jnp.eye(2), jnp.zeros(2)), LogPartitionEstimate(0.5, 0.0, 1.0, 1, 0.0, "draws", 0.5, None)
@@ -209,12 +222,25 @@ def log_density_function(model: Model) -> Callable[[Any], Array]:
 
 
 def density_name(space: Space) -> str:
-    """Return the name of the log density in the units of the data: `log_density_area` on a sphere, else `log_density_lebesgue`."""
+    """Return the name of the log density in the units of the data.
+
+    Args:
+        space: the space of the model.
+
+    Returns:
+        "log_density_area" on a sphere, else "log_density_lebesgue".
+    """
     return "log_density_area" if isinstance(space, Sphere) else "log_density_lebesgue"
 
 
 def log_unit(preparation: Preparation) -> float:
     """Return what a log density in the units of the data subtracts from one of points: the log scales of columns, or the log volume.
+
+    Args:
+        preparation: the map of rows to points.
+
+    Returns:
+        The number to subtract, in nats.
 
     >>> log_unit(Preparation(Euclidean(1), mean=np.array([4.0]), scale=np.array([1.0])))
     0.0
@@ -277,7 +303,15 @@ def save(folder: files.PathLike, model: Model, about: dict[str, Any]) -> None:
 def read(folder: files.PathLike) -> dict[str, Any]:
     """Read `model.json` of a folder.
 
-    Raises FileNotFoundError where the folder has no such file, and ValueError where the file is not that of a model.
+    Args:
+        folder: the folder that `save` wrote.
+
+    Returns:
+        The content of the file.
+
+    Raises:
+        FileNotFoundError: the folder has no such file.
+        ValueError: the file is not that of a model.
 
     >>> read("no/such/folder")
     Traceback (most recent call last):
@@ -298,8 +332,17 @@ def read(folder: files.PathLike) -> dict[str, Any]:
 def load(folder: files.PathLike) -> Model:
     """Load the model that `save` wrote to a folder.
 
-    A model of 64 bits needs x64: `with jax.enable_x64(read(folder)["precision"] == 64)`. Raises the errors of `read` and of
-    `energies.files.load_energy`, and ValueError for a corrupt file.
+    A model of 64 bits needs x64: `with jax.enable_x64(read(folder)["precision"] == 64)`.
+
+    Args:
+        folder: the folder that `save` wrote.
+
+    Returns:
+        The model, with its replicates where the folder has them.
+
+    Raises:
+        FileNotFoundError: the folder has no model.
+        ValueError: a file is corrupt, is of another format version, or is not that of a model.
     """
     path, header = Path(folder) / MODEL, read(folder)
     energy = load_energy(Path(folder) / ENERGY)

@@ -54,7 +54,14 @@ class ScaledCentres:
         return self.space.unit * math.log(self.smallest), self.space.unit * math.log(self.largest)
 
     def concentrations(self, theta: Float[Array, "m p"]) -> Float[Array, " m"]:
-        """Returns the concentrations k_j of parameters (m, d + 1), (m,)."""
+        """Returns the concentrations k_j of parameters.
+
+        Args:
+            theta: the parameters, (m, d + 1).
+
+        Returns:
+            The concentrations, (m,).
+        """
         return jnp.exp(theta[:, -1] / self.space.unit)
 
     def tangent(self, x: Points, v: Points, axis: int = -1) -> Points:
@@ -86,14 +93,27 @@ class ScaledCentres:
         return jnp.concatenate([self.space.retract(x, v, axis), jnp.clip(last + along, *self.bounds)], axis)
 
     def log(self, x: Points, y: Points) -> Points:
-        """Returns the tangent vectors at x that lead to y, (..., d + 1)."""
+        """Returns the tangent vectors at x that lead to y.
+
+        Args:
+            x: parameters, (..., d + 1).
+            y: parameters, (..., d + 1).
+
+        Returns:
+            The tangent vectors, (..., d + 1).
+        """
         (x, last), (y, other) = _apart(x, -1), _apart(y, -1)
         return jnp.concatenate([self.space.log(x, y), other - last], -1)
 
     def around(self, key: Key[Array, ""], centres: Float[Array, "m d"]) -> Float[Array, "m p"]:
-        """Returns parameters with given centres, (m, d), and concentrations whose logarithm is uniform in the interval, (m, d + 1).
+        """Returns parameters with given centres, and concentrations whose logarithm is uniform in the interval.
 
-        The `key` is of `jax.random`.
+        Args:
+            key: a random key.
+            centres: the centres, (m, d).
+
+        Returns:
+            The parameters, (m, d + 1).
         """
         low, high = self.bounds
         last = jax.random.uniform(key, (centres.shape[0], 1), centres.dtype, low, high)

@@ -120,6 +120,12 @@ def goodness_of_fit(key: Key[Array, ""], model: Model, points: Float[Array, "n d
 def summary(results: dict[str, float]) -> list[str]:
     """Return the results of `quality` as lines of text. The first has the counts, and each other line one distance or test.
 
+    Args:
+        results: the numbers by name.
+
+    Returns:
+        The lines.
+
     >>> results = dict(samples=10.0, rows=20.0, acceptance=0.5, mmd=0.1, bandwidth=1.0, energy_distance=0.2, sliced_wasserstein=0.3)
     >>> summary(results)[0]
     '10 samples of the model (acceptance 0.500) beside 20 rows:'

@@ -98,7 +98,14 @@ def effective_count(count: int, shares: Shares) -> float:
 
 
 def mean(values: Float[np.ndarray, " n"], shares: Shares) -> float:
-    """Return the weighted mean sum_i p_i v_i of values, (n,), with their positive shares p_i, or the plain mean where these are None.
+    """Return the weighted mean sum_i p_i v_i of values, or the plain mean.
+
+    Args:
+        values: the values v_i, (n,).
+        shares: the positive shares p_i, (n,), of sum 1, or None for equal shares.
+
+    Returns:
+        The mean.
 
     >>> mean(np.array([1.0, 5.0]), np.array([0.75, 0.25]))
     2.0

@@ -112,7 +112,20 @@ def check_memory(name: str, count: int, columns: int) -> None:
 
 
 def draw(key: Key[Array, ""], model: Model, count: int, *, steps: int | None = None, step: float | None = None) -> Drawn:
-    """Draw samples of a model, all at once. Arguments and errors are those of `draw_blocks`, and the samples are those of its blocks.
+    """Draw samples of a model, all at once. The samples are those of the blocks of `draw_blocks`.
+
+    Args:
+        key: a random key.
+        model: the model.
+        count: the number of samples.
+        steps: the number of steps of a chain, as for `draw_blocks`.
+        step: the time step of a chain, as for `draw_blocks`.
+
+    Returns:
+        The samples, points (count, d) of the space, with how they were drawn.
+
+    Raises:
+        ValueError: an argument is not allowed (see `draw_blocks`).
 
     >>> from dualebm.data.preparation import Preparation; from dualebm.energies.shallow import Shallow; from dualebm.features import ReLU
     >>> from dualebm.log_z.estimate import LogPartitionEstimate; from dualebm.spaces import Sphere

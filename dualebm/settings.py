@@ -97,6 +97,12 @@ class Setting(NamedTuple):
 def word(kind: type) -> str:
     """Return the name of a class as a word: in lower case with underscores.
 
+    Args:
+        kind: the class.
+
+    Returns:
+        The word.
+
     >>> word(Setting), word(type("ReLU", (), {})), word(type("KernelFlow", (), {}))
     ('setting', 'relu', 'kernel_flow')
     """
@@ -200,9 +206,15 @@ def _allowed(setting: Setting) -> str:
 
 @functools.cache
 def described(kind: type) -> dict[str, Setting]:
-    """Return the descriptions of the fields of a class without their texts, by name and in order.
+    """Return the descriptions of the fields of a class without their texts, in order.
 
     Fields of the type `Any` may have any value. They are left out.
+
+    Args:
+        kind: a dataclass or a NamedTuple class.
+
+    Returns:
+        The descriptions by name.
 
     >>> from dualebm.methods.dual import DualRates
     >>> described(DualRates)["radius"].default, described(DualRates)["radius"].bound.positive
@@ -215,6 +227,13 @@ def described(kind: type) -> dict[str, Setting]:
 
 def of_type(name: str, hint: Any) -> Setting:
     """Return the description of a setting of a type, without a default and a text.
+
+    Args:
+        name: the name of the setting.
+        hint: the type.
+
+    Returns:
+        The description.
 
     >>> of_type("neurons", Count).bound.least
     1

@@ -33,7 +33,13 @@ never below 0."""
 
 
 def check_space(space: Space) -> None:
-    """Raise ValueError for a periodic space, because the kernels and critics are not periodic.
+    """Check that a space is not periodic, because the kernels and critics are not periodic.
+
+    Args:
+        space: the space.
+
+    Raises:
+        ValueError: the space is periodic.
 
     >>> from dualebm.spaces import Sphere
     >>> check_space(Sphere(3))
@@ -43,7 +49,13 @@ def check_space(space: Space) -> None:
 
 
 def check_kernel(kernel: Any) -> None:
-    """Raise ValueError for a kernel without the method `derivatives`.
+    """Check that a kernel has the method `derivatives`.
+
+    Args:
+        kernel: the kernel.
+
+    Raises:
+        ValueError: it does not have it.
 
     >>> from dualebm.kernels import RBF
     >>> check_kernel(RBF())
@@ -116,7 +128,16 @@ def pull_back(energy: Energy, space: Space, points: Points, slopes: Points) -> A
 
 
 def shifted_scores(space, points, scores):
-    """Return s~, the field that the operator multiplies h by."""
+    """Return s~ = s - H n, the field that the operator multiplies h by, with H the mean curvature and n the unit normal.
+
+    Args:
+        space: the space.
+        points: the points, (n, d).
+        scores: the scores s at the points, (n, d).
+
+    Returns:
+        The field, (n, d).
+    """
     return scores - space.mean_curvature * space.normal(points)
 
 

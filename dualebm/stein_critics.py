@@ -115,7 +115,14 @@ def critic_slopes(critics: Critics, space: Space, samples: Samples, scores: Poin
 
 
 def critic_values(critics: Critics, slopes: Float[Array, "d k d"]) -> Float[Array, " d"]:
-    """Return D_i = E_samples A (h_i e_i) of d critics, (d,), from the result of `critic_slopes`, (d, k, d).
+    """Return D_i = E_samples A (h_i e_i) of d critics.
+
+    Args:
+        critics: the critics.
+        slopes: the result of `critic_slopes`, (d, k, d).
+
+    Returns:
+        The values D_i, (d,).
 
     >>> from dualebm.spaces import Euclidean; from dualebm.base_measures import Flat
     >>> critics = Critics(jnp.ones((2, 1)), jnp.ones((2, 1, 2)))
@@ -163,9 +170,16 @@ def ascend(
 
 
 def responses(critics: Critics, points: Points) -> Points:
-    """Return h_i(x) for each point x and critic i, (n, d), streamed by blocks of points.
+    """Return h_i(x) for each point x and critic i, streamed by blocks of points.
 
     Times the weights of the points it is the gradient of D_i in the component s_i of the scores.
+
+    Args:
+        critics: the d critics.
+        points: the points, (n, d).
+
+    Returns:
+        The values, (n, d).
 
     >>> responses(Critics(jnp.ones((2, 1)), jnp.eye(2)[:, None]), jnp.array([[3.0, -4.0]])).tolist()
     [[3.0, 0.0]]

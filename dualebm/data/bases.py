@@ -134,7 +134,15 @@ def _second_moments(rows: Rows, shares: Shares) -> np.ndarray:
 
 
 def check_counts(max_components: int, seed: int, n: int) -> None:
-    """Raises ValueError for a number of components or a seed that is not allowed with n rows.
+    """Check that a number of components and a seed are allowed for n rows.
+
+    Args:
+        max_components: the largest number of components of a mixture.
+        seed: the seed of the fits.
+        n: the number of rows.
+
+    Raises:
+        ValueError: a number is not allowed, or there are more components than rows.
 
     >>> check_counts(8, 0, 20)
     """

@@ -50,7 +50,13 @@ def place(name: str, unit: str, number: int, column: int | None = None, names: S
 
 
 def first_place(marks: np.ndarray) -> tuple[int, int]:
-    """Return the row and the column, from 0, of the first True of an array of booleans, (n, d), row by row.
+    """Return the row and the column of the first True of an array of booleans, row by row.
+
+    Args:
+        marks: the booleans, (n, d), of which at least one is True.
+
+    Returns:
+        The row and the column, from 0.
 
     >>> first_place(np.array([[False, False], [False, True]]))
     (1, 1)
@@ -60,7 +66,13 @@ def first_place(marks: np.ndarray) -> tuple[int, int]:
 
 
 def check_columns(columns: Sequence[str] | None) -> None:
-    """Raise ValueError unless the columns to read are None or a list of at least one word.
+    """Check that the columns to read are None or a list of at least one word.
+
+    Args:
+        columns: names of columns, or positions as digits, or None for all columns.
+
+    Raises:
+        ValueError: columns is anything else.
 
     >>> check_columns("xy")
     Traceback (most recent call last):

@@ -29,7 +29,13 @@ NEIGHBOURHOODS, SURFACE_COLUMNS = 500, 30
 
 
 def unit_range(x: Rows) -> Rows:
-    """Return (x - min) / (max - min) of each column, (n, d), or zeros for a column of one value. Values of any size may occur.
+    """Return (x - min) / (max - min) of each column, or zeros for a column of one value. Values of any size may occur.
+
+    Args:
+        x: finite rows, (n, d).
+
+    Returns:
+        Rows in [0, 1], (n, d).
 
     >>> unit_range(np.array([[-1e308, 3.0], [1e308, 3.0]])).tolist()
     [[0.0, 0.0], [1.0, 0.0]]
@@ -40,7 +46,13 @@ def unit_range(x: Rows) -> Rows:
 
 
 def standardised(x: Rows) -> Rows:
-    """Return columns of mean 0 and variance 1, (n, d). No column may be constant.
+    """Return columns of mean 0 and variance 1.
+
+    Args:
+        x: finite rows, (n, d), of which no column is constant.
+
+    Returns:
+        The standardised rows, (n, d).
 
     >>> standardised(np.array([[1e300], [3e300]])).tolist()
     [[-1.0], [1.0]]
@@ -51,7 +63,13 @@ def standardised(x: Rows) -> Rows:
 
 
 def constant_columns(x: Rows) -> list[int]:
-    """Return the columns of an array (n, d) that are constant up to rounding.
+    """Return the columns that are constant up to rounding.
+
+    Args:
+        x: finite rows, (n, d).
+
+    Returns:
+        The positions of these columns, from 0.
 
     >>> constant_columns(np.array([[0.0, 7.0], [1.0, 7.0]]))
     [1]
@@ -61,7 +79,13 @@ def constant_columns(x: Rows) -> list[int]:
 
 
 def equal_columns(x: Rows) -> list[int]:
-    """Return the first column of an array (n, d) that others equal, and these, or an empty list where all differ.
+    """Return the first column that others equal, and these.
+
+    Args:
+        x: rows, (n, d).
+
+    Returns:
+        Their positions, from 0, or an empty list where all columns differ.
 
     >>> equal_columns(np.array([[0.0, 1.0, 0.0], [1.0, 3.0, 1.0]]))
     [0, 2]
@@ -115,7 +139,13 @@ def linear_functions(x: Rows, share: float) -> list[tuple[int, list[int], float]
 
 
 def normal_scores(x: Rows) -> Rows:
-    """Return the normal scores of the ranks within each column, (n, d). Equal values get ranks in a random order with a fixed seed.
+    """Return the normal scores of the ranks within each column. Equal values get ranks in a random order with a fixed seed.
+
+    Args:
+        x: rows, (n, d).
+
+    Returns:
+        The quantiles of N(0, 1) at (rank + 1/2) / n, with ranks from 0, (n, d).
 
     >>> normal_scores(np.array([[3.0], [1e9], [2.0]])).round(2).tolist()
     [[0.0], [0.97], [-0.97]]

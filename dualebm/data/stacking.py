@@ -36,7 +36,16 @@ LEAST_ON_FLAT, LEAST_ON_COMPACT = 0.01, 0.003
 
 
 class Stacked(NamedTuple):
-    """A stacked base measure, with what its weights are made of. The K kinds are those that were kept."""
+    """A stacked base measure, with what its weights are made of. The K kinds are those that were kept.
+
+    Args:
+        base: the base measure fitted to all rows: a `MixtureBase` of K components, or the one component.
+        fold_bases: for each fold the base measure of the same weights, whose components are fitted to the rows of the other folds.
+        fold: the index of the fold of each row, (n,).
+        names: the names of the kinds.
+        weights: the weights of the kinds. Their sum is 1.
+        log_densities: the log density of each kind at each row, fitted to the rows of the other folds, (n, K), in nats.
+    """
 
     base: BaseMeasure
     """The base measure fitted to all rows: a `MixtureBase` of K components, or the one component."""

@@ -188,8 +188,15 @@ def planted(positions, weights, dtype=jnp.float32, name: str = "planted") -> Tar
 def teacher(name: str, dtype=jnp.float32) -> Target:
     """Return a teacher of arXiv 2107.05134, Section 5: two neurons of weight -10.
 
-    The `name` is one of `TEACHERS`, and the `dtype` of the energy is float32 or float64. Raises ValueError for another
-    name, with the nearest one that exists.
+    Args:
+        name: one of `TEACHERS`.
+        dtype: the dtype of the energy, float32 or float64.
+
+    Returns:
+        The teacher.
+
+    Raises:
+        ValueError: there is no teacher of this name. The message has the nearest name.
 
     >>> teacher("s14_bimodal").space
     Sphere(dimension=15, base=Uniform())

@@ -66,13 +66,27 @@ class Energy(eqx.Module):
         return None
 
     def locate(self, x: Float[Array, "d B"]) -> Located:
-        """Evaluates U and its gradient at points that are columns, (d, B), all at once."""
+        """Evaluates U and its gradient at points that are columns, all at once.
+
+        Args:
+            x: the points as columns, (d, B).
+
+        Returns:
+            The points with U, (B,), and the ambient gradient of U, (d, B).
+        """
         x = once(x)
         value, pull_back = jax.vjp(lambda x: self(x.T), x)
         return Located(x, value, pull_back(jnp.ones_like(value))[0], None)
 
     def value_and_gradient(self, x: Float[Array, "N d"]) -> tuple[Float[Array, " N"], Float[Array, "N d"]]:
-        """Returns U, (N,), and its ambient gradient, (N, d), at every row of x, (N, d)."""
+        """Returns U and its ambient gradient at every row of x, in blocks of points.
+
+        Args:
+            x: the points as rows, (N, d).
+
+        Returns:
+            U, (N,), and its gradient, (N, d).
+        """
 
         def block(x):
             located = self.locate(x)
@@ -82,7 +96,14 @@ class Energy(eqx.Module):
         return value, gradient.T
 
     def gradient(self, x: Float[Array, "N d"]) -> Float[Array, "N d"]:
-        """Returns the ambient gradient of U at every row of x. Both have shape (N, d)."""
+        """Returns the ambient gradient of U at every row of x.
+
+        Args:
+            x: the points as rows, (N, d).
+
+        Returns:
+            The gradient, (N, d).
+        """
         return self.value_and_gradient(x)[1]
 
 
@@ -123,6 +144,12 @@ class Tempered(Energy):
 def precision_of(energy: Energy) -> np.dtype:
     """Returns the dtype of the floating arrays of an energy.
 
+    Args:
+        energy: the energy.
+
+    Returns:
+        The dtype, float32 or float64.
+
     >>> from dualebm.features import ReLU; from dualebm.energies.shallow import Shallow
     >>> precision_of(Shallow(ReLU(), jnp.eye(2), jnp.ones(2))).name
     'float32'
@@ -132,7 +159,14 @@ def precision_of(energy: Energy) -> np.dtype:
 
 
 def log_density(energy: Energy, x: Float[Array, "N d"]) -> Float[Array, " N"]:
-    """Returns log dnu/dtau(x) + log Z = -U(x), (N,), at rows x, (N, d). It is the log density of the model nu up to log Z.
+    """Returns log dnu/dtau(x) + log Z = -U(x), the log density of the model nu with respect to tau up to log Z.
+
+    Args:
+        energy: the energy U.
+        x: the points as rows, (N, d).
+
+    Returns:
+        The unnormalised log densities, (N,), in nats.
 
     >>> from dualebm.features import ReLU; from dualebm.energies.shallow import Shallow
     >>> log_density(Shallow(ReLU(), jnp.eye(2), jnp.ones(2)), jnp.array([[1.0, 0.0]])).tolist()

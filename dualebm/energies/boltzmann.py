@@ -131,6 +131,9 @@ class BoltzmannMachine(Energy):
 
         The sum runs over all 2^m states h of the hidden units. W are the weights, b and c the biases of the visible and hidden units.
 
+        Args:
+            space: Euclidean space with the base measure `Gaussian(s)`.
+
         Raises:
             ValueError: when there are more than 20 hidden units, or when the space has no Gaussian base measure.
         """

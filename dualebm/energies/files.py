@@ -42,6 +42,12 @@ _NAMED = {
 def spell(value: Any) -> Any:
     """Returns a feature, a kernel, a space or a base measure as JSON, by name and fields. Callables are left out.
 
+    Args:
+        value: the value, or a tuple of such values.
+
+    Returns:
+        Dictionaries, lists, numbers and text.
+
     Raises:
         ValueError: when the value holds a `CustomBase`, whose functions define the model.
 
@@ -61,6 +67,12 @@ def spell(value: Any) -> Any:
 
 def build(spelt: Any) -> Any:
     """Inverts `spell`.
+
+    Args:
+        spelt: what `spell` has returned.
+
+    Returns:
+        The feature, kernel, space or base measure, or a tuple of such.
 
     Raises:
         KeyError: when a name is unknown.
@@ -86,6 +98,10 @@ def save_energy(path: PathLike, energy: Energy) -> None:
 
     The file holds the arrays of the energy. For a class of `ENERGIES` it also holds the other fields, by name. It does not hold
     the callable of a `Custom` feature or the class of a user's energy, so that `load_energy` takes them as arguments.
+
+    Args:
+        path: the file to write.
+        energy: the energy.
 
     Raises:
         OSError: when the file cannot be written.

@@ -96,6 +96,9 @@ class GaussianMixture(Energy):
     def log_partition(self, space: Space) -> Float[Array, ""]:
         """Returns log Z = log sum_i exp(-z_i - log |det R_i|) + (d/2) log 2 pi, a scalar.
 
+        Args:
+            space: Euclidean space with the base measure `Flat()`.
+
         Raises:
             ValueError: when the space is not flat R^d.
         """

@@ -72,6 +72,13 @@ class Shallow(Energy):
 def from_atoms(feature: Feature, atoms: Atoms) -> Shallow:
     """Returns the energy f_gamma of a signed measure of atoms, `Shallow` with c_j = sigma_j w_j.
 
+    Args:
+        feature: phi.
+        atoms: the atoms, with positions (m, p).
+
+    Returns:
+        The energy.
+
     >>> from dualebm.features import ReLU
     >>> atoms = Atoms(jnp.eye(2), jnp.zeros(2), jnp.array([1.0, -1.0]))
     >>> from_atoms(ReLU(), atoms).coefficients.tolist()

@@ -138,10 +138,14 @@ def start(key: Key[Array, ""], count: int | None, data: Samples) -> Float[Array,
 
 
 def check_particles(count: int | None, noise: NoiseKind) -> None:
-    """Raise ValueError for a number of particles that is not allowed with a kind of noise.
+    """Check that a number of particles is allowed with a kind of noise: it must be even with "antithetic" and "orthogonal" noise.
 
-    With the noise "antithetic" or "orthogonal" the number `count` must be even, but not with "independent". It is None for two copies
-    of the data, which is always allowed.
+    Args:
+        count: the number of particles, or None for two copies of the data, which is always allowed.
+        noise: the kind of noise.
+
+    Raises:
+        ValueError: the number is odd and the noise is not "independent".
 
     >>> check_particles(None, "antithetic")
     """

@@ -59,7 +59,13 @@ class Weights(NamedTuple):
 
 
 def unadjusted(integrator: langevin.Move) -> bool:
-    """Return whether a move of `langevin.MOVES` leaves the model only nearly invariant, so that the weights need its densities.
+    """Return whether a move leaves the model only nearly invariant, so that the weights need its densities.
+
+    Args:
+        integrator: a move of `langevin.MOVES`.
+
+    Returns:
+        True for "geodesic" and "projected".
 
     >>> unadjusted("geodesic"), unadjusted("mala")
     (True, False)
@@ -266,14 +272,20 @@ def advance(
 
 
 def log_partition(weights: Weights, kind: Resampling = "systematic") -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """Return log Z and its standard error by the weights of the particles of one whole run, both in nats.
+    """Return log Z and its standard error by the weights of the particles of one whole run.
 
-    log Z = log Z_r + log (1/N) sum_i e^{A_i} since the last resampling r. The error comes from the genealogy (Lee, Whiteley
-    2018). With W the normalised weights, its square is the sum over first particles of (the weight of all their
-    descendants)^2, less the part that comes from resampling alone: (r + 1) / N for multinomial resampling and 1 / N for the
-    others. The latter holds for kinds with little noise, and the error of "residual" is too large. The error does not
-    account for modes without a particle, nor for the bias of order 1/N of training on the same particles. `kind` is that of
-    the resampling, as for `advance`.
+    log Z = log Z_r + log (1/N) sum_i e^{A_i} since the last resampling r. The error comes from the genealogy (Lee, Whiteley 2018). With W
+    the normalised weights, its square is the sum over first particles of (the weight of all their descendants)^2, less the part that
+    comes from resampling alone: (r + 1) / N for multinomial resampling and 1 / N for the others. The latter holds for kinds with little
+    noise, and the error of "residual" is too large. The error does not account for modes without a particle, nor for the bias of order
+    1/N of training on the same particles.
+
+    Args:
+        weights: the weights of the N particles.
+        kind: the kind of resampling, as for `advance`.
+
+    Returns:
+        log Z and its standard error, two scalars in nats.
 
     >>> weights = Weights(jnp.zeros(4), jnp.ones(()), jnp.arange(4, dtype=jnp.int32), jnp.int32(0))
     >>> [float(value) for value in log_partition(weights)]
@@ -287,9 +299,16 @@ def log_partition(weights: Weights, kind: Resampling = "systematic") -> tuple[Fl
 
 
 def check_integrator(integrator: langevin.Move, space: Space) -> None:
-    """Raise ValueError for a move that a space does not allow.
+    """Check that a space allows a move.
 
     On a sphere the projected move has no known density. Independence Metropolis needs a base measure with `from_normal`.
+
+    Args:
+        integrator: the move.
+        space: the space of the particles.
+
+    Raises:
+        ValueError: the space does not allow the move.
 
     >>> from dualebm.spaces import Sphere
     >>> check_integrator("mala", Sphere(3))
@@ -301,7 +320,15 @@ def check_integrator(integrator: langevin.Move, space: Space) -> None:
 
 
 def check_start(energy: Any, space: Space) -> None:
-    """Raise ValueError where first particles cannot be drawn: for the flat measure and an energy without an exact sampler."""
+    """Check that the first particles can be drawn. They cannot for the flat measure and an energy without an exact sampler.
+
+    Args:
+        energy: the energy of the start.
+        space: the space, with its base measure.
+
+    Raises:
+        ValueError: the particles cannot be drawn.
+    """
     if not space.base.proper and not hasattr(energy, "sample"):
         raise ValueError(
             f"space is {space}, whose flat measure cannot be sampled, and {type(energy).__name__} has no method `sample`; "

@@ -65,6 +65,13 @@ def partition(energy: Any, fixed: tuple[str, ...] = ()) -> tuple[Any, Any]:
 
     The trained part is the floating arrays, except those of the fields named in `fixed`. The rest is everything else.
 
+    Args:
+        energy: the energy, a pytree.
+        fixed: names of fields that are not trained.
+
+    Returns:
+        The trained part and the rest, two pytrees that `eqx.combine` joins.
+
     >>> from dualebm.energies.shallow import Shallow; from dualebm.features import ReLU
     >>> trained, _ = partition(Shallow(ReLU(), jnp.eye(2), jnp.ones(2)), ("positions",))
     >>> trained.positions is None, trained.coefficients.tolist()
@@ -80,7 +87,12 @@ def partition(energy: Any, fixed: tuple[str, ...] = ()) -> tuple[Any, Any]:
 def made(optimiser: Optimiser, clip: float | None) -> Any:
     """Make the optax transformation of a gradient into the direction of descent.
 
-    `optimiser` is a word or a function (see `Optimiser`). `clip` is the largest global norm of the gradient, or None for no clipping.
+    Args:
+        optimiser: a word or a function (see `Optimiser`).
+        clip: the largest global norm of the gradient, or None for no clipping.
+
+    Returns:
+        The transformation. It applies no learning rate.
 
     >>> made("gradient", 1.0).update({"w": jnp.array([3.0, 4.0])}, made("gradient", 1.0).init({"w": jnp.zeros(2)}))[0]["w"].tolist()
     [0.6000000238418579, 0.800000011920929]
@@ -202,11 +214,15 @@ def descend(energy: Energy, gradient: Any, state: Any, rates, optimiser: Optimis
 
 
 def check(method, data: Samples) -> None:
-    """Check that the energy of a method can be trained on the data.
+    """Check that the energy of a method can be trained on the data. Only the energy of the first four points of the data is computed.
 
-    The method has the settings `space`, `start` and `fixed`. Only the energy of the first four points of the data is computed. Raises
-    ValueError where `start` gives no `Energy`, for names in `fixed` that are no fields of it, where nothing is left to train, where the
-    energy does not return one value per point in the dtype of the data, and where the values or gradients are not finite.
+    Args:
+        method: the method, with the settings `space`, `start` and `fixed`.
+        data: the training data, points (n, d).
+
+    Raises:
+        ValueError: `start` gives no `Energy`; a name in `fixed` is no field of it; nothing is left to train; the energy does not return
+            one value per point in the dtype of the data; or its values or gradients are not finite.
     """
     dtype = data.points.dtype
     energy = eqx.filter_eval_shape(method.start, jax.random.key(0), method.space, dtype)

@@ -74,7 +74,13 @@ def network(key: Key[Array, ""], feature: Feature, space: Space, neurons: int, r
 
 
 def transformation(optimiser: Optimiser) -> Any:
-    """Return the optax transformation of a gradient that belongs to a name of `OPTIMISERS`. It applies no learning rate.
+    """Return the optax transformation of a gradient that belongs to a name. It applies no learning rate.
+
+    Args:
+        optimiser: one of `OPTIMISERS`.
+
+    Returns:
+        The transformation.
 
     >>> transformation("gradient").update(jnp.array([3.0]), None)[0].tolist()
     [3.0]
@@ -88,7 +94,14 @@ def transformation(optimiser: Optimiser) -> Any:
 
 
 def start(optimiser: Optimiser, energy: Shallow) -> Any:
-    """Return the initial state of an optimiser of `OPTIMISERS` for an energy.
+    """Return the initial state of an optimiser for an energy.
+
+    Args:
+        optimiser: one of `OPTIMISERS`.
+        energy: the energy whose positions and coefficients are trained.
+
+    Returns:
+        The state, as optax has it.
 
     >>> from dualebm.features import ReLU
     >>> start("gradient", Shallow(ReLU(), jnp.eye(2), jnp.ones(2)))
@@ -131,6 +144,12 @@ def descend(
 def norm(energy: Shallow) -> Float[Array, ""]:
     """Return (1/m) sum_j |w_j| |theta_j|, a scalar. For ReLUs it is at least the norm in F1.
 
+    Args:
+        energy: the energy, with m positions theta_j and coefficients w_j.
+
+    Returns:
+        The norm, a scalar.
+
     >>> from dualebm.features import ReLU
     >>> float(norm(Shallow(ReLU(), jnp.array([[3.0, 4.0]]), jnp.array([-2.0]))))
     10.0
@@ -141,7 +160,11 @@ def norm(energy: Shallow) -> Float[Array, ""]:
 def scheduled(factor: Callable[[Any], Any]) -> Callable[[Any, Any], Any]:
     """Make a schedule for `simulate`, `run` and `sweep` that multiplies the learning rate by an optax schedule of the iteration.
 
-    `factor` maps the number of the iteration to the factor. Returns a function of the iteration and the rates.
+    Args:
+        factor: a function of the number of the iteration that returns the factor.
+
+    Returns:
+        A function of the iteration and the rates that returns the new rates.
 
     >>> import optax
     >>> halved = scheduled(optax.piecewise_constant_schedule(1.0, {10: 0.5}))
@@ -158,7 +181,16 @@ def scheduled(factor: Callable[[Any], Any]) -> Callable[[Any, Any], Any]:
 def inverse_time(rate: float) -> Callable[[Any], Any]:
     """Return the optax schedule 1 / (1 + rate t) of the iteration t.
 
-    The authors use the rate 0.005 for maximum likelihood and 0.01 for Stein discrepancies. Raises ValueError for a negative rate.
+    The authors use the rate 0.005 for maximum likelihood and 0.01 for Stein discrepancies (arXiv 2104.07531).
+
+    Args:
+        rate: the rate, at least 0.
+
+    Returns:
+        The schedule.
+
+    Raises:
+        ValueError: the rate is negative or not finite.
 
     >>> round(float(inverse_time(0.01)(100)), 6)
     0.5
@@ -172,7 +204,13 @@ def inverse_time(rate: float) -> Callable[[Any], Any]:
 
 
 def check_ridge(feature: Feature) -> None:
-    """Raise ValueError for a feature that is not a ridge. The positions of a two-layer network are free only for a ridge.
+    """Check that a feature is a ridge. The positions of a two-layer network are free only for a ridge.
+
+    Args:
+        feature: the feature.
+
+    Raises:
+        ValueError: it is no ridge.
 
     >>> from dualebm.features import ReLU
     >>> check_ridge(ReLU())

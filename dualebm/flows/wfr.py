@@ -138,8 +138,14 @@ def react_additively(atoms: Atoms, witness: Float[Array, " m"], step: Rate) -> t
 def keep_budget(atoms: Atoms, radius: Rate) -> Atoms:
     """Keep the total variation within a radius: w_j <- w_j radius / max(mean w, radius).
 
-    This is step 5 of Algorithm 1 of arXiv 2107.05134. The total variation of atoms is the mean of their weights w_j >= 0. The `radius`
-    is in the units of the weights. Returns the atoms with their new weights.
+    This is step 5 of Algorithm 1 of arXiv 2107.05134. The total variation of atoms is the mean of their weights w_j >= 0.
+
+    Args:
+        atoms: the m atoms.
+        radius: the largest total variation, in the unit of the weights.
+
+    Returns:
+        The atoms with their new weights.
 
     >>> from dualebm.measures import total_variation
     >>> atoms = Atoms(jnp.zeros((2, 1)), jnp.log(jnp.array([10.0, 30.0])), jnp.ones(2))

@@ -82,6 +82,12 @@ def _sphere_patch(patch: Int[np.ndarray, " n"], u: Float[np.ndarray, "n k"]):
 def patches_of(space: Space) -> Patches | None:
     """Return the charts of a circle and of S^2, and None for other spaces.
 
+    Args:
+        space: the space.
+
+    Returns:
+        The charts, or None.
+
     >>> from dualebm.spaces import Sphere
     >>> patches_of(Sphere(3)).count, patches_of(Sphere(4))
     (6, None)
@@ -252,7 +258,14 @@ def _seeded(integrand, cells: _Cells, places: FinePlaces, budget: int, tolerance
 
 
 def fine_places(energy: Energy, space: Space) -> FinePlaces | None:
-    """Return where the integrand exp(-U) tau has its smallest scales, as points, (K, d), and lengths, (K,). None where it is not known.
+    """Return where the integrand exp(-U) tau has its smallest scales.
+
+    Args:
+        energy: U.
+        space: the space, with its base measure tau.
+
+    Returns:
+        Points, (K, d), and lengths, (K,), or None where the energy or the base measure does not know them.
 
     >>> from dualebm.energies.shallow import Shallow; from dualebm.features import Bump; from dualebm.spaces import Sphere
     >>> energy = Shallow(Bump(Sphere(3), 100.0), jnp.eye(1, 3), jnp.ones(1))
@@ -266,7 +279,14 @@ def fine_places(energy: Energy, space: Space) -> FinePlaces | None:
 
 
 def largest_count(energy: Any, count: int) -> int:
-    """Return `count`, or `LARGEST_WORK` divided by the number of parameters of an energy, a pytree, where that is smaller.
+    """Return the largest number of evaluations of an energy: fewer for an energy of many parameters.
+
+    Args:
+        energy: the energy, a pytree.
+        count: the largest number for any energy.
+
+    Returns:
+        `count`, or `LARGEST_WORK` divided by the number of parameters where that is smaller.
 
     >>> from dualebm.energies.shallow import Shallow; from dualebm.features import ReLU
     >>> largest_count(Shallow(ReLU(), jnp.zeros((2**13, 3)), jnp.zeros(2**13)), 2**22) == 2**20
@@ -283,6 +303,13 @@ def _budget(energy: Energy, space: Space, count: int) -> int:
 
 def suits(energy: Energy, space: Space) -> bool:
     """Tell whether the space has patches, and the energy and the base measure are cheap enough for the cells of the start.
+
+    Args:
+        energy: U.
+        space: the space, with its base measure.
+
+    Returns:
+        True where adaptive quadrature can be used.
 
     >>> from dualebm.energies.shallow import Shallow; from dualebm.features import ReLU; from dualebm.spaces import Sphere
     >>> suits(Shallow(ReLU(), jnp.eye(3), jnp.zeros(3)), Sphere(3)), suits(Shallow(ReLU(), jnp.eye(4), jnp.zeros(4)), Sphere(4))

@@ -161,6 +161,12 @@ def log_partition_by_annealing(key: Key[Array, ""], energy: Energy, space: Space
 def log_mean_weight(log_weights: Float[Array, " count"]) -> tuple[Scalar, Scalar, Scalar]:
     """Return the log of the mean of independent weights w, its standard error by the delta method, and (sum w)^2 / sum w^2.
 
+    Args:
+        log_weights: log w, (count,).
+
+    Returns:
+        The log mean in nats, its error in nats, and the effective number of weights, three scalars.
+
     >>> [float(x) for x in log_mean_weight(jnp.zeros(4))]
     [0.0, 0.0, 4.0]
     """

@@ -54,10 +54,17 @@ def _normalised(log_weights: np.ndarray) -> np.ndarray:
 
 
 def sphere_nodes(space: Space, nodes: int) -> Nodes:
-    """Return the nodes of `sphere_quadrature` in NumPy float64: points, (Q, d), and normalised log weights, (Q,).
+    """Return the nodes of `sphere_quadrature` in NumPy float64.
 
-    `space` is Sphere(2) or Sphere(3), and `nodes` is as for `sphere_quadrature`. Raises ValueError for other spaces and
-    fewer than one node.
+    Args:
+        space: Sphere(2) or Sphere(3).
+        nodes: the number of nodes, as for `sphere_quadrature`.
+
+    Returns:
+        Points, (Q, d), and normalised log weights, (Q,).
+
+    Raises:
+        ValueError: the space is another, or there is less than one node.
 
     >>> sphere_nodes(Sphere(2), 4)[0].round(6).tolist()
     [[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [-0.0, -1.0]]
@@ -101,7 +108,14 @@ def sphere_quadrature(space: Space, nodes: int, dtype=jnp.float32) -> Samples:
 
 
 def quadrature_of(space: Space, dtype: Any) -> Samples | None:
-    """Return `sphere_quadrature` with the `NODES` of a circle or of S^2 with the base `Uniform()`, and None on other spaces.
+    """Return `sphere_quadrature` with the `NODES` of a circle or of S^2 with the base `Uniform()`.
+
+    Args:
+        space: the space.
+        dtype: the floating dtype of the nodes.
+
+    Returns:
+        The nodes with their weights, or None on other spaces.
 
     >>> from dualebm.spaces import Euclidean
     >>> quadrature_of(Sphere(2), "float32").points.shape, quadrature_of(Euclidean(2), "float32")
@@ -175,9 +189,16 @@ def _span(directions):
 
 
 def rank(directions) -> int:
-    """Return the dimension of the span of directions, (k, d), up to the rounding of their dtype.
+    """Return the dimension of the span of directions, up to the rounding of their dtype.
 
-    Raises ValueError for directions that are not finite or zero, and for an array that is not (at least 1, at least 2).
+    Args:
+        directions: finite directions, not all zero, (k, d) with d of at least 2.
+
+    Returns:
+        The dimension.
+
+    Raises:
+        ValueError: the directions are not finite, zero, or of another shape.
 
     >>> rank(jnp.array([[0.0, 3.0, 0.0], [0.0, -1.0, 0.0]]))
     1
@@ -186,9 +207,16 @@ def rank(directions) -> int:
 
 
 def plane(directions) -> Plane:
-    """Return the plane of directions, (k, d), that span a plane or a line.
+    """Return the plane of directions that span a plane or a line.
 
-    Raises ValueError where they span more, and as `rank`.
+    Args:
+        directions: the directions, (k, d).
+
+    Returns:
+        The plane.
+
+    Raises:
+        ValueError: they span more, or are not allowed (see `rank`).
 
     >>> plane(np.array([[0.0, 3.0, 0.0], [0.0, 0.0, 1.0], [0.0, 1.0, 1.0]])).basis.shape
     (3, 3)
@@ -206,7 +234,13 @@ def plane(directions) -> Plane:
 
 
 def kinks(coordinates: Float[np.ndarray, "k 2"]) -> Float[np.ndarray, " twice_k"]:
-    """Return the sorted angles in [0, 2 pi) at which relu(<coordinate, (cos p, sin p)>) bends for one of the coordinates, (2 k,).
+    """Return the sorted angles at which relu(<coordinate, (cos p, sin p)>) bends for one of the coordinates.
+
+    Args:
+        coordinates: vectors of the plane, (k, 2).
+
+    Returns:
+        The angles p in [0, 2 pi), (2 k,), in radians.
 
     >>> (kinks(np.array([[1.0, 0.0]])) / np.pi).tolist()
     [0.5, 1.5]

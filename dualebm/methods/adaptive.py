@@ -278,7 +278,15 @@ class Adaptive(Wrapper):
         return state._replace(inner=inner), info
 
     def adapted(self, state: AdaptiveState, rates: DualRates) -> DualRates:
-        """Return the rates of the next step: the given rates with particle_step and both neuron steps multiplied by the adapted factors."""
+        """Return the rates of the next step: particle_step and both neuron steps are multiplied by the adapted factors.
+
+        Args:
+            state: the state, which holds the factors.
+            rates: the given rates.
+
+        Returns:
+            The adapted rates.
+        """
         particle = jnp.minimum(rates.particle_step * jnp.exp(state.log_particle), self._longest())
         factor = jnp.exp(state.log_neuron)
         return rates._replace(

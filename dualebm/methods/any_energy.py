@@ -15,7 +15,11 @@ from dualebm.methods.base import Info
 def check_walkers(method) -> None:
     """Check that the number of particles is even (or None, for copies of the data), and that the integrator goes with the space.
 
-    Raises ValueError where they do not.
+    Args:
+        method: the method, with the settings `walkers`, `integrator` and `space`.
+
+    Raises:
+        ValueError: the number is odd, or the space does not allow the integrator.
 
     >>> from dualebm.energies.networks import MLP; from dualebm.methods.jarzynski import Jarzynski; from dualebm.spaces import Sphere
     >>> check_walkers(Jarzynski(Sphere(3), MLP()))
@@ -28,7 +32,12 @@ def check_walkers(method) -> None:
 def check_training(method, data: Samples) -> None:
     """Check that a method can train its energy on the data, and that the energy has the move that the integrator needs.
 
-    Raises ValueError for an energy that is not allowed.
+    Args:
+        method: the method, with the settings `space`, `start`, `fixed` and `integrator`.
+        data: the training data, points (n, d).
+
+    Raises:
+        ValueError: the energy is not allowed.
 
     >>> from dualebm.energies.networks import MLP; from dualebm.methods.jarzynski import Jarzynski; from dualebm.spaces import Sphere
     >>> import jax.numpy as jnp

@@ -145,6 +145,9 @@ class Method(abc.ABC):
     warnings. Code that runs a method therefore never asks which method it is. The page
     docs/your_own_method.md builds a method in 25 lines.
 
+    Args:
+        space: the space of the data and the particles. Its base measure is the tau of the model exp(-U) tau / Z.
+
     >>> from dualebm.methods.dual import Dual; from dualebm.methods.score_matching import ScoreMatching; from dualebm.spaces import Sphere
     >>> isinstance(Dual(Sphere(3)), Method), ScoreMatching(Sphere(3)).samples(None) is None  # score matching has no particles
     (True, True)
@@ -233,46 +236,84 @@ class Method(abc.ABC):
         """
 
     def diverged(self, state: Any) -> Int[Array, ""]:
-        """Return the number of the `Divergence` of a finite state, an integer scalar, traced. The default is `Divergence.NONE`.
+        """Return the number of the `Divergence` of a finite state. The default is `Divergence.NONE`.
 
         A method reports what only it can see. The loop itself detects states that are not finite and rejected moves.
+
+        Args:
+            state: the state of the method.
+
+        Returns:
+            The number, an integer scalar, traced.
         """
         del state
         return jnp.int32(Divergence.NONE)
 
     def samples(self, state: Any) -> Samples | None:
-        """Return the particles (N, d) as samples of the model, with log weights (N,) where they are weighted.
+        """Return the particles as samples of the model, with log weights where they are weighted.
 
         The default is None, for a method without particles.
+
+        Args:
+            state: the state of the method.
+
+        Returns:
+            The samples, points (N, d) with log weights (N,) or None, or None.
         """
         del state
         return None
 
     def atoms(self, state: Any) -> Atoms | None:
-        """Return the neurons as the m atoms of a signed measure, with positions (m, p).
+        """Return the neurons as the atoms of a signed measure.
 
         The default is None, for a method whose energy is not given by such a measure.
+
+        Args:
+            state: the state of the method.
+
+        Returns:
+            The m atoms, with positions (m, p), or None.
         """
         del state
         return None
 
     def log_partition(self, state: Any) -> tuple[Float[Array, ""], Float[Array, ""]] | None:
-        """Return log Z of the energy and its standard error, two scalars in nats, where the method follows log Z in training.
+        """Return log Z of the energy and its standard error, where the method follows log Z in training.
 
         The default is None, for a method that does not know log Z.
+
+        Args:
+            state: the state of the method.
+
+        Returns:
+            Two scalars in nats, or None.
         """
         del state
         return None
 
     def penalty(self, state: Any, rates: Any) -> Any:
-        """Return the multiplier of the total variation in the loss that the method descends, a scalar in nats. The default is 0."""
+        """Return the multiplier of the total variation in the loss that the method descends. The default is 0.
+
+        Args:
+            state: the state of the method.
+            rates: the rates of the method.
+
+        Returns:
+            The multiplier, a scalar in nats per unit of the total variation.
+        """
         del state, rates
         return 0.0
 
     def resamplings(self, state: Any) -> Int[Array, ""] | None:
-        """Return how often the weighted particles have been resampled, an integer scalar.
+        """Return how often the weighted particles have been resampled.
 
         The default is None, for a method that never resamples.
+
+        Args:
+            state: the state of the method.
+
+        Returns:
+            An integer scalar, or None.
         """
         del state
         return None
@@ -312,6 +353,9 @@ class Wrapper(Method):
     A subclass is a frozen dataclass with a field `method`, the wrapped method. It defines `init` and `step` and
     overrides what it adds. All else is passed on to the wrapped method, except `paired`. Wrappers compose:
     `Audited(Adaptive(Dual(space)))`.
+
+    Args:
+        method: the wrapped method.
 
     >>> from dualebm.methods.audited import Audited; from dualebm.methods.dual import Dual; from dualebm.spaces import Sphere
     >>> method = Dual(Sphere(3))

@@ -92,8 +92,16 @@ class WalkerState(NamedTuple):
 def threshold_of_variation(square: float) -> float:
     """Return the `threshold` 1 / (1 + square) that is equivalent to a bound on the coefficient of variation of the weights.
 
-    The effective fraction is below this threshold when CV^2 > `square`, a number >= 0. Raises ValueError for another
-    number.
+    The effective fraction is below this threshold when CV^2 > `square`.
+
+    Args:
+        square: the bound on CV^2, at least 0.
+
+    Returns:
+        The threshold, in (0, 1].
+
+    Raises:
+        ValueError: the bound is negative or not finite.
 
     >>> threshold_of_variation(0.25)
     0.8

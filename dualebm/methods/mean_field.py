@@ -122,9 +122,14 @@ class MeanField(Method):
                 )
 
     def largest_steps(self, rates: DualRates, data: Samples) -> dict[str, float]:
-        """Return the largest `particle_step` and `transport_step` for which one substep keeps all masses positive, by name.
+        """Return the largest `particle_step` and `transport_step` for which one substep keeps all masses positive.
 
-        The limits depend on `rates.radius` alone, and on the dtype of the data.
+        Args:
+            rates: the rates, of which the limits depend on `radius` alone.
+            data: the data, whose dtype is that of the computation.
+
+        Returns:
+            The two limits by name, in units of time.
         """
         points, neurons = self.grids
         x, theta = (jnp.asarray(grid.centres, data.points.dtype) for grid in (points, neurons))
@@ -147,7 +152,14 @@ class MeanField(Method):
         return MeanFieldState(start, gamma, start, observed, jnp.int32(0))
 
     def cell_of(self, x: Float[Array, "n d"]) -> Int[Array, " n"]:
-        """Return the number of the cell of each point x (n, d), as integers (n,): the cell with the nearest centre."""
+        """Return the number of the cell of each point: the cell with the nearest centre.
+
+        Args:
+            x: points, (n, d).
+
+        Returns:
+            The numbers, integers (n,).
+        """
         centres = jnp.asarray(self.grids[0].centres, x.dtype)
         return self.space.nearest(x, centres)
 
@@ -193,7 +205,13 @@ def _fastest(grid: Cells, factor: np.ndarray) -> float:
 
 
 def bernoulli(z: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """Return the Bernoulli function B(z) = z / (e^z - 1) of each element, which is 1 at z = 0.
+    """Return the Bernoulli function B(z) = z / (e^z - 1), which is 1 at z = 0.
+
+    Args:
+        z: numbers, an array of any shape.
+
+    Returns:
+        The values, of the same shape.
 
     >>> [round(float(b), 4) for b in bernoulli(jnp.array([0.0, 1.0, -1.0]))]
     [1.0, 0.582, 1.582]

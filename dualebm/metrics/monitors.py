@@ -270,8 +270,12 @@ class DualityGap(Metric):
 def exact_samples(teacher: Energy, quadrature: Samples) -> Samples:
     """Return a quadrature of the teacher's measure exp(-U*) tau / Z, made from a quadrature of tau. Metrics over it are exact.
 
-    The teacher is its energy U*, and the quadrature has nodes (K, d). The result has the same nodes and other log
-    weights, (K,).
+    Args:
+        teacher: the energy U* of the teacher.
+        quadrature: nodes of a quadrature of tau, (K, d), with log weights (K,).
+
+    Returns:
+        The same nodes with other log weights, (K,).
 
     >>> from dualebm.data import targets
     >>> teacher = targets.teacher("s2_bimodal")

@@ -208,8 +208,9 @@ def path(stages: Iterable[Mapping[str, Any]], chosen: Mapping[str, Any]) -> Figu
 def log_axis(axis, values: Iterable[float] | None = None) -> None:
     """Make an axis logarithmic, with few, plain labels.
 
-    The labels are at `values` where these are given, else at 1, 2 and 5 of each decade, or at 1 alone over many
-    decades. The `axis` is an axis of Matplotlib.
+    Args:
+        axis: an axis of Matplotlib, such as `axes.xaxis`.
+        values: where to put labels. None puts them at 1, 2 and 5 of each decade, or at 1 alone over many decades.
 
     >>> axes = Figure().subplots()
     >>> _ = axes.plot([20, 90], [1, 2])
@@ -231,7 +232,11 @@ def log_axis(axis, values: Iterable[float] | None = None) -> None:
 def varied(results: xarray.Dataset) -> list[str]:
     """Return the names of the settings of a sweep that have several values over its runs, without the seed.
 
-    The `results` are a Dataset whose settings are coordinates over `run`.
+    Args:
+        results: the results of the sweep, whose settings are coordinates over `run`.
+
+    Returns:
+        The names.
 
     >>> runs = {"radius": ("run", [1.0, 2.0]), "n": ("run", [5, 5]), "seed": ("run", [0, 1])}
     >>> varied(xarray.Dataset(coords=runs))
@@ -244,12 +249,19 @@ def varied(results: xarray.Dataset) -> list[str]:
 def sweep(results: xarray.Dataset, variable: str = "kl") -> Figure:
     """Draw a metric of a sweep: its last record against a setting, and its curves by that setting.
 
-    The setting is the numeric one with the most values. Each line is for one combination of the other settings, with
-    the median over seeds and a band from minimum to maximum. The curves are those of the first combination. Without a
-    numeric setting only curves are drawn. Runs that are not finite are left out.
+    The setting is the numeric one with the most values. Each line is for one combination of the other settings, with the median over
+    seeds and a band from minimum to maximum. The curves are those of the first combination. Without a numeric setting only curves are
+    drawn. Runs that are not finite are left out.
 
-    The `results` are a Dataset with the metric `variable` over `run` and `step`. Raises ValueError for a variable that
-    does not exist, and where it has no finite value.
+    Args:
+        results: the results of the sweep, with the metric over `run` and `step`.
+        variable: the name of the metric.
+
+    Returns:
+        The figure.
+
+    Raises:
+        ValueError: the metric does not exist, or has no finite value.
 
     >>> kl = xarray.DataArray([[0.5, 0.2], [0.7, 0.4]], {"radius": ("run", [1.0, 2.0]), "step": [10, 20]}, ("run", "step"))
     >>> [axes.get_xlabel() for axes in sweep(xarray.Dataset({"kl": kl})).axes]

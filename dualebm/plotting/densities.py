@@ -35,7 +35,12 @@ COVERED = 0.98
 
 
 class Drawing(NamedTuple):
-    """A figure and the sentences that say what it shows."""
+    """A figure and the sentences that say what it shows.
+
+    Args:
+        figure: the figure of Matplotlib.
+        caption: the sentences.
+    """
 
     figure: Figure
     caption: str
@@ -89,13 +94,27 @@ def density(key: Key[Array, ""], model: Model, rows: Any = None, words: str | No
 
 
 def names_of(model: Model) -> tuple[str, ...]:
-    """Return the names of the columns of the data, or "column 1" and so on where they have none."""
+    """Return the names of the columns of the data, or "column 1" and so on where they have none.
+
+    Args:
+        model: the model.
+
+    Returns:
+        The names.
+    """
     width = 2 if model.preparation.latlon else model.preparation.space.dimension
     return model.preparation.columns or tuple(f"column {i + 1}" for i in range(width))
 
 
 def thinned(rows: Any, count: int = ROWS) -> Any:
-    """Return at most `count` of the rows (n, d), drawn at random by a fixed seed, in their order.
+    """Return some of the rows, drawn at random by a fixed seed, in their order.
+
+    Args:
+        rows: the rows, (n, d).
+        count: the largest number of rows to return.
+
+    Returns:
+        At most `count` rows.
 
     >>> len(thinned(np.zeros((5000, 2)))), thinned([[1.0], [2.0]])
     (2000, [[1.0], [2.0]])
@@ -106,7 +125,15 @@ def thinned(rows: Any, count: int = ROWS) -> Any:
 
 
 def densities_at(model: Model, points: Float[np.ndarray, "n d"]) -> Float[np.ndarray, " n"]:
-    """Return the density in the units of the data at points of the space, (n, d)."""
+    """Return the density in the units of the data at points of the space.
+
+    Args:
+        model: the model.
+        points: the points, (n, d).
+
+    Returns:
+        The densities, (n,), per unit of volume of the data.
+    """
     values = log_densities_at(model, jnp.asarray(points, precision(model)))
     return np.exp(values[density_name(model.preparation.space)])
 

@@ -209,13 +209,31 @@ def snapshots(
 
 
 def check_particles(particles) -> None:
-    """Raise ValueError for particles that do not lie in R^3. None stands for no particles."""
+    """Check that particles lie in R^3.
+
+    Args:
+        particles: the particles, (N, 3), or None for no particles.
+
+    Raises:
+        ValueError: they have another shape.
+    """
     if particles is not None and (np.ndim(particles) != 2 or particles.shape[1] != 3):
         raise ValueError(f"particles has shape {np.shape(particles)}; it must be (N, 3) to be drawn on S^2")
 
 
 def neurons_of(energy, atoms):
-    """Return the positions (m, 3) and coefficients (m,) of the neurons to draw."""
+    """Return the positions and coefficients of the neurons to draw.
+
+    Args:
+        energy: the energy, whose neurons are drawn where it is `Shallow` in R^3 and there are no atoms.
+        atoms: the atoms to draw, or None.
+
+    Returns:
+        Positions (m, 3) and coefficients (m,), with m = 0 where there is nothing to draw.
+
+    Raises:
+        ValueError: the atoms do not lie in R^3.
+    """
     if atoms is not None:
         if atoms.positions.shape[1] != 3:
             raise ValueError(f"atoms.positions has shape {atoms.positions.shape}; it must be (m, 3) to be drawn on S^2")
@@ -260,7 +278,19 @@ class _Map:
 
 
 def empty_maps(densities, neurons, width, largest_density, with_particles, caption=None):
-    """Return a figure with one empty map per name, a colour bar and a legend, and the `_Map` of each name."""
+    """Return a figure with one empty map per name, a colour bar and a legend.
+
+    Args:
+        densities: the densities to draw later, by name. Only their names are used.
+        neurons: positions and coefficients of neurons, by name. The largest coefficient sets the size of the marks.
+        width: "single" or "double", the width of the figure.
+        largest_density: the density at the upper end of the colour bar, relative to the uniform density.
+        with_particles: whether the legend shows particles.
+        caption: the title of the figure, or None.
+
+    Returns:
+        The figure, and the map of each name.
+    """
     weights = np.concatenate([np.abs(c) for _, c in neurons.values()] + [np.zeros(1)])
     largest_weight = weights.max() or 1.0
     columns = min(len(densities), MAPS_IN_A_ROW) if width == "double" else 1
@@ -299,5 +329,12 @@ def empty_maps(densities, neurons, width, largest_density, with_particles, capti
 
 
 def caption_of(frame: Frame) -> str:
-    """Return the caption of a frame: its iteration, and its KL where it has one."""
+    """Return the caption of a frame: its iteration, and its KL where it has one.
+
+    Args:
+        frame: the frame.
+
+    Returns:
+        The text, with the KL in nats.
+    """
     return f"iteration {frame.step}" + ("" if frame.kl is None else f", KL = {frame.kl:.2g} nats")

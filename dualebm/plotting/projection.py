@@ -15,12 +15,21 @@ Points = Float[Array | np.ndarray, "N d"]
 
 
 def map_points(rows: int, view: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Return the points of S^2 at the pixels of a Mollweide map, (rows, 2 rows, 3), and which pixels lie in its ellipse, (rows, 2 rows).
+    """Return the points of S^2 at the pixels of a Mollweide map, and which pixels lie in its ellipse.
 
-    The projection preserves areas: a mean over the pixels inside is an integral over the uniform measure. Row 0 is the
-    south, and the longitude grows to the right from -pi to pi. There must be at least 2 `rows`. The rows of `view` (3,
-    3) are the directions in the centre of the map, at longitude pi/2 on the equator, and in the north. Raises
-    ValueError for too few rows, or a view whose rows are not orthonormal.
+    The projection preserves areas: a mean over the pixels inside is an integral over the uniform measure. Row 0 is the south, and the
+    longitude grows to the right from -pi to pi.
+
+    Args:
+        rows: the number of rows of pixels, at least 2. There are twice as many columns.
+        view: the directions, as the rows of an orthonormal matrix (3, 3), that appear in the centre of the map, at longitude pi/2 on the
+            equator, and in the north. None for the identity.
+
+    Returns:
+        The points, (rows, 2 rows, 3), and the booleans, (rows, 2 rows).
+
+    Raises:
+        ValueError: there are too few rows, or the rows of the view are not orthonormal.
 
     >>> points, inside = map_points(100)
     >>> bool(np.allclose((points[inside] ** 2).mean(axis=0), 1 / 3, atol=1e-3))
@@ -40,9 +49,16 @@ def map_points(rows: int, view: np.ndarray | None = None) -> tuple[np.ndarray, n
 
 
 def map_position(x: Points, view: np.ndarray | None = None) -> np.ndarray:
-    """Return the positions of points x (N, 3) of S^2 on the map of `map_points` with the same view, (N, 2).
+    """Return the positions of points of S^2 on the map of `map_points` with the same view.
 
     The map is the ellipse |horizontal| <= 2, |vertical| <= 1.
+
+    Args:
+        x: the points, (N, 3).
+        view: the view, (3, 3), as for `map_points`.
+
+    Returns:
+        The horizontal and vertical positions, (N, 2).
 
     >>> map_position(np.eye(3)).round(3).tolist()
     [[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]]
@@ -64,7 +80,13 @@ def _rotation(view):
 
 
 def view_of(directions: Points) -> np.ndarray:
-    """Return the view (3, 3) with the mean of `directions` (N, 3) in the centre of the map and their spread along its equator.
+    """Return the view with the mean of directions in the centre of the map and their spread along its equator.
+
+    Args:
+        directions: the directions, (N, 3), of any length but 0.
+
+    Returns:
+        The view, (3, 3).
 
     >>> map_position(np.eye(3)[:2], view_of(np.eye(3)[:2])).round(6)[:, 1].tolist()
     [0.0, 0.0]
@@ -83,7 +105,11 @@ def view_of(directions: Points) -> np.ndarray:
 
 
 def draw_graticule(panel) -> None:
-    """Draw parallels every 30 degrees and meridians every 60 on a panel of Matplotlib."""
+    """Draw parallels every 30 degrees and meridians every 60 on a map.
+
+    Args:
+        panel: the axes of Matplotlib that hold the map.
+    """
     form: dict[str, Any] = dict(color="0.55", linewidth=0.3, zorder=1.5)
     latitude = np.linspace(-np.pi / 2, np.pi / 2, 91)
     for longitude in np.radians([-120, -60, 0, 60, 120]):
@@ -95,7 +121,11 @@ def draw_graticule(panel) -> None:
 
 
 def label_degrees(panel) -> None:
-    """Label the meridians of the graticule along the equator, and its parallels at the left edge, in degrees."""
+    """Label the meridians of the graticule along the equator, and its parallels at the left edge, in degrees.
+
+    Args:
+        panel: the axes of Matplotlib that hold the map.
+    """
     form: dict[str, Any] = dict(fontsize=5.5, color="0.3", zorder=3.5)
     for degrees in (-120, -60, 0, 60, 120):
         text = f"{abs(degrees)}°{'W' if degrees < 0 else 'E'}" if degrees else "0°"
@@ -113,7 +143,12 @@ def _on_edge(degrees):
 
 
 def label_axes(panel, names: Sequence[str]) -> None:
-    """Mark the directions of the three axes of R^3, and the opposite ones, by the names of the coordinates."""
+    """Mark the directions of the three axes of R^3, and the opposite ones, by the names of the coordinates.
+
+    Args:
+        panel: the axes of Matplotlib that hold the map.
+        names: the three names.
+    """
     for index, name in enumerate(names):
         for sign in (1, -1):
             x, y = map_position(sign * np.eye(3)[index : index + 1])[0]

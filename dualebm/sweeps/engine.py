@@ -124,10 +124,18 @@ class Forecast(NamedTuple):
 
 
 def forecast(plan: Plan) -> list[Forecast]:
-    """Return the predicted cost of a sweep, one `Forecast` for each static structure.
+    """Return the predicted cost of a sweep, for each static structure.
 
     A run of each structure is compiled and timed for a segment. The time to compile and to make data is not included.
-    Raises the errors of `sweep`.
+
+    Args:
+        plan: the plan of the sweep.
+
+    Returns:
+        The forecasts.
+
+    Raises:
+        ValueError: the plan is not allowed (see `sweep`).
     """
     forecasts = []
     for members in plan.study.groups(plan.placement.share(plan.replicas)):

@@ -111,7 +111,14 @@ def _new_groups(plan: Plan, folder: Path, replicas: list[Replica], first: int) -
 
 
 def column(values: list) -> np.ndarray:
-    """Return the values of a setting as a coordinate, (runs,). A value that is no number or text is described as JSON."""
+    """Return the values of a setting as a coordinate. A value that is no number or text is described as JSON.
+
+    Args:
+        values: the values of the setting, one for each run.
+
+    Returns:
+        The coordinate, (runs,).
+    """
     if all(isinstance(value, (bool, int, float, np.number)) for value in values):
         return np.asarray(values)
     return np.asarray([value if isinstance(value, str) else json.dumps(describe(value)) for value in values])
@@ -138,12 +145,30 @@ def write_manifest(plan: Plan, group: Group, batch: int, done: int, failed: dict
 
 
 def checkpoint_name(batch: int, done: int) -> str:
-    """Return the name of the file of the states of a batch after `done` records."""
+    """Return the name of the file of the states of a batch.
+
+    Args:
+        batch: the number of the batch.
+        done: the number of records that are done.
+
+    Returns:
+        The name.
+    """
     return f"checkpoint-{batch}-{done}.npz"
 
 
 def group_manifest(group: Group) -> dict:
-    """Return the manifest of a group. Raise ValueError where it has none."""
+    """Return the manifest of a group.
+
+    Args:
+        group: the group.
+
+    Returns:
+        The manifest.
+
+    Raises:
+        ValueError: the group has no manifest.
+    """
     manifest = run_folder.read_manifest(group.folder)
     if manifest is None:
         raise ValueError(f"folder {group.folder} has no manifest; the sweep cannot be continued: give another folder")
@@ -154,10 +179,17 @@ def group_manifest(group: Group) -> dict:
 
 
 def read(folder: files.PathLike) -> dict:
-    """Return the header of a sweep's folder, or of the folder of one of its processes: `settings`, `groups` and `note`.
+    """Return the header of a sweep's folder, or of the folder of one of its processes.
 
-    Raises FileNotFoundError when the folder holds no sweep, and ValueError for a corrupt file or another format
-    version.
+    Args:
+        folder: the folder.
+
+    Returns:
+        The header, with the keys `settings`, `groups` and `note`.
+
+    Raises:
+        FileNotFoundError: the folder holds no sweep.
+        ValueError: the file is corrupt or of another format version.
     """
     path = Path(folder) / SWEEP
     if not path.exists():
@@ -171,13 +203,31 @@ def read(folder: files.PathLike) -> dict:
 
 
 def folders_of(folder: Path) -> list[Path]:
-    """Return the folders of the processes that share the runs, or the folder itself."""
+    """Return the folders of the processes that share the runs, or the folder itself.
+
+    Args:
+        folder: the folder of a sweep.
+
+    Returns:
+        The folders.
+    """
     folders = sorted(folder.glob("process-*-of-*"), key=lambda path: int(path.name.split("-")[1]))
     return [path for path in folders if (path / SWEEP).exists()] or [folder]
 
 
 def groups_of(folder: Path) -> Iterator[tuple[Path, list[dict]]]:
-    """Yield the folder of each group and the settings of its runs. Raises the errors of `read`."""
+    """Yield the folder of each group and the settings of its runs.
+
+    Args:
+        folder: the folder of a sweep.
+
+    Yields:
+        The folder of a group, and the settings of each of its runs.
+
+    Raises:
+        FileNotFoundError: the folder holds no sweep.
+        ValueError: a file is corrupt or of another format version.
+    """
     for path in folders_of(folder):
         for number, group in enumerate(read(path)["groups"]):
             yield path / f"group-{number}", group["runs"]
@@ -246,11 +296,19 @@ def by_setting(results: xarray.Dataset, names: Iterable[str] | None = None) -> x
 
 
 def manifest(folder: files.PathLike) -> list[dict[str, Any]]:
-    """Return the runs of a sweep, each a dictionary with the keys `settings`, `group`, `state`, `step` and `why`.
+    """Return the state of each run of a sweep.
 
-    The state is "waiting", "running", "done", "diverged" or "failed". A diverged run has the end of the interval in
-    which it diverged as its `step`, and the cause as `why`. A failed run has the error as `why`. Raises
-    FileNotFoundError when the folder holds no sweep or a group has no manifest.
+    The state is "waiting", "running", "done", "diverged" or "failed". A diverged run has the end of the interval in which it diverged as
+    its `step`, and the cause as `why`. A failed run has the error as `why`.
+
+    Args:
+        folder: the folder of a sweep.
+
+    Returns:
+        The runs, each a dictionary with the keys `settings`, `group`, `state`, `step` and `why`.
+
+    Raises:
+        FileNotFoundError: the folder holds no sweep, or a group has no manifest.
     """
     runs = []
     for path, members in groups_of(Path(folder)):

@@ -45,7 +45,14 @@ class Uniform(NamedTuple):
 def product(**values: Iterable) -> Grid:
     """Return the grid of every combination of the values. The last setting varies fastest.
 
-    Raises ValueError when a setting has no values.
+    Args:
+        values: the values of each setting, by name.
+
+    Returns:
+        The grid: a list of values, one for each run, by the name of the setting.
+
+    Raises:
+        ValueError: a setting has no values.
 
     >>> product(particle_step=[0.01, 0.02], seed=range(2))
     {'particle_step': [0.01, 0.01, 0.02, 0.02], 'seed': [0, 1, 0, 1]}
@@ -58,7 +65,14 @@ def product(**values: Iterable) -> Grid:
 def zipped(**values: Iterable) -> Grid:
     """Return the grid whose run i has the value i of each setting.
 
-    Raises ValueError when the settings have different numbers of values.
+    Args:
+        values: the values of each setting, by name.
+
+    Returns:
+        The grid: a list of values, one for each run, by the name of the setting.
+
+    Raises:
+        ValueError: the settings have different numbers of values.
 
     >>> zipped(transport_step=[1.0, 2.0], reaction_step=[0.5, 1.0])
     {'transport_step': [1.0, 2.0], 'reaction_step': [0.5, 1.0]}
@@ -108,8 +122,16 @@ def draws(seed: int, count: int, **values: Uniform | Iterable) -> Grid:
 def cross(*grids: Grid) -> Grid:
     """Return the grid of every run of one grid combined with every run of the others.
 
-    For example `cross(draws(0, 100, ...), product(seed=range(4)))`. Raises ValueError when a setting is in two of the
-    grids.
+    For example `cross(draws(0, 100, ...), product(seed=range(4)))`.
+
+    Args:
+        grids: the grids.
+
+    Returns:
+        The grid.
+
+    Raises:
+        ValueError: a setting is in two of the grids.
 
     >>> cross(zipped(a=[1, 2], b=[3, 4]), product(seed=range(2)))
     {'a': [1, 1, 2, 2], 'b': [3, 3, 4, 4], 'seed': [0, 1, 0, 1]}
@@ -132,10 +154,16 @@ def _lists(values) -> Grid:
 
 
 def settings_of(grid: Grid) -> list[dict[str, Any]]:
-    """Return the settings of each run, a dictionary each.
+    """Return the settings of each run.
 
-    Raises ValueError for an empty grid, for different numbers of values, and for a name that is reserved or no
-    identifier.
+    Args:
+        grid: the grid.
+
+    Returns:
+        A dictionary of settings for each run.
+
+    Raises:
+        ValueError: the grid is empty, has different numbers of values, or has a name that is reserved or no identifier.
 
     >>> settings_of(product(seed=range(2)))
     [{'seed': 0}, {'seed': 1}]
@@ -149,6 +177,12 @@ def settings_of(grid: Grid) -> list[dict[str, Any]]:
 
 def identity(settings: dict[str, Any]) -> str:
     """Return the settings of a run as text that is the same in every process and for every order of the names.
+
+    Args:
+        settings: the settings by name.
+
+    Returns:
+        The text, JSON.
 
     >>> identity({"seed": 0, "radius": 10.0})
     '{"radius": 10.0, "seed": 0}'
@@ -209,7 +243,11 @@ class Study:
     def check(self, runs: list[dict[str, Any]]) -> None:
         """Check the settings of all runs.
 
-        Raises ValueError when two runs have the same settings, and the errors of `replica`.
+        Args:
+            runs: the settings of each run.
+
+        Raises:
+            ValueError: two runs have the same settings, or the first run is not allowed (see `replica`).
         """
         known: dict[str, int] = {}
         for index, settings in enumerate(runs):
@@ -240,8 +278,16 @@ class Study:
     def replica(self, index: int, settings: dict[str, Any]) -> Replica:
         """Return the run with these settings.
 
-        Raises ValueError for a setting that neither the method, the rates nor a function has (with the nearest name),
-        for a number that is not finite, for rates of another method, and for a function whose argument is no setting.
+        Args:
+            index: the number of the run.
+            settings: the settings by name.
+
+        Returns:
+            The run.
+
+        Raises:
+            ValueError: neither the method, the rates nor a function has a setting (the message has the nearest name); a number is not
+                finite; the rates are those of another method; or a function has an argument that is no setting.
         """
         for name, value in settings.items():
             if isinstance(value, float) and not math.isfinite(value):
@@ -294,7 +340,14 @@ class Study:
         return known[identifier]
 
     def varies(self, name: str) -> bool:
-        """Return whether each run has separate data or metrics: whether `name` ("data" or "metrics") is a function."""
+        """Return whether each run has separate data or metrics.
+
+        Args:
+            name: "data" or "metrics".
+
+        Returns:
+            True where the study has a function for them.
+        """
         return callable(self._sources()[name])
 
     def groups(self, replicas: list[Replica]) -> list[list[Replica]]:
@@ -302,6 +355,12 @@ class Study:
 
         Each group compiles once. Data and metrics are made once for each combination of the settings that they depend
         on, other than the seed. The seed is assumed to leave shapes as they are.
+
+        Args:
+            replicas: the runs.
+
+        Returns:
+            The groups of runs.
         """
         groups: dict[Any, list[Replica]] = {}
         shapes: dict[str, Any] = {}
@@ -316,6 +375,12 @@ class Study:
 
 def signature(tree: Any) -> str:
     """Return the static values of a pytree, and the shapes and dtypes of its arrays, as text.
+
+    Args:
+        tree: the pytree.
+
+    Returns:
+        The text, which is equal for two pytrees that one compiled program serves.
 
     >>> signature((np.zeros(2), 1)) == signature((np.ones(2), 1)), signature(np.zeros(2)) == signature(np.zeros(3))
     (True, False)

@@ -72,6 +72,12 @@ class Placement:
     def share(self, values: list) -> list:
         """Return the values that fall to this process.
 
+        Args:
+            values: a list of anything, such as the runs.
+
+        Returns:
+            Every value whose index is that of this process, modulo the number of processes.
+
         >>> Placement(process=(1, 2)).share([0, 1, 2, 3])
         [1, 3]
         """

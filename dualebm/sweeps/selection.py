@@ -25,6 +25,12 @@ SEARCH, REPEATS = "search", "repeats"
 def sweeps_of(folder: PathLike) -> list[Path]:
     """Return the folders of the sweeps of a selection that have begun, or the folder itself, which then is that of one sweep.
 
+    Args:
+        folder: the folder of a selection or of a sweep.
+
+    Returns:
+        The folders.
+
     >>> [str(path) for path in sweeps_of("results/alpha")]
     ['results/alpha']
     """
@@ -49,10 +55,20 @@ class Selection(NamedTuple):
 
 
 def stopped_early(results: xarray.Dataset, validation: str = "validation") -> xarray.Dataset:
-    """Return each run at the record with the least `validation` loss, and the step of that record as `stopped`.
+    """Return each run at the record with the least validation loss, and the step of that record as `stopped`.
 
-    A loss of the form (value, error) counts by its value. A record whose loss is not finite does not count, and a run
-    without a finite loss is returned at its last record. Raises ValueError for results without the dimension run.
+    A loss of the form (value, error) counts by its value. A record whose loss is not finite does not count, and a run without a finite
+    loss is returned at its last record.
+
+    Args:
+        results: the results of a sweep, over `run` and `step`.
+        validation: the name of the metric that is the loss.
+
+    Returns:
+        The results over `run` alone.
+
+    Raises:
+        ValueError: the results do not have the dimension `run`.
 
     >>> steps = dict(step=[0, 10, 20], run=[0])
     >>> records = xarray.Dataset({"validation": (("run", "step"), [[3.0, 1.0, 2.0]]), "kl": (("run", "step"), [[9.0, 5.0, 4.0]])}, steps)

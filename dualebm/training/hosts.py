@@ -22,27 +22,68 @@ from dualebm.training.presence import describe_lost, presence, processes, shard_
 
 
 class Alone(NamedTuple):
-    """The process of a sweep that shares its runs with no other process. It writes all files."""
+    """The process of a sweep that shares its runs with no other process. It writes all files.
+
+    Args:
+        writes: whether the process writes the files, which is always true here.
+    """
 
     writes: bool = True
 
     def first(self, values, what: str):
-        """Return the values that the first process passes. `what` names them in error messages."""
+        """Return the values that the first process passes.
+
+        Args:
+            values: the values of this process.
+            what: a name for the values in error messages.
+
+        Returns:
+            The values of the first process.
+        """
         return values
 
     def any(self, value: bool, what: str) -> bool:
-        """Return whether the value is true in at least one process. `what` names it in error messages."""
+        """Return whether a value is true in at least one process.
+
+        Args:
+            value: the value of this process.
+            what: a name for the value in error messages.
+
+        Returns:
+            True where it is true in one of them.
+        """
         return value
 
     def announce(self, group: str, step: int) -> None:
-        """Do nothing: other processes need not know at which step of which group this process is."""
+        """Do nothing: other processes need not know where this process is.
+
+        Args:
+            group: the name of the group.
+            step: the step in the group.
+        """
 
     def lacking(self, made: dict[int, Any], indices: list[int]) -> dict[int, str]:
-        """Return no run: see `Together.lacking`."""
+        """Return no run: see `Together.lacking`.
+
+        Args:
+            made: what the process has made for the runs, by their indices.
+            indices: the indices of the runs.
+
+        Returns:
+            An empty dictionary.
+        """
         return {}
 
     def checkpoint(self, group: Path, name: str) -> Path:
-        """Return the path of a checkpoint of this process, by the folder of its group and its name."""
+        """Return the path of a checkpoint of this process.
+
+        Args:
+            group: the folder of its group.
+            name: the name of the file.
+
+        Returns:
+            The path.
+        """
         return group / name
 
     def latest(self, done: int, segment: int, path: Callable[[int], Path]) -> int:
@@ -106,11 +147,27 @@ class Together(NamedTuple):
         return is_first()
 
     def first(self, values, what: str):
-        """Return the values that the first process passes. `what` names them in error messages."""
+        """Return the values that the first process passes. All processes wait for each other.
+
+        Args:
+            values: the values of this process.
+            what: a name for the values in error messages.
+
+        Returns:
+            The values of the first process.
+        """
         return agree(values, what)[0].tolist()
 
     def any(self, value: bool, what: str) -> bool:
-        """Return whether the value is true in at least one process. `what` names it in error messages."""
+        """Return whether a value is true in at least one process. All processes wait for each other.
+
+        Args:
+            value: the value of this process.
+            what: a name for the value in error messages.
+
+        Returns:
+            True where it is true in one of them.
+        """
         return bool(agree(value, what).any())
 
     def lacking(self, made: dict[int, Any], indices: list[int]) -> dict[int, str]:
@@ -137,7 +194,15 @@ class Together(NamedTuple):
         return why
 
     def checkpoint(self, group: Path, name: str) -> Path:
-        """Return the path of a checkpoint of this process, by the folder of its group and its name."""
+        """Return the path of a checkpoint of this process, in its shard of the folder.
+
+        Args:
+            group: the folder of its group.
+            name: the name of the file.
+
+        Returns:
+            The path.
+        """
         return self.shard / group.name / name
 
     def latest(self, done: int, segment: int, path: Callable[[int], Path]) -> int:

@@ -61,9 +61,13 @@ def join(coordinator: str, index: int | None = None, count: int | None = None) -
 
 @contextlib.contextmanager
 def at_most(seconds: float, what: str) -> Iterator[None]:
-    """End this process with exit code 1 when the block takes longer than `seconds`.
+    """End this process with exit code 1 when the block takes too long.
 
-    A wait inside of JAX cannot be interrupted in any other way. `what` names the wait in the message on standard error.
+    A wait inside of JAX cannot be interrupted in any other way.
+
+    Args:
+        seconds: the longest time, in seconds.
+        what: a name for the wait in the message on standard error.
 
     >>> with at_most(60, "a barrier"):
     ...     pass
@@ -83,10 +87,16 @@ def at_most(seconds: float, what: str) -> Iterator[None]:
 
 
 def agree(values, what: str) -> np.ndarray:
-    """Return the values that each process passes, stacked to an array of shape (processes, ...).
+    """Return the values that each process passes.
 
-    The processes wait for each other. One that waits longer than `PATIENCE` seconds ends, with a message that names
-    `what`.
+    The processes wait for each other. One that waits longer than `PATIENCE` seconds ends with a message.
+
+    Args:
+        values: the values of this process, an array of the same shape in each.
+        what: a name for the values in the message.
+
+    Returns:
+        The values of all processes, (processes, ...).
 
     >>> agree([3, 4], "the records").tolist()
     [[3, 4]]
@@ -100,7 +110,14 @@ def agree(values, what: str) -> np.ndarray:
 def workplace(folder: files.PathLike | None) -> Iterator[Path]:
     """Give the folder of a sweep, or a temporary one where it is None.
 
-    Raises ValueError when it is None and several processes share the particles.
+    Args:
+        folder: the folder, or None.
+
+    Yields:
+        The folder.
+
+    Raises:
+        ValueError: the folder is None, and several processes share the particles.
     """
     if folder is not None:
         yield Path(folder)
@@ -119,8 +136,17 @@ def is_first() -> bool:
 def devices_of(devices: int | None, devices_per_run: int) -> tuple[int | None, int]:
     """Return the devices of a sweep, and the devices that share the particles of each run.
 
-    A single process gets back what it asks for. Where several processes share the particles, all devices share each
-    run. Raises ValueError when other numbers are asked for.
+    A single process gets back what it passes. Where several processes share the particles, all devices share each run.
+
+    Args:
+        devices: the number of devices of the sweep, or None for one.
+        devices_per_run: the number of devices that share the particles of a run.
+
+    Returns:
+        Both numbers, as the sweep uses them.
+
+    Raises:
+        ValueError: several processes share the particles, and the numbers are not those of all devices.
 
     >>> devices_of(None, 1)
     (None, 1)
@@ -141,6 +167,12 @@ def devices_of(devices: int | None, devices_per_run: int) -> tuple[int | None, i
 
 def shard_of_states(states):
     """Return the part of a stack of split states that this process holds, as NumPy arrays. `assemble` inverts it.
+
+    Args:
+        states: the stack of split states, a pytree.
+
+    Returns:
+        The part, a pytree of the same structure.
 
     >>> shard_of_states((jax.numpy.zeros((1, 3, 2, 4)),))[0].shape
     (1, 3, 2, 4)

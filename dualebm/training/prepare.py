@@ -44,6 +44,13 @@ def initial_state(key: Key[Array, ""], method: Method, rates: Any, data: Samples
 def traced(rates: Any, data: Samples) -> Any:
     """Return the rates as arrays in the precision of the data, which JAX traces: new values compile nothing new.
 
+    Args:
+        rates: the rates, a NamedTuple of numbers.
+        data: the data.
+
+    Returns:
+        The rates, as arrays of no dimension.
+
     >>> traced((0.1,), Samples(jnp.zeros((1, 2))))[0].dtype
     dtype('float32')
     """
@@ -78,7 +85,13 @@ def _shape(array) -> str:
 
 
 def check_names(metrics: dict) -> None:
-    """Raise ValueError for a metric whose name is not an identifier or is one of `RESERVED`.
+    """Check that the name of each metric is an identifier and is not one of `RESERVED`.
+
+    Args:
+        metrics: the metrics by name.
+
+    Raises:
+        ValueError: a name is not allowed.
 
     >>> check_names({"kl": None})
     """

@@ -20,13 +20,23 @@ PROCESS = "process.json"
 
 
 def shard_of(folder: Path) -> Path:
-    """Return the folder of this process in the folder of a sweep."""
+    """Return the folder of this process in the folder of a sweep.
+
+    Args:
+        folder: the folder of the sweep.
+
+    Returns:
+        The folder of the process.
+    """
     return folder / f"shard-{jax.process_index()}-of-{jax.process_count()}"
 
 
 @contextlib.contextmanager
 def presence(folder: Path) -> Iterator[Callable]:
-    """Write into `folder` that this process runs, renew it every `BEAT` seconds, and write at the end how it ended.
+    """Write into a folder that this process runs, renew it every `BEAT` seconds, and write at the end how it ended.
+
+    Args:
+        folder: the folder of this process.
 
     Yields:
         Function of the name of a group and a step, which writes where the process is.
@@ -80,6 +90,15 @@ def processes(folder: files.PathLike) -> list[dict[str, Any]]:
 
     A process that dies together with process 0 gives no reason either. Both then count as lost. Raises ValueError for a
     file of another kind or format version.
+
+    Args:
+        folder: the folder of a sweep.
+
+    Returns:
+        The statuses, in the order of the processes.
+
+    Raises:
+        ValueError: a file is of another kind or format version.
     """
     statuses = []
     for path in sorted(Path(folder).glob(f"shard-*/{PROCESS}"), key=lambda path: int(path.parent.name.split("-")[1])):

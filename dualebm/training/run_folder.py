@@ -40,9 +40,14 @@ UNRECORDED = -1
 def hold(folder: PathLike) -> Iterator[None]:
     """Create the folder where it is missing, and keep other processes from writing to it within the block.
 
-    The lock is an advisory lock of the operating system on the folder itself. It leaves no file, and it ends with the
-    process, however the process ends. Raises OSError when the folder cannot be made or written to, or when another
-    process holds it.
+    The lock is an advisory lock of the operating system on the folder itself. It leaves no file, and it ends with the process, however
+    the process ends.
+
+    Args:
+        folder: the folder.
+
+    Raises:
+        OSError: the folder cannot be made or written to, or another process holds it.
 
     >>> import tempfile
     >>> with hold(Path(tempfile.mkdtemp()) / "runs" / "a"):
@@ -67,7 +72,14 @@ def hold(folder: PathLike) -> Iterator[None]:
 def read_manifest(folder: PathLike) -> dict | None:
     """Return the manifest in the folder of a run, or None where the folder is empty or missing.
 
-    Raises ValueError for a folder that holds other files, a corrupt manifest, and a manifest of another format version.
+    Args:
+        folder: the folder.
+
+    Returns:
+        The manifest, or None.
+
+    Raises:
+        ValueError: the folder holds other files, or the manifest is corrupt or of another format version.
 
     >>> read_manifest("no/such/folder")
     """
@@ -132,7 +144,14 @@ class Variable(NamedTuple):
     attributes: dict[str, Any]
 
     def dimensions(self, name: str) -> list[str]:
-        """Return the dimensions of the variable in the store: run, step, then one for each axis of a record."""
+        """Return the dimensions of the variable in the store: run, step, then one for each axis of a record.
+
+        Args:
+            name: the name of the variable.
+
+        Returns:
+            The names of the dimensions.
+        """
         return ["run", "step", *(f"{name}_{axis}" for axis in range(len(self.shape)))]
 
     @property
@@ -258,9 +277,18 @@ def write_results(folder: PathLike, records: dict[str, np.ndarray], *, run: int 
 def open_results(folder: PathLike) -> xarray.Dataset:
     """Return the results of a run or of a group of runs, finished or still running.
 
-    The dimensions are (run, step, ...). A value that is not written yet is NaN, or -1 in an integer variable. Values
-    are read when they are used, and `.load()` reads them all. Raises FileNotFoundError when the folder holds no
-    results, and ValueError when the manifest is of another format version.
+    The dimensions are (run, step, ...). A value that is not written yet is NaN, or -1 in an integer variable. Values are read when they
+    are used, and `.load()` reads them all.
+
+    Args:
+        folder: the folder of the run or of the group.
+
+    Returns:
+        The results.
+
+    Raises:
+        FileNotFoundError: the folder holds no results.
+        ValueError: the manifest is of another format version.
     """
     path = Path(folder) / RESULTS
     if not path.is_dir():
@@ -272,9 +300,16 @@ def open_results(folder: PathLike) -> xarray.Dataset:
 
 
 def to_netcdf(results: xarray.Dataset | PathLike, path: PathLike) -> None:
-    """Export results, or the results in a folder, to one netCDF 4 file.
+    """Export results to one netCDF 4 file.
 
-    Attributes that netCDF cannot hold become JSON text. Raises OSError when the file cannot be written.
+    Attributes that netCDF cannot hold become JSON text.
+
+    Args:
+        results: the results, or the folder that holds them.
+        path: the file to write.
+
+    Raises:
+        OSError: the file cannot be written.
 
     >>> import tempfile; folder = Path(tempfile.mkdtemp())
     >>> create_results(folder, np.array([0, 10]), {"kl": Variable((), "float32", {})}, chunk=(1, 2), attributes={"key": [0, 1]})

@@ -137,11 +137,26 @@ class Job(Protocol):
         ...
 
     def load(self, done: int) -> Any:
-        """Return the states after `done` records, which `save` saved."""
+        """Return the states that `save` saved.
+
+        Args:
+            done: the number of records that were done.
+
+        Returns:
+            The states.
+        """
         ...
 
     def advance(self, states: Any, active: jax.Array) -> tuple[Any, dict[str, jax.Array]]:
-        """Return the states a segment later, and its records. Intervals that are not `active` are skipped."""
+        """Return the states a segment later, and its records.
+
+        Args:
+            states: the states at the start of the segment.
+            active: which intervals of the segment to do, booleans. The others are skipped.
+
+        Returns:
+            The states at its end, and the records by name.
+        """
         ...
 
     def write(self, first: int, done: int, records: dict[str, jax.Array]) -> None:
@@ -165,7 +180,11 @@ class Job(Protocol):
         ...
 
     def mark(self, done: int) -> None:
-        """Write the manifest, which counts `done` records."""
+        """Write the manifest, which counts the records.
+
+        Args:
+            done: the number of records that are done.
+        """
         ...
 
     def report(self, first: int, done: int, states: Any, seconds: float) -> None:
@@ -209,7 +228,14 @@ def drive(plan: Plan, job: Job, done: int, ended: Callable[[int], bool]) -> tupl
 
 
 def strongly_typed(states: Any) -> Any:
-    """Return the states without weak types. A weakly typed leaf would compile the first segment a second time."""
+    """Return the states without weak types. A weakly typed leaf would compile the first segment a second time.
+
+    Args:
+        states: the states, a pytree.
+
+    Returns:
+        The same values.
+    """
     return jax.tree.map(lambda x: x if files.is_key(x) else jnp.asarray(x, x.dtype), states)
 
 
@@ -249,7 +275,11 @@ def deferred_signals(answers: bool, progress: bool) -> Iterator[list[signal.Sign
 
 
 def wait(arrays: Any) -> None:
-    """Wait until arrays are computed, in Python, which receives signals as JAX does not."""
+    """Wait until arrays are computed, in Python, which receives signals as JAX does not.
+
+    Args:
+        arrays: a pytree of arrays.
+    """
     pause = 1e-4
     while not all(array.is_ready() for array in jax.tree.leaves(arrays)):
         time.sleep(pause)

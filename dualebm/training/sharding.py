@@ -87,10 +87,19 @@ def check(mesh: Mesh | AbstractMesh, method, states, data: Samples) -> None:
 
 
 def split(method, state):
-    """Return a split state: a state, or a stack of states, with its particles (..., d, N) reshaped to (..., d, 2, N/2).
+    """Return a split state, with its particles (..., d, N) reshaped to (..., d, 2, N/2).
 
-    Particles i and i + N/2 are a pair. The last axis counts pairs, so that devices can share it. Raises ValueError for odd N,
-    and for a method without `paired`, which says which arrays hold particles.
+    Particles i and i + N/2 are a pair. The last axis counts pairs, so that devices can share it.
+
+    Args:
+        method: the method, whose `paired` says which arrays hold particles.
+        state: a state, or a stack of states.
+
+    Returns:
+        The split state.
+
+    Raises:
+        ValueError: N is odd, or the method does not have `paired`.
 
     >>> from dualebm.methods.dual import Dual; from dualebm.spaces import Sphere
     >>> method = Dual(Sphere(3), neurons=8)
@@ -110,7 +119,14 @@ def split(method, state):
 
 
 def join(method, state):
-    """Return the state, or the stack of states, that `split` was given: its particles are (..., d, N) again.
+    """Return the state, or the stack of states, that `split` got: its particles are (..., d, N) again.
+
+    Args:
+        method: the method.
+        state: the split state.
+
+    Returns:
+        The state.
 
     >>> from dualebm.methods.dual import Dual; from dualebm.spaces import Sphere
     >>> method = Dual(Sphere(3), neurons=8)

@@ -93,7 +93,14 @@ def step(key: Key[Array, ""], method: Method, state: Any, rates: Any, data: Samp
 
 
 def initial(setup: Setup):
-    """Return the state in which a run starts: `method.init` under the key of the run, folded with `ASIDE`."""
+    """Return the state in which a run starts: `method.init` under the key of the run, folded with `ASIDE`.
+
+    Args:
+        setup: the settings and arrays of the run.
+
+    Returns:
+        The state.
+    """
     return setup.method.init(jax.random.fold_in(setup.key, ASIDE), setup.rates, setup.data)
 
 
@@ -118,8 +125,14 @@ def _divergence(method, state, info: Info):
 def interval(setup: Setup, state):
     """Do `every` iterations.
 
-    It returns the new state, the info averaged over them, and the `Divergence` at their end. A diverged interval leaves
-    the state as it was: the run stays at its last good state, and all later records have its divergence.
+    A diverged interval leaves the state as it was: the run stays at its last good state, and all later records have its divergence.
+
+    Args:
+        setup: the settings and arrays of the run.
+        state: the state at the start.
+
+    Returns:
+        The new state, the info averaged over the iterations, and the `Divergence` at their end.
     """
     moved, infos = jax.lax.scan(lambda state, _: _step(setup, state), state, length=setup.every)
     info = jax.tree.map(jnp.mean, infos)
@@ -128,10 +141,17 @@ def interval(setup: Setup, state):
 
 
 def first_fault(setup: Setup, state):
-    """Return the first of `every` iterations after which the state has diverged, as its number in the run; -1 for none.
+    """Return the first of `every` iterations after which the state has diverged.
 
-    It looks for the causes that `interval` looks for, except the acceptance. The whole state is checked after each
-    iteration, which costs more than the one check of `interval`.
+    It looks for the causes that `interval` looks for, except the acceptance. The whole state is checked after each iteration, which costs
+    more than the one check of `interval`.
+
+    Args:
+        setup: the settings and arrays of the run.
+        state: the state at the start.
+
+    Returns:
+        The number of the iteration in the run, or -1 for none.
     """
 
     def body(carry, _):
@@ -283,7 +303,15 @@ def replicas(each: Setup, common: Setup, states, active, vmapped=None):
 
 
 def initial_replicas(each: Setup, common: Setup):
-    """Return the states in which many runs start, stacked. See `replicas` for `each` and `common`."""
+    """Return the states in which many runs start, stacked.
+
+    Args:
+        each: what differs between the runs, stacked, as for `replicas`.
+        common: what all runs share, as for `replicas`.
+
+    Returns:
+        The states, stacked.
+    """
     return jax.lax.map(lambda setup: initial(eqx.combine(setup, common)), each)
 
 
