@@ -67,6 +67,7 @@ autodoc_typehints = "signature"
 autodoc_preserve_defaults = True
 default_role = "dualebm"  # single backticks in docstrings
 napoleon_numpy_docstring = False
+napoleon_use_ivar = True
 napoleon_use_rtype = False
 
 maximum_signature_line_length = 80

@@ -53,7 +53,7 @@ PARTICLES = 2**14
 class Stage(NamedTuple):
     """A radius of the path of a candidate. Numbers over rows are means over the rows of the validated folds.
 
-    Attributes:
+    Args:
         candidate: the name of the candidate.
         stage: the number of the stage. Stage 0 has the radius 0.
         radius: the total variation of the neurons, the mean over folds.
@@ -77,7 +77,7 @@ class Stage(NamedTuple):
 class Lead(NamedTuple):
     """How far the chosen stage is above the best stage of another candidate, in the mean log density of rows that both have.
 
-    Attributes:
+    Args:
         candidate: the name of the other candidate.
         radius: the radius of its best stage.
         difference: the mean of the log density of the chosen stage less its own, row by row, in nats.
@@ -93,7 +93,7 @@ class Lead(NamedTuple):
 class Fit(NamedTuple):
     """A chosen and fitted model exp(-U) tau / Z.
 
-    Attributes:
+    Args:
         energy: the energy U.
         space: the space with the base measure tau.
         log_partition: the estimate of log Z.

@@ -50,7 +50,7 @@ DRAWS, BATCH = 2**15, 1024
 class Replicates(NamedTuple):
     """The models exp(-U_b) tau_b / Z_b of B replicates.
 
-    Attributes:
+    Args:
         energies: the energies U_b, whose arrays have a leading axis of length B.
         bases: the base measures tau_b.
         log_partition: log Z_b, (B,), in nats.

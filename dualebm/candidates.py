@@ -67,7 +67,7 @@ class Auto:
 class Candidate(NamedTuple):
     """A base measure, fitted to all rows and to the rows of all folds but one, and a feature.
 
-    Attributes:
+    Args:
         name: the names of the base measure and of the feature.
         base: the base measure fitted to all rows.
         fold_bases: the base measure fitted to the rows of all folds but one, for each fold.

@@ -48,7 +48,7 @@ DOUBTFUL = 4
 class Certificate(NamedTuple):
     """A duality gap and the parameter where its supremum is attained.
 
-    Attributes:
+    Args:
         gap: the gap G, in nats.
         error: its standard error, in nats, which is 0 by quadrature.
         position: the parameter theta*, (p,).
@@ -132,7 +132,7 @@ def supremum(
 class Relaxation(NamedTuple):
     """The mean energy of samples before and after moves under that energy.
 
-    Attributes:
+    Args:
         before: the mean energy before the moves.
         after: the mean energy after the moves.
         error: the standard error of the change.

@@ -111,7 +111,15 @@ class FeatureMap(abc.ABC):
 
     @abc.abstractmethod
     def __call__(self, x: Inputs, theta: Parameters) -> Matrix:
-        """Returns the matrix phi(x_i, theta_j), (N, m)."""
+        """Returns the matrix phi(x_i, theta_j).
+
+        Args:
+            x: points as rows, (N, d).
+            theta: parameters as rows, (m, p).
+
+        Returns:
+            The matrix, (N, m).
+        """
 
 
 class Ridge(FeatureMap):

@@ -61,7 +61,7 @@ def _arc_cosine_jvp(primals, tangents):
 class Derivatives(NamedTuple):
     """A kernel k(x_i, y_j) and its derivatives along a space, each (N, n). On the sphere the gradients are tangential.
 
-    Attributes:
+    Args:
         value: k.
         cross: the factor of y in grad_x k = cross y + first x, and of x in grad_y k = cross x + second y.
         first: the factor of x in grad_x k.
@@ -87,7 +87,15 @@ class ArcCosine:
     """
 
     def __call__(self, x: Float[Array, "N d"], y: Float[Array, "n d"]) -> Matrix:
-        """Return the matrix k(x_i, y_j)."""
+        """Return the matrix k(x_i, y_j).
+
+        Args:
+            x: points as rows, (N, d).
+            y: points as rows, (n, d).
+
+        Returns:
+            The matrix, (N, n).
+        """
         lengths = [jnp.linalg.norm(z, axis=1) for z in (x, y)]
         outer = lengths[0][:, None] * lengths[1][None]
         return outer * arc_cosine(_inner(x, y) / outer) / (2 * math.pi * x.shape[1])
@@ -139,7 +147,15 @@ class RBF:
         settings.check(self)
 
     def __call__(self, x: Float[Array, "N d"], y: Float[Array, "n d"]) -> Matrix:
-        """Return the matrix k(x_i, y_j)."""
+        """Return the matrix k(x_i, y_j).
+
+        Args:
+            x: points as rows, (N, d).
+            y: points as rows, (n, d).
+
+        Returns:
+            The matrix, (N, n).
+        """
         squares = jnp.sum(x**2, axis=1)[:, None] + jnp.sum(y**2, axis=1)[None] - 2 * _inner(x, y)
         return jnp.exp(-0.5 * squares / self.bandwidth**2)
 
@@ -192,7 +208,15 @@ class BumpKernel:
             raise ValueError(f"space is {self.space}; allowed: a Torus, Sphere(2)")
 
     def __call__(self, x: Float[Array, "N d"], y: Float[Array, "n d"]) -> Matrix:
-        """Return the matrix k(x_i, y_j)."""
+        """Return the matrix k(x_i, y_j).
+
+        Args:
+            x: points as rows, (N, d).
+            y: points as rows, (n, d).
+
+        Returns:
+            The matrix, (N, n).
+        """
         a = self.concentration
         if not isinstance(self.space, Torus):
             argument = a * jnp.sqrt(jnp.maximum(2 + 2 * _inner(x, y), jnp.finfo(x.dtype).tiny))
@@ -251,7 +275,15 @@ class Distance:
     """
 
     def __call__(self, x: Float[Array, "N d"], y: Float[Array, "n d"]) -> Matrix:
-        """Return the matrix k(x_i, y_j)."""
+        """Return the matrix k(x_i, y_j).
+
+        Args:
+            x: points as rows, (N, d).
+            y: points as rows, (n, d).
+
+        Returns:
+            The matrix, (N, n).
+        """
         squares = squared_distances(x, y)
         apart = squares > 0
         return jnp.where(apart, -jnp.sqrt(jnp.where(apart, squares, 1)), 0)

@@ -34,7 +34,7 @@ ENERGY, MODEL, REPLICATES = "energy.npz", "model.json", "replicates.npz"
 class Model(NamedTuple):
     """A fitted model exp(-U) tau / Z, with the map from rows in the units of the data to its space.
 
-    Attributes:
+    Args:
         energy: the energy U.
         preparation: the map of rows to points of the model's space, and back.
         log_partition: the estimate of log Z, in nats.
@@ -161,7 +161,7 @@ def _energy_and_base(energy, space, points):
 class Errors(NamedTuple):
     """What finite data leave uncertain of log densities, in nats (`dualebm.bootstrap`). The error of log Z is not part of it.
 
-    Attributes:
+    Args:
         rows: the error of the log density at each row, (n,).
         mean: the error of the weighted mean of the log densities of all rows.
     """

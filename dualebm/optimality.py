@@ -34,7 +34,7 @@ NODES_PER_LENGTH = 4
 class Gap(NamedTuple):
     """How far an energy is from the best of its F1 ball.
 
-    Attributes:
+    Args:
         nats: the gap, in nats. None where it is not known.
         standard_error: its standard error, in nats, which is 0 by quadrature. None where the gap is not known.
         radius: the radius of the ball.

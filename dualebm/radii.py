@@ -49,7 +49,7 @@ LOWEST, RATIO = 0.7, 1.06
 class Plan(NamedTuple):
     """The numbers of a path.
 
-    Attributes:
+    Args:
         method: the training method, on the space with its default base measure.
         rates: the rates of its first stage.
         schedule: the schedule of the rates, with the number of iterations of a stage.
@@ -141,7 +141,7 @@ def bump_of(points: Rows, geometry: Space, concentration: float, shares: Shares 
 class Task(NamedTuple):
     """What a path is trained on.
 
-    Attributes:
+    Args:
         base: the base measure.
         plan: the numbers of the path.
         data: the rows to train on, (n, d), with their weights.
@@ -157,7 +157,7 @@ class Task(NamedTuple):
 class Followed(NamedTuple):
     """What came of a path. Its arrays have one entry for each stage, from stage 0 on, where the energy is 0.
 
-    Attributes:
+    Args:
         energy: the energy at the end.
         radius: the total variation, (stages,).
         log_densities: the log densities at the held rows, (stages, k), in nats. NaN after the path diverged.

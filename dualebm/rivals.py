@@ -24,7 +24,7 @@ FOLDS = 5
 class Rival(NamedTuple):
     """A simple density beside a model, at the same held-out rows. Log densities are in nats, in the units of the data.
 
-    Attributes:
+    Args:
         name: the name of the density.
         mean: its mean log density. None where it cannot be fitted.
         standard_error: the standard error of the mean over rows. None for one row.

@@ -32,7 +32,7 @@ MEMORY_INFO = Path("/proc/meminfo")
 class Drawn(NamedTuple):
     """Samples of a model.
 
-    Attributes:
+    Args:
         points: the samples as points of the model's space, (count, d).
         fraction: the effective fraction of the draws of the base measure that the samples are chosen from. None for ends of chains.
         acceptance: the mean acceptance of the moves of the chains. None for weighted draws.

@@ -242,7 +242,7 @@ def kernelised(
 class GoodnessOfFit(NamedTuple):
     """The result of `goodness_of_fit`.
 
-    Attributes:
+    Args:
         statistic: KSD^2 as the U-statistic.
         p_value: the probability that samples of the model have a statistic as large.
         null: the bootstrapped values of the statistic, (B,).

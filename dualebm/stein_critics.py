@@ -19,7 +19,7 @@ from dualebm.stein import Points
 class Critics(NamedTuple):
     """d critics h_i(x) = sum_j outer_ij relu(<positions_ij, x>), the components of a test function h. Each is a network of k neurons.
 
-    Attributes:
+    Args:
         outer: the outer weights, (d, k).
         positions: the inner weights, (d, k, d).
     """

@@ -62,7 +62,7 @@ def run(settings: Fit, given: Given) -> None:
 class Rows(NamedTuple):
     """The points of a file.
 
-    Attributes:
+    Args:
         data: the points to train on, (n, d), with their weights.
         held_out: the points that are not trained on, (k, d), where k may be 0, with their weights.
         preparation: the map of rows of the file to points.

@@ -49,7 +49,7 @@ class Needs:
 class Flag(NamedTuple):
     """A setting as a flag.
 
-    Attributes:
+    Args:
         setting: the setting: its name, type, bound and help.
         shown: the default as text in the help. None for a setting that must be given.
         default: the value where the flag is not given.
@@ -84,7 +84,7 @@ class Flag(NamedTuple):
 class Group(NamedTuple):
     """Flags that the help shows together.
 
-    Attributes:
+    Args:
         title: one word.
         about: a sentence about the group.
         flags: the flags.

@@ -23,9 +23,14 @@ ABOUT = "Densities by energy-based models, trained by the coupled flow of neuron
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code.
 
-    `arguments` are the words after the command, or None for the arguments of the process. The exit code is 0 on success, 1 when a run
-    diverged, 2 when an argument, file or folder is not allowed, and 130 when the command was interrupted. Standard error then has one line
-    with the reason.
+    The exit code is 0 on success, 1 when a run diverged, 2 when an argument, file or folder is not allowed, and 130 when the command was
+    interrupted. Standard error then has one line with the reason.
+
+    Args:
+        arguments: the words after the command, or None for the arguments of the process.
+
+    Returns:
+        The exit code.
 
     >>> main(["sample", "no/such/folder"])
     2
@@ -143,7 +148,15 @@ def _command(words: list[str]) -> int:
 def read(words: Sequence[str]) -> tuple[Any, ...]:
     """Return the settings that the words of a subcommand give, and for a command that trains also those of the method.
 
-    Raises `Refused` for words that are not allowed, and SystemExit after `--help`.
+    Args:
+        words: the words after `dualebm`, the first of which is the name of the command.
+
+    Returns:
+        The settings of the command, and for a command that trains those of the method.
+
+    Raises:
+        Refused: the words are not allowed.
+        SystemExit: the words ask for help, which has been printed.
 
     >>> read(["show", "results/alpha", "--metric", "kl"])[0].metric
     'kl'

@@ -46,7 +46,7 @@ ORDER = {"data": 0, "run": 2, "machine": 3}
 class Choice(NamedTuple):
     """A method, and the classes of the objects that it holds.
 
-    Attributes:
+    Args:
         name: the name of the method, or `AUTOMATIC`.
         kind: the class of the method, or `Auto`.
         objects: for each field that holds an object its class, or None where the method chooses. Only fields whose objects flags can
@@ -142,7 +142,7 @@ def _default_class(kind: type, field: str, classes: Mapping[str, type], space: S
 class Given(NamedTuple):
     """The flags that a command line gives.
 
-    Attributes:
+    Args:
         choice: the method and the classes of its objects.
         values: the values of flags of the method, of its objects and of its rates by name. In a sweep each is a tuple of values.
         flags: the values of all flags by name, of the command and of the method.

@@ -45,7 +45,7 @@ KEPT = 8
 class Parts(NamedTuple):
     """The points of a seed.
 
-    Attributes:
+    Args:
         train: the points to train on, (n, d).
         validation: the points of the validation loss, (k, d).
         test: the points of the test loss, (l, d), or None.
@@ -179,7 +179,7 @@ def check_folder(out: Path, data: Path, rows: Rows) -> None:
 class Sources(NamedTuple):
     """What a sweep takes: functions of the settings of a run.
 
-    Attributes:
+    Args:
         method: the method.
         rates: the rates. None for those of the method.
         data: the points to train on.

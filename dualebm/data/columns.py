@@ -15,7 +15,7 @@ COLUMNS = 16_384
 class Origin(NamedTuple):
     """Where the rows of a table come from, for errors.
 
-    Attributes:
+    Args:
         name: the name of the file or of the array.
         unit: "line" in a text, or "row".
         lines: the numbers of the rows in the file, (n,), from 1.

@@ -28,7 +28,7 @@ _COMPARED = 10_000  # the number of rows in which different values that become e
 class Preparation(NamedTuple):
     """The map from rows of a table to points of a space, and back.
 
-    Attributes:
+    Args:
         space: the space of the points.
         columns: the names of the columns that are used, in their order, or None where the data have no names.
         latlon: whether rows are latitude and longitude in degrees, in this order, and points lie on the sphere S^2.

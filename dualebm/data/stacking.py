@@ -48,17 +48,11 @@ class Stacked(NamedTuple):
     """
 
     base: BaseMeasure
-    """The base measure fitted to all rows: a `MixtureBase` of K components, or the one component."""
     fold_bases: tuple[BaseMeasure, ...]
-    """For each fold the base measure of the same weights, whose components are fitted to the rows of the other folds."""
     fold: Int[np.ndarray, " n"]
-    """The index of the fold of each row."""
     names: tuple[str, ...]
-    """The names of the kinds."""
     weights: tuple[float, ...]
-    """The weights of the kinds. Their sum is 1."""
     log_densities: Float[np.ndarray, "n K"]
-    """The log density of each kind at each row, fitted to the rows of the other folds, in nats."""
 
 
 def fits_of(space: Space, folds: int = 5, seed: int = 0) -> Mapping[str, Callable[[Rows, Shares], BaseMeasure]]:

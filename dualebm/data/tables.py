@@ -29,7 +29,7 @@ INDEX_NAMES = ("id", "idx", "index", "level_0", "no", "nr", "row", "row_id", "ro
 class Table(NamedTuple):
     """Finite numbers in rows and columns.
 
-    Attributes:
+    Args:
         rows: the numbers in float64, (n, d).
         columns: the names of the columns, or None.
         origin: where the rows come from.

@@ -42,7 +42,7 @@ _DATE = re.compile(r"\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}([T ].*)?|\d{1,2}:\d{2}.*")
 class Lines(NamedTuple):
     """The lines of a table in text, without blank lines and comments.
 
-    Attributes:
+    Args:
         lines: the lines. Each holds one point or the names of the columns.
         numbers: the numbers of the lines in the file, from 1.
         name: the name of the file.
@@ -70,7 +70,7 @@ class Lines(NamedTuple):
 class Reading(NamedTuple):
     """Lines as they are read by one separator.
 
-    Attributes:
+    Args:
         separator: the separator.
         cells: the words of the lines that are as wide as the first line, (n, width).
         rows: the positions of these lines, (n,), from 0.

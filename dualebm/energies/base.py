@@ -51,7 +51,14 @@ class Energy(eqx.Module):
 
     @abc.abstractmethod
     def __call__(self, x: Float[Array, "N d"]) -> Float[Array, " N"]:
-        """Returns U(x), in units of temperature, (N,)."""
+        """Returns U(x), in units of temperature.
+
+        Args:
+            x: points as rows, (N, d).
+
+        Returns:
+            The energies, (N,).
+        """
 
     @property
     def width(self) -> int:

@@ -193,7 +193,19 @@ class Boltzmann:
         settings.check(self)
 
     def __call__(self, key: Key[Array, ""], space: Space, dtype: Any) -> BoltzmannMachine:
-        """Returns the machine at the start of training."""
+        """Returns the machine at the start of training.
+
+        Args:
+            key: a random key.
+            space: Euclidean space with a Gaussian base measure.
+            dtype: the floating dtype of the machine.
+
+        Returns:
+            The machine, with normal weights and biases of 0.
+
+        Raises:
+            ValueError: the base measure is not Gaussian.
+        """
         _gaussian(space, space.dimension)
         weights = self.spread * jax.random.normal(key, (self.hidden, space.dimension), dtype)
         return BoltzmannMachine(weights, jnp.zeros(space.dimension, dtype), jnp.zeros(self.hidden, dtype))

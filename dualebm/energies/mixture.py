@@ -164,7 +164,19 @@ class Mixture:
         settings.check(self)
 
     def __call__(self, key: Key[Array, ""], space: Space, dtype: Any) -> GaussianMixture:
-        """Returns the mixture at the start of training."""
+        """Returns the mixture at the start of training.
+
+        Args:
+            key: a random key.
+            space: Euclidean space with the base measure `Flat()`.
+            dtype: the floating dtype of the mixture.
+
+        Returns:
+            The mixture.
+
+        Raises:
+            ValueError: the space is another.
+        """
         k, d = self.components, space.dimension
         _flat(space, d)
         first = jnp.linspace(-self.separation, self.separation, k, dtype=dtype) if k > 1 else jnp.zeros(1, dtype)

@@ -90,7 +90,16 @@ class MLP:
         settings.check(self)
 
     def __call__(self, key: Key[Array, ""], space: Space, dtype: Any) -> Perceptron:
-        """Returns the network at the start of training."""
+        """Returns the network at the start of training.
+
+        Args:
+            key: a random key.
+            space: the space of the points.
+            dtype: the floating dtype of the network.
+
+        Returns:
+            The network, with U = 0.
+        """
         sizes = [space.dimension, *[self.width] * self.depth, 1]
         keys = jax.random.split(key, self.depth + 1)
         pairs = list(itertools.pairwise(sizes))
@@ -224,7 +233,19 @@ class ConvNet:
         return _image_shapes(self.shape, self.kernels, self.strides, self.paddings)
 
     def __call__(self, key: Key[Array, ""], space: Space, dtype: Any) -> Convolutional:
-        """Returns the network at the start of training."""
+        """Returns the network at the start of training.
+
+        Args:
+            key: a random key.
+            space: the space of the points, whose dimension is that of the image.
+            dtype: the floating dtype of the network.
+
+        Returns:
+            The network, with U = 0.
+
+        Raises:
+            ValueError: the dimension is another.
+        """
         if space.dimension != math.prod(self.shape):
             raise ValueError(f"space is {space}; its dimension must be {math.prod(self.shape)}, for shape={self.shape}")
         *conv_keys, dense_key = jax.random.split(key, len(self.channels) + 1)

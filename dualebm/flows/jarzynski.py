@@ -45,7 +45,7 @@ TEMPERATURES = 100
 class Weights(NamedTuple):
     """The weights of N particles.
 
-    Attributes:
+    Args:
         log_weights: the log weights A since the last resampling, (N,).
         log_partition: log Z at the last resampling, in nats.
         ancestors: the index of the first particle from which each particle descends, (N,).

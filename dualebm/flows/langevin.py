@@ -27,7 +27,7 @@ class Info(NamedTuple):
     have no closed form, which is the projected transition on the sphere. A transition that leaves the model invariant needs
     none, and returns zeros and no velocity.
 
-    Attributes:
+    Args:
         accepted: whether the particle accepted its proposal, (B,).
         log_forward: the log density of the proposal, up to a constant, (B,).
         log_backward: the log density of the way back, up to the same constant, (B,).

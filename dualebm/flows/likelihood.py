@@ -30,7 +30,7 @@ Optimiser = two_layer.Optimiser | Callable[[], Any]
 class Training(NamedTuple):
     """The part of the state of a run that training changes.
 
-    Attributes:
+    Args:
         arrays: the energy with only its arrays. Other fields are None.
         optimiser: the state of the optimiser.
     """

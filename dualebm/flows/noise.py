@@ -20,7 +20,7 @@ NOISES: tuple[NoiseKind, ...] = get_args(NoiseKind)
 class Noise(NamedTuple):
     """The noise of one move of B particles, which are columns.
 
-    Attributes:
+    Args:
         normal: a standard normal vector for each particle, (d, B).
         uniform: a uniform number in [0, 1) for each particle, (B,), or k of them, (k, B).
     """

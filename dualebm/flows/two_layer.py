@@ -33,7 +33,7 @@ REGIMES: tuple[Regime, ...] = get_args(Regime)
 class NetworkRates(NamedTuple):
     """The rates of a two-layer network.
 
-    Attributes:
+    Args:
         learning_rate: the step size s >= 0 of the coefficients.
         position_rate: the factor rho >= 0 of the step size of the positions.
         weight_decay: the decay >= 0, in nats per unit of norm.

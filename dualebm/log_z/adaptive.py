@@ -52,7 +52,7 @@ GAUSS = np.polynomial.legendre.leggauss(ORDER)
 class Patches(NamedTuple):
     """The charts of a space.
 
-    Attributes:
+    Args:
         count: the number of patches.
         start: the number of cells along a coordinate with which the refinement starts.
         volume: the length of the circle, or the area of the sphere.
@@ -108,7 +108,7 @@ def patches_of(space: Space) -> Patches | None:
 class Quadrature(NamedTuple):
     """The result of an adaptive quadrature.
 
-    Attributes:
+    Args:
         value: log Z, in nats.
         error: its estimated error, in nats. It is the sum of the errors of the cells, and so an upper bound in most cases.
         nodes: the number of evaluations of the energy.

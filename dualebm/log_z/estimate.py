@@ -45,7 +45,7 @@ METHODS = {"quadrature": "quadrature", "draws": "importance sampling", "annealin
 class LogPartitionEstimate(NamedTuple):
     """An estimate of log Z with its error.
 
-    Attributes:
+    Args:
         value: log Z, in nats.
         standard_error: its standard error, in nats. By quadrature it is the sum of the errors of the cells.
         effective_sample_size: the effective number of draws or annealed chains. None by quadrature.

@@ -162,7 +162,7 @@ def line_quadrature(space: Space, nodes: int, dtype=jnp.float32) -> Samples:
 class Plane(NamedTuple):
     """A plane through the origin that holds given directions.
 
-    Attributes:
+    Args:
         basis: an orthonormal basis of the plane as rows, and for d > 2 a third row that is orthogonal to it, (rows, d).
         coordinates: the coordinates of the directions in the plane, (k, 2).
     """

@@ -40,7 +40,15 @@ class Lowering:
         settings.check(self)
 
     def __call__(self, step: Int[Array, ""] | int, rates: PenalisedRates) -> PenalisedRates:
-        """Returns the rates of an iteration."""
+        """Returns the rates of an iteration.
+
+        Args:
+            step: the number of the iteration.
+            rates: the rates of iteration 0.
+
+        Returns:
+            The rates of this iteration.
+        """
         stage = step // self.iterations
         slowed = 1 - (1 - self.least) * (step - stage * self.iterations) / self.iterations
         return PenalisedRates(rates.penalty * self.ratio**stage, rates.coefficient_step * slowed, rates.position_step * slowed)
@@ -72,7 +80,15 @@ class Growth:
         settings.check(self)
 
     def __call__(self, step: Int[Array, ""] | int, rates: DualRates) -> DualRates:
-        """Returns the rates of an iteration."""
+        """Returns the rates of an iteration.
+
+        Args:
+            step: the number of the iteration.
+            rates: the rates of iteration 0.
+
+        Returns:
+            The rates of this iteration.
+        """
         slower = 1 + 4 * jnp.maximum(step / self.warmup - 1, 0)
         return rates._replace(
             radius=rates.radius * self.ratio ** (step // self.iterations),

@@ -20,7 +20,7 @@ from dualebm.training.hosts import Alone, Together
 class Session(NamedTuple):
     """One call of `sweep`.
 
-    Attributes:
+    Args:
         plan: The plan of the sweep.
         hosts: The process or processes of the sweep, which decide who writes and where checkpoints lie.
         show: Function that shows a segment of a batch.

@@ -108,7 +108,7 @@ def sweep(
 class Forecast(NamedTuple):
     """The predicted cost of the runs of one static structure.
 
-    Attributes:
+    Args:
         replica: One of the runs.
         runs: The number of runs.
         batch_size: The number of runs in a batch.

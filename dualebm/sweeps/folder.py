@@ -36,7 +36,7 @@ UNFINISHED = re.compile(rf"group-\d+$|shard-\d+-of-\d+$|process-|\.{SWEEP}\.")
 class Group(NamedTuple):
     """Runs of one static structure, in a folder.
 
-    Attributes:
+    Args:
         folder: The folder.
         replicas: The runs.
         batch_size: The number of runs in a batch.

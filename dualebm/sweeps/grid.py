@@ -31,7 +31,7 @@ RESERVED = ("run", "step", "key")
 class Uniform(NamedTuple):
     """A uniform distribution of a setting, for `draws`.
 
-    Attributes:
+    Args:
         low: The lower end.
         high: The upper end.
         log: Whether the logarithm of the setting is uniform, rather than the setting.
@@ -193,7 +193,7 @@ def identity(settings: dict[str, Any]) -> str:
 class Replica(NamedTuple):
     """One run of a sweep before it runs. Its data and metrics are made when they are needed.
 
-    Attributes:
+    Args:
         index: Its index in the grid. It is -1 for a run that is stored in the folder of the sweep but is not in the grid of this
             call. Such a run cannot be continued, and has None in all other fields but `settings`.
         settings: Its settings by name.

@@ -47,9 +47,13 @@ class Placement:
     process: tuple[int, int] = (0, 1)
 
     def check(self) -> Mesh | None:
-        """Return the mesh of the devices, or None for one device.
+        """Check the numbers, and return the mesh of the devices, or None for one device.
 
-        Raises ValueError when a number is not allowed.
+        Returns:
+            The mesh, or None.
+
+        Raises:
+            ValueError: a number is not allowed.
         """
         for name in ("batch_size", "vmapped"):
             if getattr(self, name) is not None:

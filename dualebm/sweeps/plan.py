@@ -22,7 +22,7 @@ SEGMENTS = 5
 class Plan(NamedTuple):
     """A sweep that has been checked but not begun.
 
-    Attributes:
+    Args:
         study: What its runs have in common.
         replicas: Its runs.
         each: The plan of each run.
@@ -93,7 +93,7 @@ def plan_of(
 class Like(NamedTuple):
     """The common structure of the runs of a group: they have the same method, schedule and array shapes, and share a compiled program.
 
-    Attributes:
+    Args:
         data: The data of one of the runs.
         metrics: The metrics of one of the runs, by name.
         state: The shapes and dtypes of the state of one run, a pytree of `jax.ShapeDtypeStruct`.

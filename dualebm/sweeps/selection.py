@@ -41,7 +41,7 @@ def sweeps_of(folder: PathLike) -> list[Path]:
 class Selection(NamedTuple):
     """The results of a selection.
 
-    Attributes:
+    Args:
         search: The results of the grid, along (run, step).
         chosen: The settings of each case, with those that were chosen.
         repeats: The results of the repetitions, along (run, step).

@@ -133,7 +133,7 @@ class Alone(NamedTuple):
 class Together(NamedTuple):
     """One of several processes that share the particles of each run. The first of them writes results and manifests.
 
-    Attributes:
+    Args:
         shard: The folder of this process.
         announce: Function of the name of a group and a step, which writes where this process is.
     """

@@ -88,8 +88,7 @@ def processes(folder: files.PathLike) -> list[dict[str, Any]]:
     - `lost`: The first process to stop sending heartbeats, without a reason.
     - `ended`: It stopped later without a reason, because another was lost.
 
-    A process that dies together with process 0 gives no reason either. Both then count as lost. Raises ValueError for a
-    file of another kind or format version.
+    A process that dies together with process 0 gives no reason either. Both then count as lost.
 
     Args:
         folder: the folder of a sweep.

@@ -133,7 +133,7 @@ def write_manifest(folder: PathLike, manifest: dict) -> None:
 class Variable(NamedTuple):
     """What is recorded under a name.
 
-    Attributes:
+    Args:
         shape: The shape of one record.
         dtype: The dtype of one record.
         attributes: Labels, such as `units` and `long_name`.

@@ -37,7 +37,7 @@ STOPPING = "stopping after this segment; again to stop now\n"
 class Plan(NamedTuple):
     """The settings of a run, or of all runs of a sweep, and the times of their records.
 
-    Attributes:
+    Args:
         settings: The settings as JSON, compared when a run continues.
         attributes: The settings together with the versions and devices, stored with the results.
         step: The number of iterations done at each record, (records,).
