@@ -2,8 +2,8 @@
 
 Each folder of `tests` is a run, which imports only what it needs. `package`, with the examples in docstrings, is what `python -m pytest`
 runs: it compiles quickly, without most optimisations, as compiling is nearly all of its time. `optimised` compiles as users do: production
-sizes, the hot path. `experiments` guards the experiments and the benchmarks. `heavy` is minutes of work; `-m heavy` collects all folders,
-and compiles as users do.
+sizes, the hot path. `experiments` guards the experiments and the benchmarks. `site` builds the pages of `docs` and guards the docstrings.
+`heavy` is minutes of work; `-m heavy` collects all folders, and compiles as users do.
 """
 
 import atexit
@@ -49,7 +49,7 @@ def pytest_configure(config):
     """Sets how this process and its children compile; checks annotations at run time in the run of the package alone."""
     if names(config, "heavy") and config.option.markexpr == "not heavy":
         config.option.markexpr = "heavy"
-    if names(config, "optimised") or config.option.markexpr != "not heavy":
+    if names(config, "optimised") or names(config, "site") or config.option.markexpr != "not heavy":
         return
     if not names(config, "experiments"):
         install_import_hook("dualebm", "tests.strict.typecheck")
@@ -68,7 +68,7 @@ def pytest_ignore_collect(collection_path, config):
     """Skips folders that are runs of their own, unless an argument names them or `-m` selects other tests than the default."""
     if collection_path.parent != TESTS or config.option.markexpr != "not heavy":
         return None
-    unasked = collection_path.name in ("optimised", "experiments", "heavy") and not names(config, collection_path.name)
+    unasked = collection_path.name in ("optimised", "experiments", "site", "heavy") and not names(config, collection_path.name)
     return True if unasked else None
 
 

@@ -9,13 +9,14 @@ The words after the command are possible too: `fit --method dual`. Without words
 import contextlib
 import io
 import os
+import textwrap
 from typing import Any
 from unittest import mock
 
 from docutils import nodes
 from sphinx.util.docutils import SphinxDirective
 
-WIDTH = 100
+WIDTH = 80
 
 
 def help_of(words: list[str]) -> str:
@@ -25,7 +26,7 @@ def help_of(words: list[str]) -> str:
         words: the words between `dualebm` and `--help`.
 
     Returns:
-        The text, in lines of at most `WIDTH` characters where the program breaks lines.
+        The text, in lines of at most `WIDTH` characters.
 
     Raises:
         ValueError: the program does not end with the exit code 0.
@@ -45,7 +46,8 @@ def help_of(words: list[str]) -> str:
         code = main([*words, "--help"])
     if code:
         raise ValueError(f"dualebm {' '.join(words)} --help ends with {code}")
-    return text.getvalue().strip("\n")
+    lines = text.getvalue().strip("\n").splitlines()
+    return "\n".join("\n".join(textwrap.wrap(line, WIDTH)) if len(line) > WIDTH else line.rstrip() for line in lines)
 
 
 class CommandHelp(SphinxDirective):
