@@ -142,8 +142,8 @@ class Method(abc.ABC):
     """A training method. Subclass it as a frozen dataclass with a field `space`, and define `rates`, `init`, `step` and `energy`.
 
     All other functions have a default, which a method overrides for what it has besides: particles, neurons, log Z,
-    warnings. Code that runs a method therefore never asks which method it is. The page
-    docs/your_own_method.md builds a method in 25 lines.
+    warnings. Code that runs a method therefore need not know which method it is. The how-to
+    page on a method of your own builds one in 25 lines.
 
     Args:
         space: the space of the data and the particles. Its base measure is the tau of the model exp(-U) tau / Z.

@@ -48,7 +48,7 @@ def broken(place, page, pages):
 
 
 def test_the_site(tmp_path):
-    environment = {name: value for name, value in os.environ.items() if name not in OURS}  # the programs of notebooks are in the user's cache
+    environment = {name: value for name, value in os.environ.items() if name not in OURS}  # notebooks use the user's cache
     site = (tmp_path / "site").resolve()
     command = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-j", "2", str(DOCS), str(site)]
     built = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
@@ -69,7 +69,8 @@ def test_the_site(tmp_path):
 def test_what_the_checks_see(tmp_path):
     (tmp_path / "b.html").write_text('<p id="there">')
     (tmp_path / "a.html").write_text(
-        '<img src="x.png" alt="x.png"><img src="y.png" alt="A map."><a href="b.html#there"></a><a href="b.html#here"></a><a href="c.html"></a>'
+        '<img src="x.png" alt="x.png"><img src="y.png" alt="A map.">'
+        '<a href="b.html#there"></a><a href="b.html#here"></a><a href="c.html"></a>'
     )
     pages = {path: Page(path) for path in tmp_path.glob("*.html")}
     page = pages[tmp_path / "a.html"]
