@@ -249,6 +249,14 @@ def on_skip(app: Any, what: str, name: str, thing: Any, skip: bool, options: Any
     return True if foreign or type(thing).__name__ == "_tuplegetter" else None
 
 
+def on_page(app: Any, page: nodes.document) -> None:
+    """Shortens the name that JAX gives its arrays, in the types of properties."""
+    for place in page.findall(addnodes.desc_signature):
+        for text in list(place.findall(nodes.Text)):
+            if "jaxlib._jax." in text:
+                text.parent.replace(text, nodes.Text(text.replace("jaxlib._jax.", "")))
+
+
 class Code(SphinxRole):
     """Code in backticks of a docstring: a link where it is the name of something that an API page shows."""
 
@@ -326,5 +334,6 @@ def setup(app: Any) -> dict[str, Any]:
     app.connect("autodoc-process-docstring", on_docstring, priority=100)
     app.connect("autodoc-process-signature", on_signature)
     app.connect("autodoc-skip-member", on_skip)
+    app.connect("doctree-read", on_page)
     app.connect("missing-reference", on_missing)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
