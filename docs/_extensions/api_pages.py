@@ -103,21 +103,27 @@ def escaped(line: str) -> str:
 
 
 def shown(lines: list[str]) -> list[str]:
-    """Returns the lines of a docstring with escapes everywhere but in examples and in blocks of code.
+    """Returns the lines of a docstring with escapes everywhere but in code: examples, and indented blocks below a paragraph.
 
     Args:
         lines: the lines.
 
     Returns:
-        As many lines.
+        The lines as reStructuredText.
 
-    >>> shown(["All |x|.", "", ">>> 2 * 3", "6", "", "So *"])
-    ['All \\\\|x\\\\|.', '', '>>> 2 * 3', '6', '', 'So \\\\*']
+    >>> shown(["All |x|.", "", ">>> 2 * 3", "6", "", "So *:", "", "    a * b"])
+    ['All \\\\|x\\\\|.', '', '>>> 2 * 3', '6', '', 'So \\\\*:', '', '::', '', '    a * b']
     """
-    result, code = [], False
+    result, example, block, before = [], False, False, ""
     for line in lines:
-        code = (code or line.lstrip().startswith(">>>")) and bool(line.strip())
-        result.append(line if code else escaped(line))
+        text, indented = line.strip(), line.startswith("    ")
+        example = (example or text.startswith(">>>")) and bool(text)
+        block = block and (indented or not text)
+        if indented and not example and not text.startswith("- ") and result and not result[-1].strip() and before and before[0] != " ":
+            block = True
+            result += ["::", ""]
+        result.append(line if example or block else escaped(line))
+        before = line if text else before
     return result
 
 
