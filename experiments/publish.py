@@ -4,8 +4,8 @@
     python -m experiments.publish two_teachers_s2 results/two_teachers/s2_bimodal_default
 
 The report becomes `docs/reproductions/reports/NAME.json`, and each figure `docs/figures/NAME_FIGURE.png`, or `FIGURE.png` where its name
-begins with that of the report. Tables of the README below a line `<!-- NAME: | {COLUMN} | ... -->` receive the rows anew. A report of sources that differ from a
-commit is refused, because nobody could make it again.
+begins with that of the report. Tables of the README below a line `<!-- NAME: | {COLUMN} | ... -->` receive the rows anew. A report of
+sources that differ from a commit is refused, because nobody could make it again.
 """
 
 import dataclasses
