@@ -16,11 +16,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import xarray
 
 from dualebm._internal import files
+from dualebm._internal.programs import drop_programs
 from dualebm.measures import Samples
 from dualebm.methods.base import Method
 from dualebm.sweeps.batch import Session, programs, run_batch
@@ -215,19 +215,6 @@ def _run_group(session: Session, group: Group) -> None:
         known = known.maps[0]
         if over:
             batch, done = batch + 1, 0
-
-
-MAPS, MOST_MAPS = Path("/proc/self/maps"), 20_000
-"""The file that lists this process's memory maps, and the number of maps kept from group to group. Linux allows 65,530."""
-
-
-def drop_programs() -> None:
-    """Drop compiled programs when they hold too many memory maps.
-
-    Linux limits the memory maps of a process, and a sweep of hundreds of structures would fail inside LLVM.
-    """
-    if MAPS.exists() and MAPS.read_bytes().count(b"\n") > MOST_MAPS:
-        jax.clear_caches()
 
 
 @contextlib.contextmanager

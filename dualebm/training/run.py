@@ -16,6 +16,7 @@ import xarray
 from jaxtyping import Array, Key
 
 from dualebm._internal import checks, files
+from dualebm._internal.programs import drop_programs
 from dualebm.measures import Samples
 from dualebm.methods.base import Divergence, Method
 from dualebm.training import checkpoints, prepare, run_folder, segments, simulate
@@ -103,6 +104,7 @@ def run(
     ([0, 2, 4, 6], (4,))
     """
     plan = _plan(key, method, rates, data, steps, every, metrics, schedule, state, segment)
+    drop_programs()
     data = jax.tree.map(jnp.asarray, data)
     rates = prepare.traced(rates, data)
     like = eqx.filter_eval_shape(prepare.initial_state, key, method, rates, data)

@@ -94,18 +94,6 @@ def test_each_group_compiles_once():
     assert not traced  # other rates compile nothing
 
 
-def test_programs_are_dropped_where_they_hold_too_many_maps(tmp_path, monkeypatch):
-    """Where there are more maps than allowed, not where there are as many, nor on a system that tells none."""
-    dropped = []
-    (tmp_path / "maps").write_text("a\nb\nc\n")
-    monkeypatch.setattr(sweep_module.jax, "clear_caches", lambda: dropped.append(1))
-    for name, most, expected in (("maps", 2, 1), ("maps", 3, 1), ("none", 2, 1)):
-        monkeypatch.setattr(sweep_module, "MAPS", tmp_path / name)
-        monkeypatch.setattr(sweep_module, "MOST_MAPS", most)
-        sweep_module.drop_programs()
-        assert len(dropped) == expected
-
-
 def test_common_random_numbers():
     grid = product(restart_probability=[0.0, 0.25], seed=[0, 1])
     first = lambda results: results.weights.values[:, 0]  # noqa: E731
