@@ -26,6 +26,10 @@ def state_of_package() -> str:
 
 # What notebooks run under. The processes of the kernels inherit it.
 CACHE = Path(platformdirs.user_cache_dir("dualebm")) / "site"
+SHELL = CACHE / "ipython/profile_default/startup/shell.py"
+SHELL.parent.mkdir(parents=True, exist_ok=True)
+SHELL.write_text((HERE / "_extensions" / "shell_lines.py").read_text())
+os.environ["IPYTHONDIR"] = str(CACHE / "ipython")
 os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])  # finds `dualebm`
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE / "programs"))
@@ -41,11 +45,11 @@ extensions = [
     "myst_nb",
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
-    "sphinx.ext.mathjax",
     "sphinx_copybutton",
     "sphinx_design",
     "api_pages",
     "command_help",
+    "mathml",
     "report_table",
 ]
 exclude_patterns = ["_build", "_extensions", "README.md"]
@@ -73,6 +77,7 @@ napoleon_use_rtype = False
 maximum_signature_line_length = 80
 toc_object_entries_show_parents = "hide"
 
+html_math_renderer = "mathml"
 html_theme = "furo"
 html_title = "dualebm"
 html_static_path = ["_static"]
