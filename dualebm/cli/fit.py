@@ -6,7 +6,7 @@ import hashlib
 import sys
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -93,6 +93,39 @@ Made = tuple[model.Model, dict[str, Any]]
 """A fitted model, and what is particular to how it was made, which goes to `model.json`."""
 
 
+QUIET = 30.0
+"""The seconds after which a fit whose bar nobody sees says how far it has come."""
+
+
+def now_and_then(words: Callable[[Any], str]) -> Callable[[Any], None] | None:
+    """Return a callback that prints how far a fit has come, a line each half minute, or None where a terminal shows a bar.
+
+    Args:
+        words: makes a line of what the fit tells its callback.
+    """
+    if sys.stderr.isatty():
+        return None
+    begin = last = time.monotonic()
+
+    def say(told: Any) -> None:
+        nonlocal last
+        if time.monotonic() - last >= QUIET:
+            last = time.monotonic()
+            print(f"{words(told)}, {last - begin:.0f} s", file=sys.stderr, flush=True)
+
+    return say
+
+
+def _place(record: Mapping[str, Any]) -> str:
+    """Return in words where an automatic fit stands.
+
+    >>> _place({"candidate": "stacked scaled_bump", "fold": 0, "radius": 2.5})
+    'fitting stacked scaled_bump, fold 1, radius 2.5'
+    """
+    rows = "all rows" if record["fold"] is None else f"fold {record['fold'] + 1}"
+    return f"fitting {record['candidate']}, {rows}, radius {record['radius']:.3g}"
+
+
 def _choose(
     key: Key[Array, ""], partition_key: Key[Array, ""], points: Rows, settings: Fit, given: Given, notes: list[str]
 ) -> Made:
@@ -102,7 +135,7 @@ def _choose(
     if not len(held_out.points) and chosen.paths is None:  # every row has then a part in the value that is printed
         chosen = dataclasses.replace(chosen, paths=candidates.FOLDS)
     options: dict[str, Any] = dict(weights=evaluate.shares_of(data), folder=settings.out, progress=sys.stderr.isatty())
-    fitted = auto.fit(key, data.points, prepared.space, chosen, **options)
+    fitted = auto.fit(key, data.points, prepared.space, chosen, callback=now_and_then(_place), **options)
     for note in fitted.notes:
         _note(notes, note)
     step = model.resolving_step(fitted.energy, fitted.space)
@@ -140,6 +173,7 @@ def _train(
     state, results = train(
         key, method, rates, data, steps=settings.steps, every=settings.every, metrics=recorded,
         schedule=annealing_over(settings.steps, given.flags.get("anneal", 0.0)), folder=settings.out, progress=sys.stderr.isatty(),
+        callback=now_and_then(lambda results: f"iteration {int(results.step[-1])} of {settings.steps}"),
     )  # fmt: skip
     energy = method.energy(state, rates, data)
     particles = evaluate.particles_of(key, partition_key, energy, space, method.samples(state))

@@ -258,7 +258,7 @@ def radii(header: Mapping[str, Any], fitted: Model) -> list[str]:
         return []
     lines = [f"{'candidate':>24}  {'radius':>9}  {'log density':>12}  {'gain':>9}  {'error':>9}  {'counts':>6}"]
     for stage in header["path"]:
-        mark = "  chosen" if stage == header["chosen"] else ""
+        mark = f"  chosen; {header['radius']:.4g} in the model, which all rows train" if stage == header["chosen"] else ""
         numbers = f"{stage['radius']:>9.4g}  {'log Z is not known':>34}"
         if stage["gain"] is not None:
             mean = stage["log_density"] - log_unit(fitted.preparation)

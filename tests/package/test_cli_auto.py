@@ -175,7 +175,7 @@ def test_show_draws_figure_and_report_from_the_folder_alone(fitted, tmp_path, ca
     code, out, err = call(capsys, "show", folder)
     path = model.read(folder)["path"]
     lines = out.splitlines()
-    assert code == 0 and sum(line.endswith("  chosen") for line in lines) == 1 and len(lines) > len(path) + 10
+    assert code == 0 and sum("  chosen; " in line for line in lines) == 1 and len(lines) > len(path) + 10
     assert (folder / "figure.png").read_bytes().startswith(b"\x89PNG") and lines[-1].startswith("drawn in ")
     assert (folder / "report.html").read_text() == text and "rows.npy" not in err
     (folder / "rows.npy").unlink()
@@ -234,3 +234,15 @@ def test_the_example_is_written_once_and_names_a_command(tmp_path, capsys, monke
     assert name == "dualebm" and words[:2] == ["fit", "volcanoes.csv"] and main.read(words)[0].latlon
     code, out, err = call(capsys, "example")
     assert (code, out) == (2, "") and "volcanoes.csv is in this folder already, and is kept" in err
+
+
+def test_a_fit_that_nobody_sees_says_now_and_then_how_far_it_has_come(monkeypatch, capsys):
+    clock = iter([0.0, 10.0, 31.0, 31.0, 40.0, 75.0, 75.0])
+    monkeypatch.setattr(fitting.time, "monotonic", lambda: next(clock))
+    say = fitting.now_and_then(fitting._place)
+    for fold in (0, 1, 2, None):
+        assert say({"candidate": "normal scaled_bump", "fold": fold, "radius": 2.0}) is None
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == ["fitting normal scaled_bump, fold 2, radius 2, 31 s", "fitting normal scaled_bump, all rows, radius 2, 75 s"]
+    monkeypatch.setattr(fitting.sys.stderr, "isatty", lambda: True)
+    assert fitting.now_and_then(fitting._place) is None
