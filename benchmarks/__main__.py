@@ -266,28 +266,30 @@ def scan(scale: Scale, folder: Path) -> dict:
 
 def draw_scan(result: dict, path: Path) -> None:
     """The figure of `scan`: a panel a factor, the median with its least and largest, and a line of slope 1."""
+    import matplotlib
     from matplotlib.figure import Figure
-    from matplotlib.ticker import LogLocator, StrMethodFormatter
 
-    figure = Figure(figsize=(9, 7), layout="constrained")
-    for axes, (factor, label) in zip(figure.subplots(2, 2).flat, FACTORS.items(), strict=True):
-        values = np.array(result["values"][factor])
-        times = [[1e3 * run["seconds"] for run in result["repetitions"][f"{factor} = {v}"]] for v in values]
-        middle = np.array([statistics.median(t) for t in times])
-        ends = np.array([[m - min(t), max(t) - m] for m, t in zip(middle, times, strict=True)]).T
-        label_of_slope = f"measured, slope {result['slopes'][factor]:.2f}"
-        axes.errorbar(values, middle, ends, marker="o", color="black", capsize=3, label=label_of_slope)
-        axes.plot(values, middle[-1] * values / values[-1], "--", color="0.5", label="proportional")
-        axes.set(xscale="log", yscale="log", xlabel=label, ylabel="one step (ms)")
-        axes.set_xticks(values, [f"{v:,}" for v in values], minor=False)
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-        axes.minorticks_off()
-        axes.legend(frameon=False)
-    base = result["base"]
-    others = f"N = {base['N']:,}, m = {base['m']}, d = {base['d']}, one run"
-    figure.suptitle(f"One step of the MALA default (what is not varied: {others})")
-    figure.savefig(path, dpi=200)
+    from dualebm.plotting import charts
+
+    with matplotlib.rc_context(charts.STYLE):
+        figure = Figure(figsize=(charts.WIDTHS["double"], 5.4), layout="constrained")
+        for axes, (factor, label) in zip(figure.subplots(2, 2).flat, FACTORS.items(), strict=True):
+            values = np.array(result["values"][factor])
+            times = [[1e3 * run["seconds"] for run in result["repetitions"][f"{factor} = {v}"]] for v in values]
+            middle = np.array([statistics.median(t) for t in times])
+            ends = np.array([[m - min(t), max(t) - m] for m, t in zip(middle, times, strict=True)]).T
+            label_of_slope = f"measured, slope {result['slopes'][factor]:.2f}"
+            axes.errorbar(values, middle, ends, marker="o", color=charts.COLOURS[0], capsize=2, label=label_of_slope)
+            axes.plot(values, middle[-1] * values / values[-1], "--", color="0.5", label="proportional")
+            axes.set(xlabel=label, ylabel="one step (ms)")
+            charts.log_axis(axes.xaxis, values.tolist())
+            charts.log_axis(axes.yaxis)
+            axes.minorticks_off()
+            axes.legend()
+        base = result["base"]
+        others = f"$N$ = {charts.number(base['N'])}, $m$ = {base['m']}, $d$ = {base['d']}, one run"
+        figure.suptitle(f"One step of the MALA default (what is not varied: {others}); median, bars: least to largest", fontsize=8)
+        figure.savefig(path)
 
 
 def sweep(scale: Scale, folder: Path) -> dict:

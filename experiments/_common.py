@@ -10,9 +10,11 @@ from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
+import matplotlib
 import numpy as np
 import xarray
 from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
 from dualebm._internal import checks
@@ -23,7 +25,7 @@ from dualebm.sweeps.engine import sweep
 
 S = TypeVar("S")
 PRESETS = ("quick", "paper")
-KL = "KL(teacher || student) (nat)"
+KL = "KL(teacher ∥ student) (nat)"
 """The label of an axis."""
 
 TIMED = 10
@@ -283,12 +285,25 @@ def spread(values, middle: str, least: str = "least", largest: str = "largest", 
 # -- Figures ---------------------------------------------------------------------------------------------
 
 
+MODES = {"monomodal": "one mode", "bimodal": "two modes", "trimodal": "three modes"}
+
+
+def named(teacher: str) -> str:
+    """Returns the name of a planted teacher for readers.
+
+    >>> named("s14_bimodal")
+    '$S^{14}$, two modes'
+    """
+    sphere, _, modes = str(teacher).partition("_")
+    return f"$S^{{{sphere.removeprefix('s')}}}$, {MODES.get(modes, modes)}"
+
+
 def look(i: int) -> dict[str, Any]:
     """Returns the colour and the marker of the i-th curve of a panel."""
     return dict(color=charts.COLOURS[i % len(charts.COLOURS)], marker=charts.MARKERS[i % len(charts.MARKERS)])
 
 
-def band(panel: Axes, x, values, i: int, middle: Callable = np.nanmean, **line) -> None:
+def band(panel: Axes, x, values, i: int, middle: Callable = np.nanmean, alpha: float = 0.2, **line) -> None:
     """Draws the middle of values over runs as a line, and their least to largest as a band.
 
     Args:
@@ -297,6 +312,7 @@ def band(panel: Axes, x, values, i: int, middle: Callable = np.nanmean, **line) 
         values: Values of the runs, (runs, T). NaN, a run that diverged, is left out; what is infinite is not drawn.
         i: The number of the curve, which decides its colour and marker.
         middle: The middle over the first axis.
+        alpha: The opacity of the band.
         **line: Changes of the line's form.
 
     >>> panel = Figure().subplots()
@@ -304,15 +320,106 @@ def band(panel: Axes, x, values, i: int, middle: Callable = np.nanmean, **line) 
     >>> panel.lines[0].get_ydata().tolist()
     [2.0, nan]
     """
+    drawn, low, high = _over_runs(values, middle)
+    form = look(i) | line
+    panel.plot(x, drawn, **form)
+    panel.fill_between(x, low, high, color=form["color"], alpha=alpha, linewidth=0)
+
+
+def _over_runs(values, middle: Callable) -> list[np.ndarray]:
+    """Returns the middle of values over runs, their least and their largest, NaN where one is not finite."""
     values = np.asarray(values)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # a column without a number
         curves = [np.asarray(of(values, axis=0), float) for of in (middle, np.nanmin, np.nanmax)]
-    drawn, low, high = (np.where(np.isfinite(curve), curve, np.nan) for curve in curves)
+    return [np.where(np.isfinite(curve), curve, np.nan) for curve in curves]
+
+
+def bars(panel: Axes, x, values, i: int, count: int, middle: Callable = np.nanmean, apart: float = 1.06, **line) -> None:
+    """Draws the middle of values over runs as a line, and their least to largest as bars, where bands would cover each other.
+
+    Args:
+        panel: The axes, whose x are logarithmic.
+        x: The places of the values, (T,).
+        values: Values of the runs, (runs, T), as for `band`.
+        i: The number of the curve, which decides its colour and marker.
+        count: How many curves there are: they are drawn side by side.
+        middle: The middle over the first axis.
+        apart: The ratio of the places of neighbours.
+        **line: Changes of the line's form.
+
+    >>> panel = Figure().subplots()
+    >>> bars(panel, [1.0, 10.0], np.array([[1.0, 2.0], [3.0, np.inf]]), 0, 1)
+    >>> panel.lines[0].get_ydata().tolist()
+    [2.0, nan]
+    """
+    drawn, low, high = _over_runs(values, middle)
+    x = np.asarray(x, float) * apart ** (i - (count - 1) / 2)
     form = look(i) | line
     panel.plot(x, drawn, **form)
-    panel.fill_between(x, low, high, color=form["color"], alpha=0.2, linewidth=0)
+    thin: dict[str, Any] = dict(fmt="none", ecolor=form["color"], elinewidth=0.7, capsize=1.5, capthick=0.7)
+    panel.errorbar(x, drawn, (drawn - low, high - drawn), **thin)
 
+
+def log_norm(values) -> LogNorm:
+    """Returns a logarithmic scale from the least to the largest finite positive value, or any scale where there is none.
+
+    >>> log_norm([0.0, 2.0, np.inf, 8.0]).vmax
+    8.0
+    """
+    values = np.asarray(values)
+    finite = values[np.isfinite(values) & (values > 0)]
+    return LogNorm(finite.min(), finite.max()) if finite.size else LogNorm(1, 10)
+
+
+def heat(panel: Axes, values, x, y, norm: LogNorm, missing: str, lift: float = 0.0) -> Any:
+    """Draws a table of cells as colours, each with its number; a cell without a number is hatched, and has a word.
+
+    Args:
+        panel: The axes.
+        values: The values of the cells, (len(y), len(x)); what is not finite is missing.
+        x: The values of the columns.
+        y: The values of the rows, the first of which is below.
+        norm: The scale of the colours.
+        missing: The word of a missing cell.
+        lift: How far above the middle of a cell its number is, where the height of a cell is 1.
+
+    Returns:
+        The image, for a colour bar.
+
+    >>> panel = Figure().subplots()
+    >>> image = heat(panel, np.array([[2.0, np.inf]]), [0.1, 1.0], [5.0], LogNorm(1, 4), "never")
+    >>> [text.get_text() for text in panel.texts], [label.get_text() for label in panel.get_xticklabels()]
+    (['2', 'never'], ['0.1', '1'])
+    """
+    values = np.asarray(values, float)
+    values = np.where(np.isfinite(values), values, np.nan)
+    colours = matplotlib.colormaps["viridis_r"].with_extremes(bad=(1, 1, 1, 0))
+    panel.patch.set(facecolor="white", edgecolor="0.8", hatch="/////", linewidth=0)
+    image = panel.imshow(np.ma.masked_invalid(values), origin="lower", aspect="auto", cmap=colours, norm=norm)
+    for row, column in np.ndindex(values.shape):
+        value = values[row, column]
+        form: dict[str, Any] = dict(ha="center", va="center", fontsize=5.5)
+        if np.isfinite(value):
+            dark = np.dot(colours(norm(value))[:3], (0.299, 0.587, 0.114)) < 0.5
+            text = f"{value:.0f}" if value >= 100 else f"{value:.2g}"
+            panel.text(column, row + lift, text, color="white" if dark else "black", **form)
+        else:
+            box = dict(facecolor="white", linewidth=0, pad=0.8)
+            panel.text(column, row + lift, missing, color="0.3", style="italic", bbox=box, **form)
+    for axis, names in ((panel.xaxis, x), (panel.yaxis, y)):
+        axis.set_ticks(range(len(names)), [charts.number(float(f"{float(v):.2g}")) for v in names], fontsize=6)
+    for spine in panel.spines.values():
+        spine.set_visible(False)
+    panel.tick_params(length=0)
+    return image
+
+
+def colour_bar(figure: Figure, image: Any, panels: Any, label: str) -> None:
+    """Draws the colour bar of `heat`, with plain labels, for one panel or several of one scale."""
+    bar = figure.colorbar(image, ax=panels, label=label, pad=0.02)
+    charts.log_axis(bar.ax.yaxis)
+    bar.outline.set_visible(False)
 
 def panels_of(rows: int, columns: int, height: float, width: float = charts.WIDTHS["double"], **arguments) -> tuple[Figure, np.ndarray]:
     """Makes a figure with panels in rows and columns.
@@ -340,13 +447,14 @@ def legend(figure: Figure, panels: Iterable[Axes], columns: int, **arguments) ->
     for panel in panels:
         for handle, label in zip(*panel.get_legend_handles_labels(), strict=True):
             handles.setdefault(label, handle)
-    figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=columns, **arguments)
+    form = dict(title_fontsize=7) | arguments
+    figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=columns, **form)
 
 
-def of_seeds(count: int) -> str:
-    """Returns the title of a legend whose bands are over seeds.
+def of_seeds(count: int, middle: str = "mean", shape: str = "band") -> str:
+    """Returns the title of a legend whose bands, or bars, are over seeds.
 
-    >>> of_seeds(5)
-    'mean of 5 seeds; band: least to largest'
+    >>> of_seeds(5), of_seeds(1), of_seeds(3, "median", "bar")
+    ('mean of 5 seeds; band: least to largest', '1 seed', 'median of 3 seeds; bar: least to largest')
     """
-    return f"mean of {count} seeds; band: least to largest" if count > 1 else "1 seed"
+    return f"{middle} of {count} seeds; {shape}: least to largest" if count > 1 else "1 seed"

@@ -15,6 +15,7 @@ import json
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -29,6 +30,7 @@ from dualebm.data import targets
 from dualebm.flows.wfr import Signs
 from dualebm.methods.adaptive import Adaptive
 from dualebm.methods.dual import Dual, annealing
+from dualebm.plotting import charts
 from dualebm.training import run_folder
 from dualebm.training.prepare import initial_state
 from dualebm.training.simulate import simulate
@@ -80,7 +82,7 @@ class Settings:
     test_points: int = 10_000
     """Fresh draws of the teacher for KL."""
     out: Path = Path("results/adaptive")
-    """Where results.nc, summary.json and figure.png of each teacher and signs are written."""
+    """Where the figures are written, and results.nc and summary.json of each teacher and signs."""
 
 
 def teacher_of(name: str) -> targets.Target:
@@ -198,31 +200,40 @@ def contest(settings: Settings, target: targets.Target, signs: Signs) -> tuple[x
     return results, {**summary, "anneal": settings.anneal, "at": rows}
 
 
-def draw(results: xarray.Dataset, summary: dict, title: str) -> Figure:
-    """Draws on the left iterations to twice the floor in each cell, and the steps that the adaptive method took, on the right KL of all."""
-    figure = Figure(figsize=(11, 4), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    row = summary["at"]["2.0"]
-    cells = np.array(row["cells"])
-    x, y = np.log10(results.neuron_step.values), np.log10(results.particle_step.values)
-    mesh = left.pcolormesh(x, y, cells, shading="nearest", cmap="viridis_r")
-    figure.colorbar(mesh, ax=left, label=f"iterations to KL {row['kl']:.2g}")
-    for i, j in np.ndindex(*cells.shape):
-        never = cells[i, j] > results.step.values[-1]
-        left.text(x[j], y[i], "never" if never else f"{cells[i, j]:.0f}", ha="center", va="center", color="white")
-    particle_step, neuron_step = summary["adapted_steps"]
-    label = f"adapted, {row['adapted']:.0f}"
-    left.plot(np.log10(neuron_step), np.log10(particle_step), "*", color="red", markersize=14, label=label)
-    left.legend(loc="lower right")
-    left.set(xlabel="log10 neuron step", ylabel="log10 particle step", title=title)
-    for i, j in np.ndindex(*cells.shape):
-        right.semilogy(
-            results.step, results.kl.isel(particle_step=i, neuron_step=j).median("seed"), color="0.75", lw=0.8
-        )
-    right.semilogy(results.step, results.adapted.median("seed"), color="red", label="adapted")
-    right.axhline(row["kl"], color="black", lw=0.8, ls=":", label="twice the floor")
-    right.set(xlabel="iteration", ylabel="KL(teacher || student), nat", title="median over seeds; grey: the cells")
-    right.legend()
+def draw(cases: list[tuple[str, xarray.Dataset, dict]]) -> Figure:
+    """Draws, a row for each teacher, iterations to twice the floor in each cell with the adapted steps, and KL of all cells.
+
+    Args:
+        cases: The title, the records and the summary of each teacher.
+    """
+    figure, panels = _common.panels_of(len(cases), 2, 0.5 + 2.3 * len(cases), width_ratios=(1.1, 1))
+    reached = [np.array(summary["at"]["2.0"]["cells"]) for _, _, summary in cases]
+    last = [float(results.step[-1]) for _, results, _ in cases]
+    reached = [np.where(cells > end, np.nan, cells) for cells, end in zip(reached, last, strict=True)]
+    norm = _common.log_norm(np.concatenate([cells.ravel() for cells in reached]))
+    image: Any = None
+    for (left, right), cells, (title, results, summary) in zip(panels, reached, cases, strict=True):
+        row, steps = summary["at"]["2.0"], (results.neuron_step.values, results.particle_step.values)
+        image = _common.heat(left, cells, *steps, norm, "never", lift=0.3)
+        places = [np.interp(np.log(h), np.log(x), np.arange(len(x))) for h, x in zip(summary["adapted_steps"][::-1], steps, strict=True)]
+        form: dict[str, Any] = dict(color="white", markeredgecolor="black", markersize=12, linestyle="")
+        left.plot(*places, "*", label="steps that were found", **form)
+        left.set_ylabel("particle step $h_x$")
+        left.set_title(title, loc="left")
+        for i, j in np.ndindex(*cells.shape):
+            curve, label = results.kl.isel(particle_step=i, neuron_step=j).median("seed"), "" if i or j else "a cell of the grid"
+            right.plot(results.step, curve, color="0.7", linewidth=0.7, label=label)
+        colour, at = charts.COLOURS[5], charts.marks(results.step.values)
+        found = results.adapted.median("seed")
+        right.plot(results.step, found, color=colour, marker="o", markevery=at, label="adaptive method")
+        right.axhline(row["kl"], color="black", linewidth=0.8, linestyle=":", label="twice the floor")
+        charts.log_axis(right.yaxis)
+        right.set_ylabel(_common.KL)
+        right.set_title(f"iterations: adaptive {row['adapted']:.0f}, best cell {row['best']:.0f}", loc="left")
+    panels[-1, 0].set_xlabel(r"neuron step $h_\theta$")
+    panels[-1, 1].set_xlabel("iteration")
+    _common.colour_bar(figure, image, panels[:, 0], "iterations to twice the floor")
+    _common.legend(figure, panels[0], 4, title=f"median of {cases[0][2]['seeds']} seeds")
     return figure
 
 
@@ -240,10 +251,10 @@ def show(name: str, signs: str, summary: dict) -> None:
 
 
 CAPTION = (
-    "Steps that adapt beside a grid of steps: {}, signs {}. Left: iterations from which KL stays within twice the floor, in colours, "
-    "for each particle step and neuron step; the star is the steps at which the adaptive method ended. Right: KL(teacher || student) "
-    "against the iteration; grey lines are the cells of the grid, the coloured line is the adaptive method, medians over {} seeds. "
-    "The dotted line is twice the floor."
+    "Steps that adapt beside a grid of steps, signs {}, a row for each teacher. Left: iterations from which KL stays within twice the "
+    "floor, in colours on a logarithmic scale, for each particle step and neuron step; hatched cells never reach it, and the star is "
+    "at the steps that the adaptive method found. Right: KL(teacher || student) against the iteration; grey lines are the cells of "
+    "the grid, the coloured line is the adaptive method, and the dotted line is twice the floor. Medians over {} seeds."
 )
 
 
@@ -256,7 +267,8 @@ def main(settings: Settings) -> dict:
     tasks = [(teacher_of(name), sign) for name in teachers for sign in signs]
     for target, signs in tasks:
         Dual(target.space, signs=signs)  # raises before any run
-    summaries, figures, begin = {}, {}, time.perf_counter()
+    summaries, begin = {}, time.perf_counter()
+    cases: dict[str, list] = {}
     for target, signs in tasks:
         results, summary = contest(settings, target, signs)
         name = f"{target.name}_{signs}_n={summary['n']}{'' if settings.anneal else '_constant'}"
@@ -264,10 +276,9 @@ def main(settings: Settings) -> dict:
         folder.mkdir(parents=True, exist_ok=True)
         run_folder.to_netcdf(results, folder / "results.nc")
         (folder / "summary.json").write_text(json.dumps(summary, indent=1))
+        cases.setdefault(signs, []).append((_common.named(target.name), results, summary))
         show(target.name, signs, summary)
         summaries[name] = summary
-        figure, caption = draw(results, summary, f"{target.name}, {signs}"), CAPTION.format(target.name, signs, summary["seeds"])
-        figures[f"{name}/figure"] = (figure, caption)
     ratios = {name: summary["at"]["2.0"]["ratio"] for name, summary in summaries.items()}
     kept = sum(ratio <= ASKED for ratio in ratios.values())
     rows = [
@@ -279,7 +290,8 @@ def main(settings: Settings) -> dict:
     ]
     report.write(
         settings.out, title="Adaptive steps", about="Iterations to twice the floor of the KL: steps that find themselves beside a grid.",
-        command=report.command("adaptive", settings), seconds=time.perf_counter() - begin, rows=rows, figures=figures,
+        command=report.command("adaptive", settings), seconds=time.perf_counter() - begin, rows=rows,
+        figures={f"adaptive_{signs}": (draw(each), CAPTION.format(signs, each[0][2]["seeds"])) for signs, each in cases.items()},
         summary=f"Within {ASKED} of the best cell: {kept} of {len(ratios)}.", paper="nothing on it: its steps are tuned by hand.",
         seeds=_common.seeds_of(settings, settings.seeds or PRESETS[settings.preset]["seeds"]),
     )  # fmt: skip

@@ -214,15 +214,15 @@ def figure_of(results: dict[str, dict[str, xarray.Dataset]], seconds: dict[str, 
             for i, (label, one) in enumerate(runs.items()):
                 x = one.step.values[1:] * (seconds[teacher][label] if row else 1)
                 name = "shallow (Dual)" if label == SHALLOW else f"perceptron, {label}"
-                _common.band(panel, x, one.kl.values[:, 1:], i, markevery=(i, 5), label=name)
+                _common.band(panel, x, one.kl.values[:, 1:], i, alpha=0.15, markevery=(i, 5), label=name)
             charts.log_axis(panel.xaxis)
             charts.log_axis(panel.yaxis)
             panel.set_xlabel("seconds of steps" if row else "iteration")
-        panels[0, column].set_title(teacher)
+        panels[0, column].set_title(_common.named(teacher))
     for panel in panels[:, 0]:
         panel.set_ylabel(_common.KL)
     count = next(iter(next(iter(results.values())).values())).sizes["run"]
-    _common.legend(figure, panels[0, :1], 4, title=f"mean of {count} seeds; band: least to largest")
+    _common.legend(figure, panels[0, :1], 4, title=_common.of_seeds(count))
     return figure
 
 

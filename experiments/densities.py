@@ -17,11 +17,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 from matplotlib.axes import Axes
-from matplotlib.ticker import StrMethodFormatter, SymmetricalLogLocator
 
 from dualebm import auto
 from dualebm._internal import files
 from dualebm.geometry import Space
+from dualebm.plotting import charts
 
 OURS = "automatic"
 """The name of the automatic fit among methods. The others are its rivals."""
@@ -209,6 +209,4 @@ def total_seconds(cases: Iterable[Mapping[str, Sequence[Mapping]]]) -> float:
 
 def signed_logarithmic(panel: Axes, linear: float = 0.1) -> None:
     """Gives a panel a horizontal axis of differences: linear between minus and plus `linear`, and logarithmic beyond."""
-    panel.set_xscale("symlog", linthresh=linear)
-    panel.xaxis.set_major_locator(SymmetricalLogLocator(base=10, linthresh=linear))
-    panel.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    charts.signed_axis(panel.xaxis, linear)

@@ -222,50 +222,28 @@ def slope(kl: xarray.DataArray) -> float:
     return float(np.polyfit(x.ravel(), y.ravel(), 1)[0])
 
 
-def frame_of(teachers) -> tuple[Figure, np.ndarray]:
-    """Makes a row of panels, one for each teacher, with the KL of the zero energy."""
-    figure, (panels,) = _common.panels_of(1, len(teachers), 2.9, sharey=True)
-    for panel, teacher in zip(panels, teachers, strict=True):
-        panel.axhline(targets.teacher(teacher).kl_to_uniform, color="black", linestyle="--", linewidth=0.8, label="zero energy (uniform)")
-        panel.set_title(teacher)
-    panels[0].set_ylabel(_common.KL)
-    return figure, panels
-
-
-def finish(figure: Figure, panels, xlabel: str, columns: int, ticks) -> None:
-    """Writes the axes and the legend."""
-    for panel in panels:
-        panel.set_xlabel(xlabel)
-        charts.log_axis(panel.xaxis, ticks)
-        charts.log_axis(panel.yaxis)
-    _common.legend(figure, panels[:1], columns)
-
-
-def draw_counts(results: dict, settings: Settings) -> Figure:
-    """Draws KL against n."""
-    figure, panels = frame_of(settings.teachers)
-    for panel, teacher in zip(panels, settings.teachers, strict=True):  # pyright: ignore[reportArgumentType]
-        for i, (label, kl) in enumerate(lines_of(results, teacher).items()):
-            _common.band(panel, kl.n, kl.transpose("seed", "n"), i, np.nanmedian, label=label)
-    finish(figure, panels, "data points n", 2, settings.n)
-    return figure
-
-
 def draw_radii(results: dict, settings: Settings) -> Figure:
-    """Draws KL against the radius, at kernel_n of all methods, and at the largest n of two."""
-    figure, panels = frame_of(settings.teachers)
+    """Draws KL against the radius, at kernel_n of all methods, and at the largest n of two; a panel for each teacher."""
+    figure, (panels,) = _common.panels_of(1, len(settings.teachers), 3.2, sharey=True)  # pyright: ignore[reportArgumentType]
     few, many = settings.kernel_n, max(settings.n)  # pyright: ignore[reportArgumentType]
+    small, large = charts.number(few), charts.number(many)
     for panel, teacher in zip(panels, settings.teachers, strict=True):  # pyright: ignore[reportArgumentType]
+        panel.axhline(targets.teacher(teacher).kl_to_uniform, color="black", linestyle="--", linewidth=0.8, label="zero energy (uniform)")
         labels = {
-            f"F1, n = {few}": ("F1", few), f"F2, n = {few}": ("F2", few), f"F2 by its kernel, n = {few}": ("kernel", few),
-            f"F2, {settings.more_features} features, n = {few}": ("features", few), f"F1, n = {many}": ("F1", many),
-            f"F2, n = {many}": ("F2", many),
+            f"F1, n = {small}": ("F1", few), f"F1, n = {large}": ("F1", many),
+            f"F2, n = {small}": ("F2", few), f"F2, n = {large}": ("F2", many),
+            f"F2 by its kernel, n = {small}": ("kernel", few), f"F2, {settings.more_features} features, n = {small}": ("features", few),
         }  # fmt: skip
         for i, (label, (kind, n)) in enumerate(labels.items()):
             if (teacher, kind) in results:
                 kl = results[teacher, kind].kl.sel(n=n)
-                _common.band(panel, kl.radius, kl.transpose("seed", "radius"), i, np.nanmedian, label=label)
-    finish(figure, panels, "radius of the ball", 3, sorted({r for radii in RADII.values() for r in radii}))
+                form = dict(linestyle="--" if n == few else "-", label=label)
+                _common.band(panel, kl.radius, kl.transpose("seed", "radius"), i, np.nanmedian, alpha=0.15, **form)
+        panel.set(title=_common.named(teacher), xlabel="radius of the ball")
+        charts.log_axis(panel.xaxis, sorted({r for radii in RADII.values() for r in radii}))
+        charts.log_axis(panel.yaxis)
+    panels[0].set_ylabel(_common.KL)
+    _common.legend(figure, panels[:1], 3, title=_common.of_seeds(settings.seeds, "median"))  # pyright: ignore[reportArgumentType]
     return figure
 
 
@@ -282,10 +260,6 @@ def rows_of(results: dict, settings: Settings) -> list[dict]:
     return rows
 
 
-COUNTS = (
-    "KL(teacher || student) against the number of data n, on logarithmic axes, a panel for each teacher. Lines are medians over {} "
-    "seeds, bands their least and largest. The dashed line is the KL of the uniform density."
-)
 RADII_CAPTION = (
     "KL(teacher || student) against the radius of the ball, on logarithmic axes, a panel for each teacher. Lines are medians over {} "
     "seeds, bands their least and largest. The dashed line is the KL of the uniform density: above it a fit is worse than none."
@@ -295,10 +269,7 @@ RADII_CAPTION = (
 def content_of(settings: Settings) -> dict[str, Any]:
     """Runs the study, and returns the content of its report."""
     results = solve_all(settings)
-    figures = {
-        "dual_lazy_n": (draw_counts(results, settings), COUNTS.format(settings.seeds)),
-        "dual_lazy_radius": (draw_radii(results, settings), RADII_CAPTION.format(settings.seeds)),
-    }
+    figures = {"dual_lazy_radius": (draw_radii(results, settings), RADII_CAPTION.format(settings.seeds))}
     slopes = [
         f"{teacher} {slope(lines[0]):.2f} (F1, radius {RADIUS:g}) and {slope(lines[2]):.2f} (F2)"
         for teacher in settings.teachers  # pyright: ignore[reportOptionalIterable]

@@ -270,10 +270,10 @@ def figure_of(results: dict[str, dict[str, xarray.Dataset]], seconds: dict[str, 
             panels[1, column].fill_between(x, mean - spread, mean + spread, color=style["color"], alpha=0.2, linewidth=0)
             _common.band(panels[2, column], x, one.kl.values[:, 1:], i)
         panels[0, column].set_title({"mixture": "Gaussian mixture, d = 10", "boltzmann": "Boltzmann machine, d = 8"}[energy])
-        panels[0, column].set_yscale("log")
-        panels[1, column].set_yscale("symlog", linthresh=0.1)
+        charts.log_axis(panels[0, column].yaxis)
+        charts.signed_axis(panels[1, column].yaxis, 0.1)
         panels[1, column].axhline(0, color="0.6", linewidth=0.8)
-        panels[2, column].set_yscale("symlog", linthresh=0.01)
+        charts.signed_axis(panels[2, column].yaxis, 0.01)
         for panel in panels[:, column]:
             charts.log_axis(panel.xaxis)
         panels[2, column].set_xlabel("seconds of steps")
@@ -281,7 +281,7 @@ def figure_of(results: dict[str, dict[str, xarray.Dataset]], seconds: dict[str, 
     for panel, name in zip(panels[:, 0], names, strict=True):
         panel.set_ylabel(name)
     count = next(iter(next(iter(results.values())).values())).sizes["run"]
-    title = f"{count} seeds; bands: log Z standard deviation, KL least to largest"
+    title = f"mean of {count} seeds; bands: standard deviation (log Z), least to largest (KL)"
     _common.legend(figure, panels[0, :1], 4, title=title)
     return figure
 

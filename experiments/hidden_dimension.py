@@ -211,35 +211,11 @@ def draw_curves(results: dict, settings: Settings) -> Figure:
         row[0].set_ylabel(_common.KL)
     for panel in panels[-1]:
         panel.set_xlabel("data points n")
-    _common.legend(figure, panels[0, :1], 4)
+    title = f"mean of {settings.repeats} runs; band: least to largest" if settings.repeats > 1 else "1 run"  # pyright: ignore[reportOptionalOperand]
+    _common.legend(figure, panels[0, :1], 4, title=title)
     return figure
 
 
-def draw_needed(rows: list[dict], settings: Settings) -> Figure:
-    """Draws the n that is needed against d, a panel for each k."""
-    hidden_dimensions: tuple[int, ...] = settings.hidden or ()
-    figure, (panels,) = _common.panels_of(1, len(hidden_dimensions), 2.9, sharey=True)
-    for panel, hidden in zip(panels, hidden_dimensions, strict=True):
-        for i, (regime, label) in enumerate(REGIMES.items()):
-            chosen = [row for row in rows if row["k"] == hidden]
-            d, n = (np.array([row[name] for row in chosen], float) for name in ("d", f"{label}_needs"))
-            panel.plot(d, n, label=f"{regime} ({label})", **_common.look(i))
-        panel.set_title(f"hidden dimension k = {hidden}")
-        panel.set_xlabel("ambient dimension d")
-        charts.log_axis(panel.xaxis, settings.dimensions)
-        panel.set_xlim(min(settings.dimensions) / 1.5, max(settings.dimensions) * 1.5)  # pyright: ignore[reportArgumentType]
-    if any(np.isfinite(row[f"{label}_needs"]) for row in rows for label in REGIMES.values()):
-        charts.log_axis(panels[0].yaxis)  # of all panels; without a value there is no such axis
-    panels[0].set_ylabel(f"n to {settings.fraction:g} of KL(teacher || uniform)")
-    _common.legend(figure, panels[:1], 2)
-    return figure
-
-
-NEEDED = (
-    "The number of data n at which the test KL falls to {:g} of the KL of the uniform density, against the ambient dimension d, on "
-    "logarithmic axes, a panel for each hidden dimension k. A case without a mark does not reach the level within the n that were "
-    "tried, or always has it."
-)
 CURVES = (
     "Test KL(teacher || student) against the number of data n, on logarithmic axes: active (F1) on the left, lazy (F2) on the right, "
     "a row for each hidden dimension k, a line for each ambient dimension d. Lines are means over {} repetition(s), bands their "
@@ -261,10 +237,7 @@ def content_of(settings: Settings) -> dict[str, Any]:
             row |= {f"{label}_KL_{one}": value for one, value in zip(n, mean, strict=True)}
         rows.append(row)
     needs = "; ".join(f"k = {row['k']}, d = {row['d']}: {row['F1_needs']:.3g} against {row['F2_needs']:.3g}" for row in rows)
-    figures = {
-        "hidden_dimension_needed": (draw_needed(rows, settings), NEEDED.format(settings.fraction)),
-        "hidden_dimension": (draw_curves(results, settings), CURVES.format(settings.repeats)),
-    }
+    figures = {"hidden_dimension": (draw_curves(results, settings), CURVES.format(settings.repeats))}
     return dict(
         title="Hidden dimension against ambient dimension",
         about=(

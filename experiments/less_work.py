@@ -23,6 +23,7 @@ from dualebm import metrics
 from dualebm._internal import checks
 from dualebm.data import targets
 from dualebm.methods import dual
+from dualebm.plotting import charts
 from dualebm.training import run_folder
 from dualebm.training.run import run
 from experiments import _common, report
@@ -107,6 +108,10 @@ def measure(settings: Settings, teacher: str) -> tuple[xarray.DataArray, dict[st
     return xarray.combine_by_coords([c.to_dataset(name="kl") for c in curves]).kl, seconds
 
 
+DASHED = {"4 moves of particles": "--", "4 moves of neurons": "--", "orthogonal noise": "--"}
+"""Dashes of the options of which a milder form has a solid line."""
+
+
 def figure_of(kl: xarray.DataArray, seconds: xarray.DataArray) -> Figure:
     """Draws KL against seconds, a panel a teacher: the mean over seeds, with a band from the least to the largest."""
     figure, (panels,) = _common.panels_of(1, kl.sizes["teacher"], 3.4, sharey=True)
@@ -114,11 +119,14 @@ def figure_of(kl: xarray.DataArray, seconds: xarray.DataArray) -> Figure:
         for i, label in enumerate(seconds.option.values):
             curve = kl.sel(teacher=teacher, option=label)
             elapsed = curve.step * float(seconds.sel(teacher=teacher, option=label))
-            black: dict[str, Any] = dict(color="black") if label == "default" else {}
-            _common.band(panel, elapsed[1:], curve.transpose("seed", "step")[:, 1:], i, markevery=3, label=label, **black)
-        panel.set(title=str(teacher), xlabel="seconds of steps", yscale="log", xscale="log")
-    panels[0].set_ylabel("KL(teacher ‖ student) [nat]")
-    panels[-1].legend(title="mean; band: all seeds")
+            form: dict[str, Any] = dict(color="black", linewidth=1.6) if label == "default" else dict(linestyle=DASHED.get(label, "-"))
+            form |= dict(markevery=charts.marks(curve.step.values[1:], i))
+            _common.band(panel, elapsed[1:], curve.transpose("seed", "step")[:, 1:], i - 1, alpha=0.12, label=label, **form)
+        panel.set(title=_common.named(str(teacher)), xlabel="seconds of steps")
+        charts.log_axis(panel.xaxis)
+        charts.log_axis(panel.yaxis)
+    panels[0].set_ylabel(_common.KL)
+    _common.legend(figure, panels[:1], 4, title=_common.of_seeds(kl.sizes["seed"]))
     return figure
 
 

@@ -216,7 +216,9 @@ def main(settings: Settings) -> list[dict]:
             curves[words] = runs = xarray.concat([one[names] for one in each], "run", combine_attrs="drop_conflicts")
             rows += rows_of(teacher, method, runs)
             pictures = [frame(each[0], step) for step in (*SHOWN, scale.steps)]
-            figures[f"{teacher}_{method}"] = (maps.snapshots(pictures, teacher=target.energy, view=view), MAPS.format(teacher, words))
+            caption = f"{_common.named(teacher)}, n = {settings.n}, {words}"
+            drawn = maps.snapshots(pictures, teacher=target.energy, view=view, caption=caption)
+            figures[f"{teacher}_{method}"] = (drawn, MAPS.format(teacher, words))
             if method == "program" and teacher == ARCHIVED:
                 agrees = reference.compare(runs, reference.author_runs("d3_bimodal_n1000_p_R=0"))
                 agreement = "; ".join(f"{name} at {one['agree']} of {one['of']}" for name, one in agrees.items())

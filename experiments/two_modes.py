@@ -25,6 +25,7 @@ import numpy as np
 import xarray
 from jaxtyping import Array, Float
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from dualebm._internal import checks
 from dualebm.base_measures import Flat
@@ -277,30 +278,39 @@ def rows_of(records: dict[str, xarray.Dataset], time_step: float) -> list[dict]:
     return rows
 
 
+def mass_of(logit) -> np.ndarray:
+    """Returns the mass of the first mode.
+
+    >>> float(mass_of(0.0))
+    0.5
+    """
+    return 1 / (1 + np.exp(-np.asarray(logit, float)))
+
+
 def figure_of(records: dict[str, xarray.Dataset], time_step: float) -> Figure:
-    """Draws s against time, a panel for each kind of run, with the closed forms."""
-    figure, panels = _common.panels_of(2, 2, 4.6, sharex=True)
-    for panel, (label, results) in zip(panels.flat, records.items(), strict=True):
+    """Draws the mass of the first mode against time, on one scale, a panel for each kind of run, with the closed forms."""
+    figure, (panels,) = _common.panels_of(1, len(records), 2.7, sharex=True, sharey=True)
+    for panel, (label, results) in zip(panels, records.items(), strict=True):
         at = time_step * results.step.values
         for i, (s, fractions) in enumerate(zip(results.logit.values, results.fraction.values, strict=True)):
-            panel.plot(at, s, color=_common.look(i)["color"], label=f"seed {results.seed.values[i]}")
+            seed = f"seed {results.seed.values[i]}"
+            panel.plot(at, mass_of(s), label=seed, markevery=(10 + 13 * i, 45), **_common.look(i))
             walkers, observed = fractions[0]
             closed = [expected(label, observed, walkers, t) for t in at]
-            panel.plot(at, closed, color="black", linestyle=charts.DASHES[1], linewidth=0.8, label=None if i else "closed form")
-        panel.axhline(TEACHER, color="0.6", linestyle="--", linewidth=0.8, label="teacher")
-        panel.set_title(label)
-    for panel in panels[1]:
-        panel.set_xlabel("time")
-    for panel in panels[:, 0]:
-        panel.set_ylabel("s, the logit of the mass")
-    panels[1, 0].set_ylim(START - 0.05, TEACHER + 0.05)
-    _common.legend(figure, panels[0, :1], 5)
+            form = dict(color="black", linestyle=charts.DASHES[1], linewidth=1.0, zorder=3)
+            panel.plot(at, mass_of(closed), label=None if i else "closed form", **form)
+        panel.axhline(mass_of(TEACHER), color="0.5", linestyle="--", linewidth=0.8, label="teacher")
+        panel.set(title=label.replace(", ", ",\n"), xlabel="time", ylim=(0.4, 1.03))
+        panel.xaxis.set_major_locator(MaxNLocator(3))
+    panels[0].set_ylabel("mass of the first mode")
+    _common.legend(figure, panels[:1], 5)
     return figure
 
 
 CAPTION = (
-    "The only parameter s, the logit of the mass of the first mode, against time, a panel for each kind of run and a coloured line "
-    "for each seed. Black dashed lines are the closed form of each seed, the grey line is the teacher."
+    "The mass of the first mode, the model's only parameter, against time, a panel for each kind of run and a coloured line for each "
+    "seed. Black dotted lines are the closed form of each seed, for Jarzynski's correction its limit; the grey dashed line is the "
+    "teacher."
 )
 
 

@@ -34,6 +34,7 @@ from dualebm.methods.tracked import Tracked
 from dualebm.methods.weighted_dual import WeightedDual
 from dualebm.metrics.base import Metric
 from dualebm.metrics.walkers import EffectiveFraction
+from dualebm.plotting import charts
 from dualebm.sweeps.grid import product
 from experiments import _common, report
 
@@ -182,29 +183,36 @@ def rows_of(teacher: str, ratio: float, results: dict[str, xarray.Dataset]) -> l
     return rows
 
 
+NAMES = {
+    "weighted": "weighted particles", "unweighted": "unweighted particles", "unweighted, audited": "unweighted, by weighted walkers beside",
+}  # fmt: skip
+"""The methods for readers. The last two train alike and differ in what estimates log Z."""
+
+
 def figure_of(results: dict[tuple[str, float], dict[str, xarray.Dataset]]) -> Figure:
-    """Draws KL by the walkers beside KL above, their difference below, a column for each teacher and ratio."""
-    figure, panels = _common.panels_of(2, len(results), 4.6, sharex="col")
+    """Draws the KL above, with log Z as it is, and below what the estimates of log Z add to it, a column for each teacher and ratio."""
+    figure, panels = _common.panels_of(2, len(results), 4.6, sharex="col", sharey="row")
     for column, ((teacher, ratio), runs) in enumerate(results.items()):
+        above, below = panels[:, column]
         for i, (label, one) in enumerate(runs.items()):
             x, values = one.step.values, one.kl.values
-            form = _common.look(i) | dict(markevery=2)
-            exact = dict(linestyle="--", color=form["color"], label=f"{label}: exact, or by test points")
-            panels[0, column].plot(x, values[..., 1].mean(0), **exact)
-            panels[0, column].plot(x, values[..., 0].mean(0), **form, label=f"{label}: by log Z")
-            _common.band(panels[1, column], x, values[..., 0] - values[..., 1], i, markevery=2)
+            form: dict[str, Any] = dict(markevery=(i, 5), alpha=0.15)
+            if label != "unweighted, audited":  # trains as "unweighted" does
+                _common.band(above, x, values[..., 1], i, **form)
+            _common.band(below, x, values[..., 0] - values[..., 1], i, label=NAMES[label], **form)
             if label == "unweighted, audited":
                 error = 2 * values[..., 2].mean(0)
-                panels[1, column].fill_between(x, -error, error, color="0.5", alpha=0.2, linewidth=0, label="twice the error it tells")
-        panels[0, column].set_yscale("symlog", linthresh=0.01)
-        panels[1, column].set_yscale("symlog", linthresh=0.001)
-        for panel in panels[:, column]:
-            panel.axhline(0, color="0.6", linewidth=0.6)
-        panels[0, column].set_title(f"{teacher}\nratio {ratio:g}")
-        panels[1, column].set_xlabel("iteration")
+                grey = dict(color="0.5", alpha=0.25, linewidth=0, zorder=0, label="twice the error of those walkers")
+                below.fill_between(x, -error, error, **grey)
+        for panel, linear in ((above, 0.01), (below, 0.001)):
+            panel.axhline(0, color="0.6", linewidth=0.6, zorder=0)
+            charts.signed_axis(panel.yaxis, linear)
+        above.set_title(f"{_common.named(teacher)}\nratio {ratio:g}")
+        below.set_xlabel("iteration")
     panels[0, 0].set_ylabel(_common.KL)
-    panels[1, 0].set_ylabel("by the walkers, less exact (nat)")
-    _common.legend(figure, panels[:, 0], 3)
+    panels[1, 0].set_ylabel("KL by the estimated log Z,\nless KL (nat)")
+    count = next(iter(next(iter(results.values())).values())).sizes["run"]
+    _common.legend(figure, [panels[1, 0]], 2, title=_common.of_seeds(count))
     return figure
 
 
@@ -212,9 +220,10 @@ def figure_of(results: dict[tuple[str, float], dict[str, xarray.Dataset]]) -> Fi
 
 
 CAPTION = (
-    "KL along dual training, a column for each teacher and ratio of time scales. Above: KL with log Z by the particles (solid) and "
-    "exact or by test points (dashed), means over {} seeds, against the iteration. Below: their difference, with a band from the "
-    "least to the largest; the grey band is twice the standard error that the weights give."
+    "KL along dual training, a column for each teacher and ratio of time scales. Above: KL with the exact "
+    "log Z, or by test points, against the iteration. Below: KL with log Z by the particles, or by weighted walkers beside them, less "
+    "the KL above. Lines are means over {} seeds, bands their least and largest; the grey band is twice the standard error that the "
+    "weights of the walkers give. Unweighted particles train alike with and without these walkers."
 )
 
 

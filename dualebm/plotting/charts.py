@@ -2,9 +2,11 @@
 
 Every function returns what it made and shows nothing. Figures are made without pyplot and with a style of their own, so
 that no global setting changes and no window opens. `figure.savefig("name.pdf")` writes one. The colours are those of
-Okabe and Ito. Lines and markers differ in form too, for readers of greyscale.
+Okabe and Ito, with a dark purple in place of their yellow, which is faint on white. Lines and markers differ in form
+too, for readers of greyscale.
 """
 
+import math
 import textwrap
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -15,7 +17,7 @@ import xarray
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
-from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, SymmetricalLogLocator
 
 from dualebm._internal import checks
 
@@ -39,13 +41,16 @@ STYLE: dict[Any, Any] = {
     "lines.markersize": 3.5,
     "mathtext.fontset": "dejavusans",
 }
-COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442")
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#4B2E83")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 OTHER_COLOURS = ("black", "#D55E00", "#56B4E9", "#999999")  # for references that belong to no setting
 DASHES = ("--", (0, (1, 1)), "-.", (0, (5, 1, 1, 1, 1, 1)))
 
+BAND = "lines: mean over runs; bands: least to largest"
+"""The title of a legend."""
+
 QUANTITIES = {
-    "kl": ("KL", "KL(teacher ‖ student)", "nats", "log"),
+    "kl": ("KL", "KL(teacher ∥ student)", "nat", "log"),
     "score": ("SM", "mean squared score difference", "", "log"),
     "total_variation": ("TV", "total variation", "", "linear"),
 }
@@ -61,15 +66,16 @@ def curves(
 ) -> Figure:
     """Draw KL, score and total variation against the iteration: the mean over runs, with a band from minimum to maximum.
 
-    Step 0 has no place on the logarithmic axis and is left out. Runs with NaN at the end have diverged. From there on
-    the mean is over the others, and the legend says how many have diverged.
+    The axis of iterations is logarithmic, and has a place for step 0 at its left end. Runs with NaN at the end have diverged. From
+    there on the mean is over the others, and the legend says how many have diverged.
 
     Args:
         results: a Dataset with the coordinate `step` (iterations done) and with `variables` over `step` and any other
             dimensions, which are the runs. For several settings, a mapping from label to Dataset. The attributes
             `long_name` and `units` of a variable label its axis.
         reference: published curves, drawn dashed, as `experiments.reference.author_runs` returns them, or a mapping
-            from label to such curves. A reference under a label of `results` takes that colour, darker. None for none.
+            from label to such curves. A reference under a label of `results` takes that colour, darker. One with a single
+            iteration is a mark. None for none.
         variables: the panels, each one of "kl" (log-log), "score" (log-log) and "total_variation" (log-linear).
         width: "single" (a column of 3.4 inches, panels below each other) or "double" (7 inches, panels side by side).
 
@@ -79,11 +85,11 @@ def curves(
     Raises:
         ValueError: a variable or the width is unknown, or there is nothing finite to draw.
 
-    >>> attributes = {"long_name": "KL", "units": "nats"}
+    >>> attributes = {"long_name": "KL", "units": "nat"}
     >>> kl = xarray.DataArray([[0.5, 0.2], [0.7, 0.4]], dims=("run", "step"), attrs=attributes)
     >>> figure = curves(xarray.Dataset({"kl": kl}, {"step": [10, 20]}), variables=["kl"])
     >>> figure.axes[0].get_ylabel(), figure.axes[0].lines[0].get_ydata().round(3).tolist()
-    ('KL (nats)', [0.6, 0.3])
+    ('KL (nat)', [0.6, 0.3])
     """
     checks.choice("width", width, WIDTHS)
     variables = tuple(variables)
@@ -103,20 +109,35 @@ def curves(
         figure = Figure(figsize=size, layout=ConstrainedLayoutEngine(w_pad=0.06))
         panels = figure.subplots(rows, columns, squeeze=False).flat
         for panel, variable in zip(panels, variables, strict=True):
-            _draw_curves(panel, variable, settings, published)
+            draw_curves(panel, variable, settings, published)
             if width == "double" or variable == variables[-1]:
                 panel.set_xlabel("iteration")
         # Legends fill by columns, so that sorting by gid puts a reference below its setting.
-        handles = sorted(figure.axes[0].get_lines(), key=lambda line: str(line.get_gid()))
+        handles = sorted(
+            (line for line in figure.axes[0].get_lines() if not str(line.get_label()).startswith("_")), key=lambda line: str(line.get_gid())
+        )
         longest = max(len(str(handle.get_label())) for handle in handles)
         per_row = max(min(int(18 * WIDTHS[width] / (longest + 8)), 4), 1)  # about 18 letters an inch
         columns = len(handles) if len(handles) <= per_row else min(-(-len(handles) // 2), per_row)
-        figure.legend(handles=handles, loc="outside upper center", ncols=columns)
+        title = BAND if any(panel.collections for panel in figure.axes) else None
+        figure.legend(handles=handles, loc="outside upper center", ncols=columns, title=title, title_fontsize=7)
     return figure
 
 
-def _draw_curves(panel, variable, settings, published):
-    """Draw one panel of `curves`."""
+def draw_curves(panel, variable: str, settings: Mapping[str, xarray.Dataset], published: Mapping[str, Mapping]) -> None:
+    """Draw one panel of `curves`.
+
+    Args:
+        panel: the axes of Matplotlib.
+        variable: one of `QUANTITIES`.
+        settings: the results by their labels.
+        published: the references by their labels.
+
+    >>> panel = Figure().subplots()
+    >>> draw_curves(panel, "kl", {"ours": xarray.Dataset({"kl": ("step", [0.5, 0.2])}, {"step": [0, 20]})}, {})
+    >>> panel.lines[0].get_xdata().tolist(), [label.get_text() for label in panel.get_xticklabels()]
+    ([0, 20], ['0', '20'])
+    """
     name, label, unit, scale = QUANTITIES[variable]
     attributes = next(iter(settings.values()))[variable].attrs
     label, unit = attributes.get("long_name", label), attributes.get("units", unit)
@@ -125,7 +146,7 @@ def _draw_curves(panel, variable, settings, published):
         colours[setting] = COLOURS[i % len(COLOURS)]
         step, mean, low, high, runs, lost = _over_runs(dataset, variable, setting)
         count = f"{runs} run{'s'[: runs != 1]}" + (f", {lost} diverged" if lost else "")
-        form: dict[str, Any] = dict(marker=MARKERS[i % len(MARKERS)], markevery=(0.05 + 0.03 * i, 0.18), gid=f"{i:03}")
+        form: dict[str, Any] = dict(marker=MARKERS[i % len(MARKERS)], markevery=marks(step, i), gid=f"{i:03}")
         panel.plot(step, mean, color=colours[setting], label=f"{setting} ({count})", zorder=3, **form)
         if runs > 1:
             panel.fill_between(step, low, high, color=colours[setting], alpha=0.25, linewidth=0)
@@ -138,34 +159,40 @@ def _draw_curves(panel, variable, settings, published):
         colour = darker or OTHER_COLOURS[i % len(OTHER_COLOURS)]
         text = f"{setting}, authors" if setting in settings else setting
         form = dict(linestyle=DASHES[i % len(DASHES)], gid=order.get(setting, "rest"))  # the legend is sorted by gid
+        if len(step) == 1:
+            form |= dict(linestyle="", marker="*", markersize=8, clip_on=False)
         panel.plot(step, mean, color=colour, label=text, zorder=3.5, **form)
-        if not np.array_equal(low, high, equal_nan=True):
+        if not np.array_equal(low, high, equal_nan=True) and len(step) == 1:
+            panel.errorbar(step, mean, [mean - low, high - mean], color=colour, capsize=2, linewidth=0.8, linestyle="", zorder=3.4)
+        elif not np.array_equal(low, high, equal_nan=True):
             panel.fill_between(step, low, high, facecolor=colour, alpha=0.2, linewidth=0, hatch="/////")
         drawn += [mean, low, high]
-    label = label if unit in ("", "1") else f"{label} ({unit})"
-    panel.set(xscale="log", yscale=scale, ylabel=textwrap.fill(label, 24))
+    label = label.replace("||", "∥")
+    label = label if unit in ("", "1") else f"{label} ({'nat' if unit == 'nats' else unit})"
+    panel.set(yscale=scale, ylabel=textwrap.fill(label, 24))
     values = np.concatenate([np.ravel(values) for values in drawn])
     values = values[np.isfinite(values) & ((values > 0) | (scale == "linear"))]
     if scale == "log" and values.size:  # negative estimates of a small KL must not set the limits
         panel.set_ylim(values.min() / 1.3, values.max() * 1.3)
     elif scale == "linear":
         panel.set_ylim(0, 1.05 * values.max() or 1)
-    panel.xaxis.set_major_locator(LogLocator(numticks=12))  # every decade
-    panel.xaxis.set_minor_locator(LogLocator(subs=range(2, 10), numticks=12))
+    if scale == "log":
+        log_axis(panel.yaxis)
+    step_axis(panel.xaxis, np.concatenate([np.ravel(line.get_xdata()) for line in panel.get_lines()]))
     panel.grid(which="major", color="0.9", linewidth=0.5)
     panel.set_axisbelow(True)
 
 
 def _over_runs(dataset, variable, setting):
-    """Take the mean, minimum and maximum of a variable over the runs, at the steps > 0 with a finite value.
+    """Take the mean, minimum and maximum of a variable over the runs, at the steps with a finite value.
 
     Returns the steps, these three, the number of runs, and the number of runs that have diverged.
     """
     values = dataset[variable].transpose(..., "step").values
     values = np.where(np.isfinite(values), values, np.nan).reshape(-1, values.shape[-1])
     step = np.asarray(dataset["step"])
-    written = np.isfinite(values).any(axis=0) & (step > 0)
-    if not written.any():
+    written = np.isfinite(values).any(axis=0)
+    if not (written & (step > 0)).any():
         raise ValueError(f"results of {setting!r} has no finite {variable!r} at a step > 0; there is nothing to draw")
     values = values[:, written]
     lost = int(np.isnan(values[:, -1]).sum())
@@ -205,6 +232,82 @@ def path(stages: Iterable[Mapping[str, Any]], chosen: Mapping[str, Any]) -> Figu
     return figure
 
 
+def number(value: float) -> str:
+    """Return the text of a number in a figure: plain from 0.001 to below 10,000, else with a power of ten.
+
+    >>> number(0.02), number(3000), number(100_000), number(2e-5)
+    ('0.02', '3000', '$10^{5}$', '$2·10^{-5}$')
+    """
+    size = abs(value)
+    if size == 0 or 1e-3 * (1 - 1e-9) <= size < 1e4 * (1 - 1e-9):
+        return f"{value:g}"
+    exponent = math.floor(math.log10(size) + 1e-9)
+    factor = f"{value / 10.0**exponent:.3g}"
+    power = f"10^{{{exponent}}}"
+    return {"1": f"${power}$", "-1": f"$-{power}$"}.get(factor, f"${factor}·{power}$")
+
+
+def marks(x: Iterable[float], curve: int = 0, count: int = 5) -> list[int]:
+    """Return the indices of the points of a curve that have a marker: the first, and others evenly spaced in the logarithm of x.
+
+    They are the same in all panels whose x are the same. Those of other curves lie between.
+
+    Args:
+        x: the places of the points, from small to large.
+        curve: the number of the curve.
+        count: the number of markers behind the first.
+
+    >>> marks([0, 1, 10, 100, 1000, 10_000], count=2), marks([0, 1, 10, 100, 1000, 10_000], curve=2, count=2)
+    ([0, 1, 3], [0, 2, 4])
+    """
+    x = np.asarray(list(x), float)
+    positive = np.flatnonzero(x > 0)
+    if len(positive) < 2:
+        return list(range(len(x)))
+    places = np.log(x[positive])
+    wanted = places[0] + (places[-1] - places[0]) * (np.arange(count) + curve % 4 / 4) / count
+    return sorted({0, *(int(positive[np.abs(places - place).argmin()]) for place in wanted)})
+
+
+def step_axis(axis, steps: Iterable[float]) -> None:
+    """Make an axis of iterations logarithmic, with a place for 0 at its left end where 0 is one of the `steps`.
+
+    >>> axes = Figure().subplots()
+    >>> step_axis(axes.xaxis, [0, 10, 4000])
+    >>> [label.get_text() for label in axes.get_xticklabels()]
+    ['0', '10', '100', '1000']
+    """
+    steps = np.asarray(list(steps), float)
+    first, last = steps[steps > 0].min(), steps.max()
+    decades = [10.0**k for k in range(math.ceil(math.log10(first) - 1e-9), math.floor(math.log10(last) + 1e-9) + 1)]
+    if len(decades) < 2:
+        decades = sorted({first, *decades, last})
+    if (steps > 0).all():
+        getattr(axis.axes, f"set_{axis.axis_name}scale")("log")
+    else:
+        getattr(axis.axes, f"set_{axis.axis_name}scale")("symlog", linthresh=first, linscale=0.45)
+        getattr(axis.axes, f"set_{axis.axis_name}lim")(-0.12 * first, 1.15 * last)
+        decades = [0.0, *decades]
+    axis.set_ticks(decades, [number(value) for value in decades])
+    axis.set_ticks([k * 10.0**e for e in range(-3, 9) for k in range(2, 10) if first < k * 10.0**e < last], minor=True)
+    axis.set_minor_formatter(NullFormatter())
+
+
+def signed_axis(axis, linear: float) -> None:
+    """Make an axis logarithmic in either sign, and linear between minus and plus `linear`, with plain labels.
+
+    >>> axes = Figure().subplots()
+    >>> _ = axes.plot([1, 2], [-1, 1])
+    >>> signed_axis(axes.yaxis, 0.1)
+    >>> [label.get_text() for label in axes.get_yticklabels() if abs(label.get_position()[1]) <= 1]
+    ['-1', '-0.1', '0', '0.1', '1']
+    """
+    getattr(axis.axes, f"set_{axis.axis_name}scale")("symlog", linthresh=linear)
+    axis.set_major_locator(SymmetricalLogLocator(base=10, linthresh=linear))
+    axis.set_major_formatter(FuncFormatter(lambda value, position: number(value)))
+    axis.set_minor_formatter(NullFormatter())
+
+
 def log_axis(axis, values: Iterable[float] | None = None) -> None:
     """Make an axis logarithmic, with few, plain labels.
 
@@ -222,11 +325,11 @@ def log_axis(axis, values: Iterable[float] | None = None) -> None:
     axis.set_minor_formatter(NullFormatter())
     if values is not None:
         ticks = list(values)
-        axis.set_ticks(ticks, [f"{value:g}" for value in ticks])
+        axis.set_ticks(ticks, [number(value) for value in ticks])
         return
     low, high = axis.get_view_interval()
     axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low < 200 else (1,), numticks=12))
-    axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axis.set_major_formatter(FuncFormatter(lambda value, position: number(value)))
 
 
 def varied(results: xarray.Dataset) -> list[str]:

@@ -123,6 +123,7 @@ def sphere_density(
     view: np.ndarray | None = None,
     width: str = "double",
     rows: int = 300,
+    title: str = "student",
 ) -> Figure:
     """Draw the density of exp(-U) on S^2 as an equal-area (Mollweide) map, with neurons and particles, beside the teacher's.
 
@@ -136,6 +137,7 @@ def sphere_density(
             axis in the north.
         width: the width of the figure: "single" (one column, with the teacher above the student) or "double".
         rows: the number of pixels of a map from south to north.
+        title: the title of the map beside the teacher's.
 
     Returns:
         The figure.
@@ -150,13 +152,13 @@ def sphere_density(
     """
     checks.choice("width", width, WIDTHS)
     check_particles(particles)
-    energies = {"student": energy} if teacher is None else {"teacher": teacher, "student": energy}
+    energies = {title: energy} if teacher is None else {"teacher": teacher, title: energy}
     densities = {name: density_map(each, rows, view) for name, each in energies.items()}
-    neurons = {name: neurons_of(each, atoms if name == "student" else None) for name, each in energies.items()}
+    neurons = {name: neurons_of(each, atoms if name == title else None) for name, each in energies.items()}
     largest = max(density.max() for density in densities.values())
     figure, maps = empty_maps(densities, neurons, width, largest, particles is not None)
     for name, each in maps.items():
-        each.show(densities[name], neurons[name], particles if name == "student" else None, view)
+        each.show(densities[name], neurons[name], particles if name == title else None, view)
     return figure
 
 
@@ -167,6 +169,7 @@ def snapshots(
     view: np.ndarray | None = None,
     width: str = "double",
     rows: int = 200,
+    caption: str | None = None,
 ) -> Figure:
     """Draw a run on S^2 as maps in the order of its frames: densities, neurons and particles, on one scale, after the teacher's.
 
@@ -177,6 +180,7 @@ def snapshots(
             axis in the north.
         width: the width of the figure: "single" (one map in a row) or "double" (up to three).
         rows: the number of pixels of a map from south to north.
+        caption: a title of the whole figure. None for none.
 
     Returns:
         The figure.
@@ -202,7 +206,7 @@ def snapshots(
     densities = {name: density_map(frame.energy, rows, view) for name, frame in shown.items()}
     neurons = {name: neurons_of(frame.energy, frame.atoms) for name, frame in shown.items()}
     largest = max(density.max() for density in densities.values())
-    figure, maps = empty_maps(densities, neurons, width, largest, any(frame.particles is not None for frame in frames))
+    figure, maps = empty_maps(densities, neurons, width, largest, any(frame.particles is not None for frame in frames), caption)
     for name, each in maps.items():
         each.show(densities[name], neurons[name], shown[name].particles, view)
     return figure
@@ -337,4 +341,4 @@ def caption_of(frame: Frame) -> str:
     Returns:
         The text, with the KL in nats.
     """
-    return f"iteration {frame.step}" + ("" if frame.kl is None else f", KL = {frame.kl:.2g} nats")
+    return f"iteration {frame.step}" + ("" if frame.kl is None else f", KL = {frame.kl:.2g} nat")

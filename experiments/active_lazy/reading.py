@@ -35,7 +35,7 @@ def draw(selections: Selections, name: str, settings: Settings) -> Figure:
     for column, loss in zip(panels.T, losses, strict=True):
         target = teacher(name, dimension_of(loss))
         least, error = cross_entropy(target)
-        column[0].set_title(f"{LOSSES[loss]}\nd = {dimension_of(loss)}", fontsize="small")
+        column[0].set_title(f"{LOSSES[loss]}\n$d$ = {dimension_of(loss)}")
         column[0].axhline(0, color="black", linestyle="--", linewidth=0.8, label="zero energy (uniform)")
         column[1].axhline(-least, color="black", linestyle="--", linewidth=0.8)
         column[0].axhline(least, color="black", linewidth=0.8, label="teacher")
@@ -52,7 +52,8 @@ def draw(selections: Selections, name: str, settings: Settings) -> Figure:
     charts.log_axis(panels[1, 0].yaxis)
     panels[0, 0].set_ylabel("test cross-entropy (nat)")
     panels[1, 0].set_ylabel(_common.KL)
-    _common.legend(figure, panels[0, :1], 4)
+    title = f"mean of {settings.repeats} runs; bar: standard deviation"
+    _common.legend(figure, panels[0, :1], 4, title=title)
     return figure
 
 

@@ -1,5 +1,6 @@
 """The certificates of runs beside their distances to the least loss: rows, and figures."""
 
+from collections.abc import Collection
 from typing import NamedTuple
 
 import numpy as np
@@ -60,9 +61,27 @@ def rows_of(teacher: str, readings: dict[str, Reading], seconds: dict[str, float
     return rows
 
 
-def figure_of(teacher: str, readings: dict[str, Reading], exact: bool) -> Figure:
-    """Draws gap and distance, and KL, against iterations."""
-    figure, ((left, right),) = _common.panels_of(1, 2, 3.5)
+def figure_of(readings: dict[str, dict[str, Reading]], exact: Collection[str]) -> Figure:
+    """Draws gap and distance, and KL, against iterations, a row for each teacher; the gap is by quadrature for those in `exact`."""
+    figure, panels = _common.panels_of(len(readings), 2, 0.6 + 2.5 * len(readings))
+    for (left, right), (teacher, known) in zip(panels, readings.items(), strict=True):
+        _draw_gaps(left, right, known, teacher in exact)
+        how = "by quadrature" if teacher in exact else "estimated"
+        left.set_title(f"{_common.named(teacher)}; gap {how}", loc="left")
+    for panel in panels[-1]:
+        panel.set_xlabel("iteration")
+    left = panels[0, 0]
+    left.plot([], [], color="black", label="duality gap")
+    left.plot([], [], color="black", linestyle="--", linewidth=0.9, label="distance $L - L^*$")
+    counts = {len(known[LINES[0]].kl) for known in readings.values()}
+    seeds = _common.of_seeds(counts.pop()) if len(counts) == 1 else "mean over seeds; band: least to largest"
+    bars = "; bars: two standard errors, arrows: at most so much" if set(readings) - set(exact) else ""
+    _common.legend(figure, [left], 3, title=f"{seeds}{bars}")
+    return figure
+
+
+def _draw_gaps(left, right, readings: dict[str, Reading], exact: bool) -> None:
+    """Draws gap and distance, and KL, of a teacher."""
     shown = []
     for i, label in enumerate(label for label in LINES if label in readings):
         one = readings[label]
@@ -70,29 +89,24 @@ def figure_of(teacher: str, readings: dict[str, Reading], exact: bool) -> Figure
         most = (gap <= 2 * errors) & (not exact)  # not distinguishable from 0: an arrow down from its upper bound
         shape = np.where(most, gap + 2 * errors, gap)
         bars = np.where(most, 0.35 * shape, 2 * errors)
-        form = _common.look(i) | dict(label=label, linewidth=1.0, elinewidth=0.6)
+        form = _common.look(i) | dict(label=label.replace(", half", ", signs half and half").replace("-1", "\u22121"))
+        form |= dict(linewidth=1.0, elinewidth=0.6)
         left.errorbar(one.at, shape, None if exact else bars, uplims=most, **form)
         if exact:
             each = one.gaps["gap"][..., 0]
-            left.fill_between(one.at, each.min(0), each.max(0), color=form["color"], alpha=0.2, linewidth=0)
-        _common.band(left, one.step[1:], one.distance[:, 1:], i, linestyle="--", linewidth=0.9, marker="")
-        _common.band(right, one.step[1:], one.kl[:, 1:], i, markevery=(i, max(len(one.step) // 8, 1)))
+            left.fill_between(one.at, each.min(0), each.max(0), color=form["color"], alpha=0.15, linewidth=0)
+        _common.band(left, one.step[1:], one.distance[:, 1:], i, alpha=0.1, linestyle="--", linewidth=0.9, marker="")
+        _common.band(right, one.step[1:], one.kl[:, 1:], i, alpha=0.15, markevery=np.flatnonzero(np.isin(one.step[1:], one.at)).tolist())
         shown += [*shape, *one.distance.mean(0)[np.isin(one.step, one.at)]]
     limits = max(min(value for value in shown if value > 0) / 1.5, 1e-4), 1.5 * max(shown)
     for panel in (left, right):
-        panel.set_xlabel("iteration")
         charts.log_axis(panel.xaxis)
     left.set_ylim(limits)
     charts.log_axis(left.yaxis)
     left.set_ylim(limits)
     charts.log_axis(right.yaxis)
-    left.set_ylabel("gap (solid) and L - L* (dashed) (nat)")
+    left.set_ylabel("gap and distance (nat)")
     right.set_ylabel(_common.KL)
-    count = len(readings[LINES[0]].kl)
-    left.set_title("gap by quadrature" if exact else "gap estimated; bars: two standard errors, arrows: at most so much")
-    title = f"{teacher}; " + (f"mean of {count} seeds, band: least to largest" if count > 1 else "one seed")
-    _common.legend(figure, [left], 4, title=title)
-    return figure
 
 
 def particles_figure(readings: dict[str, dict[str, Reading]]) -> Figure:
@@ -110,12 +124,12 @@ def particles_figure(readings: dict[str, dict[str, Reading]]) -> Figure:
         below.axhline(duality_gap.DOUBTFUL, color="black", linewidth=0.8)
         below.text(0.02, duality_gap.DOUBTFUL * 1.1, "warning above", fontsize=6, transform=below.get_yaxis_transform())
         above.axhline(0, color="0.7", linewidth=0.6)
-        above.set_yscale("symlog", linthresh=0.1)
-        above.set_title(teacher)
+        charts.signed_axis(above.yaxis, 0.1)
+        above.set_title(_common.named(teacher))
         below.set_xlabel("iteration")
         charts.log_axis(below.xaxis)
         charts.log_axis(below.yaxis)
     panels[0, 0].set_ylabel("gap (nat)")
     panels[1, 0].set_ylabel("change of mean energy\n(standard errors)")
-    _common.legend(figure, panels[0, :1], 3)
+    _common.legend(figure, panels[0, :1], 3, title="mean over seeds")
     return figure

@@ -122,7 +122,7 @@ def maps_of(cases: Cases, rows: Mapping[str, Rows]) -> Figure:
     for panel in panels.flat[len(names) :]:
         panel.remove()
     form = dict(location="bottom", shrink=0.5, aspect=30, pad=0.02, extend="both", ticks=range(-8, 5, 2))
-    figure.colorbar(image, ax=panels, label="log density by area [nat]", **form)  # pyright: ignore[reportArgumentType]
+    figure.colorbar(image, ax=panels, label="log density by area (nat)", **form)  # pyright: ignore[reportArgumentType]
     return figure
 
 
@@ -139,7 +139,7 @@ def figure_of(cases: Cases) -> Figure:
             panel.plot([lag.mean], [place], label=LABELS[method], **dot, **form)
     panel.axvline(0, color="black", linewidth=0.8, zorder=0)
     labels = [f"{name}{', distinct' if distinct else ''}" for name, distinct in cases]
-    panel.set(yticks=range(len(cases)), yticklabels=labels, ylim=(len(cases) - 0.4, -0.6), xlabel="automatic − rival, log density [nat]")
+    panel.set(yticks=range(len(cases)), yticklabels=labels, ylim=(len(cases) - 0.4, -0.6), xlabel="automatic − rival, log density (nat)")
     signed_logarithmic(panel)
     panel.set_title("mean, and least to largest over splits; right of 0 the automatic fit is better")
     _common.legend(figure, [panel], 3)

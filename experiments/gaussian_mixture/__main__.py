@@ -38,11 +38,12 @@ WALKERS_N = 2000
 
 METHODS_CAPTION = (
     "Mass of the first mode, first coordinates of the two means, and KL on fresh data, against the iteration. Lines are means over "
-    "{} seeds, bands their least and largest. Dotted lines are the teacher."
+    "{} seeds, bands their least and largest. Dotted lines are the teacher. With `--variants` one more line is Jarzynski's correction "
+    "with the recommended threshold of resampling, 1 / 1.05, of fewer seeds."
 )
 WEIGHTS_CAPTION = (
     "The weights of the walkers along training: effective fraction, mean since the last record, with the threshold of resampling "
-    "(dotted); how often the walkers were resampled; and the error of log Z, with the error that is expected of finite walkers "
+    "(dotted), and the error of log Z, with the error that is expected of finite walkers "
     "(dashed). Lines are means over {} seeds, bands their least and largest."
 )
 COUNTS_CAPTION = (
@@ -52,11 +53,11 @@ COUNTS_CAPTION = (
 )
 
 
-def of_methods(settings: Settings) -> tuple[dict[str, Any], list[dict]]:
-    """Compares the methods, and returns figures and rows."""
+def of_methods(settings: Settings, others: dict[str, Any]) -> tuple[dict[str, Any], list[dict]]:
+    """Compares the methods, and returns figures, the first with the runs of `others` too, and rows."""
     sizes = (settings.dimension, settings.n, settings.walkers, product(seed=_common.seeds_of(settings)))
     results = {name: swept(settings, name, "methods", *sizes) for name in settings.methods}  # type: ignore[arg-type]
-    figures: dict[str, report.Captioned] = {"gaussian_mixture": (draw_methods(results), METHODS_CAPTION.format(settings.seeds))}
+    figures: dict[str, report.Captioned] = {"gaussian_mixture": (draw_methods(results | others), METHODS_CAPTION.format(settings.seeds))}
     if weighted := {name: one for name, one in results.items() if name in WEIGHTED}:
         figures["gaussian_mixture_weights"] = (draw_weights(weighted), WEIGHTS_CAPTION.format(settings.seeds))
     return figures, rows_of_methods(results)
@@ -69,30 +70,32 @@ def of_counts(settings: Settings) -> tuple[dict[str, Any], list[dict]]:
     return {"gaussian_mixture_walkers": (draw_counts(counts), COUNTS_CAPTION)}, rows_of_counts(counts)
 
 
-def of_variants(settings: Settings) -> list[dict]:
-    """Runs the variants of Jarzynski, and returns rows."""
-    known, rows = variants(), []
+def of_variants(settings: Settings) -> tuple[dict[str, Any], list[dict]]:
+    """Runs the variants of Jarzynski, and returns the runs of the recommended threshold, and rows."""
+    known, recommended, rows = variants(), {}, []
     increments, kinds, thresholds = zip(*known.values(), strict=True)
     seeds = _common.seeds_of(settings)[: settings.variant_seeds]
     grid = cross(zipped(increment=increments, resampling=kinds, threshold=thresholds), product(seed=seeds))
     results = swept(settings, "jarzynski", "variants", settings.dimension, settings.n, settings.walkers, grid)  # type: ignore[arg-type]
     for i, label in enumerate(known):
         runs = results.isel(run=slice(i * len(seeds), (i + 1) * len(seeds)))
+        if label == "systematic below 1 / 1.05":
+            recommended = {"recommended": runs}
         rows.append(row_of(label, "mass of the first mode", f"{MASS:g}", runs.mass.values[:, -1]))
         rows.append(row_of(label, "KL, fresh data", "", runs.kl_fresh.values[:, -1]))
         rows.append(row_of(label, "log Z error", "", runs.partition_error.values[:, -1, 0]))
         rows.append(row_of(label, "resamplings", "", runs.resamplings.values[:, -1]))
-    return rows
+    return recommended, rows
 
 
 def content_of(settings: Settings) -> dict[str, Any]:
     """Runs the sweeps, and returns the content of the report."""
-    figures, rows = of_methods(settings)
+    others, its_rows = of_variants(settings) if settings.variants else ({}, [])
+    figures, rows = of_methods(settings, others)
     if settings.walker_counts:
-        its_figures, its_rows = of_counts(settings)
-        figures, rows = figures | its_figures, rows + its_rows
-    if settings.variants:
-        rows += of_variants(settings)
+        count_figures, count_rows = of_counts(settings)
+        figures, rows = figures | count_figures, rows + count_rows
+    rows += its_rows
     return dict(
         title="A Gaussian mixture with Jarzynski's correction",
         about=f"A mixture of two in d = {settings.dimension}, n = {settings.n} data, {settings.walkers} walkers, {settings.steps} "

@@ -5,21 +5,25 @@ from typing import Any
 import numpy as np
 import xarray
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from dualebm.plotting import charts
 from experiments import _common
 from experiments.gaussian_mixture.mixture import FIRST, MASS, METHODS, SECOND, THRESHOLD
 from experiments.gaussian_mixture.sweeps import accumulated
 
+RECOMMENDED = "Jarzynski, resampled below 1/1.05"
+"""The variant of the threshold that the paper recommends."""
+
 
 def draw_methods(by_method: dict[str, xarray.Dataset]) -> Figure:
-    """Draws masses, means and KL against iterations, of all methods."""
+    """Draws masses, means and KL against iterations, of all methods; a name that is none of `METHODS` is the variant `RECOMMENDED`."""
     figure, (panels,) = _common.panels_of(1, 3, 2.8)
     masses, means, kls = panels
+    count = max(results.sizes["run"] for results in by_method.values())
     for i, (name, results) in enumerate(by_method.items()):
-        step, label = results.step.values, METHODS[name]
-        marks: dict[str, Any] = dict(markevery=(6 * i, 24))
+        step, label = results.step.values, METHODS.get(name, RECOMMENDED)
+        label += ", 1 seed" if results.sizes["run"] == 1 < count else ""
+        marks: dict[str, Any] = dict(markevery=(5 * i, 25))
         _common.band(masses, step, results.mass.values, i, label=label, **marks)
         for component in range(2):
             _common.band(means, step, results.means.values[:, :, component], i, **marks)
@@ -34,27 +38,24 @@ def draw_methods(by_method: dict[str, xarray.Dataset]) -> Figure:
     charts.log_axis(kls.yaxis)
     for panel in panels:
         panel.set_xlabel("iteration")
-    count = next(iter(by_method.values())).sizes["run"]
-    _common.legend(figure, [masses], 5, title=_common.of_seeds(count))
+    _common.legend(figure, [masses], 4, title=_common.of_seeds(count))
     return figure
 
 
 def draw_weights(by_method: dict[str, xarray.Dataset]) -> Figure:
-    """Draws the effective fraction, the resamplings and the error of log Z, beside the error that finite walkers are expected to have."""
-    figure, (panels,) = _common.panels_of(1, 3, 2.8)
-    fractions, times, errors = panels
+    """Draws the effective fraction and the error of log Z, beside the error that finite walkers are expected to have."""
+    figure, (panels,) = _common.panels_of(1, 2, 2.8)
+    fractions, errors = panels
     for name, results in by_method.items():
         step, i = results.step.values, list(METHODS).index(name)
-        _common.band(fractions, step, results.ess.values, i, label=METHODS[name], marker="")
-        _common.band(times, step, results.resamplings.values, i, marker="")
-        _common.band(errors, step, results.partition_error.values[:, :, 0], i, marker="")
+        marks: dict[str, Any] = dict(markevery=(10 * i + 5, 25))
+        _common.band(fractions, step, results.ess.values, i, label=METHODS[name], **marks)
+        _common.band(errors, step, results.partition_error.values[:, :, 0], i, **marks)
         expected = -accumulated(step, results.drift.values)
         errors.plot(step, expected.mean(0), color=charts.COLOURS[i], linestyle="--", linewidth=1)
     errors.plot([], [], color="black", linestyle="--", linewidth=1, label="expected of finite walkers")
     fractions.axhline(THRESHOLD, color="black", linestyle=":", linewidth=0.8, label="threshold")
     fractions.set_ylabel("effective fraction, mean since\nthe last record")
-    times.set_ylabel("resamplings")
-    times.yaxis.set_major_locator(MaxNLocator(integer=True))
     errors.set_ylabel("error of log Z (nat)")
     for panel in panels:
         panel.set_xlabel("iteration")

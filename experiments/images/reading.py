@@ -69,7 +69,8 @@ def training_figure(settings: Settings, results: dict[str, list[xarray.Dataset]]
                 form: dict[str, Any] = _common.look(i) | dict(markevery=(2 * i, 8), alpha=1 if j == 0 else 0.5)
                 panel.plot(one.step.values, one.masses.values[:, i], label=None if j else f"digit {digit}", **form)
         handles, names = panel.get_legend_handles_labels()
-        panel.legend([*handles, Line2D([], [], color="black", linestyle=":", linewidth=0.9)], [*names, "data"], ncols=2)
+        handles, names = [*handles, Line2D([], [], color="black", linestyle=":", linewidth=0.9)], [*names, "data"]
+        panel.legend(handles, names, ncols=len(names), loc="lower center", bbox_to_anchor=(0.5, 1.08), columnspacing=0.8, handletextpad=0.3)
         panel.set(title=f"{label}, masses of the digits", ylabel="mass", ylim=(0, 1))
     entropy, effective = panels[1]
     for j, one in enumerate(results[JARZYNSKI]):
@@ -86,5 +87,5 @@ def training_figure(settings: Settings, results: dict[str, list[xarray.Dataset]]
     effective.set(title=f"{JARZYNSKI}, walkers that count", ylabel="effective fraction", ylim=(0, 1.05))
     for panel in panels[1]:
         panel.set_xlabel("iteration")
-        panel.legend()
+        panel.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=2)
     return figure

@@ -25,11 +25,18 @@ from experiments.mean_field.measured import STUDIES, Settings
 
 def content_of(settings: Settings) -> dict[str, Any]:
     """Runs the studies, and returns the content of their report."""
-    figures, rows = {}, []
+    figures, rows, measured = {}, [], []
     for name in settings.only:
-        its_figures, its_rows = matching.study(settings) if name == "matching" else many.study(name, settings)
+        if name == "matching":
+            its_figures, its_rows = matching.study(settings)
+        else:
+            one, its_figures, its_rows = many.study(name, settings)
+            measured.append(one)
         figures |= its_figures
         rows += its_rows
+    if measured:
+        seeds = len(many.seeds_of(settings))
+        figures["mean_field_errors"] = (many.draw_errors(measured), many.ERRORS.format(seeds))
     slopes = {row["case"]: [] for row in rows if row["expected"] is not None}
     for row in rows:
         if row["expected"] is not None:

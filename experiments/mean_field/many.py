@@ -45,10 +45,10 @@ FINE, COARSE = 256, 64
 
 
 ERRORS = (
-    "Particle systems of Algorithm 1 against the mean-field equations ({}): root mean square error of integrals of test functions, "
-    "over {} seeds, against the number of particles N, on logarithmic axes. Left: integrals over the particles; right: over the "
-    "neurons. Lines are fitted slopes; a law of large numbers has -1/2. Grey lines are what the grid (dotted) and the time step "
-    "(dashed) of the equations may add."
+    "Particle systems of Algorithm 1 against the mean-field equations, a row for each space: root mean square error of integrals of "
+    "test functions, over {} seeds, against the number of particles N, on logarithmic axes. Left: integrals over the particles; right: "
+    "over the neurons. Lines are fitted slopes; a law of large numbers has -1/2. The words in a panel are what the grid and the time "
+    "step of the equations may add."
 )
 DENSITIES = (
     "Densities on the circle at the start and at four times: particles above, neurons below, those of positive sign upwards and "
@@ -77,7 +77,7 @@ def cases(paper: bool) -> dict[str, Case]:
     sphere = tuple((k, k) for k in ((256, 1024, 4096) if paper else (256, 1024)))
     return {
         "circle": Case("circle, ReLU", Sphere(2), ReLU(), drawn_data, 10.0, 1.0, 200, circle),
-        "sphere": Case("S^2, ReLU", Sphere(3), ReLU(), lambda count: smooth_data(Sphere(3), count), 10.0, 1.0, 200, sphere),
+        "sphere": Case("$S^2$, ReLU", Sphere(3), ReLU(), lambda count: smooth_data(Sphere(3), count), 10.0, 1.0, 200, sphere),
     }
 
 
@@ -140,10 +140,24 @@ def errors_of(name: str, particles: xarray.Dataset, grids: list[xarray.Dataset],
     )
 
 
-def study(name: str, settings: Settings) -> tuple[dict[str, report.Captioned], list[dict[str, Any]]]:
-    """Runs the study of a case, and returns figures and rows."""
+def seeds_of(settings: Settings) -> range:
+    """Returns the seeds of the particle systems."""
+    return system_seeds(settings, 32 if settings.preset == "paper" else 12)
+
+
+class Measured(NamedTuple):
+    """What a study draws: its case, the sizes of the particle systems, the times, and the errors of each measure."""
+
+    case: Case
+    sizes: list[int]
+    times: np.ndarray
+    errors: dict[str, Errors]
+
+
+def study(name: str, settings: Settings) -> tuple[Measured, dict[str, report.Captioned], list[dict[str, Any]]]:
+    """Runs the study of a case, and returns what `draw_errors` draws, figures and rows."""
     paper = settings.preset == "paper"
-    case, sizes, seeds = cases(paper)[name], sizes_of(settings, 6 if paper else 4), system_seeds(settings, 32 if paper else 12)
+    case, sizes, seeds = cases(paper)[name], sizes_of(settings, 6 if paper else 4), seeds_of(settings)
     folder = settings.out / f"{settings.preset}_{name}"
     grids = [equations(case, grid, case.steps, folder) for grid in case.grids]
     halved = equations(case, case.grids[0], 2 * case.steps, folder)
@@ -158,29 +172,41 @@ def study(name: str, settings: Settings) -> tuple[dict[str, report.Captioned], l
                 f"{name}, {measure}", f"t = {moment:g}", "N", -0.5, slope, uncertain, error.by_size[:, i],
                 bias=error.bias[i], chance=error.chance[i], grid=error.grid[i], step=error.step[i],
             ))  # fmt: skip
-    figures = {f"mean_field_{name}_errors": (draw_errors(case, sizes, times, errors), ERRORS.format(case.title, len(seeds)))}
+    figures: dict[str, report.Captioned] = {}
     if case.space == Sphere(2):
         figures[f"mean_field_{name}_densities"] = (draw_densities(grids[-1], particles, times), DENSITIES)
-    return figures, rows
+    return Measured(case, sizes, times, errors), figures, rows
 
 
-def draw_errors(case: Case, sizes, times, errors: dict[str, Errors]) -> Figure:
-    """Draws errors against N with the lines of their slopes, and floors, for either measure."""
-    figure, (panels,) = _common.panels_of(1, 2, 3.8)
-    labels = {"nu": "particles: $\\int \\psi \\, d\\nu$", "gamma": "neurons: $\\int \\psi \\, d\\gamma$"}
-    for panel, (measure, error) in zip(panels, errors.items(), strict=True):
+def draw_errors(studies: list[Measured]) -> Figure:
+    """Draws errors against N with the lines of their slopes, a row for each case: particles on the left, neurons on the right.
+
+    What the grids and the time step may add lies far below the errors, and is written into the panels.
+    """
+    figure, panels = _common.panels_of(len(studies), 2, 0.4 + 2.6 * len(studies))
+    labels = {"nu": r"particles, $\int \psi \, d\nu$", "gamma": r"neurons, $\int \psi \, d\gamma$"}
+    for (line, column), panel in np.ndenumerate(panels):
+        case, sizes, times, errors = studies[line]
+        measure = list(errors)[column]
+        error = errors[measure]
         for i, moment in enumerate(times, 1):
             form = _common.look(i - 1)
             slope, uncertain, constant = fitted_slope(sizes, error.by_size[:, i])
-            label = f"t = {moment:g}: slope {slope:.2f} ± {uncertain:.2f}"
-            panel.plot(sizes, error.by_size[:, i], linestyle="", label=label, **form)
+            panel.plot(sizes, error.by_size[:, i], linestyle="", label=f"t = {moment:g}: {slope:.2f} ± {uncertain:.2f}", **form)
             panel.plot(sizes, np.exp(constant) * np.asarray(sizes) ** slope, color=form["color"], linewidth=0.8)
-        for floor, dashes, label in ((error.grid, ":", "other grids, t = {:g}"), (error.step, "--", "half the time step, t = {:g}")):
-            panel.axhline(floor[-1], color="0.4", linestyle=dashes, linewidth=1, label=label.format(times[-1]))
+        floors = [charts.number(float(f"{floor[-1]:.1g}")) for floor in (error.grid, error.step)]
+        words = f"at t = {times[-1]:g} other grids change {floors[0]},\nhalf the time step {floors[1]}"
+        panel.text(0.03, 0.03, words, transform=panel.transAxes, fontsize=6, va="bottom")
+        least, largest = error.by_size[:, 1:].min(), error.by_size[:, 1:].max()
+        panel.set_ylim(least / (largest / least) ** 0.3, 1.2 * largest)  # room for these words
         charts.log_axis(panel.xaxis, sizes[:: 2 if len(sizes) > 4 else 1])
         charts.log_axis(panel.yaxis)
-        panel.set(xlabel="particles N (with N / 10 neurons)", ylabel="error, root mean square", title=f"{case.title}; {labels[measure]}")
-        panel.legend(fontsize=6, loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2)
+        panel.set_title(f"{case.title}: {labels[measure]}", loc="left")
+        panel.legend(title="slope ± standard error", title_fontsize=6, fontsize=6, loc="center left", bbox_to_anchor=(1, 0.5))
+        if not column:
+            panel.set_ylabel("error, root mean square")
+        if line == len(studies) - 1:
+            panel.set_xlabel("particles N (with N / 10 neurons)")
     return figure
 
 
@@ -202,7 +228,8 @@ def draw_densities(limit: xarray.Dataset, particles: xarray.Dataset, times) -> F
         top = (system[1:, 0] if column else system[0, 0]).max()
         above.set(title=f"t = {moment:g}", ylim=(0, 1.1 * max(top, solved[1:, 0].max())))
         below.axhline(0, color="0.6", linewidth=0.5)
-        below.set(xlabel="angle / π", xlim=(0, 2), xticks=(0, 1, 2), yscale="symlog")
+        below.set(xlabel="angle / π", xlim=(0, 2), xticks=(0, 1, 2))
+        charts.signed_axis(below.yaxis, 2.0)
         below.set_ylim(-1.2 * solved[:, 2].max(), 1.2 * solved[:, 1].max())
         if column:
             below.set_yticklabels([])
@@ -210,5 +237,5 @@ def draw_densities(limit: xarray.Dataset, particles: xarray.Dataset, times) -> F
             above.set_yticklabels([])
     panels[0, 0].set_ylabel("density of particles ν")
     panels[1, 0].set_ylabel("density of neurons\n$\\gamma_+$ above, $-\\gamma_-$ below")
-    figure.suptitle(f"lines: the equations; filled: one system of {size} particles and {neurons} neurons")
+    figure.suptitle(f"lines: the equations; filled: one system of {size} particles and {neurons} neurons", fontsize=8)
     return figure

@@ -174,9 +174,9 @@ def study(settings: Settings) -> tuple[dict[str, report.Captioned], list[dict[st
 
 def draw_matching(curves, sizes, spread, scale: float) -> Figure:
     """Draws distances of the equations to the limit against alpha, and of particles to the equations against N, in units of the limit."""
-    figure, ((first, second),) = _common.panels_of(1, 2, 3.0)
+    figure, ((first, second),) = _common.panels_of(1, 2, 3.7)
     for i, (label, (ratios, error)) in enumerate(curves.items()):
-        first.plot(ratios, error / scale, label=label, **_common.look(i))
+        first.plot(ratios, error / scale, label=label.replace("p_R", "$p_R$"), **_common.look(i))
     ratios, error = curves["neuron step p_R"]
     first.plot(ratios, error[-1] / scale * ratios[-1] / ratios, color="0.5", linestyle="--", linewidth=0.8, label="slope -1")
     first.set(title="equations to score matching", xlabel="restart rate α", ylabel="relative distance of energies")
@@ -189,5 +189,5 @@ def draw_matching(curves, sizes, spread, scale: float) -> Figure:
     for panel, ticks in ((first, ratios[::2].tolist()), (second, sizes)):
         charts.log_axis(panel.xaxis, ticks)
         charts.log_axis(panel.yaxis)
-        panel.legend(fontsize=6)
+        panel.legend(fontsize=6, loc="upper center", bbox_to_anchor=(0.5, -0.2))
     return figure

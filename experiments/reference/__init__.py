@@ -52,6 +52,31 @@ def author_primal() -> dict:
     return {"iterations": iterations, **curves, "meta": "S^14 bimodal, primal, additive weights, n=1e5, m=64"}
 
 
+def reproduced_dual() -> dict:
+    """Our run of the authors' dual program on S^14, bimodal teacher, n = 1e5, one seed, of which their archive has the primal alone.
+
+    It is a record of `python -m experiments.two_teachers --preset paper --method program --teacher s14_bimodal --n 100000 --seeds 1
+    --every 200`, at iterations 200, 400, ..., 4000.
+
+    >>> run = reproduced_dual()
+    >>> int(run["iterations"][-1]), round(float(run["KL"]["mean"][-1]), 4)
+    (4000, 0.0027)
+    """
+    figure = _figure("reproduced_dual_s14_bimodal.csv")
+    curves = {q: dict.fromkeys(KINDS, figure[q, "mean"][1]) for q in QUANTITIES}
+    return {"iterations": figure["KL", "mean"][0], **curves, "meta": "S^14 bimodal, the authors' dual program, run by us, n=1e5, m=64"}
+
+
+def ended(curves: dict) -> dict:
+    """The last iteration of curves alone, which `charts.curves` draws as a mark.
+
+    >>> ended(author_primal())["iterations"].tolist()
+    [200000.0]
+    """
+    last = {q: {kind: values[-1:] for kind, values in curves[q].items()} for q in QUANTITIES}
+    return {"iterations": curves["iterations"][-1:], **last, "meta": curves["meta"]}
+
+
 def author_sphere2(restart: str) -> dict:
     """The authors' run on S^2 at 190 iterations: bimodal teacher, n = 1000, one seed, p_R `restart` "0", "1" or "1/60".
 

@@ -243,16 +243,17 @@ def study(settings: Settings, folder: Path) -> dict[str, Any]:
 
 def annealed_figure(problem: Problem, winner: str, fastest: str, results: dict[str, xarray.Dataset]) -> Figure:
     """Draws KL against iterations of the chosen, the constants and the default; and KL of all, at the end and at its least."""
-    figure, ((curves, ends),) = _common.panels_of(1, 2, 4.0, width_ratios=[1, 0.9])
+    figure, ((curves, ends),) = _common.panels_of(1, 2, 4.6, width_ratios=[1, 0.9])
     on_top = next(name for name in results if name.startswith("default_"))
     shown = list(dict.fromkeys([winner, "constant_0", "constant_periodic_40", "constant_periodic_1", "default", on_top, fastest]))
     for i, name in enumerate(shown):
         kl = results[name].kl[:, 1:]
-        _common.band(curves, kl.step, kl, i, markevery=(0.04 * i, 0.2), label=title_of(name))
-    curves.set(xlabel="iteration", ylabel="KL(teacher || student) (nat)")
+        form: dict[str, Any] = dict(markevery=charts.marks(kl.step.values, i), label=title_of(name).replace("p_R", "$p_R$"))
+        _common.band(curves, kl.step, kl, i, alpha=0.1, **form)
+    curves.set(xlabel="iteration", ylabel=_common.KL)
     charts.log_axis(curves.xaxis, [t for t in (20, 50, 100, 200, 500, 1000, 2000) if t <= problem.steps])
     charts.log_axis(curves.yaxis)
-    curves.legend(fontsize=6)
+    curves.legend(fontsize=6, loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=2)
     names, marks = list(results)[::-1], {fastest: " (fastest)"} | {winner: " (chosen)"}
     for y, name in enumerate(names):
         colour = charts.COLOURS[shown.index(name)] if name in shown else "0.45"
@@ -261,16 +262,19 @@ def annealed_figure(problem: Problem, winner: str, fastest: str, results: dict[s
             (kl[:, -1], 0.12, "o", colour, "at the end"),
             (kl.min("step"), -0.12, "s", "white", "least along training"),
         ):
-            style = dict(marker=marker, color=colour, markerfacecolor=fill, capsize=2, linestyle="none")
-            ends.errorbar([float(values.mean())], [y + offset], xerr=reach(values), label="" if y else kind, **style)
-    ends.set_yticks(range(len(names)), [title_of(name) + marks.get(name, "") for name in names], fontsize=6)
+            style: dict[str, Any] = dict(marker=marker, color=colour, markerfacecolor=fill, linestyle="none")
+            ends.errorbar([float(values.mean())], [y + offset], xerr=reach(values), capsize=2, **style)
+            if not y:  # the colours are those of the curves
+                ends.plot([], [], label=kind, **style | dict(color="0.3", markerfacecolor="white" if fill == "white" else "0.3"))
+    ends.set_yticks(range(len(names)), [title_of(name).replace("p_R", "$p_R$") + marks.get(name, "") for name in names], fontsize=6)
     low, high = ends.get_xlim()
     charts.log_axis(ends.xaxis, [m * 10.0**e for e in range(-4, 1) for m in (1, 1.5, 2, 3, 5, 7) if low <= m * 10.0**e <= high])
-    ends.set_xlabel("KL(teacher || student) (nat)")
+    ends.set_xlabel(_common.KL)
     ends.legend(fontsize=6, loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=2)
     ends.grid(axis="x", color="0.9", linewidth=0.5)
     seeds = results[winner].sizes["seed"]
-    figure.suptitle(f"{problem.name}, n = {problem.n}, MALA, all signs -1; mean, least and largest of {seeds} seeds")
+    what = f"{_common.named(problem.name)}, n = {charts.number(problem.n)}, MALA, all signs \u22121"
+    figure.suptitle(f"{what}; mean of {seeds} seeds, bands and bars: least to largest", fontsize=8)
     return figure
 
 
@@ -287,7 +291,7 @@ def choosing_figure(choices: list[tuple]) -> Figure:
             panel.errorbar([x], [value], reach(values), label=label, capsize=2, linestyle="none", **_common.look(i))
         ranges = {"reversed": "0 to 1", "exponential": "1 to 0.001"}
         panel.set_xticks(range(len(shapes)), [f"{shape.replace('_', ' ')}\n{ranges.get(shape, '1 to 0')}" for shape in shapes])
-        panel.set(title=f"{problem.name}, n = {problem.n}", ylabel=f"KL at iteration {problem.steps} (nat)")
+        panel.set(title=f"{_common.named(problem.name)}, n = {charts.number(problem.n)}", ylabel=f"KL at iteration {problem.steps} (nat)")
         charts.log_axis(panel.yaxis)
         panel.legend(fontsize=6, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure

@@ -22,7 +22,6 @@ from experiments.restarts.problem import (
     method_of,
     problems,
     rates_of,
-    reach,
     seeds_of,
     trained,
 )
@@ -37,7 +36,7 @@ AUTHORS = {
 CAPTION = (
     "From maximum likelihood (p_R = 0, at the left, before the break of the axis) to score matching (p_R = 1): KL at the end, the "
     "least KL along training, score error and total variation against the restart probability, a column for each teacher. Lines are "
-    "means over {} seeds, bands and bars their least and largest. Solid lines are periodic restarts, dashed lines Bernoulli "
+    "means over {} seeds, bars their least and largest. Solid lines are periodic restarts, dashed lines Bernoulli "
     "restarts. Stars are the authors' archived runs, filled at their iteration 4000 and open at our last iteration."
 )
 
@@ -127,9 +126,10 @@ def figure_of(teachers: list[Problem], all_results: list[xarray.Dataset]) -> Fig
         ("score error at the end", lambda r: r.score[:, -1], lambda a, i: a["SM"]["mean"][i]),
         ("total variation at the end", lambda r: r.total_variation[:, -1], lambda a, i: a["TV"]["mean"][i]),
     )
-    whose = "authors (S^14: n = 1e4)"
-    figure, panels = _common.panels_of(len(measures), len(teachers), 8.0, max(2.4 * len(teachers), 4.8), sharex="col")
+    whose = "authors ($S^{14}$: n = $10^4$)"
+    figure, panels = _common.panels_of(len(measures), len(teachers), 7.6, max(2.4 * len(teachers), 4.8), sharex="col")
     for column, (problem, results) in enumerate(zip(teachers, all_results, strict=True)):
+        seeds = results.sizes["run"] // len(INTEGRATORS) // len(cells(problem.periods))
         never = 1 / (4 * max(problem.periods))  # where p_R = 0 is drawn on the logarithmic axis
         for row, (label, of_runs, of_authors) in enumerate(measures):
             panel = panels[row, column]
@@ -137,10 +137,10 @@ def figure_of(teachers: list[Problem], all_results: list[xarray.Dataset]) -> Fig
                 ends = [of_runs(picked(results, algorithm=algorithm, restarts=kind, period=k)) for k in problem.periods]
                 text = f"{algorithm}, {'periodic' if kind == 'periodic' else 'Bernoulli'}"
                 dashes: dict[str, Any] = dict(linestyle="-" if kind == "periodic" else "--")
-                _common.band(panel, [1 / k for k in problem.periods], np.stack(ends, axis=1), i, label=text, **dashes)
+                _common.bars(panel, [1 / k for k in problem.periods], np.stack(ends, axis=1), i, 4, apart=1.1, label=text, **dashes)
                 if kind == "periodic":
                     start = of_runs(picked(results, algorithm=algorithm, restarts=kind, period=0))
-                    panel.errorbar([never], [float(start.mean())], reach(start), capsize=2, **_common.look(i), **dashes)
+                    _common.bars(panel, [never], start.values[:, None], i, 4, apart=1.1)
             for period, name in AUTHORS.get(problem.name, {}).items():
                 runs = author_runs(name)
                 x = 1 / period if period else never
@@ -159,9 +159,9 @@ def figure_of(teachers: list[Problem], all_results: list[xarray.Dataset]) -> Fig
             between = [m * 10.0**e for e in range(-4, 0) for m in range(1, 10)]
             panel.xaxis.set_ticks([p for p in between if p > 2 * never], minor=True)
             panel.text(2 * never, 0, "//", transform=panel.get_xaxis_transform(), ha="center", va="center", fontsize=8, clip_on=False)
-        panels[0, column].set_title(f"{problem.name}\nn = {problem.n}, {problem.steps} iterations")
+        panels[0, column].set_title(f"{_common.named(problem.name)}\nn = {charts.number(problem.n)}, {problem.steps} iterations")
         panels[-1, column].set_xlabel("restart probability $p_R$ = 1 / k")
-    _common.legend(figure, panels[0], len(teachers))
+    _common.legend(figure, panels[0], max(len(teachers), 2), title=_common.of_seeds(seeds, shape="bar"))
     return figure
 
 

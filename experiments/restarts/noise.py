@@ -89,7 +89,7 @@ def study(settings: Settings, folder: Path) -> dict[str, Any]:
             panel.plot(steps, spread, label=f"noise: {way}", linestyle="--", **_common.look(i))
         panel.axvline(HX, color="0.7", linewidth=0.8, zorder=0)
         panel.text(HX * 1.1, 0.02, "program", transform=panel.get_xaxis_transform(), fontsize=6, color="0.4")
-        panel.set(title=f"{problem.name}, n = {problem.n}", xlabel="particle step $h_x$")
+        panel.set(title=f"{_common.named(problem.name)}, n = {charts.number(problem.n)}", xlabel="particle step $h_x$")
         charts.log_axis(panel.xaxis, [1e-4, 1e-3, 1e-2, 1e-1])
         charts.log_axis(panel.yaxis)
     panels[0].set_ylabel("$F / h_x$, RMS over neurons")

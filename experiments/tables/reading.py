@@ -75,8 +75,8 @@ def figure_of(cases: Cases) -> Figure:
         panel.axvline(0, color="black", linewidth=0.8, zorder=0)
         signed_logarithmic(panel)
     labels = [f"{name} ({best_rival(cases[name])})" for name in names]
-    near.set(yticks=range(len(names)), yticklabels=labels, xlabel="automatic − best rival [nat]", ylim=(len(names) - 0.4, -0.6))
+    near.set(yticks=range(len(names)), yticklabels=labels, xlabel="automatic − best rival (nat)", ylim=(len(names) - 0.4, -0.6))
     near.set_title("thick: standard error; thin: least to largest")
-    far.set(xlabel="automatic − each rival [nat]", title="mean, and least to largest over splits")
+    far.set(xlabel="automatic − each rival (nat)", title="mean, and least to largest over splits")
     _common.legend(figure, [far], 4)
     return figure

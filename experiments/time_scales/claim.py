@@ -11,6 +11,7 @@ from experiments import _common, report
 from experiments.time_scales.common import (
     BASE,
     FACTORS,
+    INTEGRATOR_NAMES,
     INTEGRATORS,
     Settings,
     Study,
@@ -23,19 +24,20 @@ from experiments.time_scales.common import (
 )
 
 TEACHERS = ("s14_monomodal", "s14_bimodal")
+SCALES = {"particle": "particle step fixed", "fast": "faster step fixed"}
 PRODUCTS = {"projected": 5, "mala": 6}
 """Products of N m d numbers that an iteration takes: two for the gradient at each point at which it is evaluated, the witness (one
 more, or two where the products at the new points are not known) and the data's sums (two of N / 2)."""
 
 
 CURVES = (
-    "KL(teacher || student) on {} along training for each ratio alpha, on logarithmic axes: against the iteration on the left and "
-    "against the work on the right, for the projected and the MALA step, with the particle step fixed above and the faster of both "
-    "steps fixed below. Lines are means over {} seeds, bands their least and largest."
+    "KL(teacher || student) on {} along training for each ratio alpha, against the iteration on logarithmic axes: "
+    "MALA on the left and the projected step on the right, with the faster of both steps fixed above and the particle step fixed "
+    "below. Lines are means over {} seeds, bands their least and largest."
 )
 CAPTION = (
     "What the ratio alpha changes on {}, on logarithmic axes: KL at the end, and the work and the iterations from which KL stays "
-    "below a threshold. Lines are medians over {} seeds, bands their least and largest; a line has a gap where no seed reaches the "
+    "below a threshold. Lines are medians over {} seeds, bars their least and largest; a line has a gap where no seed reaches the "
     "threshold."
 )
 
@@ -58,35 +60,36 @@ def draw(results: xarray.Dataset) -> tuple[dict[str, report.Captioned], list[dic
     kl = by_setting(results, ("teacher", "scale", "integrator", "ratio", "seed")).kl
     figures, rows = {}, []
     for teacher in kl.teacher.values:
-        curves, panels = _common.panels_of(2, 4, 5.2, sharey=True)
-        colours = matplotlib.colormaps["viridis"](np.linspace(0, 0.92, kl.sizes["ratio"]))
+        curves, panels = _common.panels_of(2, 2, 5.2, sharex=True, sharey=True)
+        colours = matplotlib.colormaps["viridis"](np.linspace(0, 0.88, kl.sizes["ratio"]))
         for row, scale in enumerate(kl.scale.values):
-            for column, (integrator, work) in enumerate((k, w) for w in (False, True) for k in kl.integrator.values):
+            for column, integrator in enumerate(kl.integrator.values):
                 panel = panels[row, column]
-                for colour, ratio in zip(colours, kl.ratio.values, strict=True):
+                for i, (colour, ratio) in enumerate(zip(colours, kl.ratio.values, strict=True)):
                     values = kl.sel(teacher=teacher, scale=scale, integrator=integrator, ratio=ratio)[..., 1:]
-                    x = values.step * (PRODUCTS[str(integrator)] if work else 1)
-                    panel.plot(x, values.mean("seed"), color=colour, label=f"{ratio:g}", linewidth=1)
-                    panel.fill_between(x, values.min("seed"), values.max("seed"), color=colour, alpha=0.12, linewidth=0)
-                panel.set_title(f"{integrator}\n{'particle' if scale == 'particle' else 'faster'} step fixed", fontsize=7)
-                charts.log_axis(panel.xaxis, [10.0**i for i in range(6) if x[0] <= 10**i <= x[-1]])
+                    form = dict(color=colour, linewidth=1, markersize=2.5, markevery=charts.marks(values.step.values, i, 4))
+                    _common.band(panel, values.step, values, i, alpha=0.1, label=f"{ratio:g}", **form)
+                panel.set_title(f"{INTEGRATOR_NAMES[str(integrator)]}, {SCALES[str(scale)]}", loc="left")
+                charts.log_axis(panel.xaxis)
                 charts.log_axis(panel.yaxis)
                 if row:
-                    panel.set_xlabel("work (products of N m d)" if work else "iteration")
+                    panel.set_xlabel("iteration")
                 if not column:
-                    panel.set_ylabel("KL(teacher || student) (nat)")
-        curves.legend(*panels[0, 0].get_legend_handles_labels(), title="alpha", loc="outside right center")
+                    panel.set_ylabel(_common.KL)
+        title = r"$\alpha$ of the text"
+        curves.legend(*panels[0, 0].get_legend_handles_labels(), title=title, title_fontsize=7, loc="outside right center")
+        curves.suptitle(f"{_common.named(teacher)}, n = 1000; {_common.of_seeds(kl.sizes['seed'])}", fontsize=8)
         figures[f"claim_{teacher}_curves"] = (curves, CURVES.format(teacher, kl.sizes["seed"]))
     for teacher in kl.teacher.values:
         floor = floor_of(kl.sel(teacher=teacher)[..., -1])
         summary, panels = _common.panels_of(2, 2, 5.2)
         for i, (integrator, scale) in enumerate((k, s) for k in kl.integrator.values for s in kl.scale.values):
             one = kl.sel(teacher=teacher, integrator=integrator, scale=scale)
-            label = f"{integrator}, {'particle step fixed' if scale == 'particle' else 'faster step fixed'}"
+            label = f"{INTEGRATOR_NAMES[str(integrator)]}, {SCALES[str(scale)]}"
             near, far = (_common.stays_below(one, factor * floor) for factor in FACTORS)
             shown = (one[..., -1], near * PRODUCTS[str(integrator)], near, far)
             for panel, values in zip(panels.flat, shown, strict=True):
-                _common.band(panel, one.ratio, values.transpose("seed", "ratio"), i, np.nanmedian, label=label)
+                _common.bars(panel, one.ratio, values.transpose("seed", "ratio"), i, 4, np.nanmedian, label=label)
             for ratio in one.ratio.values:
                 at = one.sel(ratio=ratio)
                 cell = dict(teacher=str(teacher), integrator=str(integrator), scale=str(scale), alpha=float(ratio))
@@ -97,7 +100,7 @@ def draw(results: xarray.Dataset) -> tuple[dict[str, report.Captioned], list[dic
             ratio_axis(panel, label=i > 1, both=i < 2)
             charts.log_axis(panel.yaxis)
             panel.set_ylabel(title)
-        summary.suptitle(str(teacher))
-        _common.legend(summary, panels[0, :1], 2)
+        summary.suptitle(f"{_common.named(teacher)}, n = 1000", fontsize=8)
+        _common.legend(summary, panels[0, :1], 2, title=_common.of_seeds(kl.sizes["seed"], "median", "bar"))
         figures[f"claim_{teacher}"] = (summary, CAPTION.format(teacher, kl.sizes["seed"]))
     return figures, rows

@@ -7,10 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import xarray
-from matplotlib.colors import LogNorm
-from matplotlib.figure import Figure
 
 from dualebm import metrics
 from dualebm.data import targets
@@ -170,32 +167,23 @@ def ratio_axis(panel, label: bool = True, both: bool = True) -> None:
     charts.log_axis(panel.xaxis, RATIOS[::2])
     panel.set_xlim(RATIOS[0] / 1.2, RATIOS[-1] * 1.2)
     if label:
-        panel.set_xlabel("alpha of the text (beta = 10)")
+        panel.set_xlabel(r"$\alpha$ of the text ($\beta$ = 10)")
     if both:
         above = panel.secondary_xaxis("top", functions=(lambda x: BETA * x, lambda x: x / BETA))
         charts.log_axis(above.xaxis, [BETA * ratio for ratio in RATIOS[::2]])
-        above.set_xlabel("h_theta / h_x (alpha at beta = 1)")
+        above.set_xlabel(r"$h_\theta / h_x$ ($\alpha$ at $\beta$ = 1)")
 
 
-def heat(figure, panel, cells: xarray.DataArray, x: str, y: str, label: str, norm, missing: str = "diverged") -> None:
-    """Draws a table of cells as colours, each with its number, or with the word for a cell that has none."""
-    values = cells.transpose(y, x).values
-    image = panel.imshow(np.where(np.isfinite(values), values, np.nan), origin="lower", aspect="auto", cmap="viridis_r", norm=norm)
-    for row, column in np.ndindex(values.shape):
-        value = values[row, column]
-        shade = image.norm(value) if np.isfinite(value) else 0
-        text = (f"{value:.0f}" if value >= 100 else f"{value:.2g}") if np.isfinite(value) else missing
-        panel.text(column, row, text, ha="center", va="center", fontsize=5.5, color="white" if shade > 0.55 else "black")
-    for axis, name, names in ((panel.xaxis, x, cells[x]), (panel.yaxis, y, cells[y])):
-        axis.set_ticks(range(len(names)), [f"{float(v):.2g}" for v in names.values], fontsize=6)
-        axis.set_label_text({"ratio": "alpha", "restart_probability": "p_R"}.get(name, name.replace("_", " ")))
-    charts.log_axis(figure.colorbar(image, ax=panel, label=label).ax.yaxis)
+NAMES = {"ratio": r"$\alpha$ of the text ($\beta$ = 10)", "restart_probability": "restart probability $p_R$"}
+NAMES |= {"particle_step": "particle step $h_x$", "neuron_step": r"neuron step $h_\theta$"}
+INTEGRATOR_NAMES = {"projected": "projected step", "mala": "MALA"}
 
 
-def log_norm(values) -> LogNorm:
-    """Returns a scale from the least to the largest finite positive value, or any scale where there is none."""
-    finite = np.asarray(values)[np.isfinite(values) & (np.asarray(values) > 0)]
-    return LogNorm(finite.min(), finite.max()) if finite.size else LogNorm(1, 10)
+def heat(panel, cells: xarray.DataArray, x: str, y: str, norm, missing: str = "diverged"):
+    """Draws a table of cells as colours, each with its number, or with the word for a cell that has none; returns the image."""
+    image = _common.heat(panel, cells.transpose(y, x).values, cells[x].values, cells[y].values, norm, missing)
+    panel.set(xlabel=NAMES[x], ylabel=NAMES[y])
+    return image
 
 
 def rows_of(kl: xarray.DataArray, names: tuple[str, ...]) -> list[dict]:
@@ -211,12 +199,25 @@ def rows_of(kl: xarray.DataArray, names: tuple[str, ...]) -> list[dict]:
     return rows
 
 
-def two_maps(kl: xarray.DataArray, x: str, y: str, title: str) -> Figure:
-    """Draws the KL at the end and the iterations to twice its floor, as maps."""
-    figure, (panels,) = _common.panels_of(1, 2, 2.9)
-    final = kl[..., -1].median("seed")
-    times = _common.stays_below(kl, 2 * floor_of(kl[..., -1])).median("seed")
-    heat(figure, panels[0], final, x, y, "KL at the end (nat), median", log_norm(final))
-    heat(figure, panels[1], times, x, y, f"iterations to KL {2 * floor_of(kl[..., -1]):.2g}, median", log_norm(times), "never")
-    figure.suptitle(title)
-    return figure
+def two_maps(panels, kl: xarray.DataArray, x: str, y: str, norms=None) -> list:
+    """Draws the median KL at the end and the median iterations to twice its floor as maps, on two panels.
+
+    Args:
+        panels: The two panels.
+        kl: The KL along both settings, `seed` and `step`.
+        x: The setting of the columns.
+        y: The setting of the rows.
+        norms: The two scales of colours; None for those of the values.
+
+    Returns:
+        The two images.
+    """
+    both = maps_of(kl)
+    norms = norms or [_common.log_norm(values) for values in both]
+    pairs = zip(panels, both, norms, ("diverged", "never"), strict=True)
+    return [heat(panel, values, x, y, norm, word) for panel, values, norm, word in pairs]
+
+
+def maps_of(kl: xarray.DataArray) -> tuple[xarray.DataArray, xarray.DataArray]:
+    """Returns the median KL at the end, and the median iterations to twice its floor."""
+    return kl[..., -1].median("seed"), _common.stays_below(kl, 2 * floor_of(kl[..., -1])).median("seed")

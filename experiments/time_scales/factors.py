@@ -22,7 +22,7 @@ from experiments.time_scales.common import (
 CAPTION = (
     "The ratio alpha with one factor changed at a time, on logarithmic axes: signs and number of the neurons above, number of the "
     "particles below. Left: KL at the end. Right: iterations from which KL stays within twice the least of the same line. Lines are "
-    "medians over seeds, bands their least and largest."
+    "medians over seeds, bars their least and largest."
 )
 
 
@@ -42,6 +42,16 @@ def study(settings: Settings) -> Study:
     return Study("The ratio alpha with one factor changed at a time.", grid, lambda factor: BASE, paper_rates, draw)
 
 
+def words_of(factor: str) -> str:
+    """Returns the name of a factor for readers.
+
+    >>> words_of("particles = 200000"), words_of("signs = half")
+    ('$N$ = $2·10^{5}$', 'signs half and half')
+    """
+    name, _, value = factor.partition(" = ")
+    return "signs half and half" if name == "signs" else f"${dict(neurons='m', particles='N')[name]}$ = {charts.number(float(value))}"
+
+
 def draw(results):
     """Draws KL at the end and iterations to twice the floor of each against alpha: factors of the neurons above, of the particles below."""
     names = list(dict.fromkeys(str(name) for name in results.factor.values))
@@ -55,13 +65,15 @@ def draw(results):
             kl = by_setting(kl.to_dataset(), ("ratio", "seed")).kl.transpose("ratio", "seed", "step")
             if (row, name) != (1, "none"):
                 rows += [dict(factor=name) | cell for cell in rows_of(kl, ("ratio",))]
-            label = {"none": ("neurons = 64", "particles = 2000")[row]}.get(name, name)
+            label = words_of(("neurons = 64", "particles = 2000")[row] if name == "none" else name)
             times = _common.stays_below(kl, 2 * floor_of(kl[..., -1]))
             for panel, values in zip(panels[row], (kl[..., -1], times), strict=True):
-                _common.band(panel, kl.ratio, values.transpose("seed", "ratio"), i, np.nanmedian, label=label)
+                _common.bars(panel, kl.ratio, values.transpose("seed", "ratio"), i, len(chosen), np.nanmedian, label=label)
         for panel, title in zip(panels[row], ("KL at the end (nat)", "iterations to twice the least of each"), strict=True):
             ratio_axis(panel, label=row == 1, both=row == 0)
             charts.log_axis(panel.yaxis)
             panel.set_ylabel(title)
-        panels[row, 0].legend(fontsize=6)
+        panels[row, 1].legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    title = f"{_common.named('s14_monomodal')}, MALA, n = 1000; {_common.of_seeds(kl.sizes['seed'], 'median', 'bar')}"
+    figure.suptitle(title, fontsize=8)
     return {"factors": (figure, CAPTION)}, rows

@@ -8,6 +8,7 @@ from dualebm.sweeps.grid import product
 from experiments import _common
 from experiments.time_scales.common import (
     BASE,
+    INTEGRATOR_NAMES,
     INTEGRATORS,
     Settings,
     Study,
@@ -41,10 +42,11 @@ def draw(results):
     for i, integrator in enumerate(kl.integrator.values):
         one = kl.sel(integrator=integrator)
         for panel, values in zip(panels, (one[..., -1], _common.stays_below(one, 2 * floor)), strict=True):
-            _common.band(panel, one.ratio, values.transpose("seed", "ratio"), i, np.nanmedian, label=str(integrator))
+            _common.band(panel, one.ratio, values.transpose("seed", "ratio"), i, np.nanmedian, label=INTEGRATOR_NAMES[str(integrator)])
     for panel, title in zip(panels, ("KL at the end (nat)", f"iterations to KL {2 * floor:.2g}"), strict=True):
         ratio_axis(panel)
         charts.log_axis(panel.yaxis)
         panel.set_ylabel(title)
-    _common.legend(figure, panels[:1], 2)
+    figure.suptitle(f"{_common.named('s14_monomodal')}, n = {charts.number(float(results.n[0]))}", fontsize=8)
+    _common.legend(figure, panels[:1], 2, title=_common.of_seeds(kl.sizes["seed"], "median"))
     return {"large": (figure, CAPTION.format(kl.sizes["seed"]))}, rows_of(kl, ("integrator", "ratio"))

@@ -11,7 +11,6 @@ from experiments.time_scales.common import (
     Study,
     grid_seeds,
     heat,
-    log_norm,
     rows_of,
     step_rates,
     steps_of_plane,
@@ -19,8 +18,8 @@ from experiments.time_scales.common import (
 
 CAPTION = (
     "The plane of the particle step and the neuron step where particles mix badly, a row for each radius: KL at the end (left) and "
-    "the error of a mode's mass among the particles (right), in colours on a logarithmic scale, with the number in each cell. "
-    "Medians over {} seeds."
+    "the error of a mode's mass among the particles (right), in colours on a logarithmic scale of all radii, with the number "
+    "in each cell. Hatched cells diverged. Medians over {} seeds."
 )
 
 
@@ -33,17 +32,25 @@ def study(settings: Settings) -> Study:
 
 
 def draw(results):
-    """Draws the maps of the KL, and of the error of the mode's mass among the particles."""
+    """Draws the maps of the KL, and of the error of the mode's mass among the particles, each on one scale of all radii."""
     cells = by_setting(results, ("radius", "particle_step", "neuron_step", "seed"))
-    figure, panels = _common.panels_of(cells.sizes["radius"], 2, 7.6)
-    rows = []
+    figure, panels = _common.panels_of(cells.sizes["radius"], 2, 7.2, sharex=True, sharey=True)
+    rows, images = [], []
+    finals, errors = cells.kl[..., -1].median("seed"), np.abs(cells.mode_mass[..., -1]).median("seed")
+    norms = [_common.log_norm(values) for values in (finals, errors)]
     for row, radius in enumerate(cells.radius.values):
-        one = cells.sel(radius=radius, drop=True)
-        final = one.kl[..., -1].median("seed")
-        error = np.abs(one.mode_mass[..., -1]).median("seed")
-        heat(figure, panels[row, 0], final, "particle_step", "neuron_step", "KL at the end (nat)", log_norm(final))
-        heat(figure, panels[row, 1], error, "particle_step", "neuron_step", "error of a mode's mass, particles", log_norm(error))
-        panels[row, 0].set_title(f"radius {radius:g}", fontsize=7, loc="left")
-        rows += [dict(radius=float(radius)) | row for row in rows_of(one.kl, ("particle_step", "neuron_step"))]
-    figure.suptitle("S^14 bimodal, MALA, n = 1000, median over seeds")
+        shown = [values.sel(radius=radius, drop=True) for values in (finals, errors)]
+        triples = zip(panels[row], shown, norms, strict=True)
+        images = [heat(panel, values, "particle_step", "neuron_step", norm) for panel, values, norm in triples]
+        for panel, words in zip(panels[row], ("KL at the end", "error of a mode's mass"), strict=True):
+            panel.set_title(f"radius {radius:g}: {words}", loc="left")
+        its_kl = cells.kl.sel(radius=radius, drop=True)
+        rows += [dict(radius=float(radius)) | row for row in rows_of(its_kl, ("particle_step", "neuron_step"))]
+    for panel in panels[:-1].flat:
+        panel.set_xlabel("")
+    for panel in panels[:, 1]:
+        panel.set_ylabel("")
+    for column, (image, label) in enumerate(zip(images, ("KL at the end (nat)", "error of a mode's mass, particles"), strict=True)):
+        _common.colour_bar(figure, image, panels[:, column], label)
+    figure.suptitle(f"{_common.named('s14_bimodal')}, MALA, n = 1000, median of {cells.sizes['seed']} seeds", fontsize=8)
     return {"radius": (figure, CAPTION.format(cells.sizes["seed"]))}, rows

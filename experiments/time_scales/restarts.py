@@ -2,10 +2,12 @@
 
 from dualebm.sweeps.folder import by_setting
 from dualebm.sweeps.grid import product
+from experiments import _common
 from experiments.time_scales.common import (
     BASE,
     Settings,
     Study,
+    floor_of,
     grid_seeds,
     paper_rates,
     ratios_of,
@@ -14,8 +16,9 @@ from experiments.time_scales.common import (
 )
 
 CAPTION = (
-    "The ratio alpha and the restart probability p_R: KL at the end (left) and iterations from which KL stays within twice the least "
-    "of the table (right), in colours on a logarithmic scale, with the number in each cell. Medians over {} seeds."
+    "The ratio alpha and the restart probability p_R: KL at the end (above) and iterations from which KL stays within twice the "
+    "least of the table (below), in colours on a logarithmic scale, with the number in each cell. Hatched "
+    "cells never reach it. Medians over {} seeds."
 )
 
 
@@ -29,5 +32,12 @@ def study(settings: Settings) -> Study:
 def draw(results):
     """Draws the phase diagram alpha x p_R."""
     kl = by_setting(results, ("ratio", "restart_probability", "seed")).kl
-    figure = two_maps(kl, "ratio", "restart_probability", "S^14 monomodal, MALA, n = 1000")
+    figure, panels = _common.panels_of(2, 1, 4.8, sharex=True)
+    images = two_maps(panels[:, 0], kl, "ratio", "restart_probability")
+    titles = ("KL at the end", f"iterations to KL {2 * floor_of(kl[..., -1]):.2g}")
+    for panel, image, title, label in zip(panels[:, 0], images, titles, ("KL at the end (nat)", "iterations"), strict=True):
+        panel.set_title(title, loc="left")
+        _common.colour_bar(figure, image, panel, label)
+    panels[0, 0].set_xlabel("")
+    figure.suptitle(f"{_common.named('s14_monomodal')}, MALA, n = 1000, median of {kl.sizes['seed']} seeds", fontsize=8)
     return {"restarts": (figure, CAPTION.format(kl.sizes["seed"]))}, rows_of(kl, ("ratio", "restart_probability"))

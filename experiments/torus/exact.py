@@ -13,7 +13,7 @@ POSITIONS, CHARGES = (0.1, 0.3, 0.55, 0.8), (-4.0, -3.0, -2.0, 1.0)
 GRID = 256
 """Points on which energies are recorded, and F2 is solved: at the 128 waves that they hold, bumps have no weight left."""
 
-ERRORS = {"energy": "L2 error of the energy", "density": "L1 error of the density", "kl": "KL(teacher || student) (nat)"}
+ERRORS = {"energy": "L2 error of the energy", "density": "L1 error of the density", "kl": "KL(teacher ∥ student) (nat)"}
 
 def nodes(count: int = GRID) -> np.ndarray:
     """Returns equally spaced points, (count,)."""

@@ -27,7 +27,8 @@ def draw_errors(parts: list[xarray.Dataset], best: list[Best]) -> Figure:
                     continue
                 values = errors(part.profile.sel(kind=kind).values[:, 1:, row])[name]
                 i = METHODS.index(str(kind))
-                _common.band(panel, part.step[1:], values, i, np.nanmedian, markevery=0.15, label=TITLES[str(kind)])
+                places = charts.marks(part.step.values[1:], i)
+                _common.band(panel, part.step[1:], values, i, np.nanmedian, alpha=0.15, markevery=places, label=TITLES[str(kind)])
         level = np.median([one[name] for one in of_best])
         panel.axhline(level, color="black", linestyle="--", linewidth=0.8, label="best of the F2 ball")
         charts.log_axis(panel.xaxis)
@@ -37,7 +38,7 @@ def draw_errors(parts: list[xarray.Dataset], best: list[Best]) -> Figure:
             panel.set_xlabel("iteration")
     for row, label in enumerate(("last energy", "mean energy")):
         panels[row, 0].set_ylabel(label)
-    _common.legend(figure, panels[0, :1], 4)
+    _common.legend(figure, panels[0, :1], 4, title=_common.of_seeds(len(best), "median"))
     return figure
 
 
@@ -59,7 +60,7 @@ def draw_profiles(parts: list[xarray.Dataset], best: Best) -> Figure:
             panels[0, column].plot(x, energy - np.mean(energy), **look)
             panels[1, column].plot(x, density(np.asarray(energy, np.float64)), **look)
         panels[0, column].set_title(title)
-        panels[1, column].set_xlabel("x (of a length of 1)")
+        panels[1, column].set_xlabel("x (the circle has length 1)")
     panels[0, 0].set_ylabel("energy, centred")
     panels[1, 0].set_ylabel("density")
     _common.legend(figure, panels[0, ::2], 4)

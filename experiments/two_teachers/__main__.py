@@ -20,21 +20,24 @@ from dualebm.plotting import charts, maps, projection
 from dualebm.spaces import Sphere
 from dualebm.training import run_folder
 from experiments import _common, report
-from experiments.two_teachers.reading import authors_curve, film, gaps, published_of, sentence_of, summarise
+from experiments.two_teachers.reading import (
+    METHODS,
+    SIGNS,
+    authors_curve,
+    film,
+    gaps,
+    published_of,
+    references,
+    sentence_of,
+    summarise,
+)
 from experiments.two_teachers.runs import Settings, problem, train
-
-AUTHORS = {
-    "s14_monomodal": "authors, n=10000",
-    "s14_bimodal": "authors, n=100000, primal",
-    "s2_bimodal": "authors, n=1000",
-}
-"""Labels of the archived curves."""
 
 ABOUT = "Section 5 of arXiv 2107.05134: a planted energy, learnt from its samples by the coupled flow of neurons and particles."
 CURVES = (
     "KL(teacher || student), mean squared score difference and total variation of the neurons against the iteration. Solid lines are "
-    "means over our seeds, bands their least and largest. Dashed lines are the authors' archived runs, where there are any, with "
-    "their own n."
+    "means over our seeds, bands their least and largest. Dashed lines are the authors' archived runs with the same n; a star is the "
+    "last value of a run with another n."
 )
 DENSITY = (
     "The teacher's density on S^2 and the density of the first seed's model at its last iteration, as equal-area maps on one colour "
@@ -65,14 +68,16 @@ def main(settings: Settings) -> dict:
     run_folder.to_netcdf(results, folder / "results.nc")
     summary["certificate"] = gaps(settings, task, states)
     (folder / "summary.json").write_text(json.dumps(summary, indent=1))
-    label = f"dualebm, {settings.method}, n={task.n}"
-    figure = charts.curves({label: results}, None if authors is None else {AUTHORS[settings.teacher]: authors})
-    figures = {"curves": (figure, CURVES)}
+    label = f"{METHODS[settings.method]}, n = {charts.number(task.n)}, {SIGNS[task.method.signs]}"
+    beside = references(settings, task.n)
+    figures = {"curves": (charts.curves({label: results}, beside), CURVES)}
     if task.target.space == Sphere(3):
         energy = from_atoms(task.method.feature, states[0].atoms)
         view = projection.view_of(np.asarray(task.target.energy.positions))
+        kl = float(results.kl.isel(run=0, step=-1))
+        title = f"student, n = {charts.number(task.n)}, iteration {task.steps}, KL = {kl:.2g} nat"
         density = maps.sphere_density(
-            energy, states[0].atoms, states[0].particles, teacher=task.target.energy, view=view
+            energy, states[0].atoms, states[0].particles, teacher=task.target.energy, view=view, title=title
         )
         figures["density"] = (density, DENSITY)
         if settings.film:
@@ -83,7 +88,7 @@ def main(settings: Settings) -> dict:
         command=report.command("two_teachers", settings),
         seconds=summary["seconds"], rows=[{"iteration": step, **row} for step, row in summary["at"].items()], files=files,
         paper=sentence_of(summary), summary=summary["certificate"]["summary"], figures=figures,
-        published=published_of(settings, task, summary, AUTHORS.get(settings.teacher, "")), seeds=_common.seeds_of(settings, task.seeds),
+        published=published_of(settings, task, summary, ", ".join(beside)), seeds=_common.seeds_of(settings, task.seeds),
     )  # fmt: skip
     return summary
 

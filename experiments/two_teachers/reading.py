@@ -13,7 +13,7 @@ from dualebm.data import targets
 from dualebm.energies.shallow import from_atoms
 from dualebm.log_z.quadrature import sphere_quadrature
 from dualebm.methods.base import Iterate
-from dualebm.plotting import films, maps, projection
+from dualebm.plotting import charts, films, maps, projection
 from dualebm.spaces import Sphere
 from dualebm.training.prepare import initial_state
 from dualebm.training.simulate import simulate
@@ -31,6 +31,31 @@ def authors_curve(settings: Settings) -> dict | None:
     if settings.teacher == "s2_bimodal":
         return reference.author_runs(f"d3_bimodal_n1000_p_R={restarts if restarts in ('0', '1', '1/60') else '0'}")
     return reference.author_primal() if settings.teacher == "s14_bimodal" else None
+
+
+METHODS = {"default": "our default", "program": "the authors' program", "text": "the text's Algorithm 1"}
+SIGNS = {"all_negative": "all signs \u22121", "half": "signs half and half", "random": "random signs"}
+AUTHORS = {
+    "s14_monomodal": ("authors", 10_000, "all signs \u22121"),
+    "s14_bimodal": ("authors, primal", 100_000, "all signs \u22121"),
+    "s2_bimodal": ("authors", 1_000, "all signs \u22121"),
+}
+"""Of the archived runs of each teacher: whose they are, their n, and their signs."""
+
+
+def references(settings: Settings, n: int) -> dict[str, dict]:
+    """Returns the curves to draw beside runs by their labels; of those with another n, the last values alone.
+
+    >>> list(references(Settings(), 10_000)), list(references(Settings(), 100_000))
+    (['authors, n = $10^{4}$, all signs −1'], ['authors, n = $10^{4}$, all signs −1, end'])
+    """
+    curve, found = authors_curve(settings), {}
+    if curve is not None:
+        who, its_n, signs = AUTHORS[settings.teacher]
+        found[f"{who}, n = {charts.number(its_n)}, {signs}"] = its_n, curve
+    if settings.teacher == "s14_bimodal" and settings.method != "program":
+        found[f"authors' dual program run by us, n = {charts.number(100_000)}, one seed"] = 100_000, reference.reproduced_dual()
+    return {label if its_n == n else f"{label}, end": one if its_n == n else reference.ended(one) for label, (its_n, one) in found.items()}
 
 
 def summarise(results: xarray.Dataset, task: Problem, authors: dict | None, seconds: float) -> dict:

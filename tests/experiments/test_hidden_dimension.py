@@ -139,4 +139,4 @@ def test_no_n_is_enough(tmp_path, monkeypatch):
     monkeypatch.setattr(hidden_dimension, "solve", solve)
     main(Settings(out=tmp_path))
     rows = json.loads((tmp_path / "quick" / "report.json").read_text())["rows"]
-    assert [row["F1_needs"] for row in rows] == ["nan", "nan"] and (tmp_path / "quick" / "hidden_dimension_needed.pdf").exists()
+    assert [row["F1_needs"] for row in rows] == ["nan", "nan"] and (tmp_path / "quick" / "hidden_dimension.pdf").exists()

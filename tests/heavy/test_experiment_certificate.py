@@ -37,7 +37,7 @@ def test_end_to_end_and_again_from_its_folders(tmp_path, capsys, few):
     for row in exact:
         assert row["error"] == 0 and (row["distance"] is None or 0 <= row["distance"] < row["gap"] + 1e-3)  # weak duality
     found = json.loads((tmp_path / "quick" / "report.json").read_text())
-    assert set(found["figures"]) == {"certificate_s2_bimodal.png", "certificate_particles.png"}
+    assert set(found["figures"]) == {"certificate.png", "certificate_particles.png"}
     assert "(by quadrature)" in found["summary"] and "--teachers s2_bimodal" in found["command"]
     again = main(settings)
     seconds = [{k: v for k, v in row.items() if k != "seconds"} for row in rows]

@@ -45,7 +45,7 @@ def test_from_end_to_end(tmp_path, monkeypatch):
     assert (row["k"], row["d"]) == (1, 4)
     assert all(0 < row[f"{label}_KL_{n}"] < 5 for label in ("F1", "F2") for n in (20, 40))
     assert "--dimensions 4 --n 20 40" in said["command"]
-    assert set(said["figures"]) == {"hidden_dimension.png", "hidden_dimension_needed.png"}
+    assert set(said["figures"]) == {"hidden_dimension.png"}
     for name in said["figures"]:
         assert (tmp_path / "quick" / name).stat().st_size > 10_000
     assert {path.name for path in tmp_path.iterdir()} == {"quick", "quick_k=1_d=4_active", "quick_k=1_d=4_lazy"}

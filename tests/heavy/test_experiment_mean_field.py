@@ -25,5 +25,5 @@ def test_end_to_end(tmp_path, monkeypatch):
     assert rows[0]["case"] == "circle, nu" and rows[0]["expected"] == -0.5 and rows[0]["bias"] > 0
     assert rows[8]["slope"] == pytest.approx(-1, abs=0.25)  # the equations to score matching
     content = json.loads((tmp_path / "report.json").read_text())
-    assert {f"mean_field_{name}.png" for name in ("circle_errors", "circle_densities", "matching")} == set(content["figures"])
+    assert {f"mean_field_{name}.png" for name in ("errors", "circle_densities", "matching")} == set(content["figures"])
     assert all((tmp_path / name).stat().st_size > 10_000 for name in content["figures"])

@@ -46,17 +46,18 @@ def test_curves_hold_the_means_and_the_bands_of_the_runs(width, tmp_path):
     figure = charts.curves(results, published(), width=width)
     assert figure.get_figwidth() == charts.WIDTHS[width]
     assert [panel.get_ylabel().replace("\n", " ") for panel in figure.axes] == [
-        "KL(teacher || student) (nats)", "score error", "TV"
+        "KL(teacher ∥ student) (nat)", "score error", "TV"
     ]  # fmt: skip
     assert legend(figure) == ["dualebm (3 runs)", "authors"]
     for panel, name in zip(figure.axes, LABELS, strict=True):
         line, authors = panel.get_lines()
-        assert line.get_xdata().tolist() == STEPS[1:].tolist()
-        np.testing.assert_allclose(line.get_ydata(), results[name].values[:, 1:].mean(0), rtol=1e-12)
-        for i, step in enumerate(STEPS[1:], start=1):
+        assert line.get_xdata().tolist() == STEPS.tolist()
+        np.testing.assert_allclose(line.get_ydata(), results[name].values.mean(0), rtol=1e-12)
+        for i, step in enumerate(STEPS):
             values = results[name].values[:, i]
             np.testing.assert_allclose(band_at(panel.collections[0], step), (values.min(), values.max()), rtol=1e-12)
-        assert panel.get_xscale() == "log" and panel.get_yscale() == ("linear" if name == "total_variation" else "log")
+        assert panel.get_xscale() == "symlog" and panel.get_xticklabels()[0].get_text() == "0", "a place for step 0"
+        assert panel.get_yscale() == ("linear" if name == "total_variation" else "log")
         curve = published()[charts.QUANTITIES[name][0]]
         np.testing.assert_array_equal(authors.get_ydata(), curve["mean"])
         assert authors.get_linestyle() == "--" and to_hex(authors.get_color()) != to_hex(line.get_color())
@@ -87,10 +88,31 @@ def test_a_diverged_run_is_counted_and_unwritten_records_are_not_drawn():
     results.kl[1, 2] = np.inf
     line = charts.curves(results, variables=["kl"]).axes[0].get_lines()[0]
     assert line.get_label() == "dualebm (4 runs, 1 diverged)"
-    expected = [results.kl[:, 1].mean(), results.kl[2:, 2].mean(), results.kl[1:, 3].mean()]
+    expected = [results.kl[:, 0].mean(), results.kl[:, 1].mean(), results.kl[2:, 2].mean(), results.kl[1:, 3].mean()]
     np.testing.assert_allclose(line.get_ydata(), expected, rtol=1e-12)
     results.kl[:, 3] = np.nan
-    assert charts.curves(results, variables=["kl"]).axes[0].get_lines()[0].get_xdata().tolist() == [10, 100]
+    assert charts.curves(results, variables=["kl"]).axes[0].get_lines()[0].get_xdata().tolist() == [0, 10, 100]
+
+
+def test_a_reference_of_one_iteration_is_a_mark_with_its_range():
+    mark = {"iterations": np.array([4000]), "meta": "made up"}
+    mark |= {name: {"mean": np.array([0.2]), "min": np.array([0.1]), "max": np.array([0.4])} for name in ("KL", "SM", "TV")}
+    figure = charts.curves(runs(), {"theirs": mark}, variables=["kl"])
+    assert legend(figure) == ["dualebm (3 runs)", "theirs"]
+    panel = figure.axes[0]
+    star = next(line for line in panel.get_lines() if line.get_label() == "theirs")
+    assert (star.get_marker(), star.get_linestyle(), star.get_xydata().tolist()) == ("*", "None", [[4000, 0.2]])
+    (low, high), *_ = [path.vertices[:, 1] for path in panel.collections[-1].get_paths()]
+    assert (low, high) == pytest.approx((0.1, 0.4))
+
+
+def test_markers_are_at_the_same_iterations_in_each_panel():
+    results = {"a": runs(1), "b": runs(2)}
+    results["a"].kl[:, -1] = np.nan  # a curve that ends earlier
+    figure = charts.curves(results)
+    for line in figure.axes[1].get_lines():
+        other = next(one for one in figure.axes[2].get_lines() if one.get_label() == line.get_label())
+        assert line.get_markevery() == other.get_markevery() and 0 in line.get_markevery()
 
 
 def test_a_negative_estimate_does_not_set_the_axis(tmp_path):
@@ -98,7 +120,7 @@ def test_a_negative_estimate_does_not_set_the_axis(tmp_path):
     results.kl[:, 3] = -1e-5
     figure = charts.curves(results)
     figure.savefig(tmp_path / "negative.png")
-    positive = results.kl.values[:, 1:3]
+    positive = results.kl.values[:, :3]
     low, high = figure.axes[0].get_ylim()
     assert low > positive.min() / 2 and high < positive.max() * 2
 
@@ -106,7 +128,7 @@ def test_a_negative_estimate_does_not_set_the_axis(tmp_path):
 def test_other_dimensions_are_runs_and_labels_have_defaults():
     kl = xarray.DataArray(np.arange(1.0, 13).reshape(2, 3, 2), dims=("seed", "step", "ratio"))
     figure = charts.curves(xarray.Dataset({"kl": kl}, {"step": [1, 2, 4]}), variables=["kl"])
-    assert legend(figure) == ["dualebm (4 runs)"] and "nats" in figure.axes[0].get_ylabel()
+    assert legend(figure) == ["dualebm (4 runs)"] and "nat" in figure.axes[0].get_ylabel()
     np.testing.assert_allclose(figure.axes[0].get_lines()[0].get_ydata(), kl.mean(("seed", "ratio")))
 
 

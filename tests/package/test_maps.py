@@ -127,7 +127,7 @@ def frames(count):
 def test_snapshots_are_one_map_each_on_one_scale():
     chosen = list(frames(4))
     figure = maps.snapshots(chosen, teacher=teacher(), rows=20)
-    titles = ["teacher", "iteration 0", "iteration 10, KL = 0.5 nats", "iteration 20, KL = 0.33 nats", "iteration 30, KL = 0.25 nats"]
+    titles = ["teacher", "iteration 0", "iteration 10, KL = 0.5 nat", "iteration 20, KL = 0.33 nat", "iteration 30, KL = 0.25 nat"]
     assert [panel.get_title() for panel in figure.axes[:5]] == titles
     assert not figure.legends and len(figure.axes[5].get_legend().get_texts()) == 3, "the sixth place is the legend's"
     assert len({id(panel.images[0].norm) for panel in figure.axes[:5]}) == 1
