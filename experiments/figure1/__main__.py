@@ -33,7 +33,8 @@ CAPTIONS = {
 LINES = (
     "KL(teacher || student), score error and total variation against the iteration, on logarithmic axes, a row for each teacher. "
     "Solid lines are means over {} seeds, bands their least and largest. In the archived settings dashed lines and crosses are the "
-    "authors' curves of the same n, and a star is the last value of a curve of another n. Grey horizontal lines are the thresholds at which the speed-up is read."
+    "authors' curves of the same n, and a star is the last value of a curve of another n. Grey horizontal lines are the thresholds at "
+    "which the speed-up is read."
 )
 SPEED_UPS = (
     "Iterations of the primal over those of the dual algorithm, to each threshold of KL (nat) or total variation (TV). Marks are "
