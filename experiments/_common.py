@@ -285,6 +285,9 @@ def spread(values, middle: str, least: str = "least", largest: str = "largest", 
 # -- Figures ---------------------------------------------------------------------------------------------
 
 
+SIGNS = {"all_negative": "all signs \u22121", "half": "signs half and half", "random": "random signs"}
+"""The signs of the neurons for readers."""
+
 MODES = {"monomodal": "one mode", "bimodal": "two modes", "trimodal": "three modes"}
 
 

@@ -276,7 +276,7 @@ def main(settings: Settings) -> dict:
         folder.mkdir(parents=True, exist_ok=True)
         run_folder.to_netcdf(results, folder / "results.nc")
         (folder / "summary.json").write_text(json.dumps(summary, indent=1))
-        cases.setdefault(signs, []).append((_common.named(target.name), results, summary))
+        cases.setdefault(signs, []).append((f"{_common.named(target.name)}, {_common.SIGNS[signs]}", results, summary))
         show(target.name, signs, summary)
         summaries[name] = summary
     ratios = {name: summary["at"]["2.0"]["ratio"] for name, summary in summaries.items()}

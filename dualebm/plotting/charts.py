@@ -407,7 +407,7 @@ def sweep(results: xarray.Dataset, variable: str = "kl") -> Figure:
             if (points > 0).all() and points[-1] / points[0] > 20:
                 log_axis(panels[0].xaxis, points)
         shown = np.unique(results[across].values) if across is not None else np.array([0.0])
-        colours = matplotlib.colormaps["viridis"](np.linspace(0, 0.9, len(shown)))
+        colours = matplotlib.colormaps["viridis"](np.linspace(0, 0.85, len(shown)))
         for x, colour in zip(shown, colours, strict=True):
             rows = values[selected(combinations[0]) & ((results[across].values == x) if across is not None else True)]
             rows = rows[:, step > 0]
@@ -425,5 +425,6 @@ def sweep(results: xarray.Dataset, variable: str = "kl") -> Figure:
             panel.set_axisbelow(True)
             handles, names = panel.get_legend_handles_labels()
             if 1 < len(handles) <= 24:
-                panel.legend(handles, names, fontsize=5.5, ncols=1 + len(handles) // 9)
+                form: dict[str, Any] = dict(loc="upper center", bbox_to_anchor=(0.5, -0.2), title="median of runs; band: least to largest")
+                panel.legend(handles, names, fontsize=5.5, title_fontsize=6, ncols=2 + len(handles) // 9, **form)
     return figure

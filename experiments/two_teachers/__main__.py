@@ -22,7 +22,6 @@ from dualebm.training import run_folder
 from experiments import _common, report
 from experiments.two_teachers.reading import (
     METHODS,
-    SIGNS,
     authors_curve,
     film,
     gaps,
@@ -68,7 +67,7 @@ def main(settings: Settings) -> dict:
     run_folder.to_netcdf(results, folder / "results.nc")
     summary["certificate"] = gaps(settings, task, states)
     (folder / "summary.json").write_text(json.dumps(summary, indent=1))
-    label = f"{METHODS[settings.method]}, n = {charts.number(task.n)}, {SIGNS[task.method.signs]}"
+    label = f"{METHODS[settings.method]}, n = {charts.number(task.n)}, {_common.SIGNS[task.method.signs]}"
     beside = references(settings, task.n)
     figures = {"curves": (charts.curves({label: results}, beside), CURVES)}
     if task.target.space == Sphere(3):

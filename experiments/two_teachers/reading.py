@@ -34,7 +34,6 @@ def authors_curve(settings: Settings) -> dict | None:
 
 
 METHODS = {"default": "our default", "program": "the authors' program", "text": "the text's Algorithm 1"}
-SIGNS = {"all_negative": "all signs \u22121", "half": "signs half and half", "random": "random signs"}
 AUTHORS = {
     "s14_monomodal": ("authors", 10_000, "all signs \u22121"),
     "s14_bimodal": ("authors, primal", 100_000, "all signs \u22121"),

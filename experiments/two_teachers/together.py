@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from dualebm._internal import checks
 from dualebm.plotting import charts
 from experiments import _common, report
-from experiments.two_teachers.reading import METHODS, SIGNS, references
+from experiments.two_teachers.reading import METHODS, references
 from experiments.two_teachers.runs import Settings
 
 
@@ -68,7 +68,7 @@ def label_of(runs: Runs) -> str:
     """
     period = runs.settings.restart_every
     restarts = [] if period is None else [f"$p_R$ = {'1' if period == 1 else f'1/{period}'}"]
-    return ", ".join([METHODS[runs.settings.method], *restarts, SIGNS[runs.signs]])
+    return ", ".join([METHODS[runs.settings.method], *restarts, _common.SIGNS[runs.signs]])
 
 
 def draw(every: list[Runs]) -> Figure:
