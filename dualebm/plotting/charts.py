@@ -235,6 +235,12 @@ def path(stages: Iterable[Mapping[str, Any]], chosen: Mapping[str, Any]) -> Figu
 def number(value: float) -> str:
     """Return the text of a number in a figure: plain from 0.001 to below 10,000, else with a power of ten.
 
+    Args:
+        value: the number.
+
+    Returns:
+        The text, with the power as mathtext.
+
     >>> number(0.02), number(3000), number(100_000), number(2e-5)
     ('0.02', '3000', '$10^{5}$', '$2·10^{-5}$')
     """
@@ -257,6 +263,9 @@ def marks(x: Iterable[float], curve: int = 0, count: int = 5) -> list[int]:
         curve: the number of the curve.
         count: the number of markers behind the first.
 
+    Returns:
+        The indices, from small to large.
+
     >>> marks([0, 1, 10, 100, 1000, 10_000], count=2), marks([0, 1, 10, 100, 1000, 10_000], curve=2, count=2)
     ([0, 1, 3], [0, 2, 4])
     """
@@ -270,7 +279,11 @@ def marks(x: Iterable[float], curve: int = 0, count: int = 5) -> list[int]:
 
 
 def step_axis(axis, steps: Iterable[float]) -> None:
-    """Make an axis of iterations logarithmic, with a place for 0 at its left end where 0 is one of the `steps`.
+    """Make an axis of iterations logarithmic, with a place for 0 at its left end where 0 is one of the steps.
+
+    Args:
+        axis: an axis of Matplotlib, such as `axes.xaxis`.
+        steps: the iterations that are drawn. At least one is above 0.
 
     >>> axes = Figure().subplots()
     >>> step_axis(axes.xaxis, [0, 10, 4000])
@@ -294,7 +307,11 @@ def step_axis(axis, steps: Iterable[float]) -> None:
 
 
 def signed_axis(axis, linear: float) -> None:
-    """Make an axis logarithmic in either sign, and linear between minus and plus `linear`, with plain labels.
+    """Make an axis logarithmic in either sign, and linear between minus and plus a number, with plain labels.
+
+    Args:
+        axis: an axis of Matplotlib, such as `axes.xaxis`.
+        linear: the number.
 
     >>> axes = Figure().subplots()
     >>> _ = axes.plot([1, 2], [-1, 1])
