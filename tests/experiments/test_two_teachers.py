@@ -14,6 +14,7 @@ from dualebm.data import targets
 from dualebm.methods import dual, presets
 from dualebm.training.run import run
 from experiments.reference import author_runs, compare
+from experiments.two_teachers import together
 from experiments.two_teachers.__main__ import main, name_of
 from experiments.two_teachers.runs import Settings, problem
 
@@ -71,6 +72,27 @@ def test_command_line_errors_are_one_line(tmp_path):
         "error: teacher is 's14_monomodel'; did you mean 's14_monomodal'?"
     )
     assert done.stderr.count("\n") == 1 and not any(tmp_path.iterdir())
+
+
+def test_runs_of_several_commands_are_rows_and_curves_of_one_figure(tmp_path):
+    curves = {name: (("run", "step"), [[1.0, 0.5, 0.1], [1.0, 0.6, 0.2]]) for name in ("kl", "score", "total_variation")}
+    names = ("s2_bimodal_program_n=1000", "s2_bimodal_program_n=1000_restart_every=60", "s14_monomodal_program_n=500")
+    for name in names:
+        (tmp_path / name).mkdir()
+        xarray.Dataset(curves, {"step": [0, 50, 4000]}).to_netcdf(tmp_path / name / "results.nc")
+        (tmp_path / name / "summary.json").write_text('{"method": "Dual(signs=\'all_negative\')"}')
+    figure = together.draw([together.runs_of(tmp_path / name) for name in names])
+    first, second = figure.subfigs
+    assert [text.get_text() for text in first.legends[0].get_texts()] == [
+        "the authors' program, all signs −1 (2 runs)", "the authors' program, $p_R$ = 1/60, all signs −1 (2 runs)",
+        "authors, n = 1000, all signs −1", "authors, n = 1000, all signs −1, $p_R$ = 1/60",
+    ]  # fmt: skip
+    assert second.axes[0].get_title("left") == "$S^{14}$, one mode, n = 500" and second.axes[0].lines[1].get_marker() == "*"
+    together.main(together.Drawn(tuple(tmp_path / name for name in names), tmp_path / "all.png"))
+    assert (tmp_path / "all.png").stat().st_size > 10_000
+    for folders, message in (((), "folders is empty"), ((tmp_path,), "is no folder of")):
+        with pytest.raises(ValueError, match=message):
+            together.main(together.Drawn(folders))
 
 
 def test_presets_hold_the_papers_settings():
