@@ -20,7 +20,7 @@ KEY_FIGURES = ("curves.png", "figure1_speed_up.png", "tables.png", "earth_maps.p
 """The figures at the top of the page, each of the first study that has it."""
 
 OUTCOMES = {
-    "better": "ours is better", "worse": "ours is worse", "within": "within our range", "below": "below the claim",
+    "better": "ours is better", "worse": "ours is worse", "within": "ranges overlap", "below": "below the claim",
     "above": "above the claim",
 }  # fmt: skip
 """Where our runs lie beside a published number, in words."""
@@ -356,7 +356,7 @@ def verdict_of(studies: Sequence[Study]) -> str:
     if results:
         said += (
             f" Beside {counted(len(results), 'published result')}, <strong>ours is better in {results.count('better')} and worse in "
-            f"{results.count('worse')}; in {results.count('within')} the published number lies within the range of our seeds</strong>."
+            f"{results.count('worse')}; in {results.count('within')} the published number lies within the range of our runs</strong>."
         )
     if claims:
         said += f" Of {counted(len(claims), 'comparison')} with a claim of a paper, {claims.count('within')} overlap the claimed range."
@@ -375,7 +375,7 @@ def overview(studies: Sequence[Study], root: Path, missing: Sequence[str]) -> st
     parts += [f'<h3>Key figures</h3><div class="keys">{"".join(chosen)}</div>'] if chosen else []
     beside = published_table(studies, "Published numbers beside ours, of all studies")
     if beside:
-        words = "Ours are means or medians over seeds, with their least and largest. “Within our range” is a published one between them."
+        words = "Ours is the middle over runs, with the least and the largest. “Ranges overlap” where the published one meets ours."
         parts.append(f"<h3>Published numbers beside ours</h3><p>{words}</p>{beside}")
     rows = [
         [

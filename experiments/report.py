@@ -137,7 +137,8 @@ def write(
         title: The title of the study's section of the page.
         about: A sentence or two on what the figures and the rows show.
         command: The command of the study, see `command`.
-        seconds: The time that it took.
+        seconds: The time that it took. An earlier report of the same command keeps its time where that is longer: a call that finds all
+            results does not say what they cost.
         rows: The numbers, each row with the same names.
         paper: What the paper says, or that it says nothing.
         figures: The figures by their names, each with its caption: what is drawn against what, what lines and bands are, and of how
@@ -148,6 +149,9 @@ def write(
         seeds: The seeds of the runs.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    if (folder / REPORT).exists():
+        earlier = json.loads((folder / REPORT).read_text())
+        seconds = max(seconds, earlier["seconds"]) if earlier["command"] == command else seconds
     shown_files = dict(files or {})
     with matplotlib.rc_context(charts.STYLE):
         for name, (figure, caption) in (figures or {}).items():

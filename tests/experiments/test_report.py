@@ -47,6 +47,14 @@ def test_a_report_is_json_that_any_tool_reads(tmp_path, capsys):
     assert lines[3:6] == ["n    KL", "3  0.25", "4   inf"] and "It holds." in lines
 
 
+def test_a_call_that_finds_all_results_keeps_what_they_cost(tmp_path):
+    seconds = lambda: json.loads((tmp_path / "report.json").read_text())["seconds"]  # noqa: E731
+    other = {"command": "python -m experiments.y"}
+    for took, changes, expected in ((30.0, {}, 30.0), (2.0, {}, 30.0), (40.0, {}, 40.0), (2.0, other, 2.0)):
+        written(tmp_path, seconds=took, **changes)
+        assert seconds() == expected
+
+
 def test_every_experiment_is_run_by_all_and_has_the_same_form():
     studies = {path.stem for path in FOLDER.glob("*.py") if "\nclass Settings" in path.read_text()}
     folders = {path.parent.name for path in FOLDER.glob("*/__main__.py")}

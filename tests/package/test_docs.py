@@ -25,12 +25,10 @@ def blocks(page, language):
 
 
 def command_lines(page):
-    """The words after `dualebm` of all command lines of a page: in blocks of the shell, and in cells behind `!` or for the shell."""
-    cells = blocks(page, "{code-cell} ipython3")
-    in_bash = (cell for cell in cells if re.match(r"(:.*\n)*%%bash\n", cell))
-    shell = [*blocks(page, "sh"), *in_bash, *re.findall("(?m)^!.*$", "\n".join(cells))]
-    text = "\n".join(shell).replace("\\\n", " ")
-    return re.findall(r"^(?:!|srun )?(?:\.venv/bin/)?dualebm (.*)$", text, re.MULTILINE)
+    """The words after `dualebm` of all command lines of a page: in blocks of the shell, and behind `!` in cells."""
+    cells = "\n".join(blocks(page, "{code-cell} ipython3"))
+    text = "\n".join([*blocks(page, "sh"), *re.findall(r"(?m)^!((?:.*\\\n)*.*)$", cells)]).replace("\\\n", " ")
+    return re.findall(r"^(?:srun )?(?:\.venv/bin/)?dualebm (.*)$", text, re.MULTILINE)
 
 
 def trackers(logged):
