@@ -253,7 +253,7 @@ def number(value: float) -> str:
     return {"1": f"${power}$", "-1": f"$-{power}$"}.get(factor, f"${factor}·{power}$")
 
 
-def marks(x: Iterable[float], curve: int = 0, count: int = 5) -> list[int]:
+def marks(x: Any, curve: int = 0, count: int = 5) -> list[int]:
     """Return the indices of the points of a curve that have a marker: the first, and others evenly spaced in the logarithm of x.
 
     They are the same in all panels whose x are the same. Those of other curves lie between.
@@ -278,7 +278,7 @@ def marks(x: Iterable[float], curve: int = 0, count: int = 5) -> list[int]:
     return sorted({0, *(int(positive[np.abs(places - place).argmin()]) for place in wanted)})
 
 
-def step_axis(axis, steps: Iterable[float]) -> None:
+def step_axis(axis, steps: Any) -> None:
     """Make an axis of iterations logarithmic, with a place for 0 at its left end where 0 is one of the steps.
 
     Args:
@@ -325,7 +325,7 @@ def signed_axis(axis, linear: float) -> None:
     axis.set_minor_formatter(NullFormatter())
 
 
-def log_axis(axis, values: Iterable[float] | None = None) -> None:
+def log_axis(axis, values: Any = None) -> None:
     """Make an axis logarithmic, with few, plain labels.
 
     Args:

@@ -151,7 +151,7 @@ def test_an_interrupted_fit_goes_on_and_ends_the_same(fitted, tmp_path, capsys, 
                 os.kill(os.getpid(), signal.SIGINT)
             return False
 
-        return run(*arguments, **options, callback=stop)
+        return run(*arguments, **{**options, "callback": stop})
 
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell may have it ignore in the background
     try:
