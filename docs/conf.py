@@ -7,6 +7,7 @@ kept in the user's cache, in a folder for each state of the package: a page is e
 import hashlib
 import importlib.metadata
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -41,6 +42,11 @@ author = "the dualebm developers"
 copyright = "2026, the dualebm developers"
 release = version = importlib.metadata.version("dualebm")
 
+# Of the states of the package the newest four are kept.
+for old in sorted((CACHE / "pages").glob("*"), key=lambda folder: folder.stat().st_mtime)[:-3]:
+    if old.name != state_of_package():
+        shutil.rmtree(old, ignore_errors=True)
+
 extensions = [
     "myst_nb",
     "sphinx.ext.autodoc",
@@ -59,7 +65,7 @@ myst_heading_anchors = 3
 myst_url_schemes = ("http", "https", "mailto")
 
 nb_execution_mode = "cache"
-nb_execution_cache_path = str(CACHE / state_of_package())
+nb_execution_cache_path = str(CACHE / "pages" / state_of_package())
 nb_execution_in_temp = True
 nb_execution_timeout = 180
 nb_execution_raise_on_error = True
