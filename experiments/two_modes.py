@@ -268,11 +268,11 @@ def rows_of(records: dict[str, xarray.Dataset], time_step: float) -> list[dict]:
         at = time_step * float(results.step.values[-1])
         for seed, s, fractions in zip(results.seed.values, results.logit.values, results.fraction.values, strict=True):
             walkers, observed = fractions[0]
-            asked, moved = expected(label, observed, walkers, at), np.abs(fractions[:, 0] - walkers).max()
-            error = abs(s[-1] - asked)
+            closed_form, moved = expected(label, observed, walkers, at), np.abs(fractions[:, 0] - walkers).max()
+            error = abs(s[-1] - closed_form)
             rows.append(dict(
-                run=label, seed=int(seed), data=float(observed), first_walkers=float(walkers), asked=asked, s=float(s[-1]),
-                relative=float(error / abs(asked)), held=bool(error <= (1e-9 if label == PCD else TOLERANCE * abs(asked))),
+                run=label, seed=int(seed), data=float(observed), first_walkers=float(walkers), closed_form=closed_form, s=float(s[-1]),
+                relative=float(error / abs(closed_form)), held=bool(error <= (1e-9 if label == PCD else TOLERANCE * abs(closed_form))),
                 crossed=float(moved),
             ))  # fmt: skip
     return rows
@@ -322,7 +322,7 @@ def content_of(settings: Settings) -> dict[str, Any]:
     held = {label: [row["held"] for row in rows if row["run"] == label] for label in records}
     return dict(
         title="Two modes and their masses",
-        about=f"s at time {settings.duration:g} by steps of {settings.time_step:g} beside the closed form (asked) of the parts of the data "
+        about=f"s at time {settings.duration:g} by steps of {settings.time_step:g} beside the closed form of the parts of the data "
         f"and first walkers in the first mode; {settings.n} data, as many walkers. crossed: the largest change of the walkers' part.",
         rows=rows,
         summary="Within 2% of the closed form (PCD: 1e-9 of its start): "

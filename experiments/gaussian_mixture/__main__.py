@@ -99,10 +99,10 @@ def content_of(settings: Settings) -> dict[str, Any]:
     return dict(
         title="A Gaussian mixture with Jarzynski's correction",
         about=f"A mixture of two in d = {settings.dimension}, n = {settings.n} data, {settings.walkers} walkers, {settings.steps} "
-        "iterations: what was asked (at the size of the paper preset) beside the mean, least and largest over seeds at the end. Asked of "
-        "log Z: the error expected of finite walkers.",
+        "iterations: what is expected (at the size of the paper preset) beside the mean, least and largest over seeds at the end. For "
+        "log Z: the error that finite walkers must have.",
         rows=rows, figures=figures, seeds=_common.seeds_of(settings),
-        summary="; ".join(f"{row['part']}, {row['what']}: {row['have']} seeds within {row['asked']}" for row in rows if row["have"]),
+        summary="; ".join(f"{row['part']}, {row['what']}: {row['have']} seeds within {row['expected']}" for row in rows if row["have"]),
         paper="Jarzynski's walkers, unadjusted, find the masses, PCD loses a mode, CD finds the means and not the masses; its curves are "
         "shown without numbers.",
     )  # fmt: skip

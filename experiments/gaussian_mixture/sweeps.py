@@ -183,11 +183,11 @@ def slope(counts: np.ndarray, errors: np.ndarray) -> float:
     return float(np.polyfit(np.log(counts[kept]), np.log(-errors[kept]), 1, w=1 / np.sqrt(counts[kept]))[0])
 
 
-def row_of(part: str, what: str, asked: str, values, within: tuple[float, float] | None = None) -> dict:
-    """Returns a row: what was asked, the values over the runs, and how many runs are within what was asked."""
+def row_of(part: str, what: str, expected: str, values, within: tuple[float, float] | None = None) -> dict:
+    """Returns a row: what was expected, the values over the runs, and how many runs are within what was expected."""
     values = np.asarray(values, float)
     have = "" if within is None else f"{int(np.sum((values >= within[0]) & (values <= within[1])))} of {len(values)}"
-    return dict(part=part, what=what, asked=asked, **_common.spread(values, "mean"), have=have)
+    return dict(part=part, what=what, expected=expected, **_common.spread(values, "mean"), have=have)
 
 
 def rows_of_methods(by_method: dict[str, xarray.Dataset]) -> list[dict]:
@@ -197,8 +197,8 @@ def rows_of_methods(by_method: dict[str, xarray.Dataset]) -> list[dict]:
     for name, results in by_method.items():
         for variable, label in names.items():
             within = WITHIN[name].get(variable)
-            asked = "" if within is None else f"{within[0]:.2g} to {within[1]:.2g}"
-            rows.append(row_of(METHODS[name], label, asked, results[variable].values[:, -1], within))
+            expected = "" if within is None else f"{within[0]:.2g} to {within[1]:.2g}"
+            rows.append(row_of(METHODS[name], label, expected, results[variable].values[:, -1], within))
         for i, mean in enumerate((FIRST, SECOND)):
             rows.append(row_of(METHODS[name], f"mean {i + 1}, first coordinate", f"{mean:g}", results.means.values[:, -1, i]))
         if name in WEIGHTED:
