@@ -100,8 +100,8 @@ class Fit(NamedTuple):
         radius: the total variation of the neurons.
         chosen: the stage that was chosen.
         validated: the number of rows whose log densities made the choice.
-        log_density: their mean log density in the chosen stage, with its standard error over rows, in nats. The choice makes it too large
-            by an amount of the order of this error.
+        log_density: their mean log density in the chosen stage, with its standard error over rows, in nats. The choice makes it too
+            large, which this error does not contain.
         path: all stages of all candidates.
         notes: sentences about what has not converged or is at a bound, with a remedy.
         leads: the leads of the chosen stage over the other candidates, in the order of candidates.
