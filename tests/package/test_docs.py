@@ -28,7 +28,7 @@ def command_lines(page):
     """The words after `dualebm` of all command lines of a page: in blocks of the shell, and behind `!` in cells."""
     cells = "\n".join(blocks(page, "{code-cell} ipython3"))
     text = "\n".join([*blocks(page, "sh"), *re.findall(r"(?m)^!((?:.*\\\n)*.*)$", cells)]).replace("\\\n", " ")
-    return re.findall(r"^(?:srun )?(?:\.venv/bin/)?dualebm (.*)$", text, re.MULTILINE)
+    return re.findall(r"^(?:srun )?(?:\.venv/bin/)?dualebm (.*?)(?: \| .*)?$", text, re.MULTILINE)
 
 
 def trackers(logged):
