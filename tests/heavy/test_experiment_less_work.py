@@ -16,7 +16,7 @@ def test_end_to_end(tmp_path, capsys, monkeypatch):
     settings = Settings(n=200, seeds=2, steps=60, repetitions=1, test_points=500, out=tmp_path)
     rows = main(settings)
     assert {path.name for path in tmp_path.iterdir()} == {
-        "results.nc", "summary.json", "report.json", "less_work.png", "less_work.pdf",
+        "results.nc", "summary.json", "report.json", "rows.csv", *(f"less_work.{kind}" for kind in ("png", "pdf", "csv", "json")),
     }  # fmt: skip
     results = xarray.load_dataset(tmp_path / "results.nc")
     assert dict(results.kl.sizes) == {"teacher": 1, "option": 3, "seed": 2, "step": 7}
