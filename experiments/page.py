@@ -414,7 +414,7 @@ def studies_below(root: Path, order: Sequence[str] = ()) -> list[Study]:
     if not studies:
         raise ValueError(f"{root} holds no {report.REPORT}; run an experiment into it first")
     titles = [study.content["title"] for study in studies]
-    for study in studies:  # each is told from the others, by its folder if need be
+    for study in studies:  # titles differ, by the folder if need be
         if titles.count(title := study.content["title"]) > 1:
             study.content["title"] = f"{title} ({study.link})"
     places = {name: place for place, name in enumerate(order)}

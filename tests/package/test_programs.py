@@ -26,12 +26,12 @@ def test_programs_are_dropped_where_they_hold_too_many_maps(tmp_path, monkeypatc
 
 
 @pytest.mark.parametrize("start", ["run", "sweep"])
-def test_runs_and_sweeps_ask_before_they_compile(monkeypatch, start):
-    asked = []
-    monkeypatch.setattr(f"dualebm.{'training.run' if start == 'run' else 'sweeps.engine'}.drop_programs", lambda: asked.append(1))
+def test_runs_and_sweeps_drop_programs_before_they_compile(monkeypatch, start):
+    calls = []
+    monkeypatch.setattr(f"dualebm.{'training.run' if start == 'run' else 'sweeps.engine'}.drop_programs", lambda: calls.append(1))
     method, data = Dual(Sphere(3), neurons=4), Samples(jnp.eye(3))
     if start == "run":
         run(jax.random.key(0), method, method.rates, data, steps=4, every=2, metrics={}, progress=False)
     else:
         sweep(product(neurons=[4, 5], seed=[0]), method, None, data, steps=4, every=2, metrics={}, progress=False)
-    assert len(asked) == (1 if start == "run" else 2)
+    assert len(calls) == (1 if start == "run" else 2)
