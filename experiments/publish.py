@@ -1,11 +1,12 @@
 """Copies the report of a study and its figures to the pages of the site, which take their tables and numbers from it.
 
     python -m experiments.publish torus results/torus/paper
-    python -m experiments.publish two_teachers_s2 results/two_teachers/s2_bimodal_default
+    python -m experiments.publish deep results/deep_s14 results/deep_s2
 
 The report becomes `docs/reproductions/reports/NAME.json`, and each figure `docs/figures/NAME_FIGURE.png`, or `FIGURE.png` where its name
-begins with that of the report. Tables of the README below a line `<!-- NAME: | {COLUMN} | ... -->` receive the rows anew. A report of
-sources that differ from a commit is refused, because nobody could make it again.
+begins with that of the report. Reports of several calls of a study become one, with the rows of all and the figures of the
+first. Tables of the README below a line `<!-- NAME: | {COLUMN} | ... -->` receive the rows anew. A report of sources that differ from a
+commit is refused, because nobody could make it again.
 """
 
 import dataclasses
@@ -28,8 +29,8 @@ class Settings:
 
     name: tyro.conf.Positional[str]
     """The name of the report among the pages."""
-    folder: tyro.conf.Positional[Path]
-    """The folder of the study that holds `report.json`."""
+    folders: tyro.conf.Positional[tuple[Path, ...]]
+    """Folders of the study that hold a `report.json`; usually one."""
     docs: Path = DOCS
     """The folder of the pages."""
 
@@ -52,35 +53,80 @@ def refreshed(text: str, name: str, rows: list[dict[str, Any]]) -> str:
     return table.sub(lambda match: match[1] + "".join(match[2].format_map(row) + "\n" for row in rows), text)
 
 
+def read(folder: Path) -> dict[str, Any]:
+    """Returns the report in a folder.
+
+    Raises:
+        ValueError: The folder has no report, or the report has no commit.
+
+    >>> read(Path("results"))
+    Traceback (most recent call last):
+    ...
+    ValueError: folders has results, which holds no report.json; run the study first
+    """
+    path = folder / report.REPORT
+    if not path.is_file():
+        raise ValueError(f"folders has {folder}, which holds no {report.REPORT}; run the study first")
+    content = json.loads(path.read_text())
+    revision = content.get("provenance", {}).get("git_revision")
+    if not revision or revision.endswith("-dirty"):
+        raise ValueError(f"{path} is of sources that are no commit ({revision}); commit them and run the study again")
+    return content
+
+
+def joined(contents: list[dict[str, Any]]) -> dict[str, Any]:
+    """Returns the report of several calls of a study: the first with the commands, the seconds, the rows and the published numbers of all.
+
+    Raises:
+        ValueError: There is no report, their rows have other columns, or they are of several revisions.
+
+    >>> one = dict(command="python -m experiments.deep", seconds=1.5, rows=[{"kl": 0.1}], published=[], provenance={"git_revision": "a"})
+    >>> both = joined([one, one | dict(command="python -m experiments.deep --n 9", rows=[{"kl": 0.2}])])
+    >>> both["command"], both["seconds"], both["rows"]
+    ('python -m experiments.deep; python -m experiments.deep --n 9', 3.0, [{'kl': 0.1}, {'kl': 0.2}])
+    """
+    if not contents:
+        raise ValueError("folders is empty; give at least one folder of a study")
+    rows = [row for content in contents for row in content["rows"]]
+    for what, values in (
+        ("revisions", {content["provenance"]["git_revision"] for content in contents}),
+        ("lists of columns", {", ".join(row) for row in rows}),
+    ):
+        if len(values) > 1:
+            raise ValueError(f"folders has reports of {len(values)} {what}, {' and '.join(sorted(values))}; they must be alike")
+    return contents[0] | dict(
+        command="; ".join(content["command"] for content in contents),
+        seconds=sum(content["seconds"] for content in contents),
+        rows=rows,
+        published=[one for content in contents for one in content["published"]],
+    )
+
+
 def main(settings: Settings) -> None:
     """Copies the report and its figures, and renews the tables of the README.
 
     Raises:
-        ValueError: The name is not one of a file, the folder has no report, or the report has no commit.
+        ValueError: The name is not one of a file, a folder has no report, a report has no commit, or reports are not alike.
 
-    >>> main(Settings("../torus", Path("results")))
+    >>> main(Settings("../torus", (Path("results"),)))
     Traceback (most recent call last):
     ...
     ValueError: name is '../torus'; it must be letters, digits and underscores
     """
     if not re.fullmatch(r"\w+", settings.name):
         raise ValueError(f"name is {settings.name!r}; it must be letters, digits and underscores")
-    path = settings.folder / report.REPORT
-    if not path.is_file():
-        raise ValueError(f"folder is {settings.folder}, which holds no {report.REPORT}; run the study first")
-    content = json.loads(path.read_text())
-    revision = content.get("provenance", {}).get("git_revision")
-    if not revision or revision.endswith("-dirty"):
-        raise ValueError(f"{path} is of sources that are no commit ({revision}); commit them and run the study again")
+    content = joined([read(folder) for folder in settings.folders])
     reports, figures = settings.docs / "reproductions/reports", settings.docs / "figures"
     for folder in (reports, figures):
         folder.mkdir(parents=True, exist_ok=True)
     for name in (name for name in content["figures"] if name.endswith(".png")):
-        shutil.copyfile(settings.folder / name, figures / (name if name.startswith(settings.name) else f"{settings.name}_{name}"))
+        flat = name.replace("/", "_")
+        shutil.copyfile(settings.folders[0] / name, figures / (flat if flat.startswith(settings.name) else f"{settings.name}_{flat}"))
     (reports / f"{settings.name}.json").write_text(json.dumps(content, indent=1) + "\n")
     readme = settings.docs.parent / "README.md"
     if readme.is_file():
         readme.write_text(refreshed(readme.read_text(), settings.name, content["rows"]))
+    revision = content["provenance"]["git_revision"]
     print(f"{settings.name}: {len(content['rows'])} rows and {len(content['figures'])} figures of revision {revision[:7]}")
 
 

@@ -23,7 +23,7 @@ import tyro
 from matplotlib.figure import Figure
 
 from dualebm.plotting import charts
-from dualebm.training.fingerprint import provenance
+from dualebm.training import fingerprint
 from dualebm.training.run import Diverged
 from experiments import curves
 
@@ -127,6 +127,7 @@ def write(
     summary: str = "",
     published: Iterable[Published] = (),
     seeds: Iterable[int] = (),
+    provenance: Mapping[str, Any] | None = None,
 ) -> None:
     """Writes the figures, `report.json` and `rows.csv`, and prints the rows as a table.
 
@@ -147,6 +148,7 @@ def write(
         summary: A sentence on the outcome.
         published: Published numbers beside ours.
         seeds: The seeds of the runs.
+        provenance: Where the numbers come from, in the form of `origin` with the seeds; by default this call.
     """
     folder.mkdir(parents=True, exist_ok=True)
     if (folder / REPORT).exists():
@@ -163,7 +165,8 @@ def write(
     content: dict[str, Any] = dict(
         title=title, about=about, command=command, seconds=round(seconds, 1), paper=paper, summary=summary, figures=shown_files,
         published=[{k: plain(v) for k, v in one._asdict().items()} | dict(compared=compared(one)) for one in published],
-        rows=[{k: plain(v) for k, v in row.items()} for row in rows], provenance=origin() | dict(seeds=[int(seed) for seed in seeds]),
+        rows=[{k: plain(v) for k, v in row.items()} for row in rows],
+        provenance=provenance or origin() | dict(seeds=[int(seed) for seed in seeds]),
     )  # fmt: skip
     write_rows(content["rows"], folder / ROWS)
     partial = folder / f".{REPORT}"
@@ -194,7 +197,7 @@ def origin() -> dict[str, Any]:
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     date = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    return {**provenance(), "date": date, "machine": f"{cores} cores ({processor()})"}
+    return {**fingerprint.provenance(), "date": date, "machine": f"{cores} cores ({processor()})"}
 
 
 def processor() -> str:

@@ -1,5 +1,6 @@
 """The experiment from end to end: files, table, comparison, bad input; and, behind a marker, the authors' curves and our targets."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -77,9 +78,12 @@ def test_command_line_errors_are_one_line(tmp_path):
 def test_runs_of_several_commands_are_rows_and_curves_of_one_figure(tmp_path):
     curves = {name: (("run", "step"), [[1.0, 0.5, 0.1], [1.0, 0.6, 0.2]]) for name in ("kl", "score", "total_variation")}
     names = ("s2_bimodal_program_n=1000", "s2_bimodal_program_n=1000_restart_every=60", "s14_monomodal_program_n=500")
-    for name in names:
+    for number, name in enumerate(names):
         (tmp_path / name).mkdir()
         xarray.Dataset(curves, {"step": [0, 50, 4000]}).to_netcdf(tmp_path / name / "results.nc")
+        origin = dict(git_revision="a" * 40, date=f"2026-01-0{number + 1}", seeds=[0, 1])
+        content = dict(command=f"python -m experiments.two_teachers --n {number}", seconds=2.0, provenance=origin)
+        (tmp_path / name / "report.json").write_text(json.dumps(content))
         (tmp_path / name / "summary.json").write_text('{"method": "Dual(signs=\'all_negative\')"}')
     figure = together.draw([together.runs_of(tmp_path / name) for name in names])
     first, second = figure.subfigs
@@ -88,9 +92,18 @@ def test_runs_of_several_commands_are_rows_and_curves_of_one_figure(tmp_path):
         "authors, n = 1000, all signs −1", "authors, n = 1000, all signs −1, $p_R$ = 1/60",
     ]  # fmt: skip
     assert second.axes[0].get_title("left") == "$S^{14}$, one mode, n = 500" and second.axes[0].lines[1].get_marker() == "*"
-    together.main(together.Drawn(tuple(tmp_path / name for name in names), tmp_path / "all.png"))
-    assert (tmp_path / "all.png").stat().st_size > 10_000
-    for folders, message in (((), "folders is empty"), ((tmp_path,), "is no folder of")):
+    every = tuple(tmp_path / name for name in names)
+    together.main(together.Drawn(every, tmp_path / "all"))
+    content = json.loads((tmp_path / "all" / "report.json").read_text())
+    assert [(row["teacher"], row["n"], row["p_R"], row["settings"]) for row in content["rows"]] == [
+        ("S^2 bimodal", 1000, "0", "--n 0"), ("S^2 bimodal", 1000, "1/60", "--n 1"), ("S^14 monomodal", 500, "0", "--n 2"),
+    ]  # fmt: skip
+    assert all(row["seeds"] == "0 to 1" and row["kl"] == pytest.approx(0.15) for row in content["rows"])
+    assert content["rows"][0]["kl_agrees"] == "0 of 2" and content["rows"][2]["authors_n"] == 10_000 and content["seconds"] == 6
+    assert content["provenance"] == dict(git_revision="a" * 40, date="2026-01-03", seeds=[0, 1])
+    assert (tmp_path / "all/together.png").stat().st_size > 10_000
+    (every[0] / "report.json").write_text(json.dumps(content | dict(provenance=dict(git_revision="b" * 40, date="2026", seeds=[0]))))
+    for folders, message in (((), "folders is empty"), ((tmp_path,), "is no folder of"), (every, "of the revisions aaaa.*, bbbb")):
         with pytest.raises(ValueError, match=message):
             together.main(together.Drawn(folders))
 
