@@ -99,7 +99,8 @@ def test_runs_of_several_commands_are_rows_and_curves_of_one_figure(tmp_path):
         ("S^2 bimodal", 1000, "0", "--n 0"), ("S^2 bimodal", 1000, "1/60", "--n 1"), ("S^14 monomodal", 500, "0", "--n 2"),
     ]  # fmt: skip
     assert all(row["seeds"] == "0 to 1" and row["kl"] == pytest.approx(0.15) for row in content["rows"])
-    assert content["rows"][0]["kl_agrees"] == "0 of 2" and content["rows"][2]["authors_n"] == 10_000 and content["seconds"] == 6
+    counts = [content["rows"][0][f"{name}_agrees"] for name in ("kl", "score", "total_variation")]
+    assert counts == ["2 of 2", "1 of 2", "0 of 2"] and content["rows"][2]["authors_n"] == 10_000 and content["seconds"] == 6
     assert content["provenance"] == dict(git_revision="a" * 40, date="2026-01-03", seeds=[0, 1])
     assert (tmp_path / "all/together.png").stat().st_size > 10_000
     (every[0] / "report.json").write_text(json.dumps(content | dict(provenance=dict(git_revision="b" * 40, date="2026", seeds=[0]))))
