@@ -7,12 +7,15 @@
 
     {report}`torus; summary;` The KL is {report}`torus; method=F1; kl; .4f` nats.
 
-A table shows the columns of a report under other headings, in the order given, for the rows that have the given values. The line below it
+A table shows the columns of a report under other headings, in the order given, for the rows that have the given values. A column with
+braces is made of several: `{kl:.2f} ({least:.2f} to {largest:.2f}) = KL (nat)`. The line below it
 names the command, the revision, the date and the seconds, and links the file. A report that is missing, a column that it does not have and
 a condition that no row meets are errors of the build.
 """
 
 import json
+import re
+import string
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +24,8 @@ from docutils.parsers.rst import directives
 from sphinx.util.docutils import SphinxDirective, SphinxRole
 
 REPORTS = Path("reproductions") / "reports"
+TEACHER = re.compile(r"\bs(\d+)_(monomodal|bimodal|trimodal)\b")
+"""The name of a planted teacher in a report."""
 
 
 def shown(value: Any, form: str = "") -> str:
@@ -52,6 +57,29 @@ def pairs(text: str) -> list[tuple[str, str]]:
     [('n', ''), ('kl', 'KL (nat)')]
     """
     return [(name.strip(), value.strip()) for name, _, value in (part.partition("=") for part in parts(text, ";"))]
+
+
+def cell(row: dict, column: str, form: str = "") -> str:
+    """Returns the text of a cell: of a column of a row, or of several where the column has braces; empty where one of these has no value.
+
+    >>> row = {"kl": 0.25, "least": 0.125, "chosen": None}
+    >>> cell(row, "kl"), cell(row, "{kl:.2f} (from {least:.2f})"), cell(row, "{chosen:.2f}")
+    ('0.25', '0.25 (from 0.12)', '')
+    >>> cell({"teacher": "s14_monomodal"}, "teacher")
+    '$S^{14}$ monomodal'
+    """
+    if "{" not in column:
+        return TEACHER.sub(r"$S^{\1}$ \2", shown(row[column], form))
+    return "" if any(row[name] is None for name in columns_of(column)) else column.format_map(row)
+
+
+def columns_of(column: str) -> list[str]:
+    """Returns the columns of a report of which a column of a table is made.
+
+    >>> columns_of("kl"), columns_of("{kl:.2f} (from {least:.2f})")
+    (['kl'], ['kl', 'least'])
+    """
+    return [name for _, name, _, _ in string.Formatter().parse(column) if name] if "{" in column else [column]
 
 
 def selected(name: str, rows: list[dict], where: str) -> list[dict]:
@@ -121,7 +149,7 @@ class ReportTable(SphinxDirective):
             rows = selected(name, report["rows"], self.options.get("where", ""))
             chosen = pairs(self.options.get("columns", ";".join(rows[0])))
             formats = dict(pairs(self.options.get("formats", "")))
-            for column in [*(column for column, _ in chosen), *formats]:
+            for column in [*(one for made, _ in chosen for one in columns_of(made)), *formats]:
                 if column not in rows[0]:
                     raise ValueError(f"report {name} has no column {column}; it has {', '.join(rows[0])}")
         except ValueError as error:
@@ -131,8 +159,8 @@ class ReportTable(SphinxDirective):
         head, body = nodes.thead(), nodes.tbody()
         head += self.line([heading or column.replace("_", " ") for column, heading in chosen], [])
         for row in rows:
-            numbers = [isinstance(row[column], (int, float)) for column, _ in chosen]
-            body += self.line([shown(row[column], formats.get(column, "")) for column, _ in chosen], numbers)
+            numbers = [isinstance(row.get(column), (int, float)) for column, _ in chosen]
+            body += self.line([cell(row, column, formats.get(column, "")) for column, _ in chosen], numbers)
         group += [head, body]
         table = nodes.table("", group, classes=["report"])
         return [nodes.container("", table, classes=["report-table"]), *self.source(name, report)]
