@@ -3,8 +3,8 @@
     python -m experiments.publish torus results/torus/paper
     python -m experiments.publish deep results/deep_s14 results/deep_s2
 
-The report becomes `docs/reproductions/reports/NAME.json`, and each figure `docs/figures/NAME_FIGURE.png`, or `FIGURE.png` where its name
-begins with that of the report. Reports of several calls of a study become one, with the rows of all and the figures of the
+The report becomes `docs/reproductions/reports/NAME.json`, and each figure that a page shows `docs/figures/NAME_FIGURE.png`, or `FIGURE.png`
+where its name begins with that of the report. Reports of several calls of a study become one, with the rows of all and the figures of the
 first. Tables of the README below a line `<!-- NAME: | {COLUMN} | ... -->` receive the rows anew. A report of sources that differ from a
 commit is refused, because nobody could make it again.
 """
@@ -119,15 +119,21 @@ def main(settings: Settings) -> None:
     reports, figures = settings.docs / "reproductions/reports", settings.docs / "figures"
     for folder in (reports, figures):
         folder.mkdir(parents=True, exist_ok=True)
+    pages, unused = "".join(page.read_text() for page in settings.docs.rglob("*.md")), []
     for name in (name for name in content["figures"] if name.endswith(".png")):
         flat = name.replace("/", "_")
-        shutil.copyfile(settings.folders[0] / name, figures / (flat if flat.startswith(settings.name) else f"{settings.name}_{flat}"))
+        flat = flat if flat.startswith(settings.name) else f"{settings.name}_{flat}"
+        if f"figures/{flat}" in pages:
+            shutil.copyfile(settings.folders[0] / name, figures / flat)
+        else:
+            unused.append(flat)
     (reports / f"{settings.name}.json").write_text(json.dumps(content, indent=1) + "\n")
     readme = settings.docs.parent / "README.md"
     if readme.is_file():
         readme.write_text(refreshed(readme.read_text(), settings.name, content["rows"]))
     revision = content["provenance"]["git_revision"]
-    print(f"{settings.name}: {len(content['rows'])} rows and {len(content['figures'])} figures of revision {revision[:7]}")
+    left = f"; no page shows {', '.join(unused)}" if unused else ""
+    print(f"{settings.name}: {len(content['rows'])} rows of revision {revision[:7]}{left}")
 
 
 if __name__ == "__main__":

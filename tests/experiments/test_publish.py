@@ -24,6 +24,9 @@ def study(folder: Path, revision: str | None, **row: float) -> None:
 def test_a_report_and_its_figures_are_copied(tmp_path, capsys):
     study(tmp_path / "run", "a" * 40)
     publish.main(publish.Settings("torus", (tmp_path / "run",), tmp_path / "docs"))
+    assert "no page shows torus_curves.png" in capsys.readouterr().out and not list((tmp_path / "docs/figures").iterdir())
+    (tmp_path / "docs/page.md").write_text("![curves](figures/torus_curves.png)")
+    publish.main(publish.Settings("torus", (tmp_path / "run",), tmp_path / "docs"))
     copied = json.loads((tmp_path / "docs/reproductions/reports/torus.json").read_text())
     assert copied == json.loads((tmp_path / "run" / report.REPORT).read_text())
     assert [path.name for path in (tmp_path / "docs/figures").iterdir()] == ["torus_curves.png"]
