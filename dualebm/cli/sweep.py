@@ -59,10 +59,11 @@ def run(settings: Sweep | SweepRows, given: Given) -> None:
         multihost.join(settings.coordinator, *process)
         process = 0, 1
     with jax.enable_x64(settings.precision == 64):
-        planned = arguments(settings, given, process)
-        if settings.dry_run:
-            print_forecast(planned)
-            return
+        with multihost.telling():
+            planned = arguments(settings, given, process)
+            if settings.dry_run:
+                print_forecast(planned)
+                return
         results = sweep(**planned, folder=settings.out, note=note(given))
     if multihost.is_first():
         planted = study.VALIDATION not in results

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import xarray
 
@@ -24,11 +25,12 @@ from dualebm._internal.programs import drop_programs
 from dualebm.measures import Samples
 from dualebm.methods.base import Method
 from dualebm.sweeps.batch import Session, programs, run_batch
-from dualebm.sweeps.folder import SWEEP, Group, begin, group_manifest, open_sweep
+from dualebm.sweeps.folder import SWEEP, Group, begin, group_manifest, open_sweep, read
 from dualebm.sweeps.grid import Grid, Replica, identity
 from dualebm.sweeps.placement import Placement
 from dualebm.sweeps.plan import Plan, batch_size_of, bytes_of_run, like_of, plan_of, stack
 from dualebm.training import multihost, segments, sharding
+from dualebm.training.fingerprint import check_settings, describe
 from dualebm.training.hosts import hosts
 
 
@@ -83,7 +85,8 @@ def sweep(
 
     Raises:
         ValueError: When an argument, a run or a setting is not allowed, before anything is compiled or written.
-        OSError: When the folder cannot be written, or another process holds it.
+        OSError: When the folder cannot be written, or another process holds it; when another of the processes that share the
+            particles ended with an error.
         KeyboardInterrupt: On SIGINT or SIGTERM, after the current segment is done and saved. A second signal interrupts
             at once.
 
@@ -96,13 +99,15 @@ def sweep(
     >>> by_setting(results).acceptance.dims, by_setting(results).acceptance.shape
     (('particle_step', 'seed', 'step'), (2, 2, 3))
     """
-    plan = plan_of(
-        grid, method, rates, data, steps=steps, every=every, metrics=metrics, schedule=schedule, common=common, segment=segment,
-        placement=placement,
-    )  # fmt: skip
-    with multihost.workplace(folder) as place:
-        results = _sweep(plan, place, note, progress)
-        return results.load() if folder is None else results
+    with multihost.telling():
+        plan = plan_of(
+            grid, method, rates, data, steps=steps, every=every, metrics=metrics, schedule=schedule, common=common, segment=segment,
+            placement=placement,
+        )  # fmt: skip
+        _check_alike(plan, "sweep", note)
+        with multihost.workplace(folder) as place:
+            results = _sweep(plan, place, note, progress)
+            return results.load() if folder is None else results
 
 
 class Forecast(NamedTuple):
@@ -137,6 +142,7 @@ def forecast(plan: Plan) -> list[Forecast]:
     Raises:
         ValueError: the plan is not allowed (see `sweep`).
     """
+    _check_alike(plan, "forecast", None)
     forecasts = []
     for members in plan.study.groups(plan.placement.share(plan.replicas)):
         like = like_of(plan, members[0])
@@ -158,7 +164,7 @@ def forecast(plan: Plan) -> list[Forecast]:
 
 
 def _sweep(plan: Plan, folder: Path, note: Any, progress: bool) -> xarray.Dataset:
-    folder = _share_of(folder, plan.placement)
+    folder = _share_of(folder, plan)
     with hosts(folder, SWEEP, lambda: begin(plan, folder, note)) as (host, groups):
         unfinished = [group for group in groups if group_manifest(group)["status"] != "done"]
         for group in unfinished:
@@ -178,15 +184,32 @@ def _sweep(plan: Plan, folder: Path, note: Any, progress: bool) -> xarray.Datase
     return open_sweep(folder, [replica.settings for replica in plan.placement.share(plan.replicas)])
 
 
-def _share_of(folder: Path, placement: Placement) -> Path:
+def _check_alike(plan: Plan, call: str, note: Any) -> None:
+    """Raise ValueError where processes that share the particles were not started alike. No process has written anything yet."""
+    if jax.process_count() == 1:
+        return
+    multihost.check_alike({"call": call})
+    named = note if isinstance(note, dict) else {"note": note}
+    runs = [describe(replica.settings) for replica in plan.replicas]
+    software = {name: plan.each.attributes[name] for name in ("versions", "git_revision")}
+    changing = {name: getattr(jax.config, f"jax_{name}") for name in ("enable_x64", "threefry_partitionable", "default_matmul_precision")}
+    multihost.check_alike(
+        {**named, "settings": plan.each.settings, "runs": runs, "batch_size": plan.placement.batch_size, **software, "jax": changing}
+    )
+
+
+def _share_of(folder: Path, plan: Plan) -> Path:
     """Return the folder of this process's share of the runs.
 
-    Raise ValueError where the folder was begun by another number of processes.
+    Raise ValueError where the folder was begun by another number of processes, or another process has begun another sweep.
     """
-    index, count = placement.process
+    index, count = plan.placement.process
     others = [path.name for path in (*sorted(folder.glob("process-*-of-*")), *folder.glob(SWEEP))]
     if wrong := [name for name in others if not name.endswith(SWEEP if count == 1 else f"-of-{count}")]:
         raise ValueError(f"folder {folder} has {wrong[0]}, of another number of processes than {count}; give the same number")
+    for path in folder.glob(f"process-*-of-{count}"):
+        if (path / SWEEP).exists():
+            check_settings(f"folder {path}", read(path)["settings"], plan.each.settings)
     return folder if count == 1 else folder / f"process-{index}-of-{count}"
 
 

@@ -64,13 +64,14 @@ def describe(value: Any, depth: int = 12) -> Any:
     return re.sub(r" at 0x[0-9a-f]+", "", repr(value))
 
 
-def differences(stored: Any, current: Any, path: str = "") -> list[str]:
+def differences(stored: Any, current: Any, path: str = "", places: tuple[str, str] = ("on disk", "in this call")) -> list[str]:
     """Return the settings in which two descriptions differ, one sentence each.
 
     Args:
-        stored: The description on disk.
-        current: The description in this call.
+        stored: The first description, such as that on disk.
+        current: The second description, such as that in this call.
         path: The name of the setting that the descriptions belong to; empty for the whole.
+        places: The words that say where both are.
 
     Returns:
         A list of sentences, each with the name of the setting and both values.
@@ -80,8 +81,8 @@ def differences(stored: Any, current: Any, path: str = "") -> list[str]:
     """
     if isinstance(stored, dict) and isinstance(current, dict):
         pairs = ((name, stored.get(name), current.get(name)) for name in {**stored, **current})
-        return [sentence for name, a, b in pairs for sentence in differences(a, b, f"{path}.{name}" if path else name)]
-    return [] if stored == current else [f"{path} is {stored!r} on disk and {current!r} in this call"]
+        return [sentence for name, a, b in pairs for sentence in differences(a, b, f"{path}.{name}" if path else name, places)]
+    return [] if stored == current else [f"{path} is {stored!r} {places[0]} and {current!r} {places[1]}"]
 
 
 def check_settings(where: str, stored: dict, current: dict) -> None:

@@ -280,24 +280,15 @@ def hosts(folder: Path, header: str, begin: Callable[[], list]) -> Iterator[tupl
         OSError: When another process holds the folder.
         ValueError: When the folder is not the same for all processes, or holds checkpoints of another number of
             processes.
-        RuntimeError: When `begin` failed in process 0, raised in the others. In process 0 the error of `begin` is
+        multihost.Ended: When `begin` failed in process 0, raised in the others. In process 0 the error of `begin` is
             raised.
     """
     with contextlib.ExitStack() as stack:
         if jax.process_count() == 1:
             yield Alone(), _hold(folder, begin, stack)
             return
-        groups, error = [], None
-        if is_first():
-            try:
-                groups = _hold(folder, begin, stack)
-            except Exception as raised:  # the other processes wait for the outcome
-                error = raised
-        refused = bool(agree(error is not None, "the folder").any())
-        if error is not None:
-            raise error
-        if refused:
-            raise RuntimeError("process 0 could not begin; its message says why")
+        groups = _hold(folder, begin, stack) if is_first() else []
+        agree(True, "the folder")
         # The others must not look earlier: a shared file system may cache that the file was missing.
         if not agree((folder / header).exists(), "the folder").all():
             raise ValueError(f"folder {folder} is not the same for all processes; give one that they share")

@@ -7,6 +7,9 @@ same command on all processes continues from the last checkpoint whose shards ar
 """
 
 import contextlib
+import hashlib
+import itertools
+import json
 import os
 import tempfile
 import threading
@@ -16,24 +19,33 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
-from jax.sharding import Mesh
+from jax._src import distributed  # JAX has no public way to its coordination service
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from dualebm._internal import checks, files
-from dualebm.training import sharding
+from dualebm._internal import checks, collectives, files
+from dualebm.training import rendezvous, sharding
+from dualebm.training.fingerprint import differences
 
-HEARTBEAT, SHUTDOWN = 30, 20
-"""Seconds without a heartbeat after which a process counts as dead, and seconds that it waits for the others at its end."""
+HEARTBEAT = 30
+"""Seconds without a heartbeat after which a process counts as dead."""
 
 PATIENCE = 600.0
-"""Seconds that a process waits for the others where all of them have to agree. Another may write or read slowly."""
+"""Seconds that a process waits for the others: at the start, where all of them have to agree, and at the end. Another may write or
+read slowly."""
+
+LONGEST = 200
+"""The largest length of a value that processes compare as it is, and not by its SHA-256, in characters."""
+
+_rounds = itertools.count()
+"""The numbers of the agreements. All processes agree on the same things in the same order."""
 
 
 def join(coordinator: str, index: int | None = None, count: int | None = None) -> None:
     """Make this process one of several that are one JAX, in which `jax.devices()` lists the devices of all.
 
-    It must be called before anything is computed. A process that the others have not heard of for `HEARTBEAT` seconds
-    counts as dead. JAX's runtime then ends the others with a non-zero exit code.
+    It must be called before anything is computed. The processes wait for each other for `PATIENCE` seconds, and connect their
+    devices. A process that the others have not heard of for `HEARTBEAT` seconds counts as dead. JAX's runtime then ends the
+    others with a non-zero exit code.
 
     Args:
         coordinator: The address host:port of process 0. "auto" asks Slurm or Open MPI, whose tasks then have one device
@@ -42,21 +54,40 @@ def join(coordinator: str, index: int | None = None, count: int | None = None) -
         count: The number of processes, at least 2; not used with "auto".
 
     Raises:
-        ValueError: When the address, the index or the count is not allowed.
-        RuntimeError: When the processes do not find each other within five minutes.
+        ValueError: When the address, the index or the count is not allowed, or two processes were given other counts or the
+            same index.
+        OSError: When process 0 cannot listen at the port, when a process is missing after `PATIENCE` seconds, or when another
+            program answers at the address.
     """
-    waits: dict[str, Any] = dict(heartbeat_timeout_seconds=HEARTBEAT, shutdown_timeout_seconds=SHUTDOWN)
+    waits: dict[str, Any] = dict(
+        initialization_timeout=int(PATIENCE), heartbeat_timeout_seconds=HEARTBEAT, shutdown_timeout_seconds=int(PATIENCE)
+    )
     if coordinator == "auto":
         jax.distributed.initialize(**waits)
-        return
-    host, colon, port = coordinator.rpartition(":")
-    if not (host and colon and port.isdigit()):
-        raise ValueError(f"coordinator is {coordinator!r}; it must be host:port of process 0, as 10.0.0.1:1234, or auto")
-    checks.count("the count of process", count, 2)
-    if index is None or not 0 <= index < (count or 0):
-        raise ValueError(f"process is {index}; it must be from 0 to {(count or 0) - 1}")
-    # Otherwise JAX leaves this process one device under a launcher that it knows.
-    jax.distributed.initialize(coordinator, count, index, cluster_detection_method="deactivate", **waits)
+    else:
+        rendezvous.address_of(coordinator)
+        checks.count("the count of process", count, 2)
+        if index is None or count is None or not 0 <= index < count:
+            raise ValueError(f"process is {index}; it must be from 0 to {(count or 0) - 1}")
+        rendezvous.meet(coordinator, index, count, PATIENCE)
+        # Otherwise JAX leaves this process one device under a launcher that it knows.
+        jax.distributed.initialize(coordinator, count, index, cluster_detection_method="deactivate", **waits)
+    _connect()
+
+
+def _connect() -> None:
+    """Connect the devices of all processes by a first gather.
+
+    The first collective operation of a set of devices connects them, and fails where a process comes to it half a minute after
+    another. Later ones wait. Every operation of a run is between all devices.
+    """
+    mesh = sharding.make(None, jax.device_count())
+    placed = NamedSharding(mesh, PartitionSpec(collectives.PARTICLES))
+    ones = jax.make_array_from_callback((mesh.size,), placed, lambda index: np.ones(mesh.size, "float32")[index])
+    gather = jax.shard_map(collectives.whole, mesh=mesh, in_specs=placed.spec, out_specs=PartitionSpec(), check_vma=False)
+    program = jax.jit(gather).lower(ones).compile()
+    agree(True, "the start")
+    jax.block_until_ready(program(ones))
 
 
 @contextlib.contextmanager
@@ -67,14 +98,14 @@ def at_most(seconds: float, what: str) -> Iterator[None]:
 
     Args:
         seconds: the longest time, in seconds.
-        what: a name for the wait in the message on standard error.
+        what: a name for what is waited for, in the message on standard error.
 
     >>> with at_most(60, "a barrier"):
     ...     pass
     """
 
     def leave():
-        os.write(2, f"error: {what} took more than {seconds:g} s; another process hangs\n".encode())
+        os.write(2, f"error: waiting for {what} took more than {seconds:g} s; another process hangs\n".encode())
         os._exit(1)
 
     timer = threading.Timer(seconds, leave)
@@ -84,6 +115,10 @@ def at_most(seconds: float, what: str) -> Iterator[None]:
         yield
     finally:
         timer.cancel()
+
+
+class Ended(ConnectionError):
+    """Another process ended with an error, which the message repeats."""
 
 
 def agree(values, what: str) -> np.ndarray:
@@ -98,12 +133,107 @@ def agree(values, what: str) -> np.ndarray:
     Returns:
         The values of all processes, (processes, ...).
 
+    Raises:
+        Ended: another process ended with an error (see `telling`).
+
     >>> agree([3, 4], "the records").tolist()
     [[3, 4]]
     """
-    values = np.asarray(values)
-    with at_most(PATIENCE, f"agreeing on {what}"):
-        return np.asarray(multihost_utils.process_allgather(values)).reshape(jax.process_count(), *values.shape)
+    return np.asarray(exchange(np.asarray(values).tolist(), what))
+
+
+def exchange(value: Any, what: str) -> list[Any]:
+    """Return the JSON value that each process passes. The processes wait for each other as in `agree`.
+
+    The values go through JAX's coordination service and not through the devices, whose operations have deadlines of their own.
+
+    Args:
+        value: the value of this process. It takes less than a megabyte as text.
+        what: a name for the value in the message.
+
+    Returns:
+        The values of all processes, in their order.
+
+    Raises:
+        Ended: another process ended with an error (see `telling`).
+    """
+    client = distributed.global_state.client
+    if client is None:
+        return [value]
+    number, index, answers = next(_rounds), jax.process_index(), []
+    client.key_value_set(_key(number, index), json.dumps({"value": value}))
+    for other in range(jax.process_count()):
+        with at_most(PATIENCE, f"process {other} to agree on {what}"):
+            answers.append(json.loads(_get(client, _key(number, other))))
+    if number:  # all have come to this agreement, so that none still reads the answers of the one before
+        client.key_value_delete(_key(number - 1, index))
+    for other, answer in enumerate(answers):
+        if "error" in answer:
+            raise Ended(f"process {other} of {len(answers)} ended: {answer['error']}")
+    return [answer["value"] for answer in answers]
+
+
+@contextlib.contextmanager
+def telling() -> Iterator[None]:
+    """Tell the other processes when the block ends with an error. Where they next agree on something, they raise `Ended`.
+
+    >>> with telling():
+    ...     pass
+    """
+    try:
+        yield
+    except Ended:
+        raise  # the others know
+    except BaseException as error:
+        client = distributed.global_state.client
+        if client is not None:
+            reason = " ".join(str(error).split())[:1000] or type(error).__name__
+            with contextlib.suppress(jax.errors.JaxRuntimeError):
+                # It takes the place of the next answer of this process.
+                client.key_value_set(_key(next(_rounds), jax.process_index()), json.dumps({"error": reason}))
+        raise
+
+
+def check_alike(stated: dict[str, Any]) -> None:
+    """Check that all processes state the same.
+
+    Args:
+        stated: what this process states by name, as JSON: flags, settings, versions.
+
+    Raises:
+        ValueError: When a process differs from process 0. All processes raise it, with the first four differences.
+        Ended: another process ended with an error (see `telling`).
+
+    >>> check_alike({"steps": 20})
+    """
+    short = {name: _short(value) for name, value in stated.items()}
+    first, *rest = exchange(short, "the flags")
+    for index, other in enumerate(rest, start=1):
+        if differing := differences(first, other, places=("in process 0", f"in process {index}")):
+            more = f"; and {len(differing) - 4} more" if len(differing) > 4 else ""
+            raise ValueError(f"the processes differ: {'; '.join(differing[:4])}{more}; give all of them the same flags and packages")
+
+
+def _short(value: Any) -> Any:
+    """Return JSON in which long lists and texts are their SHA-256. A message of the coordination service must be short."""
+    if isinstance(value, dict):
+        return {name: _short(item) for name, item in value.items()}
+    text = json.dumps(value)
+    return value if len(text) <= LONGEST else {"sha256": hashlib.sha256(text.encode()).hexdigest()[:12]}
+
+
+def _key(number: int, index: int) -> str:
+    return f"dualebm/{number}/{index}"
+
+
+def _get(client: Any, key: str) -> str:
+    """Return a value of the coordination service, once it is there. Between waits of a second Python receives signals."""
+    while True:
+        try:
+            return client.blocking_key_value_get(key, 1000)
+        except jax.errors.JaxRuntimeError as error:
+            if "DEADLINE_EXCEEDED" not in str(error):
+                raise
 
 
 @contextlib.contextmanager

@@ -9,9 +9,37 @@ import time
 import pytest
 import xarray
 
+from dualebm.data import targets
 from dualebm.sweeps.folder import open_sweep
 from dualebm.training import presence, run_folder
-from tests.package.test_multihost import ended, start
+from tests.children import Child
+from tests.package.test_multihost import address, command, ended, start, words
+
+
+def test_another_flag_in_one_process_is_found_before_anything_is_written(tmp_path):
+    place = address()
+    given = [(), ("--steps", "40")], [("--every", "2"), ("--every", "2", "--dry-run")], [(), ("--radius", "3")]
+    for flags in given:
+        found = ended([Child(command, words(tmp_path / "two", place, i, *flags[i])) for i in range(2)])
+        assert [code for code, _, _ in found] == [2, 2], found
+        errors = [[line for line in error.splitlines() if line.startswith("error: ")] for _, _, error in found]
+        assert [len(lines) for lines in errors] == [1, 1], found
+        assert not (tmp_path / "two").exists()
+
+
+def slowly(seconds, arguments):
+    """The command, in a process that makes its data slowly."""
+    draw = targets.sample
+    targets.sample = lambda *given: (time.sleep(seconds), draw(*given))[1]
+    return command(arguments)
+
+
+def test_a_process_may_begin_long_after_another(tmp_path):
+    """The devices connect half a minute at the longest, and did so when they first computed."""
+    place, flags = address(), ("--steps", "4", "--every", "2", "--seed", "0")
+    children = [Child(slowly, 35 * (i == 0), words(tmp_path / "two", place, i, *flags), devices=2) for i in range(2)]
+    found = ended(children, 400)
+    assert [code for code, _, _ in found] == [0, 0], found
 
 
 @pytest.mark.parametrize(("which", "how"), [(0, signal.SIGKILL), (1, signal.SIGKILL), (1, signal.SIGSTOP)])

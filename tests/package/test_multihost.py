@@ -1,7 +1,9 @@
 """Processes that share the particles of each run: equal to one, and what is left when one of them dies."""
 
 import contextlib
+import copy
 import io
+import itertools
 import json
 import os
 import shlex
@@ -38,17 +40,26 @@ def command(arguments):
 
 def start(folder, *flags, processes=2):
     """`dualebm sweep` in so many processes that have two devices each, over loopback."""
+    place = address()
+    return [Child(command, words(folder, place, i, *flags, processes=processes), devices=2) for i in range(processes)]
+
+
+def address():
+    """An address of this machine, with a port that is free."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    common = ["sweep", *FLAGS, *flags, "--out", str(folder), "--coordinator", f"127.0.0.1:{port}", "--process"]
-    return [Child(command, [*common, f"{i}/{processes}"], devices=2) for i in range(processes)]
+        return f"127.0.0.1:{free.getsockname()[1]}"
 
 
-def ended(children):
+def words(folder, place, index, *flags, processes=2):
+    """The words of one of the processes."""
+    return ["sweep", *FLAGS, *flags, "--out", str(folder), "--coordinator", place, "--process", f"{index}/{processes}"]
+
+
+def ended(children, seconds=180):
     """(exit code, standard output, standard error) of each."""
     try:
-        return [child.answer(180) for child in children]
+        return [child.answer(seconds) for child in children]
     finally:
         for child in children:
             child.kill()
@@ -114,7 +125,8 @@ def wait(path):
 def test_no_wait_is_without_an_end(tmp_path):
     child = Child(wait, tmp_path / "error")
     child.process.join(50)
-    assert child.kill() == 1 and (tmp_path / "error").read_text() == "error: a barrier took more than 0.05 s; another process hangs\n"
+    assert child.kill() == 1
+    assert (tmp_path / "error").read_text() == "error: waiting for a barrier took more than 0.05 s; another process hangs\n"
 
 
 @pytest.mark.parametrize(
@@ -122,6 +134,9 @@ def test_no_wait_is_without_an_end(tmp_path):
     [
         (("10.0.0.1", 0, 2), "coordinator is '10.0.0.1'; it must be host:port"),
         (("10.0.0.1:http", 0, 2), "it must be host:port"),
+        (("::1:80", 0, 2), r"as 10.0.0.1:1234 or \[fd00::1\]:1234"),
+        (("10.0.0.1:99999999", 0, 2), "coordinator is '10.0.0.1:99999999'; its port must be from 1 to 65535"),
+        (("10.0.0.1:0", 0, 2), "its port must be from 1 to 65535"),
         (("10.0.0.1:80", 2, 2), "process is 2; it must be from 0 to 1"),
         (("10.0.0.1:80", 0, 1), "the count of process is 1"),
     ],
@@ -152,6 +167,59 @@ def test_a_folder_of_another_number_of_processes(tmp_path):
         go(tmp_path)
 
 
+# -- What processes tell each other --------------------------------------------------------------------
+
+
+class Service(dict):
+    """JAX's coordination service, with the answers of process 1 already there; `asked` are the questions of process 0."""
+
+    def key_value_set(self, key, value):
+        assert key not in self
+        self[key] = value
+
+    def key_value_delete(self, key):
+        del self[key]
+
+    def blocking_key_value_get(self, key, milliseconds):
+        if key not in self:
+            self.late()
+            raise jax.errors.JaxRuntimeError(f"DEADLINE_EXCEEDED: {milliseconds}")
+        return self[key]
+
+    def late(self):
+        raise AssertionError("nobody answers")
+
+
+@pytest.fixture
+def service(monkeypatch):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(multihost, "_rounds", itertools.count())
+    monkeypatch.setattr(multihost.distributed.global_state, "client", Service())
+    return multihost.distributed.global_state.client
+
+
+def test_agreements_are_in_order_and_leave_nothing_but_the_last(service):
+    for number, answer in enumerate([[1, 2], [True, False], "text"]):
+        service[f"dualebm/{number}/1"] = json.dumps({"value": answer})
+    assert multihost.agree([3, 4], "numbers").tolist() == [[3, 4], [1, 2]]
+    assert multihost.agree([True, True], "facts").tolist() == [[True, True], [True, False]]
+    service.late = lambda: service.update({"dualebm/2/1": json.dumps({"value": "late"})})
+    del service["dualebm/2/1"]
+    assert multihost.exchange("word", "words") == ["word", "late"]
+    assert [key for key in service if key.endswith("/0")] == ["dualebm/2/0"]
+
+
+def test_an_error_of_one_process_ends_the_others(service):
+    """It takes the place of the next answer, so that all still count alike."""
+    with pytest.raises(OSError, match="full"), multihost.telling():
+        raise OSError("disk\nfull")
+    assert json.loads(service["dualebm/0/0"]) == {"error": "disk full"}
+    service["dualebm/1/1"] = json.dumps({"error": "no file"})
+    with pytest.raises(multihost.Ended, match="process 1 of 2 ended: no file"), multihost.telling():
+        multihost.agree(1, "the data")
+    assert next(multihost._rounds) == 2
+
+
 # -- One of several processes, whose others the test answers for ---------------------------------------
 
 
@@ -159,8 +227,8 @@ def test_a_folder_of_another_number_of_processes(tmp_path):
 def one_of_two(monkeypatch):
     """This process takes itself for the first of two, whose particles it has all.
 
-    `others` holds, by question, what the second process answers; without an entry it answers as the first.
-    `said` holds the last answers of the first.
+    `others` holds, by question, what the second process answers; without an entry it answers as the first. For what they
+    exchange it is a function of the answer of the first. `said` holds the last answers of the first.
     """
     others, said = {}, {}
 
@@ -168,8 +236,13 @@ def one_of_two(monkeypatch):
         said[what] = np.asarray(values)
         return np.stack([said[what], np.asarray(others.get(what, values))])
 
+    def exchange(value, what):
+        said[what] = json.loads(json.dumps(value))
+        return [said[what], others.get(what, lambda value: value)(copy.deepcopy(said[what]))]
+
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     monkeypatch.setattr(hosts, "agree", agree)
+    monkeypatch.setattr(multihost, "exchange", exchange)
     return others, said
 
 
@@ -220,6 +293,43 @@ def test_processes_must_make_the_same_data(tmp_path, one_of_two):
     others["the data"] = [[1, 1], [sums[0], sums[0]]]
     with pytest.raises(ValueError, match="run 1: the processes made different data"):
         go(tmp_path / "different")
+
+
+def test_processes_must_be_started_alike(tmp_path, one_of_two):
+    """Another setting, run, package or version in one of them is found before anything is written."""
+    others, said = one_of_two
+    go(tmp_path / "alike", note={"radius": 10.0})
+    stated = said["the flags"]
+    assert stated["settings"]["steps"] == 14 and stated["radius"] == 10.0 and "jax" in stated["versions"]
+
+    def change(*names):
+        def answer(stated):
+            if names[0] not in stated:  # the first question is for the call
+                return stated
+            *outer, last = names
+            within = stated
+            for name in outer:
+                within = within[name]
+            within[last] = 3
+            return stated
+
+        others["the flags"] = answer
+
+    for names in (["radius"], ["settings", "steps"], ["versions", "numpy"], ["runs"], ["jax", "enable_x64"], ["batch_size"], ["call"]):
+        change(*names)
+        with pytest.raises(ValueError, match=rf"the processes differ: {'.'.join(names)} is .* in process 0 and 3 in process 1; give all"):
+            go(tmp_path / "other", note={"radius": 10.0})
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_statement_is_short(one_of_two):
+    """JAX's coordination service refuses long messages."""
+    others, said = one_of_two
+    multihost.check_alike({"runs": list(range(10**5)), "steps": 20})
+    assert len(json.dumps(said["the flags"])) < 100 and said["the flags"]["steps"] == 20
+    others["the flags"] = lambda stated: stated | {"runs": multihost._short(list(range(1, 10**5)))}
+    with pytest.raises(ValueError, match=r"the processes differ: runs.sha256 is '"):
+        multihost.check_alike({"runs": list(range(10**5)), "steps": 20})
 
 
 def test_what_processes_that_share_particles_may_not_ask_for(one_of_two):
