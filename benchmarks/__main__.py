@@ -146,7 +146,7 @@ def implementations() -> list[str]:
     """The implementations that can run here."""
     torch = importlib.util.find_spec("torch") is not None
     if not torch:
-        say("torch is not installed: its ports are left out (pip install -e '.[benchmarks,torch]')")
+        say("torch is not installed: its ports are left out (pip install -e '.[torch]')")
     return [name for name in (*PROJECTED, OURS[1]) if torch or not name.startswith("torch")]
 
 

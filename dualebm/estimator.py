@@ -331,10 +331,9 @@ class EnergyModel(DensityMixin, BaseEstimator):
         checks.count("n_samples", n_samples)
         if n_samples % CHAINS:
             raise ValueError(f"n_samples is {n_samples}; it must be a multiple of {CHAINS}, the number of chains")
-        try:
-            import arviz  # pyright: ignore[reportMissingImports]
-        except ImportError as error:
-            raise ImportError("to_arviz needs the package arviz: pip install arviz") from error
+        checks.package("arviz", "to_arviz", "'arviz<1'")
+        import arviz  # pyright: ignore[reportMissingImports]
+
         drawn = self.sample(n_samples, random_state)
         rows = np.asarray(drawn)
         names = list(getattr(drawn, "columns", (f"x{i + 1}" for i in range(rows.shape[1]))))

@@ -1,6 +1,7 @@
 """Checks of arguments on the host. Each error names the argument, its value and the allowed values."""
 
 import difflib
+import importlib
 import math
 from collections.abc import Iterable
 
@@ -18,6 +19,28 @@ LARGEST_SEED = 2**32 - 1
 
 LARGEST_COUNT = 2**31 - 1
 """The largest count: JAX counts by integers of 32 bits."""
+
+
+def package(name: str, what: str, install: str) -> None:
+    """Raises ImportError unless an optional package can be imported.
+
+    Args:
+        name: the name under which the package is imported.
+        what: what needs the package, in the error.
+        install: what `pip install` takes, in the error.
+
+    Raises:
+        ImportError: when the package is missing, or cannot be imported.
+
+    >>> package("no_such_package", "a film", "no-such-package")
+    Traceback (most recent call last):
+    ...
+    ImportError: a film needs the package no_such_package (No module named 'no_such_package'): pip install no-such-package
+    """
+    try:
+        importlib.import_module(name)
+    except ImportError as error:
+        raise ImportError(f"{what} needs the package {name} ({error}): pip install {install}") from error
 
 
 def choice(name: str, value, allowed: Iterable) -> None:

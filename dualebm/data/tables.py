@@ -1,7 +1,6 @@
 """Tables of numbers from files and from arrays. pandas reads them, and then they are checked. Nothing is guessed, and nothing unpickled."""
 
 import difflib
-import importlib
 import stat
 import zipfile
 import zlib
@@ -338,7 +337,7 @@ def _numpy(path: Path) -> np.ndarray:
 
 def _parquet(path: Path) -> Any:
     """Return the DataFrame of a Parquet file."""
-    _check_package("pyarrow", path)
+    checks.package("pyarrow", str(path), "'dualebm[tables]'")
     import pandas
     from pyarrow.lib import ArrowException
 
@@ -350,7 +349,7 @@ def _parquet(path: Path) -> Any:
 
 def _excel_lines(path: Path) -> Any:
     """Return the rows of the only sheet that is not empty as `text_tables.Lines`, with tabs between quoted cells."""
-    _check_package("openpyxl", path)
+    checks.package("openpyxl", str(path), "'dualebm[tables]'")
     import pandas
 
     from dualebm.data import text_tables
@@ -371,11 +370,3 @@ def _excel_lines(path: Path) -> Any:
 def _word(cell: Any) -> str:
     """Return a cell of a sheet as a word without marks that separate or quote words. All digits of a number are kept."""
     return " ".join(str(cell).replace('"', "'").split()) if cell is not None else ""
-
-
-def _check_package(package: str, path: Path) -> None:
-    """Raise ImportError unless a package of the extra `tables` is installed."""
-    try:
-        importlib.import_module(package)
-    except ImportError as error:
-        raise ImportError(f"{path} needs the package {package}: pip install 'dualebm[tables]'") from error

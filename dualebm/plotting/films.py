@@ -42,6 +42,7 @@ def film(
     Raises:
         ValueError: the suffix is not allowed, the folder does not exist, there is no frame, `fps` is below 1, particles
             or neurons are not in R^3, or an energy is not finite.
+        ImportError: the package imageio-ffmpeg is not installed.
 
     >>> import tempfile
     >>> frames = [Frame(step, lambda x, step=step: step * x[:, 0]) for step in (0, 10)]
@@ -49,6 +50,7 @@ def film(
     ...     film(Path(folder) / "run.gif", frames).name
     'run.gif'
     """
+    checks.package("imageio_ffmpeg", "a film", "imageio-ffmpeg")
     import imageio_ffmpeg
 
     path, frames = Path(path), list(frames)

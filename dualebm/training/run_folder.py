@@ -25,7 +25,7 @@ import numpy as np
 import xarray
 import zarr
 
-from dualebm._internal import files
+from dualebm._internal import checks, files
 from dualebm._internal.files import FORMAT, PathLike
 
 MANIFEST, RESULTS = "manifest.json", "results.zarr"
@@ -310,6 +310,7 @@ def to_netcdf(results: xarray.Dataset | PathLike, path: PathLike) -> None:
 
     Raises:
         OSError: the file cannot be written.
+        ImportError: the packages h5netcdf and h5py are not installed.
 
     >>> import tempfile; folder = Path(tempfile.mkdtemp())
     >>> create_results(folder, np.array([0, 10]), {"kl": Variable((), "float32", {})}, chunk=(1, 2), attributes={"key": [0, 1]})
@@ -317,6 +318,8 @@ def to_netcdf(results: xarray.Dataset | PathLike, path: PathLike) -> None:
     >>> xarray.load_dataset(folder / "results.nc").attrs["key"]
     '[0, 1]'
     """
+    for name in ("h5netcdf", "h5py"):
+        checks.package(name, "to_netcdf", "h5netcdf h5py")
     exported = (results.copy() if isinstance(results, xarray.Dataset) else open_results(results)).load()
     exported.attrs = {name: value if isinstance(value, str) else json.dumps(value) for name, value in exported.attrs.items()}
     files.commit(Path(path), lambda temporary: exported.to_netcdf(temporary, engine="h5netcdf"))

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from dualebm._internal import checks
 from dualebm.auto import split
 from dualebm.data.kernel_bases import deal
 from dualebm.radii import FEW
@@ -145,7 +146,8 @@ def mixture(train: Rows, held: Rows) -> Scored:
 
 
 def _start(key, dimension: int, flow: Flow) -> Any:
-    """Returns a flow before its training."""
+    """Returns a flow before its training. Raises ImportError where flowjax is missing."""
+    checks.package("flowjax", "the flow", "'dualebm[experiments]'")
     from flowjax import bijections, distributions, flows
 
     build = dict(coupling=flows.coupling_flow, autoregressive=flows.masked_autoregressive_flow)[flow.kind]

@@ -2,7 +2,6 @@
 
 import itertools
 import os
-import sys
 import warnings
 
 import jax.numpy as jnp
@@ -337,14 +336,6 @@ def test_tables_of_parquet_and_excel(tmp_path):
     frame[:0][[]].to_excel(tmp_path / "empty.xlsx", index=False)
     with pytest.raises(ValueError, match=r"empty.xlsx holds no points; it must have one per row"):
         read(tmp_path / "empty.xlsx")
-
-
-@pytest.mark.parametrize(("suffix", "package"), [(".parquet", "pyarrow"), (".xlsx", "openpyxl")])
-def test_a_missing_package_is_named_with_its_extra(tmp_path, monkeypatch, suffix, package):
-    (tmp_path / f"a{suffix}").write_bytes(b"")
-    monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(ImportError, match=rf"a{suffix} needs the package {package}: pip install 'dualebm\[tables\]'"):
-        read(tmp_path / f"a{suffix}")
 
 
 def test_files_that_are_no_tables(tmp_path, monkeypatch):
