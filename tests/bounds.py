@@ -29,7 +29,7 @@ FIT = shlex.split("--space euclidean --base normal --feature relu --neurons 4 --
 SELECT = shlex.split(
     "--space euclidean --standardise --neurons 4 --particles 32 --steps 20 --every 2 --radius 1,5 --seed 0,1 --repeats 7,8"
 )
-SWEEP = shlex.split("--teacher s2_bimodal --n 64 --neurons 8 --test-points 50 --alpha 1 --steps 2000 --every 2 --seed 0:2")
+SWEEP = shlex.split("--teacher s2_bimodal --n 64 --neurons 8 --test-points 50 --alpha 1 --every 2 --seed 0:2")
 
 
 # -- The environments ----------------------------------------------------------------------------------
@@ -101,8 +101,9 @@ def a_sweep():
 
     from dualebm.sweeps.folder import open_sweep
 
-    dualebm("sweep", *SWEEP, "--out", "whole")
-    process = subprocess.Popen(command("sweep", *SWEEP, "--out", "halves"), stderr=subprocess.DEVNULL)
+    words = ["sweep", *SWEEP, "--steps", "2000", "--out"]
+    dualebm(*words, "whole")
+    process = subprocess.Popen(command(*words, "halves"), stderr=subprocess.DEVNULL)
     while process.poll() is None and not list(Path("halves").glob("group-*/checkpoint-*")):
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)

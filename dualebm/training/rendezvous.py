@@ -91,8 +91,6 @@ def _receive(coordinator: str, port: int, count: int, patience: float) -> None:
                 with contextlib.suppress(TimeoutError):
                     peer = stack.enter_context(server.accept()[0])
                     _admit(peer, present, count)
-                for gone in [index for index, peer in present.items() if not _is_there(peer)]:
-                    del present[gone]
         except (ValueError, TimeoutError) as error:
             for peer in present.values():
                 _send(peer, error=str(error), kind=type(error).__name__)
@@ -116,6 +114,8 @@ def _listen(coordinator: str, port: int) -> socket.socket:
 
 def _admit(peer: socket.socket, present: dict[int, socket.socket], count: int) -> None:
     """Add a process that has come. Raises ValueError where it and process 0 were not started alike. Strangers are left out."""
+    for gone in [index for index, other in present.items() if not _is_there(other)]:
+        del present[gone]  # it may come again
     with contextlib.suppress(OSError):
         _send(peer, dualebm="process 0")
         peer.settimeout(REPLY)
@@ -126,7 +126,7 @@ def _admit(peer: socket.socket, present: dict[int, socket.socket], count: int) -
         if theirs != count:
             present[-1] = peer  # it is to hear the reason, too
             raise ValueError(f"process is 0/{count} and {index}/{theirs}; all processes must have the same number of processes")
-        if not 0 < index < count or (index in present and _is_there(present[index])):
+        if not 0 < index < count or index in present:
             present[-1] = peer
             raise ValueError(f"process is {index}/{count} in two processes; each must have an index of its own")
         present[index] = peer

@@ -118,7 +118,7 @@ def test_a_process_that_was_killed_may_come_again(port):
         with come(port, hello) as peer:
             peer.settimeout(5.0)
             assert b"dualebm" in peer.recv(100)
-            time.sleep(0.05)
+            time.sleep(0.05)  # process 0 counts it
         assert outcomes(port, (2, 3), (1, 3)) == [None] * 2 and first.result() is None
 
 
