@@ -24,6 +24,7 @@ from dualebm.sweeps.engine import sweep
 from dualebm.sweeps.folder import manifest, open_sweep
 from dualebm.sweeps.grid import product
 from dualebm.sweeps.placement import Placement
+from dualebm.sweeps.plan import plan_of
 from dualebm.training import checkpoints, hosts, multihost, presence, sharding
 from tests.children import Child
 
@@ -165,6 +166,18 @@ def test_a_folder_of_another_number_of_processes(tmp_path):
     (group / "checkpoint-0-3.npz").touch()
     with pytest.raises(ValueError, match=r"shard-0-of-2/group-0/checkpoint-0-3.npz, of another number of processes than the 1"):
         go(tmp_path)
+
+
+def test_processes_that_share_the_runs_must_be_started_alike(tmp_path):
+    """The second finds the folder of the first, and writes nothing."""
+    placement = Placement(process=(1, 2))
+    settings = plan_of(product(seed=[0, 1]), METHOD, None, data, metrics=METRICS, placement=placement, **COUNTS).each.settings
+    header = dict(kind="sweep", format=files.FORMAT, settings=settings | {"common": True}, groups=[], note=None)
+    (tmp_path / "process-0-of-2").mkdir()
+    (tmp_path / "process-0-of-2" / "sweep.json").write_text(json.dumps(header))
+    with pytest.raises(ValueError, match=r"process-0-of-2 is of another run: common is True on disk and False in this call"):
+        go(tmp_path, placement=placement)
+    assert [path.name for path in tmp_path.iterdir()] == ["process-0-of-2"]
 
 
 # -- What processes tell each other --------------------------------------------------------------------
