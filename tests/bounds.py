@@ -29,7 +29,7 @@ FIT = shlex.split("--space euclidean --base normal --feature relu --neurons 4 --
 SELECT = shlex.split(
     "--space euclidean --standardise --neurons 4 --particles 32 --steps 20 --every 2 --radius 1,5 --seed 0,1 --repeats 7,8"
 )
-SWEEP = shlex.split("--teacher s2_bimodal --n 64 --neurons 8 --test-points 50 --alpha 1 --every 2 --seed 0:2")
+SWEEP = shlex.split("--teacher s2_bimodal --n 64 --neurons 8 --test-points 50 --alpha 1 --every 20 --seed 0:2")
 
 
 # -- The environments ----------------------------------------------------------------------------------
@@ -101,7 +101,7 @@ def a_sweep():
 
     from dualebm.sweeps.folder import open_sweep
 
-    words = ["sweep", *SWEEP, "--steps", "2000", "--out"]
+    words = ["sweep", *SWEEP, "--steps", "20000", "--out"]
     dualebm(*words, "whole")
     process = subprocess.Popen(command(*words, "halves"), stderr=subprocess.DEVNULL)
     while process.poll() is None and not list(Path("halves").glob("group-*/checkpoint-*")):
@@ -120,7 +120,7 @@ def processes():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         place = f"127.0.0.1:{free.getsockname()[1]}"
-    words = ["sweep", *SWEEP, "--steps", "20", "--out", "both", "--coordinator", place, "--process"]
+    words = ["sweep", *SWEEP, "--steps", "40", "--out", "both", "--coordinator", place, "--process"]
     started = [subprocess.Popen(command(*words, f"{i}/2"), stderr=subprocess.PIPE, text=True) for i in range(2)]
     errors = [process.communicate()[1] for process in started]
     assert [process.returncode for process in started] == [0, 0], "\n".join(errors)
