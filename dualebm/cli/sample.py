@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import jax
 import numpy as np
 
-from dualebm import model
+from dualebm import model_files
 from dualebm.cli import output
 from dualebm.cli.commands import Sample
 from dualebm.data.preparation import from_space
@@ -20,8 +20,8 @@ LOW_ACCEPTANCE = 0.3
 def run(settings: Sample) -> None:
     """Draw the samples, write them, and print how they were drawn. Raises ValueError for a setting that is not allowed."""
     output.check(settings.out)
-    with jax.enable_x64(model.read(settings.model)["precision"] == 64):
-        fitted = model.load(settings.model)
+    with jax.enable_x64(model_files.read(settings.model)["precision"] == 64):
+        fitted = model_files.load(settings.model)
         step = fitted.particle_step if settings.step is None else settings.step
         prepared, width = fitted.preparation, 2 if fitted.preparation.latlon else fitted.preparation.space.dimension
         output.check_size(settings.out, settings.count, width)

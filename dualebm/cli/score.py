@@ -5,7 +5,7 @@ import sys
 import jax
 import numpy as np
 
-from dualebm import model, quality, row_weights
+from dualebm import model, model_files, quality, row_weights
 from dualebm.cli import evaluate, output, report, rows
 from dualebm.cli.commands import Score
 from dualebm.data import preparation
@@ -25,8 +25,8 @@ def run(settings: Score) -> None:
         raise ValueError(f"out is {str(settings.out)!r}, which is the file of the rows; give another file")
     if settings.quality and settings.weights is not None:
         raise ValueError(f"quality is {settings.quality} and weights is {settings.weights!r}; these comparisons take rows of equal weights")
-    with jax.enable_x64(model.read(settings.model)["precision"] == 64):
-        fitted = model.load(settings.model)
+    with jax.enable_x64(model_files.read(settings.model)["precision"] == 64):
+        fitted = model_files.load(settings.model)
         table = rows.read(settings.rows, settings.columns, settings.drop_missing, fitted.preparation.columns, settings.weights)
         data = preparation.to_space(fitted.preparation, table, model.precision(fitted))
         points = data.points
