@@ -1,14 +1,13 @@
 """Samples of a fitted model, all at once or in blocks, so that more of them can be drawn than fit into memory."""
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from dualebm._internal import checks
+from dualebm._internal import checks, memory
 from dualebm.flows import langevin, resampling
 from dualebm.model import Model
 
@@ -24,9 +23,6 @@ CHAINS = 2**14
 
 COPIES = 4
 """The number of float64 copies of samples that memory holds while they are drawn."""
-
-MEMORY_INFO = Path("/proc/meminfo")
-"""The file that says on Linux how much memory is free."""
 
 
 class Drawn(NamedTuple):
@@ -101,9 +97,7 @@ def check_memory(name: str, count: int, columns: int) -> None:
 
     >>> check_memory("count", 1000, 3)
     """
-    lines = MEMORY_INFO.read_text().splitlines() if MEMORY_INFO.is_file() else []
-    free = next((1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")), None)
-    needed = count * columns * COPIES * 8
+    free, needed = memory.free(), count * columns * COPIES * 8
     if free is not None and needed > free:
         raise ValueError(
             f"{name} is {count}, which takes about {needed / 1e9:.3g} GB of the {free / 1e9:.3g} GB of memory that are free; it must be at "

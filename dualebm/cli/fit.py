@@ -200,7 +200,7 @@ def _save(settings: Fit, given: Given, points: Rows, fitted: model.Model, about:
         "data": {
             "file": str(settings.data), "sha256": hashlib.sha256(settings.data.read_bytes()).hexdigest(), "rows": len(every.points),
             "trained_on": len(points.data.points), "drawn": count, "weighted": every.log_weights is not None,
-            "space": repr(points.preparation.space),
+            "drawn_sha256": files.digest_of(settings.out / page.ROWS), "space": repr(points.preparation.space),
         },
     }  # fmt: skip
     model_files.save(settings.out, fitted, {**source, **about})

@@ -47,6 +47,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (Refused, ValueError, OSError, ImportError, MemoryError) as error:
         _tell(f"error: {' '.join(_reason(error).split())}")
         return 2
+    except RuntimeError as error:
+        if not _exhausted(error):
+            raise
+        said = " ".join(str(error).split())[:200]
+        _tell(f"error: memory is exhausted ({said}); give fewer particles, neurons, draws or rows")
+        return 2
     except KeyboardInterrupt as interrupt:
         if arguments is None:  # the process ends, and a second interruption has nothing to stop
             signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -76,6 +82,15 @@ def _tell(text: str) -> None:
     """Print a line on standard error, or nothing where it cannot be written."""
     with contextlib.suppress(OSError):
         print(text, file=sys.stderr, flush=True)
+
+
+def _exhausted(error: RuntimeError) -> bool:
+    """Tell whether an error of JAX says that memory could not be allocated.
+
+    >>> _exhausted(RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 8 bytes."))
+    True
+    """
+    return "RESOURCE_EXHAUSTED" in str(error)
 
 
 def _reason(error: Exception) -> str:

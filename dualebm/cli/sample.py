@@ -30,13 +30,17 @@ def run(settings: Sample) -> None:
 
         with segments.bar(settings.count, 0, "sample", settings.out is not None and sys.stderr.isatty()) as bar:
 
-            def rows() -> Iterator[np.ndarray]:
+            def made() -> Iterator[np.ndarray]:
                 for block in blocks:
                     drawn.append((len(block.points), block.fraction, block.acceptance))
-                    yield from_space(prepared, block.points).rows
+                    rows = from_space(prepared, block.points).rows
+                    finite = np.isfinite(rows).all(axis=1)
+                    if not finite.all():
+                        raise ValueError(f"{settings.model}: samples of the model are not finite, such as {rows[~finite][0]}")
+                    yield rows
                     bar.update(len(block.points))
 
-            output.write(settings.out, list(prepared.columns or (f"x{i + 1}" for i in range(width))), rows(), settings.count)
+            output.write(settings.out, list(prepared.columns or (f"x{i + 1}" for i in range(width))), made(), settings.count)
     fraction, acceptances = drawn[0][1], [size * accepted for size, _, accepted in drawn if accepted is not None]
     summary = output.summary(settings.out)
     if fraction is not None:

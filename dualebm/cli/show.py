@@ -51,12 +51,17 @@ def _show_model(settings: Show) -> None:
         raise ValueError(f"folder is {str(settings.folder)!r}, whose model was not written by this version of dualebm fit; fit it again")
     with jax.enable_x64(header["precision"] == 64):
         fitted = model_files.load(settings.folder)
-        print("\n".join([*report.lines(header, fitted), *report.radii(header, fitted)]))
-        for note in header["notes"]:
-            print(f"note: {note}", file=sys.stderr)
-        if not (settings.folder / page.ROWS).exists():
-            print(f"note: {settings.folder / page.ROWS} is missing, and so the figure has no rows", file=sys.stderr)
-        page.write(settings.folder, header, fitted, out)
+        try:
+            lines, notes = [*report.lines(header, fitted), *report.radii(header, fitted)], [f"note: {note}" for note in header["notes"]]
+            page.write(settings.folder, header, fitted, out)
+        except (AttributeError, LookupError, TypeError) as error:
+            path = settings.folder / model_files.MODEL
+            raise ValueError(f"{path} is corrupt in what it states of the fit ({type(error).__name__}: {error}); fit it again") from error
+    print("\n".join(lines))
+    if not (settings.folder / page.ROWS).exists():
+        notes.append(f"note: {settings.folder / page.ROWS} is missing, and so the figure has no rows")
+    for note in notes:
+        print(note, file=sys.stderr)
     print(f"drawn in {out}; {settings.folder / page.REPORT} explains the numbers")
 
 

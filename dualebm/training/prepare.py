@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Key
 
+from dualebm._internal import memory
 from dualebm.measures import Samples
 from dualebm.methods.base import Divergence, Method
 from dualebm.metrics import Metric
@@ -82,6 +83,27 @@ def check_state(like, state) -> None:
 
 def _shape(array) -> str:
     return "absent" if array is None else f"{array.dtype} of shape {tuple(array.shape)}"
+
+
+def check_memory(method: Method, state: Any) -> None:
+    """Check that two states, before and after an iteration, fit into the free memory.
+
+    Args:
+        method: The method, for the message.
+        state: A state, or its shapes.
+
+    Raises:
+        ValueError: They do not fit. The message names the largest array.
+
+    >>> from dualebm.methods.dual import Dual; from dualebm.spaces import Sphere
+    >>> check_memory(Dual(Sphere(3)), {"x": jnp.zeros(2)})
+    """
+    sizes = {jax.tree_util.keystr(path, simple=True, separator="."): x for path, x in jax.tree_util.tree_leaves_with_path(state)}
+    if sizes:
+        name, largest = max(sizes.items(), key=lambda item: item[1].size * item[1].dtype.itemsize)
+        needed = 2 * sum(x.size * x.dtype.itemsize for x in sizes.values())
+        about = f"the state of {type(method).__name__}, whose largest array {name} is {_shape(largest)},"
+        memory.check(about, needed, "give fewer particles, neurons or data points")
 
 
 def check_names(metrics: dict) -> None:

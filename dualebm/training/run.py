@@ -108,6 +108,7 @@ def run(
     data = jax.tree.map(jnp.asarray, data)
     rates = prepare.traced(rates, data)
     like = eqx.filter_eval_shape(prepare.initial_state, key, method, rates, data)
+    prepare.check_memory(method, like)
     if state is not None:
         prepare.check_state(like, state)
     setup = simulate.Setup(key, method, rates, data, metrics, every, schedule)
