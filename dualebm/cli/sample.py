@@ -46,7 +46,7 @@ def run(settings: Sample) -> None:
     if fraction is not None:
         print(f"weighted draws of the base measure, of which the fraction {fraction:.3g} counts", file=summary)
     else:
-        moves = f"{settings.steps or MOVES} moves of step {step:.4g}"
+        moves = f"{MOVES if settings.steps is None else settings.steps} moves of step {step:.4g}"
         acceptance = sum(acceptances) / settings.count
         print(f"acceptance {acceptance:.3f} in {moves} from the base measure", file=summary)
         if acceptance < LOW_ACCEPTANCE:
