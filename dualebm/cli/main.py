@@ -23,8 +23,8 @@ ABOUT = "Densities by energy-based models, trained by the coupled flow of neuron
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code.
 
-    The exit code is 0 on success, 1 when a run diverged, 2 when an argument, file or folder is not allowed, and 130 when the command was
-    interrupted. Standard error then has one line with the reason.
+    The exit code is 0 on success, 1 when a run diverged, 2 when an argument, file or folder is not allowed, a result is not finite or
+    memory does not suffice, and 130 when the command was interrupted. Standard error then has one line with the reason.
 
     Args:
         arguments: the words after the command, or None for the arguments of the process.
