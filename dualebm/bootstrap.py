@@ -28,7 +28,6 @@ from dualebm.base_mixtures import MixtureBase
 from dualebm.data.refitting import refit
 from dualebm.energies.files import build, spell
 from dualebm.energies.shallow import Shallow
-from dualebm.features import Feature
 from dualebm.geometry import Space
 from dualebm.measures import Samples, resample
 from dualebm.methods.penalised import PenalisedLikelihood, PenalisedRates
@@ -186,13 +185,13 @@ def save(path: files.PathLike, replicates: Replicates, base: BaseMeasure) -> Non
     files.save(path, "replicates", tree, {})
 
 
-def load(path: files.PathLike, base: BaseMeasure, feature: Feature) -> Replicates:
+def load(path: files.PathLike, space: Space, energy: Shallow) -> Replicates:
     """Read the replicates that `save` has written.
 
     Args:
         path: the path.
-        base: the base measure of the fit.
-        feature: the feature of the fitted energy.
+        space: the space, with the base measure of the fit.
+        energy: the fitted energy.
 
     Returns:
         The replicates.
@@ -201,22 +200,45 @@ def load(path: files.PathLike, base: BaseMeasure, feature: Feature) -> Replicate
         ValueError: when the file is damaged, of another format, or of another fit.
     """
     _, arrays = files.load(path, "replicates")
-    spelt = _spelt(base)
+    spelt = _spelt(space.base)
     leaves, structure = jax.tree.flatten(spelt)
+    names = ("positions", "coefficients", "log_partition", "places", "values", "column")
     try:
-        positions, coefficients, log_partition, places, values, column = (
-            arrays[f"leaf['{name}']"] for name in ("positions", "coefficients", "log_partition", "places", "values", "column")
-        )
-        numbers = np.tile(_numbers(spelt), (len(log_partition), 1))
-        numbers[:, places] = values[:, column]
+        stored = {name: arrays.pop(f"leaf['{name}']") for name in names}
+        if arrays:
+            raise ValueError(f"it has no {next(iter(arrays))}")
+        numbers = np.tile(_numbers(spelt), (len(stored["log_partition"]), 1))
+        _check(stored, energy, numbers.shape)
+        numbers[:, stored["places"]] = stored["values"][:, stored["column"]]
         bases = []
         for each in numbers:
             rest = iter(each.tolist())
             bases.append(build(jax.tree.unflatten(structure, [next(rest) if isinstance(leaf, float) else leaf for leaf in leaves])))
-        energies = jax.vmap(lambda each, weights: Shallow(feature, each, weights))(jnp.asarray(positions), jnp.asarray(coefficients))
-    except (KeyError, IndexError, TypeError, ValueError) as error:
+            dataclasses.replace(space, base=bases[-1])  # raises for a measure that is not of the space
+    except (LookupError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is corrupt ({type(error).__name__}: {' '.join(str(error).split())[:300]})") from error
-    return Replicates(energies, tuple(bases), log_partition)
+    parts = jnp.asarray(stored["positions"]), jnp.asarray(stored["coefficients"])
+    return Replicates(jax.vmap(lambda each, weights: Shallow(energy.feature, each, weights))(*parts), tuple(bases), stored["log_partition"])
+
+
+def _check(stored: dict[str, np.ndarray], energy: Shallow, numbers: tuple[int, int]) -> None:
+    """Raise ValueError unless the arrays of replicates fit the energy of the fit. `numbers` are B and the count of numbers of a base."""
+    count, dtype = numbers[0], energy.positions.dtype
+    values, places = stored["values"], stored["places"]
+    wanted = {
+        "positions": ((count, *energy.positions.shape), dtype), "coefficients": ((count, *energy.coefficients.shape), dtype),
+        "log_partition": ((count,), np.float64), "values": ((count, *values.shape[1:2]), np.float64),
+        "places": (places.shape[:1], np.int64), "column": (places.shape, np.int64),
+    }  # fmt: skip
+    for name, (shape, kind) in wanted.items():
+        array = stored[name]
+        if not count or array.shape != shape or array.dtype != kind:
+            raise ValueError(f"{name} is {array.dtype} of shape {array.shape}; it must be {np.dtype(kind)} of shape {shape}")
+        if not np.isfinite(array).all():
+            raise ValueError(f"{name} has NaN or infinite values")
+    for name, largest in (("places", numbers[1]), ("column", values.shape[1])):
+        if ((stored[name] < 0) | (stored[name] >= largest)).any():
+            raise ValueError(f"{name} has a number that is not from 0 to {largest - 1}")
 
 
 def _spelt(value: Any) -> Any:

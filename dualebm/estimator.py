@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 from sklearn.base import BaseEstimator, DensityMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from dualebm import auto, bootstrap, model, optimality, row_weights, sampling
+from dualebm import auto, bootstrap, model, model_files, optimality, row_weights, sampling
 from dualebm._internal import checks, files
 from dualebm.candidates import FOLDS, Auto
 from dualebm.data import preparation, tables
@@ -366,7 +366,7 @@ class EnergyModel(DensityMixin, BaseEstimator):
             "seed": self._seed,
             "feature_names": None if self.model_.preparation.columns is None else list(self.feature_names_in_),
         }
-        model.save(folder, self.model_, about)
+        model_files.save(folder, self.model_, about)
 
     @classmethod
     def load(cls, folder: files.PathLike) -> "EnergyModel":
@@ -385,9 +385,9 @@ class EnergyModel(DensityMixin, BaseEstimator):
             FileNotFoundError: the folder holds no model.
             ValueError: a file is damaged, or of another version.
         """
-        header = model.read(folder)
+        header = model_files.read(folder)
         with jax.enable_x64(header["precision"] == 64):
-            fitted = model.load(folder)
+            fitted = model_files.load(folder)
         prepared, space = fitted.preparation, fitted.preparation.space
         given = {name: value for name, value in header.get("automatic", {}).items() if name in SETTINGS}
         if not isinstance(given.get("base", "auto"), str):

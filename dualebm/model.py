@@ -1,13 +1,10 @@
-"""A fitted model in a folder: its energy, the map of rows of data to its space, and log Z with its error.
+"""A fitted model: its energy, the map of rows of data to its space, log Z with its error, and log densities of rows.
 
-The folder holds `energy.npz` (see `dualebm.energies.files`), `model.json`, and where the model has replicates `replicates.npz` (see
-`dualebm.bootstrap`). They may lie beside the files of the run that made them. Values in `model.json` are plain JSON. No file holds code.
+`dualebm.model_files` writes models to folders and reads them.
 """
 
-import json
 import math
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -17,18 +14,15 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from dualebm import bootstrap, row_weights
-from dualebm._internal import checks, files
+from dualebm._internal import checks
 from dualebm.bootstrap import Replicates
 from dualebm.data.preparation import Preparation, to_points, to_space
 from dualebm.energies.base import Energy
-from dualebm.energies.files import build, load_energy, save_energy, spell
 from dualebm.energies.shallow import Shallow
 from dualebm.geometry import Space
-from dualebm.log_z.estimate import METHODS, LogPartitionEstimate
+from dualebm.log_z.estimate import LogPartitionEstimate
 from dualebm.row_weights import Shares
-from dualebm.spaces import Euclidean, Sphere
-
-ENERGY, MODEL, REPLICATES = "energy.npz", "model.json", "replicates.npz"
+from dualebm.spaces import Sphere
 
 
 class Model(NamedTuple):
@@ -58,6 +52,7 @@ def precision(model: Model) -> np.dtype:
     Returns:
         The dtype, float32 or float64.
 
+    >>> from dualebm.spaces import Euclidean
     >>> from dualebm.energies.shallow import Shallow; from dualebm.features import ReLU; import jax.numpy as jnp
     >>> energy = Shallow(ReLU(), jnp.eye(1), jnp.zeros(1))
     >>> precision(Model(energy, Preparation(Euclidean(1)), None, 0.1)).name
@@ -116,6 +111,7 @@ def log_densities(model: Model, x: Any) -> dict[str, np.ndarray]:
     Raises:
         ValueError: as `preparation.to_space`, for a missing column or a row that is no point of the model's space.
 
+    >>> from dualebm.spaces import Euclidean
     >>> from dualebm.energies.shallow import Shallow; from dualebm.features import ReLU; import jax.numpy as jnp
     >>> energy, log_z = Shallow(ReLU(), jnp.eye(1), jnp.zeros(1)), LogPartitionEstimate(0.0, 0.0, 1.0, 1, 0.0, "draws", 0.0, None)
     >>> standardised = Preparation(Euclidean(1), mean=np.array([4.0]), scale=np.array([2.0]))
@@ -203,6 +199,7 @@ def log_density_function(model: Model) -> Callable[[Any], Array]:
     Raises:
         ValueError: for a model of 64 bits while x64 is off.
 
+    >>> from dualebm.spaces import Euclidean
     >>> from dualebm.energies.shallow import Shallow; from dualebm.features import ReLU; import jax.numpy as jnp
     >>> energy, log_z = Shallow(ReLU(), jnp.eye(1), jnp.zeros(1)), LogPartitionEstimate(0.0, 0.0, 1.0, 1, 0.0, "draws", 0.0, None)
     >>> standardised = Preparation(Euclidean(1), mean=np.array([4.0]), scale=np.array([2.0]))
@@ -242,6 +239,7 @@ def log_unit(preparation: Preparation) -> float:
     Returns:
         The number to subtract, in nats.
 
+    >>> from dualebm.spaces import Euclidean
     >>> log_unit(Preparation(Euclidean(1), mean=np.array([4.0]), scale=np.array([1.0])))
     0.0
     """
@@ -265,137 +263,3 @@ def mean_with_error(values: np.ndarray, error: float = 0.0, shares: Shares = Non
     """
     spread = row_weights.standard_error(values, shares)
     return row_weights.mean(values, shares), math.hypot(spread, error) if math.isfinite(spread) else None
-
-
-# -- Files -----------------------------------------------------------------------------------------
-
-
-def save(folder: files.PathLike, model: Model, about: dict[str, Any]) -> None:
-    """Write the files of a model, `model.json` last.
-
-    Args:
-        folder: the folder.
-        model: the fitted model.
-        about: JSON values that go to `model.json` too, such as the data and the settings of the fit. A value named as a
-            value of the model is replaced by it.
-    """
-    save_energy(Path(folder) / ENERGY, model.energy)
-    space, columns, latlon, normalise, mean, scale = model.preparation
-    if model.replicates is not None:
-        bootstrap.save(Path(folder) / REPLICATES, model.replicates, space.base)
-    header = {
-        "kind": "model",
-        "format": files.FORMAT,
-        "space": spell(space),
-        "columns": None if columns is None else list(columns),
-        "latlon": latlon,
-        "normalise": normalise,
-        "mean": None if mean is None else mean.tolist(),
-        "scale": None if scale is None else scale.tolist(),
-        "log_partition": model.log_partition._asdict(),
-        "particle_step": model.particle_step,
-        "replicates": 0 if model.replicates is None else len(model.replicates.bases),
-        "precision": 8 * precision(model).itemsize,
-    }
-    files.commit(Path(folder) / MODEL, lambda path: path.write_text(json.dumps({**about, **header}, indent=1)))
-
-
-def read(folder: files.PathLike) -> dict[str, Any]:
-    """Read `model.json` of a folder.
-
-    Args:
-        folder: the folder that `save` wrote.
-
-    Returns:
-        The content of the file.
-
-    Raises:
-        FileNotFoundError: the folder has no such file.
-        ValueError: the file is not that of a model.
-
-    >>> read("no/such/folder")
-    Traceback (most recent call last):
-    ...
-    FileNotFoundError: folder no/such/folder holds no fitted model (model.json); dualebm fit writes one
-    """
-    path = Path(folder) / MODEL
-    if not path.is_file():
-        raise FileNotFoundError(f"folder {folder} holds no fitted model ({MODEL}); dualebm fit writes one")
-    try:
-        header = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is truncated or corrupt ({error})") from error
-    files.check_format(path, header, "model")
-    return header
-
-
-def load(folder: files.PathLike) -> Model:
-    """Load the model that `save` wrote to a folder.
-
-    A model of 64 bits needs x64: `with jax.enable_x64(read(folder)["precision"] == 64)`.
-
-    Args:
-        folder: the folder that `save` wrote.
-
-    Returns:
-        The model, with its replicates where the folder has them.
-
-    Raises:
-        FileNotFoundError: the folder has no model.
-        ValueError: a file is corrupt, is of another format version, or is not that of a model.
-    """
-    path, header = Path(folder) / MODEL, read(folder)
-    energy = load_energy(Path(folder) / ENERGY)
-    try:
-        preparation = _preparation(header)
-        log_partition = _log_partition(header["log_partition"])
-        checks.number("particle_step", header["particle_step"], positive=True)
-        model = Model(energy, preparation, log_partition, header["particle_step"])
-        if header["precision"] != 8 * precision(model).itemsize:
-            raise ValueError(f"precision is {header['precision']}, and the energy has {8 * precision(model).itemsize} bits")
-        points = jax.ShapeDtypeStruct((1, preparation.space.dimension), precision(model))
-        jax.eval_shape(lambda points: energy(points), points)  # an energy of points of another dimension raises
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} is corrupt ({type(error).__name__}: {' '.join(str(error).split())[:300]})") from error
-    if header.get("replicates") and isinstance(energy, Shallow):
-        return model._replace(replicates=bootstrap.load(Path(folder) / REPLICATES, preparation.space.base, energy.feature))
-    return model
-
-
-def _preparation(header: dict[str, Any]) -> Preparation:
-    """Return the preparation that `model.json` holds. Raises KeyError, TypeError or ValueError for fields that are not allowed."""
-    space, columns = build(header["space"]), header["columns"]
-    latlon, normalise = header["latlon"], header["normalise"]
-    if not isinstance(space, Space):
-        raise TypeError(f"space is {space!r}")
-    if not (isinstance(latlon, bool) and isinstance(normalise, bool)):
-        raise TypeError(f"latlon is {latlon!r} and normalise is {normalise!r}; they must be true or false")
-    if (latlon and (space.dimension != 3 or normalise)) or ((latlon or normalise) and not isinstance(space, Sphere)):
-        raise ValueError(f"latlon is {latlon}, normalise is {normalise} and space is {space}")
-    width = 2 if latlon else space.dimension
-    if columns is not None:
-        if not (isinstance(columns, list) and all(isinstance(column, str) for column in columns)):
-            raise TypeError(f"columns is {columns!r}; it must list names")
-        if len(columns) != width or len(set(columns)) < width:
-            raise ValueError(f"columns is {columns!r}; it must list {width} different names")
-    mean, scale = (None if header[name] is None else np.array(header[name], np.float64) for name in ("mean", "scale"))
-    if mean is not None or scale is not None:
-        if mean is None or scale is None or not isinstance(space, Euclidean):
-            raise ValueError("mean and scale must both be given, on Euclidean space, or neither")
-        if mean.shape != (width,) or scale.shape != (width,) or not (np.isfinite([mean, scale]).all() and (scale > 0).all()):
-            raise ValueError(f"mean and scale must be {width} finite numbers each, and scales must be positive")
-    return Preparation(space, None if columns is None else tuple(columns), latlon, normalise, mean, scale)
-
-
-def _log_partition(fields: Any) -> LogPartitionEstimate:
-    """Return the estimate of log Z that `model.json` holds. Raises TypeError or ValueError for fields that are not allowed."""
-    estimate = LogPartitionEstimate(**fields)
-    checks.choice("log_partition.method", estimate.method, METHODS)
-    for name, value in estimate._asdict().items():
-        optional = value is None and name in ("effective_sample_size", "draws", "independent", "doubt")
-        kind = str if name in ("method", "doubt") else (int, float)
-        if not optional and (not isinstance(value, kind) or isinstance(value, bool)):
-            raise TypeError(f"log_partition.{name} is {value!r}")
-    if not math.isfinite(estimate.value):
-        raise ValueError(f"log_partition.value is {estimate.value}; it must be finite")
-    return estimate

@@ -1,14 +1,13 @@
 """Samples of a fitted model, all at once or in blocks, so that more of them can be drawn than fit into memory."""
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from dualebm._internal import checks
+from dualebm._internal import checks, memory
 from dualebm.flows import langevin, resampling
 from dualebm.model import Model
 
@@ -24,9 +23,6 @@ CHAINS = 2**14
 
 COPIES = 4
 """The number of float64 copies of samples that memory holds while they are drawn."""
-
-MEMORY_INFO = Path("/proc/meminfo")
-"""The file that says on Linux how much memory is free."""
 
 
 class Drawn(NamedTuple):
@@ -64,7 +60,7 @@ def draw_blocks(
         An iterator over the blocks, which have `count` samples in all.
 
     Raises:
-        ValueError: when the count is not allowed or the base measure cannot be sampled.
+        ValueError: when an argument is not allowed, the base measure cannot be sampled, or the energy is not finite at its draws.
 
     >>> from dualebm.data.preparation import Preparation; from dualebm.energies.shallow import Shallow; from dualebm.features import ReLU
     >>> from dualebm.log_z.estimate import LogPartitionEstimate; from dualebm.spaces import Sphere
@@ -73,15 +69,22 @@ def draw_blocks(
     >>> [len(block.points) for block in draw_blocks(jax.random.key(0), model, 10_000)]
     [4096, 4096, 1808]
     """
+    if not isinstance(model, Model):
+        raise ValueError(f"model is {model!r:.200}; it must be a Model, as `model_files.load` returns it")
     checks.count("count", count)
     energy, space = model.energy, model.preparation.space
+    if steps is not None:
+        checks.count("steps", steps)
+    if step is not None:
+        checks.number("step", step, positive=True)
+        checks.particle_step("step", step, space)
     if not space.base.proper:
         raise ValueError(f"space is {space}, whose base measure cannot be sampled; it must be a probability measure")
     if steps is None and step is None and model.log_partition.trusted:
         fraction = resampling.effective_fraction(key, energy, space)
         if fraction >= SMALLEST_FRACTION:
             return (Drawn(points, fraction, None) for points in resampling.resampled(key, energy, space, count, fraction))
-    moves: dict[str, Any] = dict(steps=steps or MOVES, step=model.particle_step if step is None else step)
+    moves: dict[str, Any] = dict(steps=MOVES if steps is None else steps, step=model.particle_step if step is None else step)
     keys = (key if count <= CHAINS else jax.random.fold_in(key, first // CHAINS) for first in range(0, count, CHAINS))
     sizes = (min(CHAINS, count - first) for first in range(0, count, CHAINS))
     ends = (langevin.sample(key, energy, space, size, **moves) for key, size in zip(keys, sizes, strict=True))
@@ -101,9 +104,7 @@ def check_memory(name: str, count: int, columns: int) -> None:
 
     >>> check_memory("count", 1000, 3)
     """
-    lines = MEMORY_INFO.read_text().splitlines() if MEMORY_INFO.is_file() else []
-    free = next((1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")), None)
-    needed = count * columns * COPIES * 8
+    free, needed = memory.free(), count * columns * COPIES * 8
     if free is not None and needed > free:
         raise ValueError(
             f"{name} is {count}, which takes about {needed / 1e9:.3g} GB of the {free / 1e9:.3g} GB of memory that are free; it must be at "

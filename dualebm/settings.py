@@ -172,6 +172,8 @@ def check_value(name: str, value: Any, setting: Setting) -> None:
     objects = bool(setting.objects) or setting.function
     if value is None and setting.optional:
         return
+    if objects and isinstance(value, type) and (not setting.function or issubclass(value, setting.objects)):
+        raise ValueError(f"{name} is the class {value.__name__}; it must be {_allowed(setting)}, such as {value.__name__}(...)")
     if objects and not isinstance(value, (bool, int, float, str, type(None))):
         if setting.function and not (callable(value) or isinstance(value, setting.objects)):
             raise ValueError(f"{name} is {value!r}; it must be {_allowed(setting)}")

@@ -142,6 +142,25 @@ def number(name: str, value, *, positive: bool = False, largest: float = math.in
         raise ValueError(f"{name} is {shown}; it must be a finite number, {bound}{limit}")
 
 
+def space(name: str, value) -> None:
+    """Raises ValueError unless a value is a space.
+
+    Args:
+        name: the name of the argument in the error.
+        value: the value to check.
+
+    Raises:
+        ValueError: when the value is another object, a class or a word.
+
+    >>> space("space", "sphere")
+    Traceback (most recent call last):
+    ...
+    ValueError: space is 'sphere'; it must be a space, such as Sphere(3), Euclidean(2) or Torus(1)
+    """
+    if not isinstance(value, Space):
+        raise ValueError(f"{name} is {value!r:.200}; it must be a space, such as Sphere(3), Euclidean(2) or Torus(1)")
+
+
 def particle_step(name: str, step, space: Space) -> None:
     """Raises ValueError for a step whose noise would go half way round a sphere, although the moves would stay finite.
 

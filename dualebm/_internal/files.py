@@ -4,6 +4,7 @@ No file holds code, and none is unpickled.
 """
 
 import contextlib
+import hashlib
 import json
 import math
 import os
@@ -14,6 +15,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from dualebm._internal import archives, folders
 
 FORMAT = 3
 """The version of the format. Files of another version are refused."""
@@ -75,13 +78,79 @@ def commit(path: Path, write: Callable[[Path], Any]) -> None:
                 temporary.unlink()
 
 
-def check_format(path: Path, header: Any, kind: str) -> None:
-    """Raises ValueError unless a file has the given kind and the version of this program.
+DIGEST = "sha256"
+"""The name under which a JSON file states the SHA-256 of the rest of its content."""
+
+
+def digest(content: Any) -> str:
+    """Returns the SHA-256 of values that JSON can hold. It does not depend on the order of names.
+
+    >>> digest({"a": 1, "b": (2,)}) == digest({"b": [2], "a": 1})
+    True
+    """
+    plain = json.loads(json.dumps(content))
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
+
+
+def digest_of(path: Path) -> str:
+    """Returns the SHA-256 of the bytes of a file.
+
+    Raises:
+        OSError: there is no such file, it is a link, or it cannot be opened.
+        ValueError: it is no file of bytes.
+    """
+    with folders.opened(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_json(path: Path, kind: str, content: dict[str, Any]) -> None:
+    """Writes values as JSON with the kind of file, the version of the format, and the SHA-256 of all these.
+
+    Raises:
+        OSError: when the file cannot be written.
+
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "note.json"
+    >>> write_json(path, "note", {"about": "an example"})
+    >>> read_json(path, "note")["about"]
+    'an example'
+    """
+    whole = {"kind": kind, "format": FORMAT, **content}
+    text = json.dumps({**whole, DIGEST: digest(whole)}, indent=1)
+    commit(path, lambda temporary: temporary.write_text(text))
+
+
+def read_json(path: Path, *kinds: str) -> dict[str, Any]:
+    """Returns the values that `write_json` wrote, with `kind` and `format`.
+
+    Args:
+        path: the path of the file.
+        kinds: the kinds of file that are expected.
+
+    Raises:
+        ValueError: when the file is damaged, or is of another kind or version.
+        OSError: when the file is missing or cannot be opened.
+    """
+    content = folders.read(path)
+    try:
+        values = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is truncated or corrupt ({error}); give another folder") from error
+    check_format(path, values, *kinds)
+    stated = values.pop(DIGEST, None)
+    if stated != digest(values):
+        why = "it states no SHA-256, as files of earlier versions" if stated is None else "its SHA-256 is not that which it states"
+        raise ValueError(f"{path} is not as dualebm wrote it: {why}; restore the file, or give another folder")
+    return values
+
+
+def check_format(path: Path, header: Any, *kinds: str) -> None:
+    """Raises ValueError unless a file has one of the given kinds and the version of this program.
 
     Args:
         path: the path of the file, for the error.
         header: the header of the file.
-        kind: the kind of file that is expected.
+        kinds: the kinds of file that are expected.
 
     Raises:
         ValueError: when the kind or the version differs.
@@ -92,8 +161,8 @@ def check_format(path: Path, header: Any, kind: str) -> None:
     ValueError: a.npz holds 'state'; it must hold 'energy', written by dualebm
     """
     stored = header.get("kind") if isinstance(header, dict) else None
-    if stored != kind:
-        raise ValueError(f"{path} holds {stored!r}; it must hold {kind!r}, written by dualebm")
+    if stored not in kinds:
+        raise ValueError(f"{path} holds {stored!r}; it must hold {' or '.join(map(repr, kinds))}, written by dualebm")
     version = header.get("format")
     if version != FORMAT:
         newer = isinstance(version, int) and version > FORMAT
@@ -176,18 +245,17 @@ def load(path: PathLike, kind: str) -> tuple[dict, dict[str, np.ndarray]]:
 
     Raises:
         ValueError: when the file is damaged, or is of another kind or version.
-        OSError: when the file is missing or cannot be opened.
+        OSError: when the file is missing, is a link, or cannot be opened.
     """
     path = Path(path)
+    arrays = archives.read(path)
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
-        header = json.loads(str(arrays.pop("header")))
-    except (FileNotFoundError, PermissionError, IsADirectoryError):
-        raise
-    except Exception as error:  # zipfile and NumPy raise almost anything on damaged bytes.
-        raise ValueError(f"{path} is truncated or corrupt ({type(error).__name__}: {error})") from error
+        header = json.loads(str(arrays.pop("header", None)))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is truncated or corrupt (its header is no JSON: {error})") from error
     check_format(path, header, kind)
+    if not isinstance(header.get("keys"), dict) or not all(isinstance(value, str) for value in header["keys"].values()):
+        raise ValueError(f"{path} is truncated or corrupt (its header states no random keys)")
     return header, arrays
 
 
@@ -212,7 +280,10 @@ def fill(path: PathLike, like: Any, header: dict, arrays: dict[str, np.ndarray])
 
     wanted, stored = leaves(like), dict(arrays)
     for name in header["keys"].keys() & arrays.keys():
-        stored[name] = jax.random.wrap_key_data(jnp.asarray(arrays[name]), impl=header["keys"][name])
+        try:
+            stored[name] = jax.random.wrap_key_data(jnp.asarray(arrays[name]), impl=header["keys"][name])
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{path}: {name.removeprefix('leaf')} holds no random keys ({error})") from error
     for name in {**wanted, **stored}:
         a, b = stored.get(name), wanted.get(name)
         if a is None or b is None or a.shape != np.shape(b) or a.dtype != getattr(b, "dtype", a.dtype):

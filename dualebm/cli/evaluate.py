@@ -139,6 +139,9 @@ def likelihood(fitted: model.Model, data: Samples) -> dict[str, Any]:
         `model.log_densities_at` its `mean` and `standard_error` in nats (None for one row). For a model with replicates `errors` has what
         finite training rows leave uncertain (`model.errors_at`): that of the `mean`, and the median of those of the `rows`. For no
         points, `rows` alone.
+
+    Raises:
+        ValueError: A log density is not finite.
     """
     means: dict[str, Any] = {"rows": len(data.points)}
     if len(data.points):
@@ -146,6 +149,12 @@ def likelihood(fitted: model.Model, data: Samples) -> dict[str, Any]:
         if shares is not None:
             means["effective_rows"] = row_weights.effective_count(len(shares), shares)
         for kind, values in model.log_densities_at(fitted, data.points).items():
+            if not np.isfinite(values).all():
+                row = int(np.argmin(np.isfinite(values)))
+                raise ValueError(
+                    f"{kind} is {values[row]} at the point {np.asarray(data.points[row]).tolist()}, one of {len(values)} rows of the fit; "
+                    "the model has no number there, so leave such rows out"
+                )
             mean, error = model.mean_with_error(values, fitted.log_partition.standard_error, shares)
             means[kind] = {"mean": mean, "standard_error": error}
         errors = model.errors_at(fitted, data.points, shares)

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Key
 
-from dualebm import auto, bootstrap, candidates, model, rivals
+from dualebm import auto, bootstrap, candidates, model, model_files, rivals
 from dualebm._internal import files
 from dualebm.candidates import Auto
 from dualebm.cli import evaluate, output, page, report, rows
@@ -38,7 +38,7 @@ def run(settings: Fit, given: Given) -> None:
     """
     begin = time.monotonic()
     output.check_folder(settings.out)
-    before = model.read(settings.out).get("seconds") if (settings.out / model.MODEL).exists() else None
+    before = model_files.read(settings.out).get("seconds") if (settings.out / model_files.MODEL).exists() else None
     notes: list[str] = []
     with jax.enable_x64(settings.precision == 64), _heard(notes):
         split_key, run_key, partition_key = jax.random.split(jax.random.key(settings.seed), 3)
@@ -200,11 +200,11 @@ def _save(settings: Fit, given: Given, points: Rows, fitted: model.Model, about:
         "data": {
             "file": str(settings.data), "sha256": hashlib.sha256(settings.data.read_bytes()).hexdigest(), "rows": len(every.points),
             "trained_on": len(points.data.points), "drawn": count, "weighted": every.log_weights is not None,
-            "space": repr(points.preparation.space),
+            "drawn_sha256": files.digest_of(settings.out / page.ROWS), "space": repr(points.preparation.space),
         },
     }  # fmt: skip
-    model.save(settings.out, fitted, {**source, **about})
-    return model.read(settings.out)
+    model_files.save(settings.out, fitted, {**source, **about})
+    return model_files.read(settings.out)
 
 
 def _note(notes: list[str], note: str | None) -> None:

@@ -23,8 +23,8 @@ ABOUT = "Densities by energy-based models, trained by the coupled flow of neuron
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code.
 
-    The exit code is 0 on success, 1 when a run diverged, 2 when an argument, file or folder is not allowed, and 130 when the command was
-    interrupted. Standard error then has one line with the reason.
+    The exit code is 0 on success, 1 when a run diverged, 2 when an argument, file or folder is not allowed, a result is not finite or
+    memory does not suffice, and 130 when the command was interrupted. Standard error then has one line with the reason.
 
     Args:
         arguments: the words after the command, or None for the arguments of the process.
@@ -46,6 +46,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     except (Refused, ValueError, OSError, ImportError, MemoryError) as error:
         _tell(f"error: {' '.join(_reason(error).split())}")
+        return 2
+    except RuntimeError as error:
+        if not _exhausted(error):
+            raise
+        said = " ".join(str(error).split())[:200]
+        _tell(f"error: memory is exhausted ({said}); give fewer particles, neurons, draws or rows")
         return 2
     except KeyboardInterrupt as interrupt:
         if arguments is None:  # the process ends, and a second interruption has nothing to stop
@@ -76,6 +82,15 @@ def _tell(text: str) -> None:
     """Print a line on standard error, or nothing where it cannot be written."""
     with contextlib.suppress(OSError):
         print(text, file=sys.stderr, flush=True)
+
+
+def _exhausted(error: RuntimeError) -> bool:
+    """Tell whether an error of JAX says that memory could not be allocated.
+
+    >>> _exhausted(RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 8 bytes."))
+    True
+    """
+    return "RESOURCE_EXHAUSTED" in str(error)
 
 
 def _reason(error: Exception) -> str:

@@ -84,18 +84,26 @@ def save_rows(folder: Path, model: Model, points: Samples) -> int:
     return len(drawn)
 
 
-def read_rows(folder: Path) -> Float[np.ndarray, "n d"] | None:
-    """Read the rows that `save_rows` wrote to a folder. Return None where there are none. Raises ValueError for another file."""
+def read_rows(folder: Path, digest: str) -> Float[np.ndarray, "n d"] | None:
+    """Read the rows that `save_rows` wrote to a folder.
+
+    Args:
+        folder: the folder of the model.
+        digest: the SHA-256 of the file.
+
+    Returns:
+        The rows, or None where there are none.
+
+    Raises:
+        ValueError: the file is another.
+        OSError: the file is a link, or cannot be opened.
+    """
     path = folder / ROWS
-    if not path.is_file():
+    if not path.exists():
         return None
-    try:
-        rows = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise ValueError(f"{path} is truncated or corrupt ({error})") from error
-    if rows.ndim != 2 or rows.dtype != np.float64:
-        raise ValueError(f"{path} holds an array of shape {rows.shape} and type {rows.dtype}; it must hold rows of float64")
-    return rows
+    if files.digest_of(path) != digest:
+        raise ValueError(f"{path} is not the file that the fit has written (its SHA-256 differs); restore it, remove it, or fit again")
+    return np.load(path, allow_pickle=False)
 
 
 def write(folder: Path, header: Mapping[str, Any], model: Model, figure: Path) -> None:
@@ -107,7 +115,7 @@ def write(folder: Path, header: Mapping[str, Any], model: Model, figure: Path) -
         model: the fitted model.
         figure: the file of the figure. Its suffix gives the format.
     """
-    data, rows = header["data"], read_rows(folder)
+    data, rows = header["data"], read_rows(folder, header["data"]["drawn_sha256"])
     words = f"{data['rows']} rows" if data["drawn"] == data["rows"] else f"{data['drawn']} of {data['rows']} rows, drawn at random"
     if data["weighted"]:
         words = f"{data['drawn']} draws of the {data['rows']} rows by their weights"

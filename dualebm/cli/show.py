@@ -7,7 +7,7 @@ import numpy as np
 import xarray
 from matplotlib.figure import Figure
 
-from dualebm import model
+from dualebm import model_files
 from dualebm._internal import checks
 from dualebm.cli import output, page, report
 from dualebm.cli.commands import Show
@@ -22,7 +22,7 @@ PREFERRED = ("kl", "validation")
 
 def run(settings: Show) -> None:
     """Print the table and write the figure. Raises ValueError for a metric that was not recorded."""
-    if (settings.folder / model.MODEL).exists() and (settings.metric is None or "path" in model.read(settings.folder)):
+    if (settings.folder / model_files.MODEL).exists() and (settings.metric is None or "path" in model_files.read(settings.folder)):
         _show_model(settings)
         return
     folder = sweeps_of(settings.folder)[0]
@@ -45,18 +45,23 @@ def _show_model(settings: Show) -> None:
     """Print what `dualebm fit` has printed, with the radii, and write the figure and the report again, all from the folder."""
     if settings.metric is not None:
         raise ValueError(f"metric is {settings.metric!r}; a fit that was chosen by validation has radii and no metrics")
-    header, out = model.read(settings.folder), settings.out or settings.folder / page.FIGURE
+    header, out = model_files.read(settings.folder), settings.out or settings.folder / page.FIGURE
     output.check(out, [f".{suffix}" for suffix in Figure().canvas.get_supported_filetypes()])
     if "test_of_fit" not in header:
         raise ValueError(f"folder is {str(settings.folder)!r}, whose model was not written by this version of dualebm fit; fit it again")
     with jax.enable_x64(header["precision"] == 64):
-        fitted = model.load(settings.folder)
-        print("\n".join([*report.lines(header, fitted), *report.radii(header, fitted)]))
-        for note in header["notes"]:
-            print(f"note: {note}", file=sys.stderr)
-        if not (settings.folder / page.ROWS).exists():
-            print(f"note: {settings.folder / page.ROWS} is missing, and so the figure has no rows", file=sys.stderr)
-        page.write(settings.folder, header, fitted, out)
+        fitted = model_files.load(settings.folder)
+        try:
+            lines, notes = [*report.lines(header, fitted), *report.radii(header, fitted)], [f"note: {note}" for note in header["notes"]]
+            page.write(settings.folder, header, fitted, out)
+        except (AttributeError, LookupError, TypeError) as error:
+            path = settings.folder / model_files.MODEL
+            raise ValueError(f"{path} is corrupt in what it states of the fit ({type(error).__name__}: {error}); fit it again") from error
+    print("\n".join(lines))
+    if not (settings.folder / page.ROWS).exists():
+        notes.append(f"note: {settings.folder / page.ROWS} is missing, and so the figure has no rows")
+    for note in notes:
+        print(note, file=sys.stderr)
     print(f"drawn in {out}; {settings.folder / page.REPORT} explains the numbers")
 
 

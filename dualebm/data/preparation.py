@@ -1,5 +1,6 @@
 """How rows of a table become points of a space, and points become rows in the units of the data."""
 
+import math
 import warnings
 from typing import Any, NamedTuple
 
@@ -21,6 +22,9 @@ SPACES = ("sphere", "euclidean", "torus")
 
 LATITUDES, LONGITUDES = ("lat", "latitude"), ("lon", "long", "lng", "longitude")
 """The names, in small letters, of columns of latitudes and of longitudes."""
+
+FAR = 1e9
+"""The largest distance of a value from the median of its column, in interquartile ranges. Beyond it the other rows are one point."""
 
 _COMPARED = 10_000  # the number of rows in which different values that become equal are sought
 
@@ -96,6 +100,7 @@ def prepare(
         return Preparation(Sphere(width), columns, normalise=normalise)
     if space == "torus":
         return Preparation(Torus(width, 1.0 if period is None else period), columns)
+    _check_far(table)
     mean, scale = _column_scales(table, rows) if standardise else (None, None)
     return Preparation(Euclidean(width), columns, mean=mean, scale=scale)
 
@@ -137,11 +142,12 @@ def to_space(preparation: Preparation, x: Any, dtype: Any) -> Samples:
         rows = space.normalise(rows)
     else:
         _check_points(table, space)
-    with np.errstate(over="ignore"):
-        large = np.isinf(rows.astype(dtype))
+    large = np.abs(rows) > math.sqrt(np.finfo(dtype).max / rows.shape[1])  # a log density is not finite where |x|^2 is not
     if large.any():
         row, column = first_place(large)
-        raise ValueError(f"{tables.where(table, row, column)}: found {table.rows[row, column]:g}, which {dtype} does not hold")
+        found = f"{tables.where(table, row, column)}: found {table.rows[row, column]:g}"
+        far = "" if preparation.scale is None else f", {abs(rows[row, column]):.3g} standard deviations from the mean of the fit"
+        raise ValueError(f"{found}{far}, whose square {dtype} does not hold; leave the row out")
     _warn_of_merged(table, rows, dtype)
     samples, shares = tables.as_samples(rows, space, dtype=dtype, name=table.origin.name), _shares(table)
     return samples if shares is None else samples._replace(log_weights=jnp.asarray(np.log(shares).astype(dtype)))
@@ -232,6 +238,21 @@ def _latitude_first(table: Table) -> tuple[str, ...] | None:
             f"columns must give the latitude first, then the longitude, such as {','.join(columns or ('1', '2'))}"
         )
     return columns
+
+
+def _check_far(table: Table) -> None:
+    """Raise ValueError for a value that is so far from its column that the other rows could not be told apart beside it."""
+    quarter, middle, rest = np.quantile(table.rows, (0.25, 0.5, 0.75), axis=0)
+    spread = rest - quarter
+    far = (np.abs(table.rows - middle) > FAR * spread) & (spread > 0)
+    if far.any():
+        row, column = first_place(far)
+        value = table.rows[row, column]
+        distance = abs(value - middle[column]) / spread[column]
+        raise ValueError(
+            f"{tables.where(table, row, column)}: found {value:g}, which is {distance:.3g} interquartile ranges from the median of its "
+            f"column; at most {FAR:g} are allowed: leave the row out, or take the logarithm of the column"
+        )
 
 
 def _column_scales(table: Table, rows: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:

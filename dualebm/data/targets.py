@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Key
 
-from dualebm._internal import checks
+from dualebm._internal import checks, memory
 from dualebm.base_measures import Uniform
 from dualebm.energies.shallow import Shallow
 from dualebm.features import ReLU
@@ -324,6 +324,7 @@ def sample(key: Key[Array, ""], target: Target, count: int) -> tuple[Samples, fl
     """
     checks.key(key)
     checks.count("count", count)
+    memory.check_points("count", count, target.space.dimension, 8)
     draw = _sample_plane if rank(target.energy.positions) <= 2 else _reject_from_uniform
     points, acceptance = draw(key, target, count)
     return Samples(points), acceptance

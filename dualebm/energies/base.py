@@ -5,7 +5,7 @@ The temperature is 1. Public functions take and return points as rows, (N, d). I
 """
 
 import abc
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from dualebm._internal import checks
 from dualebm._internal.blocks import block_columns, map_blocks, once
 from dualebm.base_measures import FinePlaces
 
@@ -148,8 +149,39 @@ class Tempered(Energy):
         return located._replace(energy=self.factor * located.energy, gradient=self.factor * located.gradient)
 
 
+def check(name: str, energy: Any, space: Any) -> None:
+    """Raises ValueError unless an energy takes points of a space, (N, d), and returns a number for each, (N,). It computes nothing.
+
+    Args:
+        name: the name of the argument in the error.
+        energy: the energy.
+        space: the space.
+
+    Raises:
+        ValueError: it is no `Energy`, does not take such points, or returns another shape or integers.
+
+    >>> from dualebm.features import ReLU; from dualebm.energies.shallow import Shallow; from dualebm.spaces import Sphere
+    >>> check("energy", Shallow(ReLU(), jnp.eye(2), jnp.ones(2)), Sphere(3))  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    ...
+    ValueError: energy is a Shallow, which fails at points (2, 3) of Sphere(...): theta has 2 components and x has 3; ...
+    """
+    checks.space("space", space)
+    if not isinstance(energy, Energy):
+        raise ValueError(f"{name} is {energy!r:.200}; it must be an Energy, an object and no class or function")
+    shape = (2, space.dimension)
+    try:
+        made = jax.eval_shape(lambda x: energy(x), jax.ShapeDtypeStruct(shape, precision_of(energy)))
+    except Exception as error:  # a user's energy may raise anything
+        said = " ".join(str(error).split())[:200]
+        raise ValueError(f"{name} is a {type(energy).__name__}, which fails at points {shape} of {space}: {said}") from error
+    if getattr(made, "shape", None) != (2,) or not jnp.issubdtype(made.dtype, jnp.floating):
+        shown = f"{made.dtype} of shape {made.shape}" if hasattr(made, "shape") else type(made).__name__
+        raise ValueError(f"{name} is a {type(energy).__name__}, which returns {shown} at points {shape}; it must return (2,) floats")
+
+
 def precision_of(energy: Energy) -> np.dtype:
-    """Returns the dtype of the floating arrays of an energy.
+    """Returns the dtype of the floating arrays of an energy. It is the default of JAX for an energy that has none.
 
     Args:
         energy: the energy.
@@ -162,7 +194,7 @@ def precision_of(energy: Energy) -> np.dtype:
     'float32'
     """
     leaves = [leaf for leaf in jax.tree.leaves(energy) if hasattr(leaf, "shape") or isinstance(leaf, float)]
-    return jnp.result_type(*(leaf for leaf in leaves if jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)))
+    return jnp.result_type(*([leaf for leaf in leaves if jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)] or [float]))
 
 
 def log_density(energy: Energy, x: Float[Array, "N d"]) -> Float[Array, " N"]:

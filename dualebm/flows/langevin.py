@@ -10,10 +10,12 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Key
 
-from dualebm._internal import blocks
+from dualebm._internal import blocks, checks, memory
 from dualebm.energies.base import Energy, Located, precision_of
+from dualebm.energies.base import check as check_energy
 from dualebm.flows.noise import Draw, Noise, drawn, sharded
 from dualebm.geometry import Space
 
@@ -342,7 +344,8 @@ def sample(
 ) -> tuple[Float[Array, "count d"], Float[Array, ""]]:
     """Draw `count` approximate samples of the model exp(-U) tau / Z by `mala`.
 
-    Each sample is the end of a chain that starts at a draw of the base measure.
+    Each sample is the end of a chain that starts at a draw of the base measure where the energy is finite. Draws where it is infinite are
+    drawn again. Within a compiled function these are not drawn again, and their samples are NaN.
 
     Args:
         key: the random key.
@@ -356,7 +359,8 @@ def sample(
         The samples, (count, d), and the mean acceptance rate.
 
     Raises:
-        ValueError: when the base measure cannot be sampled, as on flat Euclidean space.
+        ValueError: when an argument is not allowed, the base measure cannot be sampled, as on flat Euclidean space, or the energy is NaN or
+            minus infinity at a draw or at the end of a chain, or infinite at the draws again and again.
 
     >>> from dualebm.energies.shallow import Shallow; from dualebm.features import ReLU; from dualebm.spaces import Sphere
     >>> energy = Shallow(ReLU(), jnp.eye(2), jnp.array([-5.0, 0.0]))
@@ -364,9 +368,16 @@ def sample(
     >>> bool(x[:, 0].mean() > 0.3)
     True
     """
-    start_key, chain_key = jax.random.split(key)
+    check_energy("energy", energy, space)
+    checks.count("count", count)
+    checks.count("steps", steps)
+    if not isinstance(step, jax.core.Tracer):
+        checks.number("step", step, positive=True)
+        checks.particle_step("step", step, space)
     dtype = precision_of(energy)
-    x = space.sample_base(start_key, count, dtype).T
+    memory.check_points("count", count, space.dimension, dtype.itemsize)
+    start_key, chain_key = jax.random.split(key)
+    x = _starts(start_key, energy, space, count, dtype).T
 
     def body(x, i):
         draw = drawn(jax.random.fold_in(chain_key, i), space.dimension, dtype, "independent")
@@ -374,4 +385,40 @@ def sample(
         return x, acceptance
 
     x, acceptance = jax.lax.scan(body, x, jnp.arange(steps))
+    if not isinstance(x, jax.core.Tracer):
+        _check_energies("the end of a chain", x.T, energy(x.T))
     return x.T, jnp.mean(acceptance)
+
+
+TRIES = 100
+"""The number of times that draws at which an energy is infinite are drawn again."""
+
+
+def _starts(key, energy, space, count, dtype):
+    """Draw the base measure where an energy and its gradient are finite, (count, d)."""
+    x = space.sample_base(key, count, dtype)
+    for attempt in range(TRIES + 1):
+        value, gradient = energy.value_and_gradient(x)
+        moves = jnp.isfinite(value) & jnp.all(jnp.isfinite(gradient), axis=1)
+        if isinstance(x, jax.core.Tracer):
+            return jnp.where(moves[:, None], x, jnp.nan)
+        _check_energies("a draw of the base measure", x, value)
+        if moves.all():
+            return x
+        x = jnp.where(moves[:, None], x, space.sample_base(jax.random.fold_in(key, attempt), count, dtype))
+    raise ValueError(
+        f"energy is a {type(energy).__name__}, which is infinite or has no finite gradient at {int((~moves).sum())} of {count} draws of "
+        f"the base measure, and so at those in their place, {TRIES} times; chains cannot start there: give a base measure that draws "
+        "where it is finite"
+    )
+
+
+def _check_energies(place, x, values):
+    """Raise ValueError where an energy is NaN or minus infinity at points."""
+    wrong = np.isnan(values) | np.isneginf(values)
+    if wrong.any():
+        row = int(np.argmax(wrong))
+        raise ValueError(
+            f"energy is {np.asarray(values)[row]} at {place}, {np.asarray(x[row]).tolist()}, and at {int(wrong.sum())} of {len(wrong)} in "
+            "all; it must be a finite number, or infinite where the model has no mass"
+        )

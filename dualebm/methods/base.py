@@ -26,6 +26,7 @@ from typing import Any, Literal, NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
+from dualebm import feature_check
 from dualebm import rates as bounds
 from dualebm._internal import checks
 from dualebm.geometry import Space
@@ -36,7 +37,8 @@ class Divergence(enum.IntEnum):
     """The reasons why a run may diverge. `records["diverged"]` holds the number of the reason, and 0 for a healthy run.
 
     `NOT_FINITE`: the state holds NaN or infinity. `REJECTED`: almost no move of the particles was accepted.
-    `NO_WEIGHT`: the total variation of the neurons is 0. `ONE_ATOM`: one of several neurons holds all the weight.
+    `NO_WEIGHT`: the total variation of the neurons is 0. `ONE_ATOM`: one of several neurons holds all the weight. `ENERGY`: the energy is
+    not finite at a particle, which then stays where it is.
 
     >>> Divergence(4).name, Divergence.REJECTED.remedy
     ('ONE_ATOM', 'lower particle_step')
@@ -47,6 +49,7 @@ class Divergence(enum.IntEnum):
     REJECTED = 2
     NO_WEIGHT = 3
     ONE_ATOM = 4
+    ENERGY = 5
 
     @property
     def cause(self) -> str:
@@ -65,6 +68,7 @@ _CAUSES = {
     Divergence.REJECTED: ("fewer than 1% of the particles' moves were accepted", "lower particle_step"),
     Divergence.NO_WEIGHT: ("the total variation is 0", "lower reaction_step"),
     Divergence.ONE_ATOM: ("one atom holds all the weight", "lower reaction_step"),
+    Divergence.ENERGY: ("the energy is not finite at a particle", "lower the steps"),
 }
 
 
@@ -189,11 +193,13 @@ class Method(abc.ABC):
             data: the training data, points (n, d) with or without weights.
 
         Raises:
-            ValueError: a data point does not lie in the space, or a rate is out of its bounds. The message names the
-                argument, its value and what is allowed.
+            ValueError: a data point does not lie in the space, a rate is out of its bounds, or a feature of the user's is not finite.
+                The message names the argument, its value and what is allowed.
         """
         checks.samples("data", data, self.space)
         bounds.check(rates, self.space)
+        if hasattr(self, "feature"):
+            feature_check.check("feature", self.feature, self.space, data.points)
 
     @abc.abstractmethod
     def init(self, key: Key[Array, ""], rates: Any, data: Samples) -> Any:

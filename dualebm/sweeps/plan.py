@@ -127,6 +127,7 @@ def like_of(plan: Plan, replica: Replica) -> Like:
     check(plan, replica, data)
     rates = prepare.traced(replica.rates, data)
     state = eqx.filter_eval_shape(prepare.initial_state, replica.key, replica.method, rates, data)
+    prepare.check_memory(replica.method, state)
     setup = simulate.Setup(replica.key, replica.method, rates, data, metrics, plan.each.every, replica.schedule)
     return Like(data, metrics, state, prepare.recorded(setup, state, plan.each.segment))
 

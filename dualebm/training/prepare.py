@@ -1,6 +1,5 @@
 """Preparation of a run: its checks, the state in which it starts, and the variables that it records."""
 
-from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -9,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Key
 
+from dualebm._internal import memory
 from dualebm.measures import Samples
-from dualebm.methods.base import Divergence, Method
+from dualebm.methods.base import Divergence, Iterate, Method
 from dualebm.metrics import Metric
 from dualebm.training import run_folder, simulate
 
@@ -84,20 +84,45 @@ def _shape(array) -> str:
     return "absent" if array is None else f"{array.dtype} of shape {tuple(array.shape)}"
 
 
-def check_names(metrics: dict) -> None:
-    """Check that the name of each metric is an identifier and is not one of `RESERVED`.
+def check_memory(method: Method, state: Any) -> None:
+    """Check that two states, before and after an iteration, fit into the free memory.
+
+    Args:
+        method: The method, for the message.
+        state: A state, or its shapes.
+
+    Raises:
+        ValueError: They do not fit. The message names the largest array.
+
+    >>> from dualebm.methods.dual import Dual; from dualebm.spaces import Sphere
+    >>> check_memory(Dual(Sphere(3)), {"x": jnp.zeros(2)})
+    """
+    sizes = {jax.tree_util.keystr(path, simple=True, separator="."): x for path, x in jax.tree_util.tree_leaves_with_path(state)}
+    if sizes:
+        name, largest = max(sizes.items(), key=lambda item: item[1].size * item[1].dtype.itemsize)
+        needed = 2 * sum(x.size * x.dtype.itemsize for x in sizes.values())
+        about = f"the state of {type(method).__name__}, whose largest array {name} is {_shape(largest)},"
+        memory.check(about, needed, "give fewer particles, neurons or data points")
+
+
+def check_names(metrics: Any) -> None:
+    """Check that the name of each metric is an identifier and is not one of `RESERVED`, and that each metric is a function.
 
     Args:
         metrics: the metrics by name.
 
     Raises:
-        ValueError: a name is not allowed.
+        ValueError: a name or a metric is not allowed.
 
-    >>> check_names({"kl": None})
+    >>> check_names({"kl": lambda key, iterate: 0.0})
     """
-    for name in metrics:
-        if not name.isidentifier() or name in RESERVED:
+    if not isinstance(metrics, dict):
+        raise ValueError(f"metrics is {metrics!r:.200}; it must be a dictionary of functions, such as {{'acceptance': Acceptance()}}")
+    for name, metric in metrics.items():
+        if not isinstance(name, str) or not name.isidentifier() or name in RESERVED:
             raise ValueError(f"metrics has the name {name!r}; it must be an identifier other than {', '.join(RESERVED)}")
+        if not callable(metric) or isinstance(metric, type):
+            raise ValueError(f"metrics[{name!r}] is {metric!r:.200}; it must be a function metric(key, iterate), such as Acceptance()")
 
 
 @eqx.filter_jit
@@ -105,7 +130,7 @@ def _scheduled(schedule, steps, rates):
     return jax.vmap(schedule, (0, None))(steps, rates)
 
 
-def check_rates(method: Method, rates: Any, data: Samples, schedule: Callable[[Any, Any], Any] | None, steps: int, first: int = 0) -> None:
+def check_rates(method: Method, rates: Any, data: Samples, schedule: Any, steps: int, first: int = 0) -> None:
     """Check the data and the rates of a run with `method.check`.
 
     With a schedule, the check is repeated at the steps at which a scheduled rate has its least or its largest value.
@@ -132,7 +157,16 @@ def check_rates(method: Method, rates: Any, data: Samples, schedule: Callable[[A
     method.check(rates, data)
     if schedule is None:
         return
-    made = _scheduled(schedule, first + jnp.arange(steps), traced(rates, data))
+    if not callable(schedule):
+        raise ValueError(f"schedule is {schedule!r:.200}; it must be a function (step, rates) -> rates, or None")
+    try:
+        made = _scheduled(schedule, first + jnp.arange(steps), traced(rates, data))
+    except Exception as error:  # a user's function may raise anything
+        said = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        raise ValueError(f"schedule fails at a step and the rates, which it must take as (step, rates) ({said})") from error
+    if type(made) is not type(rates) or any(jnp.ndim(values) > 1 for values in made):
+        shown = {name: jnp.shape(v)[1:] for name, v in made._asdict().items()} if type(made) is type(rates) else type(made).__name__
+        raise ValueError(f"schedule returns {shown}; it must return {type(rates).__name__} of numbers, such as rates._replace(...)")
     table = {name: np.broadcast_to(values, (steps,)) for name, values in zip(made._fields, map(np.asarray, made), strict=True)}
     # A schedule that falls to 0 may fall slightly below it by rounding, which does no harm.
     table = {name: np.where((v < 0) & (v > -1e-6 * np.abs(v).max()), 0, v) for name, v in table.items()}
@@ -156,11 +190,32 @@ def recorded(setup: simulate.Setup, state, segment: int) -> dict[str, run_folder
 
     Returns:
         For each name the shape, dtype and attributes of one record.
+
+    Raises:
+        ValueError: a metric fails, or returns no array of numbers.
     """
-    records = simulate.interval_shapes(setup, state, jax.ShapeDtypeStruct((segment,), bool))[2]
+    try:
+        records = simulate.interval_shapes(setup, state, jax.ShapeDtypeStruct((segment,), bool))[2]
+    except Exception as error:
+        _check_metrics(setup, state)
+        raise error
     labels = {name: metric.labels if isinstance(metric, Metric) else {} for name, metric in setup.metrics.items()}
     causes = ", ".join(f"{code} {code.cause}" for code in Divergence if code)
     return {
         **{name: run_folder.Variable(records[name].shape[1:], records[name].dtype, labels[name]) for name in setup.metrics},
         "diverged": run_folder.Variable((), np.dtype(np.int32), {"long_name": f"divergence: 0 none, {causes}", "units": "1"}),
     }
+
+
+def _check_metrics(setup: simulate.Setup, state) -> None:
+    """Raise ValueError, which names the metric, where a metric fails or returns no array of numbers. Nothing is computed."""
+    iterate = Iterate(setup.method, state, setup.rates, setup.data)
+    for name, metric in setup.metrics.items():
+        called = f"metrics[{name!r}] is {metric!r:.100}, which"
+        try:
+            made = eqx.filter_eval_shape(lambda key, iterate, metric=metric: metric(key, iterate), setup.key, iterate)
+        except Exception as error:  # a user's function may raise anything
+            said = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            raise ValueError(f"{called} fails at a key and an `Iterate`, which it must take ({said})") from error
+        if not isinstance(made, jax.ShapeDtypeStruct | bool | int | float):
+            raise ValueError(f"{called} returns a {type(made).__name__}; it must return an array of numbers")

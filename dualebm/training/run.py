@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import os
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ import tqdm
 import xarray
 from jaxtyping import Array, Key
 
+from dualebm import rates as bounds
 from dualebm._internal import checks, files
 from dualebm._internal.programs import drop_programs
 from dualebm.measures import Samples
@@ -24,6 +26,10 @@ from dualebm.training.fingerprint import check_settings, describe, differences
 
 SEGMENTS = 20
 """The approximate number of segments of a run where `segment` is None."""
+
+
+SMALLER = 0.01
+"""The factor of a step that is tried where a run has diverged, to find which step to lower."""
 
 
 class Diverged(RuntimeError):
@@ -103,11 +109,16 @@ def run(
     >>> results.step.values.tolist(), results.acceptance.shape
     ([0, 2, 4, 6], (4,))
     """
+    if callback is not None and not callable(callback):
+        raise ValueError(f"callback is {callback!r:.200}; it must be a function callback(results), or None")
+    if folder is not None and not isinstance(folder, str | os.PathLike):
+        raise ValueError(f"folder is {folder!r:.200}; it must be a path, or None")
     plan = _plan(key, method, rates, data, steps, every, metrics, schedule, state, segment)
     drop_programs()
     data = jax.tree.map(jnp.asarray, data)
     rates = prepare.traced(rates, data)
     like = eqx.filter_eval_shape(prepare.initial_state, key, method, rates, data)
+    prepare.check_memory(method, like)
     if state is not None:
         prepare.check_state(like, state)
     setup = simulate.Setup(key, method, rates, data, metrics, every, schedule)
@@ -135,8 +146,12 @@ def run(
 def _plan(key, method, rates, data, steps, every, metrics, schedule, state, segment) -> segments.Plan:
     """Return the plan of a run. Raise the errors of its arguments before anything is compiled or written."""
     checks.key(key)
+    if not isinstance(method, Method):
+        raise ValueError(f"method is {method!r:.200}; it must be an object of a method, such as Dual(Sphere(3))")
     segment = segments.segment_of(steps, every, segment, SEGMENTS)
     prepare.check_names(metrics)
+    if state is not None and not hasattr(state, "step"):
+        raise ValueError(f"state is {state!r:.200}; it must be a state of {type(method).__name__}, as `run` returns it, or None")
     if type(rates) is not type(method.rates):
         raise ValueError(f"rates is {rates!r}; it must be a {type(method.rates).__name__}, such as {method.rates}")
     first = 0 if state is None else int(state.step)
@@ -264,12 +279,38 @@ class _Run:
         if first_fault is not None:
             step = int(first_fault(self.setup, state))
             where = f"in step {step}, {where}" if step >= 0 else where
-        error = Diverged(f"the run diverged {where}: {code.cause}; {code.remedy} (rates: {rates})")
+        error = Diverged(f"the run diverged {where}: {code.cause}; {_remedy(self.setup, state, code)} (rates: {rates})")
         error.step, error.code, error.state, error.results = int(plan.step[at]), code, state, self.results(done)
         raise error
 
 
 _first_fault = eqx.filter_jit(simulate.first_fault)
+_interval = eqx.filter_jit(simulate.interval)
+
+
+def _remedy(setup: simulate.Setup, state, code: Divergence) -> str:
+    """Return what to change so that a run does not diverge after a state. The interval is repeated with other rates to find it."""
+    if code in (Divergence.NO_WEIGHT, Divergence.ONE_ATOM):
+        return code.remedy
+    given = {name: float(value) for name, value in setup.rates._asdict().items()}
+    moves = [name for name, bound in bounds.bounds(type(setup.rates)).items() if bound.moves_particles and given[name]]
+    trains = [name for name in given if name.endswith(("_step", "_rate")) and name not in moves and given[name]]
+
+    def healthy(names, factor, before=state):
+        changed = {name: getattr(setup.rates, name) * factor for name in names}
+        return int(_interval(dataclasses.replace(setup, rates=setup.rates._replace(**changed)), before)[2]) == Divergence.NONE
+
+    if trains and healthy(trains, 0):
+        return f"lower {' or '.join(trains)}"
+    slower = bool(moves) and (healthy(moves, SMALLER) or (bool(trains) and healthy([*trains, *moves], SMALLER)))
+    unbounded = moves and trains and "radius" not in given  # the energy may have become steep by its training
+    if unbounded and healthy(trains, 0, prepare.initial_state(setup.key, setup.method, setup.rates, setup.data)):
+        return f"lower {' or '.join(trains)}, by which the energy has become too steep{f', or {moves[0]}' if slower else ''}"
+    if slower:
+        return f"lower {moves[0]}"
+    if code in (Divergence.ENERGY, Divergence.NOT_FINITE):
+        return "smaller steps do not help: the energy, its feature and the base measure must be finite at all particles and data"
+    return code.remedy
 
 
 def _show(bar: tqdm.tqdm, every: int, done: int, records) -> None:

@@ -110,15 +110,34 @@ def _step(setup: Setup, state):
     return setup.method.step(jax.random.fold_in(setup.key, state.step), state, rates, setup.data)
 
 
-def _divergence(method, state, info: Info):
+def energies_are_finite(setup: Setup, state) -> Any:
+    """Tell whether the energy of a state is finite at all of its particles, but those of weight 0.
+
+    Args:
+        setup: the settings and arrays of the run.
+        state: the state.
+
+    Returns:
+        True for a method without particles, else a bool, traced.
+    """
+    samples = setup.method.samples(state)
+    if samples is None:
+        return True
+    values = setup.method.energy(state, setup.rates, setup.data)(samples.points)
+    return jnp.all(jnp.isfinite(values) | (False if samples.log_weights is None else jnp.isneginf(samples.log_weights)))
+
+
+def _divergence(setup: Setup, state, info: Info):
     """Return the first cause that holds, a `Divergence`. A log weight of -inf belongs to a dead atom and is allowed."""
     leaves = [x for x in jax.tree.leaves((state, info)) if jnp.issubdtype(x.dtype, jnp.floating)]
     broken = jnp.any(jnp.array([jnp.any(jnp.isnan(x) | jnp.isposinf(x)) for x in leaves]))
+    stuck = ~jnp.asarray(energies_are_finite(setup, state))
     if (axis := collectives.split_axis()) is not None:
-        broken = jax.lax.pmax(broken.astype(jnp.int32), axis) > 0
-    code = method.diverged(state)
+        broken, stuck = (jax.lax.pmax(each.astype(jnp.int32), axis) > 0 for each in (broken, stuck))
+    code = setup.method.diverged(state)
     if info.acceptance is not None:
         code = jnp.where(info.acceptance < LOWEST_ACCEPTANCE, Divergence.REJECTED, code)
+    code = jnp.where(stuck, Divergence.ENERGY, code)
     return jnp.where(broken, Divergence.NOT_FINITE, code).astype(jnp.int32)
 
 
@@ -136,7 +155,7 @@ def interval(setup: Setup, state):
     """
     moved, infos = jax.lax.scan(lambda state, _: _step(setup, state), state, length=setup.every)
     info = jax.tree.map(jnp.mean, infos)
-    code = _divergence(setup.method, moved, info)
+    code = _divergence(setup, moved, info)
     return jax.tree.map(partial(jnp.where, code == 0), moved, state), info, code
 
 
@@ -157,7 +176,7 @@ def first_fault(setup: Setup, state):
     def body(carry, _):
         state, first = carry
         state, info = _step(setup, state)
-        fault = _divergence(setup.method, state, info._replace(acceptance=None)) > 0
+        fault = _divergence(setup, state, info._replace(acceptance=None)) > 0
         return (state, jnp.where((first < 0) & fault, state.step, first)), None
 
     return jax.lax.scan(body, (state, jnp.int32(-1)), length=setup.every)[0][1]

@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dualebm import model
+from dualebm import model_files
 from dualebm._internal import files
 from dualebm.cli import main
 from dualebm.log_z import estimate
@@ -84,10 +84,10 @@ def words_of(name: str, data: Path, out: Path) -> list[str]:
 
 def numbers(out: Path) -> dict[str, np.ndarray | str]:
     """Return everything that a command has computed, by name: the records of sweeps, or the model with its header."""
-    if (out / model.MODEL).exists():
-        header = json.loads((out / model.MODEL).read_text())
+    if (out / model_files.MODEL).exists():
+        header = json.loads((out / model_files.MODEL).read_text())
         del header["settings"]["out"], header["seconds"]
-        with np.load(out / model.ENERGY) as arrays:
+        with np.load(out / model_files.ENERGY) as arrays:
             return {"header": json.dumps(header, sort_keys=True)} | {name: arrays[name] for name in arrays.files}
     sweeps = {path.name if path != out else "": open_sweep(path).load() for path in selection.sweeps_of(out)}
     return {f"{folder}/{name}": records[name].values for folder, records in sweeps.items() for name in records.variables}

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dualebm import model
+from dualebm import model_files
 from dualebm.cli import fit as fitting
 from dualebm.cli import main
 from dualebm.spaces import Torus
@@ -34,7 +34,7 @@ def test_standardised_data_come_back_in_their_units(line, capsys):
     names = (line / "scores.csv").read_text().splitlines()[0].split(",")
     base, lebesgue = np.loadtxt(line / "scores.csv", delimiter=",", skiprows=1).T
     assert names == ["log_density_base", "log_density_lebesgue"] and "by importance sampling; the effective" in out
-    found = model.load(line / "fit")
+    found = model_files.load(line / "fit")
     (mean,), (scale,) = found.preparation.mean, found.preparation.scale
     assert abs(np.sum(np.exp(lebesgue)) * 0.01 - 1) < 5 * found.log_partition.standard_error + 2e-3
     peaks = 0.5 * sum(np.exp(-((grid - m) ** 2) / 2) for m in (996, 1004)) / np.sqrt(2 * np.pi)
@@ -66,11 +66,11 @@ def test_torus_in_double_precision(tmp_path, capsys):
     out = done(capsys, "fit", tmp_path / "angles.npy", *flags, "--out", tmp_path / "fit")
     assert "Torus(dimension=2, period=6.0, base=Uniform()), 80 held out\n200 iterations" in out
     with jax.enable_x64(True):
-        found = model.load(tmp_path / "fit")
+        found = model_files.load(tmp_path / "fit")
         assert found.energy.positions.dtype == jnp.float64 and found.preparation.space == Torus(2, 6.0)
         assert run_folder.open_results(tmp_path / "fit").acceptance.dtype == np.float64
     with pytest.raises(ValueError, match="holds 64-bit arrays"):
-        model.load(tmp_path / "fit")
+        model_files.load(tmp_path / "fit")
     done(capsys, "sample", tmp_path / "fit", "--count", 500, "--steps", 300, "--out", tmp_path / "s.npy")
     samples = np.load(tmp_path / "s.npy")
     assert samples.dtype == np.float64 and samples.shape == (500, 2) and 0 <= samples.min() <= samples.max() < 6

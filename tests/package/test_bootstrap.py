@@ -10,7 +10,6 @@ import pytest
 from dualebm import bootstrap
 from dualebm.base_families import Normal, VonMisesFisher
 from dualebm.base_kernels import KernelBase
-from dualebm.base_measures import Gaussian
 from dualebm.base_mixtures import MixtureBase
 from dualebm.data.bases import fit_normal
 from dualebm.energies.shallow import Shallow
@@ -113,11 +112,11 @@ def test_replicates_come_back_from_their_file(circle, tmp_path):
     space, energy, points, replicates = circle
     path = tmp_path / "replicates.npz"
     bootstrap.save(path, replicates, space.base)
-    again = bootstrap.load(path, space.base, energy.feature)
+    again = bootstrap.load(path, space, energy)
     assert again.bases == replicates.bases
     np.testing.assert_array_equal(bootstrap.log_densities(again, space, points), bootstrap.log_densities(replicates, space, points))
     with pytest.raises(ValueError, match="is corrupt"):
-        bootstrap.load(path, Gaussian(), energy.feature)
+        bootstrap.load(path, Euclidean(2), energy)
     path.write_bytes(path.read_bytes()[:-200])
     with pytest.raises(ValueError, match="truncated or corrupt"):
-        bootstrap.load(path, space.base, energy.feature)
+        bootstrap.load(path, space, energy)

@@ -140,7 +140,7 @@ def test_nothing_is_unpickled(tmp_path):
             buffer = io.BytesIO()
             np.save(buffer, np.array(value, object if name != "header" else None), allow_pickle=True)
             archive.writestr(f"{name}.npy", buffer.getvalue())
-    with pytest.raises(ValueError, match="allow_pickle=False"):
+    with pytest.raises(ValueError, match="an array has the dtype object"):
         checkpoints.load_state(path, {"x": jnp.zeros(())})
 
 

@@ -17,7 +17,7 @@ import jax
 import numpy as np
 import pytest
 
-from dualebm import model, rivals
+from dualebm import model, model_files, rivals
 from dualebm.cli import commands, main, output, page
 from dualebm.cli import fit as fitting
 from dualebm.cli import rows as rows_of_file
@@ -99,7 +99,7 @@ def test_samples_are_of_the_model(fitted, capsys):
     command = ["sample", fitted / "fit", "--count", 3000, "--steps", 100]
     out = done(capsys, *command, "--out", fitted / "samples.csv")
     samples = np.loadtxt(fitted / "samples.csv", delimiter=",", skiprows=1)
-    energy = eqx.filter_jit(model.load(fitted / "fit").energy)
+    energy = eqx.filter_jit(model_files.load(fitted / "fit").energy)
     quadrature = jax.tree.map(np.asarray, sphere_quadrature(Sphere(3), 60))
     p = np.exp(quadrature.log_weights - np.asarray(energy(quadrature.points), np.float64))
     mean = p @ quadrature.points / np.sum(p)
@@ -118,7 +118,7 @@ def test_samples_are_of_the_model(fitted, capsys):
 
 
 def test_what_the_folder_of_a_fit_holds(fitted):
-    header = model.read(fitted / "fit")
+    header = model_files.read(fitted / "fit")
     assert header["data"]["sha256"] == hashlib.sha256((fitted / "data.csv").read_bytes()).hexdigest()
     assert header["settings"]["neurons"] == 32 and header["rates"]["radius"] == 10.0
     results = run_folder.open_results(fitted / "fit").isel(run=0)
@@ -128,7 +128,7 @@ def test_what_the_folder_of_a_fit_holds(fitted):
     rows = jax.numpy.asarray(tables.read(fitted / "data.csv").rows, "float32")
     kept, held = fitting.split_rows(jax.random.split(jax.random.key(0), 3)[0], 2000, 0.2)
     assert len(held) == 400 and sorted([*kept, *held]) == list(range(2000)) and held.tolist() != list(range(400))
-    found = model.load(fitted / "fit")
+    found = model_files.load(fitted / "fit")
     for name, part in (("held_out", held), ("trained_on", kept)):
         values = model.log_densities_at(found, rows[part])["log_density_base"]
         assert header[name]["rows"] == len(part)
@@ -165,9 +165,9 @@ def test_an_interrupted_fit_goes_on_and_ends_the_same(fitted, tmp_path, capsys, 
     code, _, err = call(capsys, "score", tmp_path / "parts", fitted / "data.csv")
     assert code == 2 and "holds no fitted model" in err
     done(capsys, "fit", *flags, "--out", tmp_path / "parts")
-    whole, parts = (model.load(tmp_path / name) for name in ("whole", "parts"))
+    whole, parts = (model_files.load(tmp_path / name) for name in ("whole", "parts"))
     assert all(np.array_equal(a, b) for a, b in zip(*map(jax.tree.leaves, (whole.energy, parts.energy)), strict=True))
-    first, second = (model.read(tmp_path / name) for name in ("whole", "parts"))
+    first, second = (model_files.read(tmp_path / name) for name in ("whole", "parts"))
     for header in (first, second):
         header["settings"].pop("out")
         assert header.pop("seconds") > 0 and header.pop("command").startswith("dualebm fit ")
@@ -202,7 +202,7 @@ def test_rows_are_normalised_at_fit_and_at_score_or_refused_and_all_may_be_train
     flags = ["--normalise", "--holdout", 0, "--anneal", 0, "--gap-chains", 0, *QUICK]
     out = done(capsys, "fit", tmp_path / "long.csv", "--space", "sphere", *flags, "--out", tmp_path / "a")
     assert "300 rows" in out and ", 0 held out" in out and "held_out_gap" not in out and "held out:" not in out
-    assert model.read(tmp_path / "a")["held_out"] == {"rows": 0}
+    assert model_files.read(tmp_path / "a")["held_out"] == {"rows": 0}
     assert json.loads((tmp_path / "a" / "manifest.json").read_text())["settings"]["schedule"] is None
     for name in ("long", "unit"):
         done(capsys, "score", tmp_path / "a", tmp_path / f"{name}.csv", "--out", tmp_path / f"{name}.npy")
@@ -429,7 +429,7 @@ def test_columns_are_chosen_by_name_or_by_number(tmp_path, capsys):
     np.savetxt(tmp_path / "a.csv", rows, "%.17g", ",", header="x,y", comments="")
     flags = ["--space", "euclidean", *QUICK, "--gap-chains", 0, "--out"]
     done(capsys, "fit", tmp_path / "a.csv", "--columns", "y", *flags, tmp_path / "y")
-    assert model.load(tmp_path / "y").preparation.columns == ("y",)
+    assert model_files.load(tmp_path / "y").preparation.columns == ("y",)
     np.save(tmp_path / "wide.npy", np.column_stack([rows, np.zeros(60)]))
     done(capsys, "fit", tmp_path / "wide.npy", "--columns", "2,1", *flags, tmp_path / "wide")
     done(capsys, "score", tmp_path / "wide", tmp_path / "wide.npy", "--columns", "2,1", "--out", tmp_path / "c.npy")
@@ -511,7 +511,7 @@ def test_a_rate_that_is_given_is_kept_and_the_others_suit_the_data(tmp_path, cap
     x, method = jax.numpy.asarray(np.load(tmp_path / "a.npy"), "float32"), Dual(Euclidean(2), ReLU(bias=True))
     kept, _ = fitting.split_rows(jax.random.split(jax.random.key(0), 3)[0], 50, 0.2)
     suited = method.rates_for(Samples(x[kept]))
-    found = model.read(tmp_path / "fit")["rates"]
+    found = model_files.read(tmp_path / "fit")["rates"]
     assert (found["reaction_step"], found["restart_probability"]) == (0.1, 0.25)
     assert found["transport_step"] == pytest.approx(suited.transport_step, rel=1e-5) != method.rates.transport_step
 
@@ -540,7 +540,7 @@ def test_a_configuration_file_may_hold_all_flags_of_a_fit(fitted, tmp_path, caps
     )
     done(capsys, "fit", "--config", tmp_path / "fit.toml")
     done(capsys, "fit", fitted / "data.csv", "--config", tmp_path / "fit.toml", "--out", tmp_path / "b", "--seed", 0, "--anneal", 0.2)
-    first, second = (model.read(tmp_path / name) for name in ("a", "b"))
+    first, second = (model_files.read(tmp_path / name) for name in ("a", "b"))
     assert first["rates"]["restart_probability"] == 0.025 and first["method"]["feature"]["sharpness"] == 2.0
     changed = {name: value for name, value in first["settings"].items() if value != second["settings"][name]}
     assert changed == {"out": str(tmp_path / "a"), "seed": 3, "anneal": 0.0}

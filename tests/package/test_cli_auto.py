@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from dualebm import candidates, model, optimality, rivals
+from dualebm import candidates, model, model_files, optimality, rivals
 from dualebm.base_mixtures import MixtureBase, in_words
 from dualebm.cli import fit as fitting
 from dualebm.cli import main, page
@@ -70,8 +70,8 @@ def test_what_is_printed_and_stored_is_what_was_chosen(fitted, capsys, monkeypat
     assert header["settings"]["method"] == "auto" and header["settings"]["neurons"] == 8 and header["automatic"]["stages"] == 2
     assert out.startswith(f"64 rows of {fitted / 'data.csv'} on Euclidean(") and ", 16 held out\n" in out
     assert f"chosen of 2 candidates and {len(path)} radii: {chosen['candidate']}, radius " in out
-    assert f"\nbase measure: {in_words(model.load(fitted / 'fit').preparation.space.base)}\n" in out
-    offset = model.log_unit(model.load(fitted / "fit").preparation)
+    assert f"\nbase measure: {in_words(model_files.load(fitted / 'fit').preparation.space.base)}\n" in out
+    offset = model.log_unit(model_files.load(fitted / "fit").preparation)
     validated = re.search(r"validation: mean log density in Lebesgue measure of (\d+) of 64 rows = (\S+) \+- \S+ nat; the choice", out)
     assert int(validated[1]) in (24, 25, 26) and float(validated[2]) == pytest.approx(chosen["log_density"] - offset, rel=1e-4)
     assert "\nlog Z = " in out
@@ -86,7 +86,7 @@ def test_what_is_printed_and_stored_is_what_was_chosen(fitted, capsys, monkeypat
 
 
 def test_the_folder_is_scored_and_sampled_in_the_units_of_the_data(fitted, capsys):
-    loaded = model.load(fitted / "fit")
+    loaded = model_files.load(fitted / "fit")
     assert isinstance(loaded.energy.feature, ScaledBump)
     (mean, scale), rough = (np.asarray(loaded.preparation.mean), np.asarray(loaded.preparation.scale)), ROWS.std(axis=0)
     assert (np.abs(mean - ROWS.mean(axis=0)) < rough).all() and (np.abs(np.log(scale / rough)) < 0.3).all()  # of the rows trained on
@@ -109,7 +109,7 @@ def test_without_held_out_rows_the_value_is_of_all_folds(fitted, tmp_path, capsy
     out = done(capsys, "fit", fitted / "data.csv", *flags)
     assert ", 0 held out" in out and "held out:" not in out
     assert "cross-validation: mean log density in Lebesgue measure of 80 of 80 rows = " in out
-    header = model.read(tmp_path / "fit")
+    header = model_files.read(tmp_path / "fit")
     assert header["automatic"]["paths"] == candidates.FOLDS and header["held_out"] == {"rows": 0}
     assert {stage["candidate"] for stage in header["path"]} == {"normal scaled_bump"}
 
@@ -149,7 +149,7 @@ def test_the_help_has_the_settings_of_the_choice(capsys):
 
 def test_a_fit_stands_beside_simple_densities_of_the_same_rows(fitted):
     """The numbers of the rivals, the leads and the test are in the header, and are those of an own computation."""
-    header, loaded = model.read(fitted / "fit"), model.load(fitted / "fit")
+    header, loaded = model_files.read(fitted / "fit"), model_files.load(fitted / "fit")
     kept, held = fitting.split_rows(jax.random.split(jax.random.key(0), 3)[0], 80, 0.2)
     rows = np.loadtxt(fitted / "data.csv", delimiter=",", skiprows=1)
     mean, covariance = rows[kept].mean(axis=0), np.cov(rows[kept].T, bias=True)
@@ -173,7 +173,7 @@ def test_show_draws_figure_and_report_from_the_folder_alone(fitted, tmp_path, ca
     (folder / "report.html").unlink()
     (folder / "figure.png").unlink()
     code, out, err = call(capsys, "show", folder)
-    path = model.read(folder)["path"]
+    path = model_files.read(folder)["path"]
     lines = out.splitlines()
     assert code == 0 and sum("  chosen; " in line for line in lines) == 1 and len(lines) > len(path) + 10
     assert (folder / "figure.png").read_bytes().startswith(b"\x89PNG") and lines[-1].startswith("drawn in ")
@@ -211,7 +211,7 @@ class Page(HTMLParser):
 
 def test_the_page_holds_all_that_it_shows_and_runs_nothing(fitted):
     """A name of a file that is a script is text, an energy whose log Z is not trusted has a warning at the top."""
-    header, loaded = model.read(fitted / "fit"), model.load(fitted / "fit")
+    header, loaded = model_files.read(fitted / "fit"), model_files.load(fitted / "fit")
     found = Page((fitted / "fit" / "report.html").read_text())
     words = " ".join(found.words)
     assert len(found.images) == 2 and all(image.startswith("data:image/png;base64,iVBOR") for image in found.images)

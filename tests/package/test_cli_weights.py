@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from dualebm import model, row_weights
+from dualebm import model, model_files, row_weights
 from dualebm.cli import commands, main
 from dualebm.cli import fit as fitting
 from dualebm.methods import registry
@@ -35,7 +35,7 @@ def fitted(tmp_path_factory):
 
 
 def test_the_held_out_mean_and_the_scored_mean_are_weighted(fitted, capsys):
-    header, loaded = model.read(fitted / "fit"), model.load(fitted / "fit")
+    header, loaded = model_files.read(fitted / "fit"), model_files.load(fitted / "fit")
     assert header["settings"]["weights"] == "share" and loaded.preparation.columns == ("length", "width")
     split_key = jax.random.split(jax.random.key(0), 3)[0]
     train, held = fitting.split_rows(split_key, int(KEPT.sum()), 0.2)

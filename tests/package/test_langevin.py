@@ -1,7 +1,11 @@
 """The integrators: weak order on a law in closed form, invariance, noise, restarts."""
 
+import inspect
+import math
+import re
 from functools import partial
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -350,3 +354,60 @@ def test_sample_of_a_trained_model():
     assert 0.5 < acceptance < 1
     with pytest.raises(ValueError, match="flat"):
         sample(jax.random.key(0), target.energy, Euclidean(3, Flat()), 10)
+
+
+class Given(Energy):
+    """U(x) = wall where x_1 <= 0, else 0; or what is returned of another shape or dtype."""
+
+    wall: float
+    other: str = eqx.field(static=True, default="")
+
+    def __call__(self, x):
+        if self.other == "columns":
+            return x[:, :1]
+        return jnp.where(x[:, 0] > 0, 0, 1) if self.other == "integers" else jnp.where(x[:, 0] > 0, 0.0, self.wall)
+
+
+def test_chains_start_where_the_energy_is_finite():
+    key, plane = jax.random.key(0), Euclidean(2)
+    x, _ = sample(key, Given(math.inf), plane, 50, steps=3, step=0.1)
+    assert (x[:, 0] > 0).all() and jnp.isfinite(x).all()
+    compiled, _ = jax.jit(lambda energy: sample(key, energy, plane, 50, steps=3, step=0.1))(Given(math.inf))
+    base = plane.sample_base(jax.random.split(key)[0], 50, jnp.float32)
+    np.testing.assert_array_equal(jnp.isnan(compiled[:, 0]), base[:, 0] <= 0)
+    for wall in (math.nan, -math.inf):
+        with pytest.raises(ValueError, match=rf"energy is {wall} at a draw of the base measure, \[-.*in all; it must be a finite number"):
+            sample(key, Given(wall), plane, 50, steps=3, step=0.1)
+
+    class Nowhere(Given):
+        def __call__(self, x):
+            return jnp.full(x.shape[0], self.wall)
+
+    with pytest.raises(ValueError, match=r"energy is a Nowhere, which is infinite .* at 50 of 50 draws of the base measure"):
+        sample(key, Nowhere(math.inf), plane, 50, steps=3, step=0.1)
+
+
+BARE_SAMPLE = inspect.unwrap(sample)  # without the tests' own check of annotations, which comes first
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (dict(step=-0.1), "step is -0.1; it must be a finite number, greater than 0"),
+        (dict(step=0.0), "step is 0.0; it must be a finite number, greater than 0"),
+        (dict(step=math.nan), "step is nan; it must be a finite number, greater than 0"),
+        (dict(step=4.0, space=Sphere(2)), "step is 4.0; on Sphere(dimension=2, base=Uniform()) it must be at most 2.4674"),
+        (dict(steps=0), "steps is 0; it must be an integer of at least 1"),
+        (dict(steps=2.5), "steps is 2.5; it must be an integer of at least 1"),
+        (dict(count=0), "count is 0; it must be an integer of at least 1"),
+        (dict(energy=Given(0.0, "columns")), "energy is a Given, which returns float32 of shape (2, 1) at points (2, 2)"),
+        (dict(energy=Given(0.0, "integers")), "energy is a Given, which returns int32 of shape (2,) at points (2, 2)"),
+        (dict(energy=Shallow(ReLU(), jnp.eye(3), jnp.ones(3))), "energy is a Shallow, which fails at points (2, 2) of Euclidean"),
+        (dict(energy=Given), "it must be an Energy, an object and no class or function"),
+        (dict(space="sphere"), "space is 'sphere'; it must be a space, such as Sphere(3)"),
+    ],
+)  # fmt: skip
+def test_sample_refuses(changes, message):
+    given = dict(energy=Given(0.0), space=Euclidean(2), count=4, steps=1, step=0.1) | changes
+    with pytest.raises(ValueError, match=re.escape(message)):
+        BARE_SAMPLE(jax.random.key(0), **given)

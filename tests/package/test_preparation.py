@@ -123,6 +123,9 @@ def test_degrees_are_points_of_the_sphere_and_come_back():
 # -- What is refused -------------------------------------------------------------------------------
 
 
+FAR = [[i, 1e30 if i == 6 else i] for i in range(7)]
+
+
 @pytest.mark.parametrize(
     ("x", "settings", "message"),
     [
@@ -137,6 +140,7 @@ def test_degrees_are_points_of_the_sphere_and_come_back():
         ([[1, 0.1], [2, 0.1], [4, 0.1]], dict(space="euclidean", standardise=True), "x has the one value 0.1 in column 2"),
         (as_table([[1, 5, 7], [2, 6, 7]], ["1", "3"]), dict(space="euclidean", standardise=True), "x has the one value 7 in column 3"),
         ([[1e200, 7], [-1e200, 8]], dict(space="euclidean", standardise=True), "x has values in column 1 that are too large"),
+        (FAR, dict(space="euclidean"), "x, row 7, column 2: found 1e+30, which is 3.33e+29 interquartile ranges from the median"),
         (frame(**DEGREES), dict(space="sphere", latlon=True, normalise=True), "latlon and normalise are True"),
         (frame(**DEGREES), dict(space="sphere"), "x has the columns 'lat' and 'lon', which are degrees and no points of a sphere"),
         (frame(**DEGREES), dict(space="sphere", normalise=True), "x has the columns 'lat' and 'lon', which are degrees"),
@@ -166,8 +170,8 @@ def test_prepare_refuses(x, settings, message):
         (Preparation(Sphere(3), latlon=True), [[0.0, 0.0], [90.5, 0.0]], "x, row 2, column 1: found the latitude 90.5; it must be"),
         (Preparation(Sphere(3), latlon=True), [[0.0, -181.0]], "x, row 1, column 2: found the longitude -181; it must be from -180 to 360"),
         (Preparation(Sphere(3), latlon=True), [[0.0, 0.0, 1.0]], "x has 3 columns; it must have 2"),
-        (Preparation(Euclidean(1)), [[1e300]], "x, row 1, column 1: found 1e+300, which float32 does not hold"),
-        (Preparation(Euclidean(1), mean=np.zeros(1), scale=np.array([1e-300])), [[7.0]], "found 7, which float32 does not hold"),
+        (Preparation(Euclidean(1)), [[1e300]], "x, row 1, column 1: found 1e+300, whose square float32 does not hold; leave the row out"),
+        (Preparation(Euclidean(1), mean=np.zeros(1), scale=np.array([1e-300])), [[7.0]], "found 7, 7e+300 standard deviations from"),
         (Preparation(Euclidean(1)), [[True]], "x has dtype bool"),
         (Preparation(Euclidean(1)), [[np.nan]], "x, row 1, column 1: found no value"),
     ],

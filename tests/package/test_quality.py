@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dualebm import kernels, model, quality
+from dualebm import kernels, model, model_files, quality
 from dualebm.cli import main
 from dualebm.data.preparation import Preparation
 from dualebm.distances import energy_distance, median_distance, sliced_wasserstein
@@ -101,7 +101,7 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("quality")
     mean, scale = np.array([4.0, -2.0]), np.array([2.0, 1.0])
     (folder / "fit").mkdir()
-    model.save(folder / "fit", free(Euclidean(2), mean, scale), {})
+    model_files.save(folder / "fit", free(Euclidean(2), mean, scale), {})
     rows = np.asarray(base(Euclidean(2), 300), np.float64) * scale + mean
     np.savetxt(folder / "own.csv", rows, "%.9g", ",")
     np.savetxt(folder / "other.csv", rows + np.array([2.0, 0.0]), "%.9g", ",")
@@ -141,7 +141,7 @@ def test_moves_that_are_refused_are_spoken_of(folder, capsys, tmp_path):
     (tmp_path / "fit").mkdir()
     doubtful = free(Euclidean(2), step=1e3)  # draws of the base measure do not suffice
     doubtful = doubtful._replace(log_partition=KNOWN._replace(doubt="few draws count"))
-    model.save(tmp_path / "fit", doubtful, {})
+    model_files.save(tmp_path / "fit", doubtful, {})
     code, _, err = score(capsys, tmp_path / "fit", folder / "own.csv", "--quality", 20, "--out", tmp_path / "scores.csv")
     assert code == 0 and err.startswith("note: fewer than 30% of the samples' moves were accepted") and err.count("\n") == 1
 

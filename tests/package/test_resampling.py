@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from dualebm import model, sampling
+from dualebm._internal import memory
 from dualebm.base_families import Normal, VonMisesFisher
 from dualebm.base_kernels import KernelBase
 from dualebm.base_measures import Flat, Gaussian
@@ -150,7 +151,7 @@ def test_chains_move_in_groups_and_a_group_of_its_own_has_the_key_itself(monkeyp
     np.testing.assert_array_equal(drawn_from(energy, space, 20, steps=5).points, alone)
 
 
-@pytest.mark.skipif(not sampling.MEMORY_INFO.is_file(), reason="the system does not say how much memory is free")
+@pytest.mark.skipif(memory.free() is None, reason="the system does not say how much memory is free")
 def test_more_samples_than_fit_into_memory_are_refused():
     sampling.check_memory("n_samples", 10**6, 3)
     with pytest.raises(ValueError, match=r"n_samples is 1000000000000, which takes about 9.6e\+04 GB .* at most about .* --out FILE"):

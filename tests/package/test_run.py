@@ -478,7 +478,7 @@ def test_a_metric_that_fails_writes_nothing(tmp_path):
     def broken(key, iterate):
         return iterate.state.missing
 
-    with pytest.raises(AttributeError, match="missing"):
+    with pytest.raises(ValueError, match=r"metrics\[.broken.\] is .*, which fails at a key .*has no attribute .missing"):
         go(tmp_path / "new", metrics={"broken": broken})
     assert list(tmp_path.iterdir()) == []
 
