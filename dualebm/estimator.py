@@ -21,7 +21,7 @@ from dualebm.candidates import FOLDS, Auto
 from dualebm.data import preparation, tables
 from dualebm.data.advice import advise
 from dualebm.energies.shallow import Shallow
-from dualebm.training.fingerprint import describe
+from dualebm.training.descriptions import describe
 
 SETTINGS = tuple(field.name for field in dataclasses.fields(Auto))
 """The parameters of an estimator that are settings of `candidates.Auto`."""

@@ -27,7 +27,8 @@ from dualebm.log_z.estimate import estimate_log_partition
 from dualebm.measures import Samples
 from dualebm.methods.dual import annealing_over
 from dualebm.optimality import gap_of_fit
-from dualebm.training.fingerprint import describe, provenance
+from dualebm.training.descriptions import describe
+from dualebm.training.fingerprint import provenance
 from dualebm.training.run import run as train
 
 

@@ -20,7 +20,8 @@ from dualebm._internal.programs import drop_programs
 from dualebm.measures import Samples
 from dualebm.methods.base import Divergence, Method
 from dualebm.training import checkpoints, prepare, run_folder, segments, simulate
-from dualebm.training.fingerprint import check_settings, describe, differences
+from dualebm.training.descriptions import describe
+from dualebm.training.fingerprint import check_settings, warn_of_versions
 
 SEGMENTS = 20
 """The approximate number of segments of a run where `segment` is None."""
@@ -162,8 +163,7 @@ def _begin(folder: Path, plan: segments.Plan, variables, records) -> int:
         run_folder.create_results(folder, plan.step, variables, chunk=(1, plan.segment), attributes=plan.attributes)
         return 0
     check_settings(f"folder {folder}", manifest["settings"], plan.settings)
-    if changed := differences(manifest["versions"], plan.attributes["versions"]):
-        warnings.warn(f"folder {folder}: {'; '.join(changed)}; the records to come may differ in their last bits", stacklevel=3)
+    warn_of_versions(f"folder {folder}", [manifest], plan.attributes, stacklevel=3)
     done = manifest["records"]
     with run_folder.open_results(folder) as stored:
         for name, values in records.items():
