@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from dualebm._internal import checks
+from dualebm._internal.keys import check_key
 from dualebm.flows import langevin, resampling
 from dualebm.model import Model
 
@@ -73,6 +74,7 @@ def draw_blocks(
     >>> [len(block.points) for block in draw_blocks(jax.random.key(0), model, 10_000)]
     [4096, 4096, 1808]
     """
+    check_key(key)
     checks.count("count", count)
     energy, space = model.energy, model.preparation.space
     if not space.base.proper:
@@ -134,6 +136,7 @@ def draw(key: Key[Array, ""], model: Model, count: int, *, steps: int | None = N
     >>> drawn.points.shape, drawn.fraction, drawn.acceptance
     ((10, 2), 1.0, None)
     """
+    check_key(key)
     blocks = list(draw_blocks(key, model, count, steps=steps, step=step))
     accepted = [block.acceptance * len(block.points) for block in blocks if block.acceptance is not None]
     acceptance = sum(accepted) / count if accepted else None

@@ -6,6 +6,7 @@ import jax
 import numpy as np
 
 from dualebm import model, quality, row_weights
+from dualebm._internal.keys import key_of_seed
 from dualebm.cli import evaluate, output, report, rows
 from dualebm.cli.commands import Score
 from dualebm.data import preparation
@@ -34,7 +35,7 @@ def run(settings: Score) -> None:
         errors = model.errors_at(fitted, points, shares)
         measured = None
         if settings.quality:
-            measured = quality.quality(jax.random.key(settings.seed), fitted, points, settings.quality, name=str(settings.rows))
+            measured = quality.quality(key_of_seed(settings.seed), fitted, points, settings.quality, name=str(settings.rows))
     columns = densities if errors is None else {**densities, "log_density_error": errors.rows}
     output.write(settings.out, list(columns), [np.stack(list(columns.values()), axis=1)], len(points))
     summary = output.summary(settings.out)

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Key
 
 from dualebm._internal import blocks
+from dualebm._internal.keys import check_key
 from dualebm.energies.base import Energy, Located, precision_of
 from dualebm.flows.noise import Draw, Noise, drawn, sharded
 from dualebm.geometry import Space
@@ -364,6 +365,7 @@ def sample(
     >>> bool(x[:, 0].mean() > 0.3)
     True
     """
+    check_key(key)
     start_key, chain_key = jax.random.split(key)
     dtype = precision_of(energy)
     x = space.sample_base(start_key, count, dtype).T

@@ -19,6 +19,7 @@ import jax
 import numpy as np
 
 from dualebm._internal import checks
+from dualebm._internal.keys import key_of_seed
 from dualebm.settings import described
 from dualebm.sweeps.identity import identity, in_words, scalar, without_seed
 from dualebm.training.descriptions import describe
@@ -362,7 +363,7 @@ class Study:
 
 def _keys(settings):
     """Return the keys of a seed for the run, for its data and for its metrics."""
-    return jax.random.split(jax.random.key(settings.get("seed", 0)), 3)
+    return jax.random.split(key_of_seed(settings.get("seed", 0)), 3)
 
 
 def signature(tree: Any) -> str:

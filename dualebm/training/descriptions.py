@@ -4,7 +4,6 @@ A folder keeps the description of what its runs were made of. A call that contin
 compared (see `dualebm.training.fingerprint`).
 """
 
-import copyreg
 import dataclasses
 import functools
 import hashlib
@@ -304,8 +303,9 @@ def _state(value: Any, inner: Inner) -> Any:
     if isinstance(reduced, str):
         return {**_type(value, inner), "name": reduced}
     make, arguments, state, *items = (*reduced, None, None, None)[:5]
-    arguments = arguments[1:] if make in (copyreg.__newobj__, copyreg.__newobj_ex__) else arguments  # pyright: ignore[reportAttributeAccessIssue]
-    dictionary, slots = state if isinstance(state, tuple) and len(state) == 2 and isinstance(state[1], dict) else (state, {})
+    if getattr(make, "__name__", "") in ("__newobj__", "__newobj_ex__"):  # the first argument is the class
+        arguments = arguments[1:]
+    dictionary, slots = (state[0], state[1]) if isinstance(state, tuple) and len(state) == 2 and isinstance(state[1], dict) else (state, {})
     fields = {**(dictionary or {}), **slots} if isinstance(dictionary, (dict, type(None))) else {"state": state}
     fields = _attributes(value, fields)
     cached = [name for name in fields if isinstance(getattr(type(value), name, None), functools.cached_property)]

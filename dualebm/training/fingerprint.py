@@ -47,6 +47,8 @@ def differences(stored: Any, current: Any, path: str = "", places: tuple[str, st
                 return []
             if "code" in stored and "code" in current and stored["code"] != current["code"]:
                 return _of_functions(stored, current, path, places)
+            if "code" in current and not {"code", "package"} & stored.keys():
+                return [f"{path}: the function {current['function']} was stored by an older dualebm, and cannot be compared"]
         elif "code" in stored or "code" in current:
             return [f"{path} is {_shown(stored)} {places[0]} and {_shown(current)} {places[1]}"]
         pairs = ((name, stored.get(name), current.get(name)) for name in {**stored, **current})

@@ -15,7 +15,8 @@ import tqdm
 import xarray
 from jaxtyping import Array, Key
 
-from dualebm._internal import checks, files
+from dualebm._internal import files
+from dualebm._internal.keys import check_key
 from dualebm._internal.programs import drop_programs
 from dualebm.measures import Samples
 from dualebm.methods.base import Divergence, Method
@@ -104,6 +105,7 @@ def run(
     >>> results.step.values.tolist(), results.acceptance.shape
     ([0, 2, 4, 6], (4,))
     """
+    check_key(key)
     plan = _plan(key, method, rates, data, steps, every, metrics, schedule, state, segment)
     drop_programs()
     data = jax.tree.map(jnp.asarray, data)
@@ -135,7 +137,6 @@ def run(
 
 def _plan(key, method, rates, data, steps, every, metrics, schedule, state, segment) -> segments.Plan:
     """Return the plan of a run. Raise the errors of its arguments before anything is compiled or written."""
-    checks.key(key)
     segment = segments.segment_of(steps, every, segment, SEGMENTS)
     prepare.check_names(metrics)
     if type(rates) is not type(method.rates):
