@@ -100,7 +100,7 @@ def plan_of(settings: dict, steps: int, every: int, segment: int, first: int = 0
     """
     source = provenance(packages(settings))
     counts = {"steps": int(steps), "every": int(every), "segment": int(segment)}
-    settings = {**settings, **counts, "backend": source["backend"], "jax_config": configuration()}
+    settings = {"jax_config": configuration(), **settings, **counts, "backend": source["backend"]}
     step = first + np.arange(steps // every + 1) * int(every)
     return Plan(settings, {**settings, **source}, step, int(every), int(segment))
 
