@@ -29,6 +29,9 @@ _NATIVE_WRAPPERS = (type(jax.jit(abs)), type(functools.cache(abs)))
 
 OURS = __name__.partition(".")[0]
 
+LONGEST = 10_000
+"""The length, in characters of JSON, from which on the digest stands for a list or a text to which a function refers."""
+
 REPEATED = "described above"
 """Stands for what a function or a class has where its description comes a second time, or within itself."""
 
@@ -199,7 +202,8 @@ def _function(function: types.FunctionType, inner: Inner) -> dict[str, Any]:
     code, wrapped = function.__code__, getattr(function, "__wrapped__", None)
     if wrapped is not None and code.co_filename.startswith("<@beartype"):  # generated, with addresses in the names
         return {"type": "wrapper", "wraps": inner(wrapped)}
-    closure = {name: inner(_content(cell)) for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=True)}
+    brief = lambda part: _brief(inner(part))  # noqa: E731
+    closure = {name: brief(_content(cell)) for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=True)}
     if not bytecode.is_own(code.co_filename):
         package = _top(function.__globals__.get("__name__"))
         return {"function": function.__qualname__, "package": package, **_present(closure=closure)}
@@ -214,11 +218,17 @@ def _function(function: types.FunctionType, inner: Inner) -> dict[str, Any]:
         **_present(
             constants=constants,
             closure=closure,
-            defaults={name: inner(defaults[name]) for name in sorted(defaults)},
-            attributes={name: inner(attributes[name]) for name in sorted(attributes)},
-            globals={name: inner(listed[name]) for name in sorted(listed)},
+            defaults={name: brief(defaults[name]) for name in sorted(defaults)},
+            attributes={name: brief(attributes[name]) for name in sorted(attributes)},
+            globals={name: brief(listed[name]) for name in sorted(listed)},
         ),
     }
+
+
+def _brief(description: Any) -> Any:
+    """Return a description with a digest in place of a long list or text, which every checkpoint would else repeat."""
+    text = json.dumps(description) if isinstance(description, (list, str)) else ""
+    return {"length": len(description), "sha256": hashlib.sha256(text.encode()).hexdigest()} if len(text) > LONGEST else description
 
 
 def _attributes(value: Any, held: dict[str, Any]) -> dict[str, Any]:
