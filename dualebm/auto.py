@@ -23,6 +23,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from dualebm import row_weights, settings
 from dualebm._internal import checks, files
+from dualebm._internal.keys import check_key
 from dualebm.base_measures import Gaussian, Uniform
 from dualebm.candidates import FOLDS, Auto, Candidate, candidates_of
 from dualebm.data.kernel_bases import deal
@@ -151,8 +152,8 @@ def fit(
         OSError: when the folder cannot be written.
         KeyboardInterrupt: on SIGINT or SIGTERM, after the current stages are saved.
     """
+    check_key(key)
     auto = auto or Auto()
-    checks.key(key)
     checks.samples("points", Samples(points), space)
     shares = row_weights.shares_of("weights", weights, len(points))
     if shares is not None and not shares.all():
@@ -161,7 +162,7 @@ def fit(
     if count < 2 * FOLDS:
         few = f"points has {count} rows" if shares is None else f"weights leaves {count} of {len(points)} rows by Kish's effective number"
         raise ValueError(f"{few}; validation on {FOLDS} folds needs at least {2 * FOLDS}")
-    path_key, fit_key, check_key = jax.random.split(key, 3)
+    path_key, fit_key, last_key = jax.random.split(key, 3)
     geometry = dataclasses.replace(space, base=Uniform() if space.compact else Gaussian())
     seed, place = int(jax.random.key_data(key)[-1]), None if folder is None else Path(folder) / "paths"
     fold = deal(len(points), FOLDS, seed)
@@ -214,7 +215,7 @@ def fit(
             stage, diverged = 0, (f"the base measure alone is fitted, because {error}",)
             final = follow(fit_key, task, 0, None, bar, early=False)
     fitted = dataclasses.replace(space, base=candidate.base)
-    draw_key, choice_key, partition_key = jax.random.split(check_key, 3)
+    draw_key, choice_key, partition_key = jax.random.split(last_key, 3)
     draws = fitted.sample_base(draw_key, PARTICLES, points.dtype)
     particles = draws[resample(choice_key, -final.energy(draws), len(draws))]
     log_partition = estimate_log_partition(partition_key, final.energy, fitted, particles)

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
+from dualebm._internal.keys import check_key
 from dualebm.base_measures import BaseMeasure, FinePlaces, Geometry, Points, Scalars
 
 Vector = Sequence[float] | Float[np.ndarray, " d"]
@@ -127,6 +128,7 @@ class Normal(BaseMeasure):
 
     def sample(self, space: Geometry, key: Key[Array, ""], count: int, dtype: Any = float) -> Float[Array, "count dimension"]:
         """Draws `count` independent points."""
+        check_key(key)
         return self.from_normal(space, jax.random.normal(key, (space.dimension, count), dtype), 0).T
 
     def from_normal(self, space: Geometry, z: Points, axis: int = -1) -> Points:
@@ -219,6 +221,7 @@ def draw_lags(
     >>> bool((lags > 0).all() and (lags < 0.5).all())
     True
     """
+    check_key(key)
     k, n, (b, gap) = concentration, dimension - 1, proposal
 
     def attempt(carry):
@@ -301,6 +304,7 @@ class VonMisesFisher(BaseMeasure):
 
     def sample(self, space: Geometry, key: Key[Array, ""], count: int, dtype: Any = float) -> Float[Array, "count dimension"]:
         """Draws `count` independent points: on S^2 by `from_normal`, elsewhere by rejection (Wood 1994, Algorithm VM*)."""
+        check_key(key)
         normal_key, rejection_key = jax.random.split(key)
         z = jax.random.normal(normal_key, (space.dimension, count), dtype)
         if self.from_normal_exists:

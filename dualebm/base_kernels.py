@@ -18,6 +18,7 @@ from jaxtyping import Array, Float, Key
 
 from dualebm import row_weights
 from dualebm._internal.blocks import block_columns, map_blocks, product
+from dualebm._internal.keys import check_key
 from dualebm.base_families import Vector, at_lag, draw_lags, log_excess, proposal_of, vector
 from dualebm.base_measures import BaseMeasure, FinePlaces, Gaussian, Geometry, Points, Scalars, Uniform
 
@@ -237,6 +238,7 @@ class KernelBase(BaseMeasure):
         On S^2 the distribution function of <c, x> has an inverse (Ulrich 1984). Other spheres, and the angles of a torus, take rejection
         (Wood 1994, Algorithm VM*).
         """
+        check_key(key)
         columns, k, weights = self._arrays
         constants = np.stack([np.expm1(-2 * k), k])
         if _toroidal(space) or (_curved(space) and space.dimension != 3):

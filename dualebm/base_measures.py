@@ -13,6 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
+from dualebm._internal.keys import check_key
+
 Points = Float[Array, "*points"]
 """Points, whose coordinates lie along the last axis, (..., dimension), or along `axis`."""
 Scalars = Float[Array, "*batch"]
@@ -208,6 +210,7 @@ class Uniform(BaseMeasure):
 
     def sample(self, space: Geometry, key: Key[Array, ""], count: int, dtype: Any = float) -> Float[Array, "count dimension"]:
         """Draws `count` independent points, uniform on the space."""
+        check_key(key)
         return space.sample_uniform(key, count, dtype)
 
     def from_normal(self, space: Geometry, z: Points, axis: int = -1) -> Points:
@@ -256,6 +259,7 @@ class Gaussian(BaseMeasure):
 
     def sample(self, space: Geometry, key: Key[Array, ""], count: int, dtype: Any = float) -> Float[Array, "count dimension"]:
         """Draws `count` independent points."""
+        check_key(key)
         return self.scale * jax.random.normal(key, (space.dimension, count), dtype).T
 
     def from_normal(self, space: Geometry, z: Points, axis: int = -1) -> Points:

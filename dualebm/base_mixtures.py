@@ -11,6 +11,7 @@ import numpy as np
 from jax.scipy.special import logsumexp, ndtr, ndtri
 from jaxtyping import Array, Float, Key
 
+from dualebm._internal.keys import check_key
 from dualebm.base_families import Vector, vector
 from dualebm.base_measures import BaseMeasure, FinePlaces, Geometry, Points, Scalars
 
@@ -94,6 +95,7 @@ class MixtureBase(BaseMeasure):
 
     def sample(self, space: Geometry, key: Key[Array, ""], count: int, dtype: Any = float) -> Float[Array, "count dimension"]:
         """Draws `count` independent points: for each the component by the weights, then a point of it."""
+        check_key(key)
         choice_key, key = jax.random.split(key)
         uniform = jax.random.uniform(choice_key, (count, 1), dtype)
         edges = np.cumsum(self.weights)
@@ -205,6 +207,7 @@ class CustomBase(BaseMeasure):
         Raises:
             ValueError: when the sampler returns another shape.
         """
+        check_key(key)
         points = jnp.asarray(self.sampler(key, count))
         if points.shape != (count, space.dimension):
             raise ValueError(f"sampler returns the shape {points.shape} for {count} points; it must be {(count, space.dimension)}")

@@ -22,6 +22,7 @@ from jaxtyping import Array, Float, Key
 
 from dualebm import base_kernels
 from dualebm._internal import checks, files
+from dualebm._internal.keys import check_key
 from dualebm.base_kernels import KernelBase
 from dualebm.base_measures import BaseMeasure, Gaussian, Uniform
 from dualebm.base_mixtures import MixtureBase
@@ -85,8 +86,9 @@ def replicate(
     >>> log_densities(replicates, Sphere(3), jnp.eye(3)).shape
     (2, 3)
     """
+    check_key(key)
     checks.count("count", count)
-    weight_key, pool_key, check_key, choice_key, train_key = jax.random.split(key, 5)
+    weight_key, pool_key, checked_key, choice_key, train_key = jax.random.split(key, 5)
     dtype, n = points.dtype, len(points)
     shares = shares_of("weights", weights, n)
     if shares is not None and not shares.all():  # the fit leaves out rows of weight 0
@@ -95,7 +97,7 @@ def replicate(
     drawn = drawn if shares is None else drawn * n * shares
     bases = tuple(refit(space.base, points, each, space) for each in drawn)
     # All replicates take their draws from those of the fit, so that they share the noise of the draws.
-    draws, checked = space.sample_base(pool_key, DRAWS, dtype), space.sample_base(check_key, DRAWS, dtype)
+    draws, checked = space.sample_base(pool_key, DRAWS, dtype), space.sample_base(checked_key, DRAWS, dtype)
     ratios, check_ratios = (log_bases(bases, space, x) - np.asarray(space.log_base(x), np.float64) for x in (draws, checked))
     if space.base == bases[0]:
         pools = jnp.broadcast_to(draws, (count, *draws.shape))

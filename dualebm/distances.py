@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
 from dualebm._internal import checks
+from dualebm._internal.keys import check_key
 from dualebm.kernels import Distance, squared_mmd
 from dualebm.measures import Samples, shares
 
@@ -118,6 +119,7 @@ def sliced_wasserstein(
     >>> float(sliced_wasserstein(jax.random.key(0), Samples(line), Samples(line + 3), projections=2))
     3.0
     """
+    check_key(key)
     check_pair(first, second)
     checks.count("projections", projections)
     checks.choice("order", order, ORDERS)

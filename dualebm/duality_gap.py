@@ -27,6 +27,7 @@ from jaxtyping import Array, Float, Key
 
 from dualebm import measures
 from dualebm._internal import checks
+from dualebm._internal.keys import check_key
 from dualebm.energies.base import Energy
 from dualebm.energies.shallow import Shallow, feature_mean
 from dualebm.flows import langevin
@@ -100,6 +101,7 @@ def supremum(
     >>> bool(theta[0] > 0.99), float(sign)
     (True, -1.0)
     """
+    check_key(key)
     checks.choice("ball", ball, BALLS)
     feature = energy.feature
     parameters = feature.parameter_space(space)
@@ -170,6 +172,7 @@ def relaxation(key: Key[Array, ""], energy: Energy, space: Space, model: Samples
     >>> bool(abs(change.after - change.before) < DOUBTFUL * change.error)
     True
     """
+    check_key(key)
     checks.count("moves", moves)
     draw = drawn(key, space.dimension, model.points.dtype, "independent")
     moved, _, _ = langevin.move("mala", space, draw, model.points.T, energy, space.default_particle_step, steps=moves)
@@ -258,6 +261,7 @@ def certify(
     >>> round(float(certificate.gap), 2), float(certificate.error)  # 2 sup |1/4 - phi((1, 0, 0), theta)|
     (1.5, 0.0)
     """
+    check_key(key)
     for name, value in (("chains", chains), ("temperatures", temperatures), ("starts", starts), ("steps", steps)):
         checks.count(name, value)
     if model is not None and quadrature is not None:

@@ -17,11 +17,12 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from dualebm import auto, bootstrap, model, model_files, optimality, row_weights, sampling
 from dualebm._internal import checks, files
+from dualebm._internal.keys import key_of_seed
 from dualebm.candidates import FOLDS, Auto
 from dualebm.data import preparation, tables
 from dualebm.data.advice import advise
 from dualebm.energies.shallow import Shallow
-from dualebm.training.fingerprint import describe
+from dualebm.training.descriptions import describe
 
 SETTINGS = tuple(field.name for field in dataclasses.fields(Auto))
 """The parameters of an estimator that are settings of `candidates.Auto`."""
@@ -130,7 +131,7 @@ class EnergyModel(DensityMixin, BaseEstimator):
         settings, seed = self._settings(), seed_of(self.random_state)
         rows: Any = validate_data(self, X, dtype=np.float64, ensure_min_samples=2 * FOLDS)
         weights = None if sample_weight is None else row_weights.check("sample_weight", sample_weight, len(rows))
-        _, key, gap_key = jax.random.split(jax.random.key(seed), 3)  # the keys of `dualebm fit`
+        _, key, gap_key = jax.random.split(key_of_seed(seed), 3)  # the keys of `dualebm fit`
         with jax.enable_x64(self.precision == 64):
             table = self._table(rows, weights)
             notes = advise(table, self.space)
@@ -269,7 +270,7 @@ class EnergyModel(DensityMixin, BaseEstimator):
         checks.count("n_samples", n_samples)
         sampling.check_memory("n_samples", n_samples, self.model_.preparation.space.dimension)
         with self._precision():
-            drawn = sampling.draw(jax.random.key(seed_of(random_state)), self.model_, n_samples)
+            drawn = sampling.draw(key_of_seed(seed_of(random_state)), self.model_, n_samples)
         table = preparation.from_space(self.model_.preparation, drawn.points)
         if table.columns is None:
             return table.rows

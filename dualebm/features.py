@@ -20,6 +20,7 @@ from jaxtyping import Array, Float, Key
 
 from dualebm import settings
 from dualebm._internal.blocks import product
+from dualebm._internal.keys import check_key
 from dualebm.base_measures import FinePlaces
 from dualebm.geometry import ParameterSpace, Space
 from dualebm.measures import Samples, draw_indices
@@ -81,6 +82,7 @@ class FeatureMap(abc.ABC):
         Raises:
             ValueError: when the base measure is not proper, or when the feature does not fit the space.
         """
+        check_key(key)
         return self.parameter_space(space).sample_base(key, count, data.points.dtype)
 
     def finest(self, theta: Parameters) -> FinePlaces | None:
@@ -377,6 +379,7 @@ class ScaledBump(FeatureMap):
         Raises:
             ValueError: when the space is not the space of the feature.
         """
+        check_key(key)
         index_key, scale_key = jax.random.split(key)
         centres = data.points[draw_indices(index_key, data, (count,))]
         return self.parameter_space(space).around(scale_key, centres)

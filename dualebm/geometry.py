@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from dualebm._internal.keys import check_key
 from dualebm.base_measures import BaseMeasure, Points, Scalars
 
 
@@ -491,6 +492,7 @@ class Space(abc.ABC):
         Raises:
             ValueError: when the base measure is not proper.
         """
+        check_key(key)
         return self.base.sample(self, key, count, dtype)
 
     def from_normal(self, z: Points, axis: int = -1) -> Points:

@@ -8,6 +8,7 @@ from jax.scipy.special import logsumexp
 from jaxtyping import Array, Float, Int, Key
 
 from dualebm._internal.collectives import split_axis
+from dualebm._internal.keys import check_key
 
 
 class Samples(NamedTuple):
@@ -66,6 +67,7 @@ def draw_indices(key: Key[Array, ""], data: Samples, shape: tuple[int, ...]) -> 
     >>> draw_indices(jax.random.key(0), Samples(jnp.ones((1, 2))), (3,)).tolist()
     [0, 0, 0]
     """
+    check_key(key)
     if data.log_weights is None:
         return jax.random.randint(key, shape, 0, data.points.shape[0])
     cumulative = jnp.cumsum(jax.nn.softmax(data.log_weights))
@@ -217,6 +219,7 @@ def resample(key: Key[Array, ""], log_weights: Float[Array, " n"], count: int, k
     >>> sorted(resample(jax.random.key(0), jnp.log(jnp.array([0.25, 0.75])), 4).tolist())
     [0, 1, 1, 1]
     """
+    check_key(key)
     if kind == "residual":
         expected = count * jax.nn.softmax(log_weights)
         whole = jnp.floor(expected * (1 + 8 * jnp.finfo(expected.dtype).eps))  # Rounding alone would leave equal weights to chance.

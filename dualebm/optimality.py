@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Array, Key
 
 from dualebm import duality_gap
+from dualebm._internal.keys import check_key
 from dualebm.auto import Fit
 from dualebm.base_measures import Uniform
 from dualebm.energies.shallow import Shallow
@@ -83,6 +84,7 @@ def gap_of_fit(key: Key[Array, ""], fit: Fit, data: Samples) -> Gap:
     >>> round(gap.nats, 2), gap.standard_error  # 2 (phi(x, x) - the mean of phi) = 2 - 2 / pi
     (1.36, 0.0)
     """
+    check_key(key)
     energy, space, radius = fit.energy, fit.space, fit.radius
     if not radius:
         return Gap(None, None, radius, "the ball holds no energy but 0, and the model is the base measure")

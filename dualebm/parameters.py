@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
+from dualebm._internal.keys import check_key
 from dualebm.base_measures import Points
 from dualebm.geometry import Space
 
@@ -115,6 +116,7 @@ class ScaledCentres:
         Returns:
             The parameters, (m, d + 1).
         """
+        check_key(key)
         low, high = self.bounds
         last = jax.random.uniform(key, (centres.shape[0], 1), centres.dtype, low, high)
         return jnp.concatenate([centres, last], axis=1)
@@ -133,6 +135,7 @@ class ScaledCentres:
         Raises:
             ValueError: when the base measure of the space is not proper.
         """
+        check_key(key)
         centre_key, scale_key = jax.random.split(key)
         return self.around(scale_key, self.space.sample_base(centre_key, count, dtype))
 

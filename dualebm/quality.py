@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from dualebm import stein
+from dualebm._internal.keys import check_key
 from dualebm.distances import energy_distance, median_distance, sliced_wasserstein
 from dualebm.kernels import RBF, squared_mmd
 from dualebm.measures import Samples
@@ -63,6 +64,7 @@ def quality(
     >>> results["rows"], results["energy_distance"] < 0.02
     (500.0, True)
     """
+    check_key(key)
     draw_key, chain_key, direction_key, sign_key = jax.random.split(key, 4)
     space = model.preparation.space
     if points.shape[0] > ROWS:
@@ -111,6 +113,7 @@ def goodness_of_fit(key: Key[Array, ""], model: Model, points: Float[Array, "n d
     >>> float(goodness_of_fit(jax.random.key(0), free, jnp.eye(3)[jnp.arange(60) % 2]).p_value) < 0.01
     True
     """
+    check_key(key)
     space, points = model.preparation.space, points[:TESTED]
     if bandwidth is None:
         bandwidth = median_distance(space.ambient(points))

@@ -18,6 +18,7 @@ import xarray
 from jaxtyping import Array, Float, Key
 
 from dualebm import row_weights
+from dualebm._internal.keys import check_key
 from dualebm.base_measures import BaseMeasure
 from dualebm.data.bases import Rows
 from dualebm.energies.shallow import Shallow
@@ -202,11 +203,12 @@ def follow(
     Raises:
         Diverged: when a path without held rows diverges.
     """
-    start_key, draw_key, check_key, run_key = jax.random.split(key, 4)
+    check_key(key)
+    start_key, draw_key, checked_key, run_key = jax.random.split(key, 4)
     (method, rates, schedule, _, draws, count), data, held = task.plan, task.data, task.held
     space, dtype = dataclasses.replace(method.space, base=task.base), data.points.dtype
     judges = None if held.log_weights is None else np.asarray(held.weights, np.float64)
-    checked = space.sample_base(check_key, count, dtype)
+    checked = space.sample_base(checked_key, count, dtype)
     state: Any = _begin(method, start_key, space.sample_base(draw_key, draws, dtype), data) if draws else None
     at_base, done = np.asarray(space.log_base(held.points), np.float64), bar.n
     if not stages:

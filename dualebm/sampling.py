@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from dualebm._internal import checks, memory
+from dualebm._internal.keys import check_key
 from dualebm.flows import langevin, resampling
 from dualebm.model import Model
 
@@ -69,6 +70,7 @@ def draw_blocks(
     >>> [len(block.points) for block in draw_blocks(jax.random.key(0), model, 10_000)]
     [4096, 4096, 1808]
     """
+    check_key(key)
     if not isinstance(model, Model):
         raise ValueError(f"model is {model!r:.200}; it must be a Model, as `model_files.load` returns it")
     checks.count("count", count)
@@ -135,6 +137,7 @@ def draw(key: Key[Array, ""], model: Model, count: int, *, steps: int | None = N
     >>> drawn.points.shape, drawn.fraction, drawn.acceptance
     ((10, 2), 1.0, None)
     """
+    check_key(key)
     blocks = list(draw_blocks(key, model, count, steps=steps, step=step))
     accepted = [block.acceptance * len(block.points) for block in blocks if block.acceptance is not None]
     acceptance = sum(accepted) / count if accepted else None

@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from dualebm._internal.blocks import once, product, total
+from dualebm._internal.keys import check_key
 from dualebm.base_measures import BaseMeasure, Gaussian, Points, Scalars, Uniform
 from dualebm.geometry import Space, dot, norm
 
@@ -172,6 +173,7 @@ class Sphere(Space):
 
     def sample_uniform(self, key: Key[Array, ""], count: int, dtype: Any) -> Float[Array, "count dimension"]:
         """Draws `count` independent points, uniform on the sphere."""
+        check_key(key)
         x = jax.random.normal(key, (self.dimension, count), dtype).T
         return x / norm(x)
 
@@ -412,6 +414,7 @@ class Torus(FlatSpace):
 
     def sample_uniform(self, key: Key[Array, ""], count: int, dtype: Any) -> Float[Array, "count dimension"]:
         """Draws `count` independent points, uniform on the torus."""
+        check_key(key)
         return self.period * jax.random.uniform(key, (self.dimension, count), dtype).T
 
     def uniform_from_normal(self, z: Points, axis: int) -> Points:

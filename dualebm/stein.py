@@ -19,6 +19,7 @@ from jaxtyping import Array, Float, Key
 
 from dualebm._internal import checks
 from dualebm._internal.blocks import block_columns, map_blocks, once, product, sum_blocks
+from dualebm._internal.keys import check_key
 from dualebm.energies.base import Energy
 from dualebm.geometry import Space
 from dualebm.kernels import SOURCES
@@ -284,6 +285,7 @@ def goodness_of_fit(
     >>> round(float(goodness_of_fit(jax.random.key(1), RBF(), Sphere(3), wrong, points, 99).p_value), 4)
     0.01
     """
+    check_key(key)
     check_space(space)
     check_kernel(kernel)
     check_samples("points", Samples(points), space, "U")

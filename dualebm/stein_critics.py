@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, Key
 from dualebm import stein
 from dualebm._internal import checks
 from dualebm._internal.blocks import block_columns, map_blocks, once, product, sum_blocks
+from dualebm._internal.keys import check_key
 from dualebm.energies.base import Energy
 from dualebm.geometry import Space
 from dualebm.measures import Samples
@@ -73,6 +74,7 @@ def draw_critics(key: Key[Array, ""], dimension: int, width: int, dtype) -> Crit
     >>> draw_critics(jax.random.key(0), 3, 5, jnp.float32).positions.shape
     (3, 5, 3)
     """
+    check_key(key)
     outer_key, position_key = jax.random.split(key)
     outer = jax.random.normal(outer_key, (dimension, width), dtype)
     return normalised(Critics(outer, jax.random.normal(position_key, (dimension, width, dimension), dtype)))
@@ -237,6 +239,7 @@ def by_critics(
     >>> bool(by_critics(jax.random.key(1), Sphere(3), samples, jnp.zeros((100, 3)), 8, 25) < 1)
     True
     """
+    check_key(key)
     critics = draw_critics(key, space.dimension, width, samples.points.dtype)
     _, values = ascend(critics, space, samples, scores, steps, rule)
     return jnp.sqrt(jnp.sum(values**2))
@@ -268,6 +271,7 @@ def network_discrepancy(
     >>> bool(network_discrepancy(jax.random.key(1), Sphere(3), zero, Samples(points), width=8) < 1)
     True
     """
+    check_key(key)
     stein.check_space(space)
     stein.check_samples("samples", samples, space, "V")
     checks.count("width", width)

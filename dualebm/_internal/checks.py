@@ -291,18 +291,3 @@ def samples(name: str, data: Samples, space: Space) -> None:
             raise ValueError(f"{name}.log_weights has shape {weights.shape}; it must be {data.points.shape[:1]}")
         if np.isnan(weights).any() or np.isposinf(weights).any() or np.isneginf(weights).all():
             raise ValueError(f"{name}.log_weights has NaN or +inf or no finite value; they must be finite or -inf")
-
-
-def key(value) -> None:
-    """Raises ValueError unless a value is one threefry key. An `rbg` key would give other numbers under vmap.
-
-    >>> key(0)
-    Traceback (most recent call last):
-    ...
-    ValueError: key is 0; it must be a typed threefry key, jax.random.key(seed)
-    """
-    typed = isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jax.dtypes.prng_key)
-    implementation = str(jax.random.key_impl(value)) if typed else ""
-    if not typed or value.shape != () or (implementation != "fry" and "threefry" not in implementation):
-        shown = f"{value.dtype} of shape {value.shape}" if isinstance(value, jax.Array) else repr(value)
-        raise ValueError(f"key is {shown}; it must be a typed threefry key, jax.random.key(seed)")

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from dualebm import duality_gap, measures, metrics, model, quality, row_weights
+from dualebm._internal.keys import key_of_seed
 from dualebm.energies.base import Energy
 from dualebm.energies.shallow import Shallow
 from dualebm.geometry import Space
@@ -79,7 +80,7 @@ def abilities(method: Any, data: Samples) -> tuple[bool, bool]:
 def _abilities(method: Any, points: Any, log_weights: Any) -> tuple[bool, bool]:
     shapes: Any = [None if leaf is None else jax.ShapeDtypeStruct(*leaf) for leaf in (points, log_weights)]
     data = Samples(*shapes)
-    state = eqx.filter_eval_shape(initial_state, jax.random.key(0), method, traced(method.rates, data), data)
+    state = eqx.filter_eval_shape(initial_state, key_of_seed(0), method, traced(method.rates, data), data)
     log_z, samples = (eqx.filter_eval_shape(ask, state) for ask in (method.log_partition, method.samples))
     return log_z is not None, samples is not None
 

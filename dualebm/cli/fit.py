@@ -16,6 +16,7 @@ from jaxtyping import Array, Key
 
 from dualebm import auto, bootstrap, candidates, model, model_files, rivals
 from dualebm._internal import files
+from dualebm._internal.keys import key_of_seed
 from dualebm.candidates import Auto
 from dualebm.cli import evaluate, output, page, report, rows
 from dualebm.cli.commands import Fit
@@ -27,7 +28,8 @@ from dualebm.log_z.estimate import estimate_log_partition
 from dualebm.measures import Samples
 from dualebm.methods.dual import annealing_over
 from dualebm.optimality import gap_of_fit
-from dualebm.training.fingerprint import describe, provenance
+from dualebm.training.descriptions import describe
+from dualebm.training.fingerprint import provenance
 from dualebm.training.run import run as train
 
 
@@ -41,7 +43,7 @@ def run(settings: Fit, given: Given) -> None:
     before = model_files.read(settings.out).get("seconds") if (settings.out / model_files.MODEL).exists() else None
     notes: list[str] = []
     with jax.enable_x64(settings.precision == 64), _heard(notes):
-        split_key, run_key, partition_key = jax.random.split(jax.random.key(settings.seed), 3)
+        split_key, run_key, partition_key = jax.random.split(key_of_seed(settings.seed), 3)
         fit = _choose if given.choice.kind is Auto else _train
         points = _read(split_key, settings, notes, automatic=fit is _choose)
         fitted, about = fit(run_key, partition_key, points, settings, given, notes)

@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Float
 
 from dualebm._internal import files
+from dualebm._internal.keys import key_of_seed
 from dualebm.base_mixtures import in_words
 from dualebm.cli import report
 from dualebm.data.preparation import from_space
@@ -119,7 +120,7 @@ def write(folder: Path, header: Mapping[str, Any], model: Model, figure: Path) -
     words = f"{data['rows']} rows" if data["drawn"] == data["rows"] else f"{data['drawn']} of {data['rows']} rows, drawn at random"
     if data["weighted"]:
         words = f"{data['drawn']} draws of the {data['rows']} rows by their weights"
-    drawing = densities.density(jax.random.key(header["settings"]["seed"]), model, rows, words if rows is not None else None)
+    drawing = densities.density(key_of_seed(header["settings"]["seed"]), model, rows, words if rows is not None else None)
     kind = figure.suffix[1:].lower()
     files.commit(figure, lambda path: drawing.figure.savefig(path, format=kind, dpi=RESOLUTION))
     images = [(drawing.figure, drawing.caption)]

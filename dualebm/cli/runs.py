@@ -4,6 +4,7 @@ import json
 
 from dualebm.cli.commands import Runs
 from dualebm.sweeps.folder import manifest
+from dualebm.sweeps.identity import in_words
 from dualebm.sweeps.selection import sweeps_of
 from dualebm.training import presence
 
@@ -16,7 +17,7 @@ def run(settings: Runs) -> None:
         if settings.json:
             print(json.dumps(member))
         else:
-            about = ", ".join(f"{name} {value}" for name, value in member["settings"].items())
+            about = in_words(member["settings"])
             print(f"{member['state']:9} {member['step']:>7}  {about}" + (f"  ({member['why']})" if member["why"] else ""))
     statuses = [status for folder in folders for status in presence.processes(folder)]
     for status in statuses:

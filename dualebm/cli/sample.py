@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from dualebm import model_files
+from dualebm._internal.keys import key_of_seed
 from dualebm.cli import output
 from dualebm.cli.commands import Sample
 from dualebm.data.preparation import from_space
@@ -25,7 +26,7 @@ def run(settings: Sample) -> None:
         step = fitted.particle_step if settings.step is None else settings.step
         prepared, width = fitted.preparation, 2 if fitted.preparation.latlon else fitted.preparation.space.dimension
         output.check_size(settings.out, settings.count, width)
-        blocks = draw_blocks(jax.random.key(settings.seed), fitted, settings.count, steps=settings.steps, step=settings.step)
+        blocks = draw_blocks(key_of_seed(settings.seed), fitted, settings.count, steps=settings.steps, step=settings.step)
         drawn = []
 
         with segments.bar(settings.count, 0, "sample", settings.out is not None and sys.stderr.isatty()) as bar:

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from dualebm import model, model_files, quality, row_weights
+from dualebm._internal.keys import key_of_seed
 from dualebm.cli import evaluate, output, report, rows
 from dualebm.cli.commands import Score
 from dualebm.data import preparation, tables
@@ -36,7 +37,7 @@ def run(settings: Score) -> None:
         errors = model.errors_at(fitted, points, shares)
         measured = None
         if settings.quality:
-            measured = quality.quality(jax.random.key(settings.seed), fitted, points, settings.quality, name=str(settings.rows))
+            measured = quality.quality(key_of_seed(settings.seed), fitted, points, settings.quality, name=str(settings.rows))
         if errors is not None:
             _check_finite(table, {"log_density_error": errors.rows})
     columns = densities if errors is None else {**densities, "log_density_error": errors.rows}

@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import Array, Key
 
 from dualebm import metrics, model, settings
+from dualebm._internal.keys import key_of_seed
 from dualebm.cli import evaluate
 from dualebm.cli import rows as rows_of_file
 from dualebm.cli.commands import Points, Table
@@ -121,7 +122,7 @@ def _parts(rows: Rows, seed: int) -> Parts:
 
 
 def _split_key(seed: int) -> Array:
-    return jax.random.split(jax.random.key(seed), 3)[0]
+    return jax.random.split(key_of_seed(seed), 3)[0]
 
 
 def read(flags: Any, *, split: int | None, validation: float | None = None) -> Rows:
@@ -270,7 +271,7 @@ class _Metrics:
         return _signature("seed", *self.method.names)
 
     def __call__(self, seed, **changes):
-        return metrics_of(self.method(**changes), self.rows.parts(seed), jax.random.key(seed), self.draws)
+        return metrics_of(self.method(**changes), self.rows.parts(seed), key_of_seed(seed), self.draws)
 
 
 def least(results: Any, names: Sequence[str]) -> str:

@@ -65,7 +65,9 @@ def run(settings: Sweep | SweepRows, given: Given) -> None:
                 print_forecast(planned)
                 return
         results = sweep(**planned, folder=settings.out, note=note(given))
-    if multihost.is_first():
+    if not results.sizes["run"]:
+        print(f"process {process[0]} of {process[1]} has none of the runs")
+    elif multihost.is_first():
         planted = study.VALIDATION not in results
         print_table(results, "kl" if planted else study.VALIDATION)
         if not planted:

@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import Array, Key
 
 from dualebm._internal import checks, memory
+from dualebm._internal.keys import check_key
 from dualebm.base_measures import Uniform
 from dualebm.energies.shallow import Shallow
 from dualebm.features import ReLU
@@ -322,7 +323,7 @@ def sample(key: Key[Array, ""], target: Target, count: int) -> tuple[Samples, fl
     >>> samples.points.shape, acceptance > 0.8
     ((1000, 15), True)
     """
-    checks.key(key)
+    check_key(key)
     checks.count("count", count)
     memory.check_points("count", count, target.space.dimension, 8)
     draw = _sample_plane if rank(target.energy.positions) <= 2 else _reject_from_uniform

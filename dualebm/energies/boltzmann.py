@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, Key
 
 from dualebm import settings
 from dualebm._internal.blocks import block_columns, map_blocks, product
+from dualebm._internal.keys import check_key
 from dualebm.base_measures import Gaussian
 from dualebm.energies.base import Energy, Located
 from dualebm.geometry import Space
@@ -153,6 +154,7 @@ class BoltzmannMachine(Energy):
         Raises:
             ValueError: when there are more than 20 hidden units, or when the space has no Gaussian base measure.
         """
+        check_key(key)
         m, d = self.weights.shape
         scale = _gaussian(space, d)
         # Each unit is drawn given the units before it. A cumulative sum of 2^m masses would leave few digits to each.
@@ -206,6 +208,7 @@ class Boltzmann:
         Raises:
             ValueError: the base measure is not Gaussian.
         """
+        check_key(key)
         _gaussian(space, space.dimension)
         weights = self.spread * jax.random.normal(key, (self.hidden, space.dimension), dtype)
         return BoltzmannMachine(weights, jnp.zeros(space.dimension, dtype), jnp.zeros(self.hidden, dtype))

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Key
 
 from dualebm import settings
 from dualebm._internal.blocks import block_columns, map_blocks, product
+from dualebm._internal.keys import check_key
 from dualebm.base_measures import Flat
 from dualebm.energies.base import Energy, Located
 from dualebm.geometry import Space
@@ -119,6 +120,7 @@ class GaussianMixture(Energy):
         Raises:
             ValueError: when the space is not flat R^d.
         """
+        check_key(key)
         k, d = self.means.shape
         _flat(space, d)
         component_key, normal_key = jax.random.split(key)
@@ -177,6 +179,7 @@ class Mixture:
         Raises:
             ValueError: the space is another.
         """
+        check_key(key)
         k, d = self.components, space.dimension
         _flat(space, d)
         first = jnp.linspace(-self.separation, self.separation, k, dtype=dtype) if k > 1 else jnp.zeros(1, dtype)

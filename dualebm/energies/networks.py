@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, Key
 
 from dualebm import settings
 from dualebm._internal.blocks import block_columns, map_blocks, product
+from dualebm._internal.keys import check_key
 from dualebm.energies.base import Energy
 from dualebm.geometry import Space
 from dualebm.settings import Count, CountOrZero
@@ -100,6 +101,7 @@ class MLP:
         Returns:
             The network, with U = 0.
         """
+        check_key(key)
         sizes = [space.dimension, *[self.width] * self.depth, 1]
         keys = jax.random.split(key, self.depth + 1)
         pairs = list(itertools.pairwise(sizes))
@@ -246,6 +248,7 @@ class ConvNet:
         Raises:
             ValueError: the dimension is another.
         """
+        check_key(key)
         if space.dimension != math.prod(self.shape):
             raise ValueError(f"space is {space}; its dimension must be {math.prod(self.shape)}, for shape={self.shape}")
         *conv_keys, dense_key = jax.random.split(key, len(self.channels) + 1)

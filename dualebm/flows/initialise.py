@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from dualebm._internal import collectives
+from dualebm._internal.keys import check_key
 from dualebm.flows.noise import NOISE_PAIRS, NoiseKind, drawn, sharded
 from dualebm.geometry import Space
 from dualebm.measures import Samples, draw_indices
@@ -47,6 +48,7 @@ def restart(
     [[1.0, 1.0, 1.0], [1.0, 1.0, 1.0]]
     """
 
+    check_key(key)
     def restarted():
         all_data = collectives.whole(data)
 
@@ -81,6 +83,7 @@ def refresh(
     [[0.0, 0.0, 0.0], [0.0, 0.0, 0.0]]
     """
 
+    check_key(key)
     def restarted():
         pairs = -(-x.shape[1] // 2)
         draw = sharded(drawn(key, x.shape[0], x.dtype, "independent"), pairs)
@@ -132,6 +135,7 @@ def start(key: Key[Array, ""], count: int | None, data: Samples) -> Float[Array,
     >>> start(jax.random.key(0), None, Samples(jnp.array([[1.0], [2.0]]))).tolist()
     [[1.0, 2.0, 1.0, 2.0]]
     """
+    check_key(key)
     if count is None:
         return copies(data, 2 * data.points.shape[0])
     return data.points[draw_indices(key, data, (count,))].T

@@ -20,6 +20,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from dualebm import measures
 from dualebm._internal import blocks, collectives
+from dualebm._internal.keys import check_key
 from dualebm.energies.base import Energy
 from dualebm.flows import langevin
 from dualebm.flows.noise import Draw, sharded
@@ -97,6 +98,7 @@ def first_walkers(key: Key[Array, ""], energy: Any, space: Space, count: int) ->
     >>> x.shape, weights.log_weights.tolist()
     ((3, 6), [0.0, 0.0, 0.0, 0.0, 0.0, 0.0])
     """
+    check_key(key)
     if hasattr(energy, "sample"):
         points, log_partition = energy.sample(key, space, count), energy.log_partition(space)
         log_weights = jnp.zeros(count, points.dtype)
@@ -253,6 +255,7 @@ def advance(
     >>> x.tolist(), float(weights.log_partition), int(weights.resamplings)
     ([[1.0, 1.0]], 0.0, 1)
     """
+    check_key(key)
     count = x.shape[1]
     log_weights = weights.log_weights + increments
     everyone = collectives.gather_pairs(log_weights)

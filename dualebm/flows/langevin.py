@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Key
 
 from dualebm._internal import blocks, checks, memory
+from dualebm._internal.keys import check_key
 from dualebm.energies.base import Energy, Located, precision_of
 from dualebm.energies.base import check as check_energy
 from dualebm.flows.noise import Draw, Noise, drawn, sharded
@@ -368,6 +369,7 @@ def sample(
     >>> bool(x[:, 0].mean() > 0.3)
     True
     """
+    check_key(key)
     check_energy("energy", energy, space)
     checks.count("count", count)
     checks.count("steps", steps)

@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from dualebm._internal import blocks, checks, collectives
+from dualebm._internal.keys import key_of_seed
 from dualebm.energies.base import Energy
 from dualebm.energies.starts import Start
 from dualebm.flows import two_layer
@@ -56,7 +57,7 @@ def skeleton(start: Start, space: Space, dtype) -> Any:
     >>> skeleton(MLP(width=8), Sphere(3), jnp.float32).activation
     'softplus'
     """
-    shapes = eqx.filter_eval_shape(start, jax.random.key(0), space, dtype)
+    shapes = eqx.filter_eval_shape(start, key_of_seed(0), space, dtype)
     return eqx.filter(shapes, lambda leaf: not isinstance(leaf, jax.ShapeDtypeStruct))
 
 
@@ -225,7 +226,7 @@ def check(method, data: Samples) -> None:
             one value per point in the dtype of the data; or its values or gradients are not finite.
     """
     dtype = data.points.dtype
-    energy = eqx.filter_eval_shape(method.start, jax.random.key(0), method.space, dtype)
+    energy = eqx.filter_eval_shape(method.start, key_of_seed(0), method.space, dtype)
     if not isinstance(energy, Energy):
         raise ValueError(f"start gives a {type(energy).__name__}; it must be an Energy (see dualebm.energies.base.Energy)")
     names = [str(path[0]).lstrip(".") for path, leaf in jax.tree_util.tree_leaves_with_path(energy) if hasattr(leaf, "dtype")]
@@ -239,6 +240,6 @@ def check(method, data: Samples) -> None:
         actual = f"{shape.dtype} of shape {shape.shape}" if hasattr(shape, "shape") else type(shape).__name__
         wanted = f"it must be {dtype} of shape {points.shape[:1]}"
         raise ValueError(f"the energy {type(energy).__name__} of points {points.shape} is {actual}; {wanted}")
-    first = eqx.filter_jit(lambda x: method.start(jax.random.key(0), method.space, dtype).value_and_gradient(x))(jnp.asarray(points))
+    first = eqx.filter_jit(lambda x: method.start(key_of_seed(0), method.space, dtype).value_and_gradient(x))(jnp.asarray(points))
     if not all(bool(np.isfinite(np.asarray(value)).all()) for value in first):
         raise ValueError(f"the energy {type(energy).__name__} or its gradient is not finite in step 0, at the first points of the data")

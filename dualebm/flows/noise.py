@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from dualebm._internal import blocks, collectives, random
+from dualebm._internal.keys import check_key
 
 NOISE_PAIRS = blocks.GRAIN
 """The number of pairs of particles whose noise shares a key. It is part of the definition of the results, unlike the streamed block."""
@@ -57,6 +58,7 @@ def drawn(key: Key[Array, ""], dimension: int, dtype, noise: NoiseKind = "antith
     ((2, 3), True, (3,))
     """
 
+    check_key(key)
     def draw(k, start, pairs):
         # The indices 2, 3, ... keep the keys of several moves apart from the keys of a single move, which are split(key).
         normal_key, uniform_key = jax.random.split(key if k is None else jax.random.fold_in(key, k + 2))

@@ -13,6 +13,7 @@ import jax
 from jaxtyping import Array, Float, Key
 
 from dualebm._internal import checks
+from dualebm._internal.keys import check_key
 from dualebm.energies.base import Energy, precision_of
 from dualebm.geometry import Space
 from dualebm.measures import effective_sample_size, resample
@@ -60,6 +61,7 @@ def effective_fraction(key: Key[Array, ""], energy: Energy, space: Space) -> flo
     >>> effective_fraction(jax.random.key(0), Shallow(ReLU(), jnp.eye(3), jnp.zeros(3)), Sphere(3))
     1.0
     """
+    check_key(key)
     return min(float(_effective_size(key, energy, space)) / DRAWS, 1.0)
 
 
@@ -90,6 +92,7 @@ def resampled(key: Key[Array, ""], energy: Energy, space: Space, count: int, fra
     >>> [len(block) for block in blocks], bool(blocks[0][:, 0].mean() > 0.3)
     ([2048, 952], True)
     """
+    check_key(key)
     checks.count("count", count)
     checks.number("fraction", fraction, positive=True, largest=1)
     each = int(fraction * DRAWS / SPARE)

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from dualebm._internal import checks
+from dualebm._internal.keys import check_key
 from dualebm.energies.shallow import Shallow
 from dualebm.features import Feature, Ridge
 from dualebm.geometry import Space
@@ -65,6 +66,7 @@ def network(key: Key[Array, ""], feature: Feature, space: Space, neurons: int, r
     >>> start.positions.shape, start.coefficients.tolist()
     ((4, 3), [0.0, 0.0, 0.0, 0.0])
     """
+    check_key(key)
     position_key, weight_key = jax.random.split(key)
     positions = jax.random.normal(position_key, (neurons, feature.parameter_space(space).dimension), dtype)
     if regime == "lazy":

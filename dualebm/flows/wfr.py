@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
+from dualebm._internal.keys import check_key
 from dualebm.features import Feature
 from dualebm.geometry import ParameterSpace, Space
 from dualebm.measures import Atoms, Samples, log_total_variation
@@ -53,6 +54,8 @@ def population(
     >>> atoms.positions.shape, atoms.signs.tolist()
     ((4, 3), [-1.0, -1.0, 1.0, 1.0])
     """
+    for i, key in enumerate(keys):
+        check_key(key, f"keys[{i}]")
     position_key, sign_key, weight_key = keys
     positions, dtype = feature.draw(position_key, space, count, data), data.points.dtype
     if signs == "random":

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from dualebm._internal import checks
+from dualebm._internal.keys import check_key
 from dualebm.energies.base import Energy, Tempered, precision_of
 from dualebm.flows import langevin
 from dualebm.flows.noise import drawn
@@ -48,6 +49,7 @@ def log_partition_by_sampling(key: Key[Array, ""], energy: Energy, space: Space,
     >>> [float(x) for x in log_partition_by_sampling(jax.random.key(0), energy, Sphere(3), 1000)]
     [0.0, 0.0, 1000.0]
     """
+    check_key(key)
     checks.count("count", count, 2)
     dtype = precision_of(energy)
     width = min(count, DRAWS)
@@ -111,6 +113,7 @@ def anneal(
     >>> anneal(jax.random.key(0), teacher.energy, teacher.space, 100, temperatures=10).points.shape
     (100, 3)
     """
+    check_key(key)
     for name, value, smallest in (("count", count, 2), ("temperatures", temperatures, 1), ("moves", moves, 1)):
         checks.count(name, value, smallest)
     start_key, chain_key = jax.random.split(key)
@@ -154,6 +157,7 @@ def log_partition_by_annealing(key: Key[Array, ""], energy: Energy, space: Space
     >>> bool(abs(log_z - log_partition(teacher.energy, teacher.quadrature())) < 5 * error)
     True
     """
+    check_key(key)
     log_weights: Any = anneal(key, energy, space, count, **options).log_weights
     return log_mean_weight(log_weights)
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
+from dualebm._internal.keys import check_key
 from dualebm.energies.base import Energy, precision_of
 from dualebm.geometry import Space
 from dualebm.log_z import adaptive
@@ -120,6 +121,7 @@ def estimate_log_partition(key: Key[Array, ""], energy: Energy, space: Space, pa
     >>> estimate_log_partition(jax.random.key(0), energy, Sphere(3), jnp.eye(3)).summary()
     'log Z = 0 +- 0 nat by quadrature'
     """
+    check_key(key)
     particle_mean = float(jnp.mean(energy(particles)))
     if not adaptive.suits(energy, space):
         return _by_draws_or_annealing(key, energy, space, particle_mean)

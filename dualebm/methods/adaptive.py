@@ -40,6 +40,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from dualebm import settings
 from dualebm._internal import collectives
+from dualebm._internal.keys import check_key
 from dualebm.features import Feature
 from dualebm.measures import Atoms, Samples, total_variation
 from dualebm.methods.base import Info, Wrapper
@@ -221,6 +222,7 @@ class Adaptive(Wrapper):
         At the start the particles are data points, and the weights may be far below the budget, which they reach within
         a few steps. As lambda is linear in the weights, it is scaled to a total variation of `radius`.
         """
+        check_key(key)
         inner = self.method.init(key, rates, data)
         dtype = data.points.dtype
         zero = jnp.zeros((), dtype)
@@ -250,6 +252,7 @@ class Adaptive(Wrapper):
         self, key: Key[Array, ""], state: AdaptiveState, rates: DualRates, data: Samples
     ) -> tuple[AdaptiveState, Info]:
         """Do one iteration of the wrapped method at the adapted rates, and adapt the factors during the warm-up."""
+        check_key(key)
         inner, info = self.method.step(key, state.inner, self.adapted(state, rates), data)
         moved: Any = info.acceptance
 

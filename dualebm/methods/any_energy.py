@@ -1,10 +1,10 @@
 """What the methods that train any energy share: checks of their settings, noise, batches, and a warning of collapsed weights."""
 
 import equinox as eqx
-import jax
 from jaxtyping import Array, Float, Key
 
 from dualebm._internal import collectives
+from dualebm._internal.keys import check_key, key_of_seed
 from dualebm.flows import jarzynski, likelihood
 from dualebm.flows.jarzynski import Weights
 from dualebm.flows.noise import Draw, drawn
@@ -45,7 +45,7 @@ def check_training(method, data: Samples) -> None:
     """
     likelihood.check(method, data)
     if method.integrator == "gibbs":
-        energy = eqx.filter_eval_shape(method.start, jax.random.key(0), method.space, data.points.dtype)
+        energy = eqx.filter_eval_shape(method.start, key_of_seed(0), method.space, data.points.dtype)
         if not hasattr(energy, "gibbs"):
             allowed = "allowed: 'geodesic', 'mala', 'independence'"
             raise ValueError(f"integrator is 'gibbs' and {type(energy).__name__} has no such move; {allowed}")
@@ -73,6 +73,7 @@ def noise_of(method, key: Key[Array, ""], energy, x: Float[Array, "d N"]) -> Dra
     >>> first.normal.shape
     (3, 5)
     """
+    check_key(key)
     uniforms = energy.uniforms if method.integrator == "gibbs" else None
     return drawn(key, x.shape[0], x.dtype, method.noise, uniforms)
 
@@ -94,6 +95,7 @@ def batch_of(key: Key[Array, ""], data: Samples, size: int | None) -> Samples:
     >>> batch_of(jax.random.key(0), Samples(jnp.ones((5, 2))), 3).points.shape
     (3, 2)
     """
+    check_key(key)
     if size is None:
         return data
     index = draw_indices(key, collectives.whole(data), (size,))

@@ -14,6 +14,7 @@ import jax
 from jaxtyping import Array, Float, Int, Key
 
 from dualebm import settings
+from dualebm._internal.keys import check_key, key_of_seed
 from dualebm.flows import jarzynski
 from dualebm.flows.jarzynski import Weights
 from dualebm.flows.noise import drawn
@@ -88,11 +89,12 @@ class Audited(Wrapper):
     def check(self, rates, data: Samples) -> None:
         """Raise the errors of the wrapped method, and ValueError where samples of its first model cannot be drawn."""
         super().check(rates, data)
-        init = lambda: self.method.energy(self.method.init(jax.random.key(0), rates, data), rates, data)  # noqa: E731
+        init = lambda: self.method.energy(self.method.init(key_of_seed(0), rates, data), rates, data)  # noqa: E731
         jarzynski.check_start(eqx.filter_eval_shape(init), self.space)
 
     def init(self, key: Key[Array, ""], rates, data: Samples) -> AuditedState:
         """Return the start of the wrapped method under the same key, with independent particles of its model."""
+        check_key(key)
         inner = self.method.init(key, rates, data)
         energy = self.method.energy(inner, rates, data)
         x, weights = jarzynski.first_walkers(jax.random.fold_in(key, 1), energy, self.space, self.walkers)
@@ -100,6 +102,7 @@ class Audited(Wrapper):
 
     def step(self, key: Key[Array, ""], state: AuditedState, rates, data: Samples) -> tuple[AuditedState, Info]:
         """Do one iteration of the wrapped method under the same key, then move and weigh the independent particles."""
+        check_key(key)
         inner, info = self.method.step(key, state.inner, rates, data)
         before, after = (self.method.energy(one, rates, data) for one in (state.inner, inner))
         resample_key, noise_key = jax.random.split(jax.random.fold_in(key, ASIDE))

@@ -21,6 +21,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from dualebm import settings
 from dualebm._internal import collectives
+from dualebm._internal.keys import check_key, key_of_seed
 from dualebm.energies.starts import Start
 from dualebm.flows import initialise, jarzynski, langevin, likelihood
 from dualebm.flows.jarzynski import Weights
@@ -167,10 +168,11 @@ class Contrastive(Method):
             conflict = f"restart_probability is {rates.restart_probability} and diagnosis is True"
             raise ValueError(f"{conflict}; a restart has no weight, so that only 0 is allowed")
         if self.begin == "model":
-            jarzynski.check_start(eqx.filter_eval_shape(self.start, jax.random.key(0), self.space, data.points.dtype), self.space)
+            jarzynski.check_start(eqx.filter_eval_shape(self.start, key_of_seed(0), self.space, data.points.dtype), self.space)
 
     def init(self, key: Key[Array, ""], rates: ContrastiveRates, data: Samples) -> ContrastiveState:
         """Return the energy of `start`, with particles at the data or of its model."""
+        check_key(key)
         del rates
         energy_key, walker_key = jax.random.split(key)
         energy: Any = self.start(energy_key, self.space, data.points.dtype)
@@ -194,6 +196,7 @@ class Contrastive(Method):
         self, key: Key[Array, ""], state: ContrastiveState, rates: ContrastiveRates, data: Samples
     ) -> tuple[ContrastiveState, Info]:
         """Do one iteration: the restarts, the moves, the gradient and the step of the parameters."""
+        check_key(key)
         restart_key, noise_key = jax.random.split(key)
         x, before = self._restarted(restart_key, state, rates, data), self.energy(state, rates, data)
         draw, diagnosis, effective = noise_of(self, noise_key, before, x), state.diagnosis, None

@@ -22,6 +22,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from dualebm import settings
 from dualebm._internal import checks, collectives
+from dualebm._internal.keys import check_key
 from dualebm.energies.base import Located
 from dualebm.energies.shallow import Shallow, Sums, feature_mean, feature_sums, from_atoms
 from dualebm.features import Feature, ReLU, Ridge
@@ -211,6 +212,7 @@ class Dual(Method):
 
     def init(self, key: Key[Array, ""], rates: DualRates, data: Samples) -> DualState:
         """Return particles at the data, and neurons at drawn positions (`wfr.population`) with the chosen signs and weights."""
+        check_key(key)
         *atom_keys, particle_key = jax.random.split(key, 4)
         dtype, m = data.points.dtype, self.neurons
         unit = 1 if self.weight_unit == "one" else rates.radius
@@ -230,6 +232,7 @@ class Dual(Method):
         self, key: Key[Array, ""], state: DualState, rates: DualRates, data: Samples
     ) -> tuple[DualState, Info]:
         """Do one iteration of Algorithm 1."""
+        check_key(key)
         restart_key, noise_key = jax.random.split(key)
         x = initialise.restart(restart_key, state.columns, data, rates.restart_probability)
         draw = drawn(noise_key, x.shape[0], x.dtype, self.noise)

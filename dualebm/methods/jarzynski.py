@@ -22,6 +22,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from dualebm import settings
 from dualebm._internal import blocks, checks, collectives, random
+from dualebm._internal.keys import check_key, key_of_seed
 from dualebm.energies.starts import Start
 from dualebm.flows import jarzynski, langevin, likelihood
 from dualebm.flows.jarzynski import Weights
@@ -189,10 +190,11 @@ class Jarzynski(Method):
         """Check the rates, the data and the energy, and that the first particles can be drawn."""
         super().check(rates, data)
         check_training(self, data)
-        jarzynski.check_start(eqx.filter_eval_shape(self.start, jax.random.key(0), self.space, data.points.dtype), self.space)
+        jarzynski.check_start(eqx.filter_eval_shape(self.start, key_of_seed(0), self.space, data.points.dtype), self.space)
 
     def init(self, key: Key[Array, ""], rates: JarzynskiRates, data: Samples) -> WalkerState:
         """Return the energy of `start`, with particles of its model."""
+        check_key(key)
         del rates
         energy_key, walker_key = jax.random.split(key)
         energy: Any = self.start(energy_key, self.space, data.points.dtype)
@@ -209,6 +211,7 @@ class Jarzynski(Method):
         self, key: Key[Array, ""], state: WalkerState, rates: JarzynskiRates, data: Samples
     ) -> tuple[WalkerState, Info]:
         """Do one iteration: the gradient, the step of the parameters, the moves, the weights and the resampling."""
+        check_key(key)
         data_key, resample_key, *batch_keys = jax.random.split(key, 2 + self.walker_batches)
         x, weights, before = state.columns, state.weights, self.energy(state, rates, data)
         chosen = [self._chosen(jax.random.fold_in(batch_key, 2), x.shape[1], x.dtype) for batch_key in batch_keys]

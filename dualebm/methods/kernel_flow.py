@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from dualebm import settings
 from dualebm._internal.finite_volume import cells
+from dualebm._internal.keys import check_key
 from dualebm.energies.tabulated import Tabulated
 from dualebm.features import Bump, ReLU
 from dualebm.flows import initialise, langevin
@@ -117,6 +118,7 @@ class KernelFlow(Method):
 
     def init(self, key: Key[Array, ""], rates: LazyRates, data: Samples) -> KernelState:
         """Return particles at the data, after the jitter."""
+        check_key(key)
         particle_key, noise_key = jax.random.split(key)
         x = initialise.start(particle_key, self.particles, data)
         if self.jitter:
@@ -140,6 +142,7 @@ class KernelFlow(Method):
 
     def step(self, key: Key[Array, ""], state: KernelState, rates: LazyRates, data: Samples) -> tuple[KernelState, Info]:
         """Do one iteration: the restarts, the moves and the new discrepancy."""
+        check_key(key)
         restart_key, noise_key = jax.random.split(key)
         energy = self._last_energy(state, rates, data)
         x = initialise.restart(restart_key, state.columns, data, rates.restart_probability)

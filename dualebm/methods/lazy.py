@@ -23,6 +23,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
 from dualebm import settings
+from dualebm._internal.keys import check_key
 from dualebm.energies.shallow import Shallow, feature_mean, feature_sums
 from dualebm.features import Feature, ReLU
 from dualebm.flows import initialise, langevin
@@ -143,6 +144,7 @@ class Lazy(Method):
 
     def init(self, key: Key[Array, ""], rates: LazyRates, data: Samples) -> LazyState:
         """Return features at drawn positions (`FeatureMap.draw`) with charges 0, and particles at the data."""
+        check_key(key)
         position_key, particle_key = jax.random.split(key)
         dtype = data.points.dtype
         positions = self.feature.draw(position_key, self.space, self.features, data)
@@ -152,6 +154,7 @@ class Lazy(Method):
 
     def step(self, key: Key[Array, ""], state: LazyState, rates: LazyRates, data: Samples) -> tuple[LazyState, Info]:
         """Do one iteration: the restarts, the moves and the charges."""
+        check_key(key)
         restart_key, noise_key = jax.random.split(key)
         x = initialise.restart(restart_key, state.columns, data, rates.restart_probability)
         draw = drawn(noise_key, x.shape[0], x.dtype, self.noise)

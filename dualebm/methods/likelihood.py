@@ -20,6 +20,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from dualebm import settings
 from dualebm._internal import checks
+from dualebm._internal.keys import check_key
 from dualebm.energies.shallow import Shallow, Sums, feature_mean, feature_sums
 from dualebm.features import Feature, ReLU, RidgeFeature
 from dualebm.flows import langevin, two_layer
@@ -208,6 +209,7 @@ class Likelihood(_Sampled):
 
     def init(self, key: Key[Array, ""], rates: LikelihoodRates, data: Samples) -> LikelihoodState:
         """Return the network as `flows.two_layer.network` starts it, with chains at the base measure."""
+        check_key(key)
         del rates
         network_key, chain_key = jax.random.split(key)
         dtype = data.points.dtype
@@ -219,6 +221,7 @@ class Likelihood(_Sampled):
         self, key: Key[Array, ""], state: LikelihoodState, rates: LikelihoodRates, data: Samples
     ) -> tuple[LikelihoodState, Info]:
         """Do one iteration: the expectation under the model, and the step of the network."""
+        check_key(key)
         network = state.neurons
         model, columns, info = _expectation(self, key, network, state.columns, rates.particle_step)
         value, gradient = jax.tree.map(jnp.subtract, feature_mean(self.feature, network.positions, data), model)
@@ -310,6 +313,7 @@ class WeightedLikelihood(_Sampled):
 
     def init(self, key: Key[Array, ""], rates: WeightedRates, data: Samples) -> LikelihoodState:
         """Return neurons at drawn positions (`FeatureMap.draw`) with charges 0 and weights 1, and chains at the base measure."""
+        check_key(key)
         del rates
         position_key, chain_key = jax.random.split(key)
         dtype = data.points.dtype
@@ -322,6 +326,7 @@ class WeightedLikelihood(_Sampled):
         self, key: Key[Array, ""], state: LikelihoodState, rates: WeightedRates, data: Samples
     ) -> tuple[LikelihoodState, Info]:
         """Do one iteration: the expectation under the model, and the step of the neurons."""
+        check_key(key)
         neurons = state.neurons
         energy = self.energy(state, rates, data)
         model, columns, info = _expectation(self, key, energy, state.columns, rates.particle_step)

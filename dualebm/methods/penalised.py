@@ -19,6 +19,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from dualebm import settings
 from dualebm._internal.blocks import take
+from dualebm._internal.keys import check_key
 from dualebm.energies.shallow import Shallow, feature_mean
 from dualebm.features import Feature, ReLU
 from dualebm.geometry import Space
@@ -129,6 +130,7 @@ class PenalisedLikelihood(Method):
 
     def init(self, key: Key[Array, ""], rates: PenalisedRates, data: Samples) -> PenalisedState:
         """Return neurons at drawn positions (`FeatureMap.draw`) with coefficients 0, and a pool of draws."""
+        check_key(key)
         del rates
         position_key, draw_key = jax.random.split(key)
         return self.begin(position_key, self.space.sample_base(draw_key, self.draws, data.points.dtype), data)
@@ -146,6 +148,7 @@ class PenalisedLikelihood(Method):
         Returns:
             The state.
         """
+        check_key(key)
         if len(draws) != self.draws:
             raise ValueError(f"draws has {len(draws)} points; the method takes {self.draws}")
         positions = self.feature.draw(key, self.space, self.neurons, data)
@@ -175,6 +178,7 @@ class PenalisedLikelihood(Method):
         self, key: Key[Array, ""], state: PenalisedState, rates: PenalisedRates, data: Samples
     ) -> tuple[PenalisedState, Info]:
         """Do one iteration: the means over one part of the draws and of the data, and the step of Adam."""
+        check_key(key)
         draw_key, row_key = jax.random.split(key)
         coefficients, positions = state.network
         part = jax.random.randint(draw_key, (), 0, self.draws // self.batch)

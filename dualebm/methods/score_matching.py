@@ -26,6 +26,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from dualebm import settings
 from dualebm._internal.blocks import block_columns, map_blocks, once, sum_blocks
+from dualebm._internal.keys import check_key
 from dualebm.energies.shallow import Shallow, Sums, from_atoms
 from dualebm.features import Feature, ReLU, Ridge, ScaledBump
 from dualebm.flows import wfr
@@ -118,6 +119,7 @@ class ScoreMatching(Method):
 
     def init(self, key: Key[Array, ""], rates: ScoreMatchingRates, data: Samples) -> ScoreMatchingState:
         """Return the neurons that `Dual` starts with under the same key."""
+        check_key(key)
         position_key, sign_key, weight_key, _ = jax.random.split(key, 4)
         keys, unit = (position_key, sign_key, weight_key), 1 if self.weight_unit == "one" else rates.radius
         atoms = wfr.population(keys, self.feature, self.space, self.neurons, self.signs, self.first_weights, unit, data)

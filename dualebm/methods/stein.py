@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
 from dualebm import settings, stein, stein_critics
+from dualebm._internal.keys import check_key
 from dualebm.energies.shallow import Shallow
 from dualebm.features import ReLU, RidgeFeature
 from dualebm.flows import two_layer
@@ -65,6 +66,7 @@ class _Stein(Method):
 
     def init(self, key: Key[Array, ""], rates: NetworkRates, data: Samples) -> SteinState:
         """Return the network as `flows.two_layer.network` starts it."""
+        check_key(key)
         del rates
         dtype = data.points.dtype
         network = two_layer.network(key, self.feature, self.space, self.neurons, self.regime, self.initial_scale, dtype)
@@ -85,6 +87,7 @@ class _Stein(Method):
 
     def step(self, key: Key[Array, ""], state: SteinState, rates: NetworkRates, data: Samples) -> tuple[SteinState, Info]:
         """Do one iteration: the batch, the gradient of the loss and the step of the network."""
+        check_key(key)
         batch_key, loss_key = jax.random.split(key)
         network, samples = state.neurons, data
         if self.batch is not None:
@@ -210,6 +213,7 @@ class NetworkStein(_Stein):
         Returns:
             SD^2, a scalar, and the gradient of SD^2 / 2, (n, d).
         """
+        check_key(key)
         critics = stein_critics.draw_critics(key, self.space.dimension, self.critics, scores.dtype)
         critics, values = stein_critics.ascend(critics, self.space, samples, scores, self.critic_steps, self.normalisation)
         value, slopes = stein_critics.critic_loss(critics, values, samples)

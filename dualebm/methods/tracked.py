@@ -17,6 +17,7 @@ from jax.scipy.special import logsumexp
 from jaxtyping import Array, Float, Int, Key
 
 from dualebm import settings
+from dualebm._internal.keys import check_key
 from dualebm.log_z.annealing import log_partition_by_annealing
 from dualebm.measures import Samples
 from dualebm.methods.base import Info, Method, Wrapper
@@ -73,6 +74,7 @@ class Tracked(Wrapper):
 
     def init(self, key: Key[Array, ""], rates, data: Samples) -> TrackedState:
         """Return the start of the wrapped method under the same key, with log Z of its energy."""
+        check_key(key)
         inner = self.method.init(key, rates, data)
         value: Any = jnp.zeros((), data.points.dtype)
         if self.chains:
@@ -83,6 +85,7 @@ class Tracked(Wrapper):
 
     def step(self, key: Key[Array, ""], state: TrackedState, rates, data: Samples) -> tuple[TrackedState, Info]:
         """Do one iteration of the wrapped method, and add the increment of log Z."""
+        check_key(key)
         inner, info = self.method.step(key, state.inner, rates, data)
         before, after = (self.method.energy(one, rates, data) for one in (state.inner, inner))
         change = before(inner.particles) - after(inner.particles)

@@ -19,6 +19,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from dualebm import settings
 from dualebm._internal import collectives
+from dualebm._internal.keys import check_key
 from dualebm.energies.shallow import Shallow, feature_mean, from_atoms
 from dualebm.features import Feature, ReLU
 from dualebm.flows import jarzynski, langevin, wfr
@@ -146,6 +147,7 @@ class WeightedDual(Method):
 
     def init(self, key: Key[Array, ""], rates: WeightedDualRates, data: Samples) -> WeightedDualState:
         """Return neurons as `Dual` starts them, and particles of their model, annealed from the base measure."""
+        check_key(key)
         dual_key, walker_key = jax.random.split(key)
         inner = self.dual.init(dual_key, _unweighted(rates), data)
         energy = from_atoms(self.feature, inner.atoms)
@@ -161,6 +163,7 @@ class WeightedDual(Method):
         self, key: Key[Array, ""], state: WeightedDualState, rates: WeightedDualRates, data: Samples
     ) -> tuple[WeightedDualState, Info]:
         """Do one iteration: the moves, the step of the neurons, the weights and the resampling."""
+        check_key(key)
         resample_key, noise_key = jax.random.split(key)
         x, before = state.columns, from_atoms(self.feature, state.atoms)
         draw = drawn(noise_key, x.shape[0], x.dtype, self.noise)

@@ -7,6 +7,7 @@ from jax.scipy.special import logsumexp
 from jaxtyping import Array, Float
 
 from dualebm import measures
+from dualebm._internal.keys import check_key
 from dualebm.measures import Samples
 from dualebm.methods.base import Iterate
 from dualebm.metrics.base import Metric
@@ -95,6 +96,7 @@ class Loss(Metric):
 
     def __call__(self, key, iterate: Iterate):
         """Return the loss, a scalar."""
+        check_key(key)
         value, error = self.cross_entropy(key, iterate)
         return jnp.where(error <= LARGEST_ERROR, value - self.log_base, jnp.nan)
 

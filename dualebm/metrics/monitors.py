@@ -19,6 +19,7 @@ from jax.scipy.special import logsumexp
 from jaxtyping import Array, Float
 
 from dualebm import duality_gap, measures
+from dualebm._internal.keys import check_key
 from dualebm.energies.base import Energy
 from dualebm.energies.shallow import Shallow
 from dualebm.geometry import Space
@@ -219,9 +220,12 @@ class CrossEntropy(Metric):
         measures.check_not_empty(self.samples)
         if self.draws and self.quadrature is not None:
             raise ValueError(f"draws is {self.draws} and a quadrature is given; give one of them")
+        if self.key is not None:
+            check_key(self.key)
 
     def __call__(self, key, iterate: Iterate):
         """Return the cross-entropy and its standard error, (2,)."""
+        check_key(key)
         energy = iterate.energy
         mean = measures.mean(energy(self.samples.points), self.samples.log_weights)
         if self.quadrature is not None:
@@ -259,6 +263,7 @@ class DualityGap(Metric):
 
     def __call__(self, key, iterate: Iterate):
         """Return the gap and its standard error, (2,)."""
+        check_key(key)
         energy = iterate.energy
         certificate = duality_gap.certify(
             key, energy, self.space, iterate.data, iterate.rates.radius, quadrature=self.quadrature, ball=self.ball, chains=self.chains,

@@ -6,6 +6,7 @@ import equinox as eqx
 import jax.numpy as jnp
 
 from dualebm import distances
+from dualebm._internal.keys import check_key
 from dualebm.kernels import squared_mmd
 from dualebm.measures import Samples
 from dualebm.methods.base import Iterate
@@ -82,5 +83,6 @@ class SlicedWasserstein(Metric):
 
     def __call__(self, key, iterate: Iterate):
         """Return the distance, a scalar, in the units of the points."""
+        check_key(key)
         options = dict(projections=self.projections, order=self.order)
         return distances.sliced_wasserstein(key, iterate.samples, self.samples, **options)

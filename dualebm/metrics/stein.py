@@ -6,6 +6,7 @@ import equinox as eqx
 
 from dualebm import stein, stein_critics
 from dualebm._internal import checks
+from dualebm._internal.keys import check_key
 from dualebm.geometry import Space
 from dualebm.kernels import RBF
 from dualebm.measures import Samples
@@ -73,6 +74,7 @@ class NetworkSteinDiscrepancy(Metric):
 
     def __call__(self, key, iterate: Iterate):
         """Return the discrepancy, a scalar."""
+        check_key(key)
         energy = iterate.energy
         scores = stein.score(energy, self.space, self.samples.points)
         return stein_critics.by_critics(key, self.space, self.samples, scores, self.width, self.steps)

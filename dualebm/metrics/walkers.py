@@ -15,6 +15,7 @@ import equinox as eqx
 import jax.numpy as jnp
 
 from dualebm import measures
+from dualebm._internal.keys import check_key
 from dualebm.measures import Samples
 from dualebm.methods.base import Iterate
 from dualebm.metrics.base import Metric
@@ -106,6 +107,7 @@ class Walkers(Metric):
 
     def __call__(self, key, iterate: Iterate):
         """Return the particles as rows, (count, d)."""
+        check_key(key)
         particles, log_weights = iterate.samples
         if log_weights is None:
             log_weights = jnp.zeros(particles.shape[0], particles.dtype)

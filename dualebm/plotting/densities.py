@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, Key
 from matplotlib.figure import Figure
 from matplotlib.patches import Ellipse
 
+from dualebm._internal.keys import check_key
 from dualebm.data.preparation import from_space, to_space
 from dualebm.model import Model, density_name, errors_at, log_densities_at, precision
 from dualebm.plotting import pairs, projection, regions
@@ -74,6 +75,7 @@ def density(key: Key[Array, ""], model: Model, rows: Any = None, words: str | No
     >>> drawn.figure.axes[0].get_xlabel(), drawn.caption
     ('phase', 'The density of the model (line) and a histogram of 2 rows.')
     """
+    check_key(key)
     space: Any = model.preparation.space
     points = None if rows is None else to_space(model.preparation, rows, precision(model)).points
     if points is not None:

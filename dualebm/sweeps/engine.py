@@ -26,11 +26,13 @@ from dualebm.measures import Samples
 from dualebm.methods.base import Method
 from dualebm.sweeps.batch import Session, programs, run_batch
 from dualebm.sweeps.folder import SWEEP, Group, begin, group_manifest, open_sweep, read
-from dualebm.sweeps.grid import Grid, Replica, identity
+from dualebm.sweeps.grid import Grid, Replica
+from dualebm.sweeps.identity import in_words
 from dualebm.sweeps.placement import Placement
 from dualebm.sweeps.plan import Plan, batch_size_of, bytes_of_run, like_of, plan_of, stack
 from dualebm.training import multihost, segments, sharding
-from dualebm.training.fingerprint import check_settings, describe
+from dualebm.training.descriptions import describe
+from dualebm.training.fingerprint import check_settings, warn_of_versions
 from dualebm.training.hosts import hosts
 
 
@@ -166,7 +168,10 @@ def forecast(plan: Plan) -> list[Forecast]:
 def _sweep(plan: Plan, folder: Path, note: Any, progress: bool) -> xarray.Dataset:
     folder = _share_of(folder, plan)
     with hosts(folder, SWEEP, lambda: begin(plan, folder, note)) as (host, groups):
-        unfinished = [group for group in groups if group_manifest(group)["status"] != "done"]
+        manifests = [group_manifest(group) for group in groups]
+        if host.writes:
+            warn_of_versions(f"folder {folder}", manifests, plan.each.attributes, stacklevel=3)
+        unfinished = [group for group, manifest in zip(groups, manifests, strict=True) if manifest["status"] != "done"]
         for group in unfinished:
             _check(plan, folder, group)
         shown = _progress(plan, unfinished, progress and host.writes)
@@ -192,10 +197,7 @@ def _check_alike(plan: Plan, call: str, note: Any) -> None:
     named = note if isinstance(note, dict) else {"note": note}
     runs = [describe(replica.settings) for replica in plan.replicas]
     software = {name: plan.each.attributes[name] for name in ("versions", "git_revision")}
-    changing = {name: getattr(jax.config, f"jax_{name}") for name in ("enable_x64", "threefry_partitionable", "default_matmul_precision")}
-    multihost.check_alike(
-        {**named, "settings": plan.each.settings, "runs": runs, "batch_size": plan.placement.batch_size, **software, "jax": changing}
-    )
+    multihost.check_alike({**named, "settings": plan.each.settings, "runs": runs, "batch_size": plan.placement.batch_size, **software})
 
 
 def _share_of(folder: Path, plan: Plan) -> Path:
@@ -217,7 +219,7 @@ def _check(plan: Plan, folder: Path, group: Group) -> None:
     """Raise ValueError for an unfinished group with runs that the grid lacks, or with another batch size."""
     if lacking := [replica for replica in group.replicas if replica.index < 0]:
         raise ValueError(
-            f"the grid lacks runs that are not done in folder {folder}, such as {identity(lacking[0].settings)}; the grid must have them"
+            f"the grid lacks runs that are not done in folder {folder}, such as {in_words(lacking[0].settings)}; the grid must have them"
         )
     wanted = plan.placement.batch_size
     if wanted is not None and batch_size_of(plan, group.replicas, None) != group.batch_size:

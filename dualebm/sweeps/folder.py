@@ -22,16 +22,17 @@ import xarray
 
 from dualebm._internal import checks, files
 from dualebm.methods.base import Divergence
-from dualebm.sweeps.grid import Replica, identity
+from dualebm.sweeps.grid import Replica
+from dualebm.sweeps.identity import identity, in_words
 from dualebm.sweeps.plan import Plan, batch_size_of, check, like_of, shapes_of
 from dualebm.training import run_folder, segments, sharding
-from dualebm.training.fingerprint import check_settings, describe
+from dualebm.training.descriptions import describe
+from dualebm.training.fingerprint import check_settings, differences
 
 SWEEP = "sweep.json"
 
 UNFINISHED = re.compile(rf"group-\d+$|shard-\d+-of-\d+$|process-|\.{SWEEP}\.")
 """Names of the files that a sweep may have left that was killed before it wrote its header."""
-
 
 class Group(NamedTuple):
     """Runs of one static structure, in a folder.
@@ -62,7 +63,8 @@ def begin(plan: Plan, folder: Path, note: Any) -> list[Group]:
         ValueError: When the folder holds something else or another sweep, or a run is not allowed.
     """
     stored: list[dict] = []
-    if (folder / SWEEP).exists():
+    begun = (folder / SWEEP).exists()
+    if begun:
         header = read(folder)
         check_settings(f"folder {folder}", header["settings"], plan.each.settings)
         stored = header["groups"]
@@ -74,7 +76,7 @@ def begin(plan: Plan, folder: Path, note: Any) -> list[Group]:
         replicas = [required.pop(identity(settings), Replica(-1, settings, None, None, None, None)) for settings in group["runs"]]
         old.append(Group(folder / f"group-{number}", replicas, group["batch_size"]))
     new = _new_groups(plan, folder, list(required.values()), len(stored))
-    if new:
+    if new or not begun:
         groups = [*stored, *({"batch_size": g.batch_size, "runs": [describe(r.settings) for r in g.replicas]} for g in new)]
         header = {"kind": "sweep", "format": files.FORMAT, "settings": plan.each.settings, "groups": groups, "note": note}
         files.commit(folder / SWEEP, lambda path: path.write_text(json.dumps(header, indent=1)))
@@ -226,11 +228,23 @@ def groups_of(folder: Path) -> Iterator[tuple[Path, list[dict]]]:
 
     Raises:
         FileNotFoundError: the folder holds no sweep.
-        ValueError: a file is corrupt or of another format version.
+        ValueError: a file is corrupt or of another format version, the processes had different settings, or a run is there twice.
     """
-    for path in folders_of(folder):
-        for number, group in enumerate(read(path)["groups"]):
-            yield path / f"group-{number}", group["runs"]
+    places: dict[str, Path] = {}
+    first, *_ = headers = {path: read(path) for path in folders_of(folder)}
+    for path, header in headers.items():
+        names = (f"in {first.name}", f"in {path.name}")
+        if differing := differences(headers[first]["settings"], header["settings"], places=names):
+            raise ValueError(f"folder {folder} has parts of different sweeps: {'; '.join(differing[:4])}; move one of them away")
+        for number, group in enumerate(header["groups"]):
+            place = path / f"group-{number}"
+            for settings in group["runs"]:
+                name = identity(settings)
+                if name in places:
+                    twice = f"{places[name].relative_to(folder)} and in {place.relative_to(folder)}"
+                    raise ValueError(f"folder {folder} has the run {in_words(settings)} twice, in {twice}; move one of them away")
+                places[name] = place
+            yield place, group["runs"]
 
 
 def open_sweep(folder: files.PathLike, wanted: list[dict] | None = None) -> xarray.Dataset:
@@ -248,12 +262,14 @@ def open_sweep(folder: files.PathLike, wanted: list[dict] | None = None) -> xarr
 
     Raises:
         FileNotFoundError: When the folder holds no sweep.
-        ValueError: When a file is corrupt or of another format version.
+        ValueError: When a file is corrupt or of another format version, a run is there twice, or a wanted run is not there.
     """
     groups, runs = [], []
     for path, settings in groups_of(Path(folder)):
         groups.append(run_folder.open_results(path).drop_vars("run"))
         runs += settings
+    if not groups:  # the folder of a process that has none of the runs
+        return xarray.Dataset(coords={"run": np.arange(0)})
     largest = {dim: max(group.sizes.get(dim, 0) for group in groups) for group in groups for dim in group.dims if dim != "run"}
     for i, group in enumerate(groups):
         wider = {dim: (0, largest[dim] - size) for dim, size in group.sizes.items() if dim != "run" and size < largest[dim]}
@@ -264,6 +280,8 @@ def open_sweep(folder: files.PathLike, wanted: list[dict] | None = None) -> xarr
     results = results.assign_coords(columns)
     if wanted is not None:
         position = {identity(settings): i for i, settings in enumerate(runs)}
+        if absent := [settings for settings in wanted if identity(settings) not in position]:
+            raise ValueError(f"folder {folder} lacks the run {in_words(absent[0])}; wanted must name runs of the sweep")
         results = results.isel(run=[position[identity(settings)] for settings in wanted])
     return results.assign_coords(run=np.arange(results.sizes["run"]))
 

@@ -19,7 +19,10 @@ import jax
 import numpy as np
 
 from dualebm._internal import checks
-from dualebm.training.fingerprint import describe
+from dualebm._internal.keys import key_of_seed
+from dualebm.settings import described
+from dualebm.sweeps.identity import identity, in_words, scalar, without_seed
+from dualebm.training.descriptions import describe
 
 Grid = dict[str, list]
 """For each setting its value in each run."""
@@ -172,22 +175,7 @@ def settings_of(grid: Grid) -> list[dict[str, Any]]:
     for name in lists:
         if name in RESERVED or not name.isidentifier():
             raise ValueError(f"the grid has the setting {name!r}; it must be an identifier other than {', '.join(RESERVED)}")
-    return [dict(zip(lists, values, strict=True)) for values in zip(*lists.values(), strict=True)]
-
-
-def identity(settings: dict[str, Any]) -> str:
-    """Return the settings of a run as text that is the same in every process and for every order of the names.
-
-    Args:
-        settings: the settings by name.
-
-    Returns:
-        The text, JSON.
-
-    >>> identity({"seed": 0, "radius": 10.0})
-    '{"radius": 10.0, "seed": 0}'
-    """
-    return json.dumps(describe(settings), sort_keys=True)
+    return [dict(zip(lists, map(scalar, values), strict=True)) for values in zip(*lists.values(), strict=True)]
 
 
 class Replica(NamedTuple):
@@ -253,7 +241,7 @@ class Study:
         for index, settings in enumerate(runs):
             first = known.setdefault(identity(settings), index)
             if first != index:
-                raise ValueError(f"runs {first} and {index} are the same: {identity(settings)}; all runs must differ")
+                raise ValueError(f"runs {first} and {index} are the same: {in_words(settings)}; all runs must differ")
         self.replica(0, runs[0])
 
     def _sources(self):
@@ -309,15 +297,15 @@ class Study:
                 nearest = f"; the nearest is {near[0]!r}" if near else ""
                 raise ValueError(f"the grid has the setting {name!r}; allowed: {', '.join(sorted(allowed))}{nearest}")
         checks.seed("seed", settings.get("seed", 0))
-        return Replica(index, settings, self._keys(settings)[0], method, rates, self.schedule)
+        return Replica(index, settings, self._key_of_run(settings, method), method, rates, self.schedule)
 
-    def _keys(self, settings):
-        """Return the keys of the run, of its data and of its metrics."""
-        run_key, data_key, metrics_key = jax.random.split(jax.random.key(settings.get("seed", 0)), 3)
-        if not self.common:
-            others = {name: value for name, value in settings.items() if name != "seed"}
-            run_key = jax.random.fold_in(run_key, zlib.crc32(identity(others).encode()))
-        return run_key, data_key, metrics_key
+    def _key_of_run(self, settings, method):
+        key = _keys(settings)[0]
+        if self.common:
+            return key
+        ours = type(method).__module__.startswith("dualebm.")
+        floats = {name for name, field in described(type(method)).items() if float in field.kinds} if ours else set()
+        return jax.random.fold_in(key, zlib.crc32(without_seed(settings, {*floats, *method.rates._fields}).encode()))
 
     def make(self, name: str, settings: dict[str, Any], known: MutableMapping) -> Any:
         """Return the data or the metrics of a run.
@@ -335,7 +323,7 @@ class Study:
         seed = settings.get("seed", 0) if "key" in arguments else None
         identifier = name, seed, identity(used)
         if identifier not in known:
-            key = self._keys(settings)[1 if name == "data" else 2]
+            key = _keys(settings)[1 if name == "data" else 2]
             known[identifier] = self._call(name, settings, key=key)
         return known[identifier]
 
@@ -371,6 +359,11 @@ class Study:
                 shapes[choice] = signature(tuple(self.make(name, replica.settings, {}) for name in ("data", "metrics")))
             groups.setdefault((replica.method, replica.schedule, shapes[choice]), []).append(replica)
         return list(groups.values())
+
+
+def _keys(settings):
+    """Return the keys of a seed for the run, for its data and for its metrics."""
+    return jax.random.split(key_of_seed(settings.get("seed", 0)), 3)
 
 
 def signature(tree: Any) -> str:

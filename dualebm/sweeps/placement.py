@@ -8,6 +8,8 @@ import jax
 from jax.sharding import Mesh
 
 from dualebm._internal import checks
+from dualebm.sweeps.grid import Replica
+from dualebm.sweeps.identity import owner
 from dualebm.training import multihost, sharding
 
 MEMORY = 2**30
@@ -33,8 +35,8 @@ class Placement:
         devices: The number of devices that share the runs of a batch; None for the first device alone.
         devices_per_run: The number of these devices that share the particles and data of each run (see
             `dualebm.training.sharding`).
-        process: The index of this process and the number of processes that share the runs. This process has every
-            count-th run. The processes need not know each other.
+        process: The index of this process and the number of processes that share the runs. The settings of a run say which process has
+            it (see `owner`), whatever other runs there are. The processes need not know each other.
 
     >>> Placement(batch_size=8).batch_size
     8
@@ -73,20 +75,20 @@ class Placement:
             raise ValueError(f"batch_size is {self.batch_size}; it must be a multiple of the runs side by side, {side}")
         return mesh
 
-    def share(self, values: list) -> list:
-        """Return the values that fall to this process.
+    def share(self, runs: list[Replica]) -> list[Replica]:
+        """Return the runs of this process.
 
         Args:
-            values: a list of anything, such as the runs.
+            runs: the runs.
 
         Returns:
-            Every value whose index is that of this process, modulo the number of processes.
+            The runs whose owner is this process, in the same order.
 
-        >>> Placement(process=(1, 2)).share([0, 1, 2, 3])
-        [1, 3]
+        >>> [run.index for run in Placement(process=(1, 2)).share([Replica(i, {"seed": i}, *[None] * 4) for i in range(4)])]
+        [0, 2]
         """
         index, count = self.process
-        return values[index::count]
+        return [run for run in runs if owner(run.settings, count) == index]
 
     def side_by_side(self) -> int | None:
         """Return the number of runs of a batch that one device computes side by side; None for all."""

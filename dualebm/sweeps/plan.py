@@ -10,10 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from dualebm.sweeps.grid import Grid, Replica, Study, identity, settings_of
+from dualebm.sweeps.grid import Grid, Replica, Study, settings_of
+from dualebm.sweeps.identity import in_words
 from dualebm.sweeps.placement import Placement
 from dualebm.training import prepare, run_folder, segments, sharding, simulate
-from dualebm.training.fingerprint import describe
+from dualebm.training.descriptions import describe
 
 SEGMENTS = 5
 """The approximate number of segments of a batch where `segment` is None."""
@@ -149,7 +150,7 @@ def check(plan: Plan, replica: Replica, data) -> None:
     try:
         prepare.check_rates(replica.method, replica.rates, data, replica.schedule, int(plan.each.step[-1]))
     except ValueError as error:
-        raise ValueError(f"run {replica.index}, {identity(replica.settings)}: {error}") from error
+        raise ValueError(f"run {replica.index}, {in_words(replica.settings)}: {error}") from error
 
 
 def shapes_of(plan: Plan, replica: Replica, like: Like, count: int):

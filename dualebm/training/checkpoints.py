@@ -15,7 +15,7 @@ def save_state(path: PathLike, state: Any, settings: dict | None = None) -> None
     Args:
         path: The file.
         state: A pytree of arrays and numbers.
-        settings: The settings of the run, as JSON (see `dualebm.training.fingerprint.describe`). `load_state` compares
+        settings: The settings of the run, as JSON (see `dualebm.training.descriptions.describe`). `load_state` compares
             them.
 
     Raises:

@@ -1,67 +1,29 @@
-"""Fingerprints of runs: settings as JSON that every process writes alike, and the versions of the software."""
+"""Fingerprints of runs: what differs between the settings of a folder and those of a call, and the versions of the software."""
 
-import dataclasses
+import collections
 import functools
-import hashlib
 import importlib.metadata
-import inspect
+import json
 import platform
-import re
 import subprocess
-import types
+import sys
+import warnings
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 
+PARTS = ("attributes", "class", "closure", "defaults", "globals", "members", "wraps")
+"""Names of the parts of the description of a function or a class. Sentences leave them out."""
 
-def describe(value: Any, depth: int = 12) -> Any:
-    """Return a value as JSON that is the same in every process.
+PACKAGES = ("dualebm", "jax", "jaxlib", "numpy")
+"""The packages whose versions every folder records."""
 
-    An object is described by its type and its fields, without the fields that are declared with `repr=False`. An array is described
-    by its dtype, shape and SHA-256. A function is described by its name, its floating constants and the values that it closes
-    over, so that two schedules with different numbers differ.
-
-    Args:
-        value: Any value: a method, rates, data, a function or a container of them.
-        depth: The levels of nesting that are described. Deeper values are described by the name of their type.
-
-    >>> from dualebm.spaces import Sphere
-    >>> describe(Sphere(3)), describe(np.float32(0.1)), describe(np.zeros(2))["shape"]
-    ({'type': 'Sphere', 'dimension': 3, 'base': {'type': 'Uniform'}}, 0.1, [2])
-    """
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return value
-    if isinstance(value, (np.ndarray, np.generic, jax.Array)):
-        if isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
-            value = jax.random.key_data(value)
-        array = np.asarray(value)
-        if array.ndim == 0:
-            return float(str(array)) if array.dtype.kind == "f" else array.item()
-        digest = hashlib.sha256(array.tobytes()).hexdigest()
-        return {"dtype": str(array.dtype), "shape": list(array.shape), "sha256": digest}
-    if depth == 0:
-        return type(value).__name__
-    inner = functools.partial(describe, depth=depth - 1)
-    if isinstance(value, dict):
-        return {str(name): inner(item) for name, item in value.items()}
-    if hasattr(value, "_asdict"):
-        return {"type": type(value).__name__, **inner(value._asdict())}
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = {field.name: inner(getattr(value, field.name)) for field in dataclasses.fields(value) if field.repr}
-        return {"type": type(value).__name__, **fields}
-    if isinstance(value, (list, tuple)):
-        return [inner(item) for item in value]
-    if isinstance(value, functools.partial):
-        return {"type": "partial", "function": inner(value.func), "arguments": inner([value.args, value.keywords])}
-    function = inspect.unwrap(value) if callable(value) and not isinstance(value, type) else value
-    if inspect.isfunction(function):
-        constants = [c for c in function.__code__.co_consts if isinstance(c, float)]
-        closure = [c.cell_contents for c in function.__closure__ or () if c != types.CellType()]  # a cell may be empty
-        return {"function": function.__qualname__, "constants": constants, "closure": inner(closure)}
-    return re.sub(r" at 0x[0-9a-f]+", "", repr(value))
+CONFIGURATION = (
+    "jax_default_matmul_precision", "jax_default_prng_impl", "jax_enable_x64", "jax_random_seed_offset", "jax_threefry_partitionable",
+)  # fmt: skip
+"""The settings of JAX that change numbers."""
 
 
 def differences(stored: Any, current: Any, path: str = "", places: tuple[str, str] = ("on disk", "in this call")) -> list[str]:
@@ -80,9 +42,48 @@ def differences(stored: Any, current: Any, path: str = "", places: tuple[str, st
     ['rates.radius is 10.0 on disk and 5.0 in this call']
     """
     if isinstance(stored, dict) and isinstance(current, dict):
+        if stored.get("function", stored) == current.get("function"):
+            if "again" in stored or "again" in current:  # it is compared where it comes first
+                return []
+            if "code" in stored and "code" in current and stored["code"] != current["code"]:
+                return _of_functions(stored, current, path, places)
+            if "code" in current and not {"code", "package"} & stored.keys():
+                return [f"{path}: the function {current['function']} was stored by an older dualebm, and cannot be compared"]
+        elif "code" in stored or "code" in current:
+            return [f"{path} is {_shown(stored)} {places[0]} and {_shown(current)} {places[1]}"]
         pairs = ((name, stored.get(name), current.get(name)) for name in {**stored, **current})
-        return [sentence for name, a, b in pairs for sentence in differences(a, b, f"{path}.{name}" if path else name, places)]
-    return [] if stored == current else [f"{path} is {stored!r} {places[0]} and {current!r} {places[1]}"]
+        return [sentence for name, a, b in pairs for sentence in differences(a, b, _joined(path, name), places)]
+    return [] if stored == current else [f"{path} is {_shown(stored)} {places[0]} and {_shown(current)} {places[1]}"]
+
+
+def _joined(path: str, name: str) -> str:
+    return path if path and name in PARTS else f"{path}.{name}" if path else name
+
+
+def _of_functions(stored: dict, current: dict, path: str, places: tuple[str, str]) -> list[str]:
+    """Return what differs between two functions of one name, whose code differs."""
+    name, before, now = current["function"], stored["code"], current["code"]
+    if before["python"] != now["python"]:
+        return [
+            f"{path}: the function {name} was stored under Python {before['python']}, whose bytecode cannot be compared with that of "
+            f"Python {now['python']}"
+        ]
+    lost, found = (collections.Counter(json.dumps(c) for c in each.get("constants", ())) for each in (stored, current))
+    texts = [", ".join(map(_cut, (counted - other).elements())) or "none" for counted, other in ((lost, found), (found, lost))]
+    constants = "" if texts == ["none"] * 2 else f": of its constants, {texts[0]} {places[0]} and {texts[1]} {places[1]}"
+    before, now = ({name: part for name, part in each.items() if name not in ("code", "constants")} for each in (stored, current))
+    return [f"{path}: the code of the function {name} has changed{constants}", *differences(before, now, path, places)]
+
+
+def _shown(description: Any) -> str:
+    """Return a description in words or as a short text."""
+    if isinstance(description, dict) and "code" in description:
+        return f"the function {description['function']}"
+    return _cut(repr(description))
+
+
+def _cut(text: str, length: int = 100) -> str:
+    return text if len(text) <= length else f"{text[:length]}..."
 
 
 def check_settings(where: str, stored: dict, current: dict) -> None:
@@ -103,18 +104,63 @@ def check_settings(where: str, stored: dict, current: dict) -> None:
     """
     if differing := differences(stored, current):
         more = f"; and {len(differing) - 4} more" if len(differing) > 4 else ""
-        raise ValueError(f"{where} is of another run: {'; '.join(differing[:4])}{more}; give another, or the same settings")
+        same = "the same Python" if any("bytecode cannot be compared" in sentence for sentence in differing) else "the same settings"
+        raise ValueError(f"{where} is of another run: {'; '.join(differing[:4])}{more}; give another, or {same}")
 
 
-def provenance() -> dict[str, Any]:
+def warn_of_versions(where: str, stored: Iterable[dict], current: dict, stacklevel: int) -> None:
+    """Warn once where the git revision or the version of a package differs from those that a folder recorded.
+
+    Args:
+        where: The file or folder, for the message.
+        stored: What the folder recorded, each a dictionary with the entries `versions` and `git_revision`.
+        current: The entries of this call.
+        stacklevel: The number of calls from here to the user's.
+
+    >>> with warnings.catch_warnings(record=True, action="always") as caught:
+    ...     warn_of_versions("folder runs/a", [{"versions": {"jax": "0.9"}}], {"versions": {"jax": "0.10"}}, 1)
+    >>> str(caught[0].message)
+    "folder runs/a: jax is '0.9' on disk and '0.10' in this call; the records to come may differ from those that are there"
+    """
+    flat = lambda entries: {**entries.get("versions", {}), "git_revision": entries.get("git_revision")}  # noqa: E731
+    if sentences := dict.fromkeys(sentence for each in stored for sentence in differences(flat(each), flat(current))):
+        text = f"{where}: {'; '.join(sentences)}; the records to come may differ from those that are there"
+        warnings.warn(text, stacklevel=stacklevel + 1)
+
+
+def configuration() -> dict[str, Any]:
+    """Return the settings of JAX that change numbers, by name.
+
+    >>> configuration()["jax_default_prng_impl"]
+    'threefry2x32'
+    """
+    return {name: getattr(jax.config, name, None) for name in CONFIGURATION}
+
+
+@functools.cache
+def _version(package: str) -> str | None:
+    """Return the version of a package, which may be in a distribution of another name, as sklearn is in scikit-learn."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        if version := getattr(sys.modules.get(package), "__version__", None):
+            return version
+        names = importlib.metadata.packages_distributions().get(package, [])
+        return importlib.metadata.version(names[0]) if names else None
+
+
+def provenance(packages: Iterable[str] = ()) -> dict[str, Any]:
     """Return where numbers come from, as JSON: versions, git revision, backend and number of devices.
 
     The revision is taken from the repository of the sources. It is None outside a git repository.
 
+    Args:
+        packages: The packages whose versions are added to those of `PACKAGES`.
+
     >>> sorted(provenance())
     ['backend', 'device_count', 'git_revision', 'versions']
     """
-    versions = {name: importlib.metadata.version(name) for name in ("dualebm", "jax", "jaxlib", "numpy")}
+    versions = {name: _version(name) for name in (*PACKAGES, *sorted({*packages} - {*PACKAGES}))}
     command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
         finished = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, Key
 
 from dualebm._internal import memory
+from dualebm._internal.keys import check_key
 from dualebm.measures import Samples
 from dualebm.methods.base import Divergence, Iterate, Method
 from dualebm.metrics import Metric
@@ -38,6 +39,7 @@ def initial_state(key: Key[Array, ""], method: Method, rates: Any, data: Samples
     >>> int(initial_state(jax.random.key(1), method, method.rates, data).step)
     0
     """
+    check_key(key)
     return method.init(jax.random.fold_in(key, simulate.ASIDE), rates, data)
 
 

@@ -17,12 +17,14 @@ import xarray
 from jaxtyping import Array, Key
 
 from dualebm import rates as bounds
-from dualebm._internal import checks, files
+from dualebm._internal import files
+from dualebm._internal.keys import check_key
 from dualebm._internal.programs import drop_programs
 from dualebm.measures import Samples
 from dualebm.methods.base import Divergence, Method
 from dualebm.training import checkpoints, prepare, run_folder, segments, simulate
-from dualebm.training.fingerprint import check_settings, describe, differences
+from dualebm.training.descriptions import describe
+from dualebm.training.fingerprint import check_settings, warn_of_versions
 
 SEGMENTS = 20
 """The approximate number of segments of a run where `segment` is None."""
@@ -109,6 +111,7 @@ def run(
     >>> results.step.values.tolist(), results.acceptance.shape
     ([0, 2, 4, 6], (4,))
     """
+    check_key(key)
     if callback is not None and not callable(callback):
         raise ValueError(f"callback is {callback!r:.200}; it must be a function callback(results), or None")
     if folder is not None and not isinstance(folder, str | os.PathLike):
@@ -145,7 +148,6 @@ def run(
 
 def _plan(key, method, rates, data, steps, every, metrics, schedule, state, segment) -> segments.Plan:
     """Return the plan of a run. Raise the errors of its arguments before anything is compiled or written."""
-    checks.key(key)
     if not isinstance(method, Method):
         raise ValueError(f"method is {method!r:.200}; it must be an object of a method, such as Dual(Sphere(3))")
     segment = segments.segment_of(steps, every, segment, SEGMENTS)
@@ -177,8 +179,7 @@ def _begin(folder: Path, plan: segments.Plan, variables, records) -> int:
         run_folder.create_results(folder, plan.step, variables, chunk=(1, plan.segment), attributes=plan.attributes)
         return 0
     check_settings(f"folder {folder}", manifest["settings"], plan.settings)
-    if changed := differences(manifest["versions"], plan.attributes["versions"]):
-        warnings.warn(f"folder {folder}: {'; '.join(changed)}; the records to come may differ in their last bits", stacklevel=3)
+    warn_of_versions(f"folder {folder}", [manifest], plan.attributes, stacklevel=3)
     done = manifest["records"]
     with run_folder.open_results(folder) as stored:
         for name, values in records.items():

@@ -22,7 +22,8 @@ import tqdm
 
 from dualebm._internal import checks, files
 from dualebm.training import run_folder
-from dualebm.training.fingerprint import provenance
+from dualebm.training.descriptions import packages
+from dualebm.training.fingerprint import configuration, provenance
 
 LONGEST = 100
 """The largest number of records of a segment where `segment` is None."""
@@ -82,7 +83,7 @@ def segment_of(steps: int, every: int, segment: int | None, segments: int) -> in
 
 
 def plan_of(settings: dict, steps: int, every: int, segment: int, first: int = 0) -> Plan:
-    """Return the plan of a run. The counts and the backend are added to its settings.
+    """Return the plan of a run. The counts, the backend and the settings of JAX that change numbers are added to its settings.
 
     Args:
         settings: The settings as JSON.
@@ -97,8 +98,9 @@ def plan_of(settings: dict, steps: int, every: int, segment: int, first: int = 0
     >>> plan_of({}, 20, 10, 2).step.tolist()
     [0, 10, 20]
     """
-    source = provenance()
-    settings = {**settings, "steps": int(steps), "every": int(every), "segment": int(segment), "backend": source["backend"]}
+    source = provenance(packages(settings))
+    counts = {"steps": int(steps), "every": int(every), "segment": int(segment)}
+    settings = {"jax_config": configuration(), **settings, **counts, "backend": source["backend"]}
     step = first + np.arange(steps // every + 1) * int(every)
     return Plan(settings, {**settings, **source}, step, int(every), int(segment))
 

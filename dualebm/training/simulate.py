@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Key
 
 from dualebm._internal import checks, collectives
+from dualebm._internal.keys import check_key
 from dualebm.measures import Samples
 from dualebm.methods.base import Divergence, Info, Iterate, Method
 
@@ -65,6 +66,7 @@ def start(key: Key[Array, ""], method: Method, rates: Any, data: Samples) -> Any
     >>> start(jax.random.key(1), method, method.rates, data).particles.shape
     (6, 3)
     """
+    check_key(key)
     return method.init(key, rates, data)
 
 
@@ -89,6 +91,7 @@ def step(key: Key[Array, ""], method: Method, state: Any, rates: Any, data: Samp
     >>> int(state.step), float(info.acceptance) > 0
     (1, True)
     """
+    check_key(key)
     return method.step(key, state, rates, data)
 
 
@@ -228,6 +231,7 @@ def simulate(
     >>> records["step"].tolist(), records["acceptance"].shape
     ([2, 4, 6], (3,))
     """
+    check_key(key)
     checks.count("every", every, 2)
     checks.count("steps", steps)
     if steps % every:

@@ -46,9 +46,6 @@ ALLOWED = [
     lambda: checks.points("x", 7 * np.abs(ROWS), Torus(2, period=7.0)),
     lambda: checks.samples("data", Samples(ROWS), Sphere(2)),
     lambda: checks.samples("data", weighted(0, -np.inf, -5), Sphere(2)),
-    lambda: checks.key(jax.random.key(0)),
-    lambda: checks.key(jax.random.split(jax.random.key(0))[1]),
-    lambda: checks.key(jax.random.key(0, impl="threefry2x32")),
 ]
 
 
@@ -61,7 +58,6 @@ SIGNS = ("random", "half")
 BARE_SAMPLES = inspect.unwrap(checks.samples)  # without the tests' own check of annotations, which comes first
 NOT_INTEGER = "it must be an integer of at least"
 NOT_SEED = "it must be an integer from 0 to 4294967295"
-THREEFRY = "it must be a typed threefry key, jax.random.key(seed)"
 NORMALISE = "normalise them: x / np.linalg.norm(x, axis=1, keepdims=True)"
 WEIGHTS = "data.log_weights has NaN or +inf or no finite value; they must be finite or -inf"
 REFUSED = [
@@ -117,12 +113,6 @@ REFUSED = [
     (lambda: checks.samples("data", weighted(0, np.nan, 0), Sphere(2)), WEIGHTS),
     (lambda: checks.samples("data", weighted(0, np.inf, 0), Sphere(2)), WEIGHTS),
     (lambda: checks.samples("data", weighted(-np.inf, -np.inf, -np.inf), Sphere(2)), WEIGHTS),
-    (lambda: checks.key(0), f"key is 0; {THREEFRY}"),
-    (lambda: checks.key(None), f"key is None; {THREEFRY}"),
-    (lambda: checks.key(jax.random.PRNGKey(0)), f"key is uint32 of shape (2,); {THREEFRY}"),
-    (lambda: checks.key(jax.random.key(0, impl="rbg")), f"key is key<rbg> of shape (); {THREEFRY}"),
-    (lambda: checks.key(jax.random.key(0, impl="unsafe_rbg")), f"key is key<urbg> of shape (); {THREEFRY}"),
-    (lambda: checks.key(jax.random.split(jax.random.key(0))), f"key is key<fry> of shape (2,); {THREEFRY}"),
 ]
 
 

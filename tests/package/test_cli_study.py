@@ -99,7 +99,7 @@ def test_a_loss_with_an_unknown_log_z_is_no_number(error, known):
 
     method, data = Dual(Sphere(3), neurons=4), Samples(jnp.eye(3))
     state = simulate.start(jax.random.key(0), method, method.rates, data)
-    loss = Loss(Known(), jnp.asarray(0.5, np.float32))(None, Iterate(method, state, method.rates, data))
+    loss = Loss(Known(), jnp.asarray(0.5, np.float32))(jax.random.key(0), Iterate(method, state, method.rates, data))
     assert float(loss) == 1.5 if known else np.isnan(float(loss))
 
 

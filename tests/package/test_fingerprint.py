@@ -1,51 +1,83 @@
-"""Descriptions tell settings apart in every process, and provenance what the numbers come from."""
+"""What differs is named, with both values, and provenance says what the numbers come from."""
 
-import json
+import importlib.metadata
+import sys
+import types
+import warnings
 
-import equinox as eqx
 import jax
-import jax.numpy as jnp
-import numpy as np
 import pytest
 
-from dualebm.features import Custom
-from dualebm.spaces import Sphere, Torus
 from dualebm.training import fingerprint
-
-
-def test_descriptions_tell_settings_apart():
-    class Metric(eqx.Module):
-        points: jax.Array
-        units: str = eqx.field(static=True, default="nat")
-
-    def scaled(factor):
-        return lambda step, rates: factor * step
-
-    pairs = [
-        (Sphere(3), Sphere(4)),
-        (Sphere(3), Torus(3)),
-        (Metric(jnp.zeros(2)), Metric(jnp.ones(2))),
-        (np.zeros(4), np.zeros((2, 2))),
-        (np.zeros(2, np.float32), np.zeros(2)),
-        (scaled(0.1), scaled(0.2)),
-        (jax.jit(scaled(0.1)), jax.jit(scaled(0.2))),
-        (lambda x: 0.5 * x, lambda x: 0.25 * x),
-        (jax.tree_util.Partial(scaled, 0.1), jax.tree_util.Partial(scaled, 0.2)),
-        (jax.random.key(0), jax.random.key(1)),
-        (Custom(jnp.dot, Sphere(3)), Custom(jnp.vdot, Sphere(3))),
-    ]
-    for a, b in pairs:
-        described = fingerprint.describe({"it": a}), fingerprint.describe({"it": b})
-        assert json.loads(json.dumps(described[0])) == described[0] == fingerprint.describe({"it": a})
-        assert "0x" not in json.dumps(described)
-        assert fingerprint.differences(*described) != []
-        assert fingerprint.differences(described[0], described[0]) == []
+from dualebm.training.descriptions import describe
 
 
 def test_differences_are_counted_beyond_four():
     stored, current = dict.fromkeys("abcdef", 0), dict.fromkeys("abcdef", 1)
     with pytest.raises(ValueError, match=r"a is 0 on disk and 1 in this call; .*; d is 0 on disk and 1 in this call; and 2 more; give"):
         fingerprint.check_settings("folder x", stored, current)
+
+
+def drawn(n):
+    return lambda key: [key] * 50 + n
+
+
+def test_changed_functions_are_named():
+    stored = {"data": describe(drawn([1])), "schedule": None}
+    current = {"data": describe(lambda key: key), "schedule": describe(drawn)}
+    with pytest.raises(
+        ValueError,
+        match=r"^folder x is of another run: data is the function drawn\.<locals>\.<lambda> on disk and the function "
+        r"test_changed_functions_are_named\.<locals>\.<lambda> in this call; schedule is None on disk and the function drawn in this call; "
+        "give another, or the same settings$",
+    ):
+        fingerprint.check_settings("folder x", stored, current)
+    closed = fingerprint.differences(describe(drawn([1])), describe(drawn([2])), "data")
+    assert closed == ["data.n is [1] on disk and [2] in this call"]
+
+    def more(helper, constant):
+        namespace = {"helper": helper}
+        exec(f"def draw(key): return helper(key) + {constant} + 7", namespace)
+        return describe(namespace["draw"])
+
+    edited = fingerprint.differences(more(drawn, 50), more(drawn, 5000), "data")
+    assert edited == ["data: the code of the function draw has changed: of its constants, 50 on disk and 5000 in this call"]
+    nested = fingerprint.differences(more(lambda x: x + x, 50), more(lambda x: x * x, 50), "data")
+    assert nested == [
+        f"data.helper: the code of the function {test_changed_functions_are_named.__name__}.<locals>.<lambda> has changed"
+    ]
+
+
+def test_another_python_is_named():
+    stored = describe(drawn)
+    current = {**stored, "code": {"python": "3.99", "sha256": "0"}}
+    with pytest.raises(
+        ValueError,
+        match=r"data: the function drawn was stored under Python 3\.\d+, whose bytecode cannot be compared with that of Python 3\.99; "
+        "give another, or the same Python$",
+    ):
+        fingerprint.check_settings("folder x", {"data": stored}, {"data": current})
+
+
+def test_versions_that_differ_are_one_warning():
+    stored = [{"versions": {"jax": "1", "numpy": "2"}, "git_revision": "a"}] * 2
+    with pytest.warns(UserWarning) as caught:
+        fingerprint.warn_of_versions("folder x", stored, {"versions": {"jax": "1", "numpy": "3"}, "git_revision": "b"}, 1)
+    assert [str(each.message) for each in caught] == [
+        "folder x: numpy is '2' on disk and '3' in this call; git_revision is 'a' on disk and 'b' in this call; "
+        "the records to come may differ from those that are there"
+    ]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fingerprint.warn_of_versions("folder x", stored, stored[0], 1)
+
+
+def test_provenance_has_the_versions_of_packages_that_are_used(monkeypatch):
+    monkeypatch.setattr(fingerprint.importlib.metadata, "packages_distributions", lambda: {"imported_later": ["numpy"]})
+    monkeypatch.setitem(sys.modules, "imported", types.SimpleNamespace(__version__="1.2"))
+    versions = fingerprint.provenance(["scipy", "imported", "imported_later", "no_such_package"])["versions"]
+    assert versions["scipy"] == importlib.metadata.version("scipy") and versions["imported"] == "1.2"
+    assert versions["imported_later"] == versions["numpy"] and versions["no_such_package"] is None
 
 
 def test_provenance_names_versions_and_revision():

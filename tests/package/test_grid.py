@@ -1,6 +1,7 @@
 """Grids of settings, and what a run is by them."""
 
 import math
+import zlib
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,8 @@ from dualebm.measures import Samples
 from dualebm.methods.dual import Dual
 from dualebm.methods.presets import rates_from_paper
 from dualebm.spaces import Sphere
-from dualebm.sweeps.grid import Study, Uniform, cross, draws, identity, product, settings_of, zipped
+from dualebm.sweeps.grid import Study, Uniform, cross, draws, product, settings_of, zipped
+from dualebm.sweeps.identity import identity, owner
 
 METHOD = Dual(Sphere(3), neurons=8)
 
@@ -84,6 +86,45 @@ def test_groups_are_of_one_method_and_shape():
 def test_identity_is_of_the_values():
     assert identity(dict(a=1, b=np.float64(0.5))) == identity(dict(b=0.5, a=1))
     assert identity(dict(a=np.zeros(2))) != identity(dict(a=np.ones(2)))
+    assert identity(dict(a=lambda x: x**2)) != identity(dict(a=lambda x: x**3)) == identity(dict(a=lambda x: x**3))
+    assert identity(dict(a=math.nan)) == identity(dict(a=float("nan")))
+
+
+TENS = [10, 10.0, np.int32(10), np.float32(10.0), np.array(10), np.array(10.0), jnp.array(10), jnp.array(10.0)]
+
+
+@pytest.mark.parametrize("name", ["radius", "neurons", "other"])
+def test_equal_numbers_are_one_run_with_one_noise(name):
+    """For a rate, for a field that is an integer, and for the argument of a function."""
+    found = study(rates=lambda other=1: None)
+    runs = [found.replica(0, run) for run in settings_of({name: TENS if name != "neurons" else TENS[::2]})]
+    assert len({identity(run.settings) for run in runs}) == 1
+    assert len({tuple(jax.random.key_data(run.key).tolist()) for run in runs}) == 1
+    with pytest.raises(ValueError, match=f"runs 0 and 1 are the same: {name} 10"):
+        found.check([run.settings for run in runs])
+    assert len({owner(run.settings, 1000) for run in runs}) == 1
+
+
+def test_noise_is_that_of_floats_in_rates_and_of_integers_elsewhere():
+    found = study(rates=lambda other=1: None)
+    expected = jax.random.fold_in(jax.random.split(jax.random.key(3), 3)[0], zlib.crc32(b'{"neurons": 8, "other": 2, "radius": 10.0}'))
+    key = found.replica(0, dict(other=2.0, seed=3, radius=10, neurons=8)).key
+    assert jax.random.key_data(key).tolist() == jax.random.key_data(expected).tolist()
+
+
+def test_unequal_values_are_two_runs():
+    pairs = [(True, 1), (False, 0), (0.1, np.float32(0.1)), ("10", 10), (2**53, 2**53 + 1), ((1, 2), (1, 3)), (None, 0)]
+    for a, b in pairs:
+        assert identity(dict(a=a)) != identity(dict(a=b))
+    for a, b in [((1, 2.0), [1.0, 2]), (0.0, -0.0), (np.bool_(True), True), (Sphere(3), Sphere(3))]:
+        assert identity(dict(a=a)) == identity(dict(a=b))
+
+
+def test_owners_are_of_the_run_and_share_the_seeds_evenly():
+    grid = product(radius=[1.0, 2.0, 3.0], seed=range(8))
+    owners = [owner(run, 4) for run in settings_of(grid)]
+    assert [owner(run, 4) for run in settings_of(product(seed=range(8), radius=[1, 2, 3]))] == [*np.reshape(owners, (3, 8)).T.ravel()]
+    assert [owners.count(index) for index in range(4)] == [6] * 4
 
 
 @pytest.mark.parametrize(

@@ -501,8 +501,8 @@ def content(folder):
         (dict(key=jax.random.key(9)), "key is [0, 1] on disk and [0, 9] in this call"),
         (dict(data=points(count=61)), "data.points.shape is [60, 3] on disk and [61, 3] in this call"),
         (dict(data=points(seed=4)), "data.points.sha256 is "),
-        (dict(metrics={"acceptance": acceptance}), "metrics.noisy_weights is {'function': 'noisy_weights'"),
-        (dict(schedule=lambda step, rates: rates), "schedule is None on disk and {'function': "),
+        (dict(metrics={"acceptance": acceptance}), "metrics.noisy_weights is the function noisy_weights on disk and None in this call"),
+        (dict(schedule=lambda step, rates: rates), "schedule is None on disk and the function <lambda> in this call"),
     ],
 )
 def test_a_folder_of_another_run_is_refused_and_kept(tmp_path, interrupted, changes, message):
@@ -510,6 +510,17 @@ def test_a_folder_of_another_run_is_refused_and_kept(tmp_path, interrupted, chan
     with pytest.raises(ValueError) as caught:
         go(interrupted, **changes)
     assert message in str(caught.value) and str(interrupted) in str(caught.value)
+    assert content(interrupted) == before
+
+
+def test_another_configuration_of_jax_that_changes_numbers_is_refused(interrupted):
+    before = content(interrupted)
+    other = not jax.config.jax_threefry_partitionable
+    with (
+        jax.threefry_partitionable(other),
+        pytest.raises(ValueError, match=f"jax_config.jax_threefry_partitionable is {not other} on disk and {other} in this call; give"),
+    ):
+        go(interrupted)
     assert content(interrupted) == before
 
 
@@ -545,7 +556,7 @@ def test_a_schedule_is_known_by_its_numbers(tmp_path):
     state, _ = go(tmp_path, schedule=annealed(0.5))
     assert not np.array_equal(state.particles, go()[0].particles)
     go(tmp_path, schedule=annealed(0.5))
-    with pytest.raises(ValueError, match=r"schedule\.closure.* is .*on disk and"):
+    with pytest.raises(ValueError, match=r"schedule\.restart\.init_value is 0\.5 on disk and 0\.25 in this call"):
         go(tmp_path, schedule=annealed(0.25))
 
 

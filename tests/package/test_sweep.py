@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import time
+import types
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +28,7 @@ from dualebm.sweeps.grid import product, settings_of, zipped
 from dualebm.sweeps.placement import Placement
 from dualebm.sweeps.plan import plan_of
 from dualebm.training import run_folder, sharding, simulate
+from dualebm.training.fingerprint import provenance
 from tests.children import Child
 
 METHOD = Dual(Sphere(3), neurons=8)
@@ -61,6 +63,13 @@ def go(folder=None, grid=GRID, **changes):
     placed = {"batch_size": 3, **{name: changes.pop(name) for name in PLACED if name in changes}}
     given = dict(method=METHOD, rates=None, data=data, metrics=METRICS, progress=False, folder=folder, placement=Placement(**placed))
     return sweep(grid, **{**COUNTS, **given, **changes})
+
+
+def edit(path, change):
+    """Changes a file of JSON."""
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +115,14 @@ def test_runs_that_are_added_leave_the_others_as_they_are(tmp_path, whole, monke
     few = product(particle_step=[0.1], restart_probability=[0.0, 0.5], seed=[0, 1])
     go(tmp_path, grid=few, batch_size=2)
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "group-0").rglob("*") if path.is_file()}
-    both = go(tmp_path, batch_size=2)
+    edit(tmp_path / "group-0" / run_folder.MANIFEST, lambda manifest: manifest.update(git_revision="another"))
+    before |= {path: path.stat().st_mtime_ns for path in before if path.name == run_folder.MANIFEST}
+    changed = f"folder {tmp_path}: git_revision is 'another' on disk and '.*' in this call; the records"
+    with pytest.warns(UserWarning, match=changed) as warned:
+        both = go(tmp_path, batch_size=2)
+    assert len(warned) == 1
+    edit(tmp_path / "group-0" / run_folder.MANIFEST, lambda manifest: manifest.update(git_revision=provenance()["git_revision"]))
+    before |= {path: path.stat().st_mtime_ns for path in before if path.name == run_folder.MANIFEST}
     assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "group-0").rglob("*") if path.is_file()}
     xarray.testing.assert_equal(both, go(batch_size=2))
     assert (tmp_path / "group-1").is_dir() and not (tmp_path / "group-2").exists()
@@ -169,6 +185,33 @@ def test_processes_share_the_runs_and_need_not_know_each_other(tmp_path, whole):
         np.testing.assert_allclose(found[name], whole[name], atol=1e-5)
     with pytest.raises(ValueError, match=r"process-0-of-3, of another number of processes than 1"):
         go(tmp_path)
+    before = open_sweep(tmp_path, settings_of(GRID)).load()
+    larger = product(particle_step=[0.1, 0.2, 0.4], restart_probability=[0.0, 0.5], seed=[0, 1])  # other positions
+    for index in range(3):
+        go(tmp_path, grid=larger, process=(index, 3))
+    xarray.testing.assert_equal(open_sweep(tmp_path, settings_of(GRID)), before)
+    assert open_sweep(tmp_path).sizes["run"] == len(manifest(tmp_path)) == 12
+    with pytest.raises(ValueError, match=r"lacks the run seed 7; wanted must name runs of the sweep"):
+        open_sweep(tmp_path, [{"seed": 7}])
+
+
+def test_a_process_may_have_none_of_the_runs_and_parts_must_agree(tmp_path):
+    """Three processes share two runs. Then the folder of one of them is changed."""
+    few = product(particle_step=[0.1], restart_probability=[0.0], seed=[0, 1])
+    shares = [go(tmp_path, grid=few, process=(index, 3)).sizes["run"] for index in range(3)]
+    assert sorted(shares) == [0, 1, 1] and open_sweep(tmp_path).sizes["run"] == 2
+    first, second = (tmp_path / f"process-{index}-of-3" / sweep_folder.SWEEP for index in range(3) if shares[index])
+    kept = second.read_text()
+    edit(second, lambda header: header["groups"][0].update(runs=json.loads(first.read_text())["groups"][0]["runs"]))
+    for read in (open_sweep, manifest):
+        with pytest.raises(ValueError, match=r"has the run particle_step 0\.1, .* twice, in process-\d-of-3/group-0 and in process-\d-of"):
+            read(tmp_path)
+    second.write_text(kept)
+    edit(second, lambda header: header["settings"]["data"].update(defaults={"n": 61}))
+    with pytest.raises(ValueError, match=r"parts of different sweeps: data.n is 6\d in process-\d-of-3 and 6\d in process-\d-of-3; move"):
+        open_sweep(tmp_path)
+    with pytest.raises(ValueError, match=r"process-\d-of-3 is of another run: data.n is 61 on disk and 60 in this call"):
+        go(tmp_path, grid=few, process=(int(first.parent.name[8]), 3))
 
 
 DEVICES = dict(steps=100, every=20, segment=3, batch_size=8)
@@ -396,7 +439,7 @@ def test_two_sweeps_never_share_a_folder(tmp_path):
         (dict(grid=dict(seed=[1, 1])), "runs 0 and 1 are the same"),
         (dict(grid=dict(partical_step=[0.1])), "the nearest is 'particle_step'"),
         (dict(grid=dict(particle_step=[0.1, float("inf")])), "particle_step is inf in run 1"),
-        (dict(grid=dict(particle_step=[0.1, -0.1])), r"run 1, \{\"particle_step\": -0.1\}: particle_step is -0.1"),
+        (dict(grid=dict(particle_step=[0.1, -0.1])), "run 1, particle_step -0.1: particle_step is -0.1"),
         (dict(metrics={"step": acceptance}), "metrics has the name 'step'"),
     ],
 )
@@ -434,7 +477,8 @@ def interrupted(tmp_path_factory):
         (dict(steps=12), "steps is 10 on disk and 12 in this call"),
         (dict(method=Dual(Sphere(3), neurons=9)), "method.neurons is 8 on disk and 9 in this call"),
         (dict(common=True), "common is False on disk and True in this call"),
-        (dict(data=lambda key: data(key, 61)), "data.function is"),
+        (dict(data=lambda key: data(key, 61)), "data is the function data on disk and the function <lambda> in this call"),
+        (dict(data=types.FunctionType(data.__code__, globals(), "data", (61,))), "data.n is 60 on disk and 61 in this call"),
         (dict(batch_size=2), "batch_size is 2; .* was begun with 3"),
         (dict(grid=product(particle_step=[0.1], restart_probability=[0.0], seed=[0])), "the grid lacks runs that are not done"),
     ],

@@ -381,7 +381,7 @@ def test_the_effective_temperature_of_exact_samples_is_theirs(name, temperature)
         (lambda: planted([[1, 0], [0, 0]], [1, 2]), "positions has zeros in row 1"),
         (lambda: planted([[1]], [1]), "dimension is 1; it must be an integer of at least 2"),
         (lambda: sample(jax.random.key(0), teacher("s2_bimodal"), 0), "count is 0; it must be an integer of at least"),
-        (lambda: sample(jax.random.key(0, impl="rbg"), teacher("s2_bimodal"), 9), "key is .*must be a typed threefry"),
+        (lambda: sample(jax.random.key(0, impl="rbg"), teacher("s2_bimodal"), 9), "key is .*must be one typed threefry"),
         (
             lambda: Target(Sphere(3), Shallow(ReLU(2), jnp.array(np.eye(3)), jnp.array(np.ones(3)))),
             r"energy is .*; it must be Shallow with the feature ReLU\(\)",
