@@ -19,7 +19,7 @@ PARAMETERS, POINTS = 4, 256
 """The number of parameters, and the largest number of points, at which a feature is computed."""
 
 
-def check(name: str, feature: Any, space: Space, points: Float[Array, "n d"]) -> None:
+def check(name: str, feature: Any, space: Space, points: Float[Array | np.ndarray, "n d"]) -> None:
     """Check that a feature maps points (n, d) and parameters (m, p) to finite numbers (n, m), with finite gradients.
 
     It is computed at the first points and at parameters that `feature.draw` draws. The features of this package pass at once.
