@@ -312,7 +312,8 @@ def _state(value: Any, inner: Inner) -> Any:
         return re.sub(r"(?: at)? 0x[0-9a-fA-F]+", "", repr(value))
     if isinstance(reduced, str):
         return {**_type(value, inner), "name": reduced}
-    make, arguments, state, *items = (*reduced, None, None, None)[:5]
+    parts: list[Any] = [*reduced, None, None, None]
+    make, arguments, state, *items = parts[:5]
     if getattr(make, "__name__", "") in ("__newobj__", "__newobj_ex__"):  # the first argument is the class
         arguments = arguments[1:]
     dictionary, slots = (state[0], state[1]) if isinstance(state, tuple) and len(state) == 2 and isinstance(state[1], dict) else (state, {})

@@ -328,7 +328,8 @@ def test_processes_must_be_started_alike(tmp_path, one_of_two):
 
         others["the flags"] = answer
 
-    for names in (["radius"], ["settings", "steps"], ["versions", "numpy"], ["runs"], ["jax", "enable_x64"], ["batch_size"], ["call"]):
+    inner = (["settings", "steps"], ["settings", "jax_config", "jax_enable_x64"], ["versions", "numpy"])
+    for names in (["radius"], *inner, ["runs"], ["batch_size"], ["call"]):
         change(*names)
         with pytest.raises(ValueError, match=rf"the processes differ: {'.'.join(names)} is .* in process 0 and 3 in process 1; give all"):
             go(tmp_path / "other", note={"radius": 10.0})

@@ -518,7 +518,7 @@ def test_another_configuration_of_jax_that_changes_numbers_is_refused(interrupte
     other = not jax.config.jax_threefry_partitionable
     with (
         jax.threefry_partitionable(other),
-        pytest.raises(ValueError, match=f"jax_config.jax_threefry_partitionable is {not other} on disk and {other} in this call; give"),
+        pytest.raises(ValueError, match=f"jax_config.jax_threefry_partitionable is {not other} on disk and {other} in this call"),
     ):
         go(interrupted)
     assert content(interrupted) == before
