@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Key
 
 from dualebm._internal import blocks, checks, memory
@@ -373,7 +374,7 @@ def sample(
     check_energy("energy", energy, space)
     checks.count("count", count)
     checks.count("steps", steps)
-    if not isinstance(step, jax.core.Tracer):
+    if not isinstance(step, Tracer):
         checks.number("step", step, positive=True)
         checks.particle_step("step", step, space)
     dtype = precision_of(energy)
@@ -387,7 +388,7 @@ def sample(
         return x, acceptance
 
     x, acceptance = jax.lax.scan(body, x, jnp.arange(steps))
-    if not isinstance(x, jax.core.Tracer):
+    if not isinstance(x, Tracer):
         _check_energies("the end of a chain", x.T, energy(x.T))
     return x.T, jnp.mean(acceptance)
 
@@ -398,11 +399,11 @@ TRIES = 100
 
 def _starts(key, energy, space, count, dtype):
     """Draw the base measure where an energy and its gradient are finite, (count, d)."""
-    x = space.sample_base(key, count, dtype)
+    x, moves = space.sample_base(key, count, dtype), jnp.zeros(count, bool)
     for attempt in range(TRIES + 1):
         value, gradient = energy.value_and_gradient(x)
         moves = jnp.isfinite(value) & jnp.all(jnp.isfinite(gradient), axis=1)
-        if isinstance(x, jax.core.Tracer):
+        if isinstance(x, Tracer):
             return jnp.where(moves[:, None], x, jnp.nan)
         _check_energies("a draw of the base measure", x, value)
         if moves.all():

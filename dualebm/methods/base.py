@@ -198,8 +198,9 @@ class Method(abc.ABC):
         """
         checks.samples("data", data, self.space)
         bounds.check(rates, self.space)
-        if hasattr(self, "feature"):
-            feature_check.check("feature", self.feature, self.space, data.points)
+        feature = getattr(self, "feature", None)
+        if feature is not None:
+            feature_check.check("feature", feature, self.space, data.points)
 
     @abc.abstractmethod
     def init(self, key: Key[Array, ""], rates: Any, data: Samples) -> Any:

@@ -292,7 +292,7 @@ def changes(folder: Path) -> list[tuple[str, Callable[[], Any]]]:
 SEALED = 0.5
 """The share of the changed folders whose digests are made right, so that the values alone can tell what is wrong."""
 
-LONGEST = 30
+LONGEST = 200
 """The seconds after which a command counts as one that hangs."""
 
 
