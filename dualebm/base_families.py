@@ -263,7 +263,8 @@ class VonMisesFisher(BaseMeasure):
         length = float(np.linalg.norm(mean))
         if not (math.isfinite(length) and length > 0):
             raise ValueError(f"mean is {self.mean!r}; it must have a direction")
-        if isinstance(self.concentration, bool) or not (math.isfinite(self.concentration) and self.concentration >= 0):
+        number = isinstance(self.concentration, (int, float, np.number)) and not isinstance(self.concentration, bool)
+        if not (number and math.isfinite(self.concentration) and self.concentration >= 0):
             raise ValueError(f"concentration is {self.concentration!r}; it must be a finite number of at least 0")
         # A mean of length 1 up to rounding stays as it is, so that a measure that is built from its fields equals it.
         object.__setattr__(self, "mean", tuple((mean if abs(length - 1) < 1e-14 else mean / length).tolist()))

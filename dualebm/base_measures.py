@@ -218,6 +218,29 @@ class Uniform(BaseMeasure):
         return space.uniform_from_normal(z, axis)
 
 
+def check_positive(name: str, value: Any) -> None:
+    """Raises ValueError unless a value is one finite number greater than 0.
+
+    Args:
+        name: the name of the argument in the error.
+        value: the value.
+
+    Raises:
+        ValueError: the value is another, such as a text.
+
+    >>> check_positive("period", "x")
+    Traceback (most recent call last):
+    ...
+    ValueError: period is 'x'; it must be a positive number
+    """
+    try:
+        allowed = not isinstance(value, bool) and math.isfinite(value) and value > 0
+    except (TypeError, ValueError, OverflowError):
+        allowed = False
+    if not allowed:
+        raise ValueError(f"{name} is {value!r}; it must be a positive number")
+
+
 @dataclasses.dataclass(frozen=True)
 class Gaussian(BaseMeasure):
     """The normal distribution N(0, scale^2 I) on R^d.
@@ -236,8 +259,7 @@ class Gaussian(BaseMeasure):
     scale: float = 1.0
 
     def __post_init__(self):
-        if not (math.isfinite(self.scale) and self.scale > 0):
-            raise ValueError(f"scale is {self.scale!r}; it must be a positive number")
+        check_positive("scale", self.scale)
 
     def fits(self, space: Geometry) -> bool:
         """Tells whether the space is R^d."""

@@ -22,6 +22,7 @@ None; a tuple of numbers or words; a class of objects; a function.
 
 import dataclasses
 import functools
+import inspect
 import math
 import re
 import types
@@ -172,6 +173,9 @@ def check_value(name: str, value: Any, setting: Setting) -> None:
     objects = bool(setting.objects) or setting.function
     if value is None and setting.optional:
         return
+    abstract = len(setting.objects) == 1 and inspect.isabstract(setting.objects[0]) and not kinds and not setting.function
+    if abstract and not isinstance(value, (*setting.objects, type)):  # nothing stands in for an object of an abstract class
+        raise ValueError(f"{name} is {value!r:.200}; it must be {_allowed(setting)}")
     if objects and isinstance(value, type) and (not setting.function or issubclass(value, setting.objects)):
         raise ValueError(f"{name} is the class {value.__name__}; it must be {_allowed(setting)}, such as {value.__name__}(...)")
     if objects and not isinstance(value, (bool, int, float, str, type(None))):

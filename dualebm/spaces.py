@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from dualebm._internal.blocks import once, product, total
 from dualebm._internal.keys import check_key
-from dualebm.base_measures import BaseMeasure, Gaussian, Points, Scalars, Uniform
+from dualebm.base_measures import BaseMeasure, Gaussian, Points, Scalars, Uniform, check_positive
 from dualebm.geometry import Space, dot, norm
 
 UNROLLED = 16
@@ -318,9 +318,8 @@ class Torus(FlatSpace):
     periodic: ClassVar[bool] = True
 
     def __post_init__(self):
+        check_positive("period", self.period)
         super().__post_init__()
-        if not (math.isfinite(self.period) and self.period > 0):
-            raise ValueError(f"period is {self.period!r}; it must be a positive number")
 
     @property
     def log_volume(self) -> float:

@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from dualebm.base_families import VonMisesFisher
+from dualebm.base_measures import Gaussian
 from dualebm.energies.base import Energy
 from dualebm.energies.networks import MLP
 from dualebm.features import FeatureMap
@@ -17,7 +19,7 @@ from dualebm.methods.base import Divergence
 from dualebm.methods.contrastive import Contrastive
 from dualebm.methods.dual import Dual
 from dualebm.metrics import Acceptance
-from dualebm.spaces import Euclidean, Sphere
+from dualebm.spaces import Euclidean, Sphere, Torus
 from dualebm.training import run as runs
 from dualebm.training.run import Diverged
 
@@ -42,6 +44,10 @@ def fails(*arguments):
     ("call", "message"),
     [
         (lambda out: Dual("sphere"), "space is 'sphere'; it must be an object of Space"),
+        (lambda out: Dual([3]), "space is [3]; it must be an object of Space"),
+        (lambda out: Gaussian("wide"), "scale is 'wide'; it must be a positive number"),
+        (lambda out: Torus(1, "x"), "period is 'x'; it must be a positive number"),
+        (lambda out: VonMisesFisher([1.0, 0.0], None), "concentration is None; it must be a finite number of at least 0"),
         (lambda out: Dual(Sphere), "space is the class Sphere; it must be an object of Space, such as Sphere(...)"),
         (lambda out: Contrastive(SPHERE, MLP), "start is the class MLP; it must be an object of MLP, ConvNet, Boltzmann"),
         (lambda out: BARE_RUN(KEY, Dual, 3, DATA, steps=4, every=2, metrics={}), "method is <class 'dualebm.methods.dual.Dual'>"),
