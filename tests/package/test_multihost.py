@@ -92,8 +92,8 @@ def test_who_was_lost(tmp_path):
     for i, (state, seen) in enumerate([("running", 40), ("running", 75), ("stopped", 74), ("running", 1), ("done", 90)]):
         folder = tmp_path / f"shard-{i}-of-5"
         folder.mkdir()
-        said = dict(kind="process", format=files.FORMAT, process=i, of=5, state=state, why="", group="group-0", step=40)
-        (folder / presence.PROCESS).write_text(json.dumps(said))
+        said = dict(process=i, of=5, state=state, why="", group="group-0", step=40)
+        files.write_json(folder / presence.PROCESS, "process", said)
         os.utime(folder / presence.PROCESS, (now - seen, now - seen))
     said = presence.processes(tmp_path)
     assert [one["state"] for one in said] == ["ended", "lost", "stopped", "running", "done"]
