@@ -172,9 +172,9 @@ def test_processes_that_share_the_runs_must_be_started_alike(tmp_path):
     """The second finds the folder of the first, and writes nothing."""
     placement = Placement(process=(1, 2))
     settings = plan_of(product(seed=[0, 1]), METHOD, None, data, metrics=METRICS, placement=placement, **COUNTS).each.settings
-    header = dict(kind="sweep", format=files.FORMAT, settings=settings | {"common": True}, groups=[], note=None)
+    header = dict(settings=settings | {"common": True}, groups=[], note=None)
     (tmp_path / "process-0-of-2").mkdir()
-    (tmp_path / "process-0-of-2" / "sweep.json").write_text(json.dumps(header))
+    files.write_json(tmp_path / "process-0-of-2" / "sweep.json", "sweep", header)
     with pytest.raises(ValueError, match=r"process-0-of-2 is of another run: common is True on disk and False in this call"):
         go(tmp_path, placement=placement)
     assert [path.name for path in tmp_path.iterdir()] == ["process-0-of-2"]

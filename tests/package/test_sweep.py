@@ -68,10 +68,11 @@ def go(folder=None, grid=GRID, **changes):
 
 
 def edit(path, change):
-    """Changes a file of JSON."""
+    """Changes a file of JSON, and the SHA-256 that it states."""
     content = json.loads(path.read_text())
     change(content)
-    path.write_text(json.dumps(content))
+    del content[files.DIGEST]
+    files.write_json(path, content["kind"], content)
 
 
 @pytest.fixture(scope="module")
