@@ -90,6 +90,15 @@ def pytest_runtest_protocol(item, nextitem):
     return result
 
 
+@pytest.fixture(autouse=True, scope="session")
+def powered(request):
+    """Flushes nothing to the disk in the quick run, whose machine keeps its power: a flush takes milliseconds. The heavy run flushes."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.config.option.markexpr == "not heavy":
+            patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
+
+
 @pytest.fixture
 def x64():
     """float64 for the length of a test."""

@@ -24,6 +24,7 @@ import numpy as np
 import tyro
 
 from dualebm._internal import checks
+from dualebm._internal.files import commit_figure
 
 ROOT = Path(__file__).parent.parent
 BEGIN = time.perf_counter()
@@ -289,7 +290,7 @@ def draw_scan(result: dict, path: Path) -> None:
         base = result["base"]
         others = f"$N$ = {charts.number(base['N'])}, $m$ = {base['m']}, $d$ = {base['d']}, one run"
         figure.suptitle(f"One step of the MALA default (what is not varied: {others}); median, bars: least to largest", fontsize=8)
-        figure.savefig(path)
+        commit_figure(path, figure)
 
 
 def sweep(scale: Scale, folder: Path) -> dict:

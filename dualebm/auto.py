@@ -10,6 +10,7 @@ radius of the largest mean log density are chosen. Then tau, and the path up to 
 Rows may have weights. They enter all fits, the training and all means over rows.
 """
 
+import contextlib
 import dataclasses
 import math
 from collections.abc import Sequence
@@ -22,7 +23,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
 from dualebm import row_weights, settings
-from dualebm._internal import checks, files
+from dualebm._internal import checks, files, folders
 from dualebm._internal.keys import check_key
 from dualebm.base_measures import Gaussian, Uniform
 from dualebm.candidates import FOLDS, Auto, Candidate, candidates_of
@@ -36,6 +37,9 @@ from dualebm.radii import FEW, Followed, Plan, Report, Task, follow, grown, plan
 from dualebm.row_weights import Shares
 from dualebm.training import segments
 from dualebm.training.run import Diverged
+
+PATHS = "paths"
+"""The folder, within that of a fit, of the runs of its paths."""
 
 SMALLEST_FRACTION = 0.02
 """The effective fraction of draws of the base measure below which a radius is not chosen, because its log Z is not known."""
@@ -164,7 +168,7 @@ def fit(
         raise ValueError(f"{few}; validation on {FOLDS} folds needs at least {2 * FOLDS}")
     path_key, fit_key, last_key = jax.random.split(key, 3)
     geometry = dataclasses.replace(space, base=Uniform() if space.compact else Gaussian())
-    seed, place = int(jax.random.key_data(key)[-1]), None if folder is None else Path(folder) / "paths"
+    seed, place = int(jax.random.key_data(key)[-1]), None if folder is None else Path(folder) / PATHS
     fold = deal(len(points), FOLDS, seed)
     numbers = {name: getattr(auto, name) for name in ("neurons", "stages", "iterations", "draws")}
     candidates = candidates_of(np.asarray(points), geometry, fold, auto, seed, shares)
@@ -176,7 +180,10 @@ def fit(
         call = callback
         return call and (lambda numbers: call({"candidate": candidate.name, "fold": fold, **numbers}))
 
-    with segments.bar(0, 0, "radius", progress) as bar:
+    with contextlib.ExitStack() as stack:
+        if folder is not None:
+            stack.enter_context(folders.hold(folder))
+        bar = stack.enter_context(segments.bar(0, 0, "radius", progress))
 
         def validate(candidate: Candidate, plan: Plan, folds: int) -> list[Followed]:
             runs = []

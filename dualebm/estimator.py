@@ -16,7 +16,7 @@ from sklearn.base import BaseEstimator, DensityMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from dualebm import auto, bootstrap, model, model_files, optimality, row_weights, sampling
-from dualebm._internal import checks, files
+from dualebm._internal import checks, files, folders
 from dualebm._internal.keys import key_of_seed
 from dualebm.candidates import FOLDS, Auto
 from dualebm.data import preparation, tables
@@ -358,7 +358,7 @@ class EnergyModel(DensityMixin, BaseEstimator):
         check_is_fitted(self)
         with self._precision():
             self._replicate()
-        Path(folder).mkdir(parents=True, exist_ok=True)
+        folders.make(Path(folder))
         unit = model.log_unit(self.model_.preparation)
         about = {
             "path": [files.finite(stage._replace(log_density=stage.log_density + unit)) for stage in self.path_],

@@ -67,7 +67,7 @@ def stored(path: Path, settings: Mapping[str, Any], score: Callable[[], Scored])
     jax.clear_caches()  # each program holds mapped memory, of which a process may have only so much
     case = dict(settings=settings, log_densities=np.round(values, 5).tolist(), seconds=seconds, **kept)
     path.parent.mkdir(parents=True, exist_ok=True)
-    files.commit(path, lambda temporary: temporary.write_text(json.dumps(case)))
+    files.commit(path, lambda file: file.write(json.dumps(case).encode()))
     return json.loads(path.read_text())
 
 

@@ -22,6 +22,7 @@ import matplotlib
 import tyro
 from matplotlib.figure import Figure
 
+from dualebm._internal.files import commit_figure
 from dualebm.plotting import charts
 from dualebm.training import fingerprint
 from dualebm.training.run import Diverged
@@ -157,8 +158,8 @@ def write(
     shown_files = dict(files or {})
     with matplotlib.rc_context(charts.STYLE):
         for name, (figure, caption) in (figures or {}).items():
-            figure.savefig(folder / f"{name}.pdf")
-            figure.savefig(folder / f"{name}.png")
+            for suffix in ("pdf", "png"):
+                commit_figure(folder / f"{name}.{suffix}", figure)
             curves.write_table(figure, folder / f"{name}.csv")
             (folder / f"{name}.json").write_text(json.dumps(curves.readable(figure)))
             shown_files[f"{name}.png"] = caption

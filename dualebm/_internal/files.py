@@ -5,12 +5,13 @@ No file holds code, and none is unpickled.
 
 import contextlib
 import hashlib
+import io
 import json
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import jax
 import jax.numpy as jnp
@@ -27,55 +28,65 @@ PathLike = str | os.PathLike
 # -- Files -----------------------------------------------------------------------------------------
 
 
-def flush(path: Path) -> None:
-    """Flushes a file or a folder to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-@contextlib.contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Turns an OSError into one of the same kind that names the path.
-
-    >>> with writing(Path("a.npz")):
-    ...     raise OSError(28, "No space left on device")
-    Traceback (most recent call last):
-    ...
-    OSError: [Errno 28] cannot write a.npz: No space left on device
-    """
-    try:
-        yield
-    except OSError as error:
-        raise OSError(error.errno, f"cannot write {path}: {error.strerror or error}") from error
-
-
-def commit(path: Path, write: Callable[[Path], Any]) -> None:
+def commit(path: Path, write: Callable[[BinaryIO], Any]) -> None:
     """Writes a file whole or not at all.
 
-    `write` receives a temporary path in the same folder. The file is then flushed to the disk and renamed to `path`.
+    `write` receives a new temporary file in the same folder, open for bytes. It is then flushed to the disk and renamed to `path`.
 
     Raises:
         OSError: when the file cannot be written.
 
     >>> import tempfile
     >>> path = Path(tempfile.mkdtemp()) / "note"
-    >>> commit(path, lambda temporary: temporary.write_text("whole"))
-    >>> path.read_text()
-    'whole'
+    >>> commit(path, lambda file: file.write(b"whole"))
+    >>> path.read_bytes()
+    b'whole'
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with writing(path):
+    commit_all(path.parent, {path.name: write})
+
+
+def commit_all(folder: Path, writes: Mapping[str, Callable[[BinaryIO], Any]]) -> None:
+    """Writes files of one folder, each whole or not at all. None is in place before all of them are on the disk.
+
+    Args:
+        folder: the folder.
+        writes: for each name the function that writes the file (see `commit`).
+
+    Raises:
+        OSError: when a file cannot be written.
+    """
+    temporary: dict[str, str] = {}
+    with folders.writing(folder / next(iter(writes), "")), folders.entered(folder) as parent:
         try:
-            write(temporary)
-            flush(temporary)
-            temporary.replace(path)
-            flush(path.parent)
+            for name, write in writes.items():
+                temporary[name] = folders.temporary_name()
+                with open(folders.create(temporary[name], parent), "wb") as file:  # noqa: PTH123
+                    write(file)
+                    file.flush()
+                    folders.flush(file.fileno())
+            for name in writes:
+                os.replace(temporary[name], name, src_dir_fd=parent, dst_dir_fd=parent)
+            folders.flush(parent)
         finally:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
+            for name in temporary.values():
+                with contextlib.suppress(OSError):
+                    os.unlink(name, dir_fd=parent)
+
+
+def commit_figure(path: Path, figure: Any, **options: Any) -> None:
+    """Writes a figure whole or not at all. It is drawn into memory, so that an error of drawing leaves the old file too.
+
+    Args:
+        path: the file, whose suffix gives the format.
+        figure: a `matplotlib.figure.Figure`.
+        options: the options of its `savefig`.
+
+    Raises:
+        OSError: when the file cannot be written.
+    """
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format=path.suffix[1:].lower(), **options)
+    commit(path, lambda file: file.write(drawn.getbuffer()))
 
 
 DIGEST = "sha256"
@@ -117,7 +128,7 @@ def write_json(path: Path, kind: str, content: dict[str, Any]) -> None:
     """
     whole = {"kind": kind, "format": FORMAT, **content}
     text = json.dumps({**whole, DIGEST: digest(whole)}, indent=1)
-    commit(path, lambda temporary: temporary.write_text(text))
+    commit(path, lambda file: file.write(text.encode()))
 
 
 def read_json(path: Path, *kinds: str) -> dict[str, Any]:
@@ -233,11 +244,7 @@ def save(path: PathLike, kind: str, tree: Any, header: dict) -> None:
     text = json.dumps({"kind": kind, "format": FORMAT, "keys": keys, **header}, default=lambda value: value.item())
     arrays: dict[str, Any] = {name: np.asarray(_plain(leaf)) for name, leaf in named.items()}
 
-    def write(temporary):
-        with temporary.open("wb") as file:
-            np.savez(file, header=np.array(text), **arrays)
-
-    commit(Path(path), write)
+    commit(Path(path), lambda file: np.savez(file, header=np.array(text), **arrays))
 
 
 def load(path: PathLike, kind: str) -> tuple[dict, dict[str, np.ndarray]]:

@@ -361,7 +361,7 @@ class Show:
 
     group: ClassVar = "run"
     folder: Annotated[Path, Positional()]
-    metric: Annotated[str | None, Shown("kl or validation, or the first metric where these were not recorded; none for a fit")] = None
+    metric: Annotated[str | None, Shown("kl or validation, or the first by name where these were not recorded; none for a fit")] = None
     out: Annotated[Path | None, Shown("figure.png in the folder")] = None
 
 
@@ -393,6 +393,9 @@ class Example:
 
 COMMANDS = {kind.__name__.lower(): kind for kind in (Fit, Sample, Score, Sweep, Select, Show, Runs, Example)}
 """The commands by name. The module `dualebm.cli.NAME` has the function `run`, which takes the settings."""
+
+PASSING = ("out", "config", "resume", "process", "coordinator", "dry_run", "cache")
+"""Fields of `Sweep`, `SweepRows` and `Select` that do not define the runs. No folder stores them, and none sets them."""
 
 WITH_METHOD = (Fit, Sweep, Select)
 """The commands that train, whose flags depend on the method."""

@@ -20,5 +20,5 @@ def run(settings: Example) -> None:
     if path.exists():
         raise FileExistsError(f"{TABLE} is in this folder already, and is kept; run the command in another folder")
     content = importlib.resources.files("dualebm.data").joinpath("examples", TABLE).read_bytes()
-    files.commit(path, lambda temporary: temporary.write_bytes(content))
+    files.commit(path, lambda file: file.write(content))
     print(f"written to {TABLE}; now try\n  dualebm fit {TABLE} --space sphere --latlon --out results/{path.stem}")

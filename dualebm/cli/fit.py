@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import hashlib
+import json
 import sys
 import time
 import warnings
@@ -15,11 +16,11 @@ import numpy as np
 from jaxtyping import Array, Key
 
 from dualebm import auto, bootstrap, candidates, model, model_files, rivals
-from dualebm._internal import files
+from dualebm._internal import files, folders
 from dualebm._internal.keys import key_of_seed
 from dualebm.candidates import Auto
 from dualebm.cli import evaluate, output, page, report, rows
-from dualebm.cli.commands import Fit
+from dualebm.cli.commands import PASSING, Fit
 from dualebm.cli.methods import AUTOMATIC, Given, build
 from dualebm.data import preparation
 from dualebm.data.advice import advise
@@ -28,8 +29,10 @@ from dualebm.log_z.estimate import estimate_log_partition
 from dualebm.measures import Samples
 from dualebm.methods.dual import annealing_over
 from dualebm.optimality import gap_of_fit
+from dualebm.sweeps.folder import SWEEP
+from dualebm.training import run_folder
 from dualebm.training.descriptions import describe
-from dualebm.training.fingerprint import provenance
+from dualebm.training.fingerprint import check_settings, provenance
 from dualebm.training.run import run as train
 
 
@@ -40,6 +43,7 @@ def run(settings: Fit, given: Given) -> None:
     """
     begin = time.monotonic()
     output.check_folder(settings.out)
+    check_out(settings, given)
     before = model_files.read(settings.out).get("seconds") if (settings.out / model_files.MODEL).exists() else None
     notes: list[str] = []
     with jax.enable_x64(settings.precision == 64), _heard(notes):
@@ -55,10 +59,52 @@ def run(settings: Fit, given: Given) -> None:
             "notes": list(dict.fromkeys(notes)),
             "seconds": time.monotonic() - begin if before is None else before,  # a finished fit keeps its time
         }
-        header = _save(settings, given, points, fitted, about)
-        print("\n".join(report.lines(header, fitted)))
-        page.write(settings.out, header, fitted, settings.out / page.FIGURE)
+        with folders.hold(settings.out):
+            header = _save(settings, given, points, fitted, about)
+            print("\n".join(report.lines(header, fitted)))
+            page.write(settings.out, header, fitted, settings.out / page.FIGURE)
     print(f"written to {settings.out}; {settings.out / page.REPORT} explains the numbers")
+
+
+def check_out(settings: Fit, given: Given) -> None:
+    """Check that a fit replaces nothing in its folder but what it has written there itself.
+
+    Args:
+        settings: the settings of the command.
+        given: the settings of the method.
+
+    Raises:
+        ValueError: the folder holds another fit, a sweep, runs of a sweep, or files that the fit would replace.
+    """
+    out, automatic = settings.out, given.choice.kind is Auto
+    if (out / SWEEP).exists():
+        raise ValueError(f"out is {str(out)!r}, which holds a sweep ({SWEEP}); give a new or an empty folder")
+    begun = (out / run_folder.MANIFEST).exists() and run_folder.read_manifest(out, "run") is not None
+    if begun and automatic:
+        raise ValueError(f"out is {str(out)!r}, which holds a run ({run_folder.MANIFEST}); give a new or an empty folder")
+    if (out / model_files.MODEL).exists():
+        header = model_files.read(out)
+        stored = {name: value for name, value in header.get("settings", {}).items() if name not in WITHOUT_EFFECT}
+        current = {name: value for name, value in flags_of(given).items() if name not in WITHOUT_EFFECT}
+        digests = ({"data_sha256": header.get("data", {}).get("sha256")}, {"data_sha256": _sha256(settings.data)})
+        check_settings(f"folder {out}", stored | digests[0], json.loads(json.dumps(current)) | digests[1])
+        return
+    written = (model_files.ENERGY, model_files.REPLICATES, page.ROWS, page.FIGURE, page.REPORT)
+    if not (begun or (out / auto.PATHS).exists()) and (found := [name for name in written if (out / name).exists()]):
+        raise ValueError(f"out is {str(out)!r}, whose {found[0]} the fit would replace; give a new or an empty folder")
+
+
+WITHOUT_EFFECT = (*PASSING, "data")
+"""Flags that change no number of a fit. Of the file of the rows its content counts."""
+
+
+def flags_of(given: Given) -> dict[str, Any]:
+    """Return the values of all flags by name, as JSON."""
+    return {name: str(value) if isinstance(value, Path) else value for name, value in given.flags.items()}
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 class Rows(NamedTuple):
@@ -196,11 +242,11 @@ def _save(settings: Fit, given: Given, points: Rows, fitted: model.Model, about:
     every = jax.tree.map(lambda *parts: np.concatenate(parts), points.data, points.held_out)
     count = page.save_rows(settings.out, fitted, every)
     source = {
-        "settings": {name: str(v) if isinstance(v, Path) else v for name, v in given.flags.items()},
+        "settings": flags_of(given),
         "command": report.command(Fit, {name: v for name, v in given.flags.items() if (name, v) != ("method", AUTOMATIC)}),
         "versions": provenance()["versions"],
         "data": {
-            "file": str(settings.data), "sha256": hashlib.sha256(settings.data.read_bytes()).hexdigest(), "rows": len(every.points),
+            "file": str(settings.data), "sha256": _sha256(settings.data), "rows": len(every.points),
             "trained_on": len(points.data.points), "drawn": count, "weighted": every.log_weights is not None,
             "drawn_sha256": files.digest_of(settings.out / page.ROWS), "space": repr(points.preparation.space),
         },

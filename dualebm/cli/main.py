@@ -137,9 +137,9 @@ def _command(words: list[str]) -> int:
         print(overview())
         return 0
     if words[0] == "--version":
-        import importlib.metadata
+        from dualebm.training.fingerprint import version_of
 
-        print(f"dualebm {importlib.metadata.version('dualebm')}")
+        print(f"dualebm {version_of('dualebm') or 'of unknown version: it runs without the metadata of an installed package'}")
         return 0
     try:
         given = read(words)

@@ -15,7 +15,7 @@ from dualebm import features, settings
 from dualebm._internal import checks
 from dualebm.candidates import Auto
 from dualebm.cli import Refused
-from dualebm.cli.commands import ON_ROWS, Fit
+from dualebm.cli.commands import ON_ROWS, PASSING, Fit
 from dualebm.cli.flags import NOT_GIVEN, Flag, Group, about, groups_of, sentence, spell
 from dualebm.cli.words import named, nearest, parse, read_toml
 from dualebm.features import Feature
@@ -253,6 +253,9 @@ def stored_values(words: Sequence[str]) -> tuple[dict[str, Any], str]:
     of_folder = (folder.read(first)["note"] or {}) if (first / folder.SWEEP).exists() else {}
     if not of_folder:
         raise Refused(f"resume is True and {out} holds no sweep that was started by this command")
+    if not isinstance(of_folder, dict) or (wrong := sorted(of_folder.keys() & PASSING)):
+        what = f"sets {wrong[0]}" if isinstance(of_folder, dict) else "is no list of flags"
+        raise Refused(f"the note in {first / folder.SWEEP} {what}, which no sweep stores; give the flags of the sweep in place of --resume")
     return of_folder | of_file, " or ".join([out, config] if config else [out])
 
 

@@ -1,5 +1,6 @@
 """Columns of numbers, written to a file or to standard output."""
 
+import io
 import shutil
 import sys
 from collections.abc import Iterable
@@ -95,16 +96,16 @@ def write(out: Path | None, names: list[str], blocks: Iterable[np.ndarray], coun
         _write_csv(sys.stdout, names, blocks)
         return
 
-    def save(temporary: Path) -> None:
+    def save(file: Any) -> None:
         if out.suffix.lower() == ".npy":
-            with temporary.open("wb") as file:
-                whole = np.broadcast_to(np.zeros((), "<f8"), (count, len(names)))  # an array of these sizes that takes no memory
-                np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(whole))
-                for values in blocks:
-                    file.write(np.ascontiguousarray(values, "<f8").data)
+            whole = np.broadcast_to(np.zeros((), "<f8"), (count, len(names)))  # an array of these sizes that takes no memory
+            np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(whole))
+            for values in blocks:
+                file.write(np.ascontiguousarray(values, "<f8").data)
         else:
-            with temporary.open("w", encoding="utf-8", newline="\n") as file:
-                _write_csv(file, names, blocks)
+            text = io.TextIOWrapper(file, encoding="utf-8", newline="\n", write_through=True)
+            _write_csv(text, names, blocks)
+            text.detach()
 
     files.commit(out, save)
 

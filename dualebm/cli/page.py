@@ -77,11 +77,7 @@ def save_rows(folder: Path, model: Model, points: Samples) -> int:
         every = every[np.random.default_rng(0).choice(len(every), min(len(every), densities.ROWS), p=shares / shares.sum())]
     drawn = from_space(model.preparation, jax.numpy.asarray(densities.thinned(every))).rows
 
-    def save(path: Path) -> None:
-        with path.open("wb") as file:
-            np.save(file, drawn)
-
-    files.commit(folder / ROWS, save)
+    files.commit(folder / ROWS, lambda file: np.save(file, drawn))
     return len(drawn)
 
 
@@ -121,11 +117,9 @@ def write(folder: Path, header: Mapping[str, Any], model: Model, figure: Path) -
     if data["weighted"]:
         words = f"{data['drawn']} draws of the {data['rows']} rows by their weights"
     drawing = densities.density(key_of_seed(header["settings"]["seed"]), model, rows, words if rows is not None else None)
-    kind = figure.suffix[1:].lower()
-    files.commit(figure, lambda path: drawing.figure.savefig(path, format=kind, dpi=RESOLUTION))
-    images = [(drawing.figure, drawing.caption)]
-    text = page(header, model, images)
-    files.commit(folder / REPORT, lambda path: path.write_text(text, encoding="utf-8"))
+    text = page(header, model, [(drawing.figure, drawing.caption)])
+    files.commit_figure(figure, drawing.figure, dpi=RESOLUTION)
+    files.commit(folder / REPORT, lambda file: file.write(text.encode()))
 
 
 def page(header: Mapping[str, Any], model: Model, figures: Iterable[tuple[Any, str]]) -> str:

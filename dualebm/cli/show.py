@@ -1,6 +1,7 @@
 """`dualebm show`: the table and the figure of a sweep or a run, or the report of a fit."""
 
 import sys
+from collections.abc import Iterable
 
 import jax
 import numpy as np
@@ -8,7 +9,7 @@ import xarray
 from matplotlib.figure import Figure
 
 from dualebm import model_files
-from dualebm._internal import checks
+from dualebm._internal import checks, files
 from dualebm.cli import output, page, report
 from dualebm.cli.commands import Show
 from dualebm.plotting import charts
@@ -31,14 +32,31 @@ def run(settings: Show) -> None:
     else:
         results = run_folder.open_results(settings.folder)
     recorded = [str(name) for name, v in results.data_vars.items() if v.dims == ("run", "step") and name != "diverged"]
-    name = next((name for name in PREFERRED if name in recorded), recorded[0]) if settings.metric is None else settings.metric
+    name = metric_of(recorded) if settings.metric is None else settings.metric
     checks.choice("metric", name, recorded)
     path = settings.out or settings.folder / page.FIGURE
-    figure = charts.sweep(results, name)
-    output.check(path, [f".{suffix}" for suffix in figure.canvas.get_supported_filetypes()])
-    figure.savefig(path)
+    output.check(path, [f".{suffix}" for suffix in Figure().canvas.get_supported_filetypes()])
     print_table(results, name)
+    files.commit_figure(path, charts.sweep(results, name))
     print(f"drawn in {path}")
+
+
+def metric_of(recorded: Iterable[str]) -> str:
+    """Return the metric that is shown where none is given: the first of `PREFERRED` that was recorded, or else the first by name.
+
+    Args:
+        recorded: the names of the metrics that are numbers.
+
+    Raises:
+        ValueError: there is none.
+
+    >>> metric_of(["score", "kl"]), metric_of(["score", "effective"])
+    ('kl', 'effective')
+    """
+    names = sorted(recorded)
+    if not names:
+        raise ValueError("folder holds no metric that is one number a record, and so nothing to show; `open_results` reads the others")
+    return next((name for name in PREFERRED if name in names), names[0])
 
 
 def _show_model(settings: Show) -> None:

@@ -11,7 +11,7 @@ import jax
 from dualebm import metrics, settings
 from dualebm._internal import checks
 from dualebm.cli import output, study
-from dualebm.cli.commands import Sweep, SweepRows
+from dualebm.cli.commands import PASSING, Sweep, SweepRows
 from dualebm.cli.methods import Given, build
 from dualebm.cli.show import print_table
 from dualebm.data import targets
@@ -32,9 +32,6 @@ SCALED = tuple(name for name in DualRates._fields if name not in inspect.signatu
 
 GRID = ("teacher", "n", *SCALES, "seed")
 """Fields of `Sweep` and `SweepRows` that are settings of the runs."""
-
-PASSING = ("out", "config", "resume", "process", "coordinator", "dry_run", "cache")
-"""Fields of `Sweep` and `SweepRows` that do not define the sweep."""
 
 CLUSTERS = {
     "slurm": ("SLURM_PROCID", "SLURM_NTASKS"),

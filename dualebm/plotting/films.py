@@ -1,6 +1,8 @@
 """Films of runs on S^2."""
 
 import os
+import shutil
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -8,7 +10,7 @@ import matplotlib
 import numpy as np
 from matplotlib.animation import FFMpegWriter
 
-from dualebm._internal import checks
+from dualebm._internal import checks, files
 from dualebm.plotting import maps
 from dualebm.plotting.charts import STYLE
 from dualebm.plotting.maps import EnergyFunction, Frame
@@ -78,14 +80,13 @@ def film(
     figure.set_layout_engine("none")  # all frames keep the layout of the first
     with matplotlib.rc_context({**STYLE, "animation.ffmpeg_path": imageio_ffmpeg.get_ffmpeg_exe()}):
         writer, dpi = FFMpegWriter(fps=fps), 160 if path.suffix == ".mp4" else 100
-        partial = path.with_name(f".{path.stem}.partial{path.suffix}")
-        try:
-            with writer.saving(figure, str(partial), dpi=dpi):
+        with tempfile.TemporaryDirectory() as temporary:  # ffmpeg opens the file by its name
+            made = Path(temporary) / path.name
+            with writer.saving(figure, str(made), dpi=dpi):
                 for frame, density, atoms in zip(frames, densities, neurons, strict=True):
                     panels["student"].show(density, atoms, frame.particles, view)
                     figure.suptitle(maps.caption_of(frame), fontsize=9)
                     writer.grab_frame()
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
+            with made.open("rb") as whole:
+                files.commit(path, lambda file: shutil.copyfileobj(whole, file))
     return path

@@ -55,6 +55,9 @@ def run_batch(session: Session, group: Group, number: int, done: int, like: Like
     failed |= {str(first + i): reason for i, reason in why.items()}
     if not made:
         if hosts.writes:
+            shapes = {name: (len(chosen), len(plan.each.step), *variable.shape) for name, variable in like.variables.items()}
+            nothing = {name: np.full(shapes[name], variable.fill, variable.dtype) for name, variable in like.variables.items()}
+            run_folder.write_results(group.folder, nothing, run=first)
             write_manifest(plan, group, number + 1, 0, failed)
         return True
     # All batches have one size, so that they compile once. Copies of a run stand in for runs that are missing.

@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import xarray
 
-from dualebm._internal import files
+from dualebm._internal import files, folders
 from dualebm._internal.programs import drop_programs
 from dualebm.measures import Samples
 from dualebm.methods.base import Method
@@ -30,7 +30,7 @@ from dualebm.sweeps.grid import Grid, Replica
 from dualebm.sweeps.identity import in_words
 from dualebm.sweeps.placement import Placement
 from dualebm.sweeps.plan import Plan, batch_size_of, bytes_of_run, like_of, plan_of, stack
-from dualebm.training import multihost, segments, sharding
+from dualebm.training import multihost, run_folder, segments, sharding
 from dualebm.training.descriptions import describe
 from dualebm.training.fingerprint import check_settings, warn_of_versions
 from dualebm.training.hosts import hosts
@@ -168,6 +168,8 @@ def forecast(plan: Plan) -> list[Forecast]:
 def _sweep(plan: Plan, folder: Path, note: Any, progress: bool) -> xarray.Dataset:
     folder = _share_of(folder, plan)
     with hosts(folder, SWEEP, lambda: begin(plan, folder, note)) as (host, groups):
+        for group in groups:
+            run_folder.open_results(group.folder).close()  # records that are done and lost are an error before any work
         manifests = [group_manifest(group) for group in groups]
         if host.writes:
             warn_of_versions(f"folder {folder}", manifests, plan.each.attributes, stacklevel=3)
@@ -212,7 +214,10 @@ def _share_of(folder: Path, plan: Plan) -> Path:
     for path in folder.glob(f"process-*-of-{count}"):
         if (path / SWEEP).exists():
             check_settings(f"folder {path}", read(path)["settings"], plan.each.settings)
-    return folder if count == 1 else folder / f"process-{index}-of-{count}"
+    if count == 1:
+        return folder
+    folders.refuse_link(share := folder / f"process-{index}-of-{count}")
+    return share
 
 
 def _check(plan: Plan, folder: Path, group: Group) -> None:

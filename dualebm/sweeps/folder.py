@@ -12,6 +12,7 @@ particles of each run, each has a folder shard-I-of-P/ beside the groups, with i
 
 import json
 import math
+import os
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -20,7 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import xarray
 
-from dualebm._internal import checks, files
+from dualebm._internal import checks, files, folders
 from dualebm.methods.base import Divergence
 from dualebm.sweeps.grid import Replica
 from dualebm.sweeps.identity import identity, in_words
@@ -31,7 +32,7 @@ from dualebm.training.fingerprint import check_settings, differences
 
 SWEEP = "sweep.json"
 
-UNFINISHED = re.compile(rf"group-\d+$|shard-\d+-of-\d+$|process-|\.{SWEEP}\.")
+UNFINISHED = re.compile(rf"group-\d+|shard-\d+-of-\d+|{folders.TEMPORARY.pattern}")
 """Names of the files that a sweep may have left that was killed before it wrote its header."""
 
 class Group(NamedTuple):
@@ -63,12 +64,12 @@ def begin(plan: Plan, folder: Path, note: Any) -> list[Group]:
         ValueError: When the folder holds something else or another sweep, or a run is not allowed.
     """
     stored: list[dict] = []
-    begun = (folder / SWEEP).exists()
+    begun = os.path.lexists(folder / SWEEP)
     if begun:
         header = read(folder)
         check_settings(f"folder {folder}", header["settings"], plan.each.settings)
         stored = header["groups"]
-    elif names := sorted(path.name for path in folder.iterdir() if not UNFINISHED.match(path.name)):
+    elif names := [name for name in folders.names(folder) if not UNFINISHED.fullmatch(name)]:
         raise ValueError(f"folder {folder} holds other files ({', '.join(names[:3])}); give a new or an empty folder")
     required = {identity(replica.settings): replica for replica in plan.placement.share(plan.replicas)}
     old = []
@@ -78,8 +79,7 @@ def begin(plan: Plan, folder: Path, note: Any) -> list[Group]:
     new = _new_groups(plan, folder, list(required.values()), len(stored))
     if new or not begun:
         groups = [*stored, *({"batch_size": g.batch_size, "runs": [describe(r.settings) for r in g.replicas]} for g in new)]
-        header = {"kind": "sweep", "format": files.FORMAT, "settings": plan.each.settings, "groups": groups, "note": note}
-        files.commit(folder / SWEEP, lambda path: path.write_text(json.dumps(header, indent=1)))
+        files.write_json(folder / SWEEP, "sweep", {"settings": plan.each.settings, "groups": groups, "note": note})
     return old + new
 
 
@@ -100,8 +100,13 @@ def _new_groups(plan: Plan, folder: Path, replicas: list[Replica], first: int) -
         Group(folder / f"group-{number}", members, batch_size_of(plan, members, like))
         for number, (members, like) in enumerate(zip(structures, likes, strict=True), start=first)
     ]
+    for group in groups:
+        if run_folder.has_records(group.folder):
+            raise ValueError(
+                f"{group.folder} holds records, and {folder / SWEEP} does not name it; restore that file, or give a new or an empty folder"
+            )
     for group, like in zip(groups, likes, strict=True):
-        group.folder.mkdir(exist_ok=True)
+        folders.make(group.folder)
         names = group.replicas[0].settings
         run_folder.create_results(
             group.folder, plan.each.step, like.variables, chunk=(group.batch_size, plan.each.segment), runs=len(group.replicas),
@@ -141,7 +146,7 @@ def write_manifest(plan: Plan, group: Group, batch: int, done: int, failed: dict
     """
     status = "done" if batch * group.batch_size >= len(group.replicas) else "running"
     segments.write_manifest(
-        group.folder, plan.each, status, done, checkpoint_name(batch, done) if done else None,
+        group.folder, "group", plan.each, status, done, checkpoint_name(batch, done) if done else None,
         runs=len(group.replicas), batch_size=group.batch_size, batch=batch, failed=failed,
     )  # fmt: skip
 
@@ -171,7 +176,7 @@ def group_manifest(group: Group) -> dict:
     Raises:
         ValueError: the group has no manifest.
     """
-    manifest = run_folder.read_manifest(group.folder)
+    manifest = run_folder.read_manifest(group.folder, "group")
     if manifest is None:
         raise ValueError(f"folder {group.folder} has no manifest; the sweep cannot be continued: give another folder")
     return manifest
@@ -191,17 +196,12 @@ def read(folder: files.PathLike) -> dict:
 
     Raises:
         FileNotFoundError: the folder holds no sweep.
-        ValueError: the file is corrupt or of another format version.
+        ValueError: the file is damaged or of another format version.
     """
     path = Path(folder) / SWEEP
-    if not path.exists():
+    if not os.path.lexists(path):
         raise FileNotFoundError(2, f"folder {folder} holds no sweep ({SWEEP})")
-    try:
-        header = json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"{path} is truncated or corrupt ({error}); give another folder") from error
-    files.check_format(path, header, "sweep")
-    return header
+    return files.read_json(path, "sweep")
 
 
 def folders_of(folder: Path) -> list[Path]:
@@ -228,7 +228,7 @@ def groups_of(folder: Path) -> Iterator[tuple[Path, list[dict]]]:
 
     Raises:
         FileNotFoundError: the folder holds no sweep.
-        ValueError: a file is corrupt or of another format version, the processes had different settings, or a run is there twice.
+        ValueError: a file is damaged or of another format version, the processes had different settings, or a run is there twice.
     """
     places: dict[str, Path] = {}
     first, *_ = headers = {path: read(path) for path in folders_of(folder)}
@@ -262,7 +262,8 @@ def open_sweep(folder: files.PathLike, wanted: list[dict] | None = None) -> xarr
 
     Raises:
         FileNotFoundError: When the folder holds no sweep.
-        ValueError: When a file is corrupt or of another format version, a run is there twice, or a wanted run is not there.
+        ValueError: When a file is damaged or of another format version, records that are done are missing, a run is there twice,
+            or a wanted run is not there.
     """
     groups, runs = [], []
     for path, settings in groups_of(Path(folder)):
@@ -274,7 +275,8 @@ def open_sweep(folder: files.PathLike, wanted: list[dict] | None = None) -> xarr
     for i, group in enumerate(groups):
         wider = {dim: (0, largest[dim] - size) for dim, size in group.sizes.items() if dim != "run" and size < largest[dim]}
         groups[i] = group.drop_vars([name for name in group.coords if name != "step"]).pad(wider)
-    results = xarray.concat(groups, "run", data_vars="all", coords="minimal", compat="override", combine_attrs="drop_conflicts")
+    options: dict = dict(data_vars="all", coords="minimal", compat="override", join="exact", combine_attrs="drop_conflicts")
+    results = xarray.concat(groups, "run", **options)
     names = list(dict.fromkeys(name for settings in runs for name in settings))  # in the order of the grid
     columns = {name: ("run", column([settings.get(name, math.nan) for settings in runs])) for name in names}
     results = results.assign_coords(columns)
@@ -327,10 +329,11 @@ def manifest(folder: files.PathLike) -> list[dict[str, Any]]:
 
     Raises:
         FileNotFoundError: the folder holds no sweep, or a group has no manifest.
+        ValueError: a file is damaged or of another format version, or records that are done are missing.
     """
     runs = []
     for path, members in groups_of(Path(folder)):
-        stored = run_folder.read_manifest(path)
+        stored = run_folder.read_manifest(path, "group")
         if stored is None:
             raise FileNotFoundError(2, f"folder {path} has no manifest")
         results = run_folder.open_results(path)

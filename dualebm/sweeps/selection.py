@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import xarray
 
-from dualebm._internal import checks
+from dualebm._internal import checks, folders
 from dualebm._internal.files import PathLike
 from dualebm.sweeps.engine import sweep
 from dualebm.sweeps.folder import SWEEP
@@ -198,6 +198,8 @@ def select(
     # The metrics are made here as well, so that a wrong name is refused before the search runs.
     checks.choice("validation", validation, study.make("metrics", runs[0], {}))
     common: dict[str, Any] = dict(metrics=metrics, **options)
+    for name in (SEARCH, REPEATS):
+        folders.refuse_link(Path(folder) / name)
     search = sweep(searched, method, rates, data, folder=Path(folder) / SEARCH, **common)
     chosen = choose(search, cases, over, validation)
     grid = cross(zipped(**{name: [case[name] for case in chosen] for name in chosen[0]}), product(seed=repeats))

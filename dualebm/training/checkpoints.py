@@ -1,8 +1,9 @@
 """States in `.npz` files, as `dualebm._internal.files` writes them."""
 
+from pathlib import Path
 from typing import Any
 
-from dualebm._internal import files
+from dualebm._internal import files, folders
 from dualebm._internal.files import PathLike
 from dualebm.training.fingerprint import check_settings
 
@@ -36,17 +37,18 @@ def load_state(path: PathLike, like: Any, settings: dict | None = None) -> Any:
         The state, a pytree of the structure of `like`.
 
     Raises:
-        FileNotFoundError: When there is no such file.
+        OSError: When there is no such file, or a link in its place.
         ValueError: When the file is truncated or corrupt, or of another format version, other settings or other shapes.
             The message names what differs, with both values.
 
-    >>> import tempfile; from pathlib import Path
+    >>> import tempfile
     >>> import jax.numpy as jnp
     >>> path = Path(tempfile.mkdtemp()) / "state.npz"
     >>> save_state(path, {"x": jnp.arange(3)})
     >>> load_state(path, {"x": jnp.zeros(3, int)})["x"].tolist()
     [0, 1, 2]
     """
+    folders.refuse_link(Path(path))
     header, arrays = files.load(path, "state")
     if settings is not None:
         check_settings(f"checkpoint {path}", header["settings"] or {}, settings)

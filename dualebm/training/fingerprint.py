@@ -7,6 +7,7 @@ import json
 import platform
 import subprocess
 import sys
+import tomllib
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
@@ -138,8 +139,18 @@ def configuration() -> dict[str, Any]:
 
 
 @functools.cache
-def _version(package: str) -> str | None:
-    """Return the version of a package, which may be in a distribution of another name, as sklearn is in scikit-learn."""
+def version_of(package: str) -> str | None:
+    """Return the version of a package, which may be in a distribution of another name, as sklearn is in scikit-learn.
+
+    Args:
+        package: the name under which the package is imported.
+
+    Returns:
+        The version, or None where it is not known, as for a package that runs without the metadata of an installed one.
+
+    >>> version_of("no_such_package") is None
+    True
+    """
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
@@ -152,7 +163,8 @@ def _version(package: str) -> str | None:
 def provenance(packages: Iterable[str] = ()) -> dict[str, Any]:
     """Return where numbers come from, as JSON: versions, git revision, backend and number of devices.
 
-    The revision is taken from the repository of the sources. It is None outside a git repository.
+    The revision is that of the source tree of this package. It is None for an installed package, and where the package is copied
+    into another repository. A version is None where a package runs without its metadata.
 
     Args:
         packages: The packages whose versions are added to those of `PACKAGES`.
@@ -160,16 +172,25 @@ def provenance(packages: Iterable[str] = ()) -> dict[str, Any]:
     >>> sorted(provenance())
     ['backend', 'device_count', 'git_revision', 'versions']
     """
-    versions = {name: _version(name) for name in (*PACKAGES, *sorted({*packages} - {*PACKAGES}))}
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    try:
-        finished = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
-        revision = finished.stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        revision = None
+    versions = {name: version_of(name) for name in (*PACKAGES, *sorted({*packages} - {*PACKAGES}))}
     return {
         "versions": {**versions, "python": platform.python_version()},
-        "git_revision": revision,
+        "git_revision": _revision(Path(__file__).parents[2]),
         "backend": jax.default_backend(),
         "device_count": jax.device_count(),
     }
+
+
+def _revision(root: Path) -> str | None:
+    """Return the git revision of the source tree of this package, or None where a folder is no such tree.
+
+    A repository around an installed package is another project's, and is not asked: its revision says nothing of this package.
+    """
+    try:
+        project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8")).get("project", {})
+        if not (root / ".git").exists() or project.get("name") != "dualebm":
+            return None
+        command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+    except (OSError, ValueError, subprocess.SubprocessError):
+        return None

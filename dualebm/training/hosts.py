@@ -15,7 +15,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from dualebm._internal import files
+from dualebm._internal import files, folders
 from dualebm.training import checkpoints, run_folder, sharding
 from dualebm.training.multihost import agree, assemble, is_first, shard_of_states
 from dualebm.training.presence import describe_lost, presence, processes, shard_of
@@ -232,10 +232,9 @@ class Together(NamedTuple):
             states: The states of a batch of runs, stacked and split.
             settings: The settings of the sweep, as JSON.
         """
-        path.parent.mkdir(exist_ok=True)
+        folders.make(path.parent)
         checkpoints.save_state(path, shard_of_states(states), settings)
-        for other in set(path.parent.iterdir()) - {path, before}:
-            other.unlink()
+        folders.remove(path.parent, run_folder.CHECKPOINT, but=(path.name, before.name))
 
     def load(self, path: Path, mesh: Mesh | None, method, shapes, settings: dict):
         """Return the states of a checkpoint. Each process loads the shard that it saved.
@@ -294,16 +293,21 @@ def hosts(folder: Path, header: str, begin: Callable[[], list]) -> Iterator[tupl
             raise ValueError(f"folder {folder} is not the same for all processes; give one that they share")
         groups = groups or begin()
         shard = shard_of(folder)
-        stack.enter_context(run_folder.hold(shard))
+        folders.refuse_link(shard)
+        stack.enter_context(folders.hold(shard))
+        for group in shard.glob("group-*"):
+            run_folder.clean(group)
         yield Together(shard, stack.enter_context(presence(shard))), groups
         agree(True, "the end")  # from here on no process needs the checkpoints: all results are written
-        for path in shard.glob("group-*/checkpoint-*.npz"):
-            path.unlink()
+        for group in shard.glob("group-*"):
+            folders.remove(group, run_folder.CHECKPOINT)
 
 
 def _hold(folder: Path, begin: Callable[[], list], stack: contextlib.ExitStack) -> list:
     """Hold the folder, warn of processes that were lost in it, and begin."""
-    stack.enter_context(run_folder.hold(folder))
+    stack.enter_context(folders.hold(folder))
+    for group in folder.glob("group-*"):
+        run_folder.clean(group)
     count = jax.process_count()
     unusable = [path for path in folder.glob("shard-*/group-*/checkpoint-*.npz") if not path.parent.parent.name.endswith(f"-of-{count}")]
     if count > 1:

@@ -2,7 +2,6 @@
 
 import contextlib
 import datetime
-import json
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -11,7 +10,7 @@ from typing import Any
 
 import jax
 
-from dualebm._internal import files
+from dualebm._internal import files, folders
 
 BEAT = 2.0
 """Seconds between the heartbeats of a process. After five times this without one it counts as not running."""
@@ -53,13 +52,12 @@ def presence(folder: Path) -> Iterator[Callable]:
 
     def announce(**changes):
         status.update(changes)
-        text = json.dumps({"kind": "process", "format": files.FORMAT, **status})
-        files.commit(path, lambda temporary: temporary.write_text(text))
+        files.write_json(path, "process", status)
 
     def beat():
         while not over.wait(BEAT):
-            with contextlib.suppress(OSError):
-                os.utime(path)
+            with contextlib.suppress(OSError), folders.entered(folder) as inside:
+                os.utime(PROCESS, dir_fd=inside, follow_symlinks=False)
 
     announce()
     thread = threading.Thread(target=beat, daemon=True)
@@ -97,12 +95,11 @@ def processes(folder: files.PathLike) -> list[dict[str, Any]]:
         The statuses, in the order of the processes.
 
     Raises:
-        ValueError: a file is of another kind or format version.
+        ValueError: a file is damaged, or of another kind or format version.
     """
     statuses = []
     for path in sorted(Path(folder).glob(f"shard-*/{PROCESS}"), key=lambda path: int(path.parent.name.split("-")[1])):
-        stored = json.loads(path.read_text())
-        files.check_format(path, stored, "process")
+        stored = files.read_json(path, "process")
         status = {name: stored[name] for name in ("process", "of", "state", "why", "group", "step")}
         statuses.append({**status, "seen": path.stat().st_mtime})
     now = datetime.datetime.now().timestamp()

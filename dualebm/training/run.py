@@ -17,7 +17,7 @@ import xarray
 from jaxtyping import Array, Key
 
 from dualebm import rates as bounds
-from dualebm._internal import files
+from dualebm._internal import files, folders
 from dualebm._internal.keys import check_key
 from dualebm._internal.programs import drop_programs
 from dualebm.measures import Samples
@@ -128,8 +128,9 @@ def run(
     variables = prepare.recorded(setup, like, plan.segment)
     with contextlib.ExitStack() as stack:
         if folder is not None:
-            stack.enter_context(run_folder.hold(folder))
+            stack.enter_context(folders.hold(folder))
             folder = Path(folder)
+            run_folder.clean(folder)
         records = {name: np.full((len(plan.step), *v.shape), v.fill, v.dtype) for name, v in variables.items()}
         done = 0 if folder is None else _begin(folder, plan, variables, records)
         job = _Run(plan, setup, state, like, variables, records, folder)
@@ -173,7 +174,7 @@ def _plan(key, method, rates, data, steps, every, metrics, schedule, state, segm
 
 def _begin(folder: Path, plan: segments.Plan, variables, records) -> int:
     """Read the records of this run in the folder into `records` and return their number. Prepare an empty folder."""
-    manifest = run_folder.read_manifest(folder)
+    manifest = run_folder.read_manifest(folder, "run")
     if manifest is None or not manifest["records"]:  # a run without a record may be overwritten
         _write_manifest(folder, plan, "running", 0)
         run_folder.create_results(folder, plan.step, variables, chunk=(1, plan.segment), attributes=plan.attributes)
@@ -190,7 +191,7 @@ def _begin(folder: Path, plan: segments.Plan, variables, records) -> int:
 def _write_manifest(folder: Path, plan: segments.Plan, status: str, done: int) -> None:
     checkpoint = _checkpoint(folder, done).name if done else None
     step = int(plan.step[max(done - 1, 0)])
-    segments.write_manifest(folder, plan, status, done, checkpoint, step=step, settings=plan.settings)
+    segments.write_manifest(folder, "run", plan, status, done, checkpoint, step=step, settings=plan.settings)
 
 
 def _checkpoint(folder: Path, done: int) -> Path:

@@ -1,4 +1,4 @@
-"""The folder of a run: results in one Zarr store, a manifest that counts the records, and a lock.
+"""The folder of a run: results in one Zarr store, and a manifest that counts the records.
 
 The folder holds
 
@@ -11,24 +11,28 @@ to the disk and renamed. So a run that is killed leaves the last manifest and ev
 those that the manifest counts are written again.
 """
 
-import contextlib
-import fcntl
-import itertools
 import json
 import os
-import shutil
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import xarray
-import zarr
+from zarr.storage import MemoryStore
 
-from dualebm._internal import checks, files
-from dualebm._internal.files import FORMAT, PathLike
+from dualebm._internal import checks, files, folders, stores
+from dualebm._internal.files import PathLike
 
 MANIFEST, RESULTS = "manifest.json", "results.zarr"
+
+KINDS = ("run", "group")
+"""The kinds of manifests: of one run, and of a group of runs of a sweep."""
+
+CHECKPOINT = re.compile(r"checkpoint(-\d+)+\.npz")
+"""The names of checkpoints. Others are not removed."""
+
 UNRECORDED = -1
 """The value of an integer variable (`diverged`) that is not written yet. Other variables have NaN."""
 
@@ -36,79 +40,42 @@ UNRECORDED = -1
 # -- The folder ------------------------------------------------------------------------------------
 
 
-@contextlib.contextmanager
-def hold(folder: PathLike) -> Iterator[None]:
-    """Create the folder where it is missing, and keep other processes from writing to it within the block.
-
-    The lock is an advisory lock of the operating system on the folder itself. It leaves no file, and it ends with the process, however
-    the process ends.
+def read_manifest(folder: PathLike, *kinds: str) -> dict | None:
+    """Return the manifest in a folder of records, or None where the folder is empty or missing.
 
     Args:
         folder: the folder.
-
-    Raises:
-        OSError: the folder cannot be made or written to, or another process holds it.
-
-    >>> import tempfile
-    >>> with hold(Path(tempfile.mkdtemp()) / "runs" / "a"):
-    ...     pass
-    """
-    folder = Path(folder)
-    with files.writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        if not os.access(folder, os.W_OK | os.X_OK):
-            raise PermissionError(13, "Permission denied")
-        descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise BlockingIOError(error.errno, f"folder {folder} is in use: another run writes to it") from error
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def read_manifest(folder: PathLike) -> dict | None:
-    """Return the manifest in the folder of a run, or None where the folder is empty or missing.
-
-    Args:
-        folder: the folder.
+        kinds: the kinds of folder that are expected: "run", or "group" for runs of a sweep. None given stands for both.
 
     Returns:
         The manifest, or None.
 
     Raises:
-        ValueError: the folder holds other files, or the manifest is corrupt or of another format version.
+        ValueError: the folder holds other files, or the manifest is damaged, or of another kind or format version.
 
     >>> read_manifest("no/such/folder")
     """
     folder = Path(folder)
     path = folder / MANIFEST
-    if not path.exists():
-        names = sorted(p.name for p in folder.iterdir()) if folder.is_dir() else []
-        if others := [name for name in names if not name.startswith(f".{MANIFEST}.")]:
+    if not os.path.lexists(path):
+        if others := [name for name in folders.names(folder) if not folders.TEMPORARY.fullmatch(name)]:
             raise ValueError(
                 f"folder {folder} holds other files ({', '.join(others[:3])}); give a new or an empty folder"
             )
         return None
-    try:
-        manifest = json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"{path} is truncated or corrupt ({error}); give another folder") from error
-    files.check_format(path, manifest, "run")
-    return manifest
+    return files.read_json(path, *(kinds or KINDS))
 
 
-def write_manifest(folder: PathLike, manifest: dict) -> None:
-    """Replace the manifest, and then remove the checkpoints that it does not name, and temporary files.
+def write_manifest(folder: PathLike, manifest: dict, kind: str = "run") -> None:
+    """Replace the manifest, and then remove the checkpoints that it does not name.
 
-    The keys `kind` ("run") and `format` (the version of the format) are added to the file.
+    The keys `kind`, `format` (the version of the format) and `sha256` (of all the rest) are added to the file.
 
     Args:
-        folder: The folder of the run.
+        folder: The folder of the run, or of a group of runs.
         manifest: A dictionary of values that JSON can hold. Its key "checkpoint" is the file name of the valid checkpoint, or
             None.
+        kind: "run", or "group" for runs of a sweep.
 
     Raises:
         OSError: When the manifest cannot be written.
@@ -119,12 +86,38 @@ def write_manifest(folder: PathLike, manifest: dict) -> None:
     >>> read_manifest(folder)
     {'kind': 'run', 'format': 3, 'checkpoint': None}
     """
-    folder = Path(folder)
-    text = json.dumps({"kind": "run", "format": FORMAT, **manifest}, indent=1)
-    files.commit(folder / MANIFEST, lambda path: path.write_text(text))
-    for path in [*folder.glob("checkpoint-*.npz"), *folder.glob(".*.tmp")]:
-        if path.name != manifest["checkpoint"]:
-            path.unlink()
+    files.write_json(Path(folder) / MANIFEST, kind, manifest)
+    folders.remove(Path(folder), CHECKPOINT, but=(manifest["checkpoint"],))
+
+
+def clean(folder: PathLike) -> None:
+    """Remove temporary files that a killed process has left in the folder of a run and in its results.
+
+    Args:
+        folder: the folder, which this process holds.
+
+    Raises:
+        OSError: a file cannot be removed.
+    """
+    store = Path(folder) / RESULTS
+    inner = [store / name for name in folders.names(store)]
+    for place in (Path(folder), store, *inner):
+        if place.is_dir():
+            folders.remove_temporary(place)
+
+
+def has_records(folder: PathLike) -> bool:
+    """Return whether a folder holds records, or a manifest that counts some.
+
+    Args:
+        folder: the folder of a run, or of a group of runs.
+
+    Raises:
+        ValueError: the manifest is damaged or of another format version.
+    """
+    manifest = read_manifest(folder) if os.path.lexists(Path(folder) / MANIFEST) else None
+    counted = manifest is not None and (manifest["records"] or manifest.get("batch", 0))
+    return bool(counted) or stores.has_records(Path(folder) / RESULTS)
 
 
 # -- Results ---------------------------------------------------------------------------------------
@@ -160,6 +153,9 @@ class Variable(NamedTuple):
         return UNRECORDED if np.issubdtype(self.dtype, np.integer) else np.nan
 
 
+COORDINATES = "coordinates"
+"""The attribute of a store that lists the names of its coordinates."""
+
 STEP_ATTRIBUTES = {"long_name": "iterations done", "units": "1"}
 
 
@@ -194,7 +190,7 @@ def create_results(
     coordinates: dict[str, np.ndarray] | None = None,
     attributes: dict | None = None,
 ) -> None:
-    """Create the store of results, in full size and empty. An existing store is replaced.
+    """Create the store of results, in full size and empty. An existing store is replaced, and other files within it are refused.
 
     Args:
         folder: The folder of the run.
@@ -207,6 +203,7 @@ def create_results(
         attributes: Attributes of the whole, as JSON.
 
     Raises:
+        ValueError: When a file that is not of a store lies in the place of the store.
         OSError: When the store cannot be written.
 
     >>> import tempfile
@@ -217,16 +214,14 @@ def create_results(
     [[1.0, 1.0, nan]]
     """
     path = Path(folder) / RESULTS
-    with files.writing(path):
-        if path.exists():
-            shutil.rmtree(path)
-        root = zarr.create_group(store=str(path), zarr_format=3, attributes=attributes or {})
-        of_runs = {"run": (np.arange(runs), {}), **{name: (values, {}) for name, values in (coordinates or {}).items()}}
-        for name, (values, attrs) in {**of_runs, "step": (np.asarray(steps), STEP_ATTRIBUTES)}.items():
-            names, values = ["step" if name == "step" else "run"], np.asarray(values)
+    of_runs = {"run": np.arange(runs), **{name: np.asarray(values) for name, values in (coordinates or {}).items()}}
+
+    def add(root) -> None:
+        for name, values in {**of_runs, "step": np.asarray(steps)}.items():
             if values.dtype.kind == "U":  # Zarr 3 does not specify text of a fixed length
                 values = values.astype(np.dtypes.StringDType())
-            root.create_array(name, data=values, dimension_names=names, attributes=attrs)
+            dimension, attrs = ("step", STEP_ATTRIBUTES) if name == "step" else ("run", {})
+            root.create_array(name, data=values, dimension_names=[dimension], attributes=attrs, **stores.FORM)
         for name, variable in variables.items():
             root.create_array(
                 name,
@@ -236,7 +231,12 @@ def create_results(
                 fill_value=variable.fill,
                 dimension_names=variable.dimensions(name),
                 attributes=variable.attributes,
+                **stores.FORM,
             )
+
+    stores.clear(path)
+    # xarray reads by this attribute which variables are coordinates.
+    stores.create(path, {**(attributes or {}), COORDINATES: " ".join(of_runs)}, add)
 
 
 def write_results(folder: PathLike, records: dict[str, np.ndarray], *, run: int = 0, record: int = 0) -> None:
@@ -255,23 +255,7 @@ def write_results(folder: PathLike, records: dict[str, np.ndarray], *, run: int 
         ValueError: When the block begins or ends within a chunk, other than at the end of the store.
         OSError: When the store cannot be written.
     """
-    path = Path(folder) / RESULTS
-    with files.writing(path):
-        root = zarr.open_group(str(path), mode="r+")
-        for name, values in records.items():
-            array: Any = root[name]
-            blocks = []
-            for axis, start in enumerate((run, record)):
-                size, stop = array.chunks[axis], start + values.shape[axis]
-                if start % size or (stop % size and stop != array.shape[axis]):
-                    raise ValueError(f"{name}: [{start}, {stop}) on axis {axis} is not made of whole chunks of {size}")
-                blocks.append(range(start // size, -(-stop // size)))
-            array[run : run + values.shape[0], record : record + values.shape[1]] = values
-            for block in itertools.product(*blocks):
-                file = path / name / array.metadata.encode_chunk_key((*block, *(0 for _ in values.shape[2:])))
-                if file.exists():  # Zarr writes no file for a chunk that is all NaN
-                    files.flush(file)
-                    files.flush(file.parent)
+    stores.write(Path(folder) / RESULTS, records, (run, record))
 
 
 def open_results(folder: PathLike) -> xarray.Dataset:
@@ -288,15 +272,39 @@ def open_results(folder: PathLike) -> xarray.Dataset:
 
     Raises:
         FileNotFoundError: the folder holds no results.
-        ValueError: the manifest is of another format version.
+        ValueError: a file is damaged, or records that the manifest counts are missing. A damaged chunk of records raises when it is read.
     """
     path = Path(folder) / RESULTS
     if not path.is_dir():
         raise FileNotFoundError(2, f"folder {folder} holds no results ({RESULTS})")
-    if (Path(folder) / MANIFEST).exists():
-        read_manifest(folder)
-    results = xarray.open_dataset(path, engine="zarr", chunks=None, consolidated=False, zarr_format=3, decode_cf=False)
+    manifest = read_manifest(folder) if os.path.lexists(Path(folder) / MANIFEST) else None
+    stored = stores.Files(path)
+    stored.require(() if manifest is None else written(manifest, stored.arrays()))
+    store: Any = MemoryStore(stored, read_only=True)
+    results = xarray.open_dataset(store, engine="zarr", chunks=None, consolidated=True, zarr_format=3, decode_cf=False)
+    for name in (COORDINATES, files.DIGEST):
+        results.attrs.pop(name, None)
     return results.set_coords([name for name, v in results.data_vars.items() if v.dims == ("run",)])
+
+
+def written(manifest: dict, arrays: dict[str, Any]) -> Iterator[tuple[int, int]]:
+    """Yield the numbers of the chunks, on the axes of runs and of records, that hold the records which a manifest counts.
+
+    Args:
+        manifest: the manifest of a run, or of a group of runs, whose batches are done one after another.
+        arrays: for each name the description of an array, as Zarr stores it.
+
+    Yields:
+        The number of the batch and the number of the segment.
+
+    >>> array = {"shape": [5, 7], "chunk_grid": {"configuration": {"chunk_shape": [2, 3]}}}
+    >>> list(written({"batch": 1, "records": 6, "of": 7}, {"kl": array}))
+    [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1)]
+    """
+    segment = next(a["chunk_grid"]["configuration"]["chunk_shape"][1] for a in arrays.values() if len(a["shape"]) > 1)
+    batch = manifest.get("batch", 0)
+    for number, records in [*((number, manifest["of"]) for number in range(batch)), (batch, manifest["records"])]:
+        yield from ((number, block) for block in range(-(-records // segment)))
 
 
 def to_netcdf(results: xarray.Dataset | PathLike, path: PathLike) -> None:
@@ -322,4 +330,4 @@ def to_netcdf(results: xarray.Dataset | PathLike, path: PathLike) -> None:
         checks.package(name, "to_netcdf", "h5netcdf h5py")
     exported = (results.copy() if isinstance(results, xarray.Dataset) else open_results(results)).load()
     exported.attrs = {name: value if isinstance(value, str) else json.dumps(value) for name, value in exported.attrs.items()}
-    files.commit(Path(path), lambda temporary: exported.to_netcdf(temporary, engine="h5netcdf"))
+    files.commit(Path(path), lambda file: file.write(exported.to_netcdf(engine="h5netcdf")))

@@ -108,11 +108,12 @@ def plan_of(settings: dict, steps: int, every: int, segment: int, first: int = 0
 # -- Files -----------------------------------------------------------------------------------------
 
 
-def write_manifest(folder: Path, plan: Plan, status: str, records: int, checkpoint: str | None, **more) -> None:
+def write_manifest(folder: Path, kind: str, plan: Plan, status: str, records: int, checkpoint: str | None, **more) -> None:
     """Replace the manifest of a folder.
 
     Args:
         folder: The folder of the run.
+        kind: "run", or "group" for runs of a sweep.
         plan: The plan of the run.
         status: "running", "done", "stopped" or "diverged".
         records: The number of records done.
@@ -124,7 +125,7 @@ def write_manifest(folder: Path, plan: Plan, status: str, records: int, checkpoi
     """
     versions = {name: plan.attributes[name] for name in ("versions", "git_revision")}
     entries = {"status": status, "records": records, "of": len(plan.step), "checkpoint": checkpoint, **more, **versions}
-    run_folder.write_manifest(folder, entries)
+    run_folder.write_manifest(folder, entries, kind)
 
 
 # -- The loop --------------------------------------------------------------------------------------

@@ -44,7 +44,7 @@ EARLY = (0.3, 1.0, 2.0)
 """The times in seconds from the start of a command to its kill, for each fourth kill. Most of them come before a file is changed."""
 
 PAUSE = 0.01
-"""The time in seconds for which each file that is written waits, so that a command does not end before it is killed."""
+"""The time in seconds for which files wait before they are written, so that a command does not end before it is killed."""
 
 
 CACHE = {
@@ -69,9 +69,9 @@ class Killed(NamedTuple):
 
 def run(words: list[str]) -> int:
     """Return the exit code of a command. This is for a process of its own. The command writes slowly, draws little and prints nothing."""
-    write = files.commit
+    write = files.commit_all
     estimate.BLOCK, estimate.LARGEST_DRAWS, estimate.TEMPERATURES = 2**15, 2**15, 50
-    files.commit = lambda path, content: (time.sleep(PAUSE), write(path, content))[1]
+    files.commit_all = lambda folder, writes: (time.sleep(PAUSE), write(folder, writes))[1]
     with Path(os.devnull).open("w") as nowhere:
         sys.stdout = sys.stderr = nowhere
         return main.main(words)

@@ -182,6 +182,31 @@ def test_an_interrupted_fit_goes_on_and_ends_the_same(fitted, tmp_path, capsys, 
     assert (tmp_path / "parts" / "model.json").read_bytes() == again
 
 
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--seed", "1"], "is of another run: seed is 0 on disk and 1 in this call"),
+        (["--method", "auto"], "which holds a run (manifest.json)"),
+        (["--method", "lazy"], "is of another run: method is 'dual' on disk and 'lazy' in this call"),
+    ],
+)
+def test_a_finished_fit_is_not_replaced_by_another(fitted, capsys, flags, message):
+    settings = ["--space", "sphere", "--method", "dual", "--neurons", "32", "--steps", "600", "--every", "100"]
+    settings = settings if flags[0] == "--seed" else ["--space", "sphere"]
+    before = {path: path.read_bytes() for path in (fitted / "fit").rglob("*") if path.is_file()}
+    code, out, err = call(capsys, "fit", fitted / "data.csv", *settings, *flags, "--out", fitted / "fit")
+    assert (code, out) == (2, "") and message in err and str(fitted / "fit") in err
+    assert before == {path: path.read_bytes() for path in (fitted / "fit").rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("name", ["report.html", "figure.png", "rows.npy", "energy.npz", "sweep.json"])
+def test_a_fit_replaces_no_file_that_it_has_not_written(fitted, tmp_path, capsys, name):
+    (tmp_path / name).write_text("mine")
+    code, out, err = call(capsys, "fit", fitted / "data.csv", "--space", "sphere", "--out", tmp_path)
+    assert (code, out) == (2, "") and name in err and "give a new or an empty folder" in err
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["mine"]
+
+
 def test_a_radius_that_is_too_small_is_told_of(tmp_path, capsys):
     np.save(tmp_path / "a.npy", np.random.default_rng(0).normal(2.0, 0.5, (100, 2)).astype("float32"))
     flags = ["--space", "euclidean", "--radius", 1, "--gap-chains", 100, *QUICK[:3], 200, *QUICK[4:], "--out", tmp_path / "fit"]

@@ -62,7 +62,7 @@ def test_what_is_printed_and_stored_is_what_was_chosen(fitted, capsys, monkeypat
     (fitted / "fit" / "report.html").unlink()  # as if the process had been killed before it
     figure.unlink()
     code, out, err = call(capsys, *words_of(fitted))
-    assert code == 0 and (fitted / "fit" / "model.json").read_bytes() == before
+    assert code == 0 and (fitted / "fit" / "model.json").read_bytes() == before, err
     assert (fitted / "fit" / "report.html").read_bytes() == page_before and figure.exists()
     header = json.loads(before)
     chosen, path = header["chosen"], header["path"]

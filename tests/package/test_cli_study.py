@@ -12,6 +12,7 @@ from scipy.special import logsumexp
 from scipy.stats import multivariate_normal
 
 from dualebm import rivals
+from dualebm._internal import files
 from dualebm.cli import Refused, main, select, study, sweep
 from dualebm.cli.commands import Fit
 from dualebm.cli.fit import split_rows
@@ -275,7 +276,7 @@ def test_a_folder_of_another_kind_is_refused(plane, swept, tmp_path, capsys):
     folder.mkdir()
     header = json.loads((swept[-1] / "sweep.json").read_text())
     header["settings"]["data"] = {"function": "arguments.<locals>.data", "constants": [], "closure": []}
-    (folder / "sweep.json").write_text(json.dumps(header))
+    files.write_json(folder / "sweep.json", "sweep", {name: value for name, value in header.items() if name != files.DIGEST})
     code, _, err = call(capsys, *swept[:-1], folder)
     assert code == 2 and f"out is '{folder}', which holds a sweep on no file; give a new folder" in err
 

@@ -5,10 +5,12 @@ import json
 import numpy as np
 import pytest
 
+from dualebm._internal import files, folders
 from dualebm.cli import main
 from dualebm.cli.sweep import arguments, process_of
 from dualebm.sweeps.folder import SWEEP, open_sweep
 from dualebm.sweeps.plan import plan_of
+from dualebm.training import multihost
 
 FLAGS = "--teacher s2_bimodal --n 60 --neurons 8 --steps 12 --every 4 --test-points 100 --seed 0:2 --alpha 1,5"
 QUICK = FLAGS.split()
@@ -58,7 +60,7 @@ def test_show_prints_a_table_and_draws(swept, tmp_path, capsys):
         np.testing.assert_allclose([mean, least, largest], [chosen.mean(), chosen.min(), chosen.max()], rtol=1e-4)
     assert len(rows) == 4 and "drawn in" in last
     for flags, message in [
-        (["--metric", ""], "metric is ''; Allowed: 'kl'"),
+        (["--metric", ""], "metric is ''; Allowed: 'acceptance', 'kl'"),
         (["--metric", "KL"], "metric is 'KL'; did you mean 'kl'?"),
         (["--out", "figure"], "the suffix of figure is ''; Allowed: "),
         (["--out", tmp_path], f"the suffix of {tmp_path} is ''"),
@@ -91,6 +93,35 @@ def test_resume_and_config_files_say_the_same(swept, tmp_path, capsys):
     settings, given = main.read(["sweep", "--out", "out", *config, "--alpha", "7", "--steps", "1000", "--neurons", "64"])
     assert (settings.alpha, settings.n, settings.steps) == ((7,), (60,), 1000)  # flags win, also where they equal the default
     assert given.values["neurons"] == (64,)
+
+
+def test_show_prints_its_table_where_the_figure_cannot_be_written(swept, tmp_path, capsys, monkeypatch):
+    def closed(name, folder):
+        raise PermissionError(13, "Permission denied")
+
+    figure = tmp_path / "figure.png"
+    figure.write_text("old")
+    monkeypatch.setattr(folders, "create", closed)
+    code, out, err = call(capsys, "show", swept, "--out", figure)
+    assert code == 2 and len(out.splitlines()) == 5 and err == f"error: cannot write {figure}: Permission denied\n"
+    assert figure.read_text() == "old"
+
+
+@pytest.mark.parametrize(
+    ("note", "message"),
+    [
+        ({"teacher": "s2_bimodal", "coordinator": "10.0.0.1:1234"}, "sets coordinator"),
+        ({"teacher": "s2_bimodal", "cache": False}, "sets cache"),
+        (["--teacher"], "is no list of flags"),
+    ],
+)
+def test_a_note_sets_only_what_a_sweep_stores(swept, tmp_path, capsys, monkeypatch, note, message):
+    """The folder may be a stranger's."""
+    header = {name: value for name, value in files.read_json(swept / SWEEP, "sweep").items() if name != "note"}
+    files.write_json(tmp_path / SWEEP, "sweep", header | {"note": note})
+    monkeypatch.setattr(multihost, "join", None)
+    code, out, err = call(capsys, "sweep", "--resume", "--process", "0/2", "--out", tmp_path)
+    assert (code, out) == (2, "") and err.startswith(f"error: the note in {tmp_path / SWEEP} {message}, which no sweep stores")
 
 
 @pytest.mark.heavy

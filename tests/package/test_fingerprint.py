@@ -1,6 +1,7 @@
 """What differs is named, with both values, and provenance says what the numbers come from."""
 
 import importlib.metadata
+import subprocess
 import sys
 import types
 import warnings
@@ -8,6 +9,7 @@ import warnings
 import jax
 import pytest
 
+from dualebm.cli import main
 from dualebm.training import fingerprint
 from dualebm.training.descriptions import describe
 
@@ -87,7 +89,30 @@ def test_provenance_names_versions_and_revision():
 
 
 def test_provenance_outside_git(tmp_path, monkeypatch):
-    monkeypatch.setattr(fingerprint, "__file__", str(tmp_path / "settings.py"))
-    assert fingerprint.provenance()["git_revision"] is None
+    """And within another project's repository, as an installed package may be. In its own repository it has a revision."""
+    monkeypatch.setattr(fingerprint, "__file__", str(tmp_path / "dualebm" / "training" / "fingerprint.py"))
+    revision = lambda: fingerprint.provenance()["git_revision"]  # noqa: E731
+    assert revision() is None
+    who = ["-c", "user.name=a", "-c", "user.email=a@b"]
+    for words in (["init", "-q"], [*who, "commit", "-q", "--allow-empty", "-m", "a"]):
+        subprocess.run(["git", "-C", str(tmp_path), *words], check=True)
+    for name in (None, "mine", "dualebm"):
+        if name:
+            (tmp_path / "pyproject.toml").write_text(f'[project]\nname = "{name}"\n')
+        assert (revision() is not None) == (name == "dualebm")
     monkeypatch.setenv("PATH", "")
-    assert fingerprint.provenance()["git_revision"] is None
+    assert revision() is None
+
+
+def test_a_package_without_metadata_has_no_version(monkeypatch, capsys):
+    def missing(name):
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", missing)
+    monkeypatch.setattr(importlib.metadata, "packages_distributions", dict)
+    fingerprint.version_of.cache_clear()
+    try:
+        assert fingerprint.provenance()["versions"]["dualebm"] is None
+        assert main.main(["--version"]) == 0 and "unknown" in capsys.readouterr().out
+    finally:
+        fingerprint.version_of.cache_clear()

@@ -92,8 +92,8 @@ def test_who_was_lost(tmp_path):
     for i, (state, seen) in enumerate([("running", 40), ("running", 75), ("stopped", 74), ("running", 1), ("done", 90)]):
         folder = tmp_path / f"shard-{i}-of-5"
         folder.mkdir()
-        said = dict(kind="process", format=files.FORMAT, process=i, of=5, state=state, why="", group="group-0", step=40)
-        (folder / presence.PROCESS).write_text(json.dumps(said))
+        said = dict(process=i, of=5, state=state, why="", group="group-0", step=40)
+        files.write_json(folder / presence.PROCESS, "process", said)
         os.utime(folder / presence.PROCESS, (now - seen, now - seen))
     said = presence.processes(tmp_path)
     assert [one["state"] for one in said] == ["ended", "lost", "stopped", "running", "done"]
@@ -172,9 +172,9 @@ def test_processes_that_share_the_runs_must_be_started_alike(tmp_path):
     """The second finds the folder of the first, and writes nothing."""
     placement = Placement(process=(1, 2))
     settings = plan_of(product(seed=[0, 1]), METHOD, None, data, metrics=METRICS, placement=placement, **COUNTS).each.settings
-    header = dict(kind="sweep", format=files.FORMAT, settings=settings | {"common": True}, groups=[], note=None)
+    header = dict(settings=settings | {"common": True}, groups=[], note=None)
     (tmp_path / "process-0-of-2").mkdir()
-    (tmp_path / "process-0-of-2" / "sweep.json").write_text(json.dumps(header))
+    files.write_json(tmp_path / "process-0-of-2" / "sweep.json", "sweep", header)
     with pytest.raises(ValueError, match=r"process-0-of-2 is of another run: common is True on disk and False in this call"):
         go(tmp_path, placement=placement)
     assert [path.name for path in tmp_path.iterdir()] == ["process-0-of-2"]

@@ -4,11 +4,11 @@ import dataclasses
 import inspect
 import json
 import os
+import shutil
 import signal
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ import pytest
 import xarray
 
 from dualebm import metrics
-from dualebm._internal import files
+from dualebm._internal import files, folders
 from dualebm.base_measures import Flat
 from dualebm.energies.base import Energy
 from dualebm.energies.mixture import Mixture
@@ -175,11 +175,11 @@ class Crash(BaseException):
 
 def test_a_crash_at_any_write_costs_at_most_a_segment(tmp_path, whole, monkeypatch):
     """Dies at the n-th flush, which lies before and after each rename, for every n; and leaves its temporary files."""
-    flush, unlink, run_intervals = files.flush, Path.unlink, simulate.run_intervals
+    flush, unlink, run_intervals = folders.flush, os.unlink, simulate.run_intervals
 
-    def leave(path, missing_ok=False):
-        if not path.name.endswith(".tmp"):
-            unlink(path, missing_ok)
+    def leave(path, **options):
+        if not str(path).endswith(".tmp"):
+            unlink(path, **options)
 
     segments = []
 
@@ -192,16 +192,16 @@ def test_a_crash_at_any_write_costs_at_most_a_segment(tmp_path, whole, monkeypat
     while True:
         folder, flushes = tmp_path / str(fatal), []
 
-        def dying(path, flushes=flushes, fatal=fatal):
-            flush(path)
-            flushes.append(path)
+        def dying(descriptor, flushes=flushes, fatal=fatal):
+            flush(descriptor)
+            flushes.append(descriptor)
             if len(flushes) > fatal:
                 raise Crash
 
         segments.clear()
         with monkeypatch.context() as patch:
-            patch.setattr(files, "flush", dying)
-            patch.setattr(Path, "unlink", leave)
+            patch.setattr(folders, "flush", dying)
+            patch.setattr(os, "unlink", leave)
             try:
                 go(folder)
                 break
@@ -211,8 +211,9 @@ def test_a_crash_at_any_write_costs_at_most_a_segment(tmp_path, whole, monkeypat
         assert len(segments) <= 4 + 1
         xarray.testing.assert_equal(stored(folder), whole[1])
         assert sorted(p.name for p in folder.iterdir()) == ["checkpoint-12.npz", "manifest.json", "results.zarr"]
-        fatal += 5 if crashes > 4 else 1
-    assert crashes > 10 and Path.unlink is unlink
+        assert not list(folder.rglob("*.tmp"))
+        fatal += 9 if crashes > 4 else 1
+    assert crashes > 10 and os.unlink is unlink
 
 
 @pytest.mark.heavy
@@ -602,7 +603,7 @@ def test_damaged_folders(tmp_path, interrupted, whole):
         run_folder.open_results(folder)
 
     manifest["versions"]["jax"] = "0.1"
-    (folder / "manifest.json").write_text(json.dumps(manifest))
+    run_folder.write_manifest(folder, {name: value for name, value in manifest.items() if name != files.DIGEST})
     with pytest.warns(UserWarning, match="jax is '0.1' on disk and"):
         assert_same(go(folder), whole)
 
@@ -630,10 +631,27 @@ def test_foreign_and_unwritable_folders(tmp_path, monkeypatch):
 
 
 def test_two_runs_never_share_a_folder(tmp_path, whole):
-    with run_folder.hold(tmp_path), pytest.raises(BlockingIOError, match="in use"):
+    with folders.hold(tmp_path), pytest.raises(BlockingIOError, match="in use"):
         go(tmp_path)
     assert list(tmp_path.iterdir()) == []
     assert_same(go(tmp_path), whole)
+
+
+def test_a_run_whose_folder_is_begun_anew_ends_with_one_line(tmp_path, whole):
+    """And the folder holds the new run alone."""
+    folder, calls = tmp_path / "run", []
+    go(tmp_path / "new")
+
+    def replace(records):
+        calls.append(records)
+        if len(calls) == 2:
+            shutil.rmtree(folder)
+            shutil.copytree(tmp_path / "new", folder)  # as another process would have begun it
+
+    with pytest.raises(OSError, match=rf"cannot write {folder}[^\n]*: folder {folder} was removed, moved or replaced[^\n]*$"):
+        go(folder, callback=replace)
+    xarray.testing.assert_equal(stored(folder), whole[1])
+    assert_same(go(folder), whole)
 
 
 def test_a_run_without_records_is_taken_over(tmp_path, whole, monkeypatch):

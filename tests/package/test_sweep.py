@@ -16,7 +16,7 @@ import pytest
 import xarray
 
 import dualebm.sweeps.engine as sweep_module
-from dualebm._internal import files
+from dualebm._internal import files, folders
 from dualebm.measures import Samples
 from dualebm.methods.dual import Dual
 from dualebm.spaces import Sphere
@@ -27,6 +27,8 @@ from dualebm.sweeps.folder import by_setting, manifest, open_sweep
 from dualebm.sweeps.grid import product, settings_of, zipped
 from dualebm.sweeps.placement import Placement
 from dualebm.sweeps.plan import plan_of
+from dualebm.sweeps.selection import select
+from dualebm.training import run as run_module
 from dualebm.training import run_folder, sharding, simulate
 from dualebm.training.fingerprint import provenance
 from tests.children import Child
@@ -66,10 +68,11 @@ def go(folder=None, grid=GRID, **changes):
 
 
 def edit(path, change):
-    """Changes a file of JSON."""
+    """Changes a file of JSON, and the SHA-256 that it states."""
     content = json.loads(path.read_text())
     change(content)
-    path.write_text(json.dumps(content))
+    del content[files.DIGEST]
+    files.write_json(path, content["kind"], content)
 
 
 @pytest.fixture(scope="module")
@@ -362,7 +365,7 @@ def test_a_full_disk_is_an_error_and_loses_nothing(tmp_path, whole, monkeypatch)
     def full(*args, **kwargs):
         calls.append(1)
         if len(calls) == 4:
-            with files.writing(tmp_path):
+            with folders.writing(tmp_path):
                 raise OSError(errno.ENOSPC, "No space left on device")
         original(*args, **kwargs)
 
@@ -421,7 +424,7 @@ def test_progress_is_a_line_of_json_for_each_segment(capsys):
 
 
 def test_two_sweeps_never_share_a_folder(tmp_path):
-    with run_folder.hold(tmp_path), pytest.raises(OSError, match="in use"):
+    with folders.hold(tmp_path), pytest.raises(OSError, match="in use"):
         go(tmp_path)
     assert not list(tmp_path.iterdir())
 
@@ -512,3 +515,80 @@ def test_foreign_and_damaged_folders(tmp_path, interrupted):
     (tmp_path / "thesis.tex").rename(tmp_path / sweep_folder.SWEEP)
     with pytest.raises(ValueError, match="truncated or corrupt"):
         go(tmp_path)
+
+
+def content(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def test_records_that_no_header_names_are_kept(tmp_path, interrupted):
+    """A sweep without its header, a group of it as the folder of a run, and a group that was not begun by the sweep."""
+    folder = tmp_path / "sweep"
+    shutil.copytree(interrupted, folder)
+    (folder / sweep_folder.SWEEP).rename(tmp_path / "header")
+    before = content(folder)
+    message = f"{folder / 'group-0'} holds records, and {folder / sweep_folder.SWEEP} does not name it"
+    for changes in ({}, dict(grid=product(seed=[7]))):
+        with pytest.raises(ValueError, match=message):
+            go(folder, **changes)
+    with pytest.raises(ValueError, match=r"group-0/manifest.json holds 'group'; it must hold 'run'"):
+        alone = dict(metrics=METRICS, folder=folder / "group-0", **COUNTS)
+        run_module.run(jax.random.key(0), METHOD, METHOD.rates, data(jax.random.key(0)), **alone)
+    assert content(folder) == before
+
+
+def test_records_that_are_lost_are_not_told_as_done(tmp_path, interrupted, whole, monkeypatch):
+    """In a sweep that is half done and in one that is finished: by whoever reads, lists or continues it, before any work."""
+    folder = tmp_path / "sweep"
+    shutil.copytree(interrupted, folder)
+    for lost in ("acceptance/c.0.0", "weights/c.0.2.0"):
+        file = folder / "group-0" / run_folder.RESULTS / lost
+        kept = file.read_bytes() if file.exists() else None
+        if kept is None:
+            xarray.testing.assert_equal(go(folder), whole)
+            kept = file.read_bytes()
+        file.unlink()
+        for read in (go, open_sweep, manifest):
+            with monkeypatch.context() as patch, pytest.raises(ValueError, match=f"{file} is missing, although its records were written"):
+                patch.setattr(simulate, "run_replicas", None)
+                read(folder)
+        file.write_bytes(kept)
+
+
+@pytest.mark.parametrize("name", ["group-0", "group-0/results.zarr", "group-0/results.zarr/weights", "group-0/manifest.json", "sweep.json"])
+def test_nothing_is_written_through_a_link(tmp_path, interrupted, name):
+    outside, folder = tmp_path / "outside", tmp_path / "sweep"
+    shutil.copytree(interrupted, folder)
+    (folder / name).rename(outside)
+    (folder / name).symlink_to(outside)
+    before = content(outside) if outside.is_dir() else outside.read_bytes()
+    with pytest.raises(OSError, match=f"{folder / name} is a symbolic link, and links within a folder of runs are not followed"):
+        go(folder)
+    assert before == (content(outside) if outside.is_dir() else outside.read_bytes())
+
+
+def test_a_batch_without_data_has_its_records_too(tmp_path):
+    """They are NaN, and no chunk is missing."""
+
+    def broken(key, seed):
+        if seed >= 3:
+            raise ValueError("no data")
+        return data(key)
+
+    with pytest.warns(UserWarning, match="2 runs failed"):
+        found = go(tmp_path, grid=product(seed=range(5)), data=broken)
+    assert np.isnan(found.acceptance[3:]).all() and np.isfinite(found.acceptance[:3, 1:]).all()
+    assert [one["state"] for one in manifest(tmp_path)] == ["done"] * 3 + ["failed"] * 2
+
+
+@pytest.mark.parametrize("name", ["process-0-of-2", "search", "repeats"])
+def test_folders_of_processes_and_of_selections_are_no_links(tmp_path, name):
+    (tmp_path / "outside").mkdir()
+    (tmp_path / name).symlink_to(tmp_path / "outside")
+    with pytest.raises(OSError, match=f"{tmp_path / name} is a symbolic link"):
+        if name == "process-0-of-2":
+            go(tmp_path, process=(0, 2))
+        else:
+            chosen = dict(validation="acceptance", folder=tmp_path, seeds=[0], repeats=[1], metrics=METRICS, **COUNTS, progress=False)
+            select({}, dict(radius=[1.0, 5.0]), METHOD, None, data, **chosen)
+    assert not list((tmp_path / "outside").iterdir())
