@@ -42,12 +42,12 @@ from dualebm._internal import checks
 from dualebm._internal.keys import check_key
 from dualebm.control_variates import crossed, errors
 from dualebm.energies.shallow import Shallow
-from dualebm.frank_wolfe import KEPT, fall, polish
+from dualebm.frank_wolfe import fall, polish
 from dualebm.geometry import Space
 from dualebm.log_z.annealing import anneal, log_mean_weight
 from dualebm.measures import Samples, shares
 from dualebm.relaxation import DOUBTFUL, relaxation
-from dualebm.suprema import SIGNS, Measure, parameter_grid, tilted
+from dualebm.suprema import PEAKS, SIGNS, Measure, parameter_grid, tilted
 
 BALLS = tuple(SIGNS)
 """The sets of energies among which `certify` looks for the best: the whole ball, or its energies of one sign."""
@@ -179,7 +179,7 @@ def _halves(model: Samples) -> Any:
 
 def _by_drawn_samples(key, problem, energy, chains, temperatures):
     """Draw samples of f, and where they do not stand for the model of g, of g itself, until they do."""
-    size, a = max(energy.coefficients.shape[0], KEPT), energy.coefficients / energy.coefficients.shape[0]
+    size, a = max(energy.coefficients.shape[0], 2 * PEAKS), energy.coefficients / energy.coefficients.shape[0]
     more = size - len(a)
 
     def shallow(theta, a):
@@ -204,9 +204,10 @@ def _by_drawn_samples(key, problem, energy, chains, temperatures):
         found, bound, error, gain, fraction = _by_samples(problem, reference, model)
         made = _certificate(reference, found, bound + offset, jnp.sqrt(error**2 + variance), gain + offset, fraction, False)
         theta, a = found.point.positions[0], found.point.coefficients[0]
-        kept = jnp.argsort(-jnp.abs(a))[:KEPT]
-        places = jnp.concatenate([theta[kept], jnp.broadcast_to(theta[:1], (size - KEPT, theta.shape[1]))])
-        return i + 1, shallow(places, jnp.concatenate([a[kept], jnp.zeros(size - KEPT, a.dtype)])), log_z, made
+        kept = jnp.argsort(-jnp.abs(a))[:size]
+        rest = size - len(kept)
+        places = jnp.concatenate([theta[kept], jnp.broadcast_to(theta[:1], (rest, theta.shape[1]))])
+        return i + 1, shallow(places, jnp.concatenate([a[kept], jnp.zeros(rest, a.dtype)])), log_z, made
 
     kinds = jax.eval_shape(stage, (jnp.int32(0), first, (jnp.zeros((), a.dtype),) * 2, None))[3]
     none = jax.tree.map(lambda kind: jnp.zeros(kind.shape, kind.dtype), kinds)

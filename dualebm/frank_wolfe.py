@@ -22,7 +22,7 @@ from dualebm.geometry import Space
 from dualebm.measures import Samples, log_mean_exp, mean
 from dualebm.suprema import PEAKS, SIGNS, Measure, Peaks, means, peaks, tilted
 
-KEPT = 64
+KEPT = 128
 """The number of atoms of the largest coefficients of f from which a polish starts. Each step adds `PEAKS`."""
 
 NEWTON, INNER, HALVINGS = 12, 600, 6

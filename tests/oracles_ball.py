@@ -28,6 +28,12 @@ def globe(heights):
     return points.reshape(-1, 3), weights / weights.sum()
 
 
+def bent(data):
+    """The parameters on the circle at which relu(<theta, x>) bends for a point of the data, where F may have a maximum, (2 n, 2)."""
+    across = np.stack([-data[:, 1], data[:, 0]], axis=1)
+    return np.concatenate([across, -across])
+
+
 def loss(energy, at_data, weights):
     """L = E_data g + log E exp(-g), from g at the nodes and its mean at the data."""
     low = energy.min()

@@ -14,7 +14,7 @@ from dualebm.measures import Samples
 from dualebm.methods.dual import Dual
 from dualebm.spaces import Euclidean, Sphere
 from dualebm.training.run import run
-from tests.oracles_ball import ascended, circle, least_loss
+from tests.oracles_ball import ascended, bent, circle, least_loss
 
 CIRCLE, AXES = Sphere(2), Samples(jnp.array(np.eye(2)))
 NODES = circle(360)
@@ -26,9 +26,9 @@ def planted():
     rng = np.random.default_rng(0)
     data = np.concatenate([0.5 + 0.4 * rng.standard_normal(60), 3 + 0.7 * rng.standard_normal(40)])
     data = np.stack([np.cos(data), np.sin(data)], axis=1).astype(np.float32).astype(float)
-    weights, least = np.full(360, 1 / 360), {}
+    weights, grid, least = np.full(360, 1 / 360), np.concatenate([circle(720), bent(data)]), {}
     for ball, signs in (("full", (1, -1)), ("negative", (-1,))):
-        least[ball], slack = least_loss(NODES, weights, data, 3.0, signs, circle(720), refined=ascended(NODES, data))
+        least[ball], slack = least_loss(NODES, weights, data, 3.0, signs, grid, refined=ascended(NODES, data))
         assert slack < 1e-4
     return data, least
 
