@@ -101,15 +101,16 @@ def rates_from_program(hx: float, hz: float, hw: float, budget: float) -> DualRa
     return DualRates(hx, hz, hw, 0.0, budget)
 
 
-def program_rates(restart_every: int | None = None, neuron_step: float = 0.2, hx: float = 0.02) -> DualRates:
+def program_rates(restart_every: int | None = None, hz: float = 0.2, hw: float | None = None, hx: float = 0.02) -> DualRates:
     """Return the rates of the authors' archived runs, whose budget is 10.
 
-    The neuron steps are hz = hw = neuron_step (1 + 0.1 / (k hx)) for restarts in every k-th iteration, and
-    `neuron_step` without restarts.
+    The neuron steps are hz and hw without restarts, and these times 1 + 0.1 / (k hx) for restarts in every k-th iteration.
 
     Args:
         restart_every: k. None for no restarts.
-        neuron_step: 0.2 in the archived runs in 15 dimensions, and 0.04 in those in 3.
+        hz: the step of the neurons' positions: 0.2 in the archived runs in 15 dimensions, and 0.04 in those in 3.
+        hw: the step of the logarithms of the neurons' weights: 0.02 in the authors' script for one mode in 3 dimensions. None for hz, as
+            in the other archived runs.
         hx: the particle step, > 0.
 
     Returns:
@@ -117,9 +118,11 @@ def program_rates(restart_every: int | None = None, neuron_step: float = 0.2, hx
 
     >>> round(program_rates(restart_every=1).transport_step, 6)
     1.2
+    >>> program_rates(hz=0.04, hw=0.02).reaction_step
+    0.02
     """
     scale = 1 if restart_every is None else 1 + 0.1 / (restart_every * hx)
-    return rates_from_program(hx, neuron_step * scale, neuron_step * scale, 10.0)
+    return rates_from_program(hx, hz * scale, (hz if hw is None else hw) * scale, 10.0)
 
 
 PRESETS = {"text": text, "program": program, "default": Dual}

@@ -15,7 +15,6 @@ from typing import ClassVar
 
 import equinox as eqx
 import jax.numpy as jnp
-from jax.scipy.special import logsumexp
 from jaxtyping import Array, Float
 
 from dualebm import duality_gap, measures
@@ -54,16 +53,7 @@ def relative_entropy(
     """
     difference = energy(samples.points) - reference
     difference = difference - measures.mean(difference, samples.log_weights)  # keeps the digits of small values
-    weights = samples.weights
-    # As r is centred, log E* exp(-r) = log(1 + E* (exp(-r) - 1 + r)). This sum of positive terms keeps the digits of small values.
-    series = term = difference**2 / 2
-    for k in range(3, 10):  # to the ninth power: 1e-14 of the sum at 0.1
-        term = -term * difference / k
-        series = series + term
-    bounded = jnp.maximum(difference, -50)
-    excess = jnp.where(jnp.abs(difference) < 0.1, series, jnp.expm1(-bounded) + bounded)
-    small = jnp.log1p(jnp.sum(weights * excess))
-    return jnp.where(jnp.min(difference) > -50, small, logsumexp(-difference, b=weights))
+    return measures.log_mean_exp(-difference, samples.weights)
 
 
 def _model_mean(energy, samples: Samples):
@@ -239,16 +229,16 @@ class CrossEntropy(Metric):
 
 
 class DualityGap(Metric):
-    """The duality gap of the energy, an upper bound in nats of its distance from the best energy of the F1 ball (see
-    `duality_gap.certify`).
+    """The bound of the distance in nats of the energy from the best energy of the F1 ball (see `duality_gap.certify`).
 
-    The training data and the radius are those of the run. The gap is an estimate, or exact up to the search of the
+    The training data and the radius are those of the run. The bound is an estimate, or exact up to the search of the
     supremum with a quadrature. Recorded under the name `gap`, it can stop a run through `duality_gap.within`.
 
     Args:
         space: the space of the data.
         quadrature: a quadrature of the base measure that is exact for the energy. None for annealed samples.
         ball: the energies of the comparison: "full", or "negative" or "positive", for neurons of one sign.
+        polish: the largest number of rounds of the polish. With 0 the bound is the duality gap of the energy itself.
         chains: the number of annealed chains in each of the two halves of the samples.
         temperatures: the number of temperatures of the annealing.
     """
@@ -256,18 +246,19 @@ class DualityGap(Metric):
     space: Space = eqx.field(static=True)
     quadrature: Samples | None = None
     ball: str = eqx.field(static=True, default="full")
+    polish: int = eqx.field(static=True, default=3)
     chains: int = eqx.field(static=True, default=20_000)
     temperatures: int = eqx.field(static=True, default=100)
-    long_name: ClassVar[str | None] = "duality gap"
+    long_name: ClassVar[str | None] = "bound of the distance from the best energy"
     units: ClassVar[str | None] = "nat"
 
     def __call__(self, key, iterate: Iterate):
-        """Return the gap and its standard error, (2,)."""
+        """Return the bound and its standard error, (2,)."""
         check_key(key)
         energy = iterate.energy
         certificate = duality_gap.certify(
-            key, energy, self.space, iterate.data, iterate.rates.radius, quadrature=self.quadrature, ball=self.ball, chains=self.chains,
-            temperatures=self.temperatures,
+            key, energy, self.space, iterate.data, iterate.rates.radius, quadrature=self.quadrature, ball=self.ball, polish=self.polish,
+            chains=self.chains, temperatures=self.temperatures,
         )  # fmt: skip
         return jnp.stack([certificate.gap, certificate.error])
 

@@ -108,7 +108,7 @@ def annealed_variant(problem: Problem, shape: str, warmup: int, age_factor: bool
     anneal = annealed(SHAPES[shape](warmup), age_factor, not in_order)
     name = f"{shape}_{warmup}{'_age' if age_factor else ''}"
     if not default:
-        return Variant(name, method, presets.program_rates(None, problem.neuron_step, HX), anneal)
+        return Variant(name, method, presets.program_rates(None, problem.neuron_step, hx=HX), anneal)
     before = problem.default
     return Variant(f"default_{name}", method, method.rates, lambda step, rates: anneal(step, before(step, rates)))
 

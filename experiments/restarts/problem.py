@@ -127,7 +127,7 @@ def rates_of(neuron_step: float, restarts: str, period: int) -> DualRates:
     >>> rates.restart_probability, round(float(rates.transport_step), 6)
     (0.025, 0.225)
     """
-    rates = presets.program_rates(period or None, neuron_step, HX)
+    rates = presets.program_rates(period or None, neuron_step, hx=HX)
     return rates._replace(restart_probability=1 / period if restarts == "bernoulli" else 0.0)
 
 

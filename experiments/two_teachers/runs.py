@@ -102,9 +102,10 @@ def problem(settings: Settings) -> Problem:
         changes["particles"] = 2 * n
     method = presets.PRESETS[settings.method](target.space, **changes)
     if settings.method == "program":
-        neuron_step = settings.neuron_step if settings.neuron_step is not None else 0.04 if on_s2 else 0.2
+        hz, hw = (0.04, 0.02 if settings.teacher == "s2_monomodal" else 0.04) if on_s2 else (0.2, 0.2)  # the authors' scripts
+        hz, hw = (hz, hw) if settings.neuron_step is None else (settings.neuron_step,) * 2
         particle_step = 0.02 if settings.particle_step is None else settings.particle_step
-        rates = presets.program_rates(settings.restart_every, neuron_step, particle_step)
+        rates = presets.program_rates(settings.restart_every, hz, hw, particle_step)
     else:
         rates = method.rates if ours else presets.rates_from_paper(0.2, 1.0, 10.0)
         if settings.particle_step is not None:

@@ -1,5 +1,4 @@
-"""The certificate of a run beside its loss, found by another way; the descent that finds the least loss; bad inputs."""
-
+"""The iterations that are certified, and bad inputs."""
 
 import pytest
 
@@ -24,6 +23,8 @@ def test_certified_iterations_are_records_and_end_with_the_last():
         (dict(preset="papr"), "did you mean 'paper'"),
         (dict(teachers=("s14_bimodal",)), "teachers is 's14_bimodal'"),
         (dict(teachers=()), r"teachers is \(\)"),
+        (dict(methods=("default",)), "methods is 'default'"),
+        (dict(methods=("program, all -1",)), "it must have 'default, half'"),
         (dict(n=0), "n is 0"),
         (dict(chains=0), "chains is 0"),
         (dict(steps=30), "steps is 30; it must be a multiple of 20"),

@@ -17,10 +17,11 @@ from experiments.sphere import Settings, log_spaced, main, problem, rows_of
 
 
 def test_methods_are_those_of_the_archive_and_our_default():
-    program, rates, schedule = problem("program")
+    program, rates, schedule = problem("program", "s2_bimodal")
     assert program == presets.program(Sphere(3), budget=False) and schedule is None
     assert rates == dual.DualRates(0.02, 0.04, 0.04, 0.0, 10.0)
-    ours, rates, schedule = problem("default")
+    assert problem("program", "s2_monomodal")[1] == rates._replace(reaction_step=0.02)
+    ours, rates, schedule = problem("default", "s2_bimodal")
     assert ours == dual.Dual(Sphere(3)) and rates == ours.rates
     np.testing.assert_allclose([schedule(t, rates).radius for t in (0, 200, 400, 4000)], [5, 7.5, 10, 10])
 

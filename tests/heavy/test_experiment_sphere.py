@@ -36,7 +36,7 @@ def test_two_folders_are_one_run(trained, tmp_path):
     target = targets.teacher("s2_bimodal")
     run_key, data_key = jax.random.split(jax.random.key(0))
     data, _ = targets.sample(data_key, target, SMALL["n"])
-    method, rates, _ = problem("program")
+    method, rates, _ = problem("program", "s2_bimodal")
     state, _ = run(run_key, method, rates, data, steps=STEPS, every=100, metrics={}, progress=False)
     last = trained.sel(step=STEPS)
     np.testing.assert_allclose(last.positions, state.atoms.positions, atol=1e-4)
