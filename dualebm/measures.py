@@ -1,5 +1,6 @@
 """Measures: weighted samples of a probability measure, and the atoms of a signed measure."""
 
+import functools
 from typing import Literal, NamedTuple, get_args
 
 import jax
@@ -162,6 +163,7 @@ def mean(values: Float[Array, "n *k"], log_weights: Float[Array, " n"] | None) -
     return jnp.sum(weights * values, axis=0)  # `sum` adds pairwise. A dot product of many terms would lose two more digits.
 
 
+@jax.jit
 def effective_sample_size(log_weights: Float[Array, " n"]) -> Float[Array, ""]:
     """Returns Kish's effective sample size (sum w)^2 / sum w^2.
 
@@ -197,6 +199,7 @@ RESAMPLINGS: tuple[Resampling, ...] = get_args(Resampling)
 """The kinds of resampling, from the least noise to the most. See `resample`."""
 
 
+@functools.partial(jax.jit, static_argnames=("count", "kind"))
 def resample(key: Key[Array, ""], log_weights: Float[Array, " n"], count: int, kind: Resampling = "systematic") -> Int[Array, " count"]:
     """Draws the indices of `count` ancestors (Douc, Cappe, Moulines 2005).
 
