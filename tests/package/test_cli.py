@@ -183,7 +183,7 @@ def test_an_interrupted_fit_goes_on_and_ends_the_same(fitted, tmp_path, capsys, 
 
 
 def test_a_radius_that_is_too_small_is_told_of(tmp_path, capsys):
-    np.save(tmp_path / "a.npy", np.random.default_rng(0).normal(2.0, 0.5, (60, 2)).astype("float32"))
+    np.save(tmp_path / "a.npy", np.random.default_rng(0).normal(2.0, 0.5, (100, 2)).astype("float32"))
     flags = ["--space", "euclidean", "--radius", 1, "--gap-chains", 100, *QUICK[:3], 200, *QUICK[4:], "--out", tmp_path / "fit"]
     code, out, err = call(capsys, "fit", tmp_path / "a.npy", *flags)
     assert re.search(r"estimated within \S+ \+- \S+ nats of the best F1 energy of radius 1\b", out)
@@ -498,18 +498,18 @@ def test_standard_streams_that_are_closed_or_full(call, code, out, err):
 
 
 def test_a_run_that_diverges_is_one_line(tmp_path, capsys):
-    np.save(tmp_path / "a.npy", np.random.default_rng(0).normal(size=(60, 2)).astype("float32"))
+    np.save(tmp_path / "a.npy", np.random.default_rng(0).normal(size=(100, 2)).astype("float32"))
     flags = ["--space", "euclidean", "--particle-step", 1e4, *QUICK, "--out", tmp_path / "fit"]
     code, _, err = call(capsys, "fit", tmp_path / "a.npy", *flags)
     assert code == 1 and err.startswith("error: the run diverged between steps 0 and 10") and err.count("\n") == 1
 
 
 def test_a_rate_that_is_given_is_kept_and_the_others_suit_the_data(tmp_path, capsys):
-    np.save(tmp_path / "a.npy", 3 * np.random.default_rng(0).normal(size=(60, 2)))
+    np.save(tmp_path / "a.npy", 3 * np.random.default_rng(0).normal(size=(100, 2)))
     rates = ["--reaction-step", 0.1, "--restart-probability", "1/4"]
     done(capsys, "fit", tmp_path / "a.npy", "--space", "euclidean", *rates, *QUICK, "--gap-chains", 0, "--out", tmp_path / "fit")
     x, method = jax.numpy.asarray(np.load(tmp_path / "a.npy"), "float32"), Dual(Euclidean(2), ReLU(bias=True))
-    kept, _ = fitting.split_rows(jax.random.split(jax.random.key(0), 3)[0], 60, 0.2)
+    kept, _ = fitting.split_rows(jax.random.split(jax.random.key(0), 3)[0], 100, 0.2)
     suited = method.rates_for(Samples(x[kept]))
     found = model_files.read(tmp_path / "fit")["rates"]
     assert (found["reaction_step"], found["restart_probability"]) == (0.1, 0.25)
