@@ -199,7 +199,6 @@ RESAMPLINGS: tuple[Resampling, ...] = get_args(Resampling)
 """The kinds of resampling, from the least noise to the most. See `resample`."""
 
 
-@functools.partial(jax.jit, static_argnames=("count", "kind"))
 def resample(key: Key[Array, ""], log_weights: Float[Array, " n"], count: int, kind: Resampling = "systematic") -> Int[Array, " count"]:
     """Draws the indices of `count` ancestors (Douc, Cappe, Moulines 2005).
 
@@ -223,6 +222,12 @@ def resample(key: Key[Array, ""], log_weights: Float[Array, " n"], count: int, k
     [0, 1, 1, 1]
     """
     check_key(key)
+    return _resample(key, log_weights, count, kind)
+
+
+@functools.partial(jax.jit, static_argnums=(2, 3))
+def _resample(key, log_weights, count, kind):
+    """Draws the ancestors of `resample`."""
     if kind == "residual":
         expected = count * jax.nn.softmax(log_weights)
         whole = jnp.floor(expected * (1 + 8 * jnp.finfo(expected.dtype).eps))  # Rounding alone would leave equal weights to chance.
