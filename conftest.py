@@ -17,6 +17,7 @@ from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("MPLBACKEND", "Agg")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # each worker has one core, and threads that wait for each other would take both
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     # One program is compiled once, whichever test, worker or child process asks for it first.
     cache = tempfile.mkdtemp(prefix="dualebm-")
@@ -37,7 +38,7 @@ import tests.strict  # noqa: F401, which the hook names
 jax.config.update("jax_numpy_rank_promotion", "raise")
 gc.set_threshold(50_000, 20, 100)  # tracing makes many objects that live on: to look through them often costs 6% of the time
 TESTS = Path(__file__).parent / "tests"
-QUICKLY = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+QUICKLY = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1 --xla_cpu_multi_thread_eigen=false"
 
 
 def names(config, folder) -> bool:

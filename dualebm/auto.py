@@ -215,7 +215,7 @@ def fit(
         candidate = candidates[best]
         bar.set_description(f"{candidate.name}, all rows")
         bar.total += stage
-        task = Task(candidate.base, plans[best], _samples(points, shares, slice(None)), Samples(points[:0]))
+        task = Task(candidate.base, plans[best], _samples(points, shares, slice(None)), _samples(points, None, slice(0)))
         try:
             final, diverged = follow(fit_key, task, stage, place and place / "all", bar, early=False, report=report_of(candidate, None)), ()
         except Diverged as error:
@@ -224,7 +224,7 @@ def fit(
     fitted = dataclasses.replace(space, base=candidate.base)
     draw_key, choice_key, partition_key = jax.random.split(last_key, 3)
     draws = fitted.sample_base(draw_key, PARTICLES, points.dtype)
-    particles = draws[resample(choice_key, -final.energy(draws), len(draws))]
+    particles = jnp.asarray(np.asarray(draws)[np.asarray(resample(choice_key, -final.energy(draws), len(draws)))])
     log_partition = estimate_log_partition(partition_key, final.energy, fitted, particles)
     values, chosen = rows[best][stage], stages[best][stage]
     judge = _first(judges, values)
@@ -236,7 +236,7 @@ def fit(
 def _samples(points, shares, index):
     """Return the rows of an index with their log weights."""
     weights = row_weights.subset(shares, index)
-    return Samples(points[index], None if weights is None else jnp.log(jnp.asarray(weights, points.dtype)))
+    return Samples(jnp.asarray(np.asarray(points)[index]), None if weights is None else jnp.log(jnp.asarray(weights, points.dtype)))
 
 
 # -- The choice ------------------------------------------------------------------------------------

@@ -44,7 +44,7 @@ def vector(name: str, values: Any) -> tuple[float, ...]:
     return tuple(array.tolist())
 
 
-def _apply(matrix: np.ndarray, x, axis: int):
+def _apply(matrix, x, axis: int):
     """Returns the products of a matrix with the vectors along an axis, in full precision."""
     rows = jnp.asarray(matrix.astype(x.dtype))
     return jnp.moveaxis(jnp.tensordot(rows, x, axes=(1, axis), precision=jax.lax.Precision.HIGHEST), 0, axis)
@@ -55,6 +55,12 @@ def _along(values: Sequence[float] | np.ndarray, x, axis: int):
     shape = [1] * x.ndim
     shape[axis] = len(values)
     return jnp.asarray(np.asarray(values).astype(x.dtype)).reshape(shape)
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _draw(key, count, mean, factor):
+    """Returns `count` draws of mean + L z with normal z, (count, d)."""
+    return (mean[:, None] + _apply(factor, jax.random.normal(key, (len(mean), count), mean.dtype), 0)).T
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -128,8 +134,10 @@ class Normal(BaseMeasure):
 
     def sample(self, space: Geometry, key: Key[Array, ""], count: int, dtype: Any = float) -> Float[Array, "count dimension"]:
         """Draws `count` independent points."""
+        del space
         check_key(key)
-        return self.from_normal(space, jax.random.normal(key, (space.dimension, count), dtype), 0).T
+        kind = jax.dtypes.canonicalize_dtype(dtype)
+        return _draw(key, count, np.asarray(self.mean).astype(kind), self.factor.astype(kind))
 
     def from_normal(self, space: Geometry, z: Points, axis: int = -1) -> Points:
         """Returns mean + L z."""

@@ -1,6 +1,7 @@
 """Base measures made of others: finite mixtures, and a density and a sampler of the user's."""
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -14,6 +15,29 @@ from jaxtyping import Array, Float, Key
 from dualebm._internal.keys import check_key
 from dualebm.base_families import Vector, vector
 from dualebm.base_measures import BaseMeasure, FinePlaces, Geometry, Points, Scalars
+
+# Each of these is one program, where its operations outside a compiled function would be a program each.
+
+
+@jax.jit
+def _log_joint(log_weights, log_densities):
+    """Returns log weight + log density of each component, (K, *batch)."""
+    return jnp.stack([weight + density for weight, density in zip(log_weights, log_densities, strict=True)])
+
+
+@jax.jit
+def _log_sum(log_weights, log_densities):
+    """Returns the log density of the mixture, (*batch)."""
+    return logsumexp(_log_joint(log_weights, log_densities), axis=0)
+
+
+@functools.partial(jax.jit, static_argnames="dtype")
+def _choose(key, edges, points, dtype):
+    """Returns for each row that of the component whose interval of the cumulative weights holds a uniform number, (count, d)."""
+    uniform, chosen = jax.random.uniform(key, (len(points[0]), 1), dtype), points[0]
+    for edge, others in zip(edges.astype(uniform.dtype), points[1:], strict=True):
+        chosen = jnp.where(uniform >= edge, others, chosen)
+    return chosen
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -78,18 +102,17 @@ class MixtureBase(BaseMeasure):
             return None
         return np.concatenate([points for points, _ in known]), np.concatenate([lengths for _, lengths in known])
 
-    def _log_joint(self, space, x, axis):
-        """Returns log weight + log density of each component, (K, *batch)."""
-        terms = zip(self.weights, self.components, strict=True)
-        return jnp.stack([math.log(weight) + component.log_density(space, x, axis) for weight, component in terms])
+    def _terms(self, space, x, axis):
+        """Returns the logarithms of the weights, and the log density of each component."""
+        return [math.log(weight) for weight in self.weights], [part.log_density(space, x, axis) for part in self.components]
 
     def log_density(self, space: Geometry, x: Points, axis: int = -1) -> Scalars:
         """Returns log sum_k weights_k p_k(x), with the densities p_k of the components."""
-        return logsumexp(self._log_joint(space, x, axis), axis=0)
+        return _log_sum(*self._terms(space, x, axis))
 
     def score(self, space: Geometry, x: Points, axis: int = -1) -> Points:
         """Returns the mean of the scores of the components under their probabilities given x."""
-        shares = jax.nn.softmax(self._log_joint(space, x, axis), axis=0)
+        shares = jax.nn.softmax(_log_joint(*self._terms(space, x, axis)), axis=0)
         scores = (component.score(space, x, axis) for component in self.components)
         return sum(jnp.expand_dims(share, axis) * score for share, score in zip(shares, scores, strict=True))  # pyright: ignore[reportReturnType]
 
@@ -97,13 +120,8 @@ class MixtureBase(BaseMeasure):
         """Draws `count` independent points: for each the component by the weights, then a point of it."""
         check_key(key)
         choice_key, key = jax.random.split(key)
-        uniform = jax.random.uniform(choice_key, (count, 1), dtype)
-        edges = np.cumsum(self.weights)
-        points = self.components[0].sample(space, jax.random.fold_in(key, 0), count, dtype)
-        for index, component in enumerate(self.components[1:], 1):
-            other = component.sample(space, jax.random.fold_in(key, index), count, dtype)
-            points = jnp.where(uniform >= jnp.asarray(edges[index - 1], uniform.dtype), other, points)
-        return points
+        points = [part.sample(space, jax.random.fold_in(key, index), count, dtype) for index, part in enumerate(self.components)]
+        return _choose(choice_key, np.cumsum(self.weights)[:-1], points, dtype)
 
     def from_normal(self, space: Geometry, z: Points, axis: int = -1) -> Points:
         """Maps standard normal vectors to draws of the mixture.

@@ -102,7 +102,8 @@ def replicate(
     if space.base == bases[0]:
         pools = jnp.broadcast_to(draws, (count, *draws.shape))
     else:
-        pools = jnp.stack([draws[resample(choice_key, jnp.asarray(ratio, dtype), DRAWS)] for ratio in ratios])
+        chosen = [np.asarray(resample(choice_key, jnp.asarray(ratio, dtype), DRAWS)) for ratio in ratios]
+        pools = jnp.asarray(np.asarray(draws)[np.stack(chosen)])
     energies = energy
     if not (energy.coefficients == 0).all():
         geometry = dataclasses.replace(space, base=Uniform() if space.compact else Gaussian())
@@ -111,8 +112,16 @@ def replicate(
     else:
         energies = jax.tree.map(lambda a: jnp.broadcast_to(a, (count, *a.shape)), energy)
     values = np.asarray(jax.lax.map(lambda energy: energy(checked), energies), np.float64)
-    log_partition = logsumexp(check_ratios - values, axis=1) - logsumexp(check_ratios, axis=1)
+    log_partition = _log_sum(check_ratios - values, 1) - _log_sum(check_ratios, 1)
     return Replicates(energies, bases, np.asarray(log_partition, np.float64))
+
+
+def _log_sum(values: Float[np.ndarray, "..."], axis: int) -> Float[np.ndarray, "..."]:
+    """Return log sum exp along an axis."""
+    return np.asarray(_log_sum_exp(values, axis=axis))
+
+
+_log_sum_exp = jax.jit(logsumexp, static_argnames="axis")
 
 
 @functools.partial(jax.jit, static_argnames="method")
@@ -149,7 +158,7 @@ def log_bases(bases: Sequence[BaseMeasure], space: Space, x: Float[Array, "N d"]
     if mixtures:
         terms = [log_bases(parts, space, x) for parts in zip(*(base.components for base in mixtures), strict=True)]
         weights = np.log(np.array([base.weights for base in mixtures]))
-        return np.asarray(logsumexp(np.stack([w[:, None] + term for w, term in zip(weights.T, terms, strict=True)]), axis=0))
+        return _log_sum(np.stack([w[:, None] + term for w, term in zip(weights.T, terms, strict=True)]), 0)
     return np.stack([np.asarray(base.log_density(space, x), np.float64) for base in bases])
 
 

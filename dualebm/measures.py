@@ -1,5 +1,6 @@
 """Measures: weighted samples of a probability measure, and the atoms of a signed measure."""
 
+import functools
 from typing import Literal, NamedTuple, get_args
 
 import jax
@@ -186,6 +187,7 @@ def log_mean_exp(centred: Float[Array, " n"], weights: Float[Array, " n"]) -> Fl
     return jnp.where(jnp.max(centred) < 50, small, logsumexp(centred, b=weights))
 
 
+@jax.jit
 def effective_sample_size(log_weights: Float[Array, " n"]) -> Float[Array, ""]:
     """Returns Kish's effective sample size (sum w)^2 / sum w^2.
 
@@ -244,6 +246,12 @@ def resample(key: Key[Array, ""], log_weights: Float[Array, " n"], count: int, k
     [0, 1, 1, 1]
     """
     check_key(key)
+    return _resample(key, log_weights, count, kind)
+
+
+@functools.partial(jax.jit, static_argnums=(2, 3))
+def _resample(key, log_weights, count, kind):
+    """Draws the ancestors of `resample`."""
     if kind == "residual":
         expected = count * jax.nn.softmax(log_weights)
         whole = jnp.floor(expected * (1 + 8 * jnp.finfo(expected.dtype).eps))  # Rounding alone would leave equal weights to chance.

@@ -86,7 +86,8 @@ def resolving_step(energy: Energy, space: Space) -> float:
     """
     if isinstance(energy, Shallow):
         large = np.abs(np.asarray(energy.coefficients)) > SMALL_CHANGE * len(energy.coefficients)
-        energy = Shallow(energy.feature, energy.positions[large], energy.coefficients[large])
+        kept = (jnp.asarray(np.asarray(values)[large]) for values in (energy.positions, energy.coefficients))
+        energy = Shallow(energy.feature, *kept)
     places = [known for known in (energy.finest(), space.base.finest(space)) if known is not None]
     shortest = min([space.unit, *(float(np.min(lengths)) for _, lengths in places if len(lengths))])
     return space.default_particle_step * (shortest / space.unit) ** 2
@@ -142,8 +143,8 @@ def log_densities_at(model: Model, points: Float[Array, "n d"]) -> dict[str, np.
     [-0.5, -0.5]
     """
     space, count = model.preparation.space, len(points)
-    padded = jnp.pad(points, ((0, -count % BLOCK), (0, 0)), mode="edge").reshape(-1, BLOCK, points.shape[1])
-    values = np.concatenate([np.asarray(_energy_and_base(model.energy, space, block), np.float64) for block in padded], axis=1)
+    padded = np.pad(points, ((0, -count % BLOCK), (0, 0)), mode="edge").reshape(-1, BLOCK, points.shape[1])
+    values = np.concatenate([np.asarray(_energy_and_base(model.energy, space, jnp.asarray(block)), np.float64) for block in padded], axis=1)
     energy, log_base = values[:, :count]
     base = -energy - model.log_partition.value
     return {"log_density_base": base, density_name(space): base + log_base - log_unit(model.preparation)}

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Key
 
@@ -133,7 +134,7 @@ def _read(key: Key[Array, ""], settings: Fit, notes: list[str], *, automatic: bo
         standardise=settings.space == "euclidean" if automatic else settings.standardise,
     )  # fmt: skip
     points = preparation.to_space(prepared, table, f"float{settings.precision}")
-    taken = lambda index: jax.tree.map(lambda leaf: leaf[index], points)  # noqa: E731
+    taken = lambda index: jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)[index]), points)  # noqa: E731
     return Rows(taken(kept), taken(held), prepared)
 
 

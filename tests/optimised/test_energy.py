@@ -17,6 +17,7 @@ from dualebm.features import ReLU, ScaledBump, Softplus
 from dualebm.measures import Atoms, Samples
 from dualebm.spaces import Euclidean, Sphere, Torus
 from tests import oracles
+from tests.cases import in_turns
 
 TOLERANCE = {"float32": 3e-6, "float64": 1e-12}
 LONG_SUM = {"float32": 5e-6, "float64": 1e-12}
@@ -30,8 +31,7 @@ def rows_of_length_one(seed, *shape):
 # ---- small sizes, loops --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("power", [1, 2, 3])
-@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize(("power", "bias"), in_turns([1, 2, 3], [False, True]))
 def test_energy_and_witness_equal_the_loops(power, bias, x64):
     feature, d, m = ReLU(power, bias), 4, 5
     x, data, theta = rows_of_length_one(0, 9, d), rows_of_length_one(1, 6, d), rows_of_length_one(2, m, d + bias)

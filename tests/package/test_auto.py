@@ -328,10 +328,12 @@ def test_validated_densities_are_those_of_the_energies(monkeypatch, points, spac
         tasks.append((task, train(key, task, *arguments, **options)))
         return tasks[-1][1]
 
+    ridges = settings.get("feature") == "relu"  # a path by draws comes before those of Algorithm 1
+    if ridges:  # with a bias they compile as many programs again
+        monkeypatch.setattr(auto, "candidates_of", lambda *arguments: candidates_of(*arguments)[:1])
     monkeypatch.setattr(auto, "follow", watched)
     result = go(points, space, **settings)
-    ridges = settings.get("feature") == "relu"  # two candidates, and a path by draws before those of Algorithm 1
-    assert len(tasks) == 1 + (1 + ridges) * (settings.get("paths", 2) + ridges)
+    assert len(tasks) == 1 + settings.get("paths", 2) + ridges
     for task, path in tasks[:-1]:
         on = dataclasses.replace(space, base=task.base)
         log_z, mass = log_partition_of(path.energy, on)
@@ -358,7 +360,7 @@ def test_validated_densities_are_those_of_the_energies(monkeypatch, points, spac
     assert abs(result.log_partition.value - log_z) < 1e-3 + 5 * result.log_partition.standard_error
     if ridges:
         methods = [type(task.plan.method) for task, _ in tasks]
-        assert methods == [*[PenalisedLikelihood, Dual, Dual] * 2, Dual]
+        assert methods == [PenalisedLikelihood, Dual, Dual, Dual]
 
 
 @pytest.mark.heavy
@@ -449,6 +451,8 @@ def test_ten_rows_are_enough(points, space):
     assert np.isfinite(np.asarray(candidates[0].base.log_density(space, jnp.asarray(points)))).all()
 
 
-def test_few_rows_are_all_validated():
+def test_few_rows_are_all_validated(monkeypatch):
+    train = auto.follow
+    monkeypatch.setattr(auto, "follow", lambda key, task, stages, folder, bar, **options: train(key, task, 0, None, bar, early=False))
     result = go(TORUS[:12], Torus(2, 6.0), base="uniform", paths=None)
     assert result.validated == 10 and math.isfinite(result.log_density[0])  # folds of equal sizes

@@ -19,10 +19,11 @@ from dualebm.radii import Task, bump_of, follow, grown, plan_of
 from dualebm.row_weights import mean, standard_error
 from dualebm.spaces import Euclidean, Sphere
 from dualebm.training import segments
+from tests.package import test_auto
 from tests.package.test_auto import PLANE, SPHERE, same
 from tests.package.test_cli import fewer_draws  # noqa: F401, which holds for every test here
 
-SMALL = dict(neurons=4, stages=1, iterations=2, draws=64, paths=2, base="normal")
+SMALL = test_auto.SMALL | dict(base="normal")  # the same programs
 WEIGHTS = np.random.default_rng(1).exponential(size=60) + 0.1
 COUNTS = np.random.default_rng(2).integers(1, 4, 60)
 

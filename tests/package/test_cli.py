@@ -142,8 +142,8 @@ def test_what_the_folder_of_a_fit_holds(fitted):
 
 
 def test_an_interrupted_fit_goes_on_and_ends_the_same(fitted, tmp_path, capsys, monkeypatch):
-    flags = [fitted / "data.csv", "--space", "sphere", "--method", "dual", "--neurons", 8, "--steps", 20, "--every", 2, "--gap-chains", 0]
-    done(capsys, "fit", *flags, "--out", tmp_path / "whole")
+    flags = [fitted / "data.csv", "--space", "sphere", "--method", "dual", "--neurons", 32, "--steps", 600, "--every", 100]
+    folders = fitted / "fit", tmp_path / "parts"
 
     def interrupted(*arguments, **options):
         def stop(records):
@@ -160,19 +160,19 @@ def test_an_interrupted_fit_goes_on_and_ends_the_same(fitted, tmp_path, capsys, 
             code, _, err = call(capsys, "fit", *flags, "--out", tmp_path / "parts")
     finally:
         signal.signal(signal.SIGINT, before)
-    assert code == 130 and err.startswith("SIGINT at step 10 of 20; the run so far is saved") and err.count("\n") == 1
+    assert code == 130 and err.startswith("SIGINT at step 500 of 600; the run so far is saved") and err.count("\n") == 1
     assert not (tmp_path / "parts" / "model.json").exists()
     code, _, err = call(capsys, "score", tmp_path / "parts", fitted / "data.csv")
     assert code == 2 and "holds no fitted model" in err
     done(capsys, "fit", *flags, "--out", tmp_path / "parts")
-    whole, parts = (model_files.load(tmp_path / name) for name in ("whole", "parts"))
+    whole, parts = map(model_files.load, folders)
     assert all(np.array_equal(a, b) for a, b in zip(*map(jax.tree.leaves, (whole.energy, parts.energy)), strict=True))
-    first, second = (model_files.read(tmp_path / name) for name in ("whole", "parts"))
+    first, second = map(model_files.read, folders)
     for header in (first, second):
         header["settings"].pop("out")
         assert header.pop("seconds") > 0 and header.pop("command").startswith("dualebm fit ")
     assert first == second
-    stores = [run_folder.open_results(tmp_path / name).load() for name in ("whole", "parts")]
+    stores = [run_folder.open_results(folder).load() for folder in folders]
     assert stores[0].equals(stores[1])
     again = (tmp_path / "parts" / "model.json").read_bytes()
     done(capsys, "fit", *flags, "--out", tmp_path / "parts")  # finished: it returns at once, and says the same
@@ -530,11 +530,11 @@ def test_a_run_that_diverges_is_one_line(tmp_path, capsys):
 
 
 def test_a_rate_that_is_given_is_kept_and_the_others_suit_the_data(tmp_path, capsys):
-    np.save(tmp_path / "a.npy", 3 * np.random.default_rng(0).normal(size=(50, 2)))
+    np.save(tmp_path / "a.npy", 3 * np.random.default_rng(0).normal(size=(100, 2)))
     rates = ["--reaction-step", 0.1, "--restart-probability", "1/4"]
     done(capsys, "fit", tmp_path / "a.npy", "--space", "euclidean", *rates, *QUICK, "--gap-chains", 0, "--out", tmp_path / "fit")
     x, method = jax.numpy.asarray(np.load(tmp_path / "a.npy"), "float32"), Dual(Euclidean(2), ReLU(bias=True))
-    kept, _ = fitting.split_rows(jax.random.split(jax.random.key(0), 3)[0], 50, 0.2)
+    kept, _ = fitting.split_rows(jax.random.split(jax.random.key(0), 3)[0], 100, 0.2)
     suited = method.rates_for(Samples(x[kept]))
     found = model_files.read(tmp_path / "fit")["rates"]
     assert (found["reaction_step"], found["restart_probability"]) == (0.1, 0.25)
@@ -614,15 +614,16 @@ def test_interrupted_anywhere_else(monkeypatch, capsys):
 
 
 def test_the_command_itself(tmp_path):
-    """In a process of its own, by the entry point of the package."""
+    """In a process of its own, by the entry point of the package, with what ends before JAX is imported."""
     entry = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]["dualebm"]
     name, function = entry.split(":")
     assert getattr(importlib.import_module(name), function) is main.main
     program = f"import sys; from {name} import {function}; sys.exit({function}())"
-    command = [sys.executable, "-c", program, "fit", "missing.csv", "--space", "sphere", "--out", "a"]
+    command = [sys.executable, "-c", program, "shwo", "a"]
     found = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)})
     assert (found.returncode, found.stdout) == (2, "")
-    assert found.stderr == "error: path is 'missing.csv'; there is no such file\n" and not any(tmp_path.iterdir())
+    assert found.stderr.startswith("error: the command is 'shwo'; did you mean 'show'? Allowed: fit, ") and found.stderr.count("\n") == 1
+    assert not any(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,9 @@
 """Bumps with a learnt concentration: closed forms against `jax.grad`, blocks, their parameter space, starts at the data, the methods."""
 
+import functools
 import math
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -30,6 +32,7 @@ SPACES = [Euclidean(2), Euclidean(17), Sphere(3), Torus(2, period=1.5)]
 every_space = pytest.mark.parametrize("space", SPACES, ids=str)
 
 
+@functools.partial(jax.jit, static_argnames=("space", "count", "dtype"))
 def points_of(space, count, seed, dtype="float32"):
     return space.sample_base(jax.random.key(seed), count, dtype)
 
@@ -38,7 +41,7 @@ def population(space, dtype="float32", count=5):
     """A feature, positions (count, p), coefficients (count,), and weighted points (700, d)."""
     feature = ScaledBump(space, 0.5, 8.0)
     data = Samples(points_of(space, 700, 0, dtype), jnp.linspace(-1, 1, 700, dtype=dtype))
-    theta = feature.draw(jax.random.key(1), space, count, Samples(points_of(space, 40, 2, dtype)))
+    theta = jax.jit(feature.draw, static_argnums=(1, 2))(jax.random.key(1), space, count, Samples(points_of(space, 40, 2, dtype)))
     return feature, theta, jnp.linspace(-2, 3, count, dtype=dtype), data
 
 
@@ -195,7 +198,7 @@ def test_the_certificate_looks_for_the_centre_and_the_concentration():
     space, feature = Sphere(3), ScaledBump(Sphere(3), 1.0, 40.0)
     north = jnp.array([[0.0, 0.0, 1.0]])
     energy = Shallow(feature, jnp.array([[1.0, 0.0, 0.0, math.log(3.0)]]), jnp.zeros(1))
-    certificate = duality_gap.certify(
+    certificate = eqx.filter_jit(duality_gap.certify)(
         jax.random.key(0), energy, space, Samples(north), 2.0, quadrature=sphere_quadrature(space, 64), starts=16, polish=0
     )
     assert float(certificate.sign) == -1 and certificate.position[2] > 0.999

@@ -91,18 +91,18 @@ def test_results_have_the_settings_as_dimensions(whole):
 
 
 def test_each_group_compiles_once():
-    grid = product(neurons=[5, 6], particle_step=[0.1, 0.2, 0.3], seed=[0, 1])
+    grid = product(particle_step=[0.1, 0.2, 0.3], seed=[0, 1])
     traced = []
 
     def counting(key, iterate):
-        traced.append(iterate.method.neurons)
+        traced.append(1)
         return iterate.info.acceptance
 
-    go(grid=grid, metrics={"counting": counting}, batch_size=4)
+    go(grid=grid, metrics={"counting": counting})
     shapes = 1  # of the records, found when the group is begun
-    assert [traced.count(m) for m in (5, 6)] == [shapes + 1] * 2  # segments, batches and runs add nothing
+    assert len(traced) == shapes + 1  # segments, batches and runs add nothing
     traced.clear()
-    go(grid=product(neurons=[5], particle_step=[0.7], seed=range(4)), metrics={"counting": counting}, batch_size=4)
+    go(grid=product(particle_step=[0.7], seed=range(4)), metrics={"counting": counting})
     assert not traced  # other rates compile nothing
 
 
@@ -116,18 +116,18 @@ def test_common_random_numbers():
 
 def test_runs_that_are_added_leave_the_others_as_they_are(tmp_path, whole, monkeypatch):
     few = product(particle_step=[0.1], restart_probability=[0.0, 0.5], seed=[0, 1])
-    go(tmp_path, grid=few, batch_size=2)
+    go(tmp_path, grid=few)
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "group-0").rglob("*") if path.is_file()}
     edit(tmp_path / "group-0" / run_folder.MANIFEST, lambda manifest: manifest.update(git_revision="another"))
     before |= {path: path.stat().st_mtime_ns for path in before if path.name == run_folder.MANIFEST}
     changed = f"folder {tmp_path}: git_revision is 'another' on disk and '.*' in this call; the records"
     with pytest.warns(UserWarning, match=changed) as warned:
-        both = go(tmp_path, batch_size=2)
+        both = go(tmp_path)
     assert len(warned) == 1
     edit(tmp_path / "group-0" / run_folder.MANIFEST, lambda manifest: manifest.update(git_revision=provenance()["git_revision"]))
     before |= {path: path.stat().st_mtime_ns for path in before if path.name == run_folder.MANIFEST}
     assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "group-0").rglob("*") if path.is_file()}
-    xarray.testing.assert_equal(both, go(batch_size=2))
+    xarray.testing.assert_equal(both, whole)
     assert (tmp_path / "group-1").is_dir() and not (tmp_path / "group-2").exists()
     monkeypatch.setattr(simulate, "run_replicas", None)  # all is done: nothing is computed
     xarray.testing.assert_equal(go(tmp_path), both)
@@ -137,12 +137,13 @@ def test_runs_that_are_added_leave_the_others_as_they_are(tmp_path, whole, monke
 def test_groups_of_other_shapes_lie_side_by_side(tmp_path, monkeypatch):
     dropped = []
     monkeypatch.setattr(sweep_module, "drop_programs", lambda: dropped.append(1))
-    found = go(tmp_path, grid=zipped(neurons=[4, 8], n=[60, 30], seed=[0, 0]))
+    found = go(tmp_path, grid=zipped(neurons=[8, 8, 8, 4], n=[60, 60, 60, 30], seed=[0, 1, 2, 0]))
     assert len(dropped) == 2  # after each group, so that programs of many groups are not all kept
-    assert found.weights.shape == (2, 6, 8)
-    np.testing.assert_array_equal(np.isnan(found.weights.values).any(axis=1).sum(axis=1), [4, 0])
-    alone = go(grid=product(neurons=[4], n=[60], seed=[0]))
-    np.testing.assert_array_equal(found.weights.values[0, :, :4], alone.weights.values[0])
+    assert found.weights.shape == (4, 6, 8)
+    np.testing.assert_array_equal(np.isnan(found.weights.values).any(axis=1).sum(axis=1), [0, 0, 0, 4])
+    for runs, neurons, n, seeds in ((slice(0, 3), 8, 60, [0, 1, 2]), (slice(3, 4), 4, 30, [0])):
+        alone = go(grid=product(neurons=[neurons], n=[n], seed=seeds))
+        np.testing.assert_array_equal(found.weights.values[runs, :, :neurons], alone.weights.values)
 
 
 def test_settings_may_be_text(tmp_path):
@@ -154,13 +155,13 @@ def test_settings_may_be_text(tmp_path):
 
 
 def test_a_diverged_run_stops_and_the_others_go_on(tmp_path, whole):
-    grid = product(transport_step=[0.5], seed=[0, 1], reaction_step=[1e30, 0.5])  # two batches, each with one that diverges
-    found = go(tmp_path, grid=grid, batch_size=2)
+    grid = product(transport_step=[0.5], seed=[0, 1, 2], reaction_step=[1e30, 0.5])  # two batches, with two and one that diverge
+    found = go(tmp_path, grid=grid)
     members = manifest(tmp_path)
-    assert [run["state"] for run in members] == ["diverged", "done"] * 2
+    assert [run["state"] for run in members] == ["diverged", "done"] * 3
     assert all(run["step"] == 2 and run["why"] for run in members[::2])
     assert np.isnan(found.acceptance.values[::2, 1:]).all() and np.isfinite(found.acceptance.values[1::2, 1:]).all()
-    healthy = go(grid=product(transport_step=[0.5], seed=[0, 1], reaction_step=[0.5]), batch_size=2)
+    healthy = go(grid=product(transport_step=[0.5], seed=[0, 1, 2], reaction_step=[0.5]))
     np.testing.assert_array_equal(found.weights.values[1::2], healthy.weights)
 
 
@@ -171,11 +172,11 @@ def test_a_run_whose_data_fail_is_named_and_the_others_go_on(tmp_path):
         return data(key, n)
 
     with pytest.warns(UserWarning, match="2 runs failed, the first with OSError: no such file"):
-        found = go(tmp_path, data=broken, batch_size=2, grid=product(particle_step=[0.1, 0.2], seed=[0, 1, 2]))
+        found = go(tmp_path, data=broken, grid=product(particle_step=[0.1, 0.2], seed=[0, 1, 2]))
     members = manifest(tmp_path)
     assert [run["state"] for run in members] == ["done", "failed", "done"] * 2
     assert members[1]["why"] == "OSError: no such file" and members[1]["settings"] == dict(particle_step=0.1, seed=1)
-    good = go(batch_size=2, grid=product(particle_step=[0.1, 0.2], seed=[0, 1, 2]))
+    good = go(grid=product(particle_step=[0.1, 0.2], seed=[0, 1, 2]))
     np.testing.assert_array_equal(found.weights.values[[0, 2, 3, 5]], good.weights.values[[0, 2, 3, 5]])
     assert np.isnan(found.weights.values[[1, 4]]).all() and (found.diverged.values[[1, 4]] == -1).all()
 
