@@ -22,6 +22,7 @@ from dualebm.energies.tabulated import Tabulated
 from dualebm.features import Bump, Custom, ReLU, ScaledBump
 from dualebm.log_z import adaptive, estimate, quadrature
 from dualebm.log_z.estimate import estimate_log_partition
+from dualebm.measures import resample
 from dualebm.spaces import Euclidean, Sphere, Torus
 from tests.cases import heavy
 
@@ -59,6 +60,12 @@ class Crowd(Uniform):
 
 def integral(function, edges):
     return sum(quad(function, a, b, epsabs=0, epsrel=1e-11, limit=200)[0] for a, b in itertools.pairwise(edges))
+
+
+def of_model(energy, space, count=1000):
+    """Samples of a model that is not far from its base measure, by weighted draws."""
+    draws = space.sample_base(jax.random.key(1), 2**16, jnp.float32)
+    return draws[resample(jax.random.key(2), -energy(draws), count)]
 
 
 def one_bump(space, centre, k, a):
@@ -174,8 +181,10 @@ def test_a_strong_energy_beside_many_nodes(x64):
     theta = np.random.default_rng(0).normal(size=(8, 4))
     theta /= np.linalg.norm(theta, axis=1, keepdims=True)
     strong = Shallow(ReLU(bias=True), jnp.array(theta), jnp.array(100 * np.linspace(-1, 1, 8)))
-    exact = float(eqx.filter_jit(quadrature.log_partition)(strong, quadrature.sphere_quadrature(Sphere(3), 900, jnp.float64)))
-    found = estimate_log_partition(jax.random.key(0), strong, Sphere(3), jnp.eye(3))
+    cloud = quadrature.sphere_quadrature(Sphere(3), 900, jnp.float64)
+    exact = float(eqx.filter_jit(quadrature.log_partition)(strong, cloud))
+    points = cloud.points[resample(jax.random.key(1), cloud.log_weights - strong(cloud.points), 1000)]
+    found = estimate_log_partition(jax.random.key(0), strong, Sphere(3), points)
     assert abs(found.value - exact) < found.standard_error <= 1e-4 and found.trusted and found.independent is None
 
 
@@ -224,7 +233,7 @@ def test_a_spent_budget(monkeypatch):
     """The quadrature is in doubt, and draws take its place only where their error is smaller."""
     monkeypatch.setattr(estimate, "LARGEST_DRAWS", 2**19)
     energy = Shallow(ReLU(), jnp.eye(3), jnp.array([-300.0, 200.0, 100.0]))
-    points = Sphere(3).sample_base(jax.random.key(1), 100)
+    points = of_model(energy, Sphere(3))
     exact = adaptive.log_partition(energy, Sphere(3)).value
     monkeypatch.setattr(adaptive, "TOLERANCE", 1e-9)
     few = adaptive.log_partition(energy, Sphere(3), 1e-9, 280_000)
@@ -250,7 +259,7 @@ def test_draws_beside_an_integral():
     space = Euclidean(1, Gaussian(2.0))
     energy, (centre,), k = one_bump(space, [1.0], 9.0, -3.0)
     exact = quad(lambda x: np.exp(3 * np.exp(-k * (x - centre) ** 2 / 2) - x * x / 8) / np.sqrt(8 * np.pi), -20, 20, points=[0, 1, 2])[0]
-    points = space.sample_base(jax.random.key(2), 1000)
+    points = of_model(energy, space)
     found = estimate_log_partition(jax.random.key(0), energy, space, points)
     assert abs(found.value - np.log(exact)) < 4 * found.standard_error and found.standard_error <= estimate.SMALL_ERROR
     assert found.trusted and found.method == "draws" and found.draws % estimate.BLOCK == 0 and found.independent != found.value
@@ -341,7 +350,7 @@ def test_particles_that_are_no_samples(monkeypatch):
     assert exact.mean_energy == pytest.approx(float(quadrature.mean_energy(TEACHER.energy, cloud)), abs=1e-3)
     found = [
         estimate_log_partition(jax.random.key(0), TEACHER.energy, TEACHER.space, points)
-        for points in (model.points, jnp.tile(lowest, (1000, 1)), -model.points)
+        for points in (model.points, jnp.tile(lowest, (1000, 1)), jnp.tile(jnp.array([[0.0, 0.0, 1.0]]), (1000, 1)))
     ]
     assert found[0].trusted and [f.value for f in found] == [exact.value] * 3 and not found[2].trusted
     assert found[2].kl_to_base < 0 and "no samples of the model" in found[2].doubt

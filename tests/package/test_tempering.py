@@ -67,9 +67,9 @@ def test_a_path_rises_to_1_by_changes_of_the_given_fraction(found):
 
 
 def test_log_z_and_its_error(found):
-    for islands, (value, error, size, spread) in zip(found[1:3], found[-1][:2], strict=True):
+    for islands, (value, error, size, spread), most in zip(found[1:3], found[-1][:2], (4, 16), strict=True):
         assert abs(value - EXACT) < 5 * error < 0.3 and 1 / (error**2 + 1 / islands.log_weights.size) == pytest.approx(size, rel=1e-4)
-        assert 0.2 < spread < 4
+        assert 0.2 < spread < most  # the four states of a chain are not independent
         mean = np.average(islands.points, axis=0, weights=np.exp(islands.log_weights))
         assert mean == pytest.approx([45 / 46] * 2, abs=0.05) and np.var(islands.points[:, 0]) == pytest.approx(2.25 / 46, rel=0.3)
 
