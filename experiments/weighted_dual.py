@@ -26,6 +26,7 @@ from dualebm import measures, metrics
 from dualebm._internal import checks
 from dualebm.data import targets
 from dualebm.energies.base import Energy
+from dualebm.flows import jarzynski
 from dualebm.log_z.quadrature import log_partition
 from dualebm.measures import Samples
 from dualebm.methods.audited import Audited
@@ -121,6 +122,8 @@ class Estimate(Metric):
         x, reference = self.samples.points, self.teacher(self.samples.points)
         apart = measures.mean(energy(x) - reference, self.samples.log_weights)
         value, error = iterate.log_partition
+        if isinstance(iterate.method, WeightedDual):  # the error that the weights would have if the neurons did not follow them
+            value, error = jarzynski.log_partition(iterate.state.weights, iterate.method.resampling)
         if self.quadrature is None:
             beside = metrics.relative_entropy(energy, reference, self.samples)
         else:

@@ -39,6 +39,9 @@ program of the Gaussian mixture."""
 Resampling = Literal[measures.Resampling, "none"]
 """The kinds of resampling by name. With "none" the particles are never resampled."""
 
+FEW_FAMILIES = 10
+"""The effective number of first particles with descendants below which log Z and its error are estimates from too few."""
+
 TEMPERATURES = 100
 """The number of temperatures of the annealing that draws the first particles."""
 
@@ -277,11 +280,14 @@ def advance(
 def log_partition(weights: Weights, kind: Resampling = "systematic") -> tuple[Float[Array, ""], Float[Array, ""]]:
     """Return log Z and its standard error by the weights of the particles of one whole run.
 
-    log Z = log Z_r + log (1/N) sum_i e^{A_i} since the last resampling r. The error comes from the genealogy (Lee, Whiteley 2018). With W
-    the normalised weights, its square is the sum over first particles of (the weight of all their descendants)^2, less the part that
-    comes from resampling alone: (r + 1) / N for multinomial resampling and 1 / N for the others. The latter holds for kinds with little
-    noise, and the error of "residual" is too large. The error does not account for modes without a particle, nor for the bias of order
-    1/N of training on the same particles.
+    log Z = log Z_r + log (1/N) sum_i e^{A_i} since the last resampling r. The error is that for a path of energies that does not depend on
+    the particles, and comes from their genealogy (Lee, Whiteley 2018). With W the normalised weights, its square is the sum over first
+    particles of (the weight of all their descendants)^2, less the part that comes from resampling alone: (r + 1) / N for multinomial
+    resampling and 1 / N for the others. The latter holds for kinds with little noise, and the error of "residual" is too large. The error
+    does not account for modes without a particle.
+
+    Where the same particles train the energy, it follows their noise. log Z then comes out too low by an amount of order 1/N, which may be
+    many times this error, so that methods that train on their particles report no error (see `value_of_training`).
 
     Args:
         weights: the weights of the N particles.
@@ -299,6 +305,44 @@ def log_partition(weights: Weights, kind: Resampling = "systematic") -> tuple[Fl
     families = jax.ops.segment_sum(jax.nn.softmax(weights.log_weights), weights.ancestors, count)
     by_itself = jnp.where(kind == "multinomial", 1 + weights.resamplings, 1).astype(value.dtype) / count
     return value, jnp.sqrt(jnp.maximum(jnp.sum(families**2) - by_itself, 0))
+
+
+def value_of_training(weights: Weights, kind: Resampling = "systematic") -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """Return log Z by the particles that train the energy, and NaN for its error, which is not known.
+
+    `methods.audited.Audited` adds particles that the training does not see, whose log Z has an error.
+
+    Args:
+        weights: the weights of the N particles.
+        kind: the kind of resampling, as for `advance`.
+
+    Returns:
+        log Z in nats, and NaN.
+
+    >>> weights = Weights(jnp.zeros(4), jnp.ones(()), jnp.arange(4, dtype=jnp.int32), jnp.int32(0))
+    >>> [float(value) for value in value_of_training(weights)]
+    [1.0, nan]
+    """
+    value, error = log_partition(weights, kind)
+    return value, jnp.full_like(error, jnp.nan)
+
+
+def families(weights: Weights) -> Float[Array, ""]:
+    """Return the effective number of first particles that have descendants, Kish's number of the weights of all descendants of each.
+
+    It falls with each resampling, and never rises again. Where it is small, all particles descend from a few, and log Z rests on these.
+
+    Args:
+        weights: the weights of the N particles.
+
+    Returns:
+        A scalar between 1 and N.
+
+    >>> float(families(Weights(jnp.zeros(4), jnp.zeros(()), jnp.array([2, 2, 3, 3], dtype=jnp.int32), jnp.int32(1))))
+    2.0
+    """
+    count = weights.log_weights.shape[0]
+    return 1 / jnp.sum(jax.ops.segment_sum(jax.nn.softmax(weights.log_weights), weights.ancestors, count) ** 2)
 
 
 def check_integrator(integrator: langevin.Move, space: Space) -> None:

@@ -347,7 +347,10 @@ def sample(
     """Draw `count` approximate samples of the model exp(-U) tau / Z by `mala`.
 
     Each sample is the end of a chain that starts at a draw of the base measure where the energy is finite. Draws where it is infinite are
-    drawn again. Within a compiled function these are not drawn again, and their samples are NaN.
+    drawn again. Within a compiled function these are not drawn again, and their samples are NaN. Nothing checks that the chains are long
+    enough. Moves of the step h go about sqrt(2 h steps) far in each direction, 4.5 with the defaults, and cross no barrier of many nats.
+    Compare the mean energy with that of twice as many steps, or take the weighted particles of `log_z.tempering.follow`, whose islands tell
+    how they mix.
 
     Args:
         key: the random key.

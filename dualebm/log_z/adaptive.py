@@ -112,65 +112,73 @@ class Quadrature(NamedTuple):
         value: log Z, in nats.
         error: its estimated error, in nats. It is the sum of the errors of the cells, and so an upper bound in most cases.
         nodes: the number of evaluations of the energy.
+        mean_energy: E U under the model.
         known_scales: whether the energy and the base measure know where they are finest.
     """
 
     value: float
     error: float
     nodes: int
+    mean_energy: float
     known_scales: bool
 
 
 class _Cells(NamedTuple):
-    """Cells with the logs of the integrals over each by one rule, (n,), and over its children, (n, 2^k)."""
+    """Cells with the logs of the integrals over each by one rule, (n,), and over its children, (n, 2^k), whose mean energies are beside."""
 
     patch: Int[np.ndarray, " n"]
     corner: Float[np.ndarray, "n k"]
     side: Float[np.ndarray, " n"]
     coarse: Float[np.ndarray, " n"]
     fine: Float[np.ndarray, "n c"]
+    energy: Float[np.ndarray, "n c"]
 
 
 @eqx.filter_jit
 def _log_integrand(energy, space, x):
     values = energy(x)
-    return space.log_base(x) - values, jnp.all(values == 0)
+    return jnp.stack([space.log_base(x) - values, values])
 
 
 class _Integrand:
-    """The log of exp(-U) tau at points and over cells. It counts evaluations and notes whether U was 0 at all points."""
+    """The log of exp(-U) tau and U at points and over cells. It counts evaluations and notes whether U was 0 at all points."""
 
     def __init__(self, energy: Energy, space: Space, patches: Patches, dtype: np.dtype):
         self.energy = jax.tree.map(lambda a: np.asarray(a, dtype) if eqx.is_inexact_array(a) else a, energy)
         self.dtype, self.space, self.patches, self.nodes, self.zero = dtype, space, patches, 0, True
 
-    def at(self, points: Float[np.ndarray, "n d"]) -> Float[np.ndarray, " n"]:
-        """Return the values at points, in batches of one size."""
-        values = np.empty(len(points))
+    def at(self, points: Float[np.ndarray, "n d"]) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
+        """Return the logs and U at points, in batches of one size."""
+        found = np.empty((2, len(points)))
         for start in range(0, len(points), BATCH):
             part = points[start : start + BATCH]
             full = np.concatenate([part, np.broadcast_to(part[:1], (BATCH - len(part), part.shape[1]))])
-            logs, zero = _log_integrand(self.energy, self.space, full.astype(self.dtype))
-            values[start : start + BATCH], self.zero = np.asarray(logs)[: len(part)], self.zero and bool(zero)
+            found[:, start : start + BATCH] = _log_integrand(self.energy, self.space, full.astype(self.dtype))[:, : len(part)]
         self.nodes += len(points)
-        return values
+        self.zero = self.zero and not found[1].any()
+        return found[0], found[1]
 
-    def over(self, patch, corner, side) -> Float[np.ndarray, " n"]:
-        """Return the logs of the integrals over cells by the Gauss rule."""
+    def over(self, patch, corner, side) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
+        """Return the logs of the integrals over cells by the Gauss rule, and the mean energies of the model in them."""
         k = self.patches.coordinates
         offset = np.stack(np.meshgrid(*[0.5 * (GAUSS[0] + 1)] * k, indexing="ij"), axis=-1).reshape(-1, k)
         weight = np.prod(np.stack(np.meshgrid(*[0.5 * GAUSS[1]] * k, indexing="ij"), axis=-1).reshape(-1, k), axis=1)
-        each, logs = len(offset), np.empty(len(patch))
+        each, (logs, means) = len(offset), np.empty((2, len(patch)))
         for start in range(0, len(patch), 2**17):
             part = slice(start, start + 2**17)
             u = corner[part, None] + side[part, None, None] * offset[None]
             points, density = self.patches.embed(np.repeat(patch[part], each), u.reshape(-1, k))
-            values = (self.at(points) + density).reshape(-1, each)
+            values, energies = self.at(points)
+            values = (values + density).reshape(-1, each)
             top = np.max(values, axis=1, keepdims=True)
             top = np.where(np.isfinite(top), top, 0)
             with np.errstate(divide="ignore"):
-                logs[part] = top[:, 0] + np.log(np.sum(np.exp(values - top) * weight, axis=1)) + k * np.log(side[part])
-        return logs
+                shares = np.exp(values - top) * weight
+                total = np.sum(shares, axis=1)
+                logs[part] = top[:, 0] + np.log(total) + k * np.log(side[part])
+            held = np.where(shares > 0, energies.reshape(-1, each), 0)
+            means[part] = np.sum(shares * held, axis=1) / np.maximum(total, np.finfo(float).tiny)
+        return logs, means
 
 
 def _children(patch, corner, side):
@@ -182,8 +190,8 @@ def _children(patch, corner, side):
 
 
 def _cells(integrand, patch, corner, side, coarse) -> _Cells:
-    fine = integrand.over(*_children(patch, corner, side))
-    return _Cells(patch, corner, side, coarse, fine.reshape(len(patch), -1))
+    fine, energy = (values.reshape(len(patch), -1) for values in integrand.over(*_children(patch, corner, side)))
+    return _Cells(patch, corner, side, coarse, fine, energy)
 
 
 def _split(integrand, cells: _Cells, chosen) -> _Cells:
@@ -202,7 +210,7 @@ def _start(integrand) -> _Cells:
     patches = integrand.patches
     index = np.indices((patches.count, *[patches.start] * patches.coordinates)).reshape(1 + patches.coordinates, -1)
     corner, side = index[1:].T / patches.start, np.full(index.shape[1], 1 / patches.start)
-    return _cells(integrand, index[0], corner, side, integrand.over(index[0], corner, side))
+    return _cells(integrand, index[0], corner, side, integrand.over(index[0], corner, side)[0])
 
 
 def _centres(space, patches, cells):
@@ -232,7 +240,7 @@ def _seeded(integrand, cells: _Cells, places: FinePlaces, budget: int, tolerance
     if not len(points):
         return cells, -math.inf
     k = patches.coordinates
-    at = integrand.at(points)
+    at, _ = integrand.at(points)
     points = _on_circle(space, points)
     log_cells = np.logaddexp.reduce(cells.fine, axis=1)
     nearest = KDTree(_centres(space, patches, cells)).query(points)[1]
@@ -373,5 +381,6 @@ def log_partition(energy: Energy, space: Space, tolerance: float = TOLERANCE, co
                 break
             cells = _split(integrand, cells, chosen)
     if integrand.zero:
-        return Quadrature(0.0, 0.0, integrand.nodes, places is not None)
-    return Quadrature(float(top) + math.log(total), error / total, integrand.nodes, places is not None)
+        return Quadrature(0.0, 0.0, integrand.nodes, 0.0, places is not None)
+    mean_energy = float(np.sum(np.exp(cells.fine - top) * cells.energy)) / total
+    return Quadrature(float(top) + math.log(total), error / total, integrand.nodes, mean_energy, places is not None)

@@ -50,28 +50,55 @@ def log_partition_by_sampling(key: Key[Array, ""], energy: Energy, space: Space,
     [0.0, 0.0, 1000.0]
     """
     check_key(key)
+    value, error, size, _ = sampled_moments(key, energy, space, count)
+    return value, error, size
+
+
+def sampled_moments(key: Key[Array, ""], energy: Energy, space: Space, count: int) -> tuple[Scalar, Scalar, Scalar, Scalar]:
+    """Return what `log_partition_by_sampling` returns, and the weighted mean energy of the draws.
+
+    Args:
+        key: the random key of the draws.
+        energy: the energy U.
+        space: the space, with its base measure tau.
+        count: the number of draws.
+
+    Returns:
+        log Z and its standard error, the effective sample size, and E U under the model.
+
+    Raises:
+        ValueError: as `log_partition_by_sampling`.
+
+    >>> from dualebm.energies.shallow import Shallow; from dualebm.features import ReLU; from dualebm.spaces import Sphere
+    >>> energy = Shallow(ReLU(), jnp.eye(3), jnp.zeros(3))
+    >>> [float(x) for x in sampled_moments(jax.random.key(0), energy, Sphere(3), 1000)]
+    [0.0, 0.0, 1000.0, 0.0]
+    """
+    check_key(key)
     checks.count("count", count, 2)
     dtype = precision_of(energy)
     width = min(count, DRAWS)
     blocks = -(-count // width)
 
     def block(_, index):
-        """Return the largest -U of a block, and the number, mean and summed squared deviation of w relative to it."""
+        """Return the largest -U of a block, and the number, mean and summed squared deviation of w relative to it, and the mean w U."""
         x = space.sample_base(jax.random.fold_in(key, index), width, dtype)
         counted = index * width + jnp.arange(width) < count
         values = jnp.where(counted, -energy(x), -jnp.inf)
         top = jnp.max(values)
         weights, number = jnp.exp(values - top), jnp.sum(counted, dtype=dtype)
         mean = jnp.sum(weights) / number
-        return None, (top, number, mean, jnp.sum(jnp.where(counted, (weights - mean) ** 2, 0)))
+        held = jnp.where(weights > 0, -values, 0)
+        return None, (top, number, mean, jnp.sum(jnp.where(counted, (weights - mean) ** 2, 0)), jnp.sum(weights * held) / number)
 
-    _, (tops, numbers, means, squares) = jax.lax.scan(block, None, jnp.arange(blocks))
+    _, (tops, numbers, means, squares, energies) = jax.lax.scan(block, None, jnp.arange(blocks))
     top = jnp.max(tops)
     scale = jnp.exp(tops - top)
     mean = jnp.sum(numbers * scale * means) / count
     square = jnp.sum(scale**2 * squares + numbers * (scale * means - mean) ** 2) / mean**2
     standard_error = jnp.sqrt(square / count / (count - 1))
-    return top + jnp.log(mean), standard_error, count / (1 + square / count)
+    mean_energy = jnp.sum(numbers * scale * energies) / (count * mean)
+    return top + jnp.log(mean), standard_error, count / (1 + square / count), mean_energy
 
 
 def anneal(

@@ -1,4 +1,8 @@
-"""log Z of a fitted energy by the best method for its space, with its error and what is doubtful about it."""
+"""log Z of a fitted energy by the best method for its space, with its error and what is doubtful about it.
+
+Each method has the mean energy of its own weighted points beside log Z. Particles of the model must have about the same. Where theirs is
+lower, they have found a region that the points have missed. Where it is higher, they are no samples of the model, and tell nothing.
+"""
 
 import math
 from typing import NamedTuple
@@ -12,8 +16,9 @@ from jaxtyping import Array, Float, Key
 from dualebm._internal.keys import check_key
 from dualebm.energies.base import Energy, precision_of
 from dualebm.geometry import Space
-from dualebm.log_z import adaptive
-from dualebm.log_z.annealing import anneal, log_mean_weight, log_partition_by_sampling
+from dualebm.log_z import adaptive, tempering
+from dualebm.log_z.annealing import sampled_moments
+from dualebm.log_z.temperatures import choose_path
 from dualebm.measures import mean
 
 BLOCK = 2**17
@@ -31,13 +36,21 @@ SMALLEST_SAMPLE = 100
 MARGIN = 3.0
 """The log of the factor by which the draws must exceed exp(KL) (Chatterjee, Diaconis 2018, Theorem 1.1)."""
 
-CHAINS, TEMPERATURES = 2**10, 800
-"""The number of annealed chains of each of the two estimates, and of their energies. With fewer energies fewer chains are effective."""
+CHAINS = 2**14
+"""The number of annealed particles of each of the two estimates."""
+
+LARGEST_SPREAD = 4.0
+"""The factor by which the variance of annealed islands may exceed that of particles that forget the past at each temperature."""
 
 AGREEMENT = 4.0
 """Two estimates agree within this number of their combined standard errors, and `adaptive.TOLERANCE`."""
 
+NEGATIVE = 0.1
+"""KL(model || base) by particles is not negative. A value below minus this number of nats, and `AGREEMENT` errors, is no noise."""
+
 REMEDY = "use a smaller radius, or a base measure nearer the data"
+
+RESAMPLE = "give samples of the model, such as those of more or shorter moves"
 
 METHODS = {"quadrature": "quadrature", "draws": "importance sampling", "annealing": "annealing"}
 """The methods of estimating log Z, and each in words."""
@@ -49,8 +62,8 @@ class LogPartitionEstimate(NamedTuple):
     Args:
         value: log Z, in nats.
         standard_error: its standard error, in nats. By quadrature it is the sum of the errors of the cells.
-        effective_sample_size: the effective number of draws or annealed chains. None by quadrature.
-        draws: the number of draws or annealed chains. None by quadrature.
+        effective_sample_size: the effective number of draws or annealed particles. None by quadrature.
+        draws: the number of draws or annealed particles. None by quadrature.
         kl_to_base: KL(model || base) by particles of the model, in nats.
         method: the method, a key of `METHODS`.
         independent: log Z by other draws, in nats. None by quadrature of an energy that knows its scales, which has no draws.
@@ -86,7 +99,7 @@ class LogPartitionEstimate(NamedTuple):
 
 
 def _sizes(estimate: LogPartitionEstimate) -> str:
-    unit = "draws" if estimate.method == "draws" else "chains"
+    unit = "draws" if estimate.method == "draws" else "particles"
     return f"the effective sample size is {estimate.effective_sample_size:.0f} of {estimate.draws} {unit}"
 
 
@@ -101,14 +114,17 @@ def estimate_log_partition(key: Key[Array, ""], energy: Energy, space: Space, pa
     raises this KL.
 
     The error of draws is trusted where the effective sample size is at least 100, KL + 3 <= log(draws), and other draws agree. Otherwise
-    chains are annealed. They are trusted where their effective sample size is at least 100, other chains agree, and particles have
-    a mean energy that is lower than that of the chains by at most 3 nats.
+    particles are annealed from the base measure (see `tempering`). They are trusted where their effective sample size is at least 100,
+    their islands scatter as far as the weights explain (see `LARGEST_SPREAD`), and other annealed particles agree.
+
+    Whatever the method, the given particles must have the mean energy of the model to 3 nats, and must not give a negative KL. Otherwise
+    they are no samples of the model, or the method has missed a region.
 
     Args:
         key: the random key of the draws.
         energy: the energy U.
         space: the space, with its base measure.
-        particles: particles of the model as rows, (N, d).
+        particles: samples of the model as rows, (N, d). They check log Z and do not enter it.
 
     Returns:
         The estimate, in nats.
@@ -122,31 +138,52 @@ def estimate_log_partition(key: Key[Array, ""], energy: Energy, space: Space, pa
     'log Z = 0 +- 0 nat by quadrature'
     """
     check_key(key)
-    particle_mean = float(jnp.mean(energy(particles)))
+    energies = np.asarray(energy(particles), np.float64)
+    observed = _Observed(float(np.mean(energies)), float(np.std(energies)) / math.sqrt(len(energies)))
     if not adaptive.suits(energy, space):
-        return _by_draws_or_annealing(key, energy, space, particle_mean)
-    exact = _by_quadrature(key, energy, space, particle_mean, float(jnp.finfo(particles.dtype).eps))
+        return _by_draws_or_annealing(key, energy, space, observed)
+    exact = _by_quadrature(key, energy, space, observed, float(jnp.finfo(particles.dtype).eps))
     if exact.trusted:
         return exact
-    drawn = _by_draws_or_annealing(key, energy, space, particle_mean)
+    drawn = _by_draws_or_annealing(key, energy, space, observed)
     return drawn if drawn.trusted and drawn.standard_error < exact.standard_error else exact
 
 
-def _by_quadrature(key, energy, space, particle_mean, eps) -> LogPartitionEstimate:
-    """Estimate log Z by quadrature. `particle_mean` is their mean energy, and `eps` the relative rounding of their dtype."""
+class _Observed(NamedTuple):
+    """The mean energy of particles, and its standard error if they are independent."""
+
+    mean: float
+    error: float
+
+
+def _mismatch(observed: _Observed, log_z: float, mean_energy: float) -> str | None:
+    """Return how particles differ from the points of a method, whose weighted mean energy is given, or None where they do not."""
+    divergence = -observed.mean - log_z
+    if not observed.mean >= mean_energy - MARGIN:  # NaN too
+        return f"particles have a mean energy of {observed.mean:.3g}, the model by its weights of {mean_energy:.3g}: a region is missed"
+    if observed.mean > mean_energy + MARGIN or divergence < -AGREEMENT * observed.error - NEGATIVE:
+        energies = f"their mean energy is {observed.mean:.3g}, that of the model {mean_energy:.3g}"
+        return f"the particles are no samples of the model: {energies}, and KL(model || base) by them is {divergence:.3g} nat"
+    return None
+
+
+def _by_quadrature(key, energy, space, observed, eps) -> LogPartitionEstimate:
+    """Estimate log Z by quadrature. `eps` is the relative rounding of the dtype of the particles."""
     found = adaptive.log_partition(energy, space)
-    value, divergence = found.value, -particle_mean - found.value
+    value, divergence = found.value, -observed.mean - found.value
     error = max(found.error, eps * abs(value))
     doubts, drawn = [], None
     if not found.error <= adaptive.TOLERANCE:
         doubts.append(f"its error is above {adaptive.TOLERANCE:g} after {found.nodes} evaluations of the energy")
     if not found.known_scales:
-        drawn, drawn_error, _, draws = _drawn(jax.random.fold_in(key, 0), energy, space)
+        drawn, drawn_error, _, draws, _ = _drawn(jax.random.fold_in(key, 0), energy, space)
         if not _agree(value, error, drawn, drawn_error):
             doubts.append(f"{draws} draws of the base measure give {drawn:.6g} +- {drawn_error:.2g}")
         if not divergence + MARGIN <= math.log(found.nodes):
             doubts.append(f"KL(model || base) is about {divergence:.3g} nat by particles, too much for {found.nodes} nodes")
-    return LogPartitionEstimate(value, error, None, None, divergence, "quadrature", drawn, _doubt(doubts))
+    mismatch = _mismatch(observed, value, found.mean_energy)
+    doubt = _doubt(doubts) if doubts or mismatch is None else f"{mismatch}; {RESAMPLE}"
+    return LogPartitionEstimate(value, error, None, None, divergence, "quadrature", drawn, doubt)
 
 
 def _agree(value: float, error: float, other: float, other_error: float) -> bool:
@@ -157,68 +194,77 @@ def _doubt(doubts: list[str]) -> str | None:
     return "; ".join([*doubts, REMEDY]) if doubts else None
 
 
-def _by_draws_or_annealing(key, energy, space, particle_mean) -> LogPartitionEstimate:
+def _by_draws_or_annealing(key, energy, space, observed) -> LogPartitionEstimate:
     """Estimate log Z by draws of the base measure, and by annealing where they do not suffice."""
     keys = [jax.random.fold_in(key, index) for index in range(4)]
-    value, error, size, draws = _drawn(keys[0], energy, space)
+    value, error, size, draws, mean_energy = _drawn(keys[0], energy, space)
     other, other_error, *_ = _drawn(keys[1], energy, space, draws)
-    drawn = LogPartitionEstimate(value, error, size, draws, -particle_mean - value, "draws", other, None)
-    needed = f"KL(model || base) is about {drawn.kl_to_base:.3g} nat, and sampling needs many times exp(KL) draws"
-    doubts = _sampling_doubts(drawn, other_error, None if drawn.kl_to_base + MARGIN <= math.log(draws) else needed)
+    drawn = LogPartitionEstimate(value, error, size, draws, -observed.mean - value, "draws", other, None)
+    doubts = _sampling_doubts(drawn, other_error)
+    if not drawn.kl_to_base + MARGIN <= math.log(draws):
+        needed = f"KL(model || base) is about {drawn.kl_to_base:.3g} nat, and sampling needs many times exp(KL) draws"
+        doubts.append(needed)
     if not doubts:
-        return drawn
-    runs = [[float(x) for x in _annealed(k, energy, space, CHAINS, TEMPERATURES)] for k in keys[2:]]
-    (value, error, size, mean_energy), (other, other_error, *_) = runs
-    annealed = LogPartitionEstimate(value, error, size, CHAINS, -particle_mean - value, "annealing", other, None)
-    missed = f"particles have a mean energy of {particle_mean:.3g}, the chains of {mean_energy:.3g}"
-    other_doubts = _sampling_doubts(annealed, other_error, None if mean_energy - particle_mean <= MARGIN else missed)
+        return _compared(drawn, observed, mean_energy)
+    runs = [[float(x) for x in _annealed(k, energy, space, CHAINS)] for k in keys[2:]]
+    (value, error, size, spread, mean_energy), (other, other_error, *_) = runs
+    annealed = LogPartitionEstimate(value, error, size, CHAINS, -observed.mean - value, "annealing", other, None)
+    other_doubts = _sampling_doubts(annealed, other_error)
+    if not spread <= LARGEST_SPREAD:
+        other_doubts.append(f"islands of particles scatter {spread:.3g} times as much as moves that mix would let them")
     if not other_doubts:
-        return annealed
+        return _compared(annealed, observed, mean_energy)
     if size > (drawn.effective_sample_size or 0):
         return annealed._replace(doubt=_doubt([*other_doubts, f"importance sampling gives {drawn.value:.6g}"]))
     return drawn._replace(doubt=_doubt([*doubts, f"annealing gives {value:.6g}"]))
 
 
-def _sampling_doubts(estimate: LogPartitionEstimate, other_error: float, missed: str | None) -> list[str]:
-    """Return what is doubtful about an estimate with an independent one. `missed` says what it has missed, if anything."""
+def _compared(estimate: LogPartitionEstimate, observed: _Observed, mean_energy: float) -> LogPartitionEstimate:
+    """Return an estimate without a doubt, or with that which particles raise."""
+    mismatch = _mismatch(observed, estimate.value, mean_energy)
+    return estimate if mismatch is None else estimate._replace(doubt=f"{mismatch}; {RESAMPLE}")
+
+
+def _sampling_doubts(estimate: LogPartitionEstimate, other_error: float) -> list[str]:
+    """Return what is doubtful about an estimate with an independent one."""
     doubts = []
     if not (estimate.effective_sample_size or 0) >= SMALLEST_SAMPLE:
         doubts.append(_sizes(estimate))
-    if missed is not None:
-        doubts.append(missed)
     other = estimate.independent
     if other is not None and not _agree(estimate.value, estimate.standard_error, other, other_error):
         doubts.append(f"an independent estimate is {other:.6g} +- {other_error:.2g}")
     return doubts
 
 
-_sampled = eqx.filter_jit(log_partition_by_sampling)
+_sampled = eqx.filter_jit(sampled_moments)
 
 
-def _drawn(key, energy, space, count: int | None = None) -> tuple[float, float, float, int]:
-    """Return log Z, its standard error, the effective sample size and the number of draws of the base measure.
+def _drawn(key, energy, space, count: int | None = None) -> tuple[float, float, float, int, float]:
+    """Return log Z, its standard error, the effective sample size, the number of draws of the base measure, and the mean energy.
 
     Block b has the key fold_in(key, b), whatever the number of blocks. Without a `count` it draws until the error is small. The blocks'
     means and summed squared deviations of w are merged in float64 (Chan, Golub, LeVeque 1983).
     """
     largest = adaptive.largest_count(energy, LARGEST_DRAWS) if count is None else count
     eps = float(jnp.finfo(precision_of(energy)).eps)
-    n, log_mean, square = 0, -math.inf, 0.0  # the sum of squared deviations is relative to the squared mean
+    n, log_mean, square, mean_energy = 0, -math.inf, 0.0, 0.0  # the sum of squared deviations is relative to the squared mean
     while True:
-        value, error, _ = (float(x) for x in _sampled(jax.random.fold_in(key, n // BLOCK), energy, space, BLOCK))
+        value, error, _, energy_here = (float(x) for x in _sampled(jax.random.fold_in(key, n // BLOCK), energy, space, BLOCK))
         block_square = error**2 * BLOCK * (BLOCK - 1)
         total = n + BLOCK
         merged = float(np.logaddexp(log_mean + math.log(n), value + math.log(BLOCK))) - math.log(total) if n else value
         old, new = math.exp(log_mean - merged), math.exp(value - merged)
         square = old**2 * square + new**2 * block_square + (old - new) ** 2 * n * BLOCK / total
+        mean_energy = (old * n * mean_energy + new * BLOCK * energy_here) / total
         n, log_mean = total, merged
         error = max(math.sqrt(square / n / (n - 1)), eps * abs(log_mean))
         if n + BLOCK > largest or (count is None and error <= SMALL_ERROR):
-            return log_mean, error, n / (1 + square / n), n
+            return log_mean, error, n / (1 + square / n), n, mean_energy
 
 
 @eqx.filter_jit
-def _annealed(key, energy, space, chains, temperatures):
-    """Return log Z by annealing, its standard error, the effective sample size, and the chains' weighted mean energy."""
-    points, log_weights = anneal(key, energy, space, chains, temperatures=temperatures)
-    return *log_mean_weight(log_weights), mean(energy(points), log_weights)  # pyright: ignore[reportArgumentType]
+def _annealed(key, energy, space, count):
+    """Return the fields of `tempering.Estimate` by annealed particles, and their weighted mean energy."""
+    path_key, follow_key = jax.random.split(key)
+    islands = tempering.follow(follow_key, energy, space, choose_path(path_key, energy, space), count)
+    return *tempering.estimate(islands), mean(energy(islands.points), islands.log_weights)

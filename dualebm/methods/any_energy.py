@@ -103,10 +103,10 @@ def batch_of(key: Key[Array, ""], data: Samples, size: int | None) -> Samples:
 
 
 def warning_of_weights(weights: Weights, info: Info, advice: str) -> str | None:
-    """Return a warning where the weights have collapsed to one particle, else None.
+    """Return a warning where the weights have collapsed to one particle, or all particles descend from a few, else None.
 
     Args:
-        weights: of the N particles.
+        weights: of the N particles. Their effective number of families is small below `jarzynski.FEW_FAMILIES`, and below N / 10.
         info: its `effective_fraction` times N is the effective sample size, which has collapsed below 2.
         advice: what follows from the collapse, and what to change.
 
@@ -120,6 +120,10 @@ def warning_of_weights(weights: Weights, info: Info, advice: str) -> str | None:
     """
     count = weights.log_weights.shape[-1]
     effective = count if info.effective_fraction is None else count * float(info.effective_fraction)
-    if not effective < 2:
-        return None
-    return f"the weights have collapsed to one particle: the effective sample size is {effective:.3g} of {count}; {advice}"
+    if effective < 2:
+        return f"the weights have collapsed to one particle: the effective sample size is {effective:.3g} of {count}; {advice}"
+    first = float(jarzynski.families(weights))
+    if first < min(jarzynski.FEW_FAMILIES, count / 10):
+        descent = f"after {int(weights.resamplings)} resamplings the {count} particles descend from {first:.3g} of the first"
+        return f"{descent}; log Z is then an estimate from these. Lower particle_step, or the steps of the training"
+    return None

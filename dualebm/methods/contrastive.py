@@ -239,8 +239,8 @@ class Contrastive(Method):
         return eqx.combine(state.training.arrays, likelihood.skeleton(self.start, self.space, data.points.dtype))
 
     def log_partition(self, state: ContrastiveState) -> tuple[Float[Array, ""], Float[Array, ""]] | None:
-        """Return log Z and its standard error by the weights of the diagnosis, and None without them."""
-        return None if state.diagnosis is None else jarzynski.log_partition(state.diagnosis, "none")
+        """Return log Z by the weights of the diagnosis and NaN for its error (see `jarzynski.value_of_training`), and None without them."""
+        return None if state.diagnosis is None else jarzynski.value_of_training(state.diagnosis, "none")
 
     def samples(self, state: ContrastiveState) -> Samples:
         """Return the particles, with equal weights."""

@@ -1,4 +1,4 @@
-"""Algorithm 1 of arXiv 2107.05134 with the weights of arXiv 2305.19414: an unbiased log Z, and so cross-entropy, along dual training.
+"""Algorithm 1 of arXiv 2107.05134 with the weights of arXiv 2305.19414: log Z, and so the cross-entropy, along dual training.
 
     particles   MALA moves, which leave the model of the neurons invariant
     neurons     transport, reaction and budget along F = sum_i p_i phi(X_i) - E_data phi,   p = softmax(A)
@@ -8,6 +8,9 @@
 The particles start as samples of the model of the first neurons, by annealing, and not at the data. Neither paper has
 this scheme. In the first paper the particles of the dual flow are taken to be samples of the model, which holds where
 they mix faster than the neurons move.
+
+As the neurons follow the noise of the particles, log Z comes out too low by an amount of order 1/N. Its size is not known, and the
+default steps of 10,000 particles and 16 neurons on S^2 gave .06 nat, fifteen standard errors of the weights. `Audited` has an error.
 """
 
 import dataclasses
@@ -101,7 +104,7 @@ class WeightedDual(Method):
     >>> method, data = WeightedDual(Sphere(3), neurons=8, particles=100), Samples(jnp.eye(3))
     >>> state = start(jax.random.key(1), method, method.rates, data)
     >>> state, info = step(jax.random.key(2), method, state, method.rates, data)
-    >>> bool(abs(method.log_partition(state)[0]) < 1)  # log Z; its error is the second
+    >>> bool(abs(method.log_partition(state)[0]) < 1)  # log Z; the second is NaN
     True
     """
 
@@ -182,8 +185,8 @@ class WeightedDual(Method):
         return from_atoms(self.feature, state.atoms)
 
     def log_partition(self, state: WeightedDualState) -> tuple[Float[Array, ""], Float[Array, ""]]:
-        """Return log Z and its standard error by the weights (see `flows.jarzynski.log_partition`)."""
-        return jarzynski.log_partition(state.weights, self.resampling)
+        """Return log Z by the weights, and NaN for its error, as the energy follows the particles (see `jarzynski.value_of_training`)."""
+        return jarzynski.value_of_training(state.weights, self.resampling)
 
     def resamplings(self, state: WeightedDualState) -> Int[Array, ""]:
         """Return how often the particles have been resampled."""

@@ -53,8 +53,8 @@ class Resamplings(Metric):
 class LogPartition(Metric):
     """The array [log Z, its standard error], (2,), in nats, as the method follows them by its particles along training.
 
-    The methods `WeightedDual`, `Jarzynski` and `Contrastive` with `diagnosis` know log Z, and so do the wrappers `Tracked` and
-    `Audited` (see `flows.jarzynski.log_partition`). For a method that does not, a record raises ValueError.
+    `Audited` knows both (see `flows.jarzynski.log_partition`). `WeightedDual`, `Jarzynski`, `Contrastive` with `diagnosis` and `Tracked`
+    know log Z by particles that also train the energy, and the error is NaN. For other methods a record raises ValueError.
     """
 
     long_name: ClassVar[str | None] = "log Z by the particles"
@@ -70,7 +70,8 @@ class WalkerCrossEntropy(Metric):
     """The array [E U + log Z, the standard error of log Z], (2,), in nats: the cross-entropy of test samples to the model.
 
     The mean of the energy U is over the samples. log Z comes from the weights of the particles in training, so that the metric
-    needs no samples of the model. For a method that does not know log Z, a record raises ValueError.
+    needs no samples of the model. The error is NaN where these particles also train the energy (see `LogPartition`). For a method that
+    does not know log Z, a record raises ValueError.
 
     Args:
         samples: the test samples, with points (n, d), n at least 1.

@@ -9,6 +9,7 @@ import optax
 
 from dualebm.base_measures import Flat
 from dualebm.energies.mixture import GaussianMixture, Mixture
+from dualebm.flows import jarzynski
 from dualebm.measures import Samples, shares
 from dualebm.methods.contrastive import Contrastive
 from dualebm.methods.jarzynski import Jarzynski
@@ -137,7 +138,9 @@ class PartitionError(Metric):
     def __call__(self, key, iterate):
         """Returns the difference and the error."""
         del key
-        value, error = iterate.log_partition
+        method, state = iterate.method, iterate.state
+        weights, kind = (state.diagnosis, "none") if isinstance(method, Contrastive) else (state.weights, method.resampling)
+        value, error = jarzynski.log_partition(weights, kind)  # the error is that of walkers that the energy does not follow
         return jnp.stack([value - iterate.energy.log_partition(iterate.method.space), error])
 
 

@@ -12,6 +12,7 @@ from dualebm.features import ReLU, ScaledBump
 from dualebm.log_z import adaptive
 from dualebm.log_z.estimate import estimate_log_partition
 from dualebm.spaces import Euclidean, Sphere
+from tests.package.test_estimate import of_model
 
 pytestmark = pytest.mark.heavy
 
@@ -55,7 +56,7 @@ def test_the_time_of_an_estimate():
         d = space.dimension
         rows = theta[:, : d + 1] / np.linalg.norm(theta[:, : d + 1], axis=1, keepdims=True)
         energy = Shallow(ReLU(bias=True), jnp.asarray(rows, jnp.float32), jnp.asarray(-scale * np.sign(rows[:, 0]), jnp.float32))
-        points = space.sample_base(jax.random.key(1), 1000, jnp.float32)
+        points = of_model(energy, space)
         start = time.perf_counter()
         found = estimate_log_partition(jax.random.key(0), energy, space, points)
         assert found.trusted and time.perf_counter() - start < limit

@@ -22,9 +22,11 @@ from dualebm.energies.tabulated import Tabulated
 from dualebm.features import Bump, Custom, ReLU, ScaledBump
 from dualebm.log_z import adaptive, estimate, quadrature
 from dualebm.log_z.estimate import estimate_log_partition
+from dualebm.measures import resample
 from dualebm.spaces import Euclidean, Sphere, Torus
 from tests.cases import heavy
 
+TEACHER = targets.teacher("s2_bimodal")
 EDGES = [0, 0.5, 2, 5, 10, 20, 40, 80]
 
 
@@ -39,6 +41,15 @@ class Well(Energy):
         return -self.depth * jnp.exp(-0.5 * self.concentration * jnp.sum((x - self.place) ** 2, axis=1))
 
 
+class Pull(Energy):
+    """The energy stiffness |x|^2 / 2."""
+
+    stiffness: jax.Array
+
+    def __call__(self, x):
+        return 0.5 * self.stiffness * jnp.sum(x**2, axis=1)
+
+
 @dataclasses.dataclass(frozen=True)
 class Crowd(Uniform):
     """A base measure of as many fine places as no quadrature can afford."""
@@ -49,6 +60,12 @@ class Crowd(Uniform):
 
 def integral(function, edges):
     return sum(quad(function, a, b, epsabs=0, epsrel=1e-11, limit=200)[0] for a, b in itertools.pairwise(edges))
+
+
+def of_model(energy, space, count=1000):
+    """Samples of a model that is not far from its base measure, by weighted draws."""
+    draws = space.sample_base(jax.random.key(1), 2**16, jnp.float32)
+    return draws[resample(jax.random.key(2), -energy(draws), count)]
 
 
 def one_bump(space, centre, k, a):
@@ -164,8 +181,10 @@ def test_a_strong_energy_beside_many_nodes(x64):
     theta = np.random.default_rng(0).normal(size=(8, 4))
     theta /= np.linalg.norm(theta, axis=1, keepdims=True)
     strong = Shallow(ReLU(bias=True), jnp.array(theta), jnp.array(100 * np.linspace(-1, 1, 8)))
-    exact = float(eqx.filter_jit(quadrature.log_partition)(strong, quadrature.sphere_quadrature(Sphere(3), 900, jnp.float64)))
-    found = estimate_log_partition(jax.random.key(0), strong, Sphere(3), jnp.eye(3))
+    cloud = quadrature.sphere_quadrature(Sphere(3), 900, jnp.float64)
+    exact = float(eqx.filter_jit(quadrature.log_partition)(strong, cloud))
+    points = cloud.points[resample(jax.random.key(1), cloud.log_weights - strong(cloud.points), 1000)]
+    found = estimate_log_partition(jax.random.key(0), strong, Sphere(3), points)
     assert abs(found.value - exact) < found.standard_error <= 1e-4 and found.trusted and found.independent is None
 
 
@@ -188,7 +207,7 @@ def test_unknown_scales_are_checked_by_draws(monkeypatch):
     inside = jnp.full((10, 3), place)
     missed = estimate_log_partition(key, Well(60.0, 1e9, place), sphere, inside)
     assert not missed.trusted and "NOT TO BE TRUSTED: KL(model || base) is about 60 nat by particles" in missed.summary()
-    monkeypatch.setattr(adaptive, "log_partition", lambda energy, space: adaptive.Quadrature(smooth.value + 0.1, 1e-5, 10**6, False))
+    monkeypatch.setattr(adaptive, "log_partition", lambda energy, space: adaptive.Quadrature(smooth.value + 0.1, 1e-5, 10**6, -1.0, False))
     apart = estimate_log_partition(key, Well(2.0, 1.0, 0.5), sphere, points)
     assert apart.method == "quadrature" and "draws of the base measure give" in apart.doubt and estimate.REMEDY in apart.doubt
 
@@ -214,7 +233,7 @@ def test_a_spent_budget(monkeypatch):
     """The quadrature is in doubt, and draws take its place only where their error is smaller."""
     monkeypatch.setattr(estimate, "LARGEST_DRAWS", 2**19)
     energy = Shallow(ReLU(), jnp.eye(3), jnp.array([-300.0, 200.0, 100.0]))
-    points = Sphere(3).sample_base(jax.random.key(1), 100)
+    points = of_model(energy, Sphere(3))
     exact = adaptive.log_partition(energy, Sphere(3)).value
     monkeypatch.setattr(adaptive, "TOLERANCE", 1e-9)
     few = adaptive.log_partition(energy, Sphere(3), 1e-9, 280_000)
@@ -240,18 +259,13 @@ def test_draws_beside_an_integral():
     space = Euclidean(1, Gaussian(2.0))
     energy, (centre,), k = one_bump(space, [1.0], 9.0, -3.0)
     exact = quad(lambda x: np.exp(3 * np.exp(-k * (x - centre) ** 2 / 2) - x * x / 8) / np.sqrt(8 * np.pi), -20, 20, points=[0, 1, 2])[0]
-    points = space.sample_base(jax.random.key(2), 1000)
+    points = of_model(energy, space)
     found = estimate_log_partition(jax.random.key(0), energy, space, points)
     assert abs(found.value - np.log(exact)) < 4 * found.standard_error and found.standard_error <= estimate.SMALL_ERROR
     assert found.trusted and found.method == "draws" and found.draws % estimate.BLOCK == 0 and found.independent != found.value
 
-    class Quadratic(Energy):
-        stiffness: jax.Array
-
-        def __call__(self, x):
-            return 0.5 * self.stiffness * jnp.sum(x**2, axis=1)
-
-    found = estimate_log_partition(jax.random.key(0), Quadratic(jnp.array(0.5)), Euclidean(3), jnp.zeros((10, 3)))
+    points = jax.random.normal(jax.random.key(1), (100, 3)) / np.sqrt(1.5)
+    found = estimate_log_partition(jax.random.key(0), Pull(jnp.array(0.5)), Euclidean(3), points)
     assert abs(found.value + 1.5 * np.log(1.5)) < 4 * found.standard_error <= 0.004
 
 
@@ -259,7 +273,7 @@ def test_blocks_are_merged_as_one_sample(monkeypatch):
     """The merged moments are those of all weights, and the first blocks do not depend on the number of blocks."""
     monkeypatch.setattr(estimate, "BLOCK", 1000)
     energy, key = Well(3.0, 1.0, 0.5), jax.random.key(4)
-    value, error, size, draws = estimate._drawn(key, energy, Euclidean(2), 3000)
+    value, error, size, draws, _ = estimate._drawn(key, energy, Euclidean(2), 3000)
     blocks = [np.asarray(-energy(_block_points(jax.random.fold_in(key, b), 1000))) for b in range(3)]
     w = np.exp(np.concatenate(blocks).astype(np.float64))
     assert draws == 3000 and value == pytest.approx(np.log(w.mean()), abs=1e-6)
@@ -284,8 +298,7 @@ def test_draws_agree_with_the_teacher_on_a_sphere(monkeypatch):
 
 
 def test_annealing_where_draws_do_not_suffice(monkeypatch):
-    monkeypatch.setattr(estimate, "CHAINS", 512)
-    monkeypatch.setattr(estimate, "TEMPERATURES", 400)
+    monkeypatch.setattr(estimate, "CHAINS", 2048)
     monkeypatch.setattr(estimate, "LARGEST_DRAWS", 2**17)
     strong = Shallow(ReLU(), jnp.array(np.eye(15)[:1]), jnp.array([-45.0]))
     exact = float(quadrature.log_partition(strong, quadrature.plane_quadrature(np.eye(15)[:1], 400, 100)))
@@ -293,15 +306,15 @@ def test_annealing_where_draws_do_not_suffice(monkeypatch):
     points = jnp.asarray(np.concatenate([t, np.sqrt(1 - t**2), np.zeros((500, 13))], axis=1), jnp.float32)
     found = estimate_log_partition(jax.random.key(0), strong, Sphere(15), points)
     assert found.method == "annealing" and found.trusted and found.effective_sample_size >= estimate.SMALLEST_SAMPLE
-    assert abs(found.value - exact) < 4 * found.standard_error < 0.5 and "of 512 chains" in found.summary()
-    monkeypatch.setattr(estimate, "SMALLEST_SAMPLE", 513)
+    assert abs(found.value - exact) < 4 * found.standard_error < 0.5 and "of 2048 particles" in found.summary()
+    monkeypatch.setattr(estimate, "SMALLEST_SAMPLE", 2049)
     doubtful = estimate_log_partition(jax.random.key(0), strong, Sphere(15), points)
     assert doubtful.value == found.value and doubtful.summary().endswith(estimate.REMEDY)
     assert "by annealing; NOT TO BE TRUSTED: the effective sample size is" in doubtful.summary()
 
 
 def test_a_well_that_no_draw_has_reached(monkeypatch):
-    monkeypatch.setattr(estimate, "TEMPERATURES", 20)
+    monkeypatch.setattr(estimate, "CHAINS", 2048)
     monkeypatch.setattr(estimate, "LARGEST_DRAWS", 2**17)
     inside = jnp.array(1.5 + 0.01 * np.random.default_rng(1).normal(size=(100, 8)))
     missed = estimate_log_partition(jax.random.key(0), Well(80.0, 100.0, 1.5), Euclidean(8), inside)
@@ -314,13 +327,42 @@ def test_a_well_that_no_draw_has_reached(monkeypatch):
 
 def test_estimates_that_differ_are_in_doubt(monkeypatch):
     """Of two estimates that differ by more than 4 errors, the summary reports the second."""
-    values = iter([(1.0, 0.001, 5e5, 10**6), (1.01, 0.001, 5e5, 10**6)] * 2)
+    values = iter([(1.0, 0.001, 5e5, 10**6, -1.0), (1.01, 0.001, 5e5, 10**6, -1.0)] * 2)
     monkeypatch.setattr(estimate, "_drawn", lambda *arguments: next(values))
-    monkeypatch.setattr(estimate, "_annealed", lambda *arguments: (1.0, 0.1, 10.0, 0.0))
+    monkeypatch.setattr(estimate, "_annealed", lambda *arguments: (1.0, 0.1, 10.0, 1.0, 0.0))
     found = estimate_log_partition(jax.random.key(0), Well(1.0, 1.0, 0.0), Euclidean(2), jnp.zeros((1, 2)))
     assert found.independent == 1.01 and "an independent estimate is 1.01 +- 0.001" in found.doubt
     monkeypatch.setattr(estimate, "AGREEMENT", 8.0)
     assert estimate_log_partition(jax.random.key(0), Well(1.0, 1.0, 0.0), Euclidean(2), jnp.zeros((1, 2))).trusted
+
+
+def test_particles_that_are_no_samples(monkeypatch):
+    """A positive KL by particles, or a mean energy that is not the model's, is said, whatever the method."""
+    monkeypatch.setattr(estimate, "LARGEST_DRAWS", 2**17)
+    well = Well(4.0, 1.0, 0.0)
+    far = estimate_log_partition(jax.random.key(0), well, Euclidean(2), jnp.full((100, 2), 8.0))
+    assert far.method == "draws" and far.kl_to_base < 0 and "the particles are no samples of the model: their mean energy is" in far.doubt
+    assert far.doubt.endswith(estimate.RESAMPLE) and "NOT TO BE TRUSTED" in far.summary()
+    model, _ = targets.sample(jax.random.key(1), TEACHER, 1000)
+    lowest = model.points[jnp.argmin(TEACHER.energy(model.points))]
+    exact = adaptive.log_partition(TEACHER.energy, TEACHER.space)
+    cloud = TEACHER.quadrature(nodes=100)
+    assert exact.mean_energy == pytest.approx(float(quadrature.mean_energy(TEACHER.energy, cloud)), abs=1e-3)
+    found = [
+        estimate_log_partition(jax.random.key(0), TEACHER.energy, TEACHER.space, points)
+        for points in (model.points, jnp.tile(lowest, (1000, 1)), jnp.tile(jnp.array([[0.0, 0.0, 1.0]]), (1000, 1)))
+    ]
+    assert found[0].trusted and [f.value for f in found] == [exact.value] * 3 and not found[2].trusted
+    assert found[2].kl_to_base < 0 and "no samples of the model" in found[2].doubt
+    low = estimate._mismatch(estimate._Observed(exact.mean_energy - 3.1, 0.1), exact.value, exact.mean_energy)
+    assert "a region is missed" in low and found[1].trusted  # the least energy is within 3 nats of the mean
+
+
+def test_the_mean_energy_of_draws(monkeypatch):
+    """E U = d s / (1 + s) / 2 for U = s |x|^2 / 2, over merged blocks of draws."""
+    monkeypatch.setattr(estimate, "BLOCK", 10_000)
+    *_, draws, mean_energy = estimate._drawn(jax.random.key(4), Pull(jnp.array(0.5)), Euclidean(3), 40_000)
+    assert draws == 40_000 and mean_energy == pytest.approx(0.5, abs=0.02)
 
 
 def test_a_flat_base_is_refused():

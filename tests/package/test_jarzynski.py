@@ -125,7 +125,7 @@ def test_every_way_is_exact(way):
             return method.step(jax.random.fold_in(key, i), state, rates._replace(particle_step=0.2 * (1 + i % 3) / 2), data)
 
         state, info = jax.lax.scan(body, state, jnp.arange(STEPS))
-        return state, method.log_partition(state), info.acceptance
+        return state, jarzynski.log_partition(state.weights, method.resampling), info.acceptance
 
     state, (value, error), acceptance = run(jax.random.key(1))
     value, error, last = float(value), float(error), float(acceptance[-1])
@@ -361,13 +361,44 @@ def test_errors_of_log_z_are_calibrated(kind, threshold):
     @jax.vmap
     def one(key):
         state = final(key, method, rates, data)
-        return jnp.stack([*method.log_partition(state), state.weights.resamplings.astype(jnp.float32)])
+        return jnp.stack([*jarzynski.log_partition(state.weights, kind), state.weights.resamplings.astype(jnp.float32)])
 
     value, error, resamplings = np.asarray(one(jax.random.split(jax.random.key(3), 200)), float).T
     score = (value - 0.5 * np.log(2 * np.pi * 0.4)) / error
     least = 0.5 if kind == "residual" else 0.75  # whose own noise is not taken away
     assert least < np.sqrt(np.mean(score**2)) < 1.3 and abs(score.mean()) < 5 / np.sqrt(200), (score.std(), score.mean())
     assert (resamplings.mean() > 2) == (threshold > 0.5)
+
+
+def test_a_few_families_are_a_warning_and_training_has_no_error():
+    method = Jarzynski(LINE, at_rest, walkers=1000)
+    of = lambda families: jarzynski.Weights(  # noqa: E731
+        jnp.zeros(1000), jnp.zeros(()), jnp.arange(1000, dtype=jnp.int32) % families, jnp.int32(7)
+    )
+    state = start(jax.random.key(0), method, method.rates, Samples(jnp.zeros((1, 1))))
+    warnings = [method.warning(state._replace(weights=of(k)), Info(effective_fraction=jnp.array(0.5))) for k in (2, 9, 10, 1000)]
+    assert warnings[0].startswith("after 7 resamplings the 1000 particles descend from 2 of the first; log Z is then an estimate from")
+    assert "Lower particle_step" in warnings[0] and warnings[1] is not None and warnings[2:] == [None, None]
+    value, error = method.log_partition(state)
+    assert value == jarzynski.log_partition(state.weights)[0] and np.isnan(error)
+
+
+@pytest.mark.heavy
+def test_the_default_step_on_a_quartic_is_a_warning():
+    """Unadjusted moves that overshoot: log Z is off by tens of nats, and a few families are left."""
+
+    class Quartic(Energy):
+        factor: Any
+
+        def __call__(self, x):
+            return self.factor * jnp.sum(x**4, axis=1)
+
+    method = Jarzynski(Euclidean(2), lambda key, space, dtype: Quartic(jnp.asarray(0.1, dtype)), walkers=1000)
+    data = Samples(0.5 * jax.random.normal(jax.random.key(1), (500, 2)))
+    rates = method.rates._replace(learning_rate=1e-2)
+    assert rates.particle_step == 0.3
+    state = jax.jit(lambda key: final(key, method, rates, data, 300))(jax.random.key(2))
+    assert "descend from" in method.warning(state, Info(effective_fraction=jnp.array(0.4)))
 
 
 # -- Training ---------------------------------------------------------------------------------------------
@@ -387,7 +418,7 @@ def trained(key, method, rates, data, steps):
     energy = method.energy(state, rates, data)
     log_partition, slope = jax.value_and_grad(lambda energy: energy.log_partition(method.space))(energy)
     found, unweighted = (likelihood.mean_gradient(energy, Samples(state.particles, w)) for w in (state.log_weights, None))
-    return state, method.log_partition(state), log_partition, found, jax.tree.map(jnp.negative, slope), unweighted
+    return state, jarzynski.log_partition(state.weights), log_partition, found, jax.tree.map(jnp.negative, slope), unweighted
 
 
 @pytest.mark.heavy

@@ -10,7 +10,7 @@ import pytest
 from dualebm.data import targets
 from dualebm.energies.shallow import feature_mean
 from dualebm.features import ReLU
-from dualebm.flows import wfr
+from dualebm.flows import jarzynski, wfr
 from dualebm.log_z.quadrature import log_partition, mean_energy
 from dualebm.measures import Samples, coefficients, total_variation
 from dualebm.methods.weighted_dual import WeightedDual
@@ -45,7 +45,7 @@ def test_log_z_along_dual_training_beside_quadrature():
         unweighted = jnp.mean(energy(iterate.state.particles))
         weighted = jnp.sum(jax.nn.softmax(iterate.state.log_weights) * energy(iterate.state.particles))
         exact = log_partition(energy, cloud), mean_energy(energy, cloud)
-        return jnp.stack([*iterate.log_partition, *exact, weighted, unweighted])
+        return jnp.stack([*jarzynski.log_partition(iterate.state.weights), *exact, weighted, unweighted])
 
     state, records = run_of(method, rates, data, {"both": both})(jax.random.key(1))
     value, error, exact, mean, weighted, unweighted = np.asarray(records["both"], float).T
