@@ -249,7 +249,8 @@ def polish(
 
         def corrected():
             worst = jnp.argsort(jnp.abs(at.coefficients))[:PEAKS]
-            more = point(at.positions.at[worst].set(found.positions), at.coefficients.at[worst].set(0))
+            inside = projected(at.coefficients.at[worst].set(0), radius, ball)  # where f lies outside of the ball
+            more = point(at.positions.at[worst].set(found.positions), inside)
             return weighed(feature, measure, more, radius, ball, SMALL * best.bound)
 
         at = jax.lax.cond(i > 0, corrected, lambda: at)

@@ -23,7 +23,7 @@ SIGNS: dict[str, tuple[int, ...]] = {"full": (1, -1), "negative": (-1,), "positi
 PEAKS = 32
 """The number of local maxima that a search returns, as many of each sign of a ball."""
 
-FIRST_MOVE, LAST_MOVE = 0.3, 1e-3
+FIRST_MOVE, LAST_MOVE = 0.3, 2e-4
 """The first and the last move of the ascent to a local maximum, in the lengths over which phi changes with theta (`FeatureMap.widths`)."""
 
 APART = 0.3
