@@ -33,7 +33,7 @@ def exact_distance(nodes, weights, data, value, phi, parameters, radius):
 
 @pytest.mark.parametrize("base_kappa", [pytest.param(0.0, marks=pytest.mark.heavy), 2.0])
 def test_the_bound_on_a_circle_is_the_distance(base_kappa):
-    radius, nodes = 3.0, circle(2000)
+    radius, nodes = 1.5, circle(2000)
     space = Sphere(2, VonMisesFisher([0.0, 1.0], base_kappa)) if base_kappa else Sphere(2)
     energy = Shallow(ReLU(), jnp.array([[0.6, 0.8], [-1.0, 0.0]]), jnp.array([2.0, -1.0]))
     data, counts = nodes[[10, 500, 900]], [2, 3, 5]
