@@ -90,7 +90,7 @@ def test_the_bound_in_15_dimensions_is_small():
     teacher = targets.teacher("s14_monomodal")
     data, _ = targets.sample(jax.random.key(0), teacher, 10_000)
     method = Dual(teacher.space)
-    state, _ = run(jax.random.key(1), method, method.rates, data, steps=600, every=200, schedule=annealing(), progress=False)
+    state, _ = run(jax.random.key(1), method, method.rates, data, steps=600, every=200, metrics={}, schedule=annealing(), progress=False)
     found = certify(jax.random.key(2), method.energy(state, method.rates, data), teacher.space, data, 10.0)
     assert 0 < float(found.gap) < 0.004 and 0 < float(found.error) < 0.002 and float(found.fraction) > 0.9
 
