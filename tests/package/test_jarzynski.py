@@ -376,7 +376,7 @@ def test_a_few_families_are_a_warning_and_training_has_no_error():
         jnp.zeros(1000), jnp.zeros(()), jnp.arange(1000, dtype=jnp.int32) % families, jnp.int32(7)
     )
     state = start(jax.random.key(0), method, method.rates, Samples(jnp.zeros((1, 1))))
-    warnings = [method.warning(state._replace(weights=of(k)), Info(effective_fraction=jnp.array(0.5))) for k in (2, 9, 10, 1000)]
+    warnings = [method.warning(state._replace(weights=of(k)), Info(effective_fraction=jnp.array(0.5))) for k in (2, 9, 11, 1000)]
     assert warnings[0].startswith("after 7 resamplings the 1000 particles descend from 2 of the first; log Z is then an estimate from")
     assert "Lower particle_step" in warnings[0] and warnings[1] is not None and warnings[2:] == [None, None]
     value, error = method.log_partition(state)
