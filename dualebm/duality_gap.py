@@ -249,7 +249,7 @@ def certify(
     chains: int = 20_000,
     temperatures: int = 100,
     starts: int = 256,
-    steps: int = 60,
+    steps: int = 80,
 ) -> Certificate:
     """Return a bound of how far an energy is from the best of the ball of a radius, or of its part of one sign.
 

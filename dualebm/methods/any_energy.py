@@ -40,7 +40,7 @@ def check_training(method, data: Samples) -> None:
         ValueError: the energy is not allowed.
 
     >>> from dualebm.energies.networks import MLP; from dualebm.methods.jarzynski import Jarzynski; from dualebm.spaces import Sphere
-    >>> import jax.numpy as jnp
+    >>> import jax, jax.numpy as jnp
     >>> check_training(Jarzynski(Sphere(3), MLP()), Samples(jnp.eye(3)))
     """
     likelihood.check(method, data)
@@ -66,7 +66,7 @@ def noise_of(method, key: Key[Array, ""], energy, x: Float[Array, "d N"]) -> Dra
         A `flows.noise.Draw`.
 
     >>> from dualebm.energies.networks import MLP; from dualebm.methods.jarzynski import Jarzynski; from dualebm.spaces import Sphere
-    >>> import jax.numpy as jnp
+    >>> import jax, jax.numpy as jnp
     >>> method = Jarzynski(Sphere(3), MLP(width=8))
     >>> draw = noise_of(method, jax.random.key(0), method.start(jax.random.key(1), method.space, jnp.float32), jnp.zeros((3, 10)))
     >>> first, second = draw(None, 0, 5)
@@ -91,7 +91,7 @@ def batch_of(key: Key[Array, ""], data: Samples, size: int | None) -> Samples:
     Returns:
         `size` points with equal weights, (size, d), or `data`.
 
-    >>> import jax.numpy as jnp
+    >>> import jax, jax.numpy as jnp
     >>> batch_of(jax.random.key(0), Samples(jnp.ones((5, 2))), 3).points.shape
     (3, 2)
     """
@@ -113,7 +113,7 @@ def warning_of_weights(weights: Weights, info: Info, advice: str) -> str | None:
     Returns:
         The warning, or None.
 
-    >>> import jax.numpy as jnp
+    >>> import jax, jax.numpy as jnp
     >>> weights = Weights(jnp.zeros(10), jnp.zeros(()), jnp.arange(10), jnp.int32(0))
     >>> warning_of_weights(weights, Info(effective_fraction=jnp.array(0.1)), "give more particles")
     'the weights have collapsed to one particle: the effective sample size is 1 of 10; give more particles'

@@ -200,12 +200,12 @@ def _present(**parts: Any) -> dict[str, Any]:
 
 def _function(function: types.FunctionType, inner: Inner) -> dict[str, Any]:
     code, wrapped = function.__code__, getattr(function, "__wrapped__", None)
-    if wrapped is not None and code.co_filename.startswith("<@beartype"):  # generated, with addresses in the names
+    package = _top(function.__globals__.get("__name__"))
+    if wrapped is not None and (code.co_filename.startswith("<@beartype") or package == "jaxtyping"):  # a check of annotations
         return {"type": "wrapper", "wraps": inner(wrapped)}
     brief = lambda part: _brief(inner(part))  # noqa: E731
     closure = {name: brief(_content(cell)) for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=True)}
     if not bytecode.is_own(code.co_filename):
-        package = _top(function.__globals__.get("__name__"))
         return {"function": function.__qualname__, "package": package, **_present(closure=closure)}
     places = code.co_varnames[: code.co_argcount]
     defaults = dict(zip(reversed(places), reversed(function.__defaults__ or ()), strict=False)) | (function.__kwdefaults__ or {})

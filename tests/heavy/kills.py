@@ -70,7 +70,7 @@ class Killed(NamedTuple):
 def run(words: list[str]) -> int:
     """Return the exit code of a command. This is for a process of its own. The command writes slowly, draws little and prints nothing."""
     write = files.commit_all
-    estimate.BLOCK, estimate.LARGEST_DRAWS, estimate.TEMPERATURES = 2**15, 2**15, 50
+    estimate.BLOCK, estimate.LARGEST_DRAWS, estimate.CHAINS = 2**15, 2**15, 2**10
     files.commit_all = lambda folder, writes: (time.sleep(PAUSE), write(folder, writes))[1]
     with Path(os.devnull).open("w") as nowhere:
         sys.stdout = sys.stderr = nowhere

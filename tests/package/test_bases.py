@@ -36,7 +36,7 @@ from dualebm.methods.mean_field import MeanField
 from dualebm.methods.score_matching import ScoreMatching
 from dualebm.spaces import Euclidean, Sphere, Torus
 from dualebm.stein import goodness_of_fit
-from dualebm.training import fingerprint
+from dualebm.training import descriptions
 from dualebm.training.simulate import start
 from dualebm.training.simulate import step as one_step
 from tests.cases import heavy, in_turns
@@ -360,7 +360,7 @@ def test_measures_compare_hash_and_spell_by_value():
     for space in SPACES:
         again = build(spell(space))
         assert again == space and hash(again) == hash(space)
-        assert fingerprint.describe(again) == fingerprint.describe(space)
+        assert descriptions.describe(again) == descriptions.describe(space)
     assert Normal(np.array(MEAN), np.array(COVARIANCE)) == NORMAL != Normal(MEAN, ((2.0, 0.6), (0.6, 0.51)))
     assert VonMisesFisher((0.0, 2.0), 3) == VonMisesFisher((0.0, 1.0), 3.0) != VonMisesFisher((0.0, 1.0), 4.0)
     pair = (NORMAL, Gaussian())
@@ -374,7 +374,7 @@ def test_the_fingerprint_of_a_run_sees_every_number_of_its_base():
 
     def described(corner):
         base = MixtureBase((1.0,), (Normal(MEAN, ((2.0, 0.6), (0.6, corner))),))
-        return fingerprint.describe({"run": {"method": Audited(Adaptive(Dual(Euclidean(2, base))))}})
+        return descriptions.describe({"run": {"method": Audited(Adaptive(Dual(Euclidean(2, base))))}})
 
     assert described(0.5) == described(0.5) != described(0.5000001)
 

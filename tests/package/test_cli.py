@@ -54,11 +54,11 @@ def done(capsys, *arguments):
 
 @pytest.fixture(scope="module", autouse=True)
 def fewer_draws():
-    """For log Z, which are otherwise up to 4 million, and shorter annealing."""
+    """For log Z, which are otherwise up to 4 million, and fewer annealed particles."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(estimate, "BLOCK", 2**15)
         patch.setattr(estimate, "LARGEST_DRAWS", 2**16)
-        patch.setattr(estimate, "TEMPERATURES", 50)
+        patch.setattr(estimate, "CHAINS", 2**10)
         for name, value in {"ON_LINE": 50, "ON_PLANE": 12, "ON_MAP": 20, "SAMPLES": 100}.items():
             patch.setattr(densities, name, value)
         patch.setattr(page, "RESOLUTION", 40)

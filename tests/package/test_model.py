@@ -115,7 +115,7 @@ def test_damaged_models_are_refused(tmp_path):
         ({"space": {"name": "Sphere", "fields": {"dimension": 3}}}, "the fields of Sphere are dimension; they must be base, dimension"),
         ({"space": {"name": "Sphere", "fields": {**fields, "code": "x"}}}, "the fields of Sphere are base, code, dimension"),
         ({"space": {"name": "Sphere", "fields": {**fields, "dimension": "x"}}}, "dimension is 'x'"),
-        ({"space": {"name": "Gaussian", "fields": {"scale": None}}}, "Gaussian has a value that is not allowed"),
+        ({"space": {"name": "Gaussian", "fields": {"scale": None}}}, "model.json is corrupt .scale is None; it must be a positive number"),
         ({"space": "sphere"}, "model.json is corrupt .TypeError: "),
         ({"space": spell(Sphere(2))}, "model.json is corrupt "),
         ({"columns": ["a", "b"]}, r"model.json is corrupt .columns is \['a', 'b'\]; it must list 3 different names"),

@@ -3,6 +3,7 @@
 import re
 import sys
 
+import h5netcdf  # noqa: F401, which looks for h5py once, when it is imported
 import pytest
 import xarray
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dualebm import kernels, model, model_files, quality
+from dualebm import kernels, model_files, quality
 from dualebm.cli import main
 from dualebm.data.preparation import Preparation
 from dualebm.distances import energy_distance, median_distance, sliced_wasserstein
@@ -154,7 +154,7 @@ def test_moves_that_are_refused_are_spoken_of(folder, capsys, tmp_path):
     ],
 )
 def test_what_is_not_allowed_is_one_line_before_anything_is_read(folder, capsys, monkeypatch, flags, message):
-    monkeypatch.setattr(model, "read", lambda folder: pytest.fail("read"))
+    monkeypatch.setattr(model_files, "read", lambda folder: pytest.fail("read"))
     code, out, err = score(capsys, folder / "fit", folder / flags[0], *flags[1:])
     assert (code, out) == (2, "") and err.startswith("error: ") and err.count("\n") == 1 and message in err
 
