@@ -1,17 +1,27 @@
-"""How far an energy is from the best of the F1 ball, in nats, by a duality gap that needs no partition function.
+"""How far an energy is from the best of the F1 ball, in nats, by a bound from duality that needs no partition function.
 
 The source is arXiv 2107.05134, Theorem 1. Let f be the energy of a signed measure gamma in the ball of radius R, and F(theta) =
 E_model phi - E_data phi with the model of f. Then
 
-    G(gamma) = R sup_theta |F(theta)| - int F dgamma >= L(gamma) - min over the ball of L,   L(gamma) = E_data f + log Z_f,
+    G(f) = R sup_theta |F(theta)| - int F dgamma >= L(f) - L*,   L(f) = E_data f + log Z_f,   L* = min of L over the ball,
 
-because L is convex and G is its largest linear decrease. As int F dgamma = E_model f - E_data f, with theta* where the supremum is
-attained and s the sign of F there,
+because L is convex and G is its largest linear decrease. G is of first order in f - f* and L(f) - L* of second order, so that G is far
+too large near the best f*. But for every g
 
-    G = E_model g - E_data g,   g = R s phi(., theta*) - f,
+    L(f) - L* <= L(f) - L(g) + G(g),   L(f) - L(g) = E_data (f - g) - log E_f exp(f - g),
 
-is one difference of means. With samples of the model the supremum is sought on one half of them and G is evaluated on the other half,
-where it is unbiased for that theta*. A search that stops at a local supremum still underestimates G.
+which is nearly L(f) - L* where g is nearly the best. Such a g is found from f by fully corrective Frank-Wolfe (`frank_wolfe`): the
+polish. The bound is that of f, whatever g is.
+
+**From samples** each half of them has its own L, whose means are those over the half. The least value of such an L has an expectation of
+at most L*, as it is a minimum of means, and so has its logarithm of a mean, by Jensen's inequality (Mak, Morton, Wood 1999). So the bound
+of the half, with its own g and its own supremum, is at least L(f) - L* in expectation. Nothing in it is of first order in the noise: its
+error is that of E (exp(f - g) - 1), and that of the least value is of the order of (the number of atoms) / (the number of samples).
+Control variates lower both (`control_variates`). They come from the other half. What g gains, L(f) - L(g), is evaluated on
+the half that did not choose it, so that it is at most L(f) - L* in expectation.
+
+A search that stops at a local supremum still underestimates G. By quadrature it starts from a grid of all parameters, where these fill a
+space of few dimensions. Elsewhere the bound is called estimated.
 
 The samples must be samples of the model. The particles of a training are not: they lag behind the energy, and the energy has been fitted
 to them. `relaxation` detects the lag but not the fit.
@@ -20,113 +30,67 @@ to them. `relaxation` detects the lag but not the fit.
 import warnings
 from typing import Any, NamedTuple
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax.core import Tracer
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 
-from dualebm import measures
+from dualebm import frank_wolfe, measures
 from dualebm._internal import checks
+from dualebm.control_variates import crossed, errors
 from dualebm.energies.base import Energy
-from dualebm.energies.shallow import Shallow, feature_mean
+from dualebm.energies.shallow import Shallow
 from dualebm.flows import langevin
 from dualebm.flows.noise import drawn
+from dualebm.frank_wolfe import PEAKS, Measure, fall, polish, tilted
 from dualebm.geometry import Space
-from dualebm.log_z.annealing import anneal
+from dualebm.log_z.annealing import anneal, log_mean_weight
 from dualebm.measures import Samples, shares
 
-BALLS = ("full", "negative", "positive")
+BALLS = tuple(frank_wolfe.SIGNS)
 """The sets of energies among which `certify` looks for the best: the whole ball, or its energies of one sign."""
-
-FIRST_STEP, SHRINK = 0.3, 0.93
-"""The steps of the ascent to the supremum: the length of the first, in units of the parameters, and the factor from each to the next."""
 
 DOUBTFUL = 4
 """The number of standard errors by which the mean energy of samples may move under MALA before `certify` warns."""
 
+SMALLEST_FRACTION = 0.1
+"""The effective fraction of the weights exp(f - g) below which samples of f do not stand for the model of g."""
+
+STAGES = 4
+"""The largest number of energies of which samples are drawn, one after the other, for one certificate."""
+
+USELESS = 1.0
+"""The bound above which `doubt` calls it useless, in nats."""
+
+FAR = 0.5
+"""The total variation below which `doubt` says that the budget is far from reached, as a part of that of the polished energy."""
+
 
 class Certificate(NamedTuple):
-    """A duality gap and the parameter where its supremum is attained.
+    """A bound of the distance L(f) - L* of an energy f to the best of a ball.
 
     Args:
-        gap: the gap G, in nats.
+        gap: the bound L(f) - L(g) + G(g), in nats. Without a polish g is f.
         error: its standard error, in nats, which is 0 by quadrature.
-        position: the parameter theta*, (p,).
-        sign: the sign s of F at theta*, or 0 where no charge at all is best.
+        gain: L(f) - L(g), what the polished energy gains, in nats. It is at most L(f) - L*, in expectation.
+        energy: the polished energy g. It is nearer to the largest likelihood in the ball, which need not be nearer to the density of the data.
+        position: the parameter theta* where the supremum of G(g) is attained, (p,).
+        sign: the sign of F at theta*, or 0 where no charge at all is best.
+        total_variation: the total variation of f, the mean |c_j|.
+        fraction: the effective fraction of the weights exp(f - g) of the samples.
+        exact: whether means are by quadrature and the supremum was sought from a grid of all parameters.
     """
 
     gap: Float[Array, ""]
     error: Float[Array, ""]
+    gain: Float[Array, ""]
+    energy: Shallow
     position: Float[Array, " p"]
     sign: Float[Array, ""]
-
-
-def supremum(
-    key: Key[Array, ""],
-    energy: Shallow,
-    space: Space,
-    model: Samples,
-    data: Samples,
-    *,
-    ball: str = "full",
-    starts: int = 64,
-    steps: int = 80,
-) -> tuple[Float[Array, " p"], Float[Array, ""]]:
-    """Find theta* and s with s F(theta*) largest, by ascent from the atoms and from drawn parameters.
-
-    The drawn ones are those of `FeatureMap.draw`: uniform for most features. For a `ScaledBump` their centres are points of the model
-    and of the data in equal parts, and the ascent is over centres and concentrations.
-
-    Args:
-        key: the random key of the drawn parameters.
-        energy: the shallow energy f.
-        space: the space of the samples.
-        model: samples of the model of f.
-        data: the data.
-        ball: one of `BALLS`.
-        starts: the number of drawn parameters.
-        steps: the number of steps of each ascent.
-
-    Returns:
-        theta*, (p,), and s, which is 0 where a ball of one sign has its best at no charge.
-
-    Raises:
-        ValueError: for a ball that does not exist.
-
-    >>> from dualebm.features import ReLU; from dualebm.spaces import Sphere
-    >>> energy = Shallow(ReLU(), jnp.eye(2), jnp.zeros(2))
-    >>> points = Sphere(2).sample_base(jax.random.key(0), 500, jnp.float32)
-    >>> theta, sign = supremum(jax.random.key(1), energy, Sphere(2), Samples(points), Samples(jnp.array([[1.0, 0.0]])))
-    >>> bool(theta[0] > 0.99), float(sign)
-    (True, -1.0)
-    """
-    checks.choice("ball", ball, BALLS)
-    feature = energy.feature
-    parameters = feature.parameter_space(space)
-    both = Samples(jnp.concatenate([model.points, data.points]), jnp.log(jnp.concatenate([model.weights, data.weights])))
-    theta = jnp.concatenate([energy.positions, feature.draw(key, space, starts, both)])
-    signs = {"full": [1, -1], "negative": [-1], "positive": [1]}[ball]
-    sign = jnp.repeat(jnp.asarray(signs, theta.dtype), theta.shape[0])
-    theta = jnp.tile(theta, (len(signs), 1))
-
-    def witness(theta):
-        return jax.tree.map(jnp.subtract, feature_mean(feature, theta, model), feature_mean(feature, theta, data))
-
-    def ascend(carry, k):
-        theta, best, value = carry
-        values, gradient = witness(theta)
-        better = sign * values > value
-        best, value = jnp.where(better[:, None], theta, best), jnp.where(better, sign * values, value)
-        slope = sign[:, None] * parameters.tangent(theta, gradient)
-        length = jnp.linalg.norm(slope, axis=1, keepdims=True)
-        direction = slope / jnp.maximum(length, jnp.finfo(theta.dtype).tiny)
-        return (parameters.retract(theta, FIRST_STEP * SHRINK**k * direction), best, value), None
-
-    first = (theta, theta, jnp.full(theta.shape[0], -jnp.inf, theta.dtype))
-    (_, best, value), _ = jax.lax.scan(ascend, first, jnp.arange(steps))
-    at = jnp.argmax(value)
-    none = (value[at] <= 0) & (len(signs) == 1)
-    return best[at], jnp.where(none, 0, sign[at])
+    total_variation: Float[Array, ""]
+    fraction: Float[Array, ""]
+    exact: Bool[Array, ""]
 
 
 class Relaxation(NamedTuple):
@@ -187,12 +151,6 @@ def _mean_and_error(values, log_weights):
     return mean, jnp.sqrt(jnp.sum((weights * (values - mean)) ** 2))
 
 
-def _halves(model: Samples) -> list[Samples]:
-    """Return every other sample. Particles i and i + N/2 share their noise and stay together where N is a multiple of 4."""
-    log_weights = jnp.zeros_like(model.points[:, 0]) if model.log_weights is None else model.log_weights
-    return [Samples(model.points[i::2], log_weights[i::2]) for i in range(2)]
-
-
 def _warn_where_not_relaxed(key, energy, space, model) -> None:
     change = relaxation(key, energy, space, model)
     if isinstance(change.error, Tracer):
@@ -206,6 +164,137 @@ def _warn_where_not_relaxed(key, energy, space, model) -> None:
         )
 
 
+class _Problem(NamedTuple):
+    """What all bounds of a certificate share."""
+
+    space: Space
+    data: Samples
+    radius: Any
+    ball: str
+    candidates: Float[Array, "P p"]
+    polish: Int[Array, ""]
+    steps: int
+
+
+def _mean_at_data(energy, data):
+    return measures.mean(energy(data.points), data.log_weights)
+
+
+def _polished(problem, measure, energy, f, weights=None):
+    """Polish an energy whose values at the points are f."""
+    space, data, radius, ball, candidates, rounds, steps = problem
+    start = energy.positions, energy.coefficients / energy.coefficients.shape[0]
+    measure = measure if weights is None else measure._replace(weights=weights)
+    own = _mean_at_data(energy, data)
+    return polish(energy.feature, space, measure, data, f, own, start, candidates, radius, ball, rounds=rounds, steps=steps)
+
+
+def _by_quadrature(problem, energy, quadrature, exact):
+    f = energy(quadrature.points)
+    base = 0 if quadrature.log_weights is None else quadrature.log_weights
+    measure = Measure(quadrature.points.T, shares(base - f))
+    found = _polished(problem, measure, energy, f)
+    gained, weights = fall(measure, found.point.change, found.point.observed), tilted(measure, found.point.change).weights
+    fraction = jnp.sum(measure.weights**2) / jnp.sum(weights**2)
+    return _certificate(energy, found, found.bound, jnp.zeros_like(found.bound), gained, fraction, exact)
+
+
+def _certificate(f, found, gap, error, gain, fraction, exact):
+    """Put a certificate together. Where several polishes were made, the energy is their mean, which lies in the ball."""
+    a, theta = found.point.coefficients, found.point.positions
+    count = a.size // (a.shape[0] if a.ndim == 2 else 1)
+    energy = Shallow(f.feature, theta.reshape(-1, theta.shape[-1]), count * a.ravel())
+    at = jnp.argmax(found.bound)
+    position, sign = jnp.atleast_2d(found.position)[at], jnp.ravel(found.sign)[at]
+    return Certificate(gap, error, gain, energy, position, sign, jnp.mean(jnp.abs(f.coefficients)), fraction, jnp.asarray(exact))
+
+
+def _by_samples(problem, energy, model):
+    """Return the polishes of both halves of samples, with the mean bound, its error, what the other half gains, and the least fraction."""
+    halves = _halves(model)
+    samples = crossed(energy, problem.space, halves)
+    points = halves.points.reshape(-1, halves.points.shape[2])
+    f, columns = energy(points), points.T
+    found = jax.lax.map(lambda weights: _polished(problem, Measure(columns, weights), energy, f), samples.weights)
+
+    def values(found, weights):
+        """Return the derivative of the bound of a half in the weights of the points."""
+        model = tilted(Measure(columns, weights), found.point.change)
+        ratio = model.weights / jnp.where(weights == 0, 1, weights)
+        charge = problem.radius * found.sign * energy.feature(points, found.position[None])[:, 0]
+        decrease = charge - (f - found.point.change)
+        first = ratio * (decrease - jnp.sum(model.weights * decrease))  # of G(g), which a polish makes small
+        return jnp.where(found.rounds == 0, first, 0) - (ratio - 1)
+
+    error = errors(samples, jax.vmap(values)(found, samples.weights))
+    other = jax.vmap(lambda weights, point: fall(Measure(columns, weights), point.change, point.observed))
+    gain = jnp.mean(other(samples.weights[::-1], found.point))
+    before = shares(halves.log_weights[0]), shares(halves.log_weights[1])
+    changes = jnp.split(found.point.change[0], 2)[0], jnp.split(found.point.change[1], 2)[1]
+    sizes = [jnp.sum(p**2) / jnp.sum(shares(log + change) ** 2) for p, log, change in zip(before, halves.log_weights, changes, strict=True)]
+    return found, jnp.mean(found.bound), jnp.sqrt(jnp.sum(error**2)) / 2, gain, jnp.min(jnp.stack(sizes))
+
+
+def _halves(model: Samples) -> Samples:
+    """Return every other sample, points (2, n, d). Particles i and i + N/2 share their noise and stay together where N is a multiple of 4."""
+    count = model.points.shape[0] // 2 * 2
+    log_weights = jnp.zeros_like(model.points[:, 0]) if model.log_weights is None else model.log_weights
+    points = model.points[:count].reshape(-1, 2, model.points.shape[1])
+    return Samples(jnp.swapaxes(points, 0, 1), log_weights[:count].reshape(-1, 2).T)
+
+
+def _by_drawn_samples(key, problem, energy, chains, temperatures):
+    """Draw samples of f, and where they do not stand for the model of g, of g itself, until they do."""
+    size = max(energy.coefficients.shape[0], 2 * PEAKS)
+    more = size - energy.coefficients.shape[0]
+    a = energy.coefficients / energy.coefficients.shape[0]
+
+    def shallow(theta, a):
+        return Shallow(energy.feature, theta, len(a) * a)
+
+    first = shallow(
+        jnp.concatenate([energy.positions, jnp.broadcast_to(energy.positions[:1], (more, energy.positions.shape[1]))]),
+        jnp.concatenate([a, jnp.zeros(more, a.dtype)]),
+    )
+
+    def stage(carry):
+        i, reference, log_z, _ = carry
+        model = anneal(jax.random.fold_in(key, i), reference, problem.space, 2 * chains, temperatures=temperatures)
+        here, uncertain, _ = log_mean_weight(model.log_weights)
+        log_z = jax.tree.map(lambda known, new: jnp.where(i == 0, new, known), log_z, (here, uncertain))
+        offset = jnp.where(i == 0, 0, _mean_at_data(energy, problem.data) - _mean_at_data(reference, problem.data) + log_z[0] - here)
+        variance = jnp.where(i == 0, 0, log_z[1] ** 2 + uncertain**2)
+        found, bound, error, gain, fraction = _by_samples(problem, reference, model)
+        made = _certificate(energy, found, bound + offset, jnp.sqrt(error**2 + variance), gain + offset, fraction, False)
+        point = jax.tree.map(lambda x: x[0], found.point)
+        kept = jnp.argsort(-jnp.abs(point.coefficients))[:size]
+        return i + 1, shallow(point.positions[kept], point.coefficients[kept]), log_z, made
+
+    kinds = jax.eval_shape(stage, (jnp.int32(0), first, (jnp.zeros((), a.dtype),) * 2, None))[3]
+    none = jax.tree.map(lambda kind: jnp.zeros(kind.shape, kind.dtype), kinds)
+    carry = (jnp.int32(0), first, (jnp.zeros((), a.dtype),) * 2, none)
+    again = lambda carry: (carry[0] < STAGES) & (carry[3].fraction < SMALLEST_FRACTION)  # noqa: E731
+    return jax.lax.while_loop(again, stage, carry)[3]
+
+
+@eqx.filter_jit
+def _bounded(key, energy, space, data, radius, quadrature, model, ball, polish, chains, temperatures, starts, steps):
+    """Return the certificate. One program serves all radii, numbers of rounds and energies of one size."""
+    parameter_key, model_key = jax.random.split(key)
+    feature = energy.feature
+    grid = None if quadrature is None else frank_wolfe.parameter_grid(feature, space)
+    about = data if quadrature is None else Samples(jnp.concatenate([quadrature.points, data.points]))
+    drawn = feature.draw(parameter_key, space, starts, about)
+    known = [] if grid is None else [jnp.asarray(grid, energy.positions.dtype)]
+    problem = _Problem(space, data, radius, ball, jnp.concatenate([*known, drawn, energy.positions]), polish, steps)
+    if quadrature is not None:
+        return _by_quadrature(problem, energy, quadrature, grid is not None)
+    if model is not None:
+        found, bound, error, gain, fraction = _by_samples(problem, energy, model)
+        return _certificate(energy, found, bound, error, gain, fraction, False)
+    return _by_drawn_samples(model_key, problem, energy, chains, temperatures)
+
+
 def certify(
     key: Key[Array, ""],
     energy: Shallow,
@@ -216,77 +305,95 @@ def certify(
     quadrature: Samples | None = None,
     model: Samples | None = None,
     ball: str = "full",
+    polish: int = 3,
     chains: int = 20_000,
     temperatures: int = 100,
-    starts: int = 64,
-    steps: int = 80,
+    starts: int = 256,
+    steps: int = 60,
 ) -> Certificate:
-    """Return the duality gap of an energy within the ball of a radius, or within its part of one sign.
+    """Return a bound of how far an energy is from the best of the ball of a radius, or of its part of one sign.
 
-    The function is pure and jittable but for its warning. The counts are static.
+    The function is pure and jittable but for its warning. The counts are static, apart from `polish` in its program.
 
     Args:
         key: the random key of the search and of the samples.
-        energy: the shallow energy f. Its total variation, the mean |c_j|, must be within the radius. Otherwise the gap is that of the
-            larger ball that holds it.
+        energy: the shallow energy f. Its total variation, the mean |c_j|, need not be within the radius.
         space: the space of the data.
         data: the data.
         radius: the radius R of the ball, in units of temperature.
-        quadrature: a quadrature of the base measure that is exact for f, as any energy on S^1 and S^2 has. The gap is then exact up
-            to the search of theta*, and its error is 0. None to draw `chains` annealed samples (`annealing.anneal`) in each half, with an
-            error that falls as R / sqrt(chains).
-        model: known samples of exp(-f) tau, at least four, in place of drawn ones. Every other one is used for the search. Particles of a
-            training are not samples of its energy. The gap from them is too small, because the energy was fitted to them, and its
+        quadrature: a quadrature of the base measure that is exact for f, as any energy on S^1 and S^2 has. The bound is then exact, and its
+            error is 0. None to draw `chains` annealed samples (`annealing.anneal`) in each half. Where they do not stand for the model of
+            the polished energy, samples of that are drawn, and the bound has the errors of both log Z.
+        model: known samples of exp(-f) tau, at least four, in place of drawn ones. Every other one is of the same half. Particles of a
+            training are not samples of its energy. The bound from them is too small, because the energy was fitted to them, and its
             error is wrong too. Outside of jit a warning says where `relaxation` sees that they move. There is no warning within
             jit, nor for fitted particles that are at rest.
         ball: one of `BALLS`: "full", or "negative" or "positive" for energies whose charges all have that sign.
+        polish: the largest number of rounds of the polish, which ends where a round lowers the bound by less than 1%. With 0 the bound
+            is the duality gap G of f itself, which is far larger.
         chains: the number of annealed samples in each half.
         temperatures: the number of temperatures of the annealing.
-        starts: the number of drawn parameters from which the ascent to the supremum starts (see `supremum`).
-        steps: the number of steps of that ascent.
+        starts: the number of drawn parameters among which the search of the supremum starts, beside the atoms and, by quadrature, a grid.
+        steps: the number of steps of its ascents.
 
     Returns:
-        The gap with its error, and theta* with its sign.
+        The bound with its error, what the polished energy gains, and that energy.
 
     Raises:
         ValueError: for a ball or a count that is not allowed, fewer than four samples of the model, and both a quadrature and a model.
 
     >>> from dualebm.features import ReLU; from dualebm.spaces import Sphere; from dualebm.log_z.quadrature import sphere_quadrature
     >>> energy = Shallow(ReLU(), jnp.eye(3), jnp.zeros(3))
-    >>> data = Samples(jnp.array([[1.0, 0.0, 0.0]]))
-    >>> certificate = certify(jax.random.key(0), energy, Sphere(3), data, 2.0, quadrature=sphere_quadrature(Sphere(3), 32))
-    >>> round(float(certificate.gap), 2), float(certificate.error)  # 2 sup |1/4 - phi((1, 0, 0), theta)|
-    (1.5, 0.0)
+    >>> data, nodes = Samples(jnp.array([[1.0, 0.0, 0.0]])), sphere_quadrature(Sphere(3), 32)
+    >>> unpolished = certify(jax.random.key(0), energy, Sphere(3), data, 2.0, quadrature=nodes, polish=0)
+    >>> round(float(unpolished.gap), 2)  # 2 sup |1/4 - phi((1, 0, 0), theta)|
+    1.5
+    >>> certificate = certify(jax.random.key(0), energy, Sphere(3), data, 2.0, quadrature=nodes)
+    >>> round(float(certificate.gap), 2), round(float(certificate.gain), 2), float(certificate.error)  # f* = -2 phi(., (1, 0, 0))
+    (1.26, 1.26, 0.0)
     """
+    checks.choice("ball", ball, BALLS)
+    checks.count("polish", polish, 0)
     for name, value in (("chains", chains), ("temperatures", temperatures), ("starts", starts), ("steps", steps)):
         checks.count(name, value)
     if model is not None and quadrature is not None:
         raise ValueError("quadrature and model are both given; give one of them, or neither")
-    search_key, model_key = jax.random.split(key)
-    judge: Any
-    if quadrature is not None:
-        base = 0 if quadrature.log_weights is None else quadrature.log_weights
-        search = judge = Samples(quadrature.points, base - energy(quadrature.points))
-    elif model is not None:
+    if model is not None:
         checks.count("model.points, in number,", model.points.shape[0], 4)
-        _warn_where_not_relaxed(model_key, energy, space, model)
-        search, judge = _halves(model)
-    else:
-        search, judge = _halves(anneal(model_key, energy, space, 2 * chains, temperatures=temperatures))
-    position, sign = supremum(search_key, energy, space, search, data, ball=ball, starts=starts, steps=steps)
+        _warn_where_not_relaxed(key, energy, space, model)
+    radius = jnp.asarray(radius, energy.coefficients.dtype)
+    return _bounded(key, energy, space, data, radius, quadrature, model, ball, jnp.int32(polish), chains, temperatures, starts, steps)
 
-    def decrease(x):
-        return radius * sign * energy.feature(x, position[None])[:, 0] - energy(x)
 
-    values, observed = decrease(judge.points), measures.mean(decrease(data.points), data.log_weights)
-    mean, error = _mean_and_error(values, judge.log_weights)
-    return Certificate(mean - observed, error if quadrature is None else jnp.zeros_like(error), position, sign)
+def doubt(certificate: Certificate) -> str | None:
+    """Return why the bound of a certificate says little about its energy, or None.
+
+    Args:
+        certificate: the certificate.
+
+    Returns:
+        A sentence without a full stop: too few samples count, the energy is far from its budget, or the bound is above 1 nat. The budget
+        is far from reached where a polished energy has twice the total variation.
+
+    >>> from dualebm.features import ReLU
+    >>> energy = Shallow(ReLU(), jnp.eye(2), jnp.array([900.0, 1100.0]))
+    >>> of = lambda gap, used: Certificate(gap, 0.0, 0.0, energy, jnp.zeros(2), 1.0, used, 1.0, True)
+    >>> doubt(of(806.0, 990.0)), doubt(of(0.3, 12.0)), doubt(of(0.3, 990.0))
+    ('its bound is above 1 nat', 'its total variation 12 is far from that of a better energy, 1000', None)
+    """
+    if not certificate.fraction >= SMALLEST_FRACTION:
+        return f"only {100 * float(certificate.fraction):.2g}% of the samples count for a better energy"
+    used, better = float(certificate.total_variation), float(jnp.mean(jnp.abs(certificate.energy.coefficients)))
+    if used < FAR * better:
+        return f"its total variation {used:.4g} is far from that of a better energy, {better:.4g}"
+    return None if certificate.gap <= USELESS else f"its bound is above {USELESS:g} nat"
 
 
 def summary(certificate: Certificate, radius: float, ball: str = "full") -> str:
     """Return a certificate as a sentence.
 
-    An error of 0, which is by quadrature, makes the gap exact. Otherwise it is an estimate with its standard error.
+    It has no number where the number says little (see `doubt`). The number is an estimate where it is from samples, and where a search
+    may have missed the supremum.
 
     Args:
         certificate: the certificate.
@@ -299,15 +406,25 @@ def summary(certificate: Certificate, radius: float, ball: str = "full") -> str:
     Raises:
         ValueError: for a ball that does not exist.
 
-    >>> summary(Certificate(jnp.float32(0.0213), jnp.float32(0.0021), jnp.zeros(3), jnp.ones(())), 10.0)
-    'estimated within 0.0213 +- 0.0021 nats of the best F1 energy of radius 10'
-    >>> summary(Certificate(jnp.float32(0.0213), jnp.float32(0.0), jnp.zeros(3), jnp.ones(())), 10.0, "negative")
+    >>> from dualebm.features import ReLU
+    >>> energy = Shallow(ReLU(), jnp.eye(2), jnp.array([9.0, 11.0]))
+    >>> exact = Certificate(0.0213, 0.0, 0.02, energy, jnp.zeros(2), 1.0, 10.0, 1.0, True)
+    >>> summary(exact, 10.0, "negative")
     'within 0.0213 nats of the best negative F1 energy of radius 10 (by quadrature)'
+    >>> summary(exact._replace(error=0.0021, exact=False), 10.0)
+    'estimated within 0.0213 +- 0.0021 nats of the best F1 energy of radius 10'
+    >>> summary(exact._replace(total_variation=2.0), 10.0)
+    'not known to be near the best F1 energy of radius 10: its total variation 2 is far from that of a better energy, 10'
     """
     checks.choice("ball", ball, BALLS)
+    best = f"the best {'' if ball == 'full' else ball + ' '}F1 energy of radius {float(radius):g}"
+    reason = doubt(certificate)
+    if reason is not None:
+        return f"not known to be near {best}: {reason}"
     gap, error = float(certificate.gap), float(certificate.error)
-    best = f"nats of the best {'' if ball == 'full' else ball + ' '}F1 energy of radius {float(radius):g}"
-    return f"estimated within {gap:.4f} +- {error:.4f} {best}" if error else f"within {gap:.4f} {best} (by quadrature)"
+    if error:
+        return f"estimated within {gap:.4f} +- {error:.4f} nats of {best}"
+    return f"{'' if certificate.exact else 'estimated '}within {gap:.4f} nats of {best} (by quadrature)"
 
 
 def within(tolerance: float, sigmas: float = 2.0):

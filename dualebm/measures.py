@@ -160,6 +160,30 @@ def mean(values: Float[Array, "n *k"], log_weights: Float[Array, " n"] | None) -
     return jnp.sum(weights * values, axis=0)  # `sum` adds pairwise. A dot product of many terms would lose two more digits.
 
 
+def log_mean_exp(centred: Float[Array, " n"], weights: Float[Array, " n"]) -> Float[Array, ""]:
+    """Returns log sum_i p_i exp(v_i) for values v of weighted mean 0, and keeps the digits of small values.
+
+    Args:
+        centred: the values v, whose mean sum_i p_i v_i is 0, (n,).
+        weights: the weights p, of sum 1, (n,). They may have both signs.
+
+    Returns:
+        The logarithm, a scalar.
+
+    >>> round(float(log_mean_exp(jnp.array([1e-4, -1e-4]), jnp.array([0.5, 0.5])) / 5e-9), 4)
+    1.0
+    """
+    # It is log(1 + E (exp(v) - 1 - v)). This sum of positive terms keeps the digits of small values.
+    series = term = centred**2 / 2
+    for k in range(3, 10):  # to the ninth power: 1e-14 of the sum at 0.1
+        term = term * centred / k
+        series = series + term
+    bounded = jnp.minimum(centred, 50)
+    excess = jnp.where(jnp.abs(centred) < 0.1, series, jnp.expm1(bounded) - bounded)
+    small = jnp.log1p(jnp.sum(weights * excess))
+    return jnp.where(jnp.max(centred) < 50, small, logsumexp(centred, b=weights))
+
+
 def effective_sample_size(log_weights: Float[Array, " n"]) -> Float[Array, ""]:
     """Returns Kish's effective sample size (sum w)^2 / sum w^2.
 

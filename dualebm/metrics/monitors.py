@@ -15,7 +15,6 @@ from typing import ClassVar
 
 import equinox as eqx
 import jax.numpy as jnp
-from jax.scipy.special import logsumexp
 from jaxtyping import Array, Float
 
 from dualebm import duality_gap, measures
@@ -53,16 +52,7 @@ def relative_entropy(
     """
     difference = energy(samples.points) - reference
     difference = difference - measures.mean(difference, samples.log_weights)  # keeps the digits of small values
-    weights = samples.weights
-    # As r is centred, log E* exp(-r) = log(1 + E* (exp(-r) - 1 + r)). This sum of positive terms keeps the digits of small values.
-    series = term = difference**2 / 2
-    for k in range(3, 10):  # to the ninth power: 1e-14 of the sum at 0.1
-        term = -term * difference / k
-        series = series + term
-    bounded = jnp.maximum(difference, -50)
-    excess = jnp.where(jnp.abs(difference) < 0.1, series, jnp.expm1(-bounded) + bounded)
-    small = jnp.log1p(jnp.sum(weights * excess))
-    return jnp.where(jnp.min(difference) > -50, small, logsumexp(-difference, b=weights))
+    return measures.log_mean_exp(-difference, samples.weights)
 
 
 def _model_mean(energy, samples: Samples):

@@ -1,0 +1,425 @@
+"""Fully corrective Frank-Wolfe over the F1 ball: the loss L(g) = E_data g + log Z_g is lowered until the duality gap is small.
+
+The ball of radius R holds the energies g = sum_j a_j phi(., theta_j) with sum_j |a_j| <= R. A step adds the parameters where F is locally
+largest as atoms of coefficient 0, with F(theta) = E_g phi - E_data phi, and then minimises L over all coefficients of the ball. That is a
+convex problem, because L is convex and g linear in a.
+
+Means under g are those of a measure that represents the model of another energy f, with the weights exp(f - g). So
+L(f) - L(g) = E_data (f - g) - log E_f exp(f - g) needs no log Z. The points may be the nodes of a quadrature or samples.
+"""
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+from optax.projections import projection_simplex
+
+from dualebm._internal.blocks import block_columns, map_blocks, product, sum_blocks
+from dualebm.energies.shallow import Sums, feature_mean, feature_sums
+from dualebm.features import Feature
+from dualebm.geometry import ParameterSpace, Space
+from dualebm.log_z.quadrature import sphere_nodes
+from dualebm.measures import Samples, log_mean_exp
+from dualebm.parameters import ScaledCentres
+from dualebm.spaces import Sphere, Torus
+
+SIGNS: dict[str, tuple[int, ...]] = {"full": (1, -1), "negative": (-1,), "positive": (1,)}
+"""The signs that coefficients may have in each ball."""
+
+PEAKS = 32
+"""The number of atoms that a step adds: as many of each sign of a ball."""
+
+FIRST_MOVE, LAST_MOVE = 0.3, 1e-3
+"""The first and the last move of the ascent to a local maximum, in the lengths over which phi changes with theta (`FeatureMap.widths`)."""
+
+APART = 0.3
+"""The least distance between the parameters from which the ascents start, in the same lengths."""
+
+NEWTON, INNER, HALVINGS = 12, 600, 6
+"""The largest number of Newton steps over coefficients, the iterations of the quadratic problem of each, and the step sizes that it tries."""
+
+SMALL = 0.01
+"""A Newton method ends where the gap over its atoms is this part of the best bound, and a polish where a round lowers the bound by less."""
+
+CIRCLE_GRID, SPHERE_GRID, SCALES = 720, 40, 16
+"""The parameters of a grid: on a circle, heights on S^2 (with twice as many on each; half of both where there is a concentration), and
+values of a further coordinate."""
+
+
+class Measure(NamedTuple):
+    """Points with weights that may have both signs, as control variates make them (`control_variates.crossed`).
+
+    Args:
+        columns: the points, as columns, (d, N).
+        weights: the weights, of sum 1, (N,).
+    """
+
+    columns: Float[Array, "d N"]
+    weights: Float[Array, " N"]
+
+
+def tilted(measure: Measure, change: Float[Array, " N"]) -> Measure:
+    """Return the measure with its weights multiplied by exp(change), and of sum 1 again.
+
+    >>> tilted(Measure(jnp.eye(2), jnp.array([0.5, 0.5])), jnp.log(jnp.array([1.0, 3.0]))).weights.round(6).tolist()
+    [0.25, 0.75]
+    """
+    weights = measure.weights * jnp.exp(change - jnp.max(change))
+    return measure._replace(weights=weights / jnp.sum(weights))
+
+
+def means(feature: Feature, theta: Float[Array, "m p"], measure: Measure) -> Sums:
+    """Return the means of phi(., theta_j) under a measure, (m,), and their gradients in theta_j, (m, p).
+
+    >>> from dualebm.features import ReLU
+    >>> means(ReLU(), jnp.eye(2), Measure(jnp.eye(2), jnp.array([0.25, 0.75])))[0].tolist()
+    [0.25, 0.75]
+    """
+    return sum_blocks(lambda x, w: feature_sums(feature, theta, x, w), tuple(measure), block_columns(theta.shape[0]))
+
+
+def combined(feature: Feature, theta: Float[Array, "m p"], a: Float[Array, " m"], columns: Float[Array, "d N"]) -> Float[Array, " N"]:
+    """Return sum_j a_j phi(x_i, theta_j) at points that are columns, (N,).
+
+    >>> from dualebm.features import ReLU
+    >>> combined(ReLU(), jnp.eye(2), jnp.array([2.0, 3.0]), jnp.eye(2)).tolist()
+    [2.0, 3.0]
+    """
+    return map_blocks(lambda x: product(feature(x.T, theta), a), columns, block_columns(theta.shape[0]))
+
+
+# -- Where F is largest --------------------------------------------------------------------------------
+
+
+def parameter_grid(feature: Feature, space: Space) -> Float[np.ndarray, "P p"] | None:
+    """Return a grid of all parameters, dense enough that an ascent from its best points reaches the supremum of |F|.
+
+    Args:
+        feature: phi.
+        space: the space of the points.
+
+    Returns:
+        The parameters as a NumPy float64 array, (P, p), or None where they fill a space of too many dimensions: another than the circle,
+        S^2, S^3 or the torus of one dimension, or one of these with a concentration.
+
+    >>> from dualebm.features import ReLU, ScaledBump
+    >>> parameter_grid(ReLU(), Sphere(3)).shape, parameter_grid(ScaledBump(Sphere(2)), Sphere(2)).shape
+    ((3200, 3), (11520, 3))
+    """
+    return _grid_of(feature.parameter_space(space))
+
+
+def _grid_of(parameters: ParameterSpace, heights: int = SPHERE_GRID) -> np.ndarray | None:
+    if isinstance(parameters, ScaledCentres):
+        centres = _grid_of(parameters.space, heights=SPHERE_GRID // 2)
+        return None if centres is None else _product(centres, np.linspace(*parameters.bounds, SCALES))
+    if isinstance(parameters, Torus) or parameters == Sphere(2):
+        return parameters.equispaced(CIRCLE_GRID) if parameters.circumference else None
+    if not isinstance(parameters, Sphere) or parameters.dimension > 4:
+        return None
+    globe = sphere_nodes(Sphere(3), heights // (parameters.dimension - 2))[0]
+    if parameters.dimension == 3:
+        return globe
+    turned = _product(globe, (np.arange(SCALES) + 0.5) * math.pi / SCALES)  # a point of S^3: an angle, and a point of S^2
+    return np.concatenate([np.sin(turned[:, 3:]) * turned[:, :3], np.cos(turned[:, 3:])], axis=1)
+
+
+def _product(points, values):
+    return np.concatenate([np.repeat(points, len(values), axis=0), np.tile(values, len(points))[:, None]], axis=1)
+
+
+class Peaks(NamedTuple):
+    """Local maxima of s F over parameters.
+
+    Args:
+        positions: the parameters, (K, p).
+        signs: s, (K,).
+        values: s F there, (K,).
+    """
+
+    positions: Float[Array, "K p"]
+    signs: Float[Array, " K"]
+    values: Float[Array, " K"]
+
+
+def peaks(
+    feature: Feature, space: Space, model: Measure, data: Samples, candidates: Float[Array, "P p"], seen: Float[Array, " P"], ball: str, *,
+    steps: int,
+) -> Peaks:  # fmt: skip
+    """Find local maxima of s F(theta) = s (E_model phi - E_data phi) for each sign s of a ball, by ascent from the best candidates.
+
+    The candidates of an ascent lie `APART`.
+
+    Args:
+        feature: phi.
+        space: the space of the points.
+        model: the model.
+        data: the data.
+        candidates: parameters, (P, p).
+        seen: E_data phi at the candidates, (P,).
+        ball: one of `SIGNS`.
+        steps: the number of steps of each ascent.
+
+    Returns:
+        `PEAKS` maxima. Several of them may be the same.
+
+    >>> from dualebm.features import ReLU
+    >>> model, data = Measure(jnp.array([[1.0, 0.0], [0.0, 1.0]]), jnp.array([1.0, 0.0])), Samples(jnp.array([[0.0, 1.0]]))
+    >>> found = peaks(ReLU(), Sphere(2), model, data, jnp.eye(2), jnp.array([0.0, 1.0]), "positive", steps=1)
+    >>> found.positions[0].tolist(), float(found.values[0])
+    ([1.0, 0.0], 1.0)
+    """
+    parameters, signs = feature.parameter_space(space), SIGNS[ball]
+    each = PEAKS // len(signs)
+    witness = means(feature, candidates, model)[0] - seen
+    widths = jnp.broadcast_to(feature.widths(space, candidates), candidates.shape)
+
+    def best(values, _):
+        i = jnp.argmax(values)
+        ways = parameters.log(jnp.broadcast_to(candidates[i], candidates.shape), candidates)
+        return jnp.where(jnp.linalg.norm(ways / widths, axis=1) > APART, values, -jnp.inf), i
+
+    theta = candidates[jnp.concatenate([jax.lax.scan(best, s * witness, None, length=each)[1] for s in signs])]
+    sign = jnp.repeat(jnp.asarray(signs, theta.dtype), each)
+
+    def ascend(carry, length):
+        theta, highest, value = carry
+        values, gradient = jax.tree.map(jnp.subtract, means(feature, theta, model), feature_mean(feature, theta, data))
+        better = sign * values > value
+        highest, value = jnp.where(better[:, None], theta, highest), jnp.where(better, sign * values, value)
+        width = feature.widths(space, theta)
+        slope = sign[:, None] * width * parameters.tangent(theta, gradient)
+        size = jnp.maximum(jnp.linalg.norm(slope, axis=1, keepdims=True), jnp.finfo(theta.dtype).tiny)
+        return (parameters.retract(theta, length * width * slope / size), highest, value), None
+
+    start = (theta, theta, jnp.full(theta.shape[0], -jnp.inf, theta.dtype))
+    (_, highest, value), _ = jax.lax.scan(ascend, start, jnp.geomspace(FIRST_MOVE, LAST_MOVE, steps, dtype=theta.dtype))
+    return Peaks(highest, sign, value)
+
+
+# -- The coefficients ----------------------------------------------------------------------------------
+
+
+def projected(a: Float[Array, " m"], radius: Float[Array, ""] | float, ball: str) -> Float[Array, " m"]:
+    """Return the coefficients of a ball that are nearest to given ones.
+
+    Args:
+        a: the coefficients, (m,).
+        radius: the radius of the ball.
+        ball: one of `SIGNS`.
+
+    Returns:
+        Coefficients, (m,), of the signs of the ball, whose absolute values sum to at most the radius.
+
+    >>> projected(jnp.array([3.0, -2.0]), 2.0, "full").tolist(), projected(jnp.array([3.0, -2.0]), 2.0, "positive").tolist()
+    ([1.5, -0.5], [2.0, 0.0])
+    """
+    sign = jnp.sign(a) if ball == "full" else SIGNS[ball][0]
+    size = jnp.maximum(sign * a, 0)
+    return sign * jnp.where(jnp.sum(size) <= radius, size, projection_simplex(size, radius))
+
+
+def quadratic_step(
+    slope: Float[Array, " m"], covariance: Float[Array, "m m"], a: Float[Array, " m"], radius: Float[Array, ""] | float, ball: str
+) -> Float[Array, " m"]:
+    """Return the b in a ball with the least slope . (b - a) + (b - a) covariance (b - a) / 2, by projected gradients with momentum.
+
+    The momentum starts again where it leads uphill (O'Donoghue, Candes 2015).
+
+    Args:
+        slope: the slope at a, (m,).
+        covariance: the curvature, (m, m).
+        a: the coefficients, (m,).
+        radius: the radius of the ball.
+        ball: one of `SIGNS`.
+
+    Returns:
+        The coefficients b, (m,).
+
+    >>> quadratic_step(jnp.array([-1.0, -3.0]), jnp.eye(2), jnp.zeros(2), 2.0, "full").round(4).tolist()
+    [0.0, 2.0]
+    """
+    rate = 1 / jnp.max(jnp.sum(jnp.abs(covariance), axis=1))
+
+    def step(carry, _):
+        x, y, t = carry
+        new = projected(y - rate * (slope + product(covariance, y - a)), radius, ball)
+        t = jnp.where(jnp.dot(y - new, new - x) > 0, 1.0, t)
+        after = (1 + jnp.sqrt(1 + 4 * t * t)) / 2
+        return (new, new + (t - 1) / after * (new - x), after), None
+
+    (b, _, _), _ = jax.lax.scan(step, (a, a, jnp.ones((), a.dtype)), None, length=INNER)
+    return b
+
+
+class Point(NamedTuple):
+    """An energy g = sum_j a_j phi(., theta_j) beside an energy f.
+
+    Args:
+        positions: theta_j, (M, p).
+        coefficients: a_j, (M,).
+        seen: E_data phi(., theta_j), (M,).
+        change: f - g at the points of the measure, (N,).
+        observed: E_data (f - g).
+    """
+
+    positions: Float[Array, "M p"]
+    coefficients: Float[Array, " M"]
+    seen: Float[Array, " M"]
+    change: Float[Array, " N"]
+    observed: Float[Array, ""]
+
+
+def fall(measure: Measure, change: Float[Array, " N"], observed: Float[Array, ""]) -> Float[Array, ""]:
+    """Return L(f) - L(g) = E_data (f - g) - log E_f exp(f - g).
+
+    Args:
+        measure: the model of f.
+        change: f - g at its points, (N,).
+        observed: E_data (f - g).
+
+    Returns:
+        How much lower the loss of g is, in nats.
+
+    >>> two = Measure(jnp.eye(2), jnp.array([0.5, 0.5]))
+    >>> round(float(fall(two, jnp.array([0.0, jnp.log(3.0)]), jnp.array(0.0))), 4)  # -log 2
+    -0.6931
+    """
+    mean = jnp.sum(measure.weights * change)
+    return observed - mean - log_mean_exp(change - mean, measure.weights)
+
+
+def weighed(feature: Feature, measure: Measure, at: Point, radius: Any, ball: str, tolerance: Float[Array, ""]) -> Point:
+    """Minimise L over the coefficients of a ball, by Newton steps whose quadratic problem is solved within the ball.
+
+    Args:
+        feature: phi.
+        measure: the model of f.
+        at: the first energy g.
+        radius: the radius of the ball.
+        ball: one of `SIGNS`.
+        tolerance: the duality gap over the atoms at which it ends, in nats.
+
+    Returns:
+        The last energy g.
+
+    >>> from dualebm.features import ReLU
+    >>> axes = Measure(jnp.eye(2), jnp.array([0.5, 0.5]))
+    >>> start = Point(jnp.eye(2), jnp.zeros(2), jnp.array([0.25, 0.75]), jnp.zeros(2), jnp.zeros(()))
+    >>> best = weighed(ReLU(), axes, start, 9.0, "full", jnp.array(1e-6))  # the model has the masses of the data
+    >>> [round(float(weight), 3) for weight in tilted(axes, best.change).weights]
+    [0.25, 0.75]
+    """
+    theta, seen, columns = at.positions, at.seen, measure.columns
+    width = block_columns(theta.shape[0])
+
+    def step(carry):
+        i, at, _ = carry
+        model = tilted(measure, at.change)
+        mean = means(feature, theta, model)[0]
+
+        def second(x, w):
+            centred = feature(x.T, theta) - mean[None]
+            return product(centred.T * w[None], centred)
+
+        slope, covariance = seen - mean, sum_blocks(second, tuple(model), width)
+        covariance = covariance + 1e-6 * jnp.mean(jnp.diag(covariance)) * jnp.eye(len(mean), dtype=mean.dtype)
+        way = quadratic_step(slope, covariance, at.coefficients, radius, ball) - at.coefficients
+        along, observed = combined(feature, theta, way, columns), jnp.dot(seen, way)
+        sizes = jnp.append(0.5 ** jnp.arange(HALVINGS, dtype=mean.dtype), 0)
+        size = sizes[jnp.argmax(jax.lax.map(lambda t: fall(measure, at.change - t * along, at.observed - t * observed), sizes))]
+        highest = jnp.maximum(jnp.max(jnp.stack([jnp.max(-s * slope) for s in SIGNS[ball]])), 0)
+        gap = radius * highest + jnp.dot(at.coefficients, slope)  # of the g before the step
+        moved = at._replace(
+            coefficients=at.coefficients + size * way, change=at.change - size * along, observed=at.observed - size * observed
+        )
+        return i + 1, moved, jnp.where(size > 0, gap, 0)
+
+    start = (jnp.int32(0), at, jnp.asarray(jnp.inf, seen.dtype))
+    return jax.lax.while_loop(lambda carry: (carry[0] < NEWTON) & (carry[2] > tolerance), step, start)[1]
+
+
+# -- The polish ----------------------------------------------------------------------------------------
+
+
+class Polished(NamedTuple):
+    """The best bound of L(f) - L* that a polish found, with the energy g that gave it.
+
+    Args:
+        point: g beside f.
+        bound: L(f) - L(g) + G(g), in nats.
+        position: the parameter where the supremum of G(g) is attained, (p,).
+        sign: the sign of F there, or 0 where no charge is best.
+        rounds: the number of rounds that led to it.
+    """
+
+    point: Point
+    bound: Float[Array, ""]
+    position: Float[Array, " p"]
+    sign: Float[Array, ""]
+    rounds: Int[Array, ""]
+
+
+def polish(
+    feature: Feature, space: Space, measure: Measure, data: Samples, f: Float[Array, " N"], own: Float[Array, ""],
+    start: tuple[Float[Array, "m p"], Float[Array, " m"]], candidates: Float[Array, "P p"], radius: Any, ball: str, *, rounds: Any, steps: int,
+) -> Polished:  # fmt: skip
+    """Lower L from an energy on, in rounds of two corrective steps each, while the bound L(f) - L(g) + G(g) falls.
+
+    The second step of a round adds the maxima where they have moved to.
+
+    Args:
+        feature: phi.
+        space: the space of the points.
+        measure: the model of f.
+        data: the data.
+        f: f at the points of the measure, (N,).
+        own: E_data f.
+        start: the positions and coefficients of the first g, (m, p) and (m,).
+        candidates: parameters from which the supremum of |F| is sought, (P, p).
+        radius: the radius of the ball.
+        ball: one of `SIGNS`.
+        rounds: the largest number of rounds, which may be a traced integer. With 0 the bound is G of the first g.
+        steps: the number of steps of each ascent to a maximum.
+
+    Returns:
+        The least bound.
+    """
+    (theta, a), columns = start, measure.columns
+    theta = jnp.concatenate([theta, jnp.broadcast_to(theta[:1], (PEAKS, theta.shape[1]))])
+    a = jnp.concatenate([a, jnp.zeros(PEAKS, a.dtype)])
+    known = feature_mean(feature, candidates, data)[0]
+
+    def point(theta, a):
+        seen = feature_mean(feature, theta, data)[0]
+        return Point(theta, a, seen, f - combined(feature, theta, a, columns), own - jnp.dot(seen, a))
+
+    def step(carry):
+        i, at, found, best, before, _ = carry
+
+        def corrected():
+            worst = jnp.argsort(jnp.abs(at.coefficients))[:PEAKS]
+            more = point(at.positions.at[worst].set(found.positions), at.coefficients.at[worst].set(0))
+            return weighed(feature, measure, more, radius, ball, SMALL * best.bound)
+
+        at = jax.lax.cond(i > 0, corrected, lambda: at)
+        model = tilted(measure, at.change)
+        places, seen = jnp.concatenate([candidates, at.positions]), jnp.concatenate([known, at.seen])
+        found = peaks(feature, space, model, data, places, seen, ball, steps=steps)
+        top = jnp.argmax(found.values)
+        charge = jnp.sum(model.weights * (f - at.change)) - (own - at.observed)  # int F dgamma = E_g g - E_data g
+        bound = fall(measure, at.change, at.observed) + radius * jnp.maximum(found.values[top], 0) - charge
+        new = Polished(at, bound, found.positions[top], jnp.where(found.values[top] > 0, found.signs[top], 0), (i + 1) // 2)
+        best = jax.tree.map(lambda one, other: jnp.where(bound < best.bound, one, other), new, best)
+        ends = i % 2 == 0  # a round
+        on = (i == 0) | (best.bound < (1 - SMALL) * before) | ~ends
+        return i + 1, at, found, best, jnp.where(ends, best.bound, before), on
+
+    first, zero = point(theta, a), jnp.zeros((), a.dtype)
+    none = Peaks(jnp.zeros_like(theta[:PEAKS]), jnp.zeros_like(a[:PEAKS]), jnp.zeros_like(a[:PEAKS]))
+    highest = Polished(first, zero + jnp.inf, theta[0], zero, jnp.int32(0))
+    carry = (jnp.int32(0), first, none, highest, zero + jnp.inf, jnp.asarray(True))
+    return jax.lax.while_loop(lambda carry: (carry[0] <= 2 * rounds) & carry[-1], step, carry)[3]
