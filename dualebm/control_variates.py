@@ -1,8 +1,8 @@
 """Stein terms as control variates: functions whose mean under a model exp(-f) tau is 0, for means over samples of it.
 
-For a function h the Stein term is T h = Laplacian h + (grad log tau - grad f) . grad h, along the space. Its mean is 0, because the terms
-of an integration by parts cancel (`stein`). Here h are the coordinates y_k of the space in which it is embedded (`Space.ambient`, in units of its circles
-on a torus) and their products. By the product rule T(y_k y_l) = y_k T y_l + y_l T y_k + 2 <grad y_k, grad y_l>.
+For a function h the Stein term is T h = Laplacian h + (grad log tau - grad f) . grad h, along the space. Its mean is 0, by an integration
+by parts (`stein`). Here h are the ambient coordinates y_k of the space, on a torus the cosines and sines of its angles, and their products.
+By the product rule T(y_k y_l) = y_k T y_l + y_l T y_k + 2 <grad y_k, grad y_l>.
 
 A mean over samples, less the part of it that a regression on the means of the Stein terms explains, varies less. The regression is made
 with other samples than the mean, so that the mean stays without bias. That mean is one over the points of both, with weights of both
@@ -51,14 +51,14 @@ def stein_terms(energy: Energy, space: Space, x: Float[Array, "N d"]) -> Float[A
         slopes = jnp.concatenate([-y[:, d:], y[:, :d]], axis=1) / unit
         first = slopes * jnp.concatenate([scores, scores], axis=1) - y / unit**2
         circle = np.concatenate([np.arange(d), np.arange(d)])
-        metric = lambda k, l: jnp.asarray(circle[k] == circle[l], x.dtype)[None] * slopes[:, k] * slopes[:, l]  # noqa: E731
+        metric = lambda i, j: jnp.asarray(circle[i] == circle[j], x.dtype)[None] * slopes[:, i] * slopes[:, j]  # noqa: E731
     else:
         normal = space.normal(x)
         first = scores - space.mean_curvature * normal
-        metric = lambda k, l: jnp.asarray(k == l, x.dtype)[None] - normal[:, k] * normal[:, l]  # noqa: E731
+        metric = lambda i, j: jnp.asarray(i == j, x.dtype)[None] - normal[:, i] * normal[:, j]  # noqa: E731
     count = y.shape[1]
-    k, l = np.triu_indices(count) if count <= LARGEST_PRODUCTS else (np.arange(count),) * 2
-    return jnp.concatenate([first, y[:, k] * first[:, l] + y[:, l] * first[:, k] + 2 * metric(k, l)], axis=1)
+    i, j = np.triu_indices(count) if count <= LARGEST_PRODUCTS else (np.arange(count),) * 2
+    return jnp.concatenate([first, y[:, i] * first[:, j] + y[:, j] * first[:, i] + 2 * metric(i, j)], axis=1)
 
 
 class Crossed(NamedTuple):

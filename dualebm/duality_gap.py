@@ -27,6 +27,7 @@ The samples must be samples of the model. The particles of a training are not: t
 to them. `relaxation` detects the lag but not the fit.
 """
 
+import math
 import warnings
 from typing import Any, NamedTuple
 
@@ -36,23 +37,19 @@ import jax.numpy as jnp
 from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from dualebm import frank_wolfe, measures
+from dualebm import measures
 from dualebm._internal import checks
 from dualebm.control_variates import crossed, errors
-from dualebm.energies.base import Energy
 from dualebm.energies.shallow import Shallow
-from dualebm.flows import langevin
-from dualebm.flows.noise import drawn
-from dualebm.frank_wolfe import PEAKS, Measure, fall, polish, tilted
+from dualebm.frank_wolfe import KEPT, fall, polish
 from dualebm.geometry import Space
 from dualebm.log_z.annealing import anneal, log_mean_weight
 from dualebm.measures import Samples, shares
+from dualebm.relaxation import DOUBTFUL, relaxation
+from dualebm.suprema import SIGNS, Measure, parameter_grid, tilted
 
-BALLS = tuple(frank_wolfe.SIGNS)
+BALLS = tuple(SIGNS)
 """The sets of energies among which `certify` looks for the best: the whole ball, or its energies of one sign."""
-
-DOUBTFUL = 4
-"""The number of standard errors by which the mean energy of samples may move under MALA before `certify` warns."""
 
 SMALLEST_FRACTION = 0.1
 """The effective fraction of the weights exp(f - g) below which samples of f do not stand for the model of g."""
@@ -74,7 +71,8 @@ class Certificate(NamedTuple):
         gap: the bound L(f) - L(g) + G(g), in nats. Without a polish g is f.
         error: its standard error, in nats, which is 0 by quadrature.
         gain: L(f) - L(g), what the polished energy gains, in nats. It is at most L(f) - L*, in expectation.
-        energy: the polished energy g. It is nearer to the largest likelihood in the ball, which need not be nearer to the density of the data.
+        energy: the polished energy g. It is nearer to the maximum-likelihood estimate in the ball, which has not the least KL to what the
+            data are drawn from.
         position: the parameter theta* where the supremum of G(g) is attained, (p,).
         sign: the sign of F at theta*, or 0 where no charge at all is best.
         total_variation: the total variation of f, the mean |c_j|.
@@ -93,66 +91,8 @@ class Certificate(NamedTuple):
     exact: Bool[Array, ""]
 
 
-class Relaxation(NamedTuple):
-    """The mean energy of samples before and after moves under that energy.
-
-    Args:
-        before: the mean energy before the moves.
-        after: the mean energy after the moves.
-        error: the standard error of the change.
-    """
-
-    before: Float[Array, ""]
-    after: Float[Array, ""]
-    error: Float[Array, ""]
-
-
-def relaxation(key: Key[Array, ""], energy: Energy, space: Space, model: Samples, *, moves: int = 100) -> Relaxation:
-    """Measure the change of E f over samples under `moves` steps of MALA of the space's default size.
-
-    The moves leave the model exp(-f) tau invariant, so that for samples of the model the change is 0 up to its error. The change shows
-    relaxation only within a mode. It does not show wrong masses of modes between which no particle moves, nor that an energy was fitted
-    to the samples. The function is pure, and `moves` is static.
-
-    Args:
-        key: the random key of the moves.
-        energy: the energy f.
-        space: the space of the samples.
-        model: the samples, with or without weights.
-        moves: the number of moves.
-
-    Returns:
-        The mean energies before and after the moves, and the error of the change.
-
-    Raises:
-        ValueError: for fewer than one move.
-
-    >>> from dualebm.data import targets
-    >>> teacher = targets.teacher("s2_bimodal")
-    >>> at_data, _ = targets.sample(jax.random.key(0), teacher, 1000)
-    >>> change = relaxation(jax.random.key(1), teacher.energy, teacher.space, at_data)
-    >>> bool(abs(change.after - change.before) < DOUBTFUL * change.error)
-    True
-    """
-    checks.count("moves", moves)
-    draw = drawn(key, space.dimension, model.points.dtype, "independent")
-    moved, _, _ = langevin.move("mala", space, draw, model.points.T, energy, space.default_particle_step, steps=moves)
-    before, after = energy(model.points), energy(moved.T)
-    log_weights = jnp.zeros_like(before) if model.log_weights is None else model.log_weights
-    mean, error = _mean_and_error(after - before, log_weights)
-    at_first = measures.mean(before, log_weights)
-    return Relaxation(at_first, at_first + mean, error)
-
-
-def _mean_and_error(values, log_weights):
-    """Return the weighted mean, and its standard error for independent samples by the delta method."""
-    weights = shares(log_weights)
-    mean = jnp.sum(weights * values)
-    return mean, jnp.sqrt(jnp.sum((weights * (values - mean)) ** 2))
-
-
-def _warn_where_not_relaxed(key, energy, space, model) -> None:
-    change = relaxation(key, energy, space, model)
+def _warn_where_not_relaxation(key, energy, space, model) -> None:
+    change = eqx.filter_jit(relaxation)(key, energy, space, model)
     if isinstance(change.error, Tracer):
         return
     before, after, error = map(float, change)
@@ -176,24 +116,15 @@ class _Problem(NamedTuple):
     steps: int
 
 
-def _mean_at_data(energy, data):
-    return measures.mean(energy(data.points), data.log_weights)
-
-
-def _polished(problem, measure, energy, f, weights=None):
-    """Polish an energy whose values at the points are f."""
+def _polished(problem, measure, energy):
     space, data, radius, ball, candidates, rounds, steps = problem
-    start = energy.positions, energy.coefficients / energy.coefficients.shape[0]
-    measure = measure if weights is None else measure._replace(weights=weights)
-    own = _mean_at_data(energy, data)
-    return polish(energy.feature, space, measure, data, f, own, start, candidates, radius, ball, rounds=rounds, steps=steps)
+    return polish(energy, space, measure, data, candidates, radius, ball, rounds=rounds, steps=steps)
 
 
 def _by_quadrature(problem, energy, quadrature, exact):
-    f = energy(quadrature.points)
     base = 0 if quadrature.log_weights is None else quadrature.log_weights
-    measure = Measure(quadrature.points.T, shares(base - f))
-    found = _polished(problem, measure, energy, f)
+    measure = Measure(quadrature.points.T, shares(base - energy(quadrature.points)))
+    found = _polished(problem, measure, energy)
     gained, weights = fall(measure, found.point.change, found.point.observed), tilted(measure, found.point.change).weights
     fraction = jnp.sum(measure.weights**2) / jnp.sum(weights**2)
     return _certificate(energy, found, found.bound, jnp.zeros_like(found.bound), gained, fraction, exact)
@@ -201,12 +132,15 @@ def _by_quadrature(problem, energy, quadrature, exact):
 
 def _certificate(f, found, gap, error, gain, fraction, exact):
     """Put a certificate together. Where several polishes were made, the energy is their mean, which lies in the ball."""
-    a, theta = found.point.coefficients, found.point.positions
-    count = a.size // (a.shape[0] if a.ndim == 2 else 1)
-    energy = Shallow(f.feature, theta.reshape(-1, theta.shape[-1]), count * a.ravel())
-    at = jnp.argmax(found.bound)
-    position, sign = jnp.atleast_2d(found.position)[at], jnp.ravel(found.sign)[at]
-    return Certificate(gap, error, gain, energy, position, sign, jnp.mean(jnp.abs(f.coefficients)), fraction, jnp.asarray(exact))
+    found = found if found.bound.ndim else jax.tree.map(lambda x: x[None], found)
+    count, at = found.bound.shape[0], jnp.argmax(found.bound)
+    none = found.rounds == 0  # then g is f
+    own, a = f.coefficients / f.coefficients.shape[0], found.point.coefficients
+    a = jnp.concatenate([jnp.mean(none, dtype=a.dtype) * own, jnp.where(none[:, None], 0, a).ravel() / count])
+    theta = jnp.concatenate([f.positions, found.point.positions.reshape(-1, f.positions.shape[1])])
+    used = jnp.mean(jnp.abs(f.coefficients))
+    energy = Shallow(f.feature, theta, len(a) * a)
+    return Certificate(gap, error, gain, energy, found.position[at], found.sign[at], used, fraction, jnp.asarray(exact))
 
 
 def _by_samples(problem, energy, model):
@@ -215,7 +149,7 @@ def _by_samples(problem, energy, model):
     samples = crossed(energy, problem.space, halves)
     points = halves.points.reshape(-1, halves.points.shape[2])
     f, columns = energy(points), points.T
-    found = jax.lax.map(lambda weights: _polished(problem, Measure(columns, weights), energy, f), samples.weights)
+    found = jax.lax.map(lambda weights: _polished(problem, Measure(columns, weights), energy), samples.weights)
 
     def values(found, weights):
         """Return the derivative of the bound of a half in the weights of the points."""
@@ -236,7 +170,7 @@ def _by_samples(problem, energy, model):
 
 
 def _halves(model: Samples) -> Samples:
-    """Return every other sample, points (2, n, d). Particles i and i + N/2 share their noise and stay together where N is a multiple of 4."""
+    """Return every other sample, points (2, n, d). Particles i and i + N/2 share noise, and stay together where N is a multiple of 4."""
     count = model.points.shape[0] // 2 * 2
     log_weights = jnp.zeros_like(model.points[:, 0]) if model.log_weights is None else model.log_weights
     points = model.points[:count].reshape(-1, 2, model.points.shape[1])
@@ -245,12 +179,14 @@ def _halves(model: Samples) -> Samples:
 
 def _by_drawn_samples(key, problem, energy, chains, temperatures):
     """Draw samples of f, and where they do not stand for the model of g, of g itself, until they do."""
-    size = max(energy.coefficients.shape[0], 2 * PEAKS)
-    more = size - energy.coefficients.shape[0]
-    a = energy.coefficients / energy.coefficients.shape[0]
+    size, a = max(energy.coefficients.shape[0], KEPT), energy.coefficients / energy.coefficients.shape[0]
+    more = size - len(a)
 
     def shallow(theta, a):
         return Shallow(energy.feature, theta, len(a) * a)
+
+    def observed(energy):
+        return measures.mean(energy(problem.data.points), problem.data.log_weights)
 
     first = shallow(
         jnp.concatenate([energy.positions, jnp.broadcast_to(energy.positions[:1], (more, energy.positions.shape[1]))]),
@@ -262,19 +198,21 @@ def _by_drawn_samples(key, problem, energy, chains, temperatures):
         model = anneal(jax.random.fold_in(key, i), reference, problem.space, 2 * chains, temperatures=temperatures)
         here, uncertain, _ = log_mean_weight(model.log_weights)
         log_z = jax.tree.map(lambda known, new: jnp.where(i == 0, new, known), log_z, (here, uncertain))
-        offset = jnp.where(i == 0, 0, _mean_at_data(energy, problem.data) - _mean_at_data(reference, problem.data) + log_z[0] - here)
+        offset = jnp.where(i == 0, 0, observed(energy) - observed(reference) + log_z[0] - here)
         variance = jnp.where(i == 0, 0, log_z[1] ** 2 + uncertain**2)
         found, bound, error, gain, fraction = _by_samples(problem, reference, model)
-        made = _certificate(energy, found, bound + offset, jnp.sqrt(error**2 + variance), gain + offset, fraction, False)
-        point = jax.tree.map(lambda x: x[0], found.point)
-        kept = jnp.argsort(-jnp.abs(point.coefficients))[:size]
-        return i + 1, shallow(point.positions[kept], point.coefficients[kept]), log_z, made
+        made = _certificate(reference, found, bound + offset, jnp.sqrt(error**2 + variance), gain + offset, fraction, False)
+        theta, a = found.point.positions[0], found.point.coefficients[0]
+        kept = jnp.argsort(-jnp.abs(a))[:KEPT]
+        places = jnp.concatenate([theta[kept], jnp.broadcast_to(theta[:1], (size - KEPT, theta.shape[1]))])
+        return i + 1, shallow(places, jnp.concatenate([a[kept], jnp.zeros(size - KEPT, a.dtype)])), log_z, made
 
     kinds = jax.eval_shape(stage, (jnp.int32(0), first, (jnp.zeros((), a.dtype),) * 2, None))[3]
     none = jax.tree.map(lambda kind: jnp.zeros(kind.shape, kind.dtype), kinds)
     carry = (jnp.int32(0), first, (jnp.zeros((), a.dtype),) * 2, none)
     again = lambda carry: (carry[0] < STAGES) & (carry[3].fraction < SMALLEST_FRACTION)  # noqa: E731
-    return jax.lax.while_loop(again, stage, carry)[3]
+    made = jax.lax.while_loop(again, stage, carry)[3]
+    return made._replace(total_variation=jnp.mean(jnp.abs(energy.coefficients)))
 
 
 @eqx.filter_jit
@@ -282,7 +220,7 @@ def _bounded(key, energy, space, data, radius, quadrature, model, ball, polish, 
     """Return the certificate. One program serves all radii, numbers of rounds and energies of one size."""
     parameter_key, model_key = jax.random.split(key)
     feature = energy.feature
-    grid = None if quadrature is None else frank_wolfe.parameter_grid(feature, space)
+    grid = None if quadrature is None else parameter_grid(feature, space)
     about = data if quadrature is None else Samples(jnp.concatenate([quadrature.points, data.points]))
     drawn = feature.draw(parameter_key, space, starts, about)
     known = [] if grid is None else [jnp.asarray(grid, energy.positions.dtype)]
@@ -360,7 +298,7 @@ def certify(
         raise ValueError("quadrature and model are both given; give one of them, or neither")
     if model is not None:
         checks.count("model.points, in number,", model.points.shape[0], 4)
-        _warn_where_not_relaxed(key, energy, space, model)
+        _warn_where_not_relaxation(key, energy, space, model)
     radius = jnp.asarray(radius, energy.coefficients.dtype)
     return _bounded(key, energy, space, data, radius, quadrature, model, ball, jnp.int32(polish), chains, temperatures, starts, steps)
 
@@ -386,6 +324,8 @@ def doubt(certificate: Certificate) -> str | None:
     used, better = float(certificate.total_variation), float(jnp.mean(jnp.abs(certificate.energy.coefficients)))
     if used < FAR * better:
         return f"its total variation {used:.4g} is far from that of a better energy, {better:.4g}"
+    if not math.isfinite(certificate.gap):
+        return "its bound is not finite"
     return None if certificate.gap <= USELESS else f"its bound is above {USELESS:g} nat"
 
 
@@ -417,14 +357,33 @@ def summary(certificate: Certificate, radius: float, ball: str = "full") -> str:
     'not known to be near the best F1 energy of radius 10: its total variation 2 is far from that of a better energy, 10'
     """
     checks.choice("ball", ball, BALLS)
-    best = f"the best {'' if ball == 'full' else ball + ' '}F1 energy of radius {float(radius):g}"
-    reason = doubt(certificate)
-    if reason is not None:
-        return f"not known to be near {best}: {reason}"
-    gap, error = float(certificate.gap), float(certificate.error)
+    gap, error, exact = float(certificate.gap), float(certificate.error), bool(certificate.exact)
+    return stated(gap, error, exact, doubt(certificate), float(radius), ball)
+
+
+def stated(gap: float | None, error: float | None, exact: bool, doubt: str | None, radius: float, ball: str = "full") -> str:
+    """Return a bound, or the reason why there is none, as the sentence of `summary`.
+
+    Args:
+        gap: the bound, in nats.
+        error: its standard error, in nats, which is 0 by quadrature.
+        exact: whether the supremum was sought from a grid of all parameters.
+        doubt: why the bound says little, or None.
+        radius: the radius of the ball.
+        ball: one of `BALLS`.
+
+    Returns:
+        The sentence, without a full stop.
+
+    >>> stated(0.5, 0.0, False, None, 3.5)
+    'estimated within 0.5000 nats of the best F1 energy of radius 3.5 (by quadrature)'
+    """
+    best = f"the best {'' if ball == 'full' else ball + ' '}F1 energy of radius {radius:g}"
+    if doubt is not None:
+        return f"not known to be near {best}: {doubt}"
     if error:
         return f"estimated within {gap:.4f} +- {error:.4f} nats of {best}"
-    return f"{'' if certificate.exact else 'estimated '}within {gap:.4f} nats of {best} (by quadrature)"
+    return f"{'' if exact else 'estimated '}within {gap:.4f} nats of {best} (by quadrature)"
 
 
 def within(tolerance: float, sigmas: float = 2.0):

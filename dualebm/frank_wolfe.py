@@ -8,77 +8,28 @@ Means under g are those of a measure that represents the model of another energy
 L(f) - L(g) = E_data (f - g) - log E_f exp(f - g) needs no log Z. The points may be the nodes of a quadrature or samples.
 """
 
-import math
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float, Int
 from optax.projections import projection_simplex
 
 from dualebm._internal.blocks import block_columns, map_blocks, product, sum_blocks
-from dualebm.energies.shallow import Sums, feature_mean, feature_sums
+from dualebm.energies.shallow import Shallow, feature_mean
 from dualebm.features import Feature
-from dualebm.geometry import ParameterSpace, Space
-from dualebm.log_z.quadrature import sphere_nodes
-from dualebm.measures import Samples, log_mean_exp
-from dualebm.parameters import ScaledCentres
-from dualebm.spaces import Sphere, Torus
+from dualebm.geometry import Space
+from dualebm.measures import Samples, log_mean_exp, mean
+from dualebm.suprema import PEAKS, SIGNS, Measure, Peaks, means, peaks, tilted
 
-SIGNS: dict[str, tuple[int, ...]] = {"full": (1, -1), "negative": (-1,), "positive": (1,)}
-"""The signs that coefficients may have in each ball."""
-
-PEAKS = 32
-"""The number of atoms that a step adds: as many of each sign of a ball."""
-
-FIRST_MOVE, LAST_MOVE = 0.3, 1e-3
-"""The first and the last move of the ascent to a local maximum, in the lengths over which phi changes with theta (`FeatureMap.widths`)."""
-
-APART = 0.3
-"""The least distance between the parameters from which the ascents start, in the same lengths."""
+KEPT = 64
+"""The number of atoms of the largest coefficients of f from which a polish starts. Each step adds `PEAKS`."""
 
 NEWTON, INNER, HALVINGS = 12, 600, 6
-"""The largest number of Newton steps over coefficients, the iterations of the quadratic problem of each, and the step sizes that it tries."""
+"""The largest number of Newton steps over coefficients, the iterations of the quadratic problem of each, and the step sizes it tries."""
 
 SMALL = 0.01
 """A Newton method ends where the gap over its atoms is this part of the best bound, and a polish where a round lowers the bound by less."""
-
-CIRCLE_GRID, SPHERE_GRID, SCALES = 720, 40, 16
-"""The parameters of a grid: on a circle, heights on S^2 (with twice as many on each; half of both where there is a concentration), and
-values of a further coordinate."""
-
-
-class Measure(NamedTuple):
-    """Points with weights that may have both signs, as control variates make them (`control_variates.crossed`).
-
-    Args:
-        columns: the points, as columns, (d, N).
-        weights: the weights, of sum 1, (N,).
-    """
-
-    columns: Float[Array, "d N"]
-    weights: Float[Array, " N"]
-
-
-def tilted(measure: Measure, change: Float[Array, " N"]) -> Measure:
-    """Return the measure with its weights multiplied by exp(change), and of sum 1 again.
-
-    >>> tilted(Measure(jnp.eye(2), jnp.array([0.5, 0.5])), jnp.log(jnp.array([1.0, 3.0]))).weights.round(6).tolist()
-    [0.25, 0.75]
-    """
-    weights = measure.weights * jnp.exp(change - jnp.max(change))
-    return measure._replace(weights=weights / jnp.sum(weights))
-
-
-def means(feature: Feature, theta: Float[Array, "m p"], measure: Measure) -> Sums:
-    """Return the means of phi(., theta_j) under a measure, (m,), and their gradients in theta_j, (m, p).
-
-    >>> from dualebm.features import ReLU
-    >>> means(ReLU(), jnp.eye(2), Measure(jnp.eye(2), jnp.array([0.25, 0.75])))[0].tolist()
-    [0.25, 0.75]
-    """
-    return sum_blocks(lambda x, w: feature_sums(feature, theta, x, w), tuple(measure), block_columns(theta.shape[0]))
 
 
 def combined(feature: Feature, theta: Float[Array, "m p"], a: Float[Array, " m"], columns: Float[Array, "d N"]) -> Float[Array, " N"]:
@@ -89,115 +40,6 @@ def combined(feature: Feature, theta: Float[Array, "m p"], a: Float[Array, " m"]
     [2.0, 3.0]
     """
     return map_blocks(lambda x: product(feature(x.T, theta), a), columns, block_columns(theta.shape[0]))
-
-
-# -- Where F is largest --------------------------------------------------------------------------------
-
-
-def parameter_grid(feature: Feature, space: Space) -> Float[np.ndarray, "P p"] | None:
-    """Return a grid of all parameters, dense enough that an ascent from its best points reaches the supremum of |F|.
-
-    Args:
-        feature: phi.
-        space: the space of the points.
-
-    Returns:
-        The parameters as a NumPy float64 array, (P, p), or None where they fill a space of too many dimensions: another than the circle,
-        S^2, S^3 or the torus of one dimension, or one of these with a concentration.
-
-    >>> from dualebm.features import ReLU, ScaledBump
-    >>> parameter_grid(ReLU(), Sphere(3)).shape, parameter_grid(ScaledBump(Sphere(2)), Sphere(2)).shape
-    ((3200, 3), (11520, 3))
-    """
-    return _grid_of(feature.parameter_space(space))
-
-
-def _grid_of(parameters: ParameterSpace, heights: int = SPHERE_GRID) -> np.ndarray | None:
-    if isinstance(parameters, ScaledCentres):
-        centres = _grid_of(parameters.space, heights=SPHERE_GRID // 2)
-        return None if centres is None else _product(centres, np.linspace(*parameters.bounds, SCALES))
-    if isinstance(parameters, Torus) or parameters == Sphere(2):
-        return parameters.equispaced(CIRCLE_GRID) if parameters.circumference else None
-    if not isinstance(parameters, Sphere) or parameters.dimension > 4:
-        return None
-    globe = sphere_nodes(Sphere(3), heights // (parameters.dimension - 2))[0]
-    if parameters.dimension == 3:
-        return globe
-    turned = _product(globe, (np.arange(SCALES) + 0.5) * math.pi / SCALES)  # a point of S^3: an angle, and a point of S^2
-    return np.concatenate([np.sin(turned[:, 3:]) * turned[:, :3], np.cos(turned[:, 3:])], axis=1)
-
-
-def _product(points, values):
-    return np.concatenate([np.repeat(points, len(values), axis=0), np.tile(values, len(points))[:, None]], axis=1)
-
-
-class Peaks(NamedTuple):
-    """Local maxima of s F over parameters.
-
-    Args:
-        positions: the parameters, (K, p).
-        signs: s, (K,).
-        values: s F there, (K,).
-    """
-
-    positions: Float[Array, "K p"]
-    signs: Float[Array, " K"]
-    values: Float[Array, " K"]
-
-
-def peaks(
-    feature: Feature, space: Space, model: Measure, data: Samples, candidates: Float[Array, "P p"], seen: Float[Array, " P"], ball: str, *,
-    steps: int,
-) -> Peaks:  # fmt: skip
-    """Find local maxima of s F(theta) = s (E_model phi - E_data phi) for each sign s of a ball, by ascent from the best candidates.
-
-    The candidates of an ascent lie `APART`.
-
-    Args:
-        feature: phi.
-        space: the space of the points.
-        model: the model.
-        data: the data.
-        candidates: parameters, (P, p).
-        seen: E_data phi at the candidates, (P,).
-        ball: one of `SIGNS`.
-        steps: the number of steps of each ascent.
-
-    Returns:
-        `PEAKS` maxima. Several of them may be the same.
-
-    >>> from dualebm.features import ReLU
-    >>> model, data = Measure(jnp.array([[1.0, 0.0], [0.0, 1.0]]), jnp.array([1.0, 0.0])), Samples(jnp.array([[0.0, 1.0]]))
-    >>> found = peaks(ReLU(), Sphere(2), model, data, jnp.eye(2), jnp.array([0.0, 1.0]), "positive", steps=1)
-    >>> found.positions[0].tolist(), float(found.values[0])
-    ([1.0, 0.0], 1.0)
-    """
-    parameters, signs = feature.parameter_space(space), SIGNS[ball]
-    each = PEAKS // len(signs)
-    witness = means(feature, candidates, model)[0] - seen
-    widths = jnp.broadcast_to(feature.widths(space, candidates), candidates.shape)
-
-    def best(values, _):
-        i = jnp.argmax(values)
-        ways = parameters.log(jnp.broadcast_to(candidates[i], candidates.shape), candidates)
-        return jnp.where(jnp.linalg.norm(ways / widths, axis=1) > APART, values, -jnp.inf), i
-
-    theta = candidates[jnp.concatenate([jax.lax.scan(best, s * witness, None, length=each)[1] for s in signs])]
-    sign = jnp.repeat(jnp.asarray(signs, theta.dtype), each)
-
-    def ascend(carry, length):
-        theta, highest, value = carry
-        values, gradient = jax.tree.map(jnp.subtract, means(feature, theta, model), feature_mean(feature, theta, data))
-        better = sign * values > value
-        highest, value = jnp.where(better[:, None], theta, highest), jnp.where(better, sign * values, value)
-        width = feature.widths(space, theta)
-        slope = sign[:, None] * width * parameters.tangent(theta, gradient)
-        size = jnp.maximum(jnp.linalg.norm(slope, axis=1, keepdims=True), jnp.finfo(theta.dtype).tiny)
-        return (parameters.retract(theta, length * width * slope / size), highest, value), None
-
-    start = (theta, theta, jnp.full(theta.shape[0], -jnp.inf, theta.dtype))
-    (_, highest, value), _ = jax.lax.scan(ascend, start, jnp.geomspace(FIRST_MOVE, LAST_MOVE, steps, dtype=theta.dtype))
-    return Peaks(highest, sign, value)
 
 
 # -- The coefficients ----------------------------------------------------------------------------------
@@ -288,8 +130,8 @@ def fall(measure: Measure, change: Float[Array, " N"], observed: Float[Array, ""
     >>> round(float(fall(two, jnp.array([0.0, jnp.log(3.0)]), jnp.array(0.0))), 4)  # -log 2
     -0.6931
     """
-    mean = jnp.sum(measure.weights * change)
-    return observed - mean - log_mean_exp(change - mean, measure.weights)
+    centre = jnp.sum(measure.weights * change)
+    return observed - centre - log_mean_exp(change - centre, measure.weights)
 
 
 def weighed(feature: Feature, measure: Measure, at: Point, radius: Any, ball: str, tolerance: Float[Array, ""]) -> Point:
@@ -319,17 +161,17 @@ def weighed(feature: Feature, measure: Measure, at: Point, radius: Any, ball: st
     def step(carry):
         i, at, _ = carry
         model = tilted(measure, at.change)
-        mean = means(feature, theta, model)[0]
+        centre = means(feature, theta, model)[0]
 
         def second(x, w):
-            centred = feature(x.T, theta) - mean[None]
+            centred = feature(x.T, theta) - centre[None]
             return product(centred.T * w[None], centred)
 
-        slope, covariance = seen - mean, sum_blocks(second, tuple(model), width)
-        covariance = covariance + 1e-6 * jnp.mean(jnp.diag(covariance)) * jnp.eye(len(mean), dtype=mean.dtype)
+        slope, covariance = seen - centre, sum_blocks(second, tuple(model), width)
+        covariance = covariance + 1e-6 * jnp.mean(jnp.diag(covariance)) * jnp.eye(len(slope), dtype=slope.dtype)
         way = quadratic_step(slope, covariance, at.coefficients, radius, ball) - at.coefficients
         along, observed = combined(feature, theta, way, columns), jnp.dot(seen, way)
-        sizes = jnp.append(0.5 ** jnp.arange(HALVINGS, dtype=mean.dtype), 0)
+        sizes = jnp.append(0.5 ** jnp.arange(HALVINGS, dtype=slope.dtype), 0)
         size = sizes[jnp.argmax(jax.lax.map(lambda t: fall(measure, at.change - t * along, at.observed - t * observed), sizes))]
         highest = jnp.maximum(jnp.max(jnp.stack([jnp.max(-s * slope) for s in SIGNS[ball]])), 0)
         gap = radius * highest + jnp.dot(at.coefficients, slope)  # of the g before the step
@@ -349,7 +191,7 @@ class Polished(NamedTuple):
     """The best bound of L(f) - L* that a polish found, with the energy g that gave it.
 
     Args:
-        point: g beside f.
+        point: g beside f. With 0 rounds g is f, and the atoms are the largest of f.
         bound: L(f) - L(g) + G(g), in nats.
         position: the parameter where the supremum of G(g) is attained, (p,).
         sign: the sign of F there, or 0 where no charge is best.
@@ -364,33 +206,29 @@ class Polished(NamedTuple):
 
 
 def polish(
-    feature: Feature, space: Space, measure: Measure, data: Samples, f: Float[Array, " N"], own: Float[Array, ""],
-    start: tuple[Float[Array, "m p"], Float[Array, " m"]], candidates: Float[Array, "P p"], radius: Any, ball: str, *, rounds: Any, steps: int,
+    energy: Shallow, space: Space, measure: Measure, data: Samples, candidates: Float[Array, "P p"], radius: Any, ball: str, *, rounds: Any,
+    steps: int,
 ) -> Polished:  # fmt: skip
-    """Lower L from an energy on, in rounds of two corrective steps each, while the bound L(f) - L(g) + G(g) falls.
+    """Lower L from an energy f on, in rounds of two corrective steps each, while the bound L(f) - L(g) + G(g) falls.
 
     The second step of a round adds the maxima where they have moved to.
 
     Args:
-        feature: phi.
+        energy: f.
         space: the space of the points.
         measure: the model of f.
         data: the data.
-        f: f at the points of the measure, (N,).
-        own: E_data f.
-        start: the positions and coefficients of the first g, (m, p) and (m,).
         candidates: parameters from which the supremum of |F| is sought, (P, p).
         radius: the radius of the ball.
         ball: one of `SIGNS`.
-        rounds: the largest number of rounds, which may be a traced integer. With 0 the bound is G of the first g.
+        rounds: the largest number of rounds, which may be a traced integer. With 0 the bound is G(f).
         steps: the number of steps of each ascent to a maximum.
 
     Returns:
         The least bound.
     """
-    (theta, a), columns = start, measure.columns
-    theta = jnp.concatenate([theta, jnp.broadcast_to(theta[:1], (PEAKS, theta.shape[1]))])
-    a = jnp.concatenate([a, jnp.zeros(PEAKS, a.dtype)])
+    feature, columns, f = energy.feature, measure.columns, energy(measure.columns.T)
+    own = mean(energy(data.points), data.log_weights)
     known = feature_mean(feature, candidates, data)[0]
 
     def point(theta, a):
@@ -418,7 +256,12 @@ def polish(
         on = (i == 0) | (best.bound < (1 - SMALL) * before) | ~ends
         return i + 1, at, found, best, jnp.where(ends, best.bound, before), on
 
-    first, zero = point(theta, a), jnp.zeros((), a.dtype)
+    a = energy.coefficients / energy.coefficients.shape[0]
+    kept = jnp.argsort(-jnp.abs(a))[:KEPT]
+    theta = jnp.concatenate([energy.positions[kept], jnp.broadcast_to(energy.positions[:1], (PEAKS, energy.positions.shape[1]))])
+    a = jnp.concatenate([a[kept], jnp.zeros(PEAKS, a.dtype)])
+    zero = jnp.zeros((), a.dtype)
+    first = Point(theta, a, feature_mean(feature, theta, data)[0], jnp.zeros_like(f), zero)  # g = f, which may have more atoms
     none = Peaks(jnp.zeros_like(theta[:PEAKS]), jnp.zeros_like(a[:PEAKS]), jnp.zeros_like(a[:PEAKS]))
     highest = Polished(first, zero + jnp.inf, theta[0], zero, jnp.int32(0))
     carry = (jnp.int32(0), first, none, highest, zero + jnp.inf, jnp.asarray(True))

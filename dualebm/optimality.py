@@ -1,15 +1,14 @@
 """How far the energy of an automatic fit is from the best of its F1 ball, in nats.
 
-The energy f has the radius R, its total variation. The gap bounds how much larger the mean log density of the rows that were fitted could
-be for another energy of the ball |f|_F1 <= R on the same base measure (`duality_gap`). A gap near 0 says that training has converged. It
-says nothing about rows that were not fitted, nor about another radius or another base measure.
+The energy f has the radius R, its total variation. The bound says how much larger the mean log density of the rows that were fitted could
+be, at most, for another energy of the ball |f|_F1 <= R on the same base measure (`duality_gap`). A bound near 0 says that training has
+converged. It says nothing about rows that were not fitted, nor about another radius or another base measure.
 """
 
 import dataclasses
 import math
 from typing import NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,6 +17,7 @@ from jaxtyping import Array, Key
 from dualebm import duality_gap
 from dualebm.auto import Fit
 from dualebm.base_measures import Uniform
+from dualebm.duality_gap import Certificate, certify
 from dualebm.energies.shallow import Shallow
 from dualebm.geometry import Space
 from dualebm.log_z.estimate import SMALLEST_SAMPLE
@@ -25,48 +25,46 @@ from dualebm.log_z.quadrature import quadrature_of
 from dualebm.measures import Samples, effective_sample_size
 
 DRAWS = 2**16
-"""The number of draws of the base measure that stand for the model, one half for the search and one half for the means."""
+"""The number of draws of the base measure that stand for the model, in two halves."""
 
 NODES_PER_LENGTH = 4
 """The number of nodes of a quadrature along the shortest length of an energy and a base measure from which it is taken."""
 
 
 class Gap(NamedTuple):
-    """How far an energy is from the best of its F1 ball.
+    """How far an energy is from the best of its F1 ball, at most.
 
     Args:
-        nats: the gap, in nats. None where it is not known.
-        standard_error: its standard error, in nats, which is 0 by quadrature. None where the gap is not known.
+        nats: the bound, in nats. None where it is not known.
+        standard_error: its standard error, in nats, which is 0 by quadrature. None where the bound is not known.
         radius: the radius of the ball.
-        doubt: why the gap is not known, or None.
+        doubt: why the bound is not known, or None.
+        exact: whether the bound is by quadrature and its supremum was sought from a grid of all parameters.
     """
 
     nats: float | None
     standard_error: float | None
     radius: float
     doubt: str | None
+    exact: bool = False
 
     def summary(self) -> str:
-        """Return the gap as a sentence, without a full stop.
+        """Return the bound as a sentence, without a full stop.
 
         >>> Gap(0.0213, 0.0021, 10.0, None).summary()
         'estimated within 0.0213 +- 0.0021 nats of the best F1 energy of radius 10'
         >>> Gap(None, None, 0.0, "the radius is 0").summary()
-        'the gap to the best F1 energy of radius 0 is not known: the radius is 0'
+        'not known to be near the best F1 energy of radius 0: the radius is 0'
         """
-        if self.nats is None or self.standard_error is None:
-            return f"the gap to the best F1 energy of radius {self.radius:.4g} is not known: {self.doubt}"
-        known = duality_gap.Certificate(jnp.asarray(self.nats), jnp.asarray(self.standard_error), jnp.zeros(0), jnp.zeros(()))
-        return duality_gap.summary(known, float(f"{self.radius:.4g}"))
+        return duality_gap.stated(self.nats, self.standard_error, self.exact, self.doubt, float(f"{self.radius:.4g}"))
 
 
 def gap_of_fit(key: Key[Array, ""], fit: Fit, data: Samples) -> Gap:
     """Estimate how far the energy of an automatic fit is from the best of its F1 ball.
 
-    The model is a quadrature on the circle and on S^2 where its nodes resolve the energy and the base measure. Elsewhere it is `DRAWS`
-    draws of the base measure with the weights exp(-f). One half of them finds the direction of the largest decrease of the loss, and the
-    other half measures the decrease. The search may stop at a local supremum, so the gap may be larger than its estimate. It
-    takes a few seconds for 10 000 rows.
+    The model is a quadrature on the circle and on S^2 where its nodes resolve the energies and the base measure. Elsewhere it is `DRAWS`
+    draws of the base measure with the weights exp(-f). The bound is that of a polish (`duality_gap.certify`). A search of a supremum may
+    stop at a local one, so the distance may be larger than the estimate. It takes a few seconds for 10 000 rows.
 
     Args:
         key: the random key of the draws and of the search.
@@ -74,14 +72,15 @@ def gap_of_fit(key: Key[Array, ""], fit: Fit, data: Samples) -> Gap:
         data: the rows that were fitted as points of the space, (n, d), with their weights.
 
     Returns:
-        The gap. It is not known where the radius is 0, log Z is not trusted, or fewer than 200 draws count.
+        The bound. It is not known where the radius is 0, log Z is not trusted, fewer than 200 draws count, or it says little
+        (`duality_gap.doubt`).
 
     >>> from dualebm.features import ReLU; from dualebm.log_z.estimate import LogPartitionEstimate; from dualebm.spaces import Sphere
     >>> log_z = LogPartitionEstimate(0.0, 0.0, None, None, 0.0, "quadrature", None, None)
     >>> fit = Fit(Shallow(ReLU(), jnp.eye(2), jnp.zeros(2)), Sphere(2), log_z, 2.0, None, 1, (0.0, 0.0), (), ())
     >>> gap = gap_of_fit(jax.random.key(0), fit, Samples(jnp.eye(2)[:1]))
-    >>> round(gap.nats, 2), gap.standard_error  # 2 (phi(x, x) - the mean of phi) = 2 - 2 / pi
-    (1.36, 0.0)
+    >>> gap.summary()
+    'x'
     """
     energy, space, radius = fit.energy, fit.space, fit.radius
     if not radius:
@@ -93,19 +92,24 @@ def gap_of_fit(key: Key[Array, ""], fit: Fit, data: Samples) -> Gap:
     nodes = quadrature_of(dataclasses.replace(space, base=Uniform()), data.points.dtype) if space.compact else None
     if nodes is not None and _resolve(nodes, energy, space):
         log_weights = jnp.asarray(nodes.log_weights) + space.log_base(nodes.points)
-        certificate = _certified(search_key, energy, space, data, scale, quadrature=nodes._replace(log_weights=log_weights))
-        if _resolve(nodes, Shallow(energy.feature, certificate.position[None], jnp.ones(1)), space):
-            return Gap(float(certificate.gap), 0.0, radius, None)
+        certificate = certify(search_key, energy, space, data, scale, quadrature=nodes._replace(log_weights=log_weights))
+        kept = np.asarray(certificate.energy.coefficients) != 0
+        places = jnp.concatenate([certificate.energy.positions[kept], certificate.position[None]])
+        if _resolve(nodes, Shallow(energy.feature, places, jnp.ones(len(places))), space):
+            return _gap(certificate, radius)
     draws = space.sample_base(draw_key, DRAWS, data.points.dtype)
     log_weights = -energy(draws)
     size = float(effective_sample_size(log_weights))
     if not size >= 2 * SMALLEST_SAMPLE:
         return Gap(None, None, radius, f"only {size:.0f} of {DRAWS} draws of the base measure count")
-    certificate = _certified(search_key, energy, space, data, scale, model=Samples(draws, log_weights))
-    return Gap(float(certificate.gap), float(certificate.error), radius, None)
+    return _gap(certify(search_key, energy, space, data, scale, model=Samples(draws, log_weights)), radius)
 
 
-_certified = eqx.filter_jit(duality_gap.certify)
+def _gap(certificate: Certificate, radius: float) -> Gap:
+    doubt = duality_gap.doubt(certificate)
+    if doubt is not None:
+        return Gap(None, None, radius, doubt)
+    return Gap(float(certificate.gap), float(certificate.error), radius, None, bool(certificate.exact))
 
 
 def _resolve(nodes: Samples, energy: Shallow, space: Space) -> bool:

@@ -194,13 +194,15 @@ def gap_of(
         chains: The number of annealed chains; 0 for no gap.
 
     Returns:
-        The gap in `nats` with its `standard_error`, the `ball`, and a `summary` in words. None where there are no chains,
-        the method has no radius or the energy has no neurons.
+        The bound in `nats` with its `standard_error`, the `ball`, and a `summary` in words. Nats and error are None where the bound says
+        little (`duality_gap.doubt`). None where there are no chains, the method has no radius or the energy has no neurons.
     """
     if not chains or "radius" not in rates._fields or not isinstance(energy, Shallow):
         return None
     radius = float(rates.radius)
     options: dict[str, Any] = dict(quadrature=quadrature_of(space, data.points.dtype), ball=ball, chains=chains)
-    certificate = eqx.filter_jit(duality_gap.certify)(key, energy, space, data, radius, **options)
+    certificate = duality_gap.certify(key, energy, space, data, radius, **options)
     sentence = duality_gap.summary(certificate, radius, ball)
-    return {"nats": float(certificate.gap), "standard_error": float(certificate.error), "ball": ball, "summary": sentence}
+    known = duality_gap.doubt(certificate) is None
+    nats, error = (float(value) if known else None for value in (certificate.gap, certificate.error))
+    return {"nats": nats, "standard_error": error, "ball": ball, "summary": sentence}

@@ -225,16 +225,16 @@ class CrossEntropy(Metric):
 
 
 class DualityGap(Metric):
-    """The duality gap of the energy, an upper bound in nats of its distance from the best energy of the F1 ball (see
-    `duality_gap.certify`).
+    """The bound of the distance in nats of the energy from the best energy of the F1 ball (see `duality_gap.certify`).
 
-    The training data and the radius are those of the run. The gap is an estimate, or exact up to the search of the
+    The training data and the radius are those of the run. The bound is an estimate, or exact up to the search of the
     supremum with a quadrature. Recorded under the name `gap`, it can stop a run through `duality_gap.within`.
 
     Args:
         space: the space of the data.
         quadrature: a quadrature of the base measure that is exact for the energy. None for annealed samples.
         ball: the energies of the comparison: "full", or "negative" or "positive", for neurons of one sign.
+        polish: the largest number of rounds of the polish. With 0 the bound is the duality gap of the energy itself.
         chains: the number of annealed chains in each of the two halves of the samples.
         temperatures: the number of temperatures of the annealing.
     """
@@ -242,17 +242,18 @@ class DualityGap(Metric):
     space: Space = eqx.field(static=True)
     quadrature: Samples | None = None
     ball: str = eqx.field(static=True, default="full")
+    polish: int = eqx.field(static=True, default=3)
     chains: int = eqx.field(static=True, default=20_000)
     temperatures: int = eqx.field(static=True, default=100)
-    long_name: ClassVar[str | None] = "duality gap"
+    long_name: ClassVar[str | None] = "bound of the distance from the best energy"
     units: ClassVar[str | None] = "nat"
 
     def __call__(self, key, iterate: Iterate):
-        """Return the gap and its standard error, (2,)."""
+        """Return the bound and its standard error, (2,)."""
         energy = iterate.energy
         certificate = duality_gap.certify(
-            key, energy, self.space, iterate.data, iterate.rates.radius, quadrature=self.quadrature, ball=self.ball, chains=self.chains,
-            temperatures=self.temperatures,
+            key, energy, self.space, iterate.data, iterate.rates.radius, quadrature=self.quadrature, ball=self.ball, polish=self.polish,
+            chains=self.chains, temperatures=self.temperatures,
         )  # fmt: skip
         return jnp.stack([certificate.gap, certificate.error])
 

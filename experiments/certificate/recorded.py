@@ -1,21 +1,15 @@
-"""What is recorded of a run beside its certificate: metrics at some iterations, the excess of its loss; and descent on the loss itself."""
+"""What is recorded of a run beside its certificate: metrics at some iterations, and the excess of its loss."""
 
-import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 
 from dualebm import measures, metrics
-from dualebm.data import targets
 from dualebm.energies.base import Energy
-from dualebm.energies.shallow import feature_mean, from_atoms
 from dualebm.measures import Samples
-from dualebm.methods.base import Info
-from dualebm.methods.dual import Dual
 from dualebm.metrics.base import Metric
 
 
@@ -55,35 +49,13 @@ class Excess(Metric):
 
     def __call__(self, key, iterate):
         """Returns the excess and its error, (2,)."""
-        energy = iterate.energy
+        return self.of(iterate.energy, iterate.data)
+
+    def of(self, energy: Energy, data: Samples) -> jax.Array:
+        """Returns the excess of an energy at data and its error, (2,)."""
         difference = energy(self.samples.points) - self.reference
         log_ratio = metrics.relative_entropy(energy, self.reference, self.samples) - measures.mean(difference, self.samples.log_weights)
         error = jnp.zeros_like(log_ratio)
         if self.samples.log_weights is None:
             error = jnp.std(jnp.exp(-difference - log_ratio)) / math.sqrt(difference.size)
-        return jnp.stack([jnp.mean(energy(iterate.data.points) - self.teacher(iterate.data.points)) + log_ratio, error])
-
-
-@dataclasses.dataclass(frozen=True)
-class Descent(Dual):
-    """`Dual` with the model's own mean in place of that of its particles: descent on L, of which it finds the least.
-
-    The model is known from the teacher: on S^2 by its quadrature, elsewhere by exact samples of it (the particles, which stay) reweighted.
-    """
-
-    teacher: str = "s2_bimodal"
-
-    def step(self, key, state, rates, data):
-        """Moves the atoms along the gradient of L."""
-        del key
-        target, energy = targets.teacher(self.teacher, data.points.dtype), from_atoms(self.feature, state.atoms)
-        if self.space.dimension == 3:
-            nodes: Any = target.quadrature(data.points.dtype)
-        else:
-            nodes = Samples(state.particles, target.energy(state.particles))
-        model = Samples(nodes.points, nodes.log_weights - energy(nodes.points))
-        witness = jax.tree.map(
-            jnp.subtract, *(feature_mean(self.feature, energy.positions, seen) for seen in (model, data))
-        )
-        atoms, _ = self.update_atoms(state.atoms, witness, rates)
-        return state._replace(atoms=atoms, step=state.step + 1), Info()
+        return jnp.stack([jnp.mean(energy(data.points) - self.teacher(data.points)) + log_ratio, error])

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from dualebm.base_measures import Flat, Gaussian, Uniform
-from dualebm.duality_gap import relaxation
 from dualebm.energies.networks import MLP
 from dualebm.energies.shallow import Shallow
 from dualebm.features import Bump
@@ -27,6 +26,7 @@ from dualebm.methods.lazy import Lazy
 from dualebm.methods.likelihood import Likelihood, WeightedLikelihood
 from dualebm.methods.tracked import Tracked
 from dualebm.methods.weighted_dual import WeightedDual
+from dualebm.relaxation import relaxation
 from dualebm.spaces import Euclidean, Sphere, Torus
 from dualebm.training.simulate import start
 from dualebm.training.simulate import step as one_step
