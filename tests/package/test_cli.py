@@ -113,8 +113,8 @@ def test_samples_are_of_the_model(fitted, capsys):
     assert code == 0 and out == (fitted / "samples.csv").read_text() and err.startswith("acceptance ")
     done(capsys, *command, "--seed", 1, "--out", fitted / "b.npy")
     assert not np.array_equal(np.load(fitted / "b.npy"), samples)
-    code, _, err = call(capsys, *command, "--step", 3, "--out", fitted / "b.npy")
-    assert code == 0 and "note: fewer than 30% of moves were accepted; give a --step smaller than 3" in err
+    code, _, err = call(capsys, *command, "--step", 1.6, "--out", fitted / "b.npy")
+    assert code == 0 and "note: fewer than 30% of moves were accepted; give a --step smaller than 1.6" in err
 
 
 def test_what_the_folder_of_a_fit_holds(fitted):
