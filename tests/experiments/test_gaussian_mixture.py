@@ -1,6 +1,7 @@
 """The experiment from end to end at toy size, its metrics beside NumPy, and its bad inputs."""
 
 import functools
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 
 from dualebm.energies.mixture import GaussianMixture
-from dualebm.flows import likelihood
+from dualebm.flows import jarzynski, likelihood
 from dualebm.measures import Samples
 from dualebm.methods.base import Iterate
 from dualebm.methods.jarzynski import Jarzynski
@@ -85,14 +86,13 @@ def test_divergence_beside_numpy():
 class Fixed:
     """In place of a method: an energy that is given."""
 
-    def __init__(self, energy, level=0.0):
-        self._energy, self._level, self.space = energy, level, method_of("pcd", energy.means.shape[1], 2)[0].space
+    resampling = "systematic"
+
+    def __init__(self, energy):
+        self._energy, self.space = energy, method_of("pcd", energy.means.shape[1], 2)[0].space
 
     def energy(self, state, rates, data):
         return self._energy
-
-    def log_partition(self, state):
-        return jnp.asarray(self._level), jnp.asarray(0.125)
 
 
 def test_masses_means_and_log_z():
@@ -100,8 +100,10 @@ def test_masses_means_and_log_z():
     energy = GaussianMixture(jnp.array([[1.0, 2.0], [3.0, 4.0]]), jnp.array([np.log(4.0)]), None)
     assert float(mixture.Mass()(None, Iterate(Fixed(energy), None, None, data))) == pytest.approx(0.8)
     assert mixture.Means()(None, Iterate(Fixed(energy), None, None, data)).tolist() == [1, 3]
-    difference, error = mixture.PartitionError()(None, Iterate(Fixed(energy, 2.0), None, None, data))
-    assert float(difference) == pytest.approx(2 - np.log(1.25) - np.log(2 * np.pi), abs=1e-5) and float(error) == 0.125
+    weights = jarzynski.Weights(jnp.log(jnp.array([1.0, 3.0])), jnp.asarray(2.0), jnp.arange(2), jnp.asarray(1))  # a mean weight of 2
+    difference, error = mixture.PartitionError()(None, Iterate(Fixed(energy), SimpleNamespace(weights=weights), None, data))
+    assert float(difference) == pytest.approx(2 + np.log(2) - np.log(1.25) - np.log(2 * np.pi), abs=1e-5)
+    assert float(error) == pytest.approx((0.25**2 + 0.75**2 - 1 / 2) ** 0.5)
 
 
 def test_the_expected_drift_beside_a_loop_and_beside_autodiff():
