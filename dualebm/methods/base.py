@@ -26,9 +26,8 @@ from typing import Any, Literal, NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-from dualebm import feature_check
 from dualebm import rates as bounds
-from dualebm._internal import checks
+from dualebm._internal import checks, feature_check
 from dualebm.geometry import Space
 from dualebm.measures import Atoms, Samples
 
