@@ -184,7 +184,7 @@ def test_processes_that_share_the_runs_must_be_started_alike(tmp_path):
 
 
 class Service(dict):
-    """JAX's coordination service, with the answers of process 1 already there; `asked` are the questions of process 0."""
+    """JAX's coordination service, with the answers of process 1 already there."""
 
     def key_value_set(self, key, value):
         assert key not in self
