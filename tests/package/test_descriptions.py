@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jaxtyping import jaxtyped
 
 from dualebm.features import Custom
 from dualebm.spaces import Sphere, Torus
@@ -280,3 +281,15 @@ def test_cycles_end_and_too_deep_a_value_is_one_line():
     describe(deep)
     with pytest.raises(ValueError, match="a list is nested more than 60 levels deep"):
         describe([[deep]])
+
+
+def test_a_check_of_annotations_is_no_part_of_a_function():
+    def checked(added, checker):
+        def raised(x):
+            return x + added
+
+        return describe(jaxtyped(typechecker=checker)(raised))
+
+    seen = []
+    first, second = checked(1, lambda function: function), checked(1, lambda function: seen.append(function) or function)
+    assert first == second != checked(2, lambda function: function)
