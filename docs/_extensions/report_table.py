@@ -8,7 +8,15 @@
     {report}`torus; summary;` The KL is {report}`torus; method=F1; kl; .4f` nats.
 
 A table shows the columns of a report under other headings, in the order given, for the rows that have the given values. A column with
-braces is made of several: `{kl:.2f} ({least:.2f} to {largest:.2f}) = KL (nat)`. The line below it
+braces is made of several: `{kl:.2f} ({least:.2f} to {largest:.2f}) = KL (nat)`. A table can be two-way:
+
+    ```{report-table} time_scales
+    :columns: alpha
+    :across: integrator; {kl:.3f} = KL; iterations
+    ```
+
+Then the rows of the report that have the same `columns` are one line of the table, with cells of their own for each value of the column
+`integrator`, under headings such as "KL, mala". The line below a table
 names the command, the revision, the date and the seconds, and links the file. A report that is missing, a column that it does not have and
 a condition that no row meets are errors of the build.
 """
@@ -70,7 +78,7 @@ def cell(row: dict, column: str, form: str = "") -> str:
     """
     if "{" not in column:
         return TEACHER.sub(r"$S^{\1}$ \2", shown(row[column], form))
-    return "" if any(row[name] is None for name in columns_of(column)) else column.format_map(row)
+    return "" if any(row[name] in (None, "nan") for name in columns_of(column)) else column.format_map(row)
 
 
 def columns_of(column: str) -> list[str]:
@@ -80,6 +88,53 @@ def columns_of(column: str) -> list[str]:
     (['kl'], ['kl', 'least'])
     """
     return [name for _, name, _, _ in string.Formatter().parse(column) if name] if "{" in column else [column]
+
+
+def headed(value: str, heading: str) -> str:
+    """Returns the heading of the cells of a value.
+
+    >>> headed("mala", ""), headed("mala", "KL")
+    ('mala', 'KL, mala')
+    """
+    return f"{heading}, {value}" if heading else value
+
+
+def two_way(
+    rows: list[dict], columns: list[str], across: str, cells: list[tuple[str, str]], formats: dict[str, str]
+) -> tuple[list[str], list[list[str]]]:
+    """Returns the headings and lines of a two-way table.
+
+    Args:
+        rows: the rows of the report.
+        columns: the columns whose values make a line.
+        across: the column whose values make columns, numbers in ascending order.
+        cells: the columns of the report that each of them shows, with their headings.
+        formats: formats of Python by column.
+
+    Returns:
+        The headings of the new columns, and for each line its texts. Cells of several rows are joined by commas.
+
+    >>> rows = [dict(n=10, step=0.5, kl=3.0), dict(n=10, step=0.1, kl=2.0), dict(n=20, step=0.1, kl=1.0), dict(n=20, step=0.1, kl=4.0)]
+    >>> two_way(rows, ["n"], "step", [("kl", "KL")], {})
+    (['KL, 0.1', 'KL, 0.5'], [['10', '2', '3'], ['20', '1, 4', '']])
+    """
+    values = list(dict.fromkeys(row[across] for row in rows))
+    if all(isinstance(value, (int, float)) for value in values):
+        values.sort()
+    headings = [
+        headed(cell({across: value}, across, formats.get(across, "")), heading)
+        for value in values
+        for _, heading in cells
+    ]
+    lines: dict[tuple[str, ...], dict[tuple, list[str]]] = {}
+    for row in rows:
+        line = lines.setdefault(tuple(cell(row, column, formats.get(column, "")) for column in columns), {})
+        for column, heading in cells:
+            line.setdefault((row[across], column, heading), []).append(cell(row, column, formats.get(column, "")))
+    joined = lambda line, *key: ", ".join(line.get(key, []))  # noqa: E731
+    return headings, [
+        [*key, *(joined(line, value, *one) for value in values for one in cells)] for key, line in lines.items()
+    ]
 
 
 def selected(name: str, rows: list[dict], where: str) -> list[dict]:
@@ -139,7 +194,7 @@ class ReportTable(SphinxDirective):
     """A table of a report's rows, with the line that says where they come from."""
 
     required_arguments = 1
-    option_spec = {"columns": directives.unchanged, "where": directives.unchanged, "formats": directives.unchanged}  # noqa: RUF012
+    option_spec = dict.fromkeys(("columns", "across", "where", "formats"), directives.unchanged)
 
     def run(self) -> list[nodes.Node]:
         """Returns the table and the line below it."""
@@ -149,18 +204,26 @@ class ReportTable(SphinxDirective):
             rows = selected(name, report["rows"], self.options.get("where", ""))
             chosen = pairs(self.options.get("columns", ";".join(rows[0])))
             formats = dict(pairs(self.options.get("formats", "")))
-            for column in [*(one for made, _ in chosen for one in columns_of(made)), *formats]:
+            (across, _), *cells = pairs(self.options.get("across", ";")) or [("", "")]
+            known = [one for made, _ in [*chosen, *cells] for one in columns_of(made)]
+            for column in [*known, *formats, *([across] if across else [])]:
                 if column not in rows[0]:
                     raise ValueError(f"report {name} has no column {column}; it has {', '.join(rows[0])}")
         except ValueError as error:
             raise self.error(str(error)) from error
-        group = nodes.tgroup(cols=len(chosen))
-        group += [nodes.colspec(colwidth=1) for _ in chosen]
+        headings = [heading or column.replace("_", " ") for column, heading in chosen]
+        lines = [[cell(row, column, formats.get(column, "")) for column, _ in chosen] for row in rows]
+        numbers = [[isinstance(row.get(column), (int, float)) for column, _ in chosen] for row in rows]
+        if across:
+            more, lines = two_way(rows, [column for column, _ in chosen], across, cells, formats)
+            headings += more
+            numbers = [[*numbers[0], *[True] * len(more)]] * len(lines)
+        group = nodes.tgroup(cols=len(headings))
+        group += [nodes.colspec(colwidth=1) for _ in headings]
         head, body = nodes.thead(), nodes.tbody()
-        head += self.line([heading or column.replace("_", " ") for column, heading in chosen], [])
-        for row in rows:
-            numbers = [isinstance(row.get(column), (int, float)) for column, _ in chosen]
-            body += self.line([cell(row, column, formats.get(column, "")) for column, _ in chosen], numbers)
+        head += self.line(headings, [])
+        for line, are_numbers in zip(lines, numbers, strict=True):
+            body += self.line(line, are_numbers)
         group += [head, body]
         table = nodes.table("", group, classes=["report"])
         return [nodes.container("", table, classes=["report-table"]), *self.source(name, report)]

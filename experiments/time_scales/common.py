@@ -187,7 +187,7 @@ def heat(panel, cells: xarray.DataArray, x: str, y: str, norm, missing: str = "d
 
 
 def rows_of(kl: xarray.DataArray, names: tuple[str, ...]) -> list[dict]:
-    """Returns a row for each cell: KL at the end, its least and largest over seeds, iterations to the thresholds."""
+    """Returns a row for each cell: mean, least, largest and median KL at the end over seeds, and iterations to the thresholds."""
     floor = floor_of(kl[..., -1])
     stacked = kl.stack(cell=names)
     rows = []
@@ -195,7 +195,8 @@ def rows_of(kl: xarray.DataArray, names: tuple[str, ...]) -> list[dict]:
         at = stacked.sel(cell=cell).transpose("seed", "step")
         final = at[:, -1]
         names_of_cell = {n: (v.item() if hasattr(v, "item") else v) for n, v in zip(names, cell, strict=True)}
-        rows.append(names_of_cell | _common.spread(final, "final") | times_of(at, floor))
+        ends = _common.spread(final, "final") | dict(median=float(final.median()))
+        rows.append(names_of_cell | ends | times_of(at, floor))
     return rows
 
 

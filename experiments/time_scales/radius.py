@@ -45,7 +45,9 @@ def draw(results):
         for panel, words in zip(panels[row], ("KL at the end", "error of a mode's mass"), strict=True):
             panel.set_title(f"radius {radius:g}: {words}", loc="left")
         its_kl = cells.kl.sel(radius=radius, drop=True)
-        rows += [dict(radius=float(radius)) | row for row in rows_of(its_kl, ("particle_step", "neuron_step"))]
+        for row in rows_of(its_kl, ("particle_step", "neuron_step")):
+            ratio = float(f"{row['neuron_step'] / row['particle_step']:.2g}")
+            rows.append(dict(radius=float(radius), ratio=ratio) | row)
     for panel in panels[:-1].flat:
         panel.set_xlabel("")
     for panel in panels[:, 1]:
