@@ -3,8 +3,8 @@
     python -m experiments.publish torus results/torus/paper
     python -m experiments.publish deep results/deep_s14 results/deep_s2
 
-The report becomes `docs/reproductions/reports/NAME.json`, and each figure that a page shows `docs/figures/NAME_FIGURE.png`, or `FIGURE.png`
-where its name begins with that of the report. Reports of several calls of a study become one, with the rows of all and the figures of the
+The report becomes `docs/reproductions/reports/NAME.json`, and each figure that a page shows `docs/figures/NAME_FIGURE.png`. Words with
+which the name of the report ends and that of the figure begins are written once. Reports of several calls of a study become one, with the rows of all and the figures of the
 first. Tables of the README below a line `<!-- NAME: | {COLUMN} | ... -->` receive the rows anew. A report of sources that differ from a
 commit is refused, because nobody could make it again.
 """
@@ -102,6 +102,17 @@ def joined(contents: list[dict[str, Any]]) -> dict[str, Any]:
     )
 
 
+def published_as(name: str, figure: str) -> str:
+    """Returns the name of a figure among the pages: those of report and figure, with the words that they share written once.
+
+    >>> published_as("torus", "curves"), published_as("torus", "torus_curves"), published_as("time_scales_radius", "radius_cells")
+    ('torus_curves', 'torus_curves', 'time_scales_radius_cells')
+    """
+    words, more = name.split("_"), figure.split("_")
+    shared = max(k for k in range(len(more) + 1) if words[len(words) - k :] == more[:k])
+    return "_".join(words + more[shared:])
+
+
 def main(settings: Settings) -> None:
     """Copies the report and its figures, and renews the tables of the README.
 
@@ -121,8 +132,7 @@ def main(settings: Settings) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     pages, unused = "".join(page.read_text() for page in settings.docs.rglob("*.md")), []
     for name in (name for name in content["figures"] if name.endswith(".png")):
-        flat = name.replace("/", "_")
-        flat = flat if flat.startswith(settings.name) else f"{settings.name}_{flat}"
+        flat = published_as(settings.name, name.removesuffix(".png").replace("/", "_")) + ".png"
         if f"figures/{flat}" in pages:
             shutil.copyfile(settings.folders[0] / name, figures / flat)
         else:

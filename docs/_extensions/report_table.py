@@ -37,13 +37,13 @@ TEACHER = re.compile(r"\bs(\d+)_(monomodal|bimodal|trimodal)\b")
 
 
 def shown(value: Any, form: str = "") -> str:
-    """Returns a value as text: with a format of Python if it is a number, or else with four significant digits.
+    """Returns a value as text: with a format of Python if it is a number, or else with four significant digits. An infinite time is "never".
 
-    >>> shown(0.000123456), shown(0.5, ".2f"), shown(None), shown(20000, ","), shown("mala", ".2f"), shown("nan")
-    ('0.0001235', '0.50', '', '20,000', 'mala', '')
+    >>> shown(0.000123456), shown(0.5, ".2f"), shown(None), shown(20000, ","), shown("mala", ".2f"), shown("nan"), shown("inf")
+    ('0.0001235', '0.50', '', '20,000', 'mala', '', 'never')
     """
-    if value is None or value == "nan":
-        return ""
+    if value is None or value in ("nan", "inf"):
+        return "never" if value == "inf" else ""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return str(value)
     return format(value, form or (".4g" if isinstance(value, float) else ""))
