@@ -4,9 +4,9 @@
     python -m experiments.publish deep results/deep_s14 results/deep_s2
 
 The report becomes `docs/reproductions/reports/NAME.json`, and each figure that a page shows `docs/figures/NAME_FIGURE.png`. Words with
-which the name of the report ends and that of the figure begins are written once. Reports of several calls of a study become one, with the rows of all and the figures of the
-first. Tables of the README below a line `<!-- NAME: | {COLUMN} | ... -->` receive the rows anew. A report of sources that differ from a
-commit is refused, because nobody could make it again.
+which the name of the report ends and that of the figure begins are written once. Reports of several calls of a study become one, with the
+rows of all and the figures of the first. Tables of the README below a line `<!-- NAME: | {COLUMN} | ... -->` receive the rows anew. A
+report of sources that differ from a commit is refused, because nobody could make it again.
 """
 
 import dataclasses

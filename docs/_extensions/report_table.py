@@ -37,7 +37,9 @@ TEACHER = re.compile(r"\bs(\d+)_(monomodal|bimodal|trimodal)\b")
 
 
 def shown(value: Any, form: str = "") -> str:
-    """Returns a value as text: with a format of Python if it is a number, or else with four significant digits. An infinite time is "never".
+    """Returns a value as text: with a format of Python if it is a number, or else with four significant digits.
+
+    A number that is missing is empty, and a time that is infinite "never".
 
     >>> shown(0.000123456), shown(0.5, ".2f"), shown(None), shown(20000, ","), shown("mala", ".2f"), shown("nan"), shown("inf")
     ('0.0001235', '0.50', '', '20,000', 'mala', '', 'never')
