@@ -243,12 +243,8 @@ class ReportTable(SphinxDirective):
     def source(self, name: str, report: dict) -> list[nodes.Node]:
         """Returns the line that names command, revision, date and seconds of a report, and links its file."""
         origin = report["provenance"]
-        where = f"revision {origin['git_revision'][:7]}, {origin['date'][:10]}"
-        where = f"copied from the page of {where}" if origin.get("transcribed") else where
-        cost = "" if report["seconds"] is None else f", {report['seconds']:.0f} s on {origin['machine']}"
-        children, _ = self.parse_inline(
-            f"`{report['command']}`{cost}; {where}. {{download}}`All rows (JSON) </{REPORTS}/{name}.json>`"
-        )
+        where = f"{report['seconds']:.0f} s on {origin['machine']}; revision {origin['git_revision'][:7]}, {origin['date'][:10]}"
+        children, _ = self.parse_inline(f"`{report['command']}`, {where}. {{download}}`All rows (JSON) </{REPORTS}/{name}.json>`")
         return [nodes.paragraph("", "", *children, classes=["report-source"])]
 
 
