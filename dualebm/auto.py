@@ -35,6 +35,7 @@ from dualebm.log_z.estimate import LogPartitionEstimate, estimate_log_partition
 from dualebm.measures import Samples, resample
 from dualebm.radii import FEW, Followed, Plan, Report, Task, follow, grown, plan_of
 from dualebm.row_weights import Shares
+from dualebm.settings import checked
 from dualebm.training import segments
 from dualebm.training.run import Diverged
 
@@ -127,6 +128,7 @@ class Fit(NamedTuple):
 # -- The fit ---------------------------------------------------------------------------------------
 
 
+@checked
 def fit(
     key: Key[Array, ""], points: Float[Array, "n d"], space: Space, auto: Auto | None = None, *, weights: Any = None,
     folder: files.PathLike | None = None, progress: bool = False, callback: Report | None = None,

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from dualebm._internal.keys import check_key
-from dualebm.base_measures import BaseMeasure, FinePlaces, Geometry, Points, Scalars
+from dualebm.base_measures import BaseMeasure, FinePlaces, Geometry, Points, Scalars, numbers
 
 Vector = Sequence[float] | Float[np.ndarray, " d"]
 Matrix = Sequence[Sequence[float]] | Float[np.ndarray, "d d"]
@@ -38,9 +38,9 @@ def vector(name: str, values: Any) -> tuple[float, ...]:
     >>> vector("mean", np.array([1, 2]))
     (1.0, 2.0)
     """
-    array = np.asarray(values, np.float64)
+    array = numbers(name, values)
     if array.ndim != 1 or not array.size or not np.isfinite(array).all():
-        raise ValueError(f"{name} is {values!r}; it must be a vector of finite numbers")
+        raise ValueError(f"{name} is {values!r:.200}; it must be a vector of finite numbers")
     return tuple(array.tolist())
 
 
@@ -84,7 +84,7 @@ class Normal(BaseMeasure):
     covariance: Matrix
 
     def __post_init__(self):
-        mean, covariance = vector("mean", self.mean), np.asarray(self.covariance, np.float64)
+        mean, covariance = vector("mean", self.mean), numbers("covariance", self.covariance)
         d = len(mean)
         if covariance.shape != (d, d) or not np.isfinite(covariance).all():
             raise ValueError(f"covariance has shape {covariance.shape}; it must be ({d}, {d}), as the mean, with finite numbers")

@@ -20,7 +20,7 @@ from dualebm import row_weights
 from dualebm._internal.blocks import block_columns, map_blocks, product
 from dualebm._internal.keys import check_key
 from dualebm.base_families import Vector, at_lag, draw_lags, log_excess, proposal_of, vector
-from dualebm.base_measures import BaseMeasure, FinePlaces, Gaussian, Geometry, Points, Scalars, Uniform
+from dualebm.base_measures import BaseMeasure, FinePlaces, Gaussian, Geometry, Points, Scalars, Uniform, numbers
 
 UNIT_LENGTH = 1e-5
 """The largest allowed distance of the norm of a centre on a sphere from 1."""
@@ -166,7 +166,7 @@ class KernelBase(BaseMeasure):
     weights: Vector | None = None
 
     def __post_init__(self):
-        centres, concentrations = np.asarray(self.centres, np.float64), np.asarray(vector("concentrations", self.concentrations))
+        centres, concentrations = numbers("centres", self.centres), np.asarray(vector("concentrations", self.concentrations))
         if centres.ndim != 2 or not centres.size or not np.isfinite(centres).all():
             raise ValueError(f"centres has shape {centres.shape}; it must be an array (n, d) of finite numbers")
         if len(centres) != len(concentrations):

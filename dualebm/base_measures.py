@@ -241,6 +241,25 @@ def check_positive(name: str, value: Any) -> None:
         raise ValueError(f"{name} is {value!r}; it must be a positive number")
 
 
+def numbers(name: str, values: Any) -> np.ndarray:
+    """Returns numbers as an array of float64, of any shape.
+
+    Args:
+        name: the name of the argument in the error.
+        values: an array, or nested sequences of numbers.
+
+    Raises:
+        ValueError: when a value is no number, or when sequences differ in length.
+
+    >>> numbers("mean", [1, 2]).tolist()
+    [1.0, 2.0]
+    """
+    try:
+        return np.asarray(values, np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name} is {values!r:.200}; it must be an array of numbers") from error
+
+
 @dataclasses.dataclass(frozen=True)
 class Gaussian(BaseMeasure):
     """The normal distribution N(0, scale^2 I) on R^d.

@@ -21,7 +21,7 @@ from jax.scipy.special import logsumexp
 from jaxtyping import Array, Float, Key
 
 from dualebm import base_kernels
-from dualebm._internal import checks, files
+from dualebm._internal import files
 from dualebm._internal.keys import check_key
 from dualebm.base_kernels import KernelBase
 from dualebm.base_measures import BaseMeasure, Gaussian, Uniform
@@ -33,6 +33,7 @@ from dualebm.geometry import Space
 from dualebm.measures import Samples, resample
 from dualebm.methods.penalised import PenalisedLikelihood, PenalisedRates
 from dualebm.row_weights import shares_of
+from dualebm.settings import Count, checked
 
 REPLICATES = 20
 """The number of replicates of a fit."""
@@ -61,8 +62,9 @@ class Replicates(NamedTuple):
     log_partition: Float[np.ndarray, " B"]
 
 
+@checked
 def replicate(
-    key: Key[Array, ""], energy: Shallow, space: Space, points: Float[Array, "n d"], weights: Any = None, count: int = REPLICATES
+    key: Key[Array, ""], energy: Shallow, space: Space, points: Float[Array, "n d"], weights: Any = None, count: Count = REPLICATES
 ) -> Replicates:
     """Fit replicates of a model.
 
@@ -87,7 +89,6 @@ def replicate(
     (2, 3)
     """
     check_key(key)
-    checks.count("count", count)
     weight_key, pool_key, checked_key, choice_key, train_key = jax.random.split(key, 5)
     dtype, n = points.dtype, len(points)
     shares = shares_of("weights", weights, n)
@@ -162,6 +163,7 @@ def log_bases(bases: Sequence[BaseMeasure], space: Space, x: Float[Array, "N d"]
     return np.stack([np.asarray(base.log_density(space, x), np.float64) for base in bases])
 
 
+@checked
 def log_densities(replicates: Replicates, space: Space, x: Float[Array, "N d"]) -> Float[np.ndarray, "B N"]:
     """Return the log densities of the replicates at points, (B, N), in nats, with respect to the reference measure of the space.
 

@@ -4,23 +4,23 @@ The samples may have weights and any counts. MMD^2 is `kernels.squared_mmd`. On 
 which see its seam.
 """
 
+from typing import Literal
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
-from dualebm._internal import checks
 from dualebm._internal.keys import check_key
 from dualebm.kernels import Distance, squared_mmd
 from dualebm.measures import Samples, shares
+from dualebm.settings import Count, checked
 
 ELEMENTS = 2**20
 """The number of projected points that are in memory at a time."""
 
-ORDERS = (1, 2)
-"""The orders p of the Wasserstein distances."""
 
-
+@checked
 def check_pair(first: Samples, second: Samples) -> None:
     """Check that both samples hold points of the same number of components, and weights of the points' shape.
 
@@ -46,6 +46,7 @@ def check_pair(first: Samples, second: Samples) -> None:
         raise ValueError(f"second has points of shape {second.points.shape}; it must be (count, {first.points.shape[1]}), as first")
 
 
+@checked
 def energy_distance(first: Samples, second: Samples) -> Float[Array, ""]:
     """Return the energy distance 2 E|x - y| - E|x - x'| - E|y - y'| of two samples (Szekely, Rizzo 2013).
 
@@ -94,8 +95,9 @@ def quantile_coupling(
     return i, j, jnp.diff(levels, prepend=0)
 
 
+@checked
 def sliced_wasserstein(
-    key: Key[Array, ""], first: Samples, second: Samples, *, projections: int = 100, order: int = 2
+    key: Key[Array, ""], first: Samples, second: Samples, *, projections: Count = 100, order: Literal[1, 2] = 2
 ) -> Float[Array, ""]:
     """Return the sliced Wasserstein distance: (the mean over random unit directions of W_p^p of the projections)^(1/p).
 
@@ -121,8 +123,6 @@ def sliced_wasserstein(
     """
     check_key(key)
     check_pair(first, second)
-    checks.count("projections", projections)
-    checks.choice("order", order, ORDERS)
     centre = jnp.mean(second.points, axis=0, keepdims=True)  # keeps the digits that differ between large coordinates
     points = [_living(samples) - centre for samples in (first, second)]
     n, m = (x.shape[0] for x in points)
@@ -159,8 +159,9 @@ def _sorted(values, weights, equal):
     return values, jnp.cumsum(weights)
 
 
+@checked
 def median_distance(
-    x: Float[np.ndarray, "n d"] | Float[Array, "n d"], largest: int = 1000, name: str = "points"
+    x: Float[np.ndarray, "n d"] | Float[Array, "n d"], largest: Count = 1000, name: str = "points"
 ) -> float:
     """Return the median distance between two different points, a bandwidth for kernels (median heuristic, Gretton et al. 2012).
 
@@ -173,7 +174,7 @@ def median_distance(
         The median of the distances that are not zero, in units of length.
 
     Raises:
-        ValueError: when all rows that are used are equal.
+        ValueError: when the points are none, not finite, or all equal among the rows that are used.
 
     >>> median_distance(np.array([[0.0], [0.0], [3.0], [4.0]]))
     3.0
@@ -181,6 +182,8 @@ def median_distance(
     from scipy.spatial.distance import pdist  # it takes a tenth of a second to import
 
     x = np.asarray(x, np.float64)
+    if not x.size or not np.isfinite(x).all():
+        raise ValueError(f"{name} has shape {x.shape} and {(~np.isfinite(x)).sum()} values that are not finite; give finite points")
     x = x[np.unique(np.linspace(0, len(x) - 1, largest).astype(int))]
     distances = pdist(x)
     if not distances.any():

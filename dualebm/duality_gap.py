@@ -47,6 +47,7 @@ from dualebm.geometry import Space
 from dualebm.log_z.annealing import anneal, log_mean_weight
 from dualebm.measures import Samples, shares
 from dualebm.relaxation import DOUBTFUL, relaxation
+from dualebm.settings import Count, CountOrZero, NonNegative, Positive, checked
 from dualebm.suprema import PEAKS, SIGNS, Measure, parameter_grid, tilted
 
 BALLS = tuple(SIGNS)
@@ -235,6 +236,7 @@ def _bounded(key, energy, space, data, radius, quadrature, model, ball, polish, 
     return _by_drawn_samples(model_key, problem, energy, chains, temperatures)
 
 
+@checked
 def certify(
     key: Key[Array, ""],
     energy: Shallow,
@@ -245,11 +247,11 @@ def certify(
     quadrature: Samples | None = None,
     model: Samples | None = None,
     ball: str = "full",
-    polish: int = 3,
-    chains: int = 20_000,
-    temperatures: int = 100,
-    starts: int = 256,
-    steps: int = 80,
+    polish: CountOrZero = 3,
+    chains: Count = 20_000,
+    temperatures: Count = 100,
+    starts: Count = 256,
+    steps: Count = 80,
 ) -> Certificate:
     """Return a bound of how far an energy is from the best of the ball of a radius, or of its part of one sign.
 
@@ -294,7 +296,6 @@ def certify(
     """
     check_key(key)
     checks.choice("ball", ball, BALLS)
-    checks.count("polish", polish, 0)
     for name, value in (("chains", chains), ("temperatures", temperatures), ("starts", starts), ("steps", steps)):
         checks.count(name, value)
     if model is not None and quadrature is not None:
@@ -306,6 +307,7 @@ def certify(
     return _bounded(key, energy, space, data, radius, quadrature, model, ball, jnp.int32(polish), chains, temperatures, starts, steps)
 
 
+@checked
 def doubt(certificate: Certificate) -> str | None:
     """Return why the bound of a certificate says little about its energy, or None.
 
@@ -332,6 +334,7 @@ def doubt(certificate: Certificate) -> str | None:
     return None if certificate.gap <= USELESS else f"its bound is above {USELESS:g} nat"
 
 
+@checked
 def summary(certificate: Certificate, radius: float, ball: str = "full") -> str:
     """Return a certificate as a sentence.
 
@@ -389,7 +392,8 @@ def stated(gap: float | None, error: float | None, exact: bool, doubt: str | Non
     return f"{'' if exact else 'estimated '}within {gap:.4f} nats of {best} (by quadrature)"
 
 
-def within(tolerance: float, sigmas: float = 2.0):
+@checked
+def within(tolerance: Positive, sigmas: NonNegative = 2.0):
     """Make a rule for the argument `callback` of `run`, for a run that records the metric `gap`.
 
     The run stops once the last gap plus `sigmas` of its standard errors is at most `tolerance`.
@@ -409,9 +413,6 @@ def within(tolerance: float, sigmas: float = 2.0):
     >>> rule(xarray.Dataset({"gap": (("step", "gap_0"), np.array([[0.5, 0.01], [0.07, 0.01]]))}))
     True
     """
-    checks.number("tolerance", tolerance, positive=True)
-    checks.number("sigmas", sigmas)
-
     def stop(results) -> bool:
         gap, error = results.gap.values[-1]
         return bool(gap + sigmas * error <= tolerance)

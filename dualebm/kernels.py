@@ -22,7 +22,7 @@ from dualebm.energies.base import Energy, Located
 from dualebm.features import Bump, Feature, ReLU
 from dualebm.geometry import Space
 from dualebm.measures import Samples
-from dualebm.settings import Positive
+from dualebm.settings import Positive, checked
 from dualebm.spaces import UNROLLED, Sphere, Torus
 
 SOURCES = 4096
@@ -292,6 +292,7 @@ class Distance:
 Kernel = ArcCosine | RBF | BumpKernel | Distance
 
 
+@checked
 def kernel_of(feature: Feature, space: Space) -> Kernel:
     """Return the kernel of a feature whose parameters are uniform on the feature's parameter space.
 
@@ -364,6 +365,7 @@ class Embedding(Energy):
         return Located(x, value, gradient, None)
 
 
+@checked
 def embedding(kernel: Kernel, samples: Samples) -> Embedding:
     """Return the mean embedding of a sample, x -> E_samples k(x, .), as an energy.
 
@@ -380,6 +382,7 @@ def embedding(kernel: Kernel, samples: Samples) -> Embedding:
     return Embedding(kernel, samples.points, samples.weights)
 
 
+@checked
 def mean_kernel(kernel: Kernel, first: Samples, second: Samples) -> Float[Array, ""]:
     """Return E k(x, y) with x and y independent, x from one sample and y from the other.
 
@@ -398,6 +401,7 @@ def mean_kernel(kernel: Kernel, first: Samples, second: Samples) -> Float[Array,
     return jnp.sum(one.coefficients * embedding(kernel, second)(first.points))
 
 
+@checked
 def squared_mmd(kernel: Kernel, first: Samples, second: Samples) -> Float[Array, ""]:
     """Return MMD^2 = E k(x, x') + E k(y, y') - 2 E k(x, y) of two samples.
 

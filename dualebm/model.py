@@ -22,6 +22,7 @@ from dualebm.energies.shallow import Shallow
 from dualebm.geometry import Space
 from dualebm.log_z.estimate import LogPartitionEstimate
 from dualebm.row_weights import Shares
+from dualebm.settings import checked
 from dualebm.spaces import Sphere
 
 
@@ -93,6 +94,7 @@ def resolving_step(energy: Energy, space: Space) -> float:
     return space.default_particle_step * (shortest / space.unit) ** 2
 
 
+@checked
 def log_densities(model: Model, x: Any) -> dict[str, np.ndarray]:
     """Return log p at rows in the units of the data, in nats.
 
@@ -127,6 +129,7 @@ BLOCK = 1024
 """The number of rows whose log densities are computed at a time, so that the number of a row does not depend on other rows."""
 
 
+@checked
 def log_densities_at(model: Model, points: Float[Array, "n d"]) -> dict[str, np.ndarray]:
     """Return what `log_densities` returns, at points of the model's space that `preparation.to_space` has made of rows.
 
@@ -167,6 +170,7 @@ class Errors(NamedTuple):
     mean: float
 
 
+@checked
 def errors_at(model: Model, points: Float[Array, "n d"], shares: Shares = None) -> Errors | None:
     """Return the errors of the log densities at points of the model's space, or None for a model without replicates.
 
@@ -185,6 +189,7 @@ def errors_at(model: Model, points: Float[Array, "n d"], shares: Shares = None) 
     return Errors(bootstrap.errors(values, fitted), float(bootstrap.errors(means, np.average(fitted, weights=shares))))
 
 
+@checked
 def log_density_function(model: Model) -> Callable[[Any], Array]:
     """Return log p as a JAX function of one row in the units of the data, (d,), or of an array of rows, (..., d).
 

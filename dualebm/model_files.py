@@ -20,6 +20,7 @@ from dualebm.energies.shallow import Shallow
 from dualebm.geometry import Space
 from dualebm.log_z.estimate import METHODS, LogPartitionEstimate
 from dualebm.model import Model, precision
+from dualebm.settings import checked
 from dualebm.spaces import Euclidean, Sphere
 
 ENERGY, MODEL, REPLICATES = "energy.npz", "model.json", "replicates.npz"
@@ -31,6 +32,7 @@ OPTIONAL = ("effective_sample_size", "draws", "independent", "doubt")
 """The fields of an estimate of log Z that may be None."""
 
 
+@checked
 def save(folder: files.PathLike, model: Model, about: dict[str, Any]) -> None:
     """Write the files of a model, `model.json` last.
 
@@ -67,6 +69,7 @@ def save(folder: files.PathLike, model: Model, about: dict[str, Any]) -> None:
     files.write_json(folder / MODEL, KIND, {**about, **header, "files": digests})
 
 
+@checked
 def read(folder: files.PathLike) -> dict[str, Any]:
     """Read `model.json` of a folder.
 
@@ -94,6 +97,7 @@ def read(folder: files.PathLike) -> dict[str, Any]:
     return header
 
 
+@checked
 def load(folder: files.PathLike) -> Model:
     """Load the model that `save` wrote to a folder.
 

@@ -25,6 +25,7 @@ from dualebm.geometry import Space
 from dualebm.log_z.estimate import SMALLEST_SAMPLE
 from dualebm.log_z.quadrature import quadrature_of
 from dualebm.measures import Samples, effective_sample_size
+from dualebm.settings import checked
 
 DRAWS = 2**16
 """The number of draws of the base measure that stand for the model, in two halves."""
@@ -61,6 +62,7 @@ class Gap(NamedTuple):
         return duality_gap.stated(self.nats, self.standard_error, self.exact, self.doubt, float(f"{self.radius:.4g}"))
 
 
+@checked
 def gap_of_fit(key: Key[Array, ""], fit: Fit, data: Samples) -> Gap:
     """Estimate how far the energy of an automatic fit is from the best of its F1 ball.
 

@@ -14,6 +14,7 @@ from dualebm.kernels import RBF, squared_mmd
 from dualebm.measures import Samples
 from dualebm.model import Model
 from dualebm.sampling import draw
+from dualebm.settings import Count, checked
 
 ROWS = 20_000
 """The number of rows that are compared, drawn at random where more are given. The time grows with rows times samples."""
@@ -33,8 +34,9 @@ TESTED = 5000
 """The number of rows in the kernel Stein test. The time grows with its square."""
 
 
+@checked
 def quality(
-    key: Key[Array, ""], model: Model, points: Float[Array, "n d"], count: int, *, steps: int | None = None, name: str = "points"
+    key: Key[Array, ""], model: Model, points: Float[Array, "n d"], count: Count, *, steps: Count | None = None, name: str = "points"
 ) -> dict[str, float]:
     """Measure how near samples of a model are to data, by distances between samples and by a test of fit.
 
@@ -92,6 +94,7 @@ def quality(
     return {name: float(value) for name, value in results.items()}
 
 
+@checked
 def goodness_of_fit(key: Key[Array, ""], model: Model, points: Float[Array, "n d"], bandwidth: Any = None) -> stein.GoodnessOfFit:
     """Test whether rows are of a model, by `stein.goodness_of_fit` with the Gaussian kernel. It is for spheres and R^d.
 

@@ -51,7 +51,7 @@ def bounds(kind: type) -> dict[str, Bound]:
 
     >>> from dualebm.methods.dual import DualRates
     >>> bounds(DualRates)["radius"]
-    Bound(positive=True, largest=inf, least=0, moves_particles=False)
+    Bound(positive=True, largest=inf, least=0, signed=False, moves_particles=False)
     """
     return {name: setting.bound or Bound() for name, setting in settings.described(kind).items()}
 

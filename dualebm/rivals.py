@@ -13,6 +13,7 @@ from dualebm.geometry import Space
 from dualebm.measures import Samples
 from dualebm.model import Model, density_name, log_densities_at, log_unit, mean_with_error
 from dualebm.row_weights import Shares
+from dualebm.settings import Seed, checked
 
 COMPONENTS = 8
 """The largest number of components of a mixture."""
@@ -41,7 +42,8 @@ class Rival(NamedTuple):
     reason: str | None = None
 
 
-def fits_of(space: Space, seed: int = 0) -> Mapping[str, Callable[[Rows, Shares], BaseMeasure]]:
+@checked
+def fits_of(space: Space, seed: Seed = 0) -> Mapping[str, Callable[[Rows, Shares], BaseMeasure]]:
     """Return the simple densities on a space by name. Each maps rows and their weights to a probability measure.
 
     They are a normal distribution, a kernel density estimate whose width is chosen by cross-validation, and a mixture of normal
@@ -70,7 +72,8 @@ def fits_of(space: Space, seed: int = 0) -> Mapping[str, Callable[[Rows, Shares]
     return simple | {"von Mises-Fisher mixture": directions}
 
 
-def compare(model: Model, train: Samples, held_out: Samples, seed: int = 0) -> tuple[Rival, ...]:
+@checked
+def compare(model: Model, train: Samples, held_out: Samples, seed: Seed = 0) -> tuple[Rival, ...]:
     """Fit simple densities to the training rows of a model and compare all of them at held-out rows.
 
     Args:

@@ -11,6 +11,7 @@ from dualebm._internal import checks, memory
 from dualebm._internal.keys import check_key
 from dualebm.flows import langevin, resampling
 from dualebm.model import Model
+from dualebm.settings import Count, Positive, checked
 
 SMALLEST_FRACTION = 0.01
 """The effective fraction of draws of the base measure from which samples are weighted draws."""
@@ -114,7 +115,8 @@ def check_memory(name: str, count: int, columns: int) -> None:
         )
 
 
-def draw(key: Key[Array, ""], model: Model, count: int, *, steps: int | None = None, step: float | None = None) -> Drawn:
+@checked
+def draw(key: Key[Array, ""], model: Model, count: Count, *, steps: Count | None = None, step: Positive | None = None) -> Drawn:
     """Draw samples of a model, all at once. The samples are those of the blocks of `draw_blocks`.
 
     Args:

@@ -17,17 +17,31 @@ Traceback (most recent call last):
 ValueError: activation is 'rleu'; did you mean 'relu'? Allowed: 'relu', 'tanh'
 
 A type is one of these, or a union of several: a number, whole or not, with a `Bound`; `bool`; `str`, or a `Literal` of words;
-None; a tuple of numbers or words; a class of objects; a function.
+None; a tuple of numbers or words; a class of objects; an array; a function.
+
+The types of the arguments of a function say the same. The decorator `checked` refuses other arguments:
+
+>>> @checked
+... def curve(steps: Count, width: Literal["single", "double"] = "double"): ...
+>>> curve(0)
+Traceback (most recent call last):
+...
+ValueError: steps is 0; it must be an integer of at least 1
 """
 
+import collections.abc
 import dataclasses
 import functools
 import inspect
 import math
 import re
 import types
-from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
+from collections.abc import Callable
+from typing import Annotated, Any, Literal, NamedTuple, ParamSpec, TypeVar, Union, get_args, get_origin, get_type_hints
 
+import jax
+import numpy as np
+from jax.core import Tracer
 from jaxtyping import AbstractArray
 
 from dualebm._internal import checks
@@ -41,6 +55,7 @@ class Bound:
         positive: whether 0 is excluded.
         largest: the largest value.
         least: the smallest value of a whole number. A number that is not whole is at least 0.
+        signed: whether a number that is not whole may be below 0.
         moves_particles: whether the number is the time step of a Langevin move. A space may have a smaller bound for it
             (`Space.largest_particle_step`).
     """
@@ -48,6 +63,7 @@ class Bound:
     positive: bool = False
     largest: float = math.inf
     least: int = 0
+    signed: bool = False
     moves_particles: bool = False
 
 
@@ -65,6 +81,8 @@ Positive = Annotated[float, Bound(positive=True)]
 """A number greater than 0."""
 Fraction = Annotated[float, Bound(positive=True, largest=1)]
 """A number in (0, 1]."""
+Number = Annotated[float, Bound(signed=True)]
+"""A finite number, with either sign."""
 
 
 class Setting(NamedTuple):
@@ -78,6 +96,7 @@ class Setting(NamedTuple):
         optional: whether None is allowed.
         many: whether the value is a tuple of such values.
         objects: the classes of which the value may be an object.
+        arrays: the types of which the value may be an array.
         function: whether the value may be a function.
         default: the default, or `dataclasses.MISSING`.
         help: the text of the field in the docstring of the class.
@@ -90,6 +109,7 @@ class Setting(NamedTuple):
     optional: bool = False
     many: bool = False
     objects: tuple[type, ...] = ()
+    arrays: tuple[type, ...] = ()
     function: bool = False
     default: Any = dataclasses.MISSING
     help: str = ""
@@ -118,20 +138,21 @@ def fields(kind: type) -> dict[str, Setting]:
 
     >>> from dualebm.methods.dual import Dual
     >>> fields(Dual)["signs"].words, fields(Dual)["neurons"].bound, fields(Dual)["particles"].optional
-    (('half', 'random', 'all_negative'), Bound(positive=False, largest=inf, least=1, moves_particles=False), True)
+    (('half', 'random', 'all_negative'), Bound(positive=False, largest=inf, least=1, signed=False, moves_particles=False), True)
     """
     texts = _texts(kind)
     return {name: setting._replace(help=texts.get(name, "")) for name, setting in described(kind).items()}
 
 
-def check(settings: Any) -> None:
+def check(settings: Any, *, alone: bool = False) -> None:
     """Check every field of a dataclass against its type.
 
     An object is not checked against the classes that the type names, because another class may stand in for them. Numbers, words,
-    None, and values that cannot be called where a function is needed, are refused in place of objects.
+    None, classes, and values that cannot be called where a function is needed, are refused in place of objects.
 
     Args:
         settings: the dataclass. Its `__post_init__` calls `check(self)` before it checks relations between fields.
+        alone: whether no other class may stand in for those that the types name.
 
     Raises:
         ValueError: a value is not allowed. The message names the field, its value and the allowed values.
@@ -143,23 +164,65 @@ def check(settings: Any) -> None:
     ValueError: power is 0; it must be an integer of at least 1
     """
     for name, setting in described(type(settings)).items():
-        value = getattr(settings, name)
-        if not setting.many or (value is None and setting.optional):
-            check_value(name, value, setting)
-        elif isinstance(value, tuple):
-            for i, element in enumerate(value):
-                check_value(f"{name}[{i}]", element, setting._replace(many=False, optional=False))
-        else:
-            raise ValueError(f"{name} is {value!r}; it must be {_allowed(setting)}")
+        check_value(name, getattr(settings, name), setting, alone=alone)
 
 
-def check_value(name: str, value: Any, setting: Setting) -> None:
-    """Check one value of a setting, which is no tuple, or one element of a tuple.
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def checked(function: Callable[P, R]) -> Callable[P, R]:
+    """Return a function that refuses arguments that its annotations do not allow, before it does anything else.
+
+    The types are those of fields (see `check`). An argument of a class must be an object of this class, and no other class may stand in
+    for it. Of an array the number of dimensions is checked. An argument without a type or of the type `Any`, and those of `*args` and
+    `**options`, may be anything.
+
+    Args:
+        function: the function. It may be called where its arrays are traced.
+
+    Returns:
+        The function, which raises ValueError for an argument that is not allowed.
+
+    >>> import pathlib
+    >>> @checked
+    ... def write(path: str | pathlib.PurePath): ...
+    >>> write(3)
+    Traceback (most recent call last):
+    ...
+    ValueError: path is 3; it must be a string or an object of PurePath
+    """
+    signature = inspect.signature(function)
+
+    @functools.wraps(function)
+    def checking(*args: P.args, **kwargs: P.kwargs) -> R:
+        known = _arguments(function)
+        for name, value in signature.bind(*args, **kwargs).arguments.items():
+            if name in known:
+                check_value(name, value, known[name], alone=True)
+        return function(*args, **kwargs)
+
+    return checking
+
+
+@functools.cache
+def _arguments(function: Callable) -> dict[str, Setting]:
+    """Return the descriptions of the arguments of a function that have a type, by name."""
+    hints = get_type_hints(function, include_extras=True)
+    kinds = {name: each.kind for name, each in inspect.signature(function).parameters.items()}
+    single = (name for name, kind in kinds.items() if kind not in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD))
+    checked_here = (name for name in single if hints.get(name, Any) is not Any and getattr(hints[name], "dtypes", ()) != ("prng_key",))
+    return {name: of_type(name, hints[name]) for name in checked_here}  # `keys.check_key` has its own sentence
+
+
+def check_value(name: str, value: Any, setting: Setting, *, alone: bool = False) -> None:
+    """Check one value of a setting.
 
     Args:
         name: the name in errors.
         value: the value.
         setting: the description of the setting.
+        alone: whether no other class may stand in for the classes of the setting.
 
     Raises:
         ValueError: the value is not allowed. The message names it and what is allowed.
@@ -169,28 +232,51 @@ def check_value(name: str, value: Any, setting: Setting) -> None:
     ...
     ValueError: neurons is 0; it must be an integer of at least 1
     """
-    kinds, words, bound = setting.kinds, setting.words, setting.bound
-    objects = bool(setting.objects) or setting.function
+    kinds, words, bound, objects = setting.kinds, setting.words, setting.bound, setting.objects
+    refused = f"it must be {_allowed(setting)}"
     if value is None and setting.optional:
         return
-    abstract = len(setting.objects) == 1 and inspect.isabstract(setting.objects[0]) and not kinds and not setting.function
-    if abstract and not isinstance(value, (*setting.objects, type)):  # nothing stands in for an object of an abstract class
-        raise ValueError(f"{name} is {value!r:.200}; it must be {_allowed(setting)}")
-    if objects and isinstance(value, type) and (not setting.function or issubclass(value, setting.objects)):
-        raise ValueError(f"{name} is the class {value.__name__}; it must be {_allowed(setting)}, such as {value.__name__}(...)")
-    if objects and not isinstance(value, (bool, int, float, str, type(None))):
-        if setting.function and not (callable(value) or isinstance(value, setting.objects)):
-            raise ValueError(f"{name} is {value!r}; it must be {_allowed(setting)}")
-    elif (isinstance(value, bool) and bool in kinds) or (isinstance(value, str) and str in kinds and not words):
+    if setting.many:
+        if not isinstance(value, tuple):
+            raise ValueError(f"{name} is {value!r:.200}; {refused}")
+        for i, element in enumerate(value):
+            check_value(f"{name}[{i}]", element, setting._replace(many=False, optional=False), alone=alone)
         return
-    elif words and (isinstance(value, str) or not (objects or bound or bool in kinds)):
+    shape = getattr(value, "shape", None)
+    if setting.arrays and shape is not None and (bound is None or isinstance(value, Tracer)):
+        if not any(_has_dimensions(value, kind) for kind in setting.arrays):
+            raise ValueError(f"{name} has shape {shape}; {refused}")
+        return
+    if objects or setting.function:
+        if isinstance(value, type):
+            raise ValueError(f"{name} is the class {value.__name__}; {refused}, such as {value.__name__}(...)")
+        if (isinstance(value, objects) and not isinstance(value, str)) or (setting.function and callable(value)):
+            return
+        if not isinstance(value, (bool, int, float, str, type(None))):
+            abstract = len(objects) == 1 and inspect.isabstract(objects[0]) and not kinds
+            if alone or abstract or setting.function:  # nothing stands in for an object of an abstract class
+                raise ValueError(f"{name} is {value!r:.200}; {refused}")
+            return
+    if (isinstance(value, (bool, np.bool_)) and bool in kinds) or (isinstance(value, str) and str in kinds and not words):
+        return
+    if words and (isinstance(value, str) or not (objects or setting.function or bound or bool in kinds)):
         checks.choice(name, value, (*words, None) if setting.optional else words)
     elif bound is None:
-        raise ValueError(f"{name} is {value!r}; it must be {_allowed(setting)}")
+        raise ValueError(f"{name} is {value!r:.200}; {refused}")
     elif float in kinds:
-        checks.number(name, value, positive=bound.positive, largest=bound.largest)
+        checks.number(name, value, positive=bound.positive, largest=bound.largest, signed=bound.signed)
     else:
         checks.count(name, value, bound.least, bound.largest if math.isfinite(bound.largest) else checks.LARGEST_COUNT)
+
+
+def _has_dimensions(value: Any, kind: Any) -> bool:
+    """Whether an array has as many dimensions as its type says."""
+    return not issubclass(kind, AbstractArray) or kind.index_variadic is not None or len(kind.dims) == np.ndim(value)
+
+
+def _shape(kind: Any) -> str:
+    """Return the shape that a type of arrays states, in words."""
+    return f" ({', '.join(kind.dim_str.split())})" if issubclass(kind, AbstractArray) else ""
 
 
 def _allowed(setting: Setting) -> str:
@@ -205,6 +291,8 @@ def _allowed(setting: Setting) -> str:
         ways = [f"a tuple of elements, each {' or '.join(ways)}"]
     if setting.objects:
         ways.append(f"an object of {', '.join(kind.__name__ for kind in setting.objects)}")
+    if setting.arrays:
+        ways.append(" or ".join(dict.fromkeys(f"an array{_shape(kind)}" for kind in setting.arrays)))
     if setting.function:
         ways.append("a function")
     return " or ".join([*ways, "None"] if setting.optional else ways)
@@ -271,10 +359,10 @@ def _of_type(setting: Setting, hint: Any, bound: Bound | None) -> Setting:
         return setting._replace(kinds=setting.kinds | {hint}, bound=bound or Bound())
     if hint in (bool, str):
         return setting._replace(kinds=setting.kinds | {hint})
-    if isinstance(hint, type) and issubclass(hint, AbstractArray):  # the traced form of a rate
-        return setting
-    if isinstance(hint, type):
-        return setting._replace(objects=(*setting.objects, hint))
+    if isinstance(hint, type) and issubclass(hint, (AbstractArray, np.ndarray, jax.Array)):
+        return setting._replace(arrays=(*setting.arrays, hint))
+    if isinstance(origin or hint, type) and origin is not collections.abc.Callable:
+        return setting._replace(objects=(*setting.objects, origin or hint))
     return setting._replace(function=True)
 
 

@@ -24,6 +24,7 @@ from dualebm.energies.base import Energy
 from dualebm.geometry import Space
 from dualebm.kernels import SOURCES
 from dualebm.measures import Samples
+from dualebm.settings import Count, checked
 
 Points = Float[Array, "n d"]
 
@@ -61,7 +62,7 @@ def check_kernel(kernel: Any) -> None:
     >>> from dualebm.kernels import RBF
     >>> check_kernel(RBF())
     """
-    if not hasattr(kernel, "derivatives"):
+    if not hasattr(kernel, "derivatives") or isinstance(kernel, type):
         raise ValueError(f"kernel is {kernel}; allowed: RBF, ArcCosine, and your own with a method `derivatives`")
 
 
@@ -86,6 +87,7 @@ def check_samples(name: str, samples: Samples, space: Space, statistic: Statisti
         raise ValueError(f"{name} has 1 point; the U-statistic is over pairs and must have at least 2 (or statistic='V')")
 
 
+@checked
 def score(energy: Energy, space: Space, points: Points) -> Points:
     """Return the scores s = grad log p = P (grad log tau - grad U) at points.
 
@@ -192,6 +194,7 @@ def diagonal(kernel: Any, space: Space, points: Points, scores: Points) -> Float
     return jax.vmap(lambda x, s: stein_kernel(kernel, space, x[None], s[None], x[None], s[None])[0, 0])(points, scores)
 
 
+@checked
 def kernelised(
     kernel: Any, space: Space, samples: Samples, scores: Points, statistic: Statistic = "U"
 ) -> tuple[Float[Array, ""], Points]:
@@ -254,8 +257,9 @@ class GoodnessOfFit(NamedTuple):
     null: Float[Array, " B"]
 
 
+@checked
 def goodness_of_fit(
-    key: Key[Array, ""], kernel: Any, space: Space, energy: Energy, points: Points, bootstraps: int = 500
+    key: Key[Array, ""], kernel: Any, space: Space, energy: Energy, points: Points, bootstraps: Count = 500
 ) -> GoodnessOfFit:
     """Test whether independent points are samples of a model, by KSD^2 and the wild bootstrap.
 
@@ -289,7 +293,6 @@ def goodness_of_fit(
     check_space(space)
     check_kernel(kernel)
     check_samples("points", Samples(points), space, "U")
-    checks.count("bootstraps", bootstraps)
     return _goodness_of_fit(key, kernel, space, energy, points, bootstraps)
 
 

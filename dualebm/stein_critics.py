@@ -14,6 +14,7 @@ from dualebm._internal.keys import check_key
 from dualebm.energies.base import Energy
 from dualebm.geometry import Space
 from dualebm.measures import Samples
+from dualebm.settings import Count, checked
 from dualebm.stein import Points
 
 
@@ -245,9 +246,11 @@ def by_critics(
     return jnp.sqrt(jnp.sum(values**2))
 
 
+@checked
 def network_discrepancy(
-    key: Key[Array, ""], space: Space, energy: Energy, samples: Samples, *, width: int = 64, steps: int = 101, rule: Normalisation = "exact"
-) -> Float[Array, ""]:
+    key: Key[Array, ""], space: Space, energy: Energy, samples: Samples, *, width: Count = 64, steps: Count = 101,
+    rule: Normalisation = "exact",
+) -> Float[Array, ""]:  # fmt: skip
     """Return SD, the F1 Stein discrepancy of samples from a model, by critics that `ascend` improves.
 
     Args:
@@ -274,7 +277,5 @@ def network_discrepancy(
     check_key(key)
     stein.check_space(space)
     stein.check_samples("samples", samples, space, "V")
-    checks.count("width", width)
-    checks.count("steps", steps)
     checks.choice("rule", rule, NORMALISATIONS)
     return by_critics(key, space, samples, stein.score(energy, space, samples.points), width, steps, rule)

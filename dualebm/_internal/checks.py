@@ -65,7 +65,7 @@ def choice(name: str, value, allowed: Iterable) -> None:
         lower = {word.lower(): word for word in reversed(words)}
         near = difflib.get_close_matches(value.lower(), lower, 1, cutoff=0.5) if isinstance(value, str) else []
         hint = f" did you mean {lower[near[0]]!r}?" if near else ""
-        raise ValueError(f"{name} is {value!r};{hint} Allowed: {', '.join(map(repr, allowed))}")
+        raise ValueError(f"{name} is {value!r:.200};{hint} Allowed: {', '.join(map(repr, allowed))}")
 
 
 def count(name: str, value, smallest: int = 1, largest: float = LARGEST_COUNT) -> None:
@@ -89,7 +89,7 @@ def count(name: str, value, smallest: int = 1, largest: float = LARGEST_COUNT) -
     if not whole or not smallest <= value <= largest:
         limited = largest != LARGEST_COUNT or (whole and value > largest)
         allowed = f"from {smallest} to {largest}" if limited else f"of at least {smallest}"
-        raise ValueError(f"{name} is {value!r}; it must be an integer {allowed}")
+        raise ValueError(f"{name} is {value!r:.200}; it must be an integer {allowed}")
 
 
 def seed(name: str, value) -> None:
@@ -113,14 +113,15 @@ def seed(name: str, value) -> None:
     count(name, value, 0, LARGEST_SEED)
 
 
-def number(name: str, value, *, positive: bool = False, largest: float = math.inf) -> None:
+def number(name: str, value, *, positive: bool = False, largest: float = math.inf, signed: bool = False) -> None:
     """Raises ValueError unless a value is one finite real number in the allowed range.
 
     Args:
         name: the name of the argument in the error.
         value: the value to check.
-        positive: whether 0 is excluded. Negative numbers always are.
+        positive: whether 0 is excluded, with the negative numbers.
         largest: the largest allowed value.
+        signed: whether negative numbers are allowed.
 
     Raises:
         ValueError: when the value is no finite number in the range.
@@ -132,14 +133,14 @@ def number(name: str, value, *, positive: bool = False, largest: float = math.in
     """
     try:
         finite = not isinstance(value, bool) and np.ndim(value) == 0 and math.isfinite(value)
-        allowed = finite and (value > 0 if positive else value >= 0) and value <= largest
+        allowed = finite and (signed or (value > 0 if positive else value >= 0)) and value <= largest
     except (TypeError, ValueError, OverflowError):
         allowed = False
     if not allowed:
-        bound = "greater than 0" if positive else "at least 0"
+        bound = "" if signed else ", greater than 0" if positive else ", at least 0"
         limit = f" and at most {largest:g}" if math.isfinite(largest) else ""
-        shown = repr(value) if isinstance(value, str) else value
-        raise ValueError(f"{name} is {shown}; it must be a finite number, {bound}{limit}")
+        shown = f"{value!r:.200}" if isinstance(value, str) else f"{value!s:.200}"
+        raise ValueError(f"{name} is {shown}; it must be a finite number{bound}{limit}")
 
 
 def space(name: str, value) -> None:

@@ -14,8 +14,10 @@ from jaxtyping import Float
 from dualebm import row_weights
 from dualebm._internal import checks
 from dualebm.base_families import Normal
+from dualebm.base_measures import numbers
 from dualebm.base_mixtures import MixtureBase
 from dualebm.row_weights import Shares
+from dualebm.settings import Count, Seed, checked
 
 Rows = Float[np.ndarray, "n d"]
 
@@ -41,7 +43,8 @@ COPIES = 4
 """The mean number of copies of a row by which scikit-learn sees weights."""
 
 
-def finite_rows(points, columns: int = 1) -> Rows:
+@checked
+def finite_rows(points, columns: Count = 1) -> Rows:
     """Returns rows in float64, to which a measure can be fitted.
 
     Args:
@@ -54,7 +57,7 @@ def finite_rows(points, columns: int = 1) -> Rows:
     >>> finite_rows([[1], [2]]).tolist()
     [[1.0], [2.0]]
     """
-    rows = np.asarray(points, np.float64)
+    rows = numbers("points", points)
     if rows.ndim != 2 or rows.shape[1] < columns:
         raise ValueError(f"points has shape {rows.shape}; it must be rows of coordinates, (n, d)")
     if not np.isfinite(rows).all():
@@ -177,7 +180,8 @@ def fit_normal(points, weights=None) -> Normal:
 # -- Mixtures --------------------------------------------------------------------------------------
 
 
-def fit_mixture(points, max_components: int = 8, seed: int = 0, weights=None) -> MixtureBase:
+@checked
+def fit_mixture(points, max_components: Count = 8, seed: Seed = 0, weights=None) -> MixtureBase:
     """Fits a mixture of normal distributions by expectation maximisation, with scikit-learn's `GaussianMixture`.
 
     The number of components, from 1 to `max_components`, and the kind of the covariances, full or diagonal, are those of the smallest

@@ -15,6 +15,7 @@ from dualebm._internal import checks
 from dualebm.base_kernels import KernelBase, log_normalisers
 from dualebm.data.bases import Rows, finite_rows, unit_rows, weighted_rows
 from dualebm.geometry import Space
+from dualebm.settings import Count, CountFrom2, Positive, Seed, checked
 
 SCORED, PAIRS = 2000, 2**25
 """The largest number of rows whose likelihood chooses the concentration, and of pairs of such a row and any row."""
@@ -29,6 +30,7 @@ LARGEST_AT_NEIGHBOURS = 1e6
 """The largest concentration of a kernel whose width is set by a neighbour."""
 
 
+@checked
 def points_of(points, space: Space) -> Rows:
     """Returns rows as points of a space, in float64.
 
@@ -49,7 +51,8 @@ def points_of(points, space: Space) -> Rows:
     return np.mod(rows, 2 * math.pi * space.unit) if space.periodic else rows
 
 
-def deal(n: int, folds: int, seed: int) -> Int[np.ndarray, " n"]:
+@checked
+def deal(n: Count, folds: CountFrom2, seed: Seed) -> Int[np.ndarray, " n"]:
     """Deals n rows to folds whose sizes differ by at most one, in a random order, and returns the index of the fold of each row.
 
     Args:
@@ -64,7 +67,6 @@ def deal(n: int, folds: int, seed: int) -> Int[np.ndarray, " n"]:
     [3, 2, 2]
     """
     checks.count("folds", folds, 2, n)
-    checks.seed("seed", seed)
     fold = np.empty(n, int)
     fold[np.random.default_rng(seed).permutation(n)] = np.arange(n) % folds
     return fold
@@ -102,7 +104,8 @@ def _largest(score: Callable[[float], float], start: float, low: float, high: fl
     return float(refined.x) if -refined.fun > values[best] else best
 
 
-def fit_kernel(points, space: Space, *, folds: int = 5, seed: int = 0, weights=None) -> KernelBase:
+@checked
+def fit_kernel(points, space: Space, *, folds: CountFrom2 = 5, seed: Seed = 0, weights=None) -> KernelBase:
     """Fits a kernel density estimate whose kernels have one concentration, the one of the largest cross-validated log likelihood.
 
     The density at a row is that of the kernels around the rows of other folds. At most 2000 rows are scored, and fewer where there are
@@ -158,7 +161,8 @@ def fit_kernel(points, space: Space, *, folds: int = 5, seed: int = 0, weights=N
     return KernelBase(rows, np.full(n, concentration), shares)
 
 
-def fit_neighbours(points, space: Space, factor: float, weights=None) -> KernelBase:
+@checked
+def fit_neighbours(points, space: Space, factor: Positive, weights=None) -> KernelBase:
     """Returns a kernel density estimate whose kernels are narrow where rows are dense (Breiman, Meisel, Purcell 1977).
 
     The concentration at a row is factor m / r^2, with m the dimension of the space as a manifold, and r the distance to the 7th nearest
@@ -182,7 +186,6 @@ def fit_neighbours(points, space: Space, factor: float, weights=None) -> KernelB
     >>> fit_neighbours(np.arange(8.0)[:, None], Euclidean(1), 49.0).concentrations[0]
     1.0
     """
-    checks.number("factor", factor, positive=True)
     rows, shares = weighted_rows(points_of(points, space), weights)
     count = row_weights.effective_count(len(rows), shares)
     if count <= NEIGHBOUR:

@@ -15,6 +15,7 @@ from dualebm.data.columns import first_place
 from dualebm.data.tables import Origin, Table
 from dualebm.geometry import Space
 from dualebm.measures import Samples
+from dualebm.settings import Positive, checked
 from dualebm.spaces import Euclidean, Sphere, Torus
 
 SPACES = ("sphere", "euclidean", "torus")
@@ -49,8 +50,9 @@ class Preparation(NamedTuple):
     scale: np.ndarray | None = None
 
 
+@checked
 def prepare(
-    x: Any, space: str, *, normalise: bool = False, standardise: bool = False, latlon: bool = False, period: float | None = None,
+    x: Any, space: str, *, normalise: bool = False, standardise: bool = False, latlon: bool = False, period: Positive | None = None,
     rows: np.ndarray | None = None,
 ) -> Preparation:  # fmt: skip
     """Return the map of the rows of a table to points of a space.
@@ -105,6 +107,7 @@ def prepare(
     return Preparation(Euclidean(width), columns, mean=mean, scale=scale)
 
 
+@checked
 def to_space(preparation: Preparation, x: Any, dtype: Any) -> Samples:
     """Map the rows of a table to points of the space of a preparation.
 
@@ -153,6 +156,7 @@ def to_space(preparation: Preparation, x: Any, dtype: Any) -> Samples:
     return samples if shares is None else samples._replace(log_weights=jnp.asarray(np.log(shares).astype(dtype)))
 
 
+@checked
 def to_points(preparation: Preparation, x: Float[Array, "*shape d"]) -> Float[Array, "*shape p"]:
     """Map rows to points of the space in JAX, without checks. It is the map of `to_space` in the precision of x.
 
@@ -177,6 +181,7 @@ def to_points(preparation: Preparation, x: Float[Array, "*shape d"]) -> Float[Ar
     return x / jnp.linalg.norm(x, axis=-1, keepdims=True) if preparation.normalise else x
 
 
+@checked
 def from_space(preparation: Preparation, points: Float[Array, "n d"]) -> Table:
     """Map points of the space to rows in the units of the data, in float64 and with the column names of the data.
 

@@ -12,6 +12,7 @@ from dualebm.data.kernel_bases import points_of
 from dualebm.data.spherical_bases import improve_directions
 from dualebm.geometry import Space
 from dualebm.row_weights import Shares
+from dualebm.settings import checked
 
 ROUNDS = 50
 """The largest number of rounds of expectation and maximisation, from the parameters of the first fit."""
@@ -23,6 +24,7 @@ SAME = 1e-5
 """The largest difference of a coordinate of a centre and of its row. Rows may have been rounded to float32 after the fit."""
 
 
+@checked
 def refit(base: BaseMeasure, points, weights, space: Space) -> BaseMeasure:
     """Fits a base measure again to rows with other weights. The result has as many numbers, so that compiled programs are reused.
 

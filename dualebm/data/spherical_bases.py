@@ -13,6 +13,7 @@ from dualebm.base_families import VonMisesFisher, log_excess
 from dualebm.base_mixtures import MixtureBase
 from dualebm.data.bases import PATIENCE, ROUNDS, STARTS, TOLERANCE, Rows, check_counts, unit_rows, weighted_rows
 from dualebm.row_weights import Shares
+from dualebm.settings import Count, NonNegative, Seed, checked
 
 LARGEST_CONCENTRATION = 1e7
 """The largest concentration of a component."""
@@ -21,7 +22,8 @@ FIRST_ROUNDS = 30
 """The number of rounds from each start. Only the best one goes on (Biernacki, Celeux, Govaert 2003)."""
 
 
-def mean_resultant(dimension: int, concentration: float) -> float:
+@checked
+def mean_resultant(dimension: Count, concentration: NonNegative) -> float:
     """Returns A(k) = E <mean, x> = I_{d/2}(k) / I_{d/2-1}(k) of the von Mises-Fisher distribution on S^{d-1}.
 
     The equation is in Mardia, Jupp 2000, section 9.3.2.
@@ -45,7 +47,8 @@ def mean_resultant(dimension: int, concentration: float) -> float:
     return ratio
 
 
-def concentration_of(dimension: int, resultant: float) -> float:
+@checked
+def concentration_of(dimension: Count, resultant: NonNegative) -> float:
     """Inverts `mean_resultant`, by bisection and secants between A max(d, (d - 2) / (1 - A^2)) and A d / (1 - A^2) (Tanabe et al. 2007).
 
     Args:
@@ -132,7 +135,8 @@ def _best_start(rng, rows, shares, count):
     return max(fits, key=lambda fit: fit[0])[1] if fits else None
 
 
-def fit_von_mises_fisher(points, max_components: int = 8, seed: int = 0, weights=None) -> MixtureBase:
+@checked
+def fit_von_mises_fisher(points, max_components: Count = 8, seed: Seed = 0, weights=None) -> MixtureBase:
     """Fits a mixture of von Mises-Fisher distributions by expectation maximisation (Banerjee et al. 2005).
 
     The maximisation is exact: the mean direction of a component is that of the weighted mean of the rows, and its concentration inverts

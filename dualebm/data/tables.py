@@ -16,6 +16,7 @@ from dualebm._internal import checks
 from dualebm.data.columns import COLUMNS, Origin, as_columns, check_columns, first_place, is_chosen, place, select
 from dualebm.geometry import Space
 from dualebm.measures import Samples
+from dualebm.settings import CountOrZero, checked
 
 TEXTS = (".csv", ".tsv", ".txt")
 SUFFIXES = (*TEXTS, ".npy", ".npz", ".parquet", ".xlsx")
@@ -45,7 +46,8 @@ class Table(NamedTuple):
     weightless: int = 0
 
 
-def where(table: Table, row: int, column: int | None = None) -> str:
+@checked
+def where(table: Table, row: CountOrZero, column: CountOrZero | None = None) -> str:
     """Return the place of a value of a table in its file, for errors.
 
     Args:
@@ -61,6 +63,7 @@ def where(table: Table, row: int, column: int | None = None) -> str:
     return place(origin.name, origin.unit, int(origin.lines[row]), position, origin.names)
 
 
+@checked
 def read(
     path, columns: Sequence[str] | None = None, drop_missing: bool = False, *, wanted: Sequence[str] | None = None,
     weights: str | None = None,
@@ -116,6 +119,7 @@ def read(
     return _checked(*text_tables.parse(text, columns, wanted, weights), drop_missing, weights is not None)
 
 
+@checked
 def as_table(
     x: Any, columns: Sequence[str] | None = None, drop_missing: bool = False, name: str = "x", *, wanted: Sequence[str] | None = None,
     weights: Any = None,
@@ -175,6 +179,7 @@ def as_table(
     return _checked(rows, origin, drop_missing, column_of_weights is not None or weights)
 
 
+@checked
 def as_samples(x, space: Space, normalise: bool = False, dtype=None, name: str = "x") -> Samples:
     """Return an array as data: float32 or float64 points of a space, with equal weights.
 

@@ -24,6 +24,7 @@ from dualebm.energies.shallow import Shallow
 from dualebm.features import ReLU
 from dualebm.log_z.quadrature import kinks, plane, plane_nodes, plane_quadrature, rank, sphere_nodes, sphere_quadrature
 from dualebm.measures import Samples
+from dualebm.settings import Count, checked
 from dualebm.spaces import Sphere
 
 TEACHERS = ("s14_monomodal", "s14_bimodal", "s2_bimodal", "s2_monomodal")
@@ -146,6 +147,7 @@ class Target(eqx.Module):
         return log_z, float(-p @ energy) - log_z, float(p @ (square - energy**2))  # x . grad f* = f*: homogeneity
 
 
+@checked
 def planted(positions, weights, dtype=jnp.float32, name: str = "planted") -> Target:
     """Return a teacher with J neurons of any sign: f*(x) = (1/J) sum_j w_j relu(<theta_j, x>) on the unit sphere of R^d.
 
@@ -186,6 +188,7 @@ def planted(positions, weights, dtype=jnp.float32, name: str = "planted") -> Tar
     return Target(Sphere(positions.shape[1]), Shallow(ReLU(), neurons, jnp.asarray(weights.astype(dtype))), name)
 
 
+@checked
 def teacher(name: str, dtype=jnp.float32) -> Target:
     """Return a teacher of arXiv 2107.05134, Section 5: two neurons of weight -10.
 
@@ -297,7 +300,8 @@ def _descents(positions, weights, starts=2048, steps=200):
 # ---- exact samples ----------------------------------------------------------------------------------------
 
 
-def sample(key: Key[Array, ""], target: Target, count: int) -> tuple[Samples, float]:
+@checked
+def sample(key: Key[Array, ""], target: Target, count: Count) -> tuple[Samples, float]:
     """Draw independent exact samples of a target, and return them with the acceptance rate of the rejection.
 
     Where the neurons span a plane or a line (J <= 2 on any sphere), the projection (r cos p, r sin p) on the plane is
@@ -324,7 +328,6 @@ def sample(key: Key[Array, ""], target: Target, count: int) -> tuple[Samples, fl
     ((1000, 15), True)
     """
     check_key(key)
-    checks.count("count", count)
     memory.check_points("count", count, target.space.dimension, 8)
     draw = _sample_plane if rank(target.energy.positions) <= 2 else _reject_from_uniform
     points, acceptance = draw(key, target, count)

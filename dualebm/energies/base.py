@@ -16,6 +16,7 @@ from jaxtyping import Array, Float
 from dualebm._internal import checks
 from dualebm._internal.blocks import block_columns, map_blocks, once
 from dualebm.base_measures import FinePlaces
+from dualebm.settings import checked
 
 
 class Located(NamedTuple):
@@ -197,6 +198,7 @@ def precision_of(energy: Energy) -> np.dtype:
     return jnp.result_type(*([leaf for leaf in leaves if jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)] or [float]))
 
 
+@checked
 def log_density(energy: Energy, x: Float[Array, "N d"]) -> Float[Array, " N"]:
     """Returns log dnu/dtau(x) + log Z = -U(x), the log density of the model nu with respect to tau up to log Z.
 

@@ -27,6 +27,7 @@ from dualebm.energies.shallow import Shallow
 from dualebm.energies.tabulated import Tabulated
 from dualebm.features import Bump, Feature, FeatureMap, ReLU, Ridge, ScaledBump, Softplus
 from dualebm.kernels import RBF, ArcCosine, BumpKernel, Distance, Embedding
+from dualebm.settings import checked
 from dualebm.spaces import Euclidean, Sphere, Torus
 from dualebm.training.fingerprint import differences
 
@@ -113,6 +114,7 @@ def _static(energy: Energy) -> dict[str, Any]:
     return {f.name: values[f.name] for f in dataclasses.fields(energy) if f.metadata.get("static") or values[f.name] is None}
 
 
+@checked
 def save_energy(path: PathLike, energy: Energy) -> None:
     """Writes an energy to an `.npz` file.
 
@@ -147,6 +149,7 @@ def save_energy(path: PathLike, energy: Energy) -> None:
     files.save(path, "energy", energy, {"energy": type(energy).__name__, "static": static})
 
 
+@checked
 def load_energy(path: PathLike, feature: Feature | None = None, *, like: Energy | None = None) -> Energy:
     """Reads an energy from a file that `save_energy` wrote.
 

@@ -24,6 +24,7 @@ from jaxtyping import Float, Int
 from dualebm.base_measures import FinePlaces
 from dualebm.energies.base import Energy, precision_of
 from dualebm.geometry import Space
+from dualebm.settings import Count, NonNegative, checked
 
 TOLERANCE = 1e-4
 """The estimated error of log Z, in nats, at which the refinement ends."""
@@ -79,6 +80,7 @@ def _sphere_patch(patch: Int[np.ndarray, " n"], u: Float[np.ndarray, "n k"]):
     return points, math.log(np.pi / 16) + np.sum(np.log1p(t**2), axis=1) - 1.5 * np.log(square)
 
 
+@checked
 def patches_of(space: Space) -> Patches | None:
     """Return the charts of a circle and of S^2, and None for other spaces.
 
@@ -309,6 +311,7 @@ def _budget(energy: Energy, space: Space, count: int) -> int:
     return largest_count(energy, count) if places is None else largest_count((energy, places), count)
 
 
+@checked
 def suits(energy: Energy, space: Space) -> bool:
     """Tell whether the space has patches, and the energy and the base measure are cheap enough for the cells of the start.
 
@@ -330,7 +333,8 @@ def suits(energy: Energy, space: Space) -> bool:
     return start <= _budget(energy, space, LARGEST_COUNT)
 
 
-def log_partition(energy: Energy, space: Space, tolerance: float = TOLERANCE, count: int = LARGEST_COUNT) -> Quadrature:
+@checked
+def log_partition(energy: Energy, space: Space, tolerance: NonNegative = TOLERANCE, count: Count = LARGEST_COUNT) -> Quadrature:
     """Return log Z = log of the integral of exp(-U) tau by adaptive quadrature.
 
     The cells with the largest errors are split until the sum of all errors is at most the tolerance, relative to Z. Where the energy and

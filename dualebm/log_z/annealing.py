@@ -14,6 +14,7 @@ from dualebm.flows import langevin
 from dualebm.flows.noise import drawn
 from dualebm.geometry import Space
 from dualebm.measures import Samples
+from dualebm.settings import Count, CountFrom2, Positive, checked
 
 DRAWS = 2**14
 """The number of points that `log_partition_by_sampling` draws at a time. It is part of the definition of its results."""
@@ -21,7 +22,8 @@ DRAWS = 2**14
 Scalar = Float[Array, ""] | float
 
 
-def log_partition_by_sampling(key: Key[Array, ""], energy: Energy, space: Space, count: int) -> tuple[Scalar, Scalar, Scalar]:
+@checked
+def log_partition_by_sampling(key: Key[Array, ""], energy: Energy, space: Space, count: CountFrom2) -> tuple[Scalar, Scalar, Scalar]:
     """Estimate log Z = log E_tau exp(-U) by importance sampling from the base measure.
 
     With w_i = exp(-U(x_i)) and x_i ~ tau, the estimate is the log of the mean w. Its error, by the delta method, is
@@ -54,7 +56,8 @@ def log_partition_by_sampling(key: Key[Array, ""], energy: Energy, space: Space,
     return value, error, size
 
 
-def sampled_moments(key: Key[Array, ""], energy: Energy, space: Space, count: int) -> tuple[Scalar, Scalar, Scalar, Scalar]:
+@checked
+def sampled_moments(key: Key[Array, ""], energy: Energy, space: Space, count: CountFrom2) -> tuple[Scalar, Scalar, Scalar, Scalar]:
     """Return what `log_partition_by_sampling` returns, and the weighted mean energy of the draws.
 
     Args:
@@ -75,7 +78,6 @@ def sampled_moments(key: Key[Array, ""], energy: Energy, space: Space, count: in
     [0.0, 0.0, 1000.0, 0.0]
     """
     check_key(key)
-    checks.count("count", count, 2)
     dtype = precision_of(energy)
     width = min(count, DRAWS)
     blocks = -(-count // width)
@@ -101,16 +103,17 @@ def sampled_moments(key: Key[Array, ""], energy: Energy, space: Space, count: in
     return top + jnp.log(mean), standard_error, count / (1 + square / count), mean_energy
 
 
+@checked
 def anneal(
     key: Key[Array, ""],
     energy: Energy,
     space: Space,
-    count: int,
+    count: Count,
     *,
-    temperatures: int = 200,
-    moves: int = 1,
+    temperatures: Count = 200,
+    moves: Count = 1,
     step: Scalar | None = None,
-    power: float = 2.0,
+    power: Positive = 2.0,
 ) -> Samples:
     """Draw weighted samples of a model by annealed importance sampling from the base measure (Neal 2001).
 
@@ -160,7 +163,10 @@ def anneal(
     return Samples(x.T, log_weights)
 
 
-def log_partition_by_annealing(key: Key[Array, ""], energy: Energy, space: Space, count: int, **options) -> tuple[Scalar, Scalar, Scalar]:
+@checked
+def log_partition_by_annealing(
+    key: Key[Array, ""], energy: Energy, space: Space, count: CountFrom2, **options
+) -> tuple[Scalar, Scalar, Scalar]:
     """Estimate log Z as the log of the mean weight of `anneal`.
 
     The error is that of the mean, by the delta method. It does not account for a region that no chain has reached.

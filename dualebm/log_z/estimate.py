@@ -20,6 +20,7 @@ from dualebm.log_z import adaptive, tempering
 from dualebm.log_z.annealing import sampled_moments
 from dualebm.log_z.temperatures import choose_path
 from dualebm.measures import mean
+from dualebm.settings import checked
 
 BLOCK = 2**17
 """The number of draws from the base measure at a time. It is part of the definition of the results."""
@@ -103,6 +104,7 @@ def _sizes(estimate: LogPartitionEstimate) -> str:
     return f"the effective sample size is {estimate.effective_sample_size:.0f} of {estimate.draws} {unit}"
 
 
+@checked
 def estimate_log_partition(key: Key[Array, ""], energy: Energy, space: Space, particles: Float[Array, "N d"]) -> LogPartitionEstimate:
     """Estimate log Z of an energy, by adaptive quadrature on circles and S^2, and elsewhere by draws of the base measure or annealing.
 

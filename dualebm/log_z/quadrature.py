@@ -6,7 +6,7 @@ made on the host in NumPy float64 and cast at the end. The functions that use th
 
 import itertools
 import math
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +19,7 @@ from dualebm.base_measures import Gaussian, Uniform
 from dualebm.energies.base import Energy
 from dualebm.geometry import Space
 from dualebm.measures import Samples
+from dualebm.settings import Bound, Count, checked
 from dualebm.spaces import Sphere
 
 LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE = 1e-3, 1e3
@@ -53,7 +54,8 @@ def _normalised(log_weights: np.ndarray) -> np.ndarray:
 # ---- nodes of the whole sphere, the circle and the line ------------------------------------------------
 
 
-def sphere_nodes(space: Space, nodes: int) -> Nodes:
+@checked
+def sphere_nodes(space: Space, nodes: Count) -> Nodes:
     """Return the nodes of `sphere_quadrature` in NumPy float64.
 
     Args:
@@ -71,7 +73,6 @@ def sphere_nodes(space: Space, nodes: int) -> Nodes:
     """
     if space not in (Sphere(2), Sphere(3)):
         raise ValueError(f"space is {space}; allowed: Sphere(2), Sphere(3) (elsewhere see plane_quadrature)")
-    checks.count("nodes", nodes)
     if space.dimension == 2:
         return space.equispaced(nodes), np.full(nodes, -math.log(nodes))
     height, weights = _gauss_legendre(-1.0, 1.0, nodes)
@@ -83,7 +84,8 @@ def sphere_nodes(space: Space, nodes: int) -> Nodes:
     return points.reshape(-1, 3), _normalised(np.repeat(np.log(weights), 2 * nodes))
 
 
-def sphere_quadrature(space: Space, nodes: int, dtype=jnp.float32) -> Samples:
+@checked
+def sphere_quadrature(space: Space, nodes: Count, dtype=jnp.float32) -> Samples:
     """Return a quadrature of the uniform measure of S^1 or S^2, for functions of every point.
 
     On Sphere(2) it has equispaced points (the trapezoid rule). On Sphere(3) it has Gauss-Legendre heights z times twice as many equispaced
@@ -107,6 +109,7 @@ def sphere_quadrature(space: Space, nodes: int, dtype=jnp.float32) -> Samples:
     return _samples(sphere_nodes(space, nodes), checks.precision(dtype))
 
 
+@checked
 def quadrature_of(space: Space, dtype: Any) -> Samples | None:
     """Return `sphere_quadrature` with the `NODES` of a circle or of S^2 with the base `Uniform()`.
 
@@ -124,7 +127,8 @@ def quadrature_of(space: Space, dtype: Any) -> Samples | None:
     return sphere_quadrature(space, NODES[space], dtype) if space in NODES else None
 
 
-def line_quadrature(space: Space, nodes: int, dtype=jnp.float32) -> Samples:
+@checked
+def line_quadrature(space: Space, nodes: Count, dtype=jnp.float32) -> Samples:
     """Return a quadrature of the base measure in one dimension: equispaced on `Torus(1)`, Gauss-Hermite on `Euclidean(1)`.
 
     Args:
@@ -144,7 +148,6 @@ def line_quadrature(space: Space, nodes: int, dtype=jnp.float32) -> Samples:
     4.0
     """
     dtype = checks.precision(dtype)
-    checks.count("nodes", nodes)
     if space.periodic and space.dimension == 1 and space.base == Uniform():
         return _samples((space.equispaced(nodes), np.full(nodes, -math.log(nodes))), dtype)
     if isinstance(space.base, Gaussian) and space.dimension == 1:
@@ -285,7 +288,8 @@ def plane_nodes(directions, radial_nodes: int, arc_nodes: int) -> Nodes:
     return points.reshape(-1, dimension), _normalised((log_radial[:, None] + np.log(arc_weight)).ravel())
 
 
-def plane_quadrature(directions, radial_nodes: int = 64, arc_nodes: int = 24, dtype=jnp.float32) -> Samples:
+@checked
+def plane_quadrature(directions, radial_nodes: Count = 64, arc_nodes: Count = 24, dtype=jnp.float32) -> Samples:
     """Return a quadrature of the uniform measure of S^{d-1}, d >= 2, for functions of the projection of x on a plane.
 
     The projection (r cos p, r sin p) has a density proportional to r (1 - r^2)^{(d-4)/2}, with r = 1 on the circle. The rule
@@ -319,6 +323,7 @@ def plane_quadrature(directions, radial_nodes: int = 64, arc_nodes: int = 24, dt
 # ---- what a quadrature gives -------------------------------------------------------------------------------
 
 
+@checked
 def log_partition(energy: Energy, quadrature: Samples, temperature: Scalar = 1.0) -> Float[Array, ""]:
     """Return log Z = log E_tau exp(-U / T) by quadrature, or by any weighted sample of tau.
 
@@ -348,6 +353,7 @@ def _mean_at(values, log_weights, temperature):
     return jnp.sum(jax.nn.softmax(logits) * values)  # a sum: on CPUs a product of long vectors loses digits
 
 
+@checked
 def mean_energy(energy: Energy, quadrature: Samples, temperature: Scalar = 1.0) -> Float[Array, ""]:
     """Return E U under exp(-U / T) tau / Z by quadrature. It increases with T.
 
@@ -370,7 +376,8 @@ def mean_energy(energy: Energy, quadrature: Samples, temperature: Scalar = 1.0) 
     return lowest + _mean_at(values - lowest, quadrature.log_weights, temperature)
 
 
-def effective_temperature(energy: Energy, quadrature: Samples, particle_mean: Scalar) -> Float[Array, ""]:
+@checked
+def effective_temperature(energy: Energy, quadrature: Samples, particle_mean: Annotated[Scalar, Bound(signed=True)]) -> Float[Array, ""]:
     """Return the temperature T at which `mean_energy` equals the particles' mean of U, which is 1 for samples of exp(-U) tau.
 
     It is found by bisection in log T between 1e-3 and 1e3, because the mean energy increases with T. Its slope is Var_T(U) /

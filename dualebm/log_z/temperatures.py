@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax.scipy.linalg import solve_triangular
 from jaxtyping import Array, Float, Int, Key
 
-from dualebm._internal import blocks, checks
+from dualebm._internal import blocks
 from dualebm._internal.keys import check_key
 from dualebm.base_measures import Flat
 from dualebm.energies.base import Energy, Located, Tempered, precision_of
@@ -21,6 +21,7 @@ from dualebm.flows import langevin
 from dualebm.flows.noise import drawn
 from dualebm.geometry import Space
 from dualebm.measures import effective_sample_size, resample
+from dualebm.settings import Count, CountFrom2, Fraction, checked
 from dualebm.spaces import Euclidean
 
 PILOTS = 2**10
@@ -150,8 +151,9 @@ def _next_factor(factor, values, fraction):
     return jnp.where(enough(1 - factor), jnp.ones_like(factor), jnp.minimum(factor + low, 1))
 
 
+@checked
 def choose_path(
-    key: Key[Array, ""], energy: Energy, space: Space, count: int = PILOTS, *, moves: int = MOVES, fraction: float = FRACTION
+    key: Key[Array, ""], energy: Energy, space: Space, count: CountFrom2 = PILOTS, *, moves: Count = MOVES, fraction: Fraction = FRACTION
 ) -> Path:
     """Choose temperatures and moves such that the weights from one temperature to the next have a given effective fraction.
 
@@ -178,8 +180,6 @@ def choose_path(
     (2, 1.0)
     """
     check_key(key)
-    checks.count("count", count, 2)
-    checks.count("moves", moves)
     if not 0 < fraction < 1:
         raise ValueError(f"fraction is {fraction!r}; it must be a number in (0, 1)")
     start_key, chain_key = jax.random.split(key)

@@ -24,6 +24,7 @@ from dualebm.geometry import Space
 from dualebm.log_z import temperatures
 from dualebm.log_z.temperatures import FRACTION, MOVES, Path, choose_path
 from dualebm.measures import effective_sample_size, resample
+from dualebm.settings import Count, CountFrom2, Fraction, checked
 
 ISLANDS = 32
 """The number of islands."""
@@ -79,16 +80,17 @@ class Bounds(NamedTuple):
     upper_error: Scalar
 
 
+@checked
 def follow(
     key: Key[Array, ""],
     energy: Energy,
     space: Space,
     path: Path,
-    count: int,
+    count: Count,
     *,
-    moves: int = MOVES,
-    islands: int = ISLANDS,
-    kept: int = 1,
+    moves: Count = MOVES,
+    islands: CountFrom2 = ISLANDS,
+    kept: Count = 1,
 ) -> Islands:
     """Take new particles from the base measure along a path to the model, in islands that are resampled systematically.
 
@@ -124,6 +126,7 @@ def follow(
     return _carried(chain_key, energy, space, path, x, moves, islands, kept, back=False)
 
 
+@checked
 def follow_back(
     key: Key[Array, ""],
     energy: Energy,
@@ -131,8 +134,8 @@ def follow_back(
     path: Path,
     points: Float[Array, "N d"],
     *,
-    moves: int = MOVES,
-    islands: int = ISLANDS,
+    moves: Count = MOVES,
+    islands: CountFrom2 = ISLANDS,
 ) -> Islands:
     """Take exact samples of the model along a path back to the base measure. The islands estimate 1 / Z.
 
@@ -210,6 +213,7 @@ def _carried(key, energy, space, path, x, moves, islands, kept, back) -> Islands
     return Islands(logs, x.T, jnp.repeat(logs, each), variance)
 
 
+@checked
 def estimate(islands: Islands) -> Estimate:
     """Return log Z with its standard error by the spread of islands.
 
@@ -234,8 +238,9 @@ def estimate(islands: Islands) -> Estimate:
     return Estimate(top + jnp.log(mean), error, 1 / (error**2 + 1 / particles), variance / islands.least_variance)
 
 
+@checked
 def log_partition_by_tempering(
-    key: Key[Array, ""], energy: Energy, space: Space, count: int, *, moves: int = MOVES, fraction: float = FRACTION
+    key: Key[Array, ""], energy: Energy, space: Space, count: Count, *, moves: Count = MOVES, fraction: Fraction = FRACTION
 ) -> Estimate:
     """Estimate log Z by a path that `choose_path` chooses and other particles that follow it.
 
@@ -265,7 +270,8 @@ def log_partition_by_tempering(
     return estimate(follow(follow_key, energy, space, path, count, moves=moves))
 
 
-def bounds(key: Key[Array, ""], energy: Energy, space: Space, path: Path, points: Float[Array, "N d"], *, moves: int = MOVES) -> Bounds:
+@checked
+def bounds(key: Key[Array, ""], energy: Energy, space: Space, path: Path, points: Float[Array, "N d"], *, moves: Count = MOVES) -> Bounds:
     """Bound log Z in expectation from both sides, where exact samples of the model exist (Grosse, Ancha, Roy 2016).
 
     Args:

@@ -3,6 +3,7 @@
 from dualebm._internal import checks
 from dualebm.geometry import Space
 from dualebm.methods.dual import Dual, DualRates
+from dualebm.settings import checked
 
 
 def text(space: Space, **changes) -> Dual:
@@ -40,6 +41,7 @@ def program(space: Space, **changes) -> Dual:
     return Dual(space, **{**dict(integrator="projected", signs="all_negative"), **changes})
 
 
+@checked
 def rates_from_paper(
     step_size: float, ratio: float, beta: float, restart_probability: float = 0.0, scale: str = "fast"
 ) -> DualRates:
@@ -76,6 +78,7 @@ def rates_from_paper(
     return DualRates(particle / beta, neuron, neuron, restart_probability, beta)
 
 
+@checked
 def rates_from_program(hx: float, hz: float, hw: float, budget: float) -> DualRates:
     """Return the rates for the parameters of the authors' program for arXiv 2107.05134, which uses the convention of this package.
 

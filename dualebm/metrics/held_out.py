@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jax.scipy.special import logsumexp
 from jaxtyping import Array, Float
 
-from dualebm import measures
+from dualebm import measures, settings
 from dualebm._internal.keys import check_key
 from dualebm.measures import Samples
 from dualebm.methods.base import Iterate
@@ -29,6 +29,9 @@ class LogDensities(Metric):
     long_name: ClassVar[str | None] = "log density relative to the base measure"
     units: ClassVar[str | None] = "nat"
 
+    def __check_init__(self):
+        settings.check(self, alone=True)
+
     def __call__(self, key, iterate: Iterate):
         """Return the log densities, (k,)."""
         del key
@@ -48,6 +51,9 @@ class DrawnFraction(Metric):
     long_name: ClassVar[str | None] = "effective fraction of draws"
     units: ClassVar[str | None] = "1"
 
+    def __check_init__(self):
+        settings.check(self, alone=True)
+
     def __call__(self, key, iterate: Iterate):
         """Return the fraction, a scalar."""
         del key
@@ -66,6 +72,9 @@ class FitGap(Metric):
     draws: Float[Array, "M d"]
     long_name: ClassVar[str | None] = "mean energy of the data less that of the model"
     units: ClassVar[str | None] = "1"
+
+    def __check_init__(self):
+        settings.check(self, alone=True)
 
     def __call__(self, key, iterate: Iterate):
         """Return the gap and its error, (2,)."""
@@ -94,6 +103,9 @@ class Loss(Metric):
     long_name: ClassVar[str | None] = "loss, minus the mean log density"
     units: ClassVar[str | None] = "nat"
 
+    def __check_init__(self):
+        settings.check(self, alone=True)
+
     def __call__(self, key, iterate: Iterate):
         """Return the loss, a scalar."""
         check_key(key)
@@ -115,6 +127,9 @@ class RowError(Metric):
     log_base: Float[Array, " k"]
     long_name: ClassVar[str | None] = "standard error of the mean log density"
     units: ClassVar[str | None] = "nat"
+
+    def __check_init__(self):
+        settings.check(self, alone=True)
 
     def __call__(self, key, iterate: Iterate):
         """Return the error, a scalar."""

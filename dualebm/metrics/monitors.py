@@ -11,13 +11,13 @@ arrays, such as test points, is a `Metric`. The arrays are then arguments of the
 1.0
 """
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from dualebm import duality_gap, measures
+from dualebm import duality_gap, measures, settings
 from dualebm._internal.keys import check_key
 from dualebm.energies.base import Energy
 from dualebm.energies.shallow import Shallow
@@ -28,8 +28,10 @@ from dualebm.measures import Samples
 from dualebm.methods.base import Iterate
 from dualebm.metrics.base import Metric
 from dualebm.metrics.particles import Acceptance
+from dualebm.settings import Count, CountFrom2, CountOrZero, checked
 
 
+@checked
 def relative_entropy(
     energy: Energy, reference: Float[Array, " n"], samples: Samples
 ) -> Float[Array, ""]:
@@ -76,6 +78,7 @@ class KLDivergence(Metric):
     long_name: ClassVar[str | None] = "KL(teacher || student)"
     units: ClassVar[str | None] = "nat"
 
+    @checked
     def __init__(self, teacher: Energy, samples: Samples):
         self.samples = samples
         self.reference = teacher(samples.points)
@@ -101,6 +104,7 @@ class ScoreError(Metric):
     long_name: ClassVar[str | None] = "mean squared score error"
     units: ClassVar[str | None] = "1"
 
+    @checked
     def __init__(self, space: Space, teacher: Energy, samples: Samples):
         self.space = space
         self.samples = samples
@@ -128,6 +132,9 @@ class EffectiveTemperature(Metric):
     quadrature: Samples
     long_name: ClassVar[str | None] = "effective temperature"
     units: ClassVar[str | None] = "1"
+
+    def __check_init__(self):
+        settings.check(self, alone=True)
 
     def __call__(self, key, iterate: Iterate):
         """Return the temperature, a scalar."""
@@ -167,6 +174,9 @@ class EnergyGap(Metric):
     long_name: ClassVar[str | None] = "mean energy of the data less that of the particles"
     units: ClassVar[str | None] = "1"
 
+    def __check_init__(self):
+        settings.check(self, alone=True)
+
     def __call__(self, key, iterate: Iterate):
         """Return the gap, a scalar."""
         del key
@@ -199,14 +209,15 @@ class CrossEntropy(Metric):
     samples: Samples
     space: Space = eqx.field(static=True)
     quadrature: Samples | None = None
-    chains: int = eqx.field(static=True, default=1000)
-    temperatures: int = eqx.field(static=True, default=100)
-    draws: int = eqx.field(static=True, default=0)
+    chains: CountFrom2 = eqx.field(static=True, default=1000)
+    temperatures: Count = eqx.field(static=True, default=100)
+    draws: CountOrZero = eqx.field(static=True, default=0)
     key: Array | None = None
     long_name: ClassVar[str | None] = "cross-entropy to the base measure"
     units: ClassVar[str | None] = "nat"
 
     def __check_init__(self):
+        settings.check(self, alone=True)
         measures.check_not_empty(self.samples)
         if self.draws and self.quadrature is not None:
             raise ValueError(f"draws is {self.draws} and a quadrature is given; give one of them")
@@ -245,12 +256,15 @@ class DualityGap(Metric):
 
     space: Space = eqx.field(static=True)
     quadrature: Samples | None = None
-    ball: str = eqx.field(static=True, default="full")
-    polish: int = eqx.field(static=True, default=3)
-    chains: int = eqx.field(static=True, default=20_000)
-    temperatures: int = eqx.field(static=True, default=100)
+    ball: Literal["full", "negative", "positive"] = eqx.field(static=True, default="full")
+    polish: CountOrZero = eqx.field(static=True, default=3)
+    chains: Count = eqx.field(static=True, default=20_000)
+    temperatures: Count = eqx.field(static=True, default=100)
     long_name: ClassVar[str | None] = "bound of the distance from the best energy"
     units: ClassVar[str | None] = "nat"
+
+    def __check_init__(self):
+        settings.check(self, alone=True)
 
     def __call__(self, key, iterate: Iterate):
         """Return the bound and its standard error, (2,)."""
@@ -263,6 +277,7 @@ class DualityGap(Metric):
         return jnp.stack([certificate.gap, certificate.error])
 
 
+@checked
 def exact_samples(teacher: Energy, quadrature: Samples) -> Samples:
     """Return a quadrature of the teacher's measure exp(-U*) tau / Z, made from a quadrature of tau. Metrics over it are exact.
 
@@ -285,6 +300,7 @@ def exact_samples(teacher: Energy, quadrature: Samples) -> Samples:
     return Samples(quadrature.points, log_weights)
 
 
+@checked
 def standard(space: Space, teacher: Energy, samples: Samples) -> dict:
     """Return the monitors of the paper: `kl`, `score`, `total_variation` and the `acceptance` rate.
 

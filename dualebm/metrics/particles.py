@@ -1,16 +1,17 @@
 """Metrics of the particles of a run: how often they move, and how far they are from test samples."""
 
-from typing import Any, ClassVar
+from typing import ClassVar, Literal
 
 import equinox as eqx
 import jax.numpy as jnp
 
-from dualebm import distances
+from dualebm import distances, settings
 from dualebm._internal.keys import check_key
-from dualebm.kernels import squared_mmd
+from dualebm.kernels import Kernel, squared_mmd
 from dualebm.measures import Samples
 from dualebm.methods.base import Iterate
 from dualebm.metrics.base import Metric
+from dualebm.settings import Count
 
 
 class Acceptance(Metric):
@@ -39,9 +40,12 @@ class MMD(Metric):
     """
 
     samples: Samples
-    kernel: Any = eqx.field(static=True)
+    kernel: Kernel = eqx.field(static=True)
     long_name: ClassVar[str | None] = "maximum mean discrepancy of the particles to test samples"
     units: ClassVar[str | None] = "1"
+
+    def __check_init__(self):
+        settings.check(self, alone=True)
 
     def __call__(self, key, iterate: Iterate):
         """Return the discrepancy, a scalar."""
@@ -60,6 +64,9 @@ class EnergyDistance(Metric):
     long_name: ClassVar[str | None] = "energy distance of the particles to test samples"
     units: ClassVar[str | None] = "1"
 
+    def __check_init__(self):
+        settings.check(self, alone=True)
+
     def __call__(self, key, iterate: Iterate):
         """Return the distance, a scalar, in the units of the points."""
         del key
@@ -76,13 +83,15 @@ class SlicedWasserstein(Metric):
     """
 
     samples: Samples
-    projections: int = eqx.field(static=True, default=100)
-    order: int = eqx.field(static=True, default=2)
+    projections: Count = eqx.field(static=True, default=100)
+    order: Literal[1, 2] = eqx.field(static=True, default=2)
     long_name: ClassVar[str | None] = "sliced Wasserstein distance of the particles to test samples"
     units: ClassVar[str | None] = "1"
+
+    def __check_init__(self):
+        settings.check(self, alone=True)
 
     def __call__(self, key, iterate: Iterate):
         """Return the distance, a scalar, in the units of the points."""
         check_key(key)
-        options = dict(projections=self.projections, order=self.order)
-        return distances.sliced_wasserstein(key, iterate.samples, self.samples, **options)
+        return distances.sliced_wasserstein(key, iterate.samples, self.samples, projections=self.projections, order=self.order)

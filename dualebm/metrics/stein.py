@@ -4,14 +4,14 @@ from typing import Any, ClassVar
 
 import equinox as eqx
 
-from dualebm import stein, stein_critics
-from dualebm._internal import checks
+from dualebm import settings, stein, stein_critics
 from dualebm._internal.keys import check_key
 from dualebm.geometry import Space
 from dualebm.kernels import RBF
 from dualebm.measures import Samples
 from dualebm.methods.base import Iterate
 from dualebm.metrics.base import Metric
+from dualebm.settings import Count
 
 
 class SteinDiscrepancy(Metric):
@@ -35,6 +35,7 @@ class SteinDiscrepancy(Metric):
     units: ClassVar[str | None] = "1"
 
     def __check_init__(self):
+        settings.check(self, alone=True)
         stein.check_space(self.space)
         stein.check_kernel(self.kernel)
         stein.check_samples("samples", self.samples, self.space, "U")
@@ -61,16 +62,15 @@ class NetworkSteinDiscrepancy(Metric):
 
     samples: Samples
     space: Space = eqx.field(static=True)
-    width: int = eqx.field(static=True, default=64)
-    steps: int = eqx.field(static=True, default=101)
+    width: Count = eqx.field(static=True, default=64)
+    steps: Count = eqx.field(static=True, default=101)
     long_name: ClassVar[str | None] = "F1 Stein discrepancy"
     units: ClassVar[str | None] = "1"
 
     def __check_init__(self):
+        settings.check(self, alone=True)
         stein.check_space(self.space)
         stein.check_samples("samples", self.samples, self.space, "V")
-        for name in ("width", "steps"):
-            checks.count(name, getattr(self, name))
 
     def __call__(self, key, iterate: Iterate):
         """Return the discrepancy, a scalar."""

@@ -14,11 +14,12 @@ from typing import ClassVar
 import equinox as eqx
 import jax.numpy as jnp
 
-from dualebm import measures
+from dualebm import measures, settings
 from dualebm._internal.keys import check_key
 from dualebm.measures import Samples
 from dualebm.methods.base import Iterate
 from dualebm.metrics.base import Metric
+from dualebm.settings import Count
 
 
 class EffectiveFraction(Metric):
@@ -85,6 +86,7 @@ class WalkerCrossEntropy(Metric):
     units: ClassVar[str | None] = "nat"
 
     def __check_init__(self):
+        settings.check(self, alone=True)
         measures.check_not_empty(self.samples)
 
     def __call__(self, key, iterate: Iterate):
@@ -102,9 +104,12 @@ class Walkers(Metric):
         count: the number of particles to draw.
     """
 
-    count: int = eqx.field(static=True)
+    count: Count = eqx.field(static=True)
     long_name: ClassVar[str | None] = "particles"
     units: ClassVar[str | None] = "1"
+
+    def __check_init__(self):
+        settings.check(self, alone=True)
 
     def __call__(self, key, iterate: Iterate):
         """Return the particles as rows, (count, d)."""

@@ -20,6 +20,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, SymmetricalLogLocator
 
 from dualebm._internal import checks
+from dualebm.settings import checked
 
 WIDTHS = {"single": 3.4, "double": 7.0}
 """The widths of a figure in one and in two columns of a journal, in inches."""
@@ -57,6 +58,7 @@ QUANTITIES = {
 """By variable: its name in a reference, its label and unit where it has no such attributes, and the scale of its axis."""
 
 
+@checked
 def curves(
     results: xarray.Dataset | Mapping[str, xarray.Dataset],
     reference: Mapping | None = None,
@@ -199,6 +201,7 @@ def _over_runs(dataset, variable, setting):
     return step[written], np.nanmean(values, 0), np.nanmin(values, 0), np.nanmax(values, 0), len(values), lost
 
 
+@checked
 def path(stages: Iterable[Mapping[str, Any]], chosen: Mapping[str, Any]) -> Figure:
     """Draw the mean log density of validated rows against the radius, with bands of one standard error of the gain over radius 0.
 
@@ -349,6 +352,7 @@ def log_axis(axis, values: Any = None) -> None:
     axis.set_major_formatter(FuncFormatter(lambda value, position: number(value)))
 
 
+@checked
 def varied(results: xarray.Dataset) -> list[str]:
     """Return the names of the settings of a sweep that have several values over its runs, without the seed.
 
@@ -366,6 +370,7 @@ def varied(results: xarray.Dataset) -> list[str]:
     return [name for name in names if len(set(results[name].values.tolist())) > 1]
 
 
+@checked
 def sweep(results: xarray.Dataset, variable: str = "kl") -> Figure:
     """Draw a metric of a sweep: its last record against a setting, and its curves by that setting.
 

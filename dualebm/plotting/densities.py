@@ -15,6 +15,7 @@ from dualebm.model import Model, density_name, errors_at, log_densities_at, prec
 from dualebm.plotting import pairs, projection, regions
 from dualebm.plotting.charts import STYLE, WIDTHS
 from dualebm.sampling import draw
+from dualebm.settings import Count, checked
 
 ROWS = 2000
 """The largest number of rows that a figure shows."""
@@ -47,6 +48,7 @@ class Drawing(NamedTuple):
     caption: str
 
 
+@checked
 def density(key: Key[Array, ""], model: Model, rows: Any = None, words: str | None = None) -> Drawing:
     """Draw the density of a fitted model with rows of data.
 
@@ -108,7 +110,8 @@ def names_of(model: Model) -> tuple[str, ...]:
     return model.preparation.columns or tuple(f"column {i + 1}" for i in range(width))
 
 
-def thinned(rows: Any, count: int = ROWS) -> Any:
+@checked
+def thinned(rows: Any, count: Count = ROWS) -> Any:
     """Return some of the rows, drawn at random by a fixed seed, in their order.
 
     Args:

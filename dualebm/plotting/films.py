@@ -14,16 +14,18 @@ from dualebm._internal import checks, files
 from dualebm.plotting import maps
 from dualebm.plotting.charts import STYLE
 from dualebm.plotting.maps import EnergyFunction, Frame
+from dualebm.settings import Count, CountFrom2, checked
 
 
+@checked
 def film(
     path: str | os.PathLike,
     frames: Iterable[Frame],
     *,
     teacher: EnergyFunction | None = None,
     view: np.ndarray | None = None,
-    fps: int = 12,
-    rows: int = 120,
+    fps: Count = 12,
+    rows: CountFrom2 = 120,
 ) -> Path:
     """Write a film of a run on S^2: the model's density, neurons and particles, the iteration and KL, beside the teacher.
 
@@ -57,7 +59,6 @@ def film(
 
     path, frames = Path(path), list(frames)
     checks.choice("the suffix of path", path.suffix, (".mp4", ".gif"))
-    checks.count("fps", fps)
     if not path.parent.is_dir():
         raise ValueError(f"path is {str(path)!r}; its folder must exist")
     if not frames:

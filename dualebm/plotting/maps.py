@@ -15,10 +15,12 @@ from matplotlib.patches import Ellipse
 
 from dualebm._internal import checks
 from dualebm.energies.shallow import Shallow
-from dualebm.measures import Atoms, coefficients
+from dualebm.measures import Atoms, Samples, coefficients
+from dualebm.methods.base import Method
 from dualebm.plotting.charts import STYLE, WIDTHS
 from dualebm.plotting.projection import Points, draw_graticule, map_points, map_position
 from dualebm.plotting.regions import DENSITY_COLOURS
+from dualebm.settings import CountFrom2, checked
 
 NEURONS = (  # sign, label, marker, colour
     (-1, "negative neurons", "o", "#D55E00"),
@@ -54,7 +56,8 @@ class Frame(NamedTuple):
     kl: float | None = None
 
 
-def snapshot(method, state, rates, data, kl: float | None = None) -> Frame:
+@checked
+def snapshot(method: Method, state: Any, rates: Any, data: Samples, kl: Any = None) -> Frame:
     """Return the `Frame` of a method's state, with its particles and neurons where it has them.
 
     Args:
@@ -83,7 +86,8 @@ def _evaluate(energy, x):
     return energy(x)
 
 
-def density_map(energy: EnergyFunction, rows: int = 200, view: np.ndarray | None = None) -> np.ndarray:
+@checked
+def density_map(energy: EnergyFunction, rows: CountFrom2 = 200, view: np.ndarray | None = None) -> np.ndarray:
     """Return the density exp(-U) / Z with respect to the uniform measure at the points of `map_points`. Its mean over the map is 1.
 
     The energy is evaluated once, for all points.
@@ -114,6 +118,7 @@ def density_map(energy: EnergyFunction, rows: int = 200, view: np.ndarray | None
     return density / density[inside].mean()
 
 
+@checked
 def sphere_density(
     energy: EnergyFunction,
     atoms: Atoms | None = None,
@@ -122,7 +127,7 @@ def sphere_density(
     teacher: EnergyFunction | None = None,
     view: np.ndarray | None = None,
     width: str = "double",
-    rows: int = 300,
+    rows: CountFrom2 = 300,
     title: str = "student",
 ) -> Figure:
     """Draw the density of exp(-U) on S^2 as an equal-area (Mollweide) map, with neurons and particles, beside the teacher's.
@@ -162,13 +167,14 @@ def sphere_density(
     return figure
 
 
+@checked
 def snapshots(
     frames: Iterable[Frame],
     *,
     teacher: EnergyFunction | None = None,
     view: np.ndarray | None = None,
     width: str = "double",
-    rows: int = 200,
+    rows: CountFrom2 = 200,
     caption: str | None = None,
 ) -> Figure:
     """Draw a run on S^2 as maps in the order of its frames: densities, neurons and particles, on one scale, after the teacher's.

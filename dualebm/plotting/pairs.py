@@ -11,6 +11,7 @@ from matplotlib.patches import Patch
 
 from dualebm.plotting import regions
 from dualebm.plotting.charts import WIDTHS
+from dualebm.settings import CountOrZero, Positive, checked
 
 COLUMNS = 6
 """The largest number of columns that are drawn."""
@@ -22,8 +23,9 @@ CELLS, BLUR = 60, 2.0
 """The number of cells along each side of a histogram of two columns, and the standard deviation in cells by which it is smoothed."""
 
 
+@checked
 def pairs(
-    samples: Float[np.ndarray, "k d"], rows: Float[np.ndarray, "n d"] | None, names: Sequence[str], period: float | None = None
+    samples: Float[np.ndarray, "k d"], rows: Float[np.ndarray, "n d"] | None, names: Sequence[str], period: Positive | None = None
 ) -> Figure:
     """Draw each pair of columns, the rows as dots over regions of the samples, and each column alone as histograms of both.
 
@@ -36,6 +38,9 @@ def pairs(
     Returns:
         The figure, in which panel (i, j) has column j to the right and column i upwards.
 
+    Raises:
+        ValueError: the samples or rows are empty, not finite, or have other columns than the names.
+
     >>> normal = np.random.default_rng(0).normal(size=(500, 3))
     >>> figure = pairs(normal, normal[:50], ["a", "b", "c"])
     >>> [panel.get_xlabel() for panel in figure.axes if panel.get_xlabel()], len(figure.axes)
@@ -43,8 +48,11 @@ def pairs(
     """
     from scipy.ndimage import gaussian_filter
 
-    count = min(len(names), COLUMNS)
-    everything = samples if rows is None else rows
+    given = {"samples": samples} if rows is None else {"samples": samples, "rows": rows}
+    for argument, points in given.items():
+        if points.shape[1] != len(names) or not points.size or not np.isfinite(points).all():
+            raise ValueError(f"{argument} has shape {points.shape}; it must be finite, with {len(names)} columns as names, and not empty")
+    count, everything = min(len(names), COLUMNS), points
     low, high = np.quantile(everything, [0.002, 0.998], axis=0)
     low, high = low - 0.12 * (high - low), high + 0.12 * (high - low)
     if period is not None:
@@ -96,7 +104,8 @@ def _histograms(panel, samples, rows, bounds):
     panel.spines["left"].set_visible(False)
 
 
-def caption(names: Sequence[str], samples: int, rows: str | None) -> str:
+@checked
+def caption(names: Sequence[str], samples: CountOrZero, rows: str | None) -> str:
     """Return the caption of `pairs`.
 
     Args:

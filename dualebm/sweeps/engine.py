@@ -24,6 +24,7 @@ from dualebm._internal import files, folders
 from dualebm._internal.programs import drop_programs
 from dualebm.measures import Samples
 from dualebm.methods.base import Method
+from dualebm.settings import Count, CountFrom2, checked
 from dualebm.sweeps.batch import Session, programs, run_batch
 from dualebm.sweeps.folder import SWEEP, Group, begin, group_manifest, open_sweep, read
 from dualebm.sweeps.grid import Grid, Replica
@@ -36,19 +37,20 @@ from dualebm.training.fingerprint import check_settings, warn_of_versions
 from dualebm.training.hosts import hosts
 
 
+@checked
 def sweep(
     grid: Grid,
     method: Method | Callable[..., Method],
     rates: Any,
     data: Samples | Callable[..., Samples],
     *,
-    steps: int,
-    every: int,
+    steps: Count,
+    every: CountFrom2,
     metrics: dict[str, Callable] | Callable[..., dict[str, Callable]],
     schedule: Callable[[Any, Any], Any] | None = None,
     common: bool = False,
     folder: files.PathLike | None = None,
-    segment: int | None = None,
+    segment: Count | None = None,
     placement: Placement = Placement(),
     note: Any = None,
     progress: bool = True,
@@ -130,6 +132,7 @@ class Forecast(NamedTuple):
     seconds: float
 
 
+@checked
 def forecast(plan: Plan) -> list[Forecast]:
     """Return the predicted cost of a sweep, for each static structure.
 

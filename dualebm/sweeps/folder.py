@@ -23,6 +23,7 @@ import xarray
 
 from dualebm._internal import checks, files, folders
 from dualebm.methods.base import Divergence
+from dualebm.settings import checked
 from dualebm.sweeps.grid import Replica
 from dualebm.sweeps.identity import identity, in_words
 from dualebm.sweeps.plan import Plan, batch_size_of, check, like_of, shapes_of
@@ -185,6 +186,7 @@ def group_manifest(group: Group) -> dict:
 # -- Reading ---------------------------------------------------------------------------------------
 
 
+@checked
 def read(folder: files.PathLike) -> dict:
     """Return the header of a sweep's folder, or of the folder of one of its processes.
 
@@ -247,6 +249,7 @@ def groups_of(folder: Path) -> Iterator[tuple[Path, list[dict]]]:
             yield place, group["runs"]
 
 
+@checked
 def open_sweep(folder: files.PathLike, wanted: list[dict] | None = None) -> xarray.Dataset:
     """Return the results of a sweep, finished or running: metrics along (run, step), with settings as coordinates.
 
@@ -288,6 +291,7 @@ def open_sweep(folder: files.PathLike, wanted: list[dict] | None = None) -> xarr
     return results.assign_coords(run=np.arange(results.sizes["run"]))
 
 
+@checked
 def by_setting(results: xarray.Dataset, names: Iterable[str] | None = None) -> xarray.Dataset:
     """Return results with settings as dimensions in place of `run`.
 
@@ -315,6 +319,7 @@ def by_setting(results: xarray.Dataset, names: Iterable[str] | None = None) -> x
     return indexed.unstack("run").transpose(*varied, ...)
 
 
+@checked
 def manifest(folder: files.PathLike) -> list[dict[str, Any]]:
     """Return the state of each run of a sweep.
 

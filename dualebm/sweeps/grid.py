@@ -20,7 +20,7 @@ import numpy as np
 
 from dualebm._internal import checks
 from dualebm._internal.keys import key_of_seed
-from dualebm.settings import described
+from dualebm.settings import Count, Seed, checked, described
 from dualebm.sweeps.identity import identity, in_words, scalar, without_seed
 from dualebm.training.descriptions import describe
 
@@ -87,7 +87,8 @@ def zipped(**values: Iterable) -> Grid:
     return lists
 
 
-def draws(seed: int, count: int, **values: Uniform | Iterable) -> Grid:
+@checked
+def draws(seed: Seed, count: Count, **values: Uniform | Iterable) -> Grid:
     """Return a grid of random runs, whose settings are drawn independently.
 
     Args:
@@ -104,16 +105,15 @@ def draws(seed: int, count: int, **values: Uniform | Iterable) -> Grid:
     >>> draws(0, 3, transport_step=Uniform(0.1, 10.0, log=True), integrator=["mala"])["integrator"]
     ['mala', 'mala', 'mala']
     """
-    checks.seed("seed", seed)
-    checks.count("count", count)
     generator = np.random.default_rng(seed)
     grid = {}
     for name, choice in values.items():
         if isinstance(choice, Uniform):
-            low, high = (math.log(x) if choice.log and x > 0 else x for x in choice[:2])
-            if not (math.isfinite(low) and low < high < math.inf) or (choice.log and choice.low <= 0):
-                allowed = "0 < low < high" if choice.log else "low < high"
-                raise ValueError(f"{name} is {choice}; it must have {allowed}, both finite")
+            for end in ("low", "high"):
+                checks.number(f"{name}.{end}", getattr(choice, end), signed=True)
+            if not choice.low < choice.high or (choice.log and choice.low <= 0):
+                raise ValueError(f"{name} is {choice}; it must have {'0 < low < high' if choice.log else 'low < high'}")
+            low, high = (math.log(x) if choice.log else x for x in choice[:2])
             drawn = generator.uniform(low, high, count)
             grid[name] = [float(math.exp(x) if choice.log else x) for x in drawn]
         else:
@@ -139,14 +139,18 @@ def cross(*grids: Grid) -> Grid:
     >>> cross(zipped(a=[1, 2], b=[3, 4]), product(seed=range(2)))
     {'a': [1, 1, 2, 2], 'b': [3, 3, 4, 4], 'seed': [0, 1, 0, 1]}
     """
+    listed = [settings_of(grid) for grid in grids]
     names = [name for grid in grids for name in grid]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ValueError(f"{twice[0]} is in two of the grids; each setting must be in one")
-    runs = [{k: v for settings in chosen for k, v in settings.items()} for chosen in itertools.product(*map(settings_of, grids))]
+    runs = [{k: v for settings in chosen for k, v in settings.items()} for chosen in itertools.product(*listed)]
     return {name: [settings[name] for settings in runs] for name in names}
 
 
 def _lists(values) -> Grid:
+    for name, given in values.items():
+        if isinstance(given, (str, bytes)) or not isinstance(given, Iterable):
+            raise ValueError(f"{name} is {given!r:.200}; it must be values, such as a list")
     lists = {name: list(given) for name, given in values.items()}
     if not lists:
         raise ValueError("the grid is empty; give at least one setting with its values")
@@ -156,6 +160,7 @@ def _lists(values) -> Grid:
     return lists
 
 
+@checked
 def settings_of(grid: Grid) -> list[dict[str, Any]]:
     """Return the settings of each run.
 

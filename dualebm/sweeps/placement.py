@@ -7,7 +7,8 @@ from collections.abc import Callable
 import jax
 from jax.sharding import Mesh
 
-from dualebm._internal import checks
+from dualebm import settings
+from dualebm.settings import Count
 from dualebm.sweeps.grid import Replica
 from dualebm.sweeps.identity import owner
 from dualebm.training import multihost, sharding
@@ -38,18 +39,26 @@ class Placement:
         process: The index of this process and the number of processes that share the runs. The settings of a run say which process has
             it (see `owner`), whatever other runs there are. The processes need not know each other.
 
+    Raises:
+        ValueError: a number is not allowed.
+
     >>> Placement(batch_size=8).batch_size
     8
     """
 
-    batch_size: int | None = None
-    vmapped: int | None = None
-    devices: int | None = None
-    devices_per_run: int = 1
+    batch_size: Count | None = None
+    vmapped: Count | None = None
+    devices: Count | None = None
+    devices_per_run: Count = 1
     process: tuple[int, int] = (0, 1)
 
+    def __post_init__(self):
+        settings.check(self)
+        if len(self.process) != 2 or not self.process[0] < self.process[1]:
+            raise ValueError(f"process is {self.process}; it must be (index, count) with an index from 0 to count - 1")
+
     def check(self) -> Mesh | None:
-        """Check the numbers, and return the mesh of the devices, or None for one device.
+        """Check the devices, and return the mesh of the devices, or None for one device.
 
         Returns:
             The mesh, or None.
@@ -57,13 +66,6 @@ class Placement:
         Raises:
             ValueError: a number is not allowed.
         """
-        for name in ("batch_size", "vmapped"):
-            if getattr(self, name) is not None:
-                checks.count(name, getattr(self, name))
-        index, count = self.process
-        checks.count("the count of process", count)
-        if not 0 <= index < count:
-            raise ValueError(f"process is {self.process}; its index must be from 0 to {count - 1}")
         devices, devices_per_run = multihost.devices_of(self.devices, self.devices_per_run)
         if devices is None and devices_per_run == 1:
             return None

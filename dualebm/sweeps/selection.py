@@ -5,7 +5,7 @@ new data. Each run counts at the record with the least validation loss. A call w
 selection that was interrupted.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +14,9 @@ import xarray
 
 from dualebm._internal import checks, folders
 from dualebm._internal.files import PathLike
+from dualebm.measures import Samples
+from dualebm.methods.base import Method
+from dualebm.settings import checked
 from dualebm.sweeps.engine import sweep
 from dualebm.sweeps.folder import SWEEP
 from dualebm.sweeps.grid import Study, cross, product, settings_of, zipped
@@ -22,6 +25,7 @@ SEARCH, REPEATS = "search", "repeats"
 """The folders of the two sweeps within the folder of a selection."""
 
 
+@checked
 def sweeps_of(folder: PathLike) -> list[Path]:
     """Return the folders of the sweeps of a selection that have begun, or the folder itself, which then is that of one sweep.
 
@@ -54,6 +58,7 @@ class Selection(NamedTuple):
     best: xarray.Dataset
 
 
+@checked
 def stopped_early(results: xarray.Dataset, validation: str = "validation") -> xarray.Dataset:
     """Return each run at the record with the least validation loss, and the step of that record as `stopped`.
 
@@ -84,6 +89,7 @@ def stopped_early(results: xarray.Dataset, validation: str = "validation") -> xa
     return best.assign(stopped=best.step).drop_vars("step")
 
 
+@checked
 def choose(search: xarray.Dataset, cases: Iterable[str], over: Iterable[str], validation: str = "validation") -> list[dict[str, Any]]:
     """Return, for each combination of the settings `cases`, the settings of `over` with the least mean validation loss.
 
@@ -108,6 +114,9 @@ def choose(search: xarray.Dataset, cases: Iterable[str], over: Iterable[str], va
     [{'n': 5, 'rate': 0.2}]
     """
     cases, over = list(cases), list(over)
+    for argument, names in (("cases", cases), ("over", over)):
+        for name in names:
+            checks.choice(argument, name, map(str, search.coords))
     loss = _loss(stopped_early(search, validation), validation).values
     columns = {name: search[name].values for name in (*cases, *over)}
     totals: dict[tuple, dict[tuple, list[float]]] = {}
@@ -129,14 +138,15 @@ def choose(search: xarray.Dataset, cases: Iterable[str], over: Iterable[str], va
     return chosen
 
 
+@checked
 def select(
     cases: Mapping[str, Iterable],
     over: Mapping[str, Iterable],
-    method,
-    rates,
-    data,
+    method: Method | Callable[..., Method],
+    rates: Any,
+    data: Samples | Callable[..., Samples],
     *,
-    metrics,
+    metrics: dict[str, Callable] | Callable[..., dict[str, Callable]],
     folder: PathLike,
     seeds: Iterable[int] = (0,),
     repeats: Iterable[int] = range(100, 110),
@@ -209,6 +219,7 @@ def select(
 
 def _loss(results: xarray.Dataset, validation: str) -> xarray.DataArray:
     """Return the validation loss along run and step. A loss of the form (value, error) is returned without its error."""
+    checks.choice("validation", validation, map(str, results.data_vars))
     loss = results[validation].load()
     if "run" not in loss.dims:
         raise ValueError(f"results has the dimensions {', '.join(map(str, loss.dims))}; it must have run, as `sweep` returns it")

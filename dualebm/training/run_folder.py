@@ -24,6 +24,7 @@ from zarr.storage import MemoryStore
 
 from dualebm._internal import checks, files, folders, stores
 from dualebm._internal.files import PathLike
+from dualebm.settings import checked
 
 MANIFEST, RESULTS = "manifest.json", "results.zarr"
 
@@ -258,6 +259,7 @@ def write_results(folder: PathLike, records: dict[str, np.ndarray], *, run: int 
     stores.write(Path(folder) / RESULTS, records, (run, record))
 
 
+@checked
 def open_results(folder: PathLike) -> xarray.Dataset:
     """Return the results of a run or of a group of runs, finished or still running.
 
@@ -307,6 +309,7 @@ def written(manifest: dict, arrays: dict[str, Any]) -> Iterator[tuple[int, int]]
         yield from ((number, block) for block in range(-(-records // segment)))
 
 
+@checked
 def to_netcdf(results: xarray.Dataset | PathLike, path: PathLike) -> None:
     """Export results to one netCDF 4 file.
 

@@ -10,10 +10,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Key
 
-from dualebm._internal import checks, collectives
+from dualebm._internal import collectives
 from dualebm._internal.keys import check_key
 from dualebm.measures import Samples
 from dualebm.methods.base import Divergence, Info, Iterate, Method
+from dualebm.settings import Count, CountFrom2, checked
 
 LOWEST_ACCEPTANCE = 0.01
 """The least acceptance over a recording interval. A run whose moves are accepted less often has diverged."""
@@ -185,6 +186,7 @@ def first_fault(setup: Setup, state):
     return jax.lax.scan(body, (state, jnp.int32(-1)), length=setup.every)[0][1]
 
 
+@checked
 def simulate(
     key: Key[Array, ""],
     method: Method,
@@ -192,8 +194,8 @@ def simulate(
     rates: Any,
     data: Samples,
     *,
-    steps: int,
-    every: int,
+    steps: Count,
+    every: CountFrom2,
     metrics: dict[str, Callable],
     schedule: Callable[[Any, Any], Any] | None = None,
 ):
@@ -232,8 +234,6 @@ def simulate(
     ([2, 4, 6], (3,))
     """
     check_key(key)
-    checks.count("every", every, 2)
-    checks.count("steps", steps)
     if steps % every:
         raise ValueError(f"steps is {steps}; it must be a multiple of every, which is {every}")
     state, _, records = intervals(Setup(key, method, rates, data, metrics, every, schedule), state, jnp.ones(steps // every, bool))

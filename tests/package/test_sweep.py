@@ -438,7 +438,7 @@ def test_two_sweeps_never_share_a_folder(tmp_path):
         (dict(batch_size=0), "batch_size is 0"),
         (dict(vmapped=0), "vmapped is 0"),
         (dict(segment=1), "segment is 1"),
-        (dict(process=(2, 2)), r"process is \(2, 2\); its index must be from 0 to 1"),
+        (dict(process=(2, 2)), r"process is \(2, 2\); it must be \(index, count\)"),
         (dict(grid={}), "the grid is empty"),
         (dict(grid=dict(seed=[1, 1])), "runs 0 and 1 are the same"),
         (dict(grid=dict(partical_step=[0.1])), "the nearest is 'particle_step'"),
