@@ -37,6 +37,7 @@ from dualebm.radii import FEW, Followed, Plan, Report, Task, follow, grown, plan
 from dualebm.row_weights import Shares
 from dualebm.settings import checked
 from dualebm.training import segments
+from dualebm.training.fingerprint import warned_once
 from dualebm.training.run import Diverged
 
 PATHS = "paths"
@@ -185,6 +186,7 @@ def fit(
     with contextlib.ExitStack() as stack:
         if folder is not None:
             stack.enter_context(folders.hold(folder))
+            stack.enter_context(warned_once(f"folder {folder}"))
         bar = stack.enter_context(segments.bar(0, 0, "radius", progress))
 
         def validate(candidate: Candidate, plan: Plan, folds: int) -> list[Followed]:

@@ -76,7 +76,8 @@ def hold(folder: str | os.PathLike) -> Iterator[None]:
     """Create the folder where it is missing, and keep other processes from writing to it within the block.
 
     The lock is an advisory lock of the operating system on the folder itself. It leaves no file, and it ends with the process, however
-    the process ends. Temporary files that a killed process has left in the folder are removed.
+    the process ends. Temporary files that a killed process has left in the folder are removed. Where the block ends with an error, folders
+    that were made here and are still empty are removed.
 
     Args:
         folder: the folder.
@@ -89,6 +90,7 @@ def hold(folder: str | os.PathLike) -> Iterator[None]:
     ...     pass
     """
     folder = Path(folder)
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
     with writing(folder):
         make(folder)
         if not os.access(folder, os.W_OK | os.X_OK):
@@ -101,6 +103,12 @@ def hold(folder: str | os.PathLike) -> Iterator[None]:
         try:
             remove_temporary(folder)  # and so it is still the folder of this path
             yield
+        except BaseException:
+            with contextlib.suppress(OSError):  # a folder that is not empty, or is another one by now, stays
+                _check(descriptor, folder)
+                for path in missing:
+                    remove_empty(path)
+            raise
         finally:
             del _held[folder.absolute()]
     finally:

@@ -103,6 +103,10 @@ def sweep(
     >>> by_setting(results).acceptance.dims, by_setting(results).acceptance.shape
     (('particle_step', 'seed', 'step'), (2, 2, 3))
     """
+    try:
+        json.dumps(note)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"note is {note!r:.200}; it must be JSON: numbers, text, lists and dictionaries ({error})") from error
     with multihost.telling():
         plan = plan_of(
             grid, method, rates, data, steps=steps, every=every, metrics=metrics, schedule=schedule, common=common, segment=segment,

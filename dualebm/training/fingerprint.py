@@ -1,6 +1,7 @@
 """Fingerprints of runs: what differs between the settings of a folder and those of a call, and the versions of the software."""
 
 import collections
+import contextlib
 import functools
 import importlib.metadata
 import json
@@ -9,7 +10,8 @@ import subprocess
 import sys
 import tomllib
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +111,30 @@ def check_settings(where: str, stored: dict, current: dict) -> None:
         raise ValueError(f"{where} is of another run: {'; '.join(differing[:4])}{more}; give another, or {same}")
 
 
+_shared: ContextVar[tuple[str, set[str]] | None] = ContextVar("_shared", default=None)
+"""The name of the place whose parts are opened, and the differences of versions that were told of."""
+
+
+@contextlib.contextmanager
+def warned_once(where: str) -> Iterator[None]:
+    """Within the block, tell of each difference of versions once, whichever part of a place it is in.
+
+    Args:
+        where: the file or folder that has the parts, for the message.
+
+    >>> with warnings.catch_warnings(record=True, action="always") as caught, warned_once("folder fit"):
+    ...     for part in ("folder fit/0", "folder fit/1"):
+    ...         warn_of_versions(part, [{"versions": {"jax": "0.9"}}], {"versions": {"jax": "0.10"}}, 1)
+    >>> [str(each.message)[:20] for each in caught]
+    ["folder fit: jax is '"]
+    """
+    token = _shared.set((where, set()))
+    try:
+        yield
+    finally:
+        _shared.reset(token)
+
+
 def warn_of_versions(where: str, stored: Iterable[dict], current: dict, stacklevel: int) -> None:
     """Warn once where the git revision or the version of a package differs from those that a folder recorded.
 
@@ -124,7 +150,10 @@ def warn_of_versions(where: str, stored: Iterable[dict], current: dict, stacklev
     "folder runs/a: jax is '0.9' on disk and '0.10' in this call; the records to come may differ from those that are there"
     """
     flat = lambda entries: {**entries.get("versions", {}), "git_revision": entries.get("git_revision")}  # noqa: E731
-    if sentences := dict.fromkeys(sentence for each in stored for sentence in differences(flat(each), flat(current))):
+    where, told = _shared.get() or (where, set())
+    sentences = dict.fromkeys(sentence for each in stored for sentence in differences(flat(each), flat(current)) if sentence not in told)
+    if sentences:
+        told.update(sentences)
         text = f"{where}: {'; '.join(sentences)}; the records to come may differ from those that are there"
         warnings.warn(text, stacklevel=stacklevel + 1)
 
@@ -184,7 +213,7 @@ def provenance(packages: Iterable[str] = ()) -> dict[str, Any]:
 def _revision(root: Path) -> str | None:
     """Return the git revision of the source tree of this package, or None where a folder is no such tree.
 
-    A repository around an installed package is another project's, and is not asked: its revision says nothing of this package.
+    The repository around an installed package is another project's. Its revision says nothing of this package.
     """
     try:
         project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8")).get("project", {})

@@ -17,7 +17,7 @@ import xarray
 from jaxtyping import Array, Key
 
 from dualebm import rates as bounds
-from dualebm._internal import files, folders
+from dualebm._internal import checks, files, folders
 from dualebm._internal.keys import check_key
 from dualebm._internal.programs import drop_programs
 from dualebm.measures import Samples
@@ -116,6 +116,7 @@ def run(
         raise ValueError(f"callback is {callback!r:.200}; it must be a function callback(results), or None")
     if folder is not None and not isinstance(folder, str | os.PathLike):
         raise ValueError(f"folder is {folder!r:.200}; it must be a path, or None")
+    checks.choice("progress", progress, (True, False))
     plan = _plan(key, method, rates, data, steps, every, metrics, schedule, state, segment)
     drop_programs()
     data = jax.tree.map(jnp.asarray, data)

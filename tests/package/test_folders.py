@@ -253,3 +253,24 @@ def test_a_store_with_other_files_is_not_replaced(tmp_path, name):
     assert sorted(tmp_path.rglob("*")) == before
     (tmp_path / "results.zarr" / name).unlink()
     a_store(tmp_path)
+
+
+def test_an_error_before_anything_is_written_leaves_no_folder(tmp_path):
+    (tmp_path / "mine").mkdir()
+    for out, left in (("new/run", ["mine"]), ("mine", ["mine"])):
+        with pytest.raises(ValueError, match="too many"), folders.hold(tmp_path / out):
+            raise ValueError("too many")
+        assert sorted(path.name for path in tmp_path.iterdir()) == left
+    with pytest.raises(ValueError, match="later"), folders.hold(tmp_path / "begun"):
+        (tmp_path / "begun" / "manifest.json").touch()
+        raise ValueError("later")
+    assert (tmp_path / "begun" / "manifest.json").exists()
+
+
+def test_an_error_removes_no_folder_of_another_run(tmp_path):
+    folder = tmp_path / "run"
+    with pytest.raises(ValueError, match="stop"), folders.hold(folder):
+        folder.rename(tmp_path / "old")
+        folder.mkdir()
+        raise ValueError("stop")
+    assert folder.exists()
