@@ -115,9 +115,14 @@ def total_variation(atoms: Atoms) -> Float[Array, ""]:
     Returns:
         The total variation, a scalar.
 
+    Raises:
+        ValueError: when the argument is no `Atoms`.
+
     >>> total_variation(Atoms(jnp.eye(2), jnp.zeros(2), jnp.array([1.0, -1.0]))).tolist()
     1.0
     """
+    if not isinstance(atoms, Atoms):
+        raise ValueError(f"atoms is {atoms!r:.200}; it must be Atoms(positions, log_weights, signs)")
     return jnp.exp(log_total_variation(atoms))
 
 
