@@ -311,7 +311,7 @@ def by_setting(results: xarray.Dataset, names: Iterable[str] | None = None) -> x
     for name in varied:
         checks.choice("names", name, coordinates)
     if math.prod(len(np.unique(results[name])) for name in varied) != results.sizes["run"]:
-        raise ValueError(f"names is {varied}; the {results.sizes['run']} runs are not a product of these settings: use the results along run")
+        raise ValueError(f"names is {varied}; the {results.sizes['run']} runs are not a product of these: use the results along run")
     rest = [name for name in coordinates if name not in varied]
     indexed = results.drop_vars([*rest, "run"]).set_index(run=varied)
     if len(varied) == 1:

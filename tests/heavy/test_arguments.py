@@ -14,6 +14,7 @@ import math
 import pkgutil
 import sys
 import traceback
+import typing
 from pathlib import Path
 
 import dualebm
@@ -52,7 +53,7 @@ def faults(function, arguments, options):
         for word, value in (WRONG | NUMBERS if number else WRONG).items():
             changed = inspect.BoundArguments(signature, type(given.arguments)(given.arguments | {name: value}))
             changed.arguments = {each: changed.arguments[each] for each in signature.parameters if each in changed.arguments}
-            if value is None and "None" in str(parameter.annotation):
+            if value is None and type(None) in typing.get_args(parameter.annotation):
                 continue
             before = sorted(Path().rglob("*"))
             try:
