@@ -24,7 +24,7 @@ from dualebm.methods.dual import Dual
 from dualebm.methods.penalised import PenalisedLikelihood
 from dualebm.radii import Followed, Task, bump_of, follow, grown, plan_of
 from dualebm.spaces import Euclidean, Sphere, Torus
-from dualebm.training import segments, simulate
+from dualebm.training import fingerprint, segments, simulate
 from tests.cases import heavy
 from tests.package.test_cli import fewer_draws  # noqa: F401, which holds for every test here
 
@@ -420,7 +420,10 @@ def test_the_same_call_returns_the_same_fit(plane, monkeypatch, tmp_path):
     with pytest.raises(ValueError, match="is of another run"):
         go(PLANE, Euclidean(2), folder, base="normal", stages=3)
     monkeypatch.setattr(simulate, "run_intervals", no_training)
-    same(whole, go(PLANE, Euclidean(2), folder, base="normal"))
+    monkeypatch.setattr(fingerprint, "version_of", lambda package: "0")
+    with pytest.warns(UserWarning, match="jax is .* on disk and '0' in this call") as warned:
+        same(whole, go(PLANE, Euclidean(2), folder, base="normal"))
+    assert [str(each.message).partition(":")[0] for each in warned] == [f"folder {folder}"]  # and not once for each path
 
 
 def test_a_fit_that_is_interrupted_between_paths_goes_on_to_the_same_numbers(plane, monkeypatch, tmp_path):
