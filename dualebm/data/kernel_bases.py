@@ -15,7 +15,7 @@ from dualebm._internal import checks
 from dualebm.base_kernels import KernelBase, log_normalisers
 from dualebm.data.bases import Rows, finite_rows, unit_rows, weighted_rows
 from dualebm.geometry import Space
-from dualebm.settings import Count, CountFrom2, Positive, Seed, checked
+from dualebm.settings import Count, Positive, Seed, checked
 
 SCORED, PAIRS = 2000, 2**25
 """The largest number of rows whose likelihood chooses the concentration, and of pairs of such a row and any row."""
@@ -52,7 +52,7 @@ def points_of(points, space: Space) -> Rows:
 
 
 @checked
-def deal(n: Count, folds: CountFrom2, seed: Seed) -> Int[np.ndarray, " n"]:
+def deal(n: Count, folds: Count, seed: Seed) -> Int[np.ndarray, " n"]:
     """Deals n rows to folds whose sizes differ by at most one, in a random order, and returns the index of the fold of each row.
 
     Args:
@@ -105,7 +105,7 @@ def _largest(score: Callable[[float], float], start: float, low: float, high: fl
 
 
 @checked
-def fit_kernel(points, space: Space, *, folds: CountFrom2 = 5, seed: Seed = 0, weights=None) -> KernelBase:
+def fit_kernel(points, space: Space, *, folds: Count = 5, seed: Seed = 0, weights=None) -> KernelBase:
     """Fits a kernel density estimate whose kernels have one concentration, the one of the largest cross-validated log likelihood.
 
     The density at a row is that of the kernels around the rows of other folds. At most 2000 rows are scored, and fewer where there are

@@ -18,7 +18,7 @@ from dualebm.data.kernel_bases import deal, fit_kernel, fit_neighbours, points_o
 from dualebm.data.spherical_bases import fit_von_mises_fisher
 from dualebm.geometry import Space
 from dualebm.row_weights import Shares
-from dualebm.settings import CountFrom2, Seed, checked
+from dualebm.settings import Count, Seed, checked
 
 SPHERICAL_KERNELS = (300.0, 3e3, 3e4, 3e5)
 """The concentrations of the kernels on spheres."""
@@ -57,7 +57,7 @@ class Stacked(NamedTuple):
 
 
 @checked
-def fits_of(space: Space, folds: CountFrom2 = 5, seed: Seed = 0) -> Mapping[str, Callable[[Rows, Shares], BaseMeasure]]:
+def fits_of(space: Space, folds: Count = 5, seed: Seed = 0) -> Mapping[str, Callable[[Rows, Shares], BaseMeasure]]:
     """Returns the kinds of fits on a space by name. Each maps rows and their weights, or None for equal ones, to a base measure.
 
     Args:
@@ -116,7 +116,7 @@ def _mixed(weights, components):
 
 
 @checked
-def stack(points, space: Space, *, kinds: Sequence[str] | None = None, folds: CountFrom2 = 5, seed: Seed = 0, weights=None) -> Stacked:
+def stack(points, space: Space, *, kinds: Sequence[str] | None = None, folds: Count = 5, seed: Seed = 0, weights=None) -> Stacked:
     """Fits a mixture of several kinds of base measures by stacked density estimation (Smyth, Wolpert 1999).
 
     The rows are dealt to folds. Each kind is fitted to the rows outside each fold, and its density is taken at the rows of the fold. The
