@@ -51,7 +51,7 @@ def value_of(flag: Flag, text: str) -> Any:
     try:
         listed = _typed(setting, values.parse(text) if flag.grid else [_single(text)])
         for value in listed:
-            settings.check_value(flag.name, value, setting)
+            settings.check_value(flag.name, value, setting._replace(many=False))
     except ValueError as error:
         message = str(error)
         raise Refused(message if message.startswith(flag.name) else f"{flag.name}: {message}") from None
