@@ -96,7 +96,8 @@ def draw(key: Key[Array, ""], energy: Any, space: Space, count: int) -> Fresh:
     islands = tempering.follow(follow_key, energy, space, choose_path(path_key, energy, space), size)
     found = tempering.estimate(islands)
     mean_energy, energy_error = _mean_energy(energy, islands)
-    trusted = (found.effective_sample_size >= min(SMALLEST_SAMPLE, size / 2)) & (found.spread <= LARGEST_SPREAD)
+    enough = found.effective_sample_size >= min(SMALLEST_SAMPLE, size / 2)
+    trusted = jnp.logical_and(enough, found.spread <= LARGEST_SPREAD)
     log_partition, error = jnp.asarray(found.value), jnp.asarray(found.standard_error)
     return Fresh(islands.points, islands.log_weights, log_partition, error, mean_energy, energy_error, trusted)
 
