@@ -161,12 +161,10 @@ def moves_of(adapted: Adapted, least: int, largest: int) -> Int[Array, ""]:
     return jnp.clip(jnp.round(least * jnp.exp(adapted.log_moves)).astype(jnp.int32), least, largest)
 
 
-def correlation(
-    before: Any, after: Any, x: Float[Array, "d N"], moved: Float[Array, "d N"]
-) -> Scalar:
-    """Return the correlation of the slopes of particles before and after their moves.
+def correlation(before: Any, after: Any, x: Float[Array, "d N"], moved: Float[Array, "d N"]) -> Scalar:
+    """Return the correlation of the slopes of the first `SAMPLE` particles before and after their moves.
 
-    Where devices share the particles, some particles of each device count.
+    Where devices share the particles, all take the same ones.
 
     Args:
         before: the energy at the beginning of the step of the parameters.
@@ -182,13 +180,11 @@ def correlation(
     >>> float(correlation(energy, changed, jnp.eye(2), -jnp.eye(2))), round(float(correlation(energy, changed, jnp.eye(2), jnp.eye(2))), 5)
     (0.0, 1.0)
     """
-    few = slice(0, min(x.shape[1], SAMPLE))
-    a, b = (jarzynski.derivative(before, after, before, points[:, few]) for points in (x, moved))
-    first = collectives.mean_over((jnp.mean(a), jnp.mean(b)))
-    a, b = a - first[0], b - first[1]
-    square_a, square_b, both = collectives.mean_over((jnp.mean(a * a), jnp.mean(b * b), jnp.mean(a * b)))
-    scale = jnp.sqrt(square_a * square_b)
-    return jnp.where(scale > 0, both / jnp.where(scale > 0, scale, 1), 0)
+    few = [collectives.gather_pairs(points)[:, :SAMPLE] for points in (x, moved)]
+    a, b = (jarzynski.derivative(before, after, before, points) for points in few)
+    a, b = a - jnp.mean(a), b - jnp.mean(b)
+    scale = jnp.sqrt(jnp.mean(a * a) * jnp.mean(b * b))
+    return jnp.where(scale > 0, jnp.mean(a * b) / jnp.where(scale > 0, scale, 1), 0)
 
 
 def adapt(

@@ -7,8 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import xarray
 
 from dualebm.base_measures import Flat
+from dualebm.cli import report
 from dualebm.energies.base import Energy
 from dualebm.energies.networks import MLP
 from dualebm.flows import adaptation, jarzynski, renewal
@@ -226,6 +228,13 @@ def test_what_checks_say_against_a_run(rows, kinds):
     unknown = np.full((1, 3, 2), np.nan)
     assert list(AnnealedCheck(DATA, 4).warnings(np.concatenate([unknown, checks(*rows), unknown]))) == kinds
     assert AnnealedCheck(DATA, 4).warnings(unknown) == {}
+
+
+def test_a_report_lists_the_checks_that_could_be_made():
+    rows = np.concatenate([np.full((1, 3, 2), np.nan), checks((-1.0, np.nan, 0.5)), np.full((1, 3, 2), np.nan)])
+    results = xarray.Dataset({"check": (("step", "row", "value"), rows)}, {"step": [0, 100, 200]})
+    (made,) = report.checks(results, "check")
+    assert made[:3] == (100, -1.0, 0.01) and np.isnan(made.log_partition_off) and made[5:] == (0.5, 0.01)
 
 
 def test_remedies_fit_the_fault():

@@ -61,6 +61,10 @@ CASES = {  # method, restart probability, weighted data, numbers of devices
         Contrastive(Sphere(3), MLP(8), walkers=2400, restart_at="base", optimiser="gradient", **FIXED), 0.1, False, (4,),
     ),
     "audited": (Audited(DUAL, walkers=2400, threshold=1.0), 0.0, False, (8,)),
+    "jarzynski, adapted and renewed": (
+        Jarzynski(Sphere(3), MLP(8), walkers=1024, walker_batch=512, optimiser="gradient", renewal=30), 0.0, False, (4,),
+    ),
+    "weighted dual, renewed": (WeightedDual(Sphere(3), neurons=8, particles=2400, renewal=30), 0.0, False, (8,)),
     "weighted dual": (WeightedDual(Sphere(3), neurons=8, particles=2400), 0.0, False, (8,)),
 }  # fmt: skip
 
