@@ -31,6 +31,7 @@ from dualebm import rates as bounds
 from dualebm._internal import checks
 from dualebm.cli import evaluate, report
 from dualebm.energies.networks import MLP
+from dualebm.features import ReLU, suited
 from dualebm.log_z.estimate import estimate_log_partition
 from dualebm.measures import Samples
 from dualebm.methods.contrastive import Contrastive
@@ -76,9 +77,9 @@ class Settings:
 MAKE: dict[str, Callable[[Any], Any]] = {
     "jarzynski": lambda space: Jarzynski(space, MLP(32), walkers=PARTICLES),
     "contrastive": lambda space: Contrastive(space, MLP(32)),
-    "dual": lambda space: Dual(space, neurons=32),
-    "weighted_dual": lambda space: WeightedDual(space, neurons=32, particles=PARTICLES, renewal=100),
-    "likelihood": lambda space: Likelihood(space, neurons=100, chains=PARTICLES),
+    "dual": lambda space: Dual(space, suited(space, ReLU), neurons=32),
+    "weighted_dual": lambda space: WeightedDual(space, suited(space, ReLU), neurons=32, particles=PARTICLES, renewal=100),
+    "likelihood": lambda space: Likelihood(space, ReLU(bias=True), neurons=100, chains=PARTICLES),
 }
 
 
