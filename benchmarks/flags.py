@@ -7,8 +7,8 @@ Each configuration is drawn by the printed seed and its number: the method, the 
 two decades around its default. A run is trained, warned of and checked as `dualebm fit` does it. It is BAD where it diverges, where the
 cross-entropy that it says is more than .1 nat from the true one, or where that of the held-out rows at its last check is more than .1 nat
 above the least of its checks. It is FLAGGED where it diverges, warns, or says that log Z is not to be trusted. The true log Z is the larger
-of two: the estimate of the fit's own kind under another key, and importance sampling by the law of the data. Numbers are written as they
-come, and a second call goes on with what is missing.
+of two: the estimate of the fit's own kind under another key, and importance sampling by the law of the data where enough of its draws
+count. Numbers are written as they come, and a second call goes on with what is missing.
 """
 
 import dataclasses
@@ -33,7 +33,7 @@ from dualebm.cli import evaluate, report
 from dualebm.energies.networks import MLP
 from dualebm.features import ReLU, suited
 from dualebm.log_z.estimate import estimate_log_partition
-from dualebm.measures import Samples
+from dualebm.measures import Samples, effective_sample_size
 from dualebm.methods.contrastive import Contrastive
 from dualebm.methods.dual import Dual
 from dualebm.methods.jarzynski import Jarzynski
@@ -46,6 +46,9 @@ DIMENSIONS = (1, 2, 5, 15)
 ROWS, HELD_OUT, PARTICLES, EVERY = 500, 100, 1000, 20
 TRUTH = 2**15
 """The number of draws of the law, for the true log Z and the true cross-entropy."""
+
+ENOUGH = 1000
+"""The effective number of these draws from which on log Z by them counts."""
 
 FAR = 0.1
 """The distance from what a run says, or from its best, at which it is bad, in nats."""
@@ -156,13 +159,14 @@ def outcome(settings: Settings, number: int) -> dict[str, Any]:
     log_weights = jnp.asarray(method.space.log_base(points)) - values - log_density
     by_law = float(logsumexp(log_weights)) - math.log(TRUTH)
     other = estimate_log_partition(keys[5], energy, method.space, particles)
-    log_z, mean = max(by_law, other.value), float(jnp.mean(values))
+    size = float(effective_sample_size(log_weights))
+    log_z, mean = max(by_law, other.value) if size >= ENOUGH else other.value, float(jnp.mean(values))
     says = mean + (fitted.value if by_particles is None else by_particles.value)
     made = report.checks(results, "check")
     rise = made[-1].cross_entropy - min(check.cross_entropy for check in made) if made else math.nan
     true = mean + log_z
     return chosen | {
-        "says": says, "true": true, "rise": rise, "by_law": by_law, "estimate": other.value, "flags": flags,
+        "says": says, "true": true, "rise": rise, "by_law": by_law, "by_law_size": size, "estimate": other.value, "flags": flags,
         "bad": not (abs(says - true) <= FAR and not rise > FAR), "seconds": time.monotonic() - begin,
     }  # fmt: skip
 
