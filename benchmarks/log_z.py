@@ -29,7 +29,7 @@ from dualebm.log_z.annealing import log_partition_by_sampling
 from dualebm.log_z.temperatures import MOVES, PILOTS, TURNS, choose_path
 from dualebm.methods.audited import Audited
 from dualebm.methods.dual import Dual
-from dualebm.methods.jarzynski import Jarzynski
+from dualebm.methods.jarzynski import FIXED, Jarzynski
 from dualebm.methods.weighted_dual import WeightedDual
 
 DRAWS, PARTICLES = 2**14, 2**11
@@ -138,7 +138,7 @@ def training(settings: Settings, kept: dict, write: Callable) -> None:
     teacher = targets.teacher("s2_bimodal")
     data, cloud = targets.sample(jax.random.key(0), teacher, 500)[0], teacher.quadrature(nodes=50)
     dual = Dual(teacher.space, neurons=8, particles=500)
-    network = Jarzynski(teacher.space, MLP(8), walkers=500, integrator="mala")
+    network = Jarzynski(teacher.space, MLP(8), walkers=500, integrator="mala", **FIXED)
     methods = {
         "Audited(Dual)": (Audited(dual, walkers=500, moves=2), dual.rates, 1),
         "Audited(Jarzynski)": (Audited(network, walkers=500, moves=2), network.rates._replace(learning_rate=0.01), 1),

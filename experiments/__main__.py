@@ -21,7 +21,7 @@ from experiments import _common, page, report
 EXPERIMENTS = (
     "two_teachers", "figure1", "restarts", "sphere", "dual_lazy", "mean_field", "certificate", "torus", "deep", "time_scales", "adaptive",
     "less_work", "active_lazy", "sphere2_likelihood", "hidden_dimension", "gaussian_mixture", "two_modes", "images", "gradient_bias",
-    "weighted_dual", "tables", "earth",
+    "weighted_dual", "threshold_law", "tables", "earth",
 )  # fmt: skip
 
 

@@ -32,6 +32,7 @@ from dualebm.energies.networks import MLP
 from dualebm.methods import dual
 from dualebm.methods.contrastive import Contrastive
 from dualebm.methods.dual import Dual
+from dualebm.methods.jarzynski import FIXED
 from dualebm.plotting import charts
 from dualebm.sweeps.grid import product
 from dualebm.sweeps.placement import Placement
@@ -130,7 +131,7 @@ def methods(settings: Settings, teacher: str) -> dict[str, Any]:
     ['shallow', 'depth 1', 'depth 2', 'depth 3']
     """
     space = targets.teacher(teacher).space
-    deep = {f"depth {depth}": Contrastive(space, MLP(settings.width, depth)) for depth in settings.depths}
+    deep = {f"depth {depth}": Contrastive(space, MLP(settings.width, depth), **FIXED) for depth in settings.depths}
     return {SHALLOW: Dual(space, neurons=settings.width), **deep}
 
 

@@ -32,7 +32,7 @@ from dualebm.energies.mixture import GaussianMixture, Mixture
 from dualebm.flows import likelihood
 from dualebm.measures import Samples
 from dualebm.methods.contrastive import Contrastive
-from dualebm.methods.jarzynski import Jarzynski
+from dualebm.methods.jarzynski import FIXED, Jarzynski
 from dualebm.methods.tracked import Tracked
 from dualebm.metrics.base import Metric
 from dualebm.plotting import charts
@@ -131,7 +131,7 @@ def methods(settings: Settings, problem: Problem) -> dict[str, Any]:
     >>> list(methods(checked(Settings()), PROBLEMS["mixture"]))
     ['CD-1', 'CD-10', 'PCD', 'Jarzynski']
     """
-    common: dict[str, Any] = dict(walkers=settings.walkers, noise="independent", optimiser="gradient", integrator="geodesic")
+    common: dict[str, Any] = dict(walkers=settings.walkers, noise="independent", optimiser="gradient", integrator="geodesic", **FIXED)
     plain = lambda **changes: Tracked(Contrastive(problem.space, problem.start, **common, **changes), chains=0)  # noqa: E731
     weighted = lambda **changes: Jarzynski(problem.space, problem.start, **common, **changes)  # noqa: E731
     known = {

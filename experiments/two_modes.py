@@ -32,7 +32,7 @@ from dualebm.base_measures import Flat
 from dualebm.energies.base import Energy
 from dualebm.measures import Samples
 from dualebm.methods.contrastive import Contrastive
-from dualebm.methods.jarzynski import Jarzynski
+from dualebm.methods.jarzynski import FIXED, Jarzynski
 from dualebm.metrics.base import Metric
 from dualebm.plotting import charts
 from dualebm.spaces import Euclidean
@@ -157,7 +157,7 @@ def methods(n: int) -> dict[str, Any]:
     >>> list(methods(200))
     ['Jarzynski', 'PCD', 'unweighted']
     """
-    shared: dict[str, Any] = dict(integrator="geodesic", noise="independent", optimiser="gradient")
+    shared: dict[str, Any] = dict(integrator="geodesic", noise="independent", optimiser="gradient", **FIXED)
     return {
         "Jarzynski": Jarzynski(SPACE, start, walkers=n, resampling="none", **shared),
         PCD: Contrastive(SPACE, start, begin="data", **shared),

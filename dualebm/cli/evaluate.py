@@ -1,7 +1,7 @@
 """The numbers that `dualebm fit` records along training and reports at its end."""
 
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -62,6 +62,63 @@ def signs(method: Any, data: Samples, held_out: Samples) -> dict[str, Any]:
     elif particles:
         recorded = {f"{name}_gap": metrics.EnergyGap(points) for name, points in groups.items()}
     return recorded | {"total_variation": metrics.TotalVariation(), "acceptance": metrics.Acceptance()}
+
+
+CHECKS = 10
+"""The largest number of checks by fresh samples along a fit."""
+
+LEAST_BETWEEN = 100
+"""The least number of iterations between such checks. A shorter fit has none."""
+
+
+def checks_of(steps: int, every: int, data: Samples, held_out: Samples) -> dict[str, metrics.AnnealedCheck]:
+    """Return the check of a fit by fresh samples of the model, `metrics.AnnealedCheck`, by its name.
+
+    Its cross-entropy is that of the held-out points, or of the data where no point is held out. The last check is at the end.
+
+    Args:
+        steps: the number of iterations, a multiple of `every`.
+        every: the number of iterations between records.
+        data: the points to train on, (n, d).
+        held_out: the points that are not trained on, (k, d), where k may be 0.
+
+    Returns:
+        The metric by its name, or nothing for a short fit.
+
+    >>> data = Samples(np.eye(3))
+    >>> checks_of(2000, 20, data, data)["check"].every, checks_of(80, 20, data, data)
+    (200, {})
+    """
+    periods = [every * k for k in range(1, steps // every + 1) if steps % (every * k) == 0]
+    kept = [period for period in periods if period >= LEAST_BETWEEN and period * CHECKS >= steps]
+    return {"check": metrics.AnnealedCheck(held_out if len(held_out.points) else data, min(kept))} if kept else {}
+
+
+class ByParticles(NamedTuple):
+    """log Z by the particles of a training.
+
+    Args:
+        value: log Z, in nats.
+        standard_error: its standard error, in nats. NaN where it is not known.
+    """
+
+    value: float
+    standard_error: float
+
+
+def log_partition_of(method: Any, state: Any) -> ByParticles | None:
+    """Return log Z by the particles of a training and its standard error, in nats, or None where the method does not know log Z.
+
+    Args:
+        method: the training method.
+        state: its last state.
+
+    >>> from dualebm.methods.dual import Dual
+    >>> from dualebm.spaces import Sphere
+    >>> log_partition_of(Dual(Sphere(3)), None)
+    """
+    known = method.log_partition(state)
+    return None if known is None else ByParticles(float(known[0]), float(known[1]))
 
 
 def abilities(method: Any, data: Samples) -> tuple[bool, bool]:

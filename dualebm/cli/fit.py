@@ -219,8 +219,9 @@ def _train(
     if not space.compact and not settings.standardise:
         _note(notes, report.note_of_scales(data.points))
     recorded = evaluate.monitors(method, data, held_out)
+    checked = evaluate.checks_of(settings.steps, settings.every, data, held_out)
     state, results = train(
-        key, method, rates, data, steps=settings.steps, every=settings.every, metrics=recorded,
+        key, method, rates, data, steps=settings.steps, every=settings.every, metrics=recorded | checked,
         schedule=annealing_over(settings.steps, given.flags.get("anneal", 0.0)), folder=settings.out, progress=sys.stderr.isatty(),
         callback=now_and_then(lambda results: f"iteration {int(results.step[-1])} of {settings.steps}"),
     )  # fmt: skip
@@ -231,10 +232,15 @@ def _train(
     chains = given.flags.get("gap_chains", 0)
     gap = evaluate.gap_of(partition_key, energy, space, rates, data, ball=method.ball, chains=chains)
     _note(notes, report.note_of_radius(results, rates))
+    by_particles = evaluate.log_partition_of(method, state)
+    wrong = report.note_of_particles(by_particles, log_partition)
+    _note(notes, wrong)
     return fitted, {
         "method": describe(method), "rates": describe(rates), "duality_gap": gap,
         "trained_on": evaluate.likelihood(fitted, data),
-        "records": f"{settings.steps} iterations: {report.last_records(results, list(recorded))}",
+        "records": f"{settings.steps} iterations: {report.last_records(results, list(recorded), report.DOUBTFUL if wrong else '')}",
+        "log_partition_by_particles": by_particles and files.finite(by_particles),
+        "checks": [files.finite(check) for name in checked for check in report.checks(results, name)],
     }  # fmt: skip
 
 

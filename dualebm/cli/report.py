@@ -3,7 +3,7 @@
 import math
 import shlex
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import xarray
@@ -11,6 +11,8 @@ import xarray
 from dualebm.base_mixtures import in_words
 from dualebm.candidates import FOLDS
 from dualebm.cli.flags import groups_of, spell
+from dualebm.log_z.estimate import METHODS, LogPartitionEstimate
+from dualebm.metrics.annealed import AGREEMENT, TOLERANCE
 from dualebm.model import Model, density_name, log_unit
 
 LARGEST_SCALE = 3.0
@@ -53,17 +55,92 @@ def with_error(mean: float | None, error: float | None, digits: int = 6, sign: s
     return f"{text} +- {error if error > ROUNDING * abs(mean) else 0:.2g}"  # the error of a constant is rounding
 
 
-def last_records(results: xarray.Dataset, names: list[str]) -> str:
+DOUBTFUL = " (NOT TO BE TRUSTED)"
+"""The mark of a cross-entropy whose log Z is wrong."""
+
+
+def last_records(results: xarray.Dataset, names: list[str], mark: str = "") -> str:
     """Return the last records of metrics as one line. A metric is a number, or a number and its standard error.
+
+    Args:
+        results: the records along `step`.
+        names: the names of the metrics.
+        mark: a text behind each cross-entropy.
 
     >>> last_records(xarray.Dataset({"kl": ("step", [0.5, 0.25])}), ["kl"])
     'kl 0.25'
+    >>> last_records(xarray.Dataset({"fit_cross_entropy": (("step", "value"), [[-99.0, np.nan]])}), ["fit_cross_entropy"], DOUBTFUL)
+    'fit_cross_entropy -99 (NOT TO BE TRUSTED)'
     """
-    return ", ".join(f"{name} {_number(results[name].values[-1])}" for name in names)
+    return ", ".join(f"{name} {_number(results[name].values[-1])}{mark if name.endswith('_cross_entropy') else ''}" for name in names)
+
+
+class Check(NamedTuple):
+    """A check of a run by fresh samples of its model (`metrics.AnnealedCheck`), with standard errors, in nats. Unknown numbers are NaN.
+
+    Args:
+        step: the number of iterations done.
+        cross_entropy: the cross-entropy of the held-out points.
+        cross_entropy_error: its error, which is that of log Z.
+        log_partition_off: log Z by the particles less that by the fresh samples.
+        log_partition_off_error: its error.
+        energy_off: the mean energy of the particles less that of the model.
+        energy_off_error: its error.
+    """
+
+    step: int
+    cross_entropy: float
+    cross_entropy_error: float
+    log_partition_off: float
+    log_partition_off_error: float
+    energy_off: float
+    energy_off_error: float
+
+
+def checks(results: xarray.Dataset, name: str) -> list[Check]:
+    """Return the checks of a run that could be made.
+
+    Args:
+        results: the records along `step`.
+        name: the name of the metric.
+    """
+    made = zip(results.step.values, results[name].values.astype(float), strict=True)
+    return [Check(int(step), *rows.ravel().tolist()) for step, rows in made if np.isfinite(rows[0, 0])]
+
+
+def note_of_particles(by_particles: tuple[float, float] | None, estimate: LogPartitionEstimate) -> str | None:
+    """Return a note when log Z by the particles of a training is wrong by an independent estimate, and None otherwise.
+
+    Args:
+        by_particles: log Z and its standard error by the particles, in nats. The error may be NaN. None where the method knows none.
+        estimate: the independent estimate.
+
+    >>> known = LogPartitionEstimate(-30.66, 0.001, 900.0, 1000, 0.2, "draws", -30.66, None)
+    >>> note_of_particles((-128.0, math.nan), known).split(":")[0]
+    'log Z by the particles of the training is -128, and -30.66 +- 0.001 by importance sampling'
+    >>> note_of_particles((-30.67, math.nan), known) is None, note_of_particles((-31.0, 0.2), known) is None
+    (True, True)
+    """
+    if by_particles is None or not estimate.trusted:
+        return None
+    value, error = by_particles
+    known = 0.0 if math.isnan(error) else error
+    if abs(value - estimate.value) <= AGREEMENT * math.hypot(known, estimate.standard_error) + TOLERANCE:
+        return None
+    return (
+        f"log Z by the particles of the training is {with_error(value, known or None, 4).split(' (')[0]}, and "
+        f"{with_error(estimate.value, estimate.standard_error, 4)} by {METHODS[estimate.method]}: the cross-entropies of the records are "
+        "NOT TO BE TRUSTED, and the log densities of the model do not use them. Lower the steps of the training, or let --renewal redraw "
+        "the particles more often"
+    )
+
+
+def _number_or_none(error: float) -> str:
+    return "" if math.isnan(error) else f" +- {error:.2g}"
 
 
 def _number(value) -> str:
-    return f"{float(value):.4g}" if np.ndim(value) == 0 else f"{value[0]:.4g} +- {value[1]:.2g}"
+    return f"{float(value):.4g}" if np.ndim(value) == 0 else f"{float(value[0]):.4g}{_number_or_none(float(value[1]))}"
 
 
 def lines(header: Mapping[str, Any], fitted: Model) -> list[str]:

@@ -16,7 +16,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax.scipy.special import logsumexp
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from dualebm import measures
 from dualebm._internal import blocks, collectives
@@ -42,8 +42,29 @@ Resampling = Literal[measures.Resampling, "none"]
 FEW_FAMILIES = 10
 """The effective number of first particles with descendants below which log Z and its error are estimates from too few."""
 
+FEW_EFFECTIVE = 100
+"""The effective sample size of the particles below which means by their weights are estimates from too few."""
+
 TEMPERATURES = 100
 """The number of temperatures of the annealing that draws the first particles."""
+
+
+class Renewed(NamedTuple):
+    """What the last renewal of the particles says about log Z (see `flows.renewal`).
+
+    Args:
+        error: the standard error of log Z by the fresh samples of this renewal, in nats. At the start it is that of the first particles.
+        drift: log Z by the particles less log Z by the fresh samples that checked them, in nats.
+        age: the share of the time between two renewals that has passed since the last, in [0, 1).
+        known: whether the drift is known: there was a check, and its fresh samples could be trusted.
+        resamplings: the number of resamplings before this renewal.
+    """
+
+    error: Float[Array, ""]
+    drift: Float[Array, ""]
+    age: Float[Array, ""]
+    known: Bool[Array, ""]
+    resamplings: Int[Array, ""]
 
 
 class Weights(NamedTuple):
@@ -51,15 +72,17 @@ class Weights(NamedTuple):
 
     Args:
         log_weights: the log weights A since the last resampling, (N,).
-        log_partition: log Z at the last resampling, in nats.
-        ancestors: the index of the first particle from which each particle descends, (N,).
+        log_partition: log Z at the last resampling or renewal, in nats.
+        ancestors: the index of the first particle from which each particle descends, (N,). A renewal makes all particles the first.
         resamplings: the number of resamplings.
+        renewed: what the last renewal says, or None for particles that are never renewed.
     """
 
     log_weights: Float[Array, " N"]
     log_partition: Float[Array, ""]
     ancestors: Int[Array, " N"]
     resamplings: Int[Array, ""]
+    renewed: Renewed | None = None
 
 
 def unadjusted(integrator: langevin.Move) -> bool:
@@ -122,7 +145,7 @@ def walk(
     after: Energy,
     step: Scalar,
     *,
-    steps: int = 1,
+    steps: int | Int[Array, ""] = 1,
     increment: Increment = "exact",
     width: int | None = None,
 ) -> tuple[Float[Array, "d N"], Float[Array, " N"], Float[Array, ""]]:
@@ -138,7 +161,7 @@ def walk(
         before: the energy U of the moves.
         after: the energy U' after the step.
         step: the step size h of each move.
-        steps: the number of moves of each particle.
+        steps: the number of moves of each particle, at least 1. It may be traced.
         increment: one of `INCREMENTS`.
         width: the number of pairs that are moved at a time. None for the width of the energy.
 
@@ -176,10 +199,10 @@ def walk(
             return current, work + change, accepted + info.accepted.astype(x.dtype)
 
         work = accepted = jnp.zeros_like(first.energy)
-        last = first
-        if steps > 1:
+        last, one = first, isinstance(steps, int) and steps == 1
+        if not one:
             last, work, accepted = jax.lax.fori_loop(0, steps - 1, again, (first, work, accepted))
-        moved, info, change = move(None if steps == 1 else steps - 1, last, start)
+        moved, info, change = move(None if one else steps - 1, last, start)
         work, accepted = work + change, accepted + info.accepted.astype(x.dtype)
         if after is not before:
             work = work + _changed(moved, info.back if exact else None, first)
@@ -188,7 +211,7 @@ def walk(
     def _changed(moved, back, first):
         """Return the increments from the change of the energy. `back` is the velocity of the last move, or None without a density."""
         if increment == "trapezoid":
-            return -0.5 * (_derivative(before, after, before, first.points) + _derivative(before, after, after, moved.points))
+            return -0.5 * (derivative(before, after, before, first.points) + derivative(before, after, after, moved.points))
         new = after.locate(moved.points)
         change = moved.energy - new.energy
         if back is not None:
@@ -203,8 +226,20 @@ def walk(
     return x, increments, jnp.mean(accepted)
 
 
-def _derivative(before: Any, after: Any, at: Any, x: Float[Array, "d B"]) -> Float[Array, " B"]:
-    """Return the derivative of U(x) along the step of the parameters from `before` to `after`, at the energy `at`."""
+def derivative(before: Any, after: Any, at: Any, x: Float[Array, "d B"]) -> Float[Array, " B"]:
+    """Return the derivative of U(x) along the step of the parameters from `before` to `after`, at the energy `at`.
+
+    Args:
+        before: the energy before the step.
+        after: the energy after it.
+        at: the energy whose derivative it is.
+        x: the points as columns, (d, B).
+
+    >>> from dualebm.energies.shallow import Shallow; from dualebm.features import ReLU
+    >>> energy, changed = (Shallow(ReLU(), jnp.eye(2), jnp.full(2, c)) for c in (1.0, 3.0))
+    >>> derivative(energy, changed, energy, jnp.eye(2)).tolist()
+    [1.0, 1.0]
+    """
     inexact, rest = eqx.partition(at, eqx.is_inexact_array)
     ends = (eqx.filter(energy, eqx.is_inexact_array) for energy in (after, before))
     return jax.jvp(lambda arrays: eqx.combine(arrays, rest)(x.T), (inexact,), (jax.tree.map(jnp.subtract, *ends),))[1]
@@ -272,7 +307,7 @@ def advance(
         local = collectives.scatter_pairs(ancestors, count)
         chosen, families = (blocks.choose(collectives.gather_pairs(a), local) for a in (x, weights.ancestors))
         level = weights.log_partition + logsumexp(everyone) - math.log(everyone.shape[0])
-        return chosen, Weights(jnp.zeros_like(log_weights), level, families, weights.resamplings + 1)
+        return chosen, Weights(jnp.zeros_like(log_weights), level, families, weights.resamplings + 1, weights.renewed)
 
     return *jax.lax.cond(effective < threshold, resampled, lambda: (x, kept)), effective
 
@@ -303,28 +338,39 @@ def log_partition(weights: Weights, kind: Resampling = "systematic") -> tuple[Fl
     count = weights.log_weights.shape[0]
     value = weights.log_partition + logsumexp(weights.log_weights) - math.log(count)
     families = jax.ops.segment_sum(jax.nn.softmax(weights.log_weights), weights.ancestors, count)
-    by_itself = jnp.where(kind == "multinomial", 1 + weights.resamplings, 1).astype(value.dtype) / count
+    since = weights.resamplings - (0 if weights.renewed is None else weights.renewed.resamplings)
+    by_itself = jnp.where(kind == "multinomial", 1 + since, 1).astype(value.dtype) / count
     return value, jnp.sqrt(jnp.maximum(jnp.sum(families**2) - by_itself, 0))
 
 
 def value_of_training(weights: Weights, kind: Resampling = "systematic") -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """Return log Z by the particles that train the energy, and NaN for its error, which is not known.
+    """Return log Z by the particles that train the energy, and its standard error where renewals have measured it, else NaN.
 
-    `methods.audited.Audited` adds particles that the training does not see, whose log Z has an error.
+    The square of the error is the sum of three squares: the error of the fresh samples of the last renewal, the error by the genealogy
+    since (see `log_partition`), and the drift times the age. The drift is what log Z was off at the end of the time before the last
+    renewal, and holds what the weights cannot see. It is taken to grow in proportion to the time.
+
+    `methods.audited.Audited` adds particles that the training does not see, whose log Z has an error without renewals.
 
     Args:
         weights: the weights of the N particles.
         kind: the kind of resampling, as for `advance`.
 
     Returns:
-        log Z in nats, and NaN.
+        log Z and its standard error, two scalars in nats.
 
     >>> weights = Weights(jnp.zeros(4), jnp.ones(()), jnp.arange(4, dtype=jnp.int32), jnp.int32(0))
     >>> [float(value) for value in value_of_training(weights)]
     [1.0, nan]
+    >>> checked = weights._replace(renewed=Renewed(jnp.array(0.03), jnp.array(-0.08), jnp.array(0.5), jnp.array(True), jnp.int32(0)))
+    >>> [round(float(value), 6) for value in value_of_training(checked)]
+    [1.0, 0.05]
     """
     value, error = log_partition(weights, kind)
-    return value, jnp.full_like(error, jnp.nan)
+    if weights.renewed is None:
+        return value, jnp.full_like(error, jnp.nan)
+    whole = jnp.sqrt(error**2 + weights.renewed.error**2 + (weights.renewed.drift * weights.renewed.age) ** 2)
+    return value, jnp.where(weights.renewed.known, whole, jnp.nan)
 
 
 def families(weights: Weights) -> Float[Array, ""]:

@@ -1,15 +1,18 @@
-"""What the methods that train any energy share: checks of their settings, noise, batches, and a warning of collapsed weights."""
+"""What the methods that train any energy share: checks of their settings, noise, batches, and warnings of collapsed weights."""
 
 import equinox as eqx
-from jaxtyping import Array, Float, Key
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Key
 
 from dualebm._internal import collectives
 from dualebm._internal.keys import check_key, key_of_seed
-from dualebm.flows import jarzynski, likelihood
+from dualebm.flows import adaptation, jarzynski, likelihood
+from dualebm.flows.adaptation import Adapted
 from dualebm.flows.jarzynski import Weights
 from dualebm.flows.noise import Draw, drawn
 from dualebm.measures import Samples, draw_indices
-from dualebm.methods.base import Info
+from dualebm.methods.base import AdaptedSteps, Info
+from dualebm.rates import Scalar
 
 
 def check_walkers(method) -> None:
@@ -27,6 +30,84 @@ def check_walkers(method) -> None:
     if method.walkers is not None and method.walkers % 2:
         raise ValueError(f"walkers is {method.walkers}; it must be even: particles i and i + N/2 are a pair")
     jarzynski.check_integrator(method.integrator, method.space)
+
+
+def check_adaptation(method) -> None:
+    """Check that the moves of a training that adapts leave the model invariant, and that the numbers of moves go together.
+
+    Args:
+        method: the method, with the settings `target`, `integrator`, `moves` and `largest_moves`, and `restart_every` where it restarts.
+
+    Raises:
+        ValueError: a setting is not allowed.
+
+    >>> from dualebm.energies.networks import MLP; from dualebm.methods.jarzynski import Jarzynski; from dualebm.spaces import Sphere
+    >>> check_adaptation(Jarzynski(Sphere(3), MLP()))
+    """
+    if method.target is None:
+        if method.largest_moves is not None:
+            raise ValueError(f"largest_moves is {method.largest_moves} and target is None, by which moves are fixed; give both or neither")
+        return
+    if jarzynski.unadjusted(method.integrator):
+        raise ValueError(
+            f"integrator is {method.integrator!r}, whose moves are not adjusted, and target is {method.target}; give target None for fixed "
+            "steps, or an adjusted move: 'mala', 'independence', 'gibbs'"
+        )
+    if method.largest_moves is not None and getattr(method, "restart_every", None) is not None:
+        raise ValueError(f"largest_moves is {method.largest_moves} and restart_every is {method.restart_every}, by which moves are fixed")
+    if method.largest_moves is not None and method.largest_moves < method.moves:
+        raise ValueError(f"largest_moves is {method.largest_moves}; it must be at least moves, which is {method.moves}")
+
+
+MOST = 4
+"""The factor of the largest number of moves that is chosen, where no largest number is given."""
+
+
+def adapted_moves(method, adapted: Adapted, step: Scalar) -> tuple[Scalar, Int[Array, ""]]:
+    """Return the step size and the number of the moves of an iteration.
+
+    Args:
+        method: a method with the settings `space`, `integrator`, `moves` and `largest_moves`.
+        adapted: what its training has adapted.
+        step: the given particle step.
+
+    Returns:
+        The step size, which is adapted for "mala" alone, and the number of moves.
+    """
+    if method.integrator == "mala":
+        longest = (1 - 1e-6) * method.space.largest_particle_step  # rounding stays within it
+        step = jnp.minimum(step * jnp.exp(adapted.log_particle), longest)
+    return step, adaptation.moves_of(adapted, *_range_of_moves(method))
+
+
+def _range_of_moves(method) -> tuple[int, int]:
+    if getattr(method, "restart_every", None) is not None:  # the number of moves after a restart defines the method
+        return method.moves, method.moves
+    return method.moves, method.largest_moves or MOST * method.moves
+
+
+def adapted_info(method, adapted: Adapted, before, after, x, moved, share, moves, acceptance) -> tuple[Info, Adapted]:
+    """Return the diagnostics of an iteration, and what is adapted after it.
+
+    Args:
+        method: the method.
+        adapted: what was adapted before the iteration.
+        before: the energy before the step of the parameters.
+        after: the energy after it.
+        x: the particles before their moves, as columns, (d, N).
+        moved: the particles after them.
+        share: the share of the learning rate.
+        moves: the number of moves.
+        acceptance: the fraction of them that were accepted.
+
+    Returns:
+        The diagnostics, with the acceptance, and what is adapted.
+    """
+    acceptance = collectives.mean_over(acceptance)
+    rho = adaptation.correlation(before, after, x, moved)
+    factor = jnp.exp(adapted.log_particle)
+    shown = AdaptedSteps(share, jnp.asarray(moves, x.dtype), factor if method.integrator == "mala" else jnp.ones_like(factor))
+    return Info(acceptance, adapted=shown), adaptation.adapt(adapted, share, moves, rho, acceptance, *_range_of_moves(method))
 
 
 def check_training(method, data: Samples) -> None:
@@ -102,28 +183,29 @@ def batch_of(key: Key[Array, ""], data: Samples, size: int | None) -> Samples:
     return Samples(collectives.pick(data.points, index))
 
 
-def warning_of_weights(weights: Weights, info: Info, advice: str) -> str | None:
-    """Return a warning where the weights have collapsed to one particle, or all particles descend from a few, else None.
+def warnings_of_weights(weights: Weights, info: Info, advice: str) -> dict[str, str]:
+    """Return a warning where the weights have collapsed to few particles, or all particles descend from a few.
 
     Args:
         weights: of the N particles. Their effective number of families is small below `jarzynski.FEW_FAMILIES`, and below N / 10.
-        info: its `effective_fraction` times N is the effective sample size, which has collapsed below 2.
+        info: its `effective_fraction` times N is the effective sample size. It is small below `jarzynski.FEW_EFFECTIVE`, and below N / 20.
         advice: what follows from the collapse, and what to change.
 
     Returns:
-        The warning, or None.
+        The sentence "collapse" or "families", or nothing.
 
     >>> import jax, jax.numpy as jnp
-    >>> weights = Weights(jnp.zeros(10), jnp.zeros(()), jnp.arange(10), jnp.int32(0))
-    >>> warning_of_weights(weights, Info(effective_fraction=jnp.array(0.1)), "give more particles")
-    'the weights have collapsed to one particle: the effective sample size is 1 of 10; give more particles'
+    >>> weights = Weights(jnp.zeros(40), jnp.zeros(()), jnp.arange(40), jnp.int32(0))
+    >>> warnings_of_weights(weights, Info(effective_fraction=jnp.array(0.025)), "give more particles")["collapse"]
+    'the weights have collapsed to few particles: the effective sample size is 1 of 40; give more particles'
     """
     count = weights.log_weights.shape[-1]
     effective = count if info.effective_fraction is None else count * float(info.effective_fraction)
-    if effective < 2:
-        return f"the weights have collapsed to one particle: the effective sample size is {effective:.3g} of {count}; {advice}"
+    if effective < max(2, min(jarzynski.FEW_EFFECTIVE, count / 20)):
+        size = f"the effective sample size is {effective:.3g} of {count}"
+        return {"collapse": f"the weights have collapsed to few particles: {size}; {advice}"}
     first = float(jarzynski.families(weights))
     if first < min(jarzynski.FEW_FAMILIES, count / 10):
         descent = f"after {int(weights.resamplings)} resamplings the {count} particles descend from {first:.3g} of the first"
-        return f"{descent}; log Z is then an estimate from these. Lower particle_step, or the steps of the training"
-    return None
+        return {"families": f"{descent}; log Z is then an estimate from these. Lower particle_step, or the steps of the training"}
+    return {}

@@ -19,7 +19,7 @@ from dualebm.flows import jarzynski
 from dualebm.flows.jarzynski import Weights
 from dualebm.flows.noise import drawn
 from dualebm.measures import Samples
-from dualebm.methods.any_energy import warning_of_weights
+from dualebm.methods.any_energy import warnings_of_weights
 from dualebm.methods.base import Info, Method, Wrapper
 from dualebm.settings import Count, CountFrom2, Fraction, Positive
 
@@ -127,8 +127,8 @@ class Audited(Wrapper):
         """Return how often the independent particles have been resampled."""
         return state.weights.resamplings
 
-    def warning(self, state: AuditedState, info: Info) -> str | None:
+    def warnings(self, state: AuditedState, info: Info) -> dict[str, str]:
         """Warn when the weights of the independent particles have collapsed to one of them, and of what the method inside warns."""
-        advice = "log Z is then an estimate from one point. Give more moves or more walkers, or lower the steps of the method"
-        warnings = (warning_of_weights(state.weights, info, advice), self.method.warning(state.inner, info.inner))
-        return "; ".join(filter(None, warnings)) or None
+        advice = "log Z is then an estimate from few points. Give more moves or more walkers, or lower the steps of the method"
+        apart = {f"audit_{kind}": said for kind, said in warnings_of_weights(state.weights, info, advice).items()}
+        return apart | self.method.warnings(state.inner, info.inner)

@@ -71,6 +71,20 @@ _CAUSES = {
 }
 
 
+class AdaptedSteps(NamedTuple):
+    """The steps that a training has chosen in an iteration.
+
+    Args:
+        share: the share of the learning rate, in (0, 1].
+        moves: the number of moves of each moving particle.
+        particle_factor: the factor of the particle step.
+    """
+
+    share: Float[Array, ""]
+    moves: Float[Array, ""]
+    particle_factor: Float[Array, ""]
+
+
 class Info(NamedTuple):
     """The diagnostics of one iteration. The loop averages each number over a recording interval.
 
@@ -81,6 +95,7 @@ class Info(NamedTuple):
         effective_fraction: Kish's effective sample size of weighted particles, divided by their number, before any
             resampling. It lies in (0, 1].
         clipped: the number of neuron weights that an additive update cut to zero.
+        adapted: the steps of a training that adapts them.
         discrepancy: the discrepancy between model and data that the iteration measured or descended.
         inner: the `Info` of the method inside, where a wrapper replaces a number of it.
 
@@ -91,6 +106,7 @@ class Info(NamedTuple):
     acceptance: Float[Array, ""] | None = None
     effective_fraction: Float[Array, ""] | None = None
     clipped: Float[Array, ""] | None = None
+    adapted: AdaptedSteps | None = None
     discrepancy: Float[Array, ""] | None = None
     inner: Any = None
 
@@ -324,18 +340,18 @@ class Method(abc.ABC):
         del state
         return None
 
-    def warning(self, state: Any, info: Info) -> str | None:
-        """Return a warning about a healthy state, or None. It is called on the host, after a recording interval.
+    def warnings(self, state: Any, info: Info) -> dict[str, str]:
+        """Return what there is to warn of in a healthy state. `run` warns of each kind once. It is called on the host.
 
         Args:
             state: a state of this method.
             info: the diagnostics, averaged over the last recording interval.
 
         Returns:
-            A sentence for the user, or None where there is nothing to warn of. The default is None.
+            Sentences for the user by kinds, which are words, such as "collapse". The default is none.
         """
         del state, info
-        return None
+        return {}
 
     def paired(self, state: Any) -> Any | None:
         """Mark the arrays of a state that hold particles, so that several devices can share them.
@@ -422,6 +438,6 @@ class Wrapper(Method):
         """Return how often the wrapped method has resampled."""
         return self.method.resamplings(state.inner)
 
-    def warning(self, state: Any, info: Info) -> str | None:
-        """Return the warning of the wrapped method."""
-        return self.method.warning(state.inner, info)
+    def warnings(self, state: Any, info: Info) -> dict[str, str]:
+        """Return the warnings of the wrapped method."""
+        return self.method.warnings(state.inner, info)

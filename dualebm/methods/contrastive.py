@@ -3,10 +3,12 @@
     restart     X_i <- a data point: all particles in every k-th iteration, or each with probability p_R
     Langevin    X_i <- X_i - h (grad U - grad log tau) + sqrt(2 h) xi_i
     parameters  theta <- theta - s (an optimiser's direction for E_data dU - E_particles dU + decay theta)
+    renewal     now and then, X_i <- fresh samples of the model (`flows.renewal`)
 
 With `restart_every=1` and `moves=k` it is contrastive divergence, CD-k (Hinton 2002). Without restarts it is persistent
 contrastive divergence, PCD (Tieleman 2008). With p_R > 0 it is the replay buffer of Du and Mordatch (2019). None of
-these is the gradient of the likelihood, as the particles are not samples of the model. The parameters are not held in a
+these is the gradient of the likelihood, as the particles are not samples of the model. By default s, the number of moves and h follow from
+the particles (`flows.adaptation`), which lag behind the model the less. The parameters are not held in a
 ball. The weight decay takes its place, and the ratio s / h corresponds to the ratio alpha of the dual scheme (arXiv
 2107.05134, Section 6).
 """
@@ -23,13 +25,22 @@ from dualebm import settings
 from dualebm._internal import collectives
 from dualebm._internal.keys import check_key, key_of_seed
 from dualebm.energies.starts import Start
-from dualebm.flows import initialise, jarzynski, langevin, likelihood
+from dualebm.flows import adaptation, initialise, jarzynski, langevin, likelihood, renewal
+from dualebm.flows.adaptation import Adapted
 from dualebm.flows.jarzynski import Weights
 from dualebm.flows.likelihood import Optimiser, Training
 from dualebm.flows.noise import NoiseKind
 from dualebm.geometry import Space
 from dualebm.measures import Samples
-from dualebm.methods.any_energy import batch_of, check_training, check_walkers, noise_of
+from dualebm.methods.any_energy import (
+    adapted_info,
+    adapted_moves,
+    batch_of,
+    check_adaptation,
+    check_training,
+    check_walkers,
+    noise_of,
+)
 from dualebm.methods.base import Info, Method
 from dualebm.rates import NonNegative, ParticleStep, Probability
 from dualebm.settings import Count, CountFrom2, Positive
@@ -46,14 +57,14 @@ class ContrastiveRates(NamedTuple):
 
     Args:
         particle_step: h > 0, the time step of a Langevin move.
-        learning_rate: s >= 0, the step of the parameters.
+        learning_rate: s >= 0, the step of the parameters. It is the largest one where it is adapted.
         weight_decay: the decay of the parameters, >= 0.
         energy_penalty: the factor of E U^2 over data and particles that is added to the loss, >= 0.
         restart_probability: p_R in [0, 1], for each particle in each iteration.
     """
 
     particle_step: ParticleStep
-    learning_rate: NonNegative = 1e-3
+    learning_rate: NonNegative = 3e-3
     weight_decay: NonNegative = 0.0
     energy_penalty: NonNegative = 0.0
     restart_probability: Probability = 0.0
@@ -67,12 +78,14 @@ class ContrastiveState(NamedTuple):
         training: the arrays of the energy, and the state of the optimiser.
         step: the number of iterations done.
         diagnosis: the weights of the particles, which the training does not use. None where they are not asked for.
+        adapted: what the training adapts, or None for fixed steps.
     """
 
     columns: Float[Array, "d N"]
     training: Training
     step: Int[Array, ""]
     diagnosis: Weights | None
+    adapted: Adapted | None = None
 
     @property
     def particles(self) -> Float[Array, "N d"]:
@@ -93,7 +106,13 @@ class Contrastive(Method):
         integrator: the move of the particles: "mala" (which leaves the model invariant), "geodesic" (unadjusted
             Langevin), "projected" (not on a sphere), "independence" (Metropolis with proposals from the base measure),
             or "gibbs" for an energy that has such a move.
-        moves: the number of moves of each particle in an iteration.
+        moves: the number of moves of each particle in an iteration. It is the least number where it is adapted.
+        target: the effective fraction at the least of weights by which the particles would follow the model through an iteration, in
+            (0, 1]. The learning rate, the number of moves (but not with `restart_every`) and the particle step of "mala" adapt to it. None
+            for the given ones.
+        largest_moves: the largest number of moves that is chosen. None for 4 times `moves`.
+        renewal: the number of iterations after which the particles are replaced by fresh samples of the model. None, or `restart_every`,
+            for never. For the flat measure they need an energy with a sampler, and are never replaced otherwise.
         noise: the Gaussian noise of the particles: "independent", "antithetic" (opposite for particles i and i + N/2)
             or "orthogonal" (see `flows.noise.drawn`).
         begin: where the particles are at the start: at the "data", or at samples of the "model" of the first energy,
@@ -128,6 +147,9 @@ class Contrastive(Method):
     walkers: CountFrom2 | None = None
     integrator: langevin.Move = "mala"
     moves: Count = 1
+    target: settings.Fraction | None = 0.9
+    largest_moves: Count | None = None
+    renewal: Count | None = 100
     noise: NoiseKind = "antithetic"
     begin: Begin = "data"
     restart_every: Count | None = None
@@ -141,6 +163,7 @@ class Contrastive(Method):
     def __post_init__(self):
         settings.check(self)
         check_walkers(self)
+        check_adaptation(self)
         if self.begin == "model" and self.walkers is None:
             raise ValueError("begin is 'model' and walkers is None, which is copies of the data; give their number")
         if self.diagnosis and (self.begin == "data" or self.restart_every is not None):
@@ -153,8 +176,8 @@ class Contrastive(Method):
 
     @property
     def rates(self) -> ContrastiveRates:
-        """The default rates: the space's default particle step, and learning_rate 1e-3, or 1 for an optax optimiser."""
-        return ContrastiveRates(self.space.default_particle_step, 1e-3 if isinstance(self.optimiser, str) else 1.0)
+        """The default rates: the space's default particle step, and learning_rate 3e-3, or 1 for an optax optimiser."""
+        return ContrastiveRates(self.space.default_particle_step, 3e-3 if isinstance(self.optimiser, str) else 1.0)
 
     def check(self, rates: ContrastiveRates, data: Samples) -> None:
         """Check the rates, the data and the energy, and that the restarts go with the other settings."""
@@ -184,7 +207,10 @@ class Contrastive(Method):
             if not self.diagnosis:  # resample to equal weights
                 x, weights, _ = jarzynski.advance(jax.random.fold_in(walker_key, 2), x, weights, 0 * weights.log_weights, 1.0)
         training = likelihood.began(energy, self.optimiser, self.clip, self.fixed)
-        return ContrastiveState(x, training, jnp.int32(0), weights if self.diagnosis else None)
+        if weights is not None and self.renewal is not None:
+            weights = renewal.begin(weights)
+        adapted = None if self.target is None else adaptation.begin(x.dtype)
+        return ContrastiveState(x, training, jnp.int32(0), weights if self.diagnosis else None, adapted)
 
     def paired(self, state: ContrastiveState) -> ContrastiveState:
         """Mark the particles, and the log weights and ancestors of the diagnosis, which are paired."""
@@ -200,23 +226,31 @@ class Contrastive(Method):
         restart_key, noise_key = jax.random.split(key)
         x, before = self._restarted(restart_key, state, rates, data), self.energy(state, rates, data)
         draw, diagnosis, effective = noise_of(self, noise_key, before, x), state.diagnosis, None
-        if diagnosis is None:
-            x, acceptance, _ = langevin.move(self.integrator, self.space, draw, x, before, rates.particle_step, steps=self.moves)
+        start, size, moves = x, rates.particle_step, self.moves
+        if state.adapted is not None:
+            size, moves = adapted_moves(self, state.adapted, size)
+        if diagnosis is None and state.adapted is None:
+            x, acceptance, _ = langevin.move(self.integrator, self.space, draw, x, before, size, steps=self.moves)
         else:
-            x, increments, acceptance = jarzynski.walk(
-                self.integrator, self.space, draw, x, before, before, rates.particle_step, steps=self.moves
-            )
+            x, increments, acceptance = jarzynski.walk(self.integrator, self.space, draw, x, before, before, size, steps=moves)
         observed = batch_of(jax.random.fold_in(key, 2), data, self.data_batch)  # 0 and 1 would give the keys of split(key)
         gradient = likelihood.likelihood_gradient(before, Samples(x.T), observed, self.fixed, rates.energy_penalty)
         after, optimiser = likelihood.descend(
             before, gradient, state.training.optimiser, rates, self.optimiser, self.clip, self.fixed
         )
+        info, adapted = Info(collectives.mean_over(acceptance)), None
+        if state.adapted is not None:
+            slopes = adaptation.slopes(before, after, x)
+            share = adaptation.share_of_step(jnp.zeros_like(slopes), slopes, self.target or 1.0)
+            after = adaptation.part_of_step(before, after, share)
+            info, adapted = adapted_info(self, state.adapted, before, after, start, x, share, moves, acceptance)
         if diagnosis is not None:
             increments = increments + jarzynski.reweigh(before, after, x)
             _, diagnosis, effective = jarzynski.advance(key, x, diagnosis, increments, 0.0, "none")
+        period = self.renewal if self.restart_every is None else None
+        x, diagnosis = renewal.every(noise_key, period, state.step, after, self.space, x, diagnosis)
         training = Training(eqx.filter(after, eqx.is_array), optimiser)
-        info = Info(collectives.mean_over(acceptance), effective)
-        return ContrastiveState(x, training, state.step + 1, diagnosis), info
+        return ContrastiveState(x, training, state.step + 1, diagnosis, adapted), info._replace(effective_fraction=effective)
 
     def _restarted(self, key, state, rates, data):
         """Return the particles after the restarts of an iteration, as columns."""
@@ -239,7 +273,7 @@ class Contrastive(Method):
         return eqx.combine(state.training.arrays, likelihood.skeleton(self.start, self.space, data.points.dtype))
 
     def log_partition(self, state: ContrastiveState) -> tuple[Float[Array, ""], Float[Array, ""]] | None:
-        """Return log Z by the weights of the diagnosis and NaN for its error (see `jarzynski.value_of_training`), and None without them."""
+        """Return log Z by the weights of the diagnosis and its error (see `jarzynski.value_of_training`), and None without them."""
         return None if state.diagnosis is None else jarzynski.value_of_training(state.diagnosis, "none")
 
     def samples(self, state: ContrastiveState) -> Samples:

@@ -6,10 +6,14 @@
     weights     A_i grows as in `flows.jarzynski`: exact whatever the size of the steps
     resampling  where (sum p_i^2)^-1 / N < threshold
 
+By default the learning rate, the number of moves and their step size follow from the particles (`flows.adaptation`), and the particles are
+redrawn from time to time (`flows.renewal`). The papers have fixed steps and no renewal: `target` and `renewal` are then None, and
+`integrator` is "geodesic".
+
 D is the gradient of the cross-entropy at every iteration, although the particles are never in equilibrium. The
 cross-entropy itself is known too: log Z = log Z_0 + log mean e^A, added up over the resamplings. Both statements hold
 in the mean over many particles. The parameters follow the noise of the same particles, which lowers log Z by about s
-sum_i p_i^2 |dU/dtheta(X_i)|^2 in each iteration, an error of order 1/N in all.
+sum_i p_i^2 |dU/dtheta(X_i)|^2 in each iteration, an error of order 1/N in all. Renewals measure it and take it away.
 """
 
 import dataclasses
@@ -24,13 +28,23 @@ from dualebm import settings
 from dualebm._internal import blocks, checks, collectives, random
 from dualebm._internal.keys import check_key, key_of_seed
 from dualebm.energies.starts import Start
-from dualebm.flows import jarzynski, langevin, likelihood
+from dualebm.flows import adaptation, jarzynski, langevin, likelihood, renewal
+from dualebm.flows.adaptation import Adapted
 from dualebm.flows.jarzynski import Weights
 from dualebm.flows.likelihood import Optimiser, Training
 from dualebm.flows.noise import NoiseKind, sharded
 from dualebm.geometry import Space
 from dualebm.measures import Samples
-from dualebm.methods.any_energy import batch_of, check_training, check_walkers, noise_of, warning_of_weights
+from dualebm.methods.any_energy import (
+    adapted_info,
+    adapted_moves,
+    batch_of,
+    check_adaptation,
+    check_training,
+    check_walkers,
+    noise_of,
+    warnings_of_weights,
+)
 from dualebm.methods.base import Info, Method
 from dualebm.rates import Fraction, NonNegative, ParticleStep
 from dualebm.settings import Count, CountFrom2
@@ -50,7 +64,7 @@ class JarzynskiRates(NamedTuple):
 
     Args:
         particle_step: h > 0, the time step of a Langevin move.
-        learning_rate: s >= 0, the step of the parameters.
+        learning_rate: s >= 0, the step of the parameters. It is the largest one where it is adapted.
         weight_decay: the decay of the parameters, >= 0.
         energy_penalty: the factor of E U^2 over data and model that is added to the loss, >= 0. The authors use 0.01
             for images. It is not part of the likelihood.
@@ -58,7 +72,7 @@ class JarzynskiRates(NamedTuple):
     """
 
     particle_step: ParticleStep
-    learning_rate: NonNegative = 1e-3
+    learning_rate: NonNegative = 3e-3
     weight_decay: NonNegative = 0.0
     energy_penalty: NonNegative = 0.0
     threshold: Fraction = 0.5
@@ -72,12 +86,14 @@ class WalkerState(NamedTuple):
         weights: the log weights of the particles, (N,), with what log Z needs besides.
         training: the arrays of the energy, and the state of the optimiser.
         step: the number of iterations done.
+        adapted: what the training adapts, or None for fixed steps.
     """
 
     columns: Float[Array, "d N"]
     weights: Weights
     training: Training
     step: Int[Array, ""]
+    adapted: Adapted | None = None
 
     @property
     def particles(self) -> Float[Array, "N d"]:
@@ -121,14 +137,20 @@ class Jarzynski(Method):
             `energies.networks.MLP()` or your own function.
         walkers: the number N of particles, even. At the start they are samples of the model, exact where the energy has
             a sampler and else annealed, with the weights of the annealing.
-        integrator: the move of the particles: "geodesic" (unadjusted Langevin), "mala", "projected" (not on a sphere),
-            "independence" (Metropolis with proposals from the base measure), or "gibbs" for an energy that has such a
-            move.
-        moves: the number of moves of each moving particle in an iteration.
+        integrator: the move of the particles: "mala"; "geodesic" (unadjusted Langevin, as in the papers) or "projected" (the same, not on a
+            sphere); "independence" (Metropolis with proposals from the base measure); or "gibbs" for an energy that has such a move.
+        moves: the number of moves of each moving particle in an iteration. It is the least number where it is adapted.
+        target: the share of the effective fraction of the particles that an iteration may leave at the least, in (0, 1]. The learning rate,
+            the number of moves and the particle step of "mala" adapt to it. None for the given ones, as in the papers.
+        largest_moves: the largest number of moves that is chosen. None for 4 times `moves`.
+        renewal: the number of iterations after which the particles are replaced by fresh samples of the model, which also measures the
+            error of log Z. None for never, as in the papers. Particles of an energy without a sampler for the flat measure are never
+            replaced, as it cannot be sampled.
         noise: the Gaussian noise of the particles: "independent", "antithetic" (opposite for particles i and i + N/2)
             or "orthogonal" (see `flows.noise.drawn`).
-        order: "particles_first" (Algorithm 1: the particles move under the energy before the step of the parameters) or
-            "parameters_first" (the authors' program of images: they move under the energy after it).
+        order: with `target` None, "particles_first" (Algorithm 1: the particles move under the energy before the step of the parameters) or
+            "parameters_first" (the authors' program of images: they move under the energy after it). With a target, particles are
+            resampled after the step of the parameters, and then move.
         increment: the increment of the log weights: "exact", or for comparison a biased one of
             `flows.jarzynski.INCREMENTS`.
         walker_batch: the number of particles that move in an iteration, even and a divisor of `walkers`. One pair is
@@ -156,9 +178,12 @@ class Jarzynski(Method):
 
     space: Space
     start: Start
-    walkers: CountFrom2 = 10_000
-    integrator: langevin.Move = "geodesic"
+    walkers: CountFrom2 = 4096
+    integrator: langevin.Move = "mala"
     moves: Count = 1
+    target: settings.Fraction | None = 0.9
+    largest_moves: Count | None = None
+    renewal: Count | None = 100
     noise: NoiseKind = "independent"
     order: Order = "particles_first"
     increment: jarzynski.Increment = "exact"
@@ -173,6 +198,12 @@ class Jarzynski(Method):
     def __post_init__(self):
         settings.check(self)
         check_walkers(self)
+        check_adaptation(self)
+        if self.target is not None and (self.order != "particles_first" or self.increment != "exact"):
+            raise ValueError(
+                f"target is {self.target}, order is {self.order!r} and increment is {self.increment!r}; other orders and increments go "
+                "with target None alone"
+            )
         if self.walker_batch is not None:
             if self.walkers % self.walker_batch or self.walker_batch % 2:
                 raise ValueError(f"walker_batch is {self.walker_batch}; it must be even and divide walkers, which is {self.walkers}")
@@ -183,8 +214,8 @@ class Jarzynski(Method):
 
     @property
     def rates(self) -> JarzynskiRates:
-        """The default rates: the space's default particle step, and learning_rate 1e-3, or 1 for an optax optimiser."""
-        return JarzynskiRates(self.space.default_particle_step, 1e-3 if isinstance(self.optimiser, str) else 1.0)
+        """The default rates: the space's default particle step, and learning_rate 3e-3, or 1 for an optax optimiser."""
+        return JarzynskiRates(self.space.default_particle_step, 3e-3 if isinstance(self.optimiser, str) else 1.0)
 
     def check(self, rates: JarzynskiRates, data: Samples) -> None:
         """Check the rates, the data and the energy, and that the first particles can be drawn."""
@@ -199,8 +230,11 @@ class Jarzynski(Method):
         energy_key, walker_key = jax.random.split(key)
         energy: Any = self.start(energy_key, self.space, data.points.dtype)
         x, weights = jarzynski.first_walkers(walker_key, energy, self.space, self.walkers)
+        if self.renewal is not None:
+            weights = renewal.begin(weights)
         training = likelihood.began(energy, self.optimiser, self.clip, self.fixed)
-        return WalkerState(x, weights, training, jnp.int32(0))
+        adapted = None if self.target is None else adaptation.begin(x.dtype)
+        return WalkerState(x, weights, training, jnp.int32(0), adapted)
 
     def paired(self, state: WalkerState) -> WalkerState:
         """Mark the particles, their log weights and their ancestors, which are paired."""
@@ -222,11 +256,13 @@ class Jarzynski(Method):
             before, gradient, state.training.optimiser, rates, self.optimiser, self.clip, self.fixed
         )
 
+        size, moves = rates.particle_step, self.moves
+        if state.adapted is not None:
+            size, moves = adapted_moves(self, state.adapted, rates.particle_step)
+
         def walk(key, x, first, second):
             draw = noise_of(self, key, first, x)
-            return jarzynski.walk(
-                self.integrator, self.space, draw, x, first, second, rates.particle_step, steps=self.moves, increment=self.increment
-            )
+            return jarzynski.walk(self.integrator, self.space, draw, x, first, second, size, steps=moves, increment=self.increment)
 
         def walk_batches(x, energy):
             increments, accepted = jnp.zeros_like(weights.log_weights), []
@@ -236,6 +272,16 @@ class Jarzynski(Method):
                 accepted.append(acceptance)
             return x, increments, jnp.mean(jnp.stack(accepted))
 
+        if state.adapted is not None:
+            share = adaptation.share_of_step(weights.log_weights, adaptation.slopes(before, after, x), self.target or 1.0)
+            after = adaptation.part_of_step(before, after, share)
+            jump = jarzynski.reweigh(before, after, x)
+            x, weights, effective = jarzynski.advance(resample_key, x, weights, jump, rates.threshold, self.resampling)
+            moved, _, acceptance = walk_batches(x, after)  # these moves leave the model as it is, and no increment
+            info, adapted = adapted_info(self, state.adapted, before, after, x, moved, share, moves, acceptance)
+            x, weights = renewal.every(resample_key, self.renewal, state.step, after, self.space, moved, weights)
+            training = Training(eqx.filter(after, eqx.is_array), optimiser)
+            return WalkerState(x, weights, training, state.step + 1, adapted), info._replace(effective_fraction=effective)
         if self.order == "parameters_first":
             jump = jarzynski.reweigh(before, after, x)
             x, increments, acceptance = walk_batches(x, after)
@@ -247,6 +293,7 @@ class Jarzynski(Method):
             increments = increments + jarzynski.reweigh(before, after, x)
         acceptance = collectives.mean_over(acceptance)
         x, weights, effective = jarzynski.advance(resample_key, x, weights, increments, rates.threshold, self.resampling)
+        x, weights = renewal.every(resample_key, self.renewal, state.step, after, self.space, x, weights)
         training = Training(eqx.filter(after, eqx.is_array), optimiser)
         return WalkerState(x, weights, training, state.step + 1), Info(acceptance, effective)
 
@@ -272,24 +319,46 @@ class Jarzynski(Method):
         return eqx.combine(state.training.arrays, likelihood.skeleton(self.start, self.space, data.points.dtype))
 
     def log_partition(self, state: WalkerState) -> tuple[Float[Array, ""], Float[Array, ""]]:
-        """Return log Z by the weights, and NaN for its error, as the energy follows the particles (see `jarzynski.value_of_training`)."""
+        """Return log Z by the weights, and its error where renewals have measured it, else NaN (see `jarzynski.value_of_training`)."""
         return jarzynski.value_of_training(state.weights, self.resampling)
 
     def resamplings(self, state: WalkerState) -> Int[Array, ""]:
         """Return how often the particles have been resampled."""
         return state.weights.resamplings
 
-    def warning(self, state: WalkerState, info: Info) -> str | None:
-        """Warn when the weights have collapsed to one particle."""
+    def warnings(self, state: WalkerState, info: Info) -> dict[str, str]:
+        """Warn when the weights have collapsed to few particles."""
         advice = (
-            "the gradient and log Z are then estimates from one point. Lower learning_rate, give more moves or more walkers, or raise "
+            "the gradient and log Z are then estimates from few points. Lower learning_rate, give more moves or more walkers, or raise "
             "threshold"
         )
-        return warning_of_weights(state.weights, info, advice)
+        return warnings_of_weights(state.weights, info, advice)
 
     def samples(self, state: WalkerState) -> Samples:
         """Return the particles, with their weights."""
         return Samples(state.particles, state.log_weights)
+
+
+def algorithm_1(space: Space, start: Start, **changes) -> Jarzynski:
+    """Return the method with the settings of arXiv 2305.19414, Algorithm 1: unadjusted moves of a fixed number and size, and no renewal.
+
+    Args:
+        space: the space of the data.
+        start: a function `start(key, space, dtype)` that returns the energy at the start.
+        **changes: other fields of `Jarzynski`.
+
+    Returns:
+        A `Jarzynski` with `target` and `renewal` None.
+
+    >>> from dualebm.energies.networks import MLP; from dualebm.spaces import Sphere
+    >>> algorithm_1(Sphere(3), MLP(), moves=2).integrator
+    'geodesic'
+    """
+    return Jarzynski(space, start, **{**FIXED, "integrator": "geodesic", **changes})
+
+
+FIXED: dict[str, Any] = dict(target=None, renewal=None)
+"""The settings of `Jarzynski` and of `Contrastive` without adaptation and renewal, as in the papers."""
 
 
 # -- Batches of particles: one pair of each stratum of consecutive pairs -------------------------------------

@@ -1,5 +1,6 @@
 """The metrics that a run records. A metric is a function of an iterate of the run."""
 
+from dualebm.metrics.annealed import AnnealedCheck
 from dualebm.metrics.base import Metric
 from dualebm.metrics.monitors import (
     CrossEntropy,
@@ -19,6 +20,7 @@ from dualebm.metrics.stein import NetworkSteinDiscrepancy, SteinDiscrepancy
 __all__ = [
     "MMD",
     "Acceptance",
+    "AnnealedCheck",
     "CrossEntropy",
     "DualityGap",
     "EffectiveTemperature",

@@ -4,6 +4,7 @@ import abc
 from typing import Any, ClassVar
 
 import equinox as eqx
+import numpy as np
 from jaxtyping import Array, Key
 
 from dualebm.methods.base import Iterate
@@ -34,6 +35,18 @@ class Metric(eqx.Module):
             key: a random key for draws of the metric.
             iterate: the state of the run, with its method, rates, data and diagnostics.
         """
+
+    def warnings(self, values: np.ndarray) -> dict[str, str]:
+        """Return what the records of a run say against it. `run` warns of each kind once. It is called on the host.
+
+        Args:
+            values: the records so far, (records, ...).
+
+        Returns:
+            Sentences for the user by kinds, which are words. The default is none.
+        """
+        del values
+        return {}
 
     @property
     def labels(self) -> dict[str, str]:

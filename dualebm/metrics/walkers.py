@@ -51,11 +51,28 @@ class Resamplings(Metric):
         return jnp.full((), jnp.nan, iterate.data.points.dtype) if count is None else count.astype(iterate.data.points.dtype)
 
 
+class AdaptedSteps(Metric):
+    """The array [share of the learning rate, number of moves, factor of the particle step], (3,), that a training has chosen.
+
+    It is the mean since the last record, and NaN where the method adapts no steps and before the first iteration.
+    """
+
+    long_name: ClassVar[str | None] = "share of the learning rate, moves, and factor of the particle step"
+    units: ClassVar[str | None] = "1"
+
+    def __call__(self, key, iterate: Iterate):
+        """Return the array, (3,)."""
+        del key
+        unknown = jnp.full(3, jnp.nan, iterate.data.points.dtype)
+        return unknown if iterate.info.adapted is None else jnp.stack(iterate.info.adapted)
+
+
 class LogPartition(Metric):
     """The array [log Z, its standard error], (2,), in nats, as the method follows them by its particles along training.
 
     `Audited` knows both (see `flows.jarzynski.log_partition`). `WeightedDual`, `Jarzynski`, `Contrastive` with `diagnosis` and `Tracked`
-    know log Z by particles that also train the energy, and the error is NaN. For other methods a record raises ValueError.
+    know log Z by particles that also train the energy. The error is then known where renewals measure it, and NaN otherwise. For other
+    methods a record raises ValueError.
     """
 
     long_name: ClassVar[str | None] = "log Z by the particles"

@@ -22,6 +22,7 @@ from dualebm._internal.keys import check_key
 from dualebm._internal.programs import drop_programs
 from dualebm.measures import Samples
 from dualebm.methods.base import Divergence, Method
+from dualebm.metrics.base import Metric
 from dualebm.training import checkpoints, prepare, run_folder, segments, simulate
 from dualebm.training.descriptions import describe
 from dualebm.training.fingerprint import check_settings, warn_of_versions
@@ -212,6 +213,7 @@ class _Run:
     folder: Path | None
     bar: Any = None
     info: Any = None  # of the last segment
+    said: set[str] = dataclasses.field(default_factory=set)  # the kinds of warnings that were given
 
     def start(self):
         setup = self.setup
@@ -245,8 +247,15 @@ class _Run:
         _show(self.bar, self.plan.every, done, self.records)
         if self.diverged(done):
             self.raise_diverged(done, states, _first_fault)
-        if warning := self.setup.method.warning(states, self.info):
-            warnings.warn(f"step {int(states.step)}: {warning}", stacklevel=4)
+        said = dict(self.setup.method.warnings(states, self.info))
+        for name, metric in self.setup.metrics.items():
+            if isinstance(metric, Metric):
+                found = metric.warnings(self.records[name][:done])
+                said |= {f"{name}: {kind}": sentence for kind, sentence in found.items()}
+        for kind, sentence in said.items():
+            if kind not in self.said:
+                warnings.warn(f"step {int(states.step)}: {sentence}", stacklevel=4)
+        self.said |= said.keys()
 
     def results(self, done) -> xarray.Dataset:
         """Return the records made so far."""

@@ -12,7 +12,7 @@ from dualebm.energies.mixture import GaussianMixture, Mixture
 from dualebm.flows import jarzynski
 from dualebm.measures import Samples, shares
 from dualebm.methods.contrastive import Contrastive
-from dualebm.methods.jarzynski import Jarzynski
+from dualebm.methods.jarzynski import FIXED, Jarzynski
 from dualebm.metrics.base import Metric
 from dualebm.metrics.walkers import EffectiveFraction, Resamplings
 from dualebm.spaces import Euclidean
@@ -65,7 +65,7 @@ def method_of(name: str, dimension: int, walkers: int) -> tuple[Any, Any]:
     (4, 10.0, None)
     """
     integrator = "mala" if name == "adjusted" else "geodesic"
-    shared: dict[str, Any] = dict(walkers=walkers, integrator=integrator, noise="independent", optimiser=optimiser)
+    shared: dict[str, Any] = dict(walkers=walkers, integrator=integrator, noise="independent", optimiser=optimiser, **FIXED)
     space, start = Euclidean(dimension, Flat()), Mixture(2, spread=0.01, separation=0.1)
     if name in WEIGHTED:
         weighted = Jarzynski(space, start, **shared)

@@ -23,7 +23,7 @@ from dualebm.base_measures import Gaussian
 from dualebm.energies.networks import ConvNet
 from dualebm.measures import Samples
 from dualebm.methods.contrastive import Begin, Contrastive
-from dualebm.methods.jarzynski import Jarzynski, threshold_of_variation
+from dualebm.methods.jarzynski import FIXED, Jarzynski, threshold_of_variation
 from dualebm.metrics.base import Metric
 from dualebm.metrics.walkers import EffectiveFraction, LogPartition, Resamplings, WalkerCrossEntropy, Walkers
 from dualebm.spaces import Euclidean
@@ -242,7 +242,7 @@ def methods(settings: Settings, shape: tuple[int, int], count: int) -> dict[str,
     batch, moves = settings.data_batch or count, settings.moves or 0
     common: dict[str, Any] = dict(
         integrator=settings.integrator, noise="independent", optimiser=adam(settings.learning_rate, settings.steps),  # type: ignore[arg-type]
-        clip=1.0, walkers=settings.walkers, data_batch=batch if batch < count else None,
+        clip=1.0, walkers=settings.walkers, data_batch=batch if batch < count else None, **FIXED,
     )  # fmt: skip
     corrected = Jarzynski(
         space, NETWORKS[shape], moves=moves, order="parameters_first", walker_batch=settings.walker_batch,

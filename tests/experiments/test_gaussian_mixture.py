@@ -12,7 +12,7 @@ from dualebm.energies.mixture import GaussianMixture
 from dualebm.flows import jarzynski, likelihood
 from dualebm.measures import Samples
 from dualebm.methods.base import Iterate
-from dualebm.methods.jarzynski import Jarzynski
+from dualebm.methods.jarzynski import Jarzynski, algorithm_1
 from dualebm.training.simulate import simulate
 from experiments.gaussian_mixture import mixture, sweeps
 from experiments.gaussian_mixture.mixture import method_of, teacher
@@ -149,7 +149,7 @@ def test_variants_are_methods():
     for increment, resampling, threshold in sweeps.variants().values():
         method, rates = method_of("jarzynski", 2, 4)
         assert isinstance(method, Jarzynski) and 0 < rates._replace(threshold=threshold).threshold < 1
-        assert Jarzynski(method.space, method.start, walkers=4, increment=increment, resampling=resampling).walkers == 4
+        assert algorithm_1(method.space, method.start, walkers=4, increment=increment, resampling=resampling).walkers == 4
     assert sweeps.variants()["multinomial at CV^2 > 0.4"][2] == pytest.approx(1 / 1.4)
 
 

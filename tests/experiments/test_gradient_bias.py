@@ -8,7 +8,7 @@ import pytest
 
 from dualebm.measures import Samples
 from dualebm.methods.base import Iterate
-from dualebm.methods.jarzynski import Jarzynski
+from dualebm.methods.jarzynski import algorithm_1
 from experiments import gradient_bias
 from experiments.gradient_bias import (
     PROBLEMS,
@@ -37,7 +37,7 @@ def test_what_is_recorded_beside_the_exact_model(energy, x64):
     """Of exact samples of the energy at hand the error is noise; log Z as it is at the start; the divergence of a teacher from itself 0."""
     problem = PROBLEMS[energy]
     data = gradient_bias.data(jax.random.key(0), energy, 300)
-    method = Jarzynski(problem.space, problem.start, walkers=20_000)
+    method = algorithm_1(problem.space, problem.start, walkers=20_000)
     state = jax.jit(method.init)(jax.random.key(1), method.rates, data)
     rates = method.rates
     found = np.asarray(jax.jit(lambda: GradientError(problem.space)(None, Iterate(method, state, rates, data)))())
@@ -48,7 +48,7 @@ def test_what_is_recorded_beside_the_exact_model(energy, x64):
     walkers, exact = jax.jit(lambda: LogPartitions(problem.space)(None, Iterate(method, state, rates, data)))()
     assert float(walkers) == pytest.approx(float(exact), abs=1e-2)
     teacher = problem.teacher()
-    itself = Jarzynski(problem.space, lambda key, space, dtype: teacher, walkers=10)
+    itself = algorithm_1(problem.space, lambda key, space, dtype: teacher, walkers=10)
     start = itself.init(jax.random.key(0), rates, Samples(data.points))
     assert float(Divergence(problem.space, teacher)(None, Iterate(itself, start, rates, data))) == pytest.approx(0, abs=1e-6)
 

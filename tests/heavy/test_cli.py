@@ -80,3 +80,31 @@ def test_torus_in_double_precision(tmp_path, capsys):
     assert scores.shape == (400, 2) and scores.dtype == np.float64 and f"{scores[:, 1].mean():.6g}" in out
     np.testing.assert_allclose(scores[:, 1], scores[:, 0] - 2 * np.log(6), rtol=1e-6)
     assert not jax.config.jax_enable_x64
+
+
+def test_a_collapse_is_said_in_words_in_the_results_and_in_the_notes(tmp_path, capsys):
+    """Unadjusted moves of far too long a step: log Z by the walkers is wrong by nats, and the fit says so everywhere, each kind once."""
+    draws = np.random.default_rng(0)
+    np.savetxt(tmp_path / "rows.csv", 0.4 * draws.normal(size=(300, 2)) + np.where(draws.integers(0, 2, (300, 1)), 1.0, -1.0))
+    fit = ["fit", tmp_path / "rows.csv", "--space", "euclidean", "--method", "jarzynski", "--start", "mlp", "--width", 16, "--depth", 1]
+    fit += ["--walkers", 500, "--steps", 400, "--every", 20, "--learning-rate", 0.02, "--out", tmp_path / "out"]
+    code, out, err = call(capsys, *fit, "--target", "none", "--renewal", "none", "--integrator", "geodesic", "--particle-step", 0.6)
+    assert code == 0 and "fit_cross_entropy" in out and "(NOT TO BE TRUSTED)" in out
+    notes = [line for line in err.splitlines() if line.startswith("note: ")]
+    assert any("log Z by the particles of the training is" in note for note in notes)
+    assert any("the particles descend from" in note or "descend from" in note or "collapsed" in note for note in notes)
+    assert len(notes) == len({" ".join(note.split()[3:8]) for note in notes})  # no kind twice
+    about = model_files.read(tmp_path / "out")
+    assert about["log_partition_by_particles"]["standard_error"] is None and about["checks"][-1]["step"] <= 400
+    assert any("NOT TO BE TRUSTED" in note for note in about["notes"])
+
+
+def test_a_training_by_default_says_a_true_log_z(tmp_path, capsys):
+    draws = np.random.default_rng(0)
+    np.savetxt(tmp_path / "rows.csv", 0.4 * draws.normal(size=(300, 2)) + np.where(draws.integers(0, 2, (300, 1)), 1.0, -1.0))
+    fit = ["fit", tmp_path / "rows.csv", "--space", "euclidean", "--method", "jarzynski", "--start", "mlp", "--width", 16, "--depth", 1]
+    out = done(capsys, *fit, "--walkers", 1000, "--steps", 400, "--every", 20, "--out", tmp_path / "out")
+    about = model_files.read(tmp_path / "out")
+    said, known = about["log_partition_by_particles"], about["log_partition"]
+    assert abs(said["value"] - known["value"]) < 5 * said["standard_error"] and said["standard_error"] < 0.2
+    assert "NOT TO BE TRUSTED" not in out and about["checks"][-1]["step"] == 400

@@ -8,6 +8,7 @@ from dualebm import metrics
 from dualebm.data import targets
 from dualebm.energies.networks import MLP
 from dualebm.methods.contrastive import Contrastive
+from dualebm.methods.jarzynski import FIXED
 from dualebm.training import checkpoints
 from dualebm.training.simulate import simulate
 
@@ -17,7 +18,7 @@ def test_it_learns_a_planted_teacher(tmp_path):
     teacher = targets.teacher("s2_bimodal")
     data, _ = targets.sample(jax.random.key(0), teacher, 2000)
     exact = metrics.KLDivergence(teacher.energy, metrics.exact_samples(teacher.energy, teacher.quadrature()))
-    method = Contrastive(teacher.space, MLP(), moves=4)
+    method = Contrastive(teacher.space, MLP(), moves=4, **FIXED)
     rates = method.rates._replace(learning_rate=0.01)
     state = method.init(jax.random.key(1), rates, data)
     falling = lambda k, rates: rates._replace(learning_rate=rates.learning_rate * (1 - k / 400))  # noqa: E731

@@ -7,7 +7,7 @@ import pytest
 
 from dualebm.flows import jarzynski
 from dualebm.measures import Samples
-from dualebm.methods.jarzynski import Jarzynski
+from dualebm.methods.jarzynski import algorithm_1
 from tests.package.test_jarzynski import LINE, at_rest, final, protocol, weighted_moments
 
 NUMBERS = {"exact": (-0.4576, 1.5, 0.3995), "uncorrected": (-0.4511, 1.524, 0.451), "trapezoid": (-0.498, 1.5, 0.456),
@@ -17,7 +17,7 @@ NUMBERS = {"exact": (-0.4576, 1.5, 0.3995), "uncorrected": (-0.4511, 1.524, 0.45
 @pytest.mark.parametrize("increment", jarzynski.INCREMENTS)
 def test_a_moving_gaussian_at_a_large_step(increment):
     """h = 0.1, 30 steps, 4e5 walkers: log Z'/Z = log(0.4) / 2, mean and variance within 5 sigma; the biased increments where they are."""
-    method = Jarzynski(LINE, at_rest, walkers=400_000, optimiser=protocol, increment=increment, resampling="none")
+    method = algorithm_1(LINE, at_rest, walkers=400_000, optimiser=protocol, increment=increment, resampling="none")
     rates, data = method.rates._replace(particle_step=0.1), Samples(jnp.array([[0.0]]))
 
     @jax.jit

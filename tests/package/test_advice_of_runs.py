@@ -18,6 +18,7 @@ from dualebm.measures import Samples
 from dualebm.methods.base import Divergence
 from dualebm.methods.contrastive import Contrastive
 from dualebm.methods.dual import Dual
+from dualebm.methods.jarzynski import FIXED
 from dualebm.metrics import Acceptance
 from dualebm.spaces import Euclidean, Sphere, Torus
 from dualebm.training import run as runs
@@ -119,14 +120,14 @@ def wall(key, space, dtype):
 
 def test_a_particle_that_stays_where_the_energy_is_nan_is_a_divergence():
     data = Samples(jnp.concatenate([DATA.points[1:], DATA.points[1:2], jnp.array([[1.0, 0, 0]])]))
-    method = Contrastive(SPHERE, wall)
+    method = Contrastive(SPHERE, wall, **FIXED)
     with pytest.raises(Diverged, match="the energy is not finite at a particle; smaller steps do not help: the energy") as caught:
         run(method, data=data)
     assert caught.value.code == Divergence.ENERGY
 
 
 def test_advice_fits_the_cause():
-    method = Contrastive(Euclidean(3), MLP(width=4), moves=3)
+    method = Contrastive(Euclidean(3), MLP(width=4), moves=3, **FIXED)
     with pytest.raises(Diverged, match="; lower learning_rate, by which the energy has become too steep"):
         run(method, method.rates._replace(learning_rate=300.0), steps=12, every=4)
     with pytest.raises(Diverged, match=r"accepted; lower particle_step \(rates"):

@@ -15,12 +15,13 @@ from dualebm.measures import Samples
 from dualebm.methods.audited import Audited
 from dualebm.methods.contrastive import Contrastive
 from dualebm.methods.dual import Dual
+from dualebm.methods.jarzynski import FIXED
 from dualebm.spaces import Euclidean, Sphere
 from dualebm.training.simulate import start, step
 
 TEACHER = targets.teacher("s2_bimodal")
 POINTS = Samples(jnp.array(np.concatenate([np.eye(3), -np.eye(3)])))
-INNER = Contrastive(Sphere(3), MLP(4))
+INNER = Contrastive(Sphere(3), MLP(4), **FIXED)
 ALONGSIDE = Audited(INNER, walkers=4000, particle_step=1e-4)
 
 
@@ -87,6 +88,6 @@ def test_bad_choices(changes, message):
 
 
 def test_a_first_model_that_cannot_be_sampled():
-    method = Audited(Contrastive(Euclidean(2, Flat()), MLP(4)), walkers=20)
+    method = Audited(Contrastive(Euclidean(2, Flat()), MLP(4), **FIXED), walkers=20)
     with pytest.raises(ValueError, match="flat measure cannot be sampled"):
         method.check(method.rates, Samples(jnp.array(np.ones((3, 2)))))

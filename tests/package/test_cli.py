@@ -633,7 +633,7 @@ def test_the_command_itself(tmp_path):
         pytest.param("score_matching", ["--neurons", 16], marks=pytest.mark.heavy),
         pytest.param("kernel_flow", ["--integrator", "geodesic"], marks=pytest.mark.heavy),
         pytest.param("mean_field", ["--no-bias", "--cells", "64", "--neuron-cells", "64"], marks=pytest.mark.heavy),
-        ("jarzynski", ["--width", "8", "--depth", "1", "--walkers", "500", "--learning-rate", "0.01"]),
+        ("jarzynski", ["--width", "8", "--depth", "1", "--walkers", "500", "--learning-rate", "0.01", "--renewal", "none"]),
         pytest.param("contrastive", ["--width", "8", "--depth", "1", "--restart-every", "1"], marks=pytest.mark.heavy),
         pytest.param("weighted_dual", ["--particles", "2000"], marks=pytest.mark.heavy),
         pytest.param(

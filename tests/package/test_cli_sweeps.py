@@ -273,7 +273,7 @@ def test_bad_flags_are_one_line(tmp_path, capsys, flags, message):
         ("lazy", "--features 8,16 --averaged true,false", "features"),
         ("contrastive", "--learning-rate 0.001,0.01 --width 8", "learning_rate"),
         ("contrastive", "--start mlp --width 8,16", "width"),
-        ("jarzynski", "--order particles_first,parameters-first --depth 1", "order"),
+        ("jarzynski", "--order particles_first,parameters-first --depth 1 --target none --integrator geodesic", "order"),
         ("weighted_dual", "--threshold 0.5,0.9", "threshold"),
         ("kernel_flow", "--jitter 0,0.1", "jitter"),
         ("mean-field", "--cells 64,128", "cells"),

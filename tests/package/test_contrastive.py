@@ -18,7 +18,7 @@ from dualebm.flows.likelihood import Training
 from dualebm.log_z.quadrature import mean_energy, sphere_quadrature
 from dualebm.measures import Samples, effective_sample_size
 from dualebm.methods.contrastive import Contrastive, contrastive_divergence
-from dualebm.methods.jarzynski import Jarzynski
+from dualebm.methods.jarzynski import FIXED, Jarzynski
 from dualebm.spaces import Euclidean, Sphere
 from dualebm.training.simulate import start, step
 from tests.cases import heavy
@@ -36,7 +36,7 @@ def test_a_step_is_the_gradient_of_the_likelihood_and_the_decay(x64):
     space = Sphere(3)
     points = np.random.default_rng(0).normal(size=(30, 3))
     data = Samples(jnp.array(points / np.linalg.norm(points, axis=1, keepdims=True)))
-    method = Contrastive(space, MLP(4), optimiser="gradient", walkers=20, integrator="geodesic")
+    method = Contrastive(space, MLP(4), optimiser="gradient", walkers=20, integrator="geodesic", **FIXED)
     rates = method.rates._replace(particle_step=0.05, learning_rate=0.3, weight_decay=0.1)
     state = shifted(start(jax.random.key(1), method, rates, data))
     after, _ = step(jax.random.key(2), method, state, rates, data)
@@ -59,7 +59,7 @@ def test_a_step_is_the_gradient_of_the_likelihood_and_the_decay(x64):
 def test_the_gradient_of_a_batch_of_data_is_of_those_that_are_drawn(kind, x64):
     """In each step at most 3 of 8 points change the parameters; each of them does in some of 40 steps."""
     space = Euclidean(2, Flat())
-    method = kind(space, Mixture(2, separation=1.0), walkers=10, data_batch=3, optimiser="gradient")
+    method = kind(space, Mixture(2, separation=1.0), walkers=10, data_batch=3, optimiser="gradient", **FIXED)
     data = Samples(jnp.array(np.random.default_rng(0).normal(size=(8, 2))))
     state = start(jax.random.key(1), method, method.rates, data)
 
@@ -75,7 +75,7 @@ def test_walkers_that_begin_at_the_model_are_of_it_without_weights():
     """Of an energy that is annealed with uneven weights: E U within 5 sigma of quadrature, where the walkers as annealed are not."""
     space = Sphere(3)
     steep = Shallow(ReLU(), jnp.array([[1.0, 0.0, 0.0]]), jnp.array([-60.0]))
-    method = Contrastive(space, lambda key, space, dtype: steep, walkers=4000, begin="model")
+    method = Contrastive(space, lambda key, space, dtype: steep, walkers=4000, begin="model", **FIXED)
 
     @jax.jit
     def energies(key):
@@ -99,7 +99,7 @@ def test_walkers_of_contrastive_divergence_begin_at_the_data(walkers):
     """In iterations 0, 3, 6 of `restart_every=3`, and not between."""
     space = Euclidean(2)
     data = Samples(jnp.array(30 * np.random.default_rng(0).normal(size=(40, 2))))
-    method = Contrastive(space, MLP(4), walkers=walkers, restart_every=3, integrator="geodesic")
+    method = Contrastive(space, MLP(4), walkers=walkers, restart_every=3, integrator="geodesic", **FIXED)
     rates = method.rates._replace(particle_step=1e-4, learning_rate=0.0)
     state, far = start(jax.random.key(1), method, rates, data), []
     for i in range(5):
@@ -114,7 +114,7 @@ def test_a_fraction_of_the_walkers_begins_anew():
     """A quarter of 4000, at the base measure or at data."""
     space = Euclidean(2, Gaussian(0.1))
     data = Samples(jnp.array(np.full((10, 2), 300.0)))
-    method = Contrastive(space, MLP(4), walkers=4000, integrator="geodesic")
+    method = Contrastive(space, MLP(4), walkers=4000, integrator="geodesic", **FIXED)
     rates = method.rates._replace(particle_step=1e-6, learning_rate=0.0, restart_probability=0.25)
     state = start(jax.random.key(1), method, rates, data)._replace(columns=jnp.array(np.full((2, 4000), -500.0)))
     for restart_at, place in (("base", 0.0), ("data", 300.0)):
@@ -135,7 +135,8 @@ def test_a_diagnosis_knows_log_z_and_changes_nothing():
         return optax.sgd(0.01)
 
     method = Contrastive(
-        space, Mixture(2, separation=1.0), walkers=20_000, begin="model", diagnosis=True, integrator="geodesic", optimiser=steps, moves=2
+        space, Mixture(2, separation=1.0), walkers=20_000, begin="model", diagnosis=True, integrator="geodesic", optimiser=steps, moves=2,
+        **FIXED,
     )
     rates = method.rates._replace(particle_step=0.5)  # of which the weights know a bias of 7 errors
 
@@ -178,19 +179,19 @@ def test_bad_choices(changes, message):
 
 @pytest.mark.parametrize("name", ["particle_step", "learning_rate", "weight_decay", "energy_penalty", "restart_probability"])
 def test_bad_rates(name):
-    method = Contrastive(Sphere(3), MLP())
+    method = Contrastive(Sphere(3), MLP(), **FIXED)
     with pytest.raises(ValueError, match=f"{name} is -1"):
         method.check(method.rates._replace(**{name: -1.0}), AXES)
 
 
 def test_rates_that_do_not_go_together():
     data = AXES
-    every = Contrastive(Sphere(3), MLP(), restart_every=2)
+    every = Contrastive(Sphere(3), MLP(), restart_every=2, **FIXED)
     with pytest.raises(ValueError, match="and restart_every is 2; give one"):
         every.check(every.rates._replace(restart_probability=0.1), data)
-    told = Contrastive(Sphere(3), MLP(), walkers=10, begin="model", diagnosis=True)
+    told = Contrastive(Sphere(3), MLP(), walkers=10, begin="model", diagnosis=True, **FIXED)
     with pytest.raises(ValueError, match="a restart has no weight"):
         told.check(told.rates._replace(restart_probability=0.1), data)
-    copies = Contrastive(Sphere(3), MLP())
+    copies = Contrastive(Sphere(3), MLP(), **FIXED)
     with pytest.raises(ValueError, match="copies of the data"):
         copies.check(copies.rates, Samples(AXES.points, jnp.array(np.zeros(3))))

@@ -23,7 +23,7 @@ from dualebm.flows.noise import Noise, drawn
 from dualebm.log_z.quadrature import log_partition, mean_energy, sphere_quadrature
 from dualebm.measures import Samples
 from dualebm.methods.base import Info
-from dualebm.methods.jarzynski import Jarzynski, threshold_of_variation
+from dualebm.methods.jarzynski import Jarzynski, algorithm_1, threshold_of_variation
 from dualebm.spaces import Euclidean, Sphere, Torus
 from dualebm.training.simulate import start, step
 
@@ -77,7 +77,7 @@ def weighted_moments(state):
 def test_weights_of_unadjusted_moves_come_back_where_the_energy_rests(x64):
     """U = a |x|^2 / 2 and h = 0.3: A_k = h/4 (|grad U(X_0)|^2 - |grad U(X_k)|^2) to rounding, so that its variance stays d h^2 / 4."""
     space, energy, h = Euclidean(50, Flat()), Normal(jnp.array(0.0), jnp.array(1.7)), 0.3 / 1.7
-    method = Jarzynski(space, lambda key, space, dtype: energy, walkers=1000, optimiser="gradient", resampling="none")
+    method = algorithm_1(space, lambda key, space, dtype: energy, walkers=1000, optimiser="gradient", resampling="none")
     rates, data = method.rates._replace(particle_step=h, learning_rate=0.0), Samples(jnp.array(np.zeros((1, 50))))
 
     @jax.jit
@@ -114,7 +114,7 @@ HEAVY = ("three moves", "parameters first", "mala, parameters first", "batches, 
 @pytest.mark.parametrize("way", [pytest.param(way, marks=pytest.mark.heavy) if way in HEAVY else way for way in WAYS])
 def test_every_way_is_exact(way):
     """Through the method, with resampling, at h = 0.2 and a step that varies."""
-    method = Jarzynski(LINE, at_rest, walkers=40_000, optimiser=protocol, **WAYS[way])
+    method = algorithm_1(LINE, at_rest, walkers=40_000, optimiser=protocol, **WAYS[way])
     rates, data = method.rates._replace(particle_step=0.2, threshold=0.8), Samples(jnp.array([[0.0]]))
 
     @jax.jit
@@ -234,7 +234,7 @@ def test_the_kernel_form_is_the_alpha_form(moves, scale, x64):
 def test_a_step_of_the_mixture_beside_numpy(x64):
     """Algorithm 1 with plain gradient steps: parameters, walkers, weights, effective fraction and log Z."""
     space, h, rate, count = Euclidean(2, Flat()), 0.1, 0.05, 40
-    method = Jarzynski(space, Mixture(2, separation=1.0), walkers=count, optimiser="gradient", resampling="none")
+    method = algorithm_1(space, Mixture(2, separation=1.0), walkers=count, optimiser="gradient", resampling="none")
     rates = method.rates._replace(particle_step=h, learning_rate=rate, weight_decay=0.1, energy_penalty=0.02)
     data = Samples(jnp.array(np.random.default_rng(5).normal(size=(30, 2))))
     state = start(jax.random.key(0), method, rates, data)
@@ -287,7 +287,7 @@ def test_a_step_of_the_mixture_beside_numpy(x64):
 def test_the_gradient_of_a_batch_is_of_the_pairs_that_are_drawn(x64):
     """Of 32 walkers the 8 of a batch change the step of the parameters: 4 pairs, one of each 4 consecutive ones, any of them."""
     space = Euclidean(2, Flat())
-    method = Jarzynski(space, Mixture(2, separation=1.0), walkers=32, walker_batch=8, optimiser="gradient")
+    method = algorithm_1(space, Mixture(2, separation=1.0), walkers=32, walker_batch=8, optimiser="gradient")
     data = Samples(jnp.array(np.random.default_rng(0).normal(size=(5, 2))))
     state = start(jax.random.key(1), method, method.rates, data)
 
@@ -354,7 +354,7 @@ def test_log_z_is_continuous_through_resampling(kind, x64):
 )
 def test_errors_of_log_z_are_calibrated(kind, threshold):
     """Over 200 keys: (log Z - exact) / error has variance about 1, with many resamplings, few, and none."""
-    method = Jarzynski(LINE, at_rest, walkers=500, optimiser=protocol, resampling=kind)
+    method = algorithm_1(LINE, at_rest, walkers=500, optimiser=protocol, resampling=kind)
     rates, data = method.rates._replace(particle_step=0.05, threshold=threshold), Samples(jnp.array([[0.0]]))
 
     @jax.jit
@@ -371,13 +371,16 @@ def test_errors_of_log_z_are_calibrated(kind, threshold):
 
 
 def test_a_few_families_are_a_warning_and_training_has_no_error():
-    method = Jarzynski(LINE, at_rest, walkers=1000)
+    method = algorithm_1(LINE, at_rest, walkers=1000)
     of = lambda families: jarzynski.Weights(  # noqa: E731
         jnp.zeros(1000), jnp.zeros(()), jnp.arange(1000, dtype=jnp.int32) % families, jnp.int32(7)
     )
     state = start(jax.random.key(0), method, method.rates, Samples(jnp.zeros((1, 1))))
-    warnings = [method.warning(state._replace(weights=of(k)), Info(effective_fraction=jnp.array(0.5))) for k in (2, 9, 11, 1000)]
-    assert warnings[0].startswith("after 7 resamplings the 1000 particles descend from 2 of the first; log Z is then an estimate from")
+    warnings = [
+        method.warnings(state._replace(weights=of(k)), Info(effective_fraction=jnp.array(0.5))).get("families") for k in (2, 9, 11, 1000)
+    ]
+    said = "after 7 resamplings the 1000 particles descend from 2 of the first; log Z is then an estimate from"
+    assert warnings[0] is not None and warnings[0].startswith(said)
     assert "Lower particle_step" in warnings[0] and warnings[1] is not None and warnings[2:] == [None, None]
     value, error = method.log_partition(state)
     assert value == jarzynski.log_partition(state.weights)[0] and np.isnan(error)
@@ -393,12 +396,12 @@ def test_the_default_step_on_a_quartic_is_a_warning():
         def __call__(self, x):
             return self.factor * jnp.sum(x**4, axis=1)
 
-    method = Jarzynski(Euclidean(2), lambda key, space, dtype: Quartic(jnp.asarray(0.1, dtype)), walkers=1000)
+    method = algorithm_1(Euclidean(2), lambda key, space, dtype: Quartic(jnp.asarray(0.1, dtype)), walkers=1000)
     data = Samples(0.5 * jax.random.normal(jax.random.key(1), (500, 2)))
     rates = method.rates._replace(learning_rate=1e-2)
     assert rates.particle_step == 0.3
     state = jax.jit(lambda key: final(key, method, rates, data, 300))(jax.random.key(2))
-    assert "descend from" in method.warning(state, Info(effective_fraction=jnp.array(0.4)))
+    assert "descend from" in method.warnings(state, Info(effective_fraction=jnp.array(0.4)))["families"]
 
 
 # -- Training ---------------------------------------------------------------------------------------------
@@ -424,7 +427,7 @@ def trained(key, method, rates, data, steps):
 @pytest.mark.heavy
 def test_the_gradient_is_that_of_the_cross_entropy():
     """Far from equilibrium, at a large step: E_p dU is -d log Z, exact for the mixture; unweighted it is not."""
-    method = Jarzynski(Euclidean(2, Flat()), Mixture(2, separation=2.0), walkers=200_000, optimiser="gradient")
+    method = algorithm_1(Euclidean(2, Flat()), Mixture(2, separation=2.0), walkers=200_000, optimiser="gradient")
     data = two_modes(200)
     rates = method.rates._replace(particle_step=0.3, learning_rate=0.2, threshold=0.5)
     *_, found, exact, unweighted = trained(jax.random.key(0), method, rates, data, 12)
@@ -446,7 +449,7 @@ def test_a_boltzmann_machine_by_gibbs_moves():
         return BoltzmannMachine(weights, jnp.zeros(4), -0.5 * jnp.sum(weights**2, axis=1)).sample(key, space, 500)
 
     data = Samples(sampled(jax.random.key(1)))
-    method = Jarzynski(space, Boltzmann(3, spread=0.1), walkers=20_000, integrator="gibbs", optimiser="gradient")
+    method = algorithm_1(space, Boltzmann(3, spread=0.1), walkers=20_000, integrator="gibbs", optimiser="gradient")
     rates = method.rates._replace(learning_rate=0.05, threshold=0.95)
     state, (value, error), log_partition, found, exact, _ = trained(jax.random.key(0), method, rates, data, 60)
     assert int(state.weights.resamplings) > 2 and np.abs(state.training.arrays.weights).max() > 0.5
@@ -462,7 +465,7 @@ def test_any_optimiser_of_optax_with_its_schedule_and_clipping():
     def adamw():
         return optax.adamw(optax.linear_schedule(0.1, 0.0, 10), weight_decay=0.01)
 
-    method = Jarzynski(space, Mixture(2, separation=1.0), walkers=100, optimiser=adamw, clip=0.01, fixed=("offsets",))
+    method = algorithm_1(space, Mixture(2, separation=1.0), walkers=100, optimiser=adamw, clip=0.01, fixed=("offsets",))
     assert float(method.rates.learning_rate) == 1.0
     theirs = optax.chain(optax.clip_by_global_norm(0.01), adamw())
 
@@ -498,7 +501,7 @@ def test_functions_in_an_energy_stay_out_of_the_state():
     def network(key, space, dtype):
         return Wrapped(eqx.nn.MLP(space.dimension, "scalar", 8, 2, dtype=dtype, key=key))
 
-    method = Jarzynski(Torus(2), network, walkers=100)
+    method = algorithm_1(Torus(2), network, walkers=100)
     data = Samples(jnp.array(np.full((10, 2), 0.5, np.float32)))
     method.check(method.rates, data)
 
@@ -575,14 +578,14 @@ class Wrong(Energy):
     ],
 )
 def test_bad_energies(start, changes, message):
-    method = Jarzynski(Euclidean(2, Flat()), start, walkers=100, **changes)
+    method = algorithm_1(Euclidean(2, Flat()), start, walkers=100, **changes)
     with pytest.raises(ValueError, match=message):
         method.check(method.rates, Samples(jnp.ones((3, 2), jnp.float32)))
 
 
 @pytest.mark.parametrize("threshold", [0.0, -0.1, 1.01, float("nan")])
 def test_thresholds_outside_the_unit_interval(threshold):
-    method = Jarzynski(Euclidean(2, Flat()), Mixture(2), walkers=100)
+    method = algorithm_1(Euclidean(2, Flat()), Mixture(2), walkers=100)
     with pytest.raises(ValueError, match=r"threshold is .*greater than 0 and at most 1"):
         method.check(method.rates._replace(threshold=threshold), Samples(jnp.ones((3, 2), jnp.float32)))
 
@@ -594,10 +597,9 @@ def test_a_threshold_by_variation():
 
 
 def test_collapse_is_told_with_what_to_change():
-    method = Jarzynski(Euclidean(2, Flat()), Mixture(2), walkers=100)
+    method = algorithm_1(Euclidean(2, Flat()), Mixture(2), walkers=100)
     data = Samples(jnp.array(np.ones((3, 2), np.float32)))
     state = start(jax.random.key(0), method, method.rates, data)
-    assert method.warning(state, Info(effective_fraction=jnp.array(0.5))) is None
-    told = method.warning(state, Info(effective_fraction=jnp.array(0.0101)))
-    assert told is not None
+    assert method.warnings(state, Info(effective_fraction=jnp.array(0.5))) == {}
+    told = method.warnings(state, Info(effective_fraction=jnp.array(0.0101)))["collapse"]
     assert "effective sample size is 1.01 of 100" in told and "Lower learning_rate" in told

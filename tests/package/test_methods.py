@@ -62,7 +62,7 @@ def test_every_method_keeps_the_contract(name):
     samples, paired = method.samples(after), method.paired(after)
     assert samples is None or samples.points.shape[1] == method.space.dimension
     assert paired is None or (samples is not None and any(jax.tree.leaves(paired)))
-    assert method.warning(after, info) is None
+    assert method.warnings(after, info) == {}
     metrics.Acceptance()(None, Iterate(method, after, method.rates, data, info))
 
 
@@ -130,12 +130,12 @@ def test_a_wrapper_hides_no_warning_of_the_method_inside():
     method = Audited(WeightedDual(Sphere(3), neurons=8, particles=20), walkers=20)
     state = start(jax.random.key(0), method, method.rates, DATA)
     few, many = jnp.array(0.06), jnp.array(0.9)
-    both = method.warning(state, Info(effective_fraction=few, inner=Info(effective_fraction=few)))
-    inside = method.warning(state, Info(effective_fraction=many, inner=Info(effective_fraction=few)))
-    outside = method.warning(state, Info(effective_fraction=few, inner=Info(effective_fraction=many)))
-    assert both and inside and outside and "lower the steps of the method" in outside and "particle_moves" in inside
-    assert both == f"{outside}; {inside}"
-    assert method.warning(state, Info(effective_fraction=many, inner=Info(effective_fraction=many))) is None
+    both = method.warnings(state, Info(effective_fraction=few, inner=Info(effective_fraction=few)))
+    inside = method.warnings(state, Info(effective_fraction=many, inner=Info(effective_fraction=few)))
+    outside = method.warnings(state, Info(effective_fraction=few, inner=Info(effective_fraction=many)))
+    assert "lower the steps of the method" in outside["audit_collapse"] and "particle_moves" in inside["collapse"]
+    assert both == outside | inside
+    assert method.warnings(state, Info(effective_fraction=many, inner=Info(effective_fraction=many))) == {}
 
 
 @pytest.mark.parametrize("bias", [False, True])

@@ -27,7 +27,7 @@ from dualebm.measures import Samples
 from dualebm.methods.base import Info
 from dualebm.methods.contrastive import Contrastive
 from dualebm.methods.dual import Dual
-from dualebm.methods.jarzynski import Jarzynski
+from dualebm.methods.jarzynski import FIXED, algorithm_1
 from dualebm.methods.weighted_dual import WeightedDual
 from dualebm.metrics import Metric
 from dualebm.spaces import Euclidean, Sphere
@@ -355,14 +355,14 @@ def test_a_fault_is_named_with_its_step():
     def ticking():
         return optax.GradientTransformation(lambda p: optax.EmptyState(), lambda g, s, p: (jax.tree.map(jnp.ones_like, p), s))
 
-    method = Jarzynski(Euclidean(2), lambda key, space, dtype: Ending(jnp.zeros((), dtype)), walkers=10, optimiser=ticking)
+    method = algorithm_1(Euclidean(2), lambda key, space, dtype: Ending(jnp.zeros((), dtype)), walkers=10, optimiser=ticking)
     data = Samples(jnp.ones((4, 2), jnp.float32))
     with pytest.raises(Diverged, match="the run diverged in step 7, between steps 5 and 10: the state is not finite"):
         run(jax.random.key(0), method, method.rates, data, steps=20, every=5, metrics={}, progress=False)
 
 
 def test_a_state_of_another_optimiser_is_refused():
-    method = Contrastive(Sphere(3), MLP(4), walkers=10)
+    method = Contrastive(Sphere(3), MLP(4), walkers=10, **FIXED)
     data = Samples(jnp.eye(3, dtype=jnp.float32))
     other = dataclasses.replace(method, optimiser="gradient")
     state = initial_state(jax.random.key(0), other, other.rates, data)
@@ -375,16 +375,16 @@ def test_a_state_of_another_optimiser_is_refused():
 
 def test_weights_that_collapse_are_warned_of():
     """Learning steps far too long for two hundred walkers that hardly move."""
-    method = Jarzynski(Euclidean(2, Flat()), Mixture(1), walkers=200, optimiser="gradient", resampling="none")
+    method = algorithm_1(Euclidean(2, Flat()), Mixture(1), walkers=200, optimiser="gradient", resampling="none")
     rates = method.rates._replace(particle_step=1e-4, learning_rate=0.1)
     data = Samples(20 + jax.random.normal(jax.random.key(0), (50, 2)))
-    with pytest.warns(UserWarning, match=r"step \d+: the weights have collapsed to one particle: .* of 200; .*Lower learning_rate"):
+    with pytest.warns(UserWarning, match=r"step \d+: the weights have collapsed to few particles: .* of 200; .*Lower learning_rate"):
         run(jax.random.key(0), method, rates, data, steps=20, every=10, metrics={}, progress=False)
 
 
 WALKERS = {
-    "jarzynski": Jarzynski(Sphere(3), MLP(4), walkers=64, walker_batch=32, data_batch=10, resampling="multinomial"),
-    "contrastive": Contrastive(Sphere(3), MLP(4), walkers=64, begin="model", diagnosis=True, clip=1.0),
+    "jarzynski": algorithm_1(Sphere(3), MLP(4), walkers=64, walker_batch=32, data_batch=10, resampling="multinomial"),
+    "contrastive": Contrastive(Sphere(3), MLP(4), walkers=64, begin="model", diagnosis=True, clip=1.0, **FIXED),
     "weighted dual": WeightedDual(Sphere(3), neurons=4, particles=64),
 }
 

@@ -18,7 +18,7 @@ from dualebm.methods.audited import Audited
 from dualebm.methods.base import Info
 from dualebm.methods.contrastive import Contrastive
 from dualebm.methods.dual import Dual, DualRates
-from dualebm.methods.jarzynski import Jarzynski
+from dualebm.methods.jarzynski import FIXED, Jarzynski, algorithm_1
 from dualebm.methods.score_matching import ScoreMatching
 from dualebm.methods.weighted_dual import WeightedDual
 from dualebm.spaces import Sphere
@@ -47,20 +47,24 @@ CASES = {  # method, restart probability, weighted data, numbers of devices
         0.02, True, (4,),
     ),
     "jarzynski, batches, resampled": (
-        Jarzynski(Sphere(3), MLP(8), walkers=2048, walker_batch=512, data_batch=100, optimiser="momentum"), 0.0, False, (8,),
+        algorithm_1(Sphere(3), MLP(8), walkers=2048, walker_batch=512, data_batch=100, optimiser="momentum"), 0.0, False, (8,),
     ),
     "jarzynski, all walkers, multinomial": (
-        Jarzynski(Sphere(3), MLP(8), walkers=1024, resampling="multinomial", optimiser="gradient"), 0.0, True, (4,),
+        algorithm_1(Sphere(3), MLP(8), walkers=1024, resampling="multinomial", optimiser="gradient"), 0.0, True, (4,),
     ),
-    "contrastive": (Contrastive(Sphere(3), MLP(8), restart_every=7, optimiser="gradient"), 0.0, False, (8,)),
+    "contrastive": (Contrastive(Sphere(3), MLP(8), restart_every=7, optimiser="gradient", **FIXED), 0.0, False, (8,)),
     "contrastive, told": (
-        Contrastive(Sphere(3), MLP(8), walkers=2400, begin="model", diagnosis=True, integrator="geodesic", optimiser="gradient"),
+        Contrastive(Sphere(3), MLP(8), walkers=2400, begin="model", diagnosis=True, integrator="geodesic", optimiser="gradient", **FIXED),
         0.0, False, (4,),
     ),
     "contrastive, from the base": (
-        Contrastive(Sphere(3), MLP(8), walkers=2400, restart_at="base", optimiser="gradient"), 0.1, False, (4,),
+        Contrastive(Sphere(3), MLP(8), walkers=2400, restart_at="base", optimiser="gradient", **FIXED), 0.1, False, (4,),
     ),
     "audited": (Audited(DUAL, walkers=2400, threshold=1.0), 0.0, False, (8,)),
+    "jarzynski, adapted and renewed": (
+        Jarzynski(Sphere(3), MLP(8), walkers=1024, walker_batch=512, optimiser="gradient", renewal=30), 0.0, False, (4,),
+    ),
+    "weighted dual, renewed": (WeightedDual(Sphere(3), neurons=8, particles=2400, renewal=30), 0.0, False, (8,)),
     "weighted dual": (WeightedDual(Sphere(3), neurons=8, particles=2400), 0.0, False, (8,)),
 }  # fmt: skip
 

@@ -11,6 +11,7 @@ from dualebm.log_z.quadrature import log_partition
 from dualebm.measures import Samples
 from dualebm.methods.contrastive import Contrastive
 from dualebm.methods.dual import Dual
+from dualebm.methods.jarzynski import FIXED
 from dualebm.methods.tracked import Tracked
 from dualebm.spaces import Sphere
 from dualebm.training.simulate import simulate, start, step
@@ -31,7 +32,7 @@ def test_it_follows_log_z(kind):
     """Within 0.01 nat after more than a hundred steps, for parameters that are slow beside the particles."""
     count, steps = (2000, 300) if kind == "shallow" else (1000, 150)
     data, _ = targets.sample(jax.random.key(0), TEACHER, count)
-    inner = Dual(TEACHER.space, neurons=16) if kind == "shallow" else Contrastive(TEACHER.space, MLP(16), optimiser="gradient")
+    inner = Dual(TEACHER.space, neurons=16) if kind == "shallow" else Contrastive(TEACHER.space, MLP(16), optimiser="gradient", **FIXED)
     rates = inner.rates._replace(**(dict(transport_step=0.05, reaction_step=0.05) if kind == "shallow" else dict(learning_rate=0.02)))
     method = Tracked(inner, chains=10_000 if kind == "shallow" else 0)
     state, alone = (start(jax.random.key(1), m, rates, data) for m in (method, inner))

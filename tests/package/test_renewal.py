@@ -1,0 +1,264 @@
+"""Trainings that adapt and are renewed, and checks by fresh samples, where all is known in closed form."""
+
+import warnings
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import xarray
+
+from dualebm.base_measures import Flat
+from dualebm.cli import report
+from dualebm.energies.base import Energy
+from dualebm.energies.networks import MLP
+from dualebm.flows import adaptation, jarzynski, renewal
+from dualebm.log_z import fresh
+from dualebm.measures import Samples
+from dualebm.methods.base import AdaptedSteps, Info, Iterate
+from dualebm.methods.contrastive import Contrastive
+from dualebm.methods.jarzynski import Jarzynski, algorithm_1
+from dualebm.metrics import AnnealedCheck
+from dualebm.metrics import walkers as of_walkers
+from dualebm.metrics.annealed import findings
+from dualebm.metrics.base import Metric
+from dualebm.spaces import Euclidean, Sphere
+from dualebm.training.run import run
+from dualebm.training.simulate import start, step
+
+LINE = Euclidean(1, Flat())
+
+
+class Normal(Energy):
+    """precision (x - mean)^2 / 2, of the flat measure."""
+
+    mean: Any
+    precision: Any
+
+    def __call__(self, x):
+        return 0.5 * self.precision * jnp.sum((x - self.mean) ** 2, axis=1)
+
+    def log_partition(self, space):
+        return 0.5 * space.dimension * jnp.log(2 * jnp.pi / self.precision)
+
+    def sample(self, key, space, count):
+        return jax.random.normal(key, (count, space.dimension), self.mean.dtype) / jnp.sqrt(self.precision) + self.mean
+
+
+def normal(key, space, dtype):
+    return Normal(jnp.zeros((), dtype), jnp.ones((), dtype))
+
+
+ENERGY = Normal(jnp.float32(1.0), jnp.float32(4.0))
+LOG_Z = 0.5 * np.log(2 * np.pi / 4)
+METHOD = Jarzynski(LINE, normal, walkers=2000, optimiser="gradient", renewal=4, target=0.95)
+DATA = Samples(jnp.array(np.random.default_rng(0).normal(1.0, 0.5, (200, 1)).astype("float32")))
+FIXED = algorithm_1(LINE, normal, walkers=100, optimiser="gradient")
+RATES = METHOD.rates._replace(learning_rate=0.3)
+
+
+def lost(count=2000):
+    """Particles that have lost the model, of two resamplings, whose log Z is 0.25 too high."""
+    weights = jarzynski.Weights(
+        jnp.full(count, 0.5), jnp.float32(LOG_Z - 0.25), jnp.zeros(count, jnp.int32), jnp.int32(2)
+    )
+    return jnp.full((1, count), 9.0), renewal.begin(weights)
+
+
+@jax.jit
+def renewed(key):
+    return renewal.renew(key, ENERGY, LINE, *lost())
+
+
+def test_a_renewal_redraws_the_particles_and_says_how_far_log_z_was_off():
+    x, weights = renewed(jax.random.key(0))
+    assert np.mean(np.asarray(x)) == pytest.approx(1, abs=5 * 0.5 / 2000**0.5) and np.std(np.asarray(x)) == pytest.approx(0.5, rel=0.1)
+    np.testing.assert_array_equal(weights.log_weights, 0)
+    assert float(weights.log_partition) == pytest.approx(LOG_Z, abs=1e-6) and int(weights.resamplings) == 2
+    assert float(weights.renewed.drift) == pytest.approx(0.25, abs=1e-5) and bool(weights.renewed.known)
+    assert weights.ancestors.tolist() == list(range(2000))
+    assert [float(v) for v in jarzynski.value_of_training(weights)] == pytest.approx([LOG_Z, 0], abs=1e-4)
+    older = weights._replace(renewed=weights.renewed._replace(age=jnp.float32(0.4), error=jnp.float32(0.03)))
+    assert float(jarzynski.value_of_training(older)[1]) == pytest.approx(np.hypot(0.1, 0.03), rel=1e-4)  # drift times age, and error
+
+
+def test_fresh_samples_that_are_not_trusted_leave_the_particles_as_they_are(monkeypatch):
+    exact = fresh.draw
+    monkeypatch.setattr(fresh, "draw", lambda *arguments: exact(*arguments)._replace(trusted=jnp.asarray(False)))
+    x, weights = jax.jit(lambda key: renewal.renew(key, ENERGY, LINE, *lost()))(jax.random.key(0))
+    np.testing.assert_array_equal(x, 9.0)
+    np.testing.assert_array_equal(weights.log_weights, 0.5)
+    assert np.isnan(jarzynski.value_of_training(weights)[1])
+
+
+def test_the_error_of_multinomial_resampling_counts_from_the_last_renewal():
+    _, weights = renewed(jax.random.key(0))
+    assert float(jarzynski.log_partition(weights, "multinomial")[1]) < 1e-4  # 1 / N of N families, less (0 + 1) / N
+    since = weights._replace(ancestors=weights.ancestors // 3, resamplings=jnp.int32(3))
+    assert float(jarzynski.log_partition(since, "multinomial")[1]) == pytest.approx(2000**-0.5, rel=1e-2)  # 3 / N, less (1 + 1) / N
+    assert float(jarzynski.log_partition(since)[1]) == pytest.approx(1000**-0.5, rel=1e-2)  # 3 / N, less 1 / N
+
+
+def test_a_share_of_a_step_leaves_the_effective_fraction_at_the_target():
+    rng = np.random.default_rng(0)
+    log_weights, slopes = rng.normal(0, 0.5, 500).astype("float32"), rng.normal(3, 4, 500).astype("float32")
+
+    def size(log_weights):
+        w = np.exp(log_weights.astype(float))
+        return w.sum() ** 2 / (w**2).sum()
+
+    share = float(jax.jit(adaptation.share_of_step)(jnp.array(log_weights), jnp.array(slopes), 0.9))
+    assert 0 < share < 1 and size(log_weights - share * slopes) == pytest.approx(0.9 * size(log_weights), rel=1e-4)
+    assert float(adaptation.share_of_step(jnp.array(log_weights), jnp.array(1e-3 * slopes), 0.9)) == 1
+
+
+def test_moves_aim_at_half_of_the_correlation():
+    """At rho = 0.8 after 2 moves, log(1/2) / log(0.8) times 2 moves are aimed at."""
+    adapted, one = adaptation.begin(jnp.float32), jnp.float32(1)
+    after = jax.jit(lambda adapted, rho: adaptation.adapt(adapted, one, jnp.int32(2), rho, 0.6 * one, 1, 50))
+    for _ in range(200):
+        adapted = after(adapted, jnp.float32(0.8))
+    assert np.exp(float(adapted.log_moves)) == pytest.approx(2 * np.log(0.5) / np.log(0.8), rel=1e-3)
+    assert int(adaptation.moves_of(adapted, 1, 50)) == 6 and int(adaptation.moves_of(adapted, 1, 4)) == 4
+    assert float(after(adaptation.begin(jnp.float32), jnp.float32(-0.3)).log_moves) == 0
+
+
+def test_correlation_of_slopes():
+    after, x = Normal(jnp.float32(1.0), jnp.float32(5.0)), jnp.array(np.random.default_rng(1).normal(size=(2, 3000)).astype("float32"))
+    moved = 0.6 * x + 0.8 * x[:, ::-1]  # a slope is |x - 1|^2 / 2 in all
+    of = lambda x: np.sum((np.asarray(x) - 1) ** 2, axis=0)[:1000]  # noqa: E731
+    assert float(adaptation.correlation(ENERGY, after, x, moved)) == pytest.approx(np.corrcoef(of(x), of(moved))[0, 1], abs=1e-5)
+
+
+def test_a_training_that_adapts_finds_the_law_of_the_data():
+    """It chooses a share below 1, its log Z is within its error, and each record has the steps that were chosen."""
+    state, shares = start(jax.random.key(1), METHOD, RATES, DATA), []
+    for i in range(160):
+        state, info = step(jax.random.key(i), METHOD, state, RATES, DATA)
+        shares.append([float(number) for number in info.adapted])
+        if i == 0:
+            assert np.isnan(METHOD.log_partition(state)[1])  # before the first check
+    energy, (value, error) = METHOD.energy(state, RATES, DATA), METHOD.log_partition(state)
+    x = np.asarray(DATA.points, float)
+    assert float(energy.mean) == pytest.approx(x.mean(), abs=0.05) and float(energy.precision) == pytest.approx(1 / x.var(), rel=0.15)
+    assert np.isfinite(error) and abs(float(value) - float(energy.log_partition(LINE))) < 4 * float(error) + 1e-6
+    assert min(share for share, *_ in shares) < 0.9 and max(moves for _, moves, _ in shares) <= 4
+    assert float(info.acceptance) == pytest.approx(0.6, abs=0.1)
+
+
+def test_a_step_leaves_the_effective_fraction_above_the_target():
+    """Before any resampling an iteration keeps about 0.95 of the effective fraction, though the whole step would leave a few particles."""
+    fast = RATES._replace(learning_rate=30.0)
+    first = start(jax.random.key(1), METHOD, fast, DATA)
+    _, info = step(jax.random.key(0), METHOD, first, fast, DATA)
+    assert 0.9 < float(info.effective_fraction) < 0.97 and float(info.adapted.share) < 0.1
+
+
+@pytest.mark.heavy
+def test_particles_without_weights_adapt_and_are_renewed():
+    method = Contrastive(LINE, normal, walkers=2000, optimiser="gradient", renewal=2)
+    rates = method.rates._replace(learning_rate=30.0)
+    state = start(jax.random.key(1), method, rates, DATA)
+    for i in range(2):
+        state, info = step(jax.random.key(i), method, state, rates, DATA)
+    assert float(info.adapted.share) < 0.5
+    energy = method.energy(state, rates, DATA)  # the particles are now exact samples of it
+    x = np.asarray(state.particles, float)
+    assert x.mean() == pytest.approx(float(energy.mean), abs=5 * x.std() / 2000**0.5)
+    assert x.var() * float(energy.precision) == pytest.approx(1, abs=5 * (2 / 2000) ** 0.5)
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "message"),
+    [
+        (Jarzynski, dict(integrator="geodesic"), "integrator is 'geodesic', whose moves are not adjusted, and target is 0.9"),
+        (Contrastive, dict(integrator="projected"), "whose moves are not adjusted"),
+        (Jarzynski, dict(order="parameters_first"), "order is 'parameters_first' .* target None alone"),
+        (Jarzynski, dict(increment="uncorrected"), "increment is 'uncorrected'"),
+        (Jarzynski, dict(target=None, largest_moves=4), "largest_moves is 4 and target is None"),
+        (Jarzynski, dict(moves=5, largest_moves=4), "largest_moves is 4; it must be at least moves, which is 5"),
+        (Contrastive, dict(restart_every=1, largest_moves=4), "restart_every is 1, by which moves are fixed"),
+        (Jarzynski, dict(target=1.5), "target is 1.5"),
+        (Jarzynski, dict(renewal=0), "renewal is 0"),
+    ],
+)
+def test_settings_that_do_not_go_together(kind, changes, message):
+    space = LINE if changes.get("integrator") == "projected" else Sphere(3)
+    with pytest.raises(ValueError, match=message):
+        kind(space, MLP(4), **changes)
+
+
+# -- Checks ---------------------------------------------------------------------------------------------------
+
+
+def test_a_check_compares_the_particles_with_the_model():
+    state = start(jax.random.key(1), METHOD, RATES, DATA)
+    x, weights = lost()
+    state = state._replace(columns=x, weights=weights, step=jnp.int32(8))
+    metric = jax.jit(lambda key, state: AnnealedCheck(DATA, 4)(key, Iterate(METHOD, state, RATES, DATA)))
+    found = np.asarray(metric(jax.random.key(3), state), float)
+    log_z, data = 0.5 * np.log(2 * np.pi), np.asarray(DATA.points, float)
+    assert found[0] == pytest.approx([0.5 * np.mean(data**2) + log_z, 0], abs=1e-5)
+    assert found[1, 0] == pytest.approx(LOG_Z + 0.25 - log_z, abs=1e-5)
+    assert found[2, 0] == pytest.approx(81 / 2 - 1 / 2, abs=0.1) and found[2, 1] == pytest.approx((0.5 / 1024) ** 0.5, rel=0.2)
+    assert np.isnan(metric(jax.random.key(3), state._replace(step=jnp.int32(6)))).all()
+    assert not fresh.available(MLP(4), LINE) and fresh.available(ENERGY, LINE)
+
+
+def checks(*rows):
+    """Checks with errors of 0.01, of (cross-entropy, log Z off, energy off)."""
+    return np.array([[[value, 0.01] for value in row] for row in rows])
+
+
+@pytest.mark.parametrize(
+    ("rows", "kinds"),
+    [
+        ([(-1.0, 0.0, 0.0), (-1.1, 0.05, 0.4)], []),
+        ([(-1.1, 0.0, 0.0), (-1.02, 0.0, 0.0)], []),
+        ([(-1.2, 0.0, 0.0), (-1.0, 0.0, 0.0)], ["rise"]),
+        ([(-1.0, -0.2, 0.0)], ["log_partition"]),
+        ([(-1.0, np.nan, 0.6), (-1.0, np.nan, 0.0)], []),  # it has healed
+        ([(-1.0, np.nan, -0.7)], ["particles"]),
+        ([(-1.3, 0.0, 0.0), (-1.0, 9.0, 2.0)], ["log_partition", "particles", "rise"]),
+    ],
+)
+def test_what_checks_say_against_a_run(rows, kinds):
+    assert list(findings(checks(*rows))) == kinds
+    unknown = np.full((1, 3, 2), np.nan)
+    assert list(AnnealedCheck(DATA, 4).warnings(np.concatenate([unknown, checks(*rows), unknown]))) == kinds
+    assert AnnealedCheck(DATA, 4).warnings(unknown) == {}
+
+
+def test_a_report_lists_the_checks_that_could_be_made():
+    rows = np.concatenate([np.full((1, 3, 2), np.nan), checks((-1.0, np.nan, 0.5)), np.full((1, 3, 2), np.nan)])
+    results = xarray.Dataset({"check": (("step", "row", "value"), rows)}, {"step": [0, 100, 200]})
+    (made,) = report.checks(results, "check")
+    assert made[:3] == (100, -1.0, 0.01) and np.isnan(made.log_partition_off) and made[5:] == (0.5, 0.01)
+
+
+def test_remedies_fit_the_fault():
+    said = findings(checks((-1.3, 0.0, 0.0), (-1.0, 9.0, -2.0)))
+    assert "9 nat off" in said["log_partition"] and "NOT TO BE TRUSTED" in said["log_partition"]
+    assert "2 lower: they have lost parts" in said["particles"] and "0.3 nat lower" in said["rise"]
+    assert "lag behind" in findings(checks((-1.0, 0.0, 2.0)))["particles"]
+
+
+class Odd(Metric):
+    def __call__(self, key, iterate):
+        return iterate.state.step * jnp.ones(())
+
+    def warnings(self, values):
+        return {kind: f"{kind} at {values[-1]:.0f}" for kind, least in (("odd", 4), ("late", 8)) if values[-1] >= least}
+
+
+def test_a_run_warns_of_each_kind_once():
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        run(
+            jax.random.key(0), FIXED, FIXED.rates, DATA, steps=12, every=2, segment=2, progress=False, metrics={"odd": Odd()},
+        )  # fmt: skip
+    assert [str(w.message) for w in caught] == ["step 6: odd at 6", "step 10: late at 10"]
+    unknown = of_walkers.AdaptedSteps()(jax.random.key(0), Iterate(METHOD, None, RATES, DATA))
+    known = of_walkers.AdaptedSteps()(jax.random.key(0), Iterate(METHOD, None, RATES, DATA, Info(adapted=AdaptedSteps(*jnp.arange(3.0)))))
+    assert np.isnan(unknown).all() and known.tolist() == [0, 1, 2]
