@@ -13,13 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from dualebm import measures
-from dualebm._internal import checks
+from dualebm import measures, settings
 from dualebm._internal.keys import check_key
 from dualebm.log_z import fresh
 from dualebm.measures import Samples
 from dualebm.methods.base import Iterate
 from dualebm.metrics.base import Metric
+from dualebm.settings import Count, CountFrom2
 
 AGREEMENT = 3.0
 """Two numbers differ where their distance is above this number of their combined standard errors, and a tolerance."""
@@ -58,15 +58,14 @@ class AnnealedCheck(Metric):
     """
 
     samples: Samples
-    every: int = eqx.field(static=True)
-    count: int = eqx.field(static=True, default=2**10)
+    every: Count = eqx.field(static=True)
+    count: CountFrom2 = eqx.field(static=True, default=2**10)
     long_name: ClassVar[str | None] = "cross-entropy, and particles less the model in log Z and in energy, by fresh samples"
     units: ClassVar[str | None] = "nat"
 
     def __check_init__(self):
+        settings.check(self, alone=True)
         measures.check_not_empty(self.samples)
-        checks.count("every", self.every)
-        checks.count("count", self.count, 2)
 
     def __call__(self, key, iterate: Iterate) -> Float[Array, "3 2"]:
         """Return the array, (3, 2)."""
