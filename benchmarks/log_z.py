@@ -32,7 +32,7 @@ from dualebm.methods.dual import Dual
 from dualebm.methods.jarzynski import FIXED, Jarzynski
 from dualebm.methods.weighted_dual import WeightedDual
 
-DRAWS, PARTICLES = 2**14, 2**11
+DRAWS, PARTICLES = 2**14, 2**13
 """The numbers of draws of the base measure and of tempered particles, small so that 2000 repetitions take minutes."""
 
 CHUNK = 100
