@@ -112,7 +112,7 @@ def check_settings(where: str, stored: dict, current: dict) -> None:
 
 
 _shared: ContextVar[tuple[str, set[str]] | None] = ContextVar("_shared", default=None)
-"""The name of the place whose parts are opened, and the differences of versions that were told of."""
+"""The name of the place whose parts are opened, and the differences of versions that warnings have named."""
 
 
 @contextlib.contextmanager
@@ -150,10 +150,10 @@ def warn_of_versions(where: str, stored: Iterable[dict], current: dict, stacklev
     "folder runs/a: jax is '0.9' on disk and '0.10' in this call; the records to come may differ from those that are there"
     """
     flat = lambda entries: {**entries.get("versions", {}), "git_revision": entries.get("git_revision")}  # noqa: E731
-    where, told = _shared.get() or (where, set())
-    sentences = dict.fromkeys(sentence for each in stored for sentence in differences(flat(each), flat(current)) if sentence not in told)
+    where, named = _shared.get() or (where, set())
+    sentences = dict.fromkeys(sentence for each in stored for sentence in differences(flat(each), flat(current)) if sentence not in named)
     if sentences:
-        told.update(sentences)
+        named.update(sentences)
         text = f"{where}: {'; '.join(sentences)}; the records to come may differ from those that are there"
         warnings.warn(text, stacklevel=stacklevel + 1)
 
