@@ -36,7 +36,7 @@ def check_adaptation(method) -> None:
     """Check that the moves of a training that adapts leave the model invariant, and that the numbers of moves go together.
 
     Args:
-        method: the method, with the settings `target`, `integrator`, `moves` and `largest_moves`, and `restart_every` where it restarts.
+        method: the method, with the settings `target`, `integrator`, `moves` and `largest_moves`.
 
     Raises:
         ValueError: a setting is not allowed.
@@ -53,8 +53,6 @@ def check_adaptation(method) -> None:
             f"integrator is {method.integrator!r}, whose moves are not adjusted, and target is {method.target}; give target None for fixed "
             "steps, or an adjusted move: 'mala', 'independence', 'gibbs'"
         )
-    if method.largest_moves is not None and getattr(method, "restart_every", None) is not None:
-        raise ValueError(f"largest_moves is {method.largest_moves} and restart_every is {method.restart_every}, by which moves are fixed")
     if method.largest_moves is not None and method.largest_moves < method.moves:
         raise ValueError(f"largest_moves is {method.largest_moves}; it must be at least moves, which is {method.moves}")
 
@@ -67,7 +65,7 @@ def adapted_moves(method, adapted: Adapted, step: Scalar) -> tuple[Scalar, Int[A
     """Return the step size and the number of the moves of an iteration.
 
     Args:
-        method: a method with the settings `space`, `integrator`, `moves` and `largest_moves`.
+        method: a method with the settings `space` and `integrator`, and with `range_of_moves`, the least and the largest number.
         adapted: what its training has adapted.
         step: the given particle step.
 
@@ -77,20 +75,14 @@ def adapted_moves(method, adapted: Adapted, step: Scalar) -> tuple[Scalar, Int[A
     if method.integrator == "mala":
         longest = (1 - 1e-6) * method.space.largest_particle_step  # rounding stays within it
         step = jnp.minimum(step * jnp.exp(adapted.log_particle), longest)
-    return step, adaptation.moves_of(adapted, *_range_of_moves(method))
-
-
-def _range_of_moves(method) -> tuple[int, int]:
-    if getattr(method, "restart_every", None) is not None:  # the number of moves after a restart defines the method
-        return method.moves, method.moves
-    return method.moves, method.largest_moves or MOST * method.moves
+    return step, adaptation.moves_of(adapted, *method.range_of_moves)
 
 
 def adapted_info(method, adapted: Adapted, before, after, x, moved, share, moves, acceptance) -> tuple[Info, Adapted]:
     """Return the diagnostics of an iteration, and what is adapted after it.
 
     Args:
-        method: the method.
+        method: the method, as in `adapted_moves`.
         adapted: what was adapted before the iteration.
         before: the energy before the step of the parameters.
         after: the energy after it.
@@ -107,7 +99,7 @@ def adapted_info(method, adapted: Adapted, before, after, x, moved, share, moves
     rho = adaptation.correlation(before, after, x, moved)
     factor = jnp.exp(adapted.log_particle)
     shown = AdaptedSteps(share, jnp.asarray(moves, x.dtype), factor if method.integrator == "mala" else jnp.ones_like(factor))
-    return Info(acceptance, adapted=shown), adaptation.adapt(adapted, share, moves, rho, acceptance, *_range_of_moves(method))
+    return Info(acceptance, adapted=shown), adaptation.adapt(adapted, share, moves, rho, acceptance, *method.range_of_moves)
 
 
 def check_training(method, data: Samples) -> None:

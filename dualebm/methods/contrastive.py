@@ -33,6 +33,7 @@ from dualebm.flows.noise import NoiseKind
 from dualebm.geometry import Space
 from dualebm.measures import Samples
 from dualebm.methods.any_energy import (
+    MOST,
     adapted_info,
     adapted_moves,
     batch_of,
@@ -164,6 +165,8 @@ class Contrastive(Method):
         settings.check(self)
         check_walkers(self)
         check_adaptation(self)
+        if self.largest_moves is not None and self.restart_every is not None:
+            raise ValueError(f"largest_moves is {self.largest_moves} and restart_every is {self.restart_every}, by which moves are fixed")
         if self.begin == "model" and self.walkers is None:
             raise ValueError("begin is 'model' and walkers is None, which is copies of the data; give their number")
         if self.diagnosis and (self.begin == "data" or self.restart_every is not None):
@@ -173,6 +176,12 @@ class Contrastive(Method):
             )
         if self.restart_at == "base" and not self.space.base.from_normal_exists:
             raise ValueError(f"restart_at is 'base' on {self.space}, whose base has no map of normal vectors, as Gaussian(scale) has")
+
+    @property
+    def range_of_moves(self) -> tuple[int, int]:
+        """The least and the largest number of moves that is chosen, where it is adapted. With `restart_every` the number is given."""
+        largest = self.moves if self.restart_every is not None else self.largest_moves or MOST * self.moves
+        return self.moves, largest
 
     @property
     def rates(self) -> ContrastiveRates:

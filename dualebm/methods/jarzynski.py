@@ -36,6 +36,7 @@ from dualebm.flows.noise import NoiseKind, sharded
 from dualebm.geometry import Space
 from dualebm.measures import Samples
 from dualebm.methods.any_energy import (
+    MOST,
     adapted_info,
     adapted_moves,
     batch_of,
@@ -211,6 +212,11 @@ class Jarzynski(Method):
             raise ValueError(f"walker_batches is {self.walker_batches} and walker_batch is None; give both, or use moves")
         if self.increment in ("trapezoid", "release") and (self.walker_batch or self.order != "particles_first"):
             raise ValueError(f"increment is {self.increment!r}; it goes with order 'particles_first' and walker_batch None alone")
+
+    @property
+    def range_of_moves(self) -> tuple[int, int]:
+        """The least and the largest number of moves that is chosen, where it is adapted."""
+        return self.moves, self.largest_moves or MOST * self.moves
 
     @property
     def rates(self) -> JarzynskiRates:

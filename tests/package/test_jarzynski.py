@@ -26,29 +26,10 @@ from dualebm.methods.base import Info
 from dualebm.methods.jarzynski import Jarzynski, algorithm_1, threshold_of_variation
 from dualebm.spaces import Euclidean, Sphere, Torus
 from dualebm.training.simulate import start, step
+from tests.normal_energy import Normal, at_rest
 
 LINE = Euclidean(1, Flat())
 STEPS = 30
-
-
-class Normal(Energy):
-    """precision (x - mean)^2 / 2 in each coordinate, of the flat measure."""
-
-    mean: Any
-    precision: Any
-
-    def __call__(self, x):
-        return 0.5 * self.precision * jnp.sum((x - self.mean) ** 2, axis=1)
-
-    def log_partition(self, space):
-        return 0.5 * space.dimension * jnp.log(2 * jnp.pi / self.precision)
-
-    def sample(self, key, space, count):
-        return jax.random.normal(key, (count, space.dimension), self.mean.dtype) / jnp.sqrt(self.precision) + self.mean
-
-
-def at_rest(key, space, dtype):
-    return Normal(jnp.zeros((), dtype), jnp.ones((), dtype))
 
 
 def protocol():

@@ -1,7 +1,6 @@
 """Trainings that adapt and are renewed, and checks by fresh samples, where all is known in closed form."""
 
 import warnings
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +10,6 @@ import xarray
 
 from dualebm.base_measures import Flat
 from dualebm.cli import report
-from dualebm.energies.base import Energy
 from dualebm.energies.networks import MLP
 from dualebm.flows import adaptation, jarzynski, renewal
 from dualebm.log_z import fresh
@@ -26,35 +24,14 @@ from dualebm.metrics.base import Metric
 from dualebm.spaces import Euclidean, Sphere
 from dualebm.training.run import run
 from dualebm.training.simulate import start, step
+from tests.normal_energy import Normal, at_rest
 
 LINE = Euclidean(1, Flat())
-
-
-class Normal(Energy):
-    """precision (x - mean)^2 / 2, of the flat measure."""
-
-    mean: Any
-    precision: Any
-
-    def __call__(self, x):
-        return 0.5 * self.precision * jnp.sum((x - self.mean) ** 2, axis=1)
-
-    def log_partition(self, space):
-        return 0.5 * space.dimension * jnp.log(2 * jnp.pi / self.precision)
-
-    def sample(self, key, space, count):
-        return jax.random.normal(key, (count, space.dimension), self.mean.dtype) / jnp.sqrt(self.precision) + self.mean
-
-
-def normal(key, space, dtype):
-    return Normal(jnp.zeros((), dtype), jnp.ones((), dtype))
-
-
 ENERGY = Normal(jnp.float32(1.0), jnp.float32(4.0))
 LOG_Z = 0.5 * np.log(2 * np.pi / 4)
-METHOD = Jarzynski(LINE, normal, walkers=2000, optimiser="gradient", renewal=4, target=0.95)
+METHOD = Jarzynski(LINE, at_rest, walkers=2000, optimiser="gradient", renewal=4, target=0.95)
 DATA = Samples(jnp.array(np.random.default_rng(0).normal(1.0, 0.5, (200, 1)).astype("float32")))
-FIXED = algorithm_1(LINE, normal, walkers=100, optimiser="gradient")
+FIXED = algorithm_1(LINE, at_rest, walkers=100, optimiser="gradient")
 RATES = METHOD.rates._replace(learning_rate=0.3)
 
 
@@ -157,7 +134,7 @@ def test_a_step_leaves_the_effective_fraction_above_the_target():
 
 @pytest.mark.heavy
 def test_particles_without_weights_adapt_and_are_renewed():
-    method = Contrastive(LINE, normal, walkers=2000, optimiser="gradient", renewal=2)
+    method = Contrastive(LINE, at_rest, walkers=2000, optimiser="gradient", renewal=2)
     rates = method.rates._replace(learning_rate=30.0)
     state = start(jax.random.key(1), method, rates, DATA)
     for i in range(2):
