@@ -239,3 +239,10 @@ def test_a_run_warns_of_each_kind_once():
     unknown = of_walkers.AdaptedSteps()(jax.random.key(0), Iterate(METHOD, None, RATES, DATA))
     known = of_walkers.AdaptedSteps()(jax.random.key(0), Iterate(METHOD, None, RATES, DATA, Info(adapted=AdaptedSteps(*jnp.arange(3.0)))))
     assert np.isnan(unknown).all() and known.tolist() == [0, 1, 2]
+
+
+def test_the_number_of_moves_after_a_restart_is_the_given_one():
+    """It defines contrastive divergence. Without restarts the number is chosen."""
+    free, restarted = (Contrastive(LINE, at_rest, walkers=200, optimiser="gradient", moves=2, restart_every=k) for k in (None, 1))
+    assert (free.range_of_moves, restarted.range_of_moves) == ((2, 8), (2, 2))
+    assert Jarzynski(LINE, at_rest, walkers=200, optimiser="gradient", moves=2, largest_moves=5).range_of_moves == (2, 5)
