@@ -215,12 +215,12 @@ def _train(
         raise ValueError(f"steps is {settings.steps}; it must be a multiple of every, which is {settings.every}")
     data, held_out, prepared = points
     plain = build(given.choice, prepared.space, given.values)
-    rates = plain.rates_for(data)
-    rates = rates._replace(**{name: value for name, value in given.values.items() if name in rates._fields})
     draw_key = jax.random.fold_in(partition_key, 3)
     method, data = evaluate.validated(draw_key, plain, data, settings.steps, settings.every, settings.validation)
     watched = method if isinstance(method, Validated) else None
     trained = data if watched is None else divided(data, watched.rows)[0]
+    rates = plain.rates_for(trained)
+    rates = rates._replace(**{name: value for name, value in given.values.items() if name in rates._fields})
     method.check(rates, data)
     space = method.space
     if not space.compact and not settings.standardise:

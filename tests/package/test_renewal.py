@@ -244,5 +244,5 @@ def test_a_run_warns_of_each_kind_once():
 def test_the_number_of_moves_after_a_restart_is_the_given_one():
     """It defines contrastive divergence. Without restarts the number is chosen."""
     free, restarted = (Contrastive(LINE, at_rest, walkers=200, optimiser="gradient", moves=2, restart_every=k) for k in (None, 1))
-    assert (free.range_of_moves, restarted.range_of_moves) == ((2, 8), (2, 2))
+    assert (free.range_of_moves, restarted.range_of_moves) == ((2, 32), (2, 2))
     assert Jarzynski(LINE, at_rest, walkers=200, optimiser="gradient", moves=2, largest_moves=5).range_of_moves == (2, 5)
