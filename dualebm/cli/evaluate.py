@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
@@ -16,6 +17,7 @@ from dualebm.geometry import Space
 from dualebm.log_z.annealing import anneal
 from dualebm.log_z.quadrature import quadrature_of
 from dualebm.measures import Samples
+from dualebm.methods.validated import Validated
 from dualebm.metrics.walkers import EffectiveFraction, WalkerCrossEntropy
 from dualebm.training.prepare import initial_state, traced
 
@@ -94,6 +96,47 @@ def checks_of(steps: int, every: int, data: Samples, held_out: Samples) -> dict[
     return {"check": metrics.AnnealedCheck(held_out if len(held_out.points) else data, min(kept))} if kept else {}
 
 
+VALIDATION = 0.2
+"""The fraction of the rows to train on that validate a training of any energy, where none is given."""
+
+VALIDATIONS = 40
+"""The largest number of checks at validation rows along a fit."""
+
+
+def validated(key: Key[Array, ""], method: Any, data: Samples, steps: int, every: int, fraction: float | None) -> tuple[Any, Samples]:
+    """Return a method that sets validation rows aside, and the data with these rows at its end.
+
+    Args:
+        key: the key of the draw of validation rows.
+        method: the training method.
+        data: the rows that are not held out, (n, d).
+        steps: the number of iterations, a multiple of `every`.
+        every: the number of iterations between records.
+        fraction: the fraction of the rows that validate. None for `VALIDATION` where the method trains any energy, else 0.
+
+    Returns:
+        A `Validated` and the data in another order, or for the fraction 0 the method and the data.
+
+    Raises:
+        ValueError: no row is left to train on, or none validates although the fraction is not 0.
+
+    >>> from dualebm.energies.networks import MLP; from dualebm.methods.jarzynski import Jarzynski; from dualebm.spaces import Sphere
+    >>> method, data = validated(key_of_seed(0), Jarzynski(Sphere(3), MLP()), Samples(np.ones((10, 3))), 2000, 20, None)
+    >>> method.rows, method.every
+    (2, 60)
+    """
+    if fraction is None:
+        fraction = VALIDATION if hasattr(method, "start") else 0.0
+    if not fraction:
+        return method, data
+    count = len(data.points)
+    rows = round(count * fraction)
+    if not 0 < rows < count:
+        raise ValueError(f"validation is {fraction} of {count} rows, which is {rows} rows; at least one must validate and one be left")
+    order = np.asarray(jax.random.permutation(key, count))
+    return Validated(method, rows, every * -(-steps // (every * VALIDATIONS))), jax.tree.map(lambda leaf: leaf[order], data)
+
+
 class ByParticles(NamedTuple):
     """log Z by the particles of a training.
 
@@ -106,18 +149,49 @@ class ByParticles(NamedTuple):
     standard_error: float
 
 
+class Kept(NamedTuple):
+    """The energy of a training that is kept by its validation rows.
+
+    Args:
+        iteration: the number of iterations of this energy.
+        done: the number of iterations that were done in all.
+        rows: the number of validation rows.
+        cross_entropy: their cross-entropy, in nats, the least of all checks and so a little too low.
+        standard_error: the error of its log Z.
+    """
+
+    iteration: int
+    done: int
+    rows: int
+    cross_entropy: float
+    standard_error: float
+
+
+def kept_of(method: Validated, state: Any) -> Kept | None:
+    """Return what is kept by a training that is validated, or None where no check could be trusted.
+
+    Args:
+        method: the training method.
+        state: its last state.
+    """
+    value, error = (float(number) for number in state.kept.cross_entropy)
+    return Kept(int(state.kept.step), int(state.step), method.rows, value, error) if np.isfinite(value) else None
+
+
 def log_partition_of(method: Any, state: Any) -> ByParticles | None:
     """Return log Z by the particles of a training and its standard error, in nats, or None where the method does not know log Z.
 
     Args:
         method: the training method.
-        state: its last state.
+        state: its last state. Where validation rows have kept an energy (see `kept_of`), log Z is of this energy.
 
     >>> from dualebm.methods.dual import Dual
     >>> from dualebm.spaces import Sphere
     >>> log_partition_of(Dual(Sphere(3)), None)
     """
     known = method.log_partition(state)
+    if known is not None and isinstance(method, Validated) and kept_of(method, state) is not None:
+        known = jnp.where(jnp.isneginf(state.kept.log_partition), jnp.nan, state.kept.log_partition)
     return None if known is None else ByParticles(float(known[0]), float(known[1]))
 
 

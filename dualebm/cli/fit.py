@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import xarray
 from jaxtyping import Array, Key
 
 from dualebm import auto, bootstrap, candidates, model, model_files, rivals
@@ -29,6 +30,8 @@ from dualebm.data.preparation import Preparation
 from dualebm.log_z.estimate import estimate_log_partition
 from dualebm.measures import Samples
 from dualebm.methods.dual import annealing_over
+from dualebm.methods.validated import Validated, divided
+from dualebm.metrics.validation import ValidationCheck, risen
 from dualebm.optimality import gap_of_fit
 from dualebm.sweeps.folder import SWEEP
 from dualebm.training import run_folder
@@ -211,34 +214,51 @@ def _train(
     if settings.steps % settings.every:
         raise ValueError(f"steps is {settings.steps}; it must be a multiple of every, which is {settings.every}")
     data, held_out, prepared = points
-    method = build(given.choice, prepared.space, given.values)
-    rates = method.rates_for(data)
+    plain = build(given.choice, prepared.space, given.values)
+    draw_key = jax.random.fold_in(partition_key, 3)
+    method, data = evaluate.validated(draw_key, plain, data, settings.steps, settings.every, settings.validation)
+    watched = method if isinstance(method, Validated) else None
+    trained = data if watched is None else divided(data, watched.rows)[0]
+    rates = plain.rates_for(trained)
     rates = rates._replace(**{name: value for name, value in given.values.items() if name in rates._fields})
     method.check(rates, data)
     space = method.space
     if not space.compact and not settings.standardise:
         _note(notes, report.note_of_scales(data.points))
-    recorded = evaluate.monitors(method, data, held_out)
-    checked = evaluate.checks_of(settings.steps, settings.every, data, held_out)
+    recorded = evaluate.monitors(plain, trained, held_out)
+    checked = evaluate.checks_of(settings.steps, settings.every, data, held_out) if watched is None else {"check": ValidationCheck()}
+    said = now_and_then(lambda results: f"iteration {int(results.step[-1])} of {settings.steps}")
+
+    def ended(results: xarray.Dataset) -> bool:
+        if said is not None:
+            said(results)
+        return watched is not None and risen(results.check.values[results.step.values % watched.every == 0][1:])
+
     state, results = train(
         key, method, rates, data, steps=settings.steps, every=settings.every, metrics=recorded | checked,
         schedule=annealing_over(settings.steps, given.flags.get("anneal", 0.0)), folder=settings.out, progress=sys.stderr.isatty(),
-        callback=now_and_then(lambda results: f"iteration {int(results.step[-1])} of {settings.steps}"),
+        callback=ended,
     )  # fmt: skip
-    energy = method.energy(state, rates, data)
-    particles = evaluate.particles_of(key, partition_key, energy, space, method.samples(state))
+    energy, samples, by_particles = method.energy(state, rates, data), method.samples(state), evaluate.log_partition_of(method, state)
+    kept = None if watched is None else evaluate.kept_of(watched, state)
+    if watched is not None:
+        _note(notes, report.note_of_validation(kept))
+    if watched is not None and kept is not None:  # the particles are of the last energy, which is another one
+        energy, samples = watched.kept_energy(state, rates, data), None
+        results = results.sel(step=slice(None, kept.iteration))
+    particles = evaluate.particles_of(key, partition_key, energy, space, samples)
     log_partition = estimate_log_partition(partition_key, energy, space, particles)
     fitted = model.Model(energy, prepared, log_partition, evaluate.particle_step_of(rates, space))
     chains = given.flags.get("gap_chains", 0)
-    gap = evaluate.gap_of(partition_key, energy, space, rates, data, ball=method.ball, chains=chains)
+    gap = evaluate.gap_of(partition_key, energy, space, rates, trained, ball=method.ball, chains=chains)
     _note(notes, report.note_of_radius(results, rates))
-    by_particles = evaluate.log_partition_of(method, state)
     wrong = report.note_of_particles(by_particles, log_partition)
     _note(notes, wrong)
     return fitted, {
         "method": describe(method), "rates": describe(rates), "duality_gap": gap,
-        "trained_on": evaluate.likelihood(fitted, data),
-        "records": f"{settings.steps} iterations: {report.last_records(results, list(recorded), report.DOUBTFUL if wrong else '')}",
+        "trained_on": evaluate.likelihood(fitted, trained),
+        "kept": kept and files.finite(kept),
+        "records": f"{int(results.step[-1])} iterations: {report.last_records(results, list(recorded), report.DOUBTFUL if wrong else '')}",
         "log_partition_by_particles": by_particles and files.finite(by_particles),
         "checks": [files.finite(check) for name in checked for check in report.checks(results, name)],
     }  # fmt: skip

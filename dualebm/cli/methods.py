@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from dualebm import features, settings
 from dualebm._internal import checks
 from dualebm.candidates import Auto
@@ -20,6 +22,7 @@ from dualebm.cli.flags import NOT_GIVEN, Flag, Group, about, groups_of, sentence
 from dualebm.cli.words import named, nearest, parse, read_toml
 from dualebm.features import Feature
 from dualebm.geometry import Space
+from dualebm.measures import Samples
 from dualebm.methods.base import Method
 from dualebm.methods.dual import ANNEALED, DualRates
 from dualebm.methods.registry import DEFAULT, by_name
@@ -317,11 +320,12 @@ def _example_defaults(choice: Choice, field: str, kind: type, space: Space) -> d
 
 
 def _example_rates(choice: Choice, rates: Any, space: Space) -> dict[str, str]:
-    """Return the default of each rate as text. A default that changes with the dimension is suited to the space and the data."""
+    """Return the default of each rate as text. One that changes with the dimension or the data is suited to them."""
     examples = []
     for dimension in (space.dimension, space.dimension + 1):
+        rows = Samples(np.full((dimension, dimension), float(dimension)))  # their number and their scale differ
         try:
-            examples.append(build(choice, dataclasses.replace(space, dimension=dimension), {}).rates._asdict())
+            examples.append(build(choice, dataclasses.replace(space, dimension=dimension), {}).rates_for(rows)._asdict())
         except ValueError:  # the method has no default on this space
             examples.append({})
     first, second = examples

@@ -133,7 +133,7 @@ def page(header: Mapping[str, Any], model: Model, figures: Iterable[tuple[Any, s
     title = f"A density of {Path(header['data']['file']).name}"
     doubt = model.log_partition.doubt
     parts = [] if doubt is None else [_warning(doubt)]
-    chosen = report.choice(header) if "path" in header else [header["records"]]
+    chosen = report.choice(header) if "path" in header else [*report.kept(header), header["records"]]
     parts += [_paragraph(sentence) for sentence in chosen]
     parts += [_image(figure, caption) for figure, caption in figures]
     parts += ["<h2>Held-out rows</h2>", *_held_out(header, model)]

@@ -158,10 +158,27 @@ def lines(header: Mapping[str, Any], fitted: Model) -> list[str]:
     base = f"base measure: {in_words(fitted.preparation.space.base)}"
     chosen = [*choice(header), base, validation(header)] if "path" in header else []
     means = [line for rows in ("trained_on", "held_out") if rows in header for line in likelihood(rows, header[rows])]
-    records = [header["records"]] if "records" in header else []
+    records = [*kept(header), header["records"]] if "records" in header else []
     gap = [header["duality_gap"]["summary"]] if header["duality_gap"] else []
     known = [*records, fitted.log_partition.summary(), *means, *beside(header, fitted), *gap, fit_test(header["test_of_fit"])]
     return [first, *chosen, *known, f"took {header['seconds']:.0f} s"]
+
+
+def kept(header: Mapping[str, Any]) -> list[str]:
+    """Return the line that says which energy of a training is kept by validation rows, or nothing where none is.
+
+    Args:
+        header: `model.json` of the folder of the fit.
+
+    >>> known = {"iteration": 1200, "done": 1800, "rows": 40, "cross_entropy": -0.5, "standard_error": 0.02}
+    >>> kept({"kept": known})
+    ['kept iteration 1200 of 1800: least cross-entropy of 40 validation rows, -0.5 +- 0.02 nat against the base measure']
+    """
+    if not (known := header.get("kept")):
+        return []
+    value = with_error(known["cross_entropy"], known["standard_error"], 4).split(" (")[0]
+    where = f"kept iteration {known['iteration']} of {known['done']}"
+    return [f"{where}: least cross-entropy of {known['rows']} validation rows, {value} nat against the base measure"]
 
 
 def counted(means: Mapping[str, Any]) -> str:
@@ -360,6 +377,20 @@ def note_of_scales(points: Any) -> str | None:
     return (
         f"columns have means up to {mean:.3g} and standard deviations from {scale.min():.3g} to {scale.max():.3g}, and the "
         "base measure is the standard Gaussian; --standardise brings them to it"
+    )
+
+
+def note_of_validation(kept: Any) -> str | None:
+    """Return a note when a training with validation rows keeps none of its energies, and None otherwise.
+
+    Args:
+        kept: what `evaluate.kept_of` returns.
+    """
+    if kept is not None:
+        return None
+    return (
+        "no check at validation rows could be made, as no fresh samples of the model were to be trusted: the model is the last energy. "
+        "Lower the steps of the training"
     )
 
 

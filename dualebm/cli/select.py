@@ -133,7 +133,7 @@ def fit_words(settings: Select, given: Given, chosen: dict[str, Any], stop: int)
     objects = {name: word for name, word in given.flags.items() if name in given.choice.objects and word is not None}
     growth = math.ceil(settings.anneal * settings.steps)  # the iterations in which the radius grows
     steps = max(stop, settings.every, -(-growth // settings.every) * settings.every)
-    run: dict[str, Any] = {"steps": steps, "every": settings.every, "seed": settings.split, "out": f"{settings.out}/fit"}
+    run: dict[str, Any] = {"steps": steps, "every": settings.every, "validation": 0.0, "seed": settings.split, "out": f"{settings.out}/fit"}
     if "anneal" in given.flags:
         run["anneal"] = (growth - 0.5) / steps if growth else 0.0
     flags = given_flags | {"method": given.choice.name} | objects | chosen | run

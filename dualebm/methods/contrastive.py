@@ -33,7 +33,6 @@ from dualebm.flows.noise import NoiseKind
 from dualebm.geometry import Space
 from dualebm.measures import Samples
 from dualebm.methods.any_energy import (
-    MOST,
     adapted_info,
     adapted_moves,
     adapted_step,
@@ -42,6 +41,7 @@ from dualebm.methods.any_energy import (
     check_training,
     check_walkers,
     noise_of,
+    rates_of_data,
 )
 from dualebm.methods.base import Info, Method
 from dualebm.rates import NonNegative, ParticleStep, Probability
@@ -54,6 +54,11 @@ RestartAt = Literal["data", "base"]
 """Where particles go that restart with `restart_probability`: to the data, or to draws of the base measure."""
 
 
+KEEPING_UP = 16
+"""The factor of the largest number of moves that is chosen, where no largest number is given. With 4, which is enough for weighted
+particles, particles fell so far behind a narrow model that the training collapsed."""
+
+
 class ContrastiveRates(NamedTuple):
     """The scalars of `Contrastive`.
 
@@ -61,7 +66,8 @@ class ContrastiveRates(NamedTuple):
         particle_step: h > 0, the time step of a Langevin move.
         learning_rate: s >= 0, the step of the parameters. It is the first one where it is adapted.
         weight_decay: the decay of the parameters, >= 0.
-        energy_penalty: the factor of E U^2 over data and particles that is added to the loss, >= 0.
+        energy_penalty: the factor of E U^2 over data and particles that is added to the loss, >= 0. Over few rows it
+            keeps a network from learning them by heart.
         restart_probability: p_R in [0, 1], for each particle in each iteration.
     """
 
@@ -112,7 +118,7 @@ class Contrastive(Method):
         target: the effective fraction at the least of weights by which the particles would follow the model through an iteration, in
             (0, 1]. The learning rate grows and falls within this bound, and the number of moves (but not with `restart_every`) and the
             particle step of "mala" adapt too. None for the given ones.
-        largest_moves: the largest number of moves that is chosen. None for 4 times `moves`.
+        largest_moves: the largest number of moves that is chosen. None for 16 times `moves`: particles without weights must keep up.
         renewal: the number of iterations after which the particles are replaced by fresh samples of the model. None, or `restart_every`,
             for never. For the flat measure they need an energy with a sampler, and are never replaced otherwise.
         noise: the Gaussian noise of the particles: "independent", "antithetic" (opposite for particles i and i + N/2)
@@ -181,13 +187,17 @@ class Contrastive(Method):
     @property
     def range_of_moves(self) -> tuple[int, int]:
         """The least and the largest number of moves that is chosen, where it is adapted. With `restart_every` the number is given."""
-        largest = self.moves if self.restart_every is not None else self.largest_moves or MOST * self.moves
+        largest = self.moves if self.restart_every is not None else self.largest_moves or KEEPING_UP * self.moves
         return self.moves, largest
 
     @property
     def rates(self) -> ContrastiveRates:
         """The default rates: the space's default particle step, and learning_rate 3e-3, or 1 for an optax optimiser."""
         return ContrastiveRates(self.space.default_particle_step, 3e-3 if isinstance(self.optimiser, str) else 1.0)
+
+    def rates_for(self, data: Samples) -> ContrastiveRates:
+        """Return `rates`, with a penalty on the energy of a network that suits the number of rows (see `any_energy.rates_of_data`)."""
+        return rates_of_data(self, data)
 
     def check(self, rates: ContrastiveRates, data: Samples) -> None:
         """Check the rates, the data and the energy, and that the restarts go with the other settings."""

@@ -36,7 +36,6 @@ from dualebm.flows.noise import NoiseKind, sharded
 from dualebm.geometry import Space
 from dualebm.measures import Samples
 from dualebm.methods.any_energy import (
-    MOST,
     adapted_info,
     adapted_moves,
     adapted_step,
@@ -45,6 +44,7 @@ from dualebm.methods.any_energy import (
     check_training,
     check_walkers,
     noise_of,
+    rates_of_data,
     warnings_of_weights,
 )
 from dualebm.methods.base import Info, Method
@@ -53,6 +53,10 @@ from dualebm.settings import Count, CountFrom2
 
 Order = Literal["particles_first", "parameters_first"]
 """The particles move under the energy before the step of the parameters (Algorithm 1) or after it (the authors' program of images)."""
+
+
+MOST = 4
+"""The factor of the largest number of moves that is chosen, where no largest number is given."""
 
 
 class JarzynskiRates(NamedTuple):
@@ -69,7 +73,7 @@ class JarzynskiRates(NamedTuple):
         learning_rate: s >= 0, the step of the parameters. It is the first one where it is adapted.
         weight_decay: the decay of the parameters, >= 0.
         energy_penalty: the factor of E U^2 over data and model that is added to the loss, >= 0. The authors use 0.01
-            for images. It is not part of the likelihood.
+            for images. It is not part of the likelihood. Over few rows it keeps a network from learning them by heart.
         threshold: the effective fraction of the particles below which they are resampled, in (0, 1].
     """
 
@@ -224,6 +228,10 @@ class Jarzynski(Method):
     def rates(self) -> JarzynskiRates:
         """The default rates: the space's default particle step, and learning_rate 3e-3, or 1 for an optax optimiser."""
         return JarzynskiRates(self.space.default_particle_step, 3e-3 if isinstance(self.optimiser, str) else 1.0)
+
+    def rates_for(self, data: Samples) -> JarzynskiRates:
+        """Return `rates`, with a penalty on the energy of a network that suits the number of rows (see `any_energy.rates_of_data`)."""
+        return rates_of_data(self, data)
 
     def check(self, rates: JarzynskiRates, data: Samples) -> None:
         """Check the rates, the data and the energy, and that the first particles can be drawn."""

@@ -16,6 +16,7 @@ from dualebm.metrics.monitors import (
 )
 from dualebm.metrics.particles import MMD, Acceptance, EnergyDistance, SlicedWasserstein
 from dualebm.metrics.stein import NetworkSteinDiscrepancy, SteinDiscrepancy
+from dualebm.metrics.validation import ValidationCheck
 
 __all__ = [
     "MMD",
@@ -33,6 +34,7 @@ __all__ = [
     "SlicedWasserstein",
     "SteinDiscrepancy",
     "TotalVariation",
+    "ValidationCheck",
     "exact_samples",
     "relative_entropy",
     "standard",

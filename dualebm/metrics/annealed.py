@@ -18,6 +18,7 @@ from dualebm._internal.keys import check_key
 from dualebm.log_z import fresh
 from dualebm.measures import Samples
 from dualebm.methods.base import Iterate
+from dualebm.methods.validated import CROSS_ENTROPY, ENERGY, LOG_PARTITION, check_of
 from dualebm.metrics.base import Metric
 from dualebm.settings import Count, CountFrom2
 
@@ -29,9 +30,6 @@ TOLERANCE = 0.05
 
 ENERGY_TOLERANCE = 0.5
 """The difference of two mean energies that is not noticed. Particles of a model that moves lag behind it by some tenths."""
-
-CROSS_ENTROPY, LOG_PARTITION, ENERGY = range(3)
-"""The rows of a check."""
 
 
 class AnnealedCheck(Metric):
@@ -70,27 +68,13 @@ class AnnealedCheck(Metric):
     def __call__(self, key, iterate: Iterate) -> Float[Array, "3 2"]:
         """Return the array, (3, 2)."""
         check_key(key)
-        dtype, method = iterate.data.points.dtype, iterate.method
-        unknown = jnp.full((3, 2), jnp.nan, dtype)
-        if not fresh.available(iterate.energy, method.space):
+        unknown = jnp.full((3, 2), jnp.nan, iterate.data.points.dtype)
+        if not fresh.available(iterate.energy, iterate.method.space):
             return unknown
 
         def check():
-            found = fresh.draw(key, iterate.energy, method.space, self.count)
-            mean = measures.mean(iterate.energy(self.samples.points), self.samples.log_weights)
-            rows = [jnp.stack([mean + found.log_partition, found.error])] + 2 * [unknown[0]]
-            known = method.log_partition(iterate.state)
-            if known is not None:
-                value, error = known
-                both = jnp.sqrt(found.error**2 + jnp.where(jnp.isnan(error), 0, error) ** 2)
-                rows[LOG_PARTITION] = jnp.stack([value - found.log_partition, both])
-            samples = method.samples(iterate.state)
-            if samples is not None:
-                energies = iterate.energy(samples.points)
-                theirs = measures.mean(energies, samples.log_weights)
-                error = jnp.sqrt(jnp.sum((samples.weights * (energies - theirs)) ** 2) + found.energy_error**2)
-                rows[ENERGY] = jnp.stack([theirs - found.mean_energy, error])
-            return jnp.where(found.trusted, jnp.stack(rows), unknown).astype(dtype)
+            made = check_of(key, iterate.method, iterate.state, iterate.energy, self.samples, self.count)
+            return made.astype(unknown.dtype)
 
         due = (iterate.state.step % self.every == 0) & (iterate.state.step > 0)
         return jax.lax.cond(due, check, lambda: unknown)

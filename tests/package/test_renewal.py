@@ -167,6 +167,23 @@ def test_a_step_leaves_the_effective_fraction_above_the_target():
     assert 0.9 < float(info.effective_fraction) < 0.97 and float(info.adapted.rate_factor) < 0.1
 
 
+@pytest.mark.parametrize("method", [METHOD, Contrastive(LINE, at_rest, walkers=200, optimiser="gradient", renewal=4)], ids=type)
+def test_an_adapted_training_that_was_interrupted_ends_the_same(method, tmp_path):
+    """Bit for bit, with what it adapts and what its renewals have measured. It is stopped between two renewals, and once after one."""
+    metrics = {"adapted": of_walkers.AdaptedSteps()} | ({"log_z": of_walkers.LogPartition()} if method is METHOD else {})
+    call = dict(steps=24, every=2, segment=2, metrics=metrics, progress=False)
+    rates = method.rates._replace(learning_rate=3.0)
+    whole, records = run(jax.random.key(5), method, rates, DATA, **call)
+    for end in (6, 14):
+        stop = lambda results, end=end: results.step[-1] >= end  # noqa: E731
+        run(jax.random.key(5), method, rates, DATA, **call, folder=tmp_path / "run", callback=stop)
+    state, resumed = run(jax.random.key(5), method, rates, DATA, **call, folder=tmp_path / "run")
+    jax.tree.map(np.testing.assert_array_equal, state, whole)
+    assert resumed.equals(records) and float(state.adapted.log_particle) != 0 and int(state.step) == 24
+    if method is METHOD:
+        assert bool(state.weights.renewed.known) and float(records.adapted[1:, 0].min()) < 1
+
+
 @pytest.mark.heavy
 def test_particles_without_weights_adapt_and_are_renewed():
     method = Contrastive(LINE, at_rest, walkers=2000, optimiser="gradient", renewal=2)
@@ -279,5 +296,5 @@ def test_a_run_warns_of_each_kind_once():
 def test_the_number_of_moves_after_a_restart_is_the_given_one():
     """It defines contrastive divergence. Without restarts the number is chosen."""
     free, restarted = (Contrastive(LINE, at_rest, walkers=200, optimiser="gradient", moves=2, restart_every=k) for k in (None, 1))
-    assert (free.range_of_moves, restarted.range_of_moves) == ((2, 8), (2, 2))
+    assert (free.range_of_moves, restarted.range_of_moves) == ((2, 32), (2, 2))
     assert Jarzynski(LINE, at_rest, walkers=200, optimiser="gradient", moves=2, largest_moves=5).range_of_moves == (2, 5)

@@ -1,0 +1,134 @@
+"""Trainings that keep their energy of the least cross-entropy at validation rows, where all is known in closed form."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dualebm.base_measures import Flat
+from dualebm.energies.networks import MLP
+from dualebm.log_z import fresh
+from dualebm.measures import Samples
+from dualebm.methods.base import Iterate
+from dualebm.methods.contrastive import Contrastive
+from dualebm.methods.jarzynski import FIXED, Jarzynski
+from dualebm.methods.validated import Validated, divided
+from dualebm.metrics import AnnealedCheck, ValidationCheck
+from dualebm.metrics.validation import RISEN, risen
+from dualebm.spaces import Euclidean, Sphere
+from dualebm.training.run import run
+from dualebm.training.simulate import start, step
+from tests.normal_energy import at_rest
+
+LINE = Euclidean(1, Flat())
+DRAWN = np.random.default_rng(0).normal(size=(120, 1)).astype("float32")
+DATA = Samples(jnp.array(np.concatenate([3 + 0.5 * DRAWN[:100], 2 + 0.5 * DRAWN[100:]])))
+"""Training rows around 3, and 20 validation rows around 2, which the mean of the energy passes on its way from 0."""
+
+PLAIN = Jarzynski(LINE, at_rest, walkers=400, optimiser="gradient", renewal=4)
+METHOD = Validated(PLAIN, rows=20, every=2)
+RATES = PLAIN.rates._replace(learning_rate=0.3)
+
+
+def cross_entropy(energy, rows):
+    """In float64, with log Z of a normal density."""
+    mean, precision = float(energy.mean), float(energy.precision)
+    return 0.5 * precision * np.mean((np.asarray(rows, float) - mean) ** 2) + 0.5 * np.log(2 * np.pi / precision)
+
+
+def test_the_energy_of_the_least_cross_entropy_is_kept():
+    """The training is that without validation rows, and passes them. What is kept is the best of every second energy."""
+    train, held = divided(DATA, 20)
+    state, alone = start(jax.random.key(1), METHOD, RATES, DATA), start(jax.random.key(1), PLAIN, RATES, train)
+    seen = []
+    for i in range(1, 61):
+        state, info = step(jax.random.key(i), METHOD, state, RATES, DATA)
+        alone, _ = step(jax.random.key(i), PLAIN, alone, RATES, train)
+        energy = METHOD.energy(state, RATES, DATA)
+        seen.append((cross_entropy(energy, held.points), float(energy.mean)))
+        if i % 2 == 0:
+            assert float(state.check[0, 0]) == pytest.approx(seen[-1][0], abs=1e-4) and float(state.check[0, 1]) == 0
+        metric = ValidationCheck()(jax.random.key(0), Iterate(METHOD, state, RATES, DATA, info))
+        assert bool(jnp.isnan(metric).all()) == (i % 2 == 1)
+    jax.tree.map(np.testing.assert_array_equal, state.inner, alone)
+    values = [value for value, _ in seen]
+    best = 2 * (int(np.argmin(values[1::2])) + 1)
+    kept = METHOD.kept_energy(state, RATES, DATA)
+    assert 2 < best < 60 and int(state.kept.step) == best and values[-1] > values[best - 1] + 0.05
+    assert float(kept.mean) == seen[best - 1][1] != float(energy.mean)
+    assert float(state.kept.cross_entropy[0]) == pytest.approx(values[best - 1], abs=1e-4)
+    exact = 0.5 * np.log(2 * np.pi / float(kept.precision))
+    assert float(state.kept.log_partition[0]) == pytest.approx(exact, abs=0.2)
+
+
+def test_a_check_that_is_not_trusted_keeps_nothing(monkeypatch):
+    exact = fresh.draw
+    monkeypatch.setattr(fresh, "draw", lambda *arguments: exact(*arguments)._replace(trusted=jnp.asarray(False)))
+    method = Validated(PLAIN, rows=20, every=1, count=50)  # the program of no other test
+    state = start(jax.random.key(1), method, RATES, DATA)
+    state, _ = step(jax.random.key(2), method, state, RATES, DATA)
+    assert int(state.kept.step) == 0 and np.isneginf(state.kept.cross_entropy).all() and np.isneginf(state.check).all()
+    assert float(method.kept_energy(state, RATES, DATA).mean) == 0 != float(method.energy(state, RATES, DATA).mean)
+
+
+def results_of(folder, **options):
+    made = dict(steps=40, every=2, metrics={"check": ValidationCheck()}, segment=4, progress=False, schedule=None)
+    return run(jax.random.key(3), METHOD, RATES, DATA, folder=folder, **made, **options)
+
+
+def test_an_interrupted_training_keeps_the_same_energy(tmp_path):
+    """It is stopped once before and once after the energy that is kept, and continued from its folder."""
+    whole, records = results_of(None)
+    kept = int(whole.kept.step)
+    for end in (4, kept + 6):
+        results_of(tmp_path / "run", callback=lambda results, end=end: results.step[-1] >= end)
+    state, resumed = results_of(tmp_path / "run")
+    assert 8 < kept < 24 and int(state.step) == 40
+    jax.tree.map(np.testing.assert_array_equal, state, whole)
+    np.testing.assert_array_equal(resumed.check, records.check)
+    assert int(np.nanargmin(records.check.values[:, 0, 0])) * 2 == kept
+
+
+def checks(*values, error=0.01):
+    return np.array([[[value, error]] * 3 for value in values])
+
+
+@pytest.mark.parametrize(
+    ("values", "error", "enough"),
+    [
+        ([0.0, -1.0] + RISEN * [-0.8], 0.01, True),
+        ([0.0, -1.0] + (RISEN - 1) * [-0.8], 0.01, False),
+        ([0.0, -1.0] + RISEN * [-0.8], 0.1, False),  # within the errors
+        ([0.0, -1.0] + RISEN * [-0.96], 0.001, False),  # within the tolerance
+        ([0.0, -1.0] + 4 * [-0.8] + [-0.99] + (RISEN - 1) * [-0.8], 0.01, False),  # it has come back
+        ([0.0, -1.0] + 4 * [-0.8] + (RISEN - 4) * [np.nan], 0.01, True),
+        (RISEN * [np.nan] + [np.nan], 0.01, False),  # nothing is kept so far
+        ([], 0.01, False),
+    ],
+)
+def test_when_a_training_may_end(values, error, enough):
+    assert risen(checks(*values, error=error).reshape(-1, 3, 2)) == enough
+
+
+def test_a_rise_is_no_fault_of_a_training_that_keeps_the_energy_before_it():
+    worse = checks(-1.2, -1.0)
+    assert list(AnnealedCheck(DATA, 2).warnings(worse)) == ["log_partition", "particles", "rise"]
+    assert list(ValidationCheck().warnings(worse)) == ["log_partition", "particles"] and ValidationCheck().warnings(worse[:0]) == {}
+
+
+@pytest.mark.parametrize(
+    ("method", "message"),
+    [
+        (Validated(PLAIN, rows=120), "rows is 120 of 120; at least one row must be left"),
+        (Validated(Contrastive(LINE, MLP(4), walkers=8, **FIXED), rows=20), "whose flat measure cannot be sampled"),
+        (Validated(Jarzynski(Sphere(3), MLP(4), walkers=8), rows=20), "data.*Sphere"),
+    ],
+)
+def test_errors(method, message):
+    with pytest.raises(ValueError, match=message):
+        method.check(method.rates, DATA)
+
+
+def test_rows_of_a_setting_that_is_not_allowed():
+    with pytest.raises(ValueError, match="rows is 0"):
+        Validated(PLAIN, rows=0)
