@@ -55,6 +55,9 @@ def with_error(mean: float | None, error: float | None, digits: int = 6, sign: s
     return f"{text} +- {error if error > ROUNDING * abs(mean) else 0:.2g}"  # the error of a constant is rounding
 
 
+OFF = 0.1
+"""The difference, in nats, from which on log Z by the particles of a training is of no use, whatever error it states."""
+
 DOUBTFUL = " (NOT TO BE TRUSTED)"
 """The mark of a cross-entropy whose log Z is wrong."""
 
@@ -111,6 +114,8 @@ def checks(results: xarray.Dataset, name: str) -> list[Check]:
 def note_of_particles(by_particles: tuple[float, float] | None, estimate: LogPartitionEstimate) -> str | None:
     """Return a note when log Z by the particles of a training is wrong by an independent estimate, and None otherwise.
 
+    It is wrong where the two differ by more than their errors. From `OFF` on it is of no use, whatever its own error.
+
     Args:
         by_particles: log Z and its standard error by the particles, in nats. The error may be NaN. None where the method knows none.
         estimate: the independent estimate.
@@ -118,14 +123,15 @@ def note_of_particles(by_particles: tuple[float, float] | None, estimate: LogPar
     >>> known = LogPartitionEstimate(-30.66, 0.001, 900.0, 1000, 0.2, "draws", -30.66, None)
     >>> note_of_particles((-128.0, math.nan), known).split(":")[0]
     'log Z by the particles of the training is -128, and -30.66 +- 0.001 by importance sampling'
-    >>> note_of_particles((-30.67, math.nan), known) is None, note_of_particles((-31.0, 0.2), known) is None
+    >>> note_of_particles((-30.67, math.nan), known) is None, note_of_particles((-30.75, 0.2), known) is None
     (True, True)
     """
     if by_particles is None or not estimate.trusted:
         return None
     value, error = by_particles
     known = 0.0 if math.isnan(error) else error
-    if abs(value - estimate.value) <= AGREEMENT * math.hypot(known, estimate.standard_error) + TOLERANCE:
+    own, other = (AGREEMENT * error + TOLERANCE for error in (math.hypot(known, estimate.standard_error), estimate.standard_error))
+    if abs(value - estimate.value) <= min(own, max(other, OFF)):
         return None
     return (
         f"log Z by the particles of the training is {with_error(value, known or None, 4).split(' (')[0]}, and "
