@@ -25,7 +25,7 @@ DRAWN = np.random.default_rng(0).normal(size=(120, 1)).astype("float32")
 DATA = Samples(jnp.array(np.concatenate([3 + 0.5 * DRAWN[:100], 2 + 0.5 * DRAWN[100:]])))
 """Training rows around 3, and 20 validation rows around 2, which the mean of the energy passes on its way from 0."""
 
-PLAIN = Jarzynski(LINE, at_rest, walkers=400, optimiser="gradient", renewal=4)
+PLAIN = Jarzynski(LINE, at_rest, walkers=400, optimiser="gradient", renewal=4, target=0.9)
 METHOD = Validated(PLAIN, rows=20, every=2)
 RATES = PLAIN.rates._replace(learning_rate=0.3)
 
