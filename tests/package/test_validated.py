@@ -1,5 +1,7 @@
 """Trainings that keep their energy of the least cross-entropy at validation rows, where all is known in closed form."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -72,7 +74,7 @@ def test_a_check_that_is_not_trusted_keeps_nothing(monkeypatch):
 
 
 def results_of(folder, **options):
-    made = dict(steps=40, every=2, metrics={"check": ValidationCheck()}, segment=4, progress=False, schedule=None)
+    made: dict[str, Any] = dict(steps=40, every=2, metrics={"check": ValidationCheck()}, segment=4, progress=False, schedule=None)
     return run(jax.random.key(3), METHOD, RATES, DATA, folder=folder, **made, **options)
 
 
