@@ -83,7 +83,8 @@ def test_the_energy_of_the_least_cross_entropy_is_kept():
         if i % 2:
             assert np.isnan(check).all()
         else:
-            assert check[0].tolist() == pytest.approx([values[-1], 0], abs=1e-4) and float(check[1, 0]) == pytest.approx(0.001 * i, abs=1e-5)
+            assert check[0].tolist() == pytest.approx([values[-1], 0], abs=1e-4)
+            assert float(check[1, 0]) == pytest.approx(0.001 * i, abs=1e-5)
     jax.tree.map(np.testing.assert_array_equal, state.inner, alone)
     best = 2 * (int(np.argmin(values[1::2])) + 1)
     assert 6 < best < 14 and int(state.kept.step) == best and values[-1] > values[best - 1] + 0.5
