@@ -323,9 +323,9 @@ def _example_rates(choice: Choice, rates: Any, space: Space) -> dict[str, str]:
     """Return the default of each rate as text. One that changes with the dimension or the data is suited to them."""
     examples = []
     for dimension in (space.dimension, space.dimension + 1):
-        rows = Samples(np.full((dimension, dimension), float(dimension)))  # their number and their scale differ
+        points: Any = np.full((1000 * dimension, dimension), float(dimension))  # whose number and scale differ
         try:
-            examples.append(build(choice, dataclasses.replace(space, dimension=dimension), {}).rates_for(rows)._asdict())
+            examples.append(build(choice, dataclasses.replace(space, dimension=dimension), {}).rates_for(Samples(points))._asdict())
         except ValueError:  # the method has no default on this space
             examples.append({})
     first, second = examples

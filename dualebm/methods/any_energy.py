@@ -22,12 +22,17 @@ from dualebm.rates import Scalar
 PRIOR = 30.0
 """The number of rows that the penalty of a network counts like, where it is chosen by the data."""
 
+LARGEST_PENALTY = 0.1
+"""The largest penalty that is chosen. It leaves energies a range of 10."""
+
 
 def rates_of_data(method, data: Samples) -> Any:
-    """Return the default rates, with the penalty 30 / n on E U^2 over n rows for a network, which has a constant of its own.
+    """Return the default rates, with the penalty min(30 / n, 0.1) on E U^2 over n rows for a network, which has a constant of its own.
 
     The penalty of the mean loss of a row is then a prior of fixed strength, whatever the number of rows: it holds back a network that
-    learns few rows by heart, and fades where rows are many. The number 30 was chosen on tables of 114 to 1280 rows.
+    learns few rows by heart, and fades where rows are many. With the penalty a, the loss is least at U = (q - p) / (2 a (p + q)) for the
+    densities p of the data and q of the model. So |U| is at most 1 / 2a, and a larger a could not follow columns that nearly depend on
+    each other. Both numbers were chosen on tables of 96 to 1280 rows.
 
     Args:
         method: the method, with the setting `start` and default rates.
@@ -37,13 +42,13 @@ def rates_of_data(method, data: Samples) -> Any:
         The rates.
 
     >>> from dualebm.methods.jarzynski import Jarzynski; from dualebm.spaces import Sphere
-    >>> rates_of_data(Jarzynski(Sphere(3), MLP()), Samples(jnp.ones((300, 3)))).energy_penalty
-    0.1
+    >>> rates_of_data(Jarzynski(Sphere(3), MLP()), Samples(jnp.ones((600, 3)))).energy_penalty
+    0.05
     """
     if not isinstance(method.start, MLP | ConvNet):
         return method.rates
     rows = len(data.points) if data.log_weights is None else float(effective_sample_size(jnp.asarray(data.log_weights)))
-    return method.rates._replace(energy_penalty=PRIOR / rows)
+    return method.rates._replace(energy_penalty=min(PRIOR / rows, LARGEST_PENALTY))
 
 
 def check_walkers(method) -> None:

@@ -1,6 +1,7 @@
 """Trainings that adapt and are renewed, and checks by fresh samples, where all is known in closed form."""
 
 import warnings
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -171,7 +172,7 @@ def test_a_step_leaves_the_effective_fraction_above_the_target():
 def test_an_adapted_training_that_was_interrupted_ends_the_same(method, tmp_path):
     """Bit for bit, with what it adapts and what its renewals have measured. It is stopped between two renewals, and once after one."""
     metrics = {"adapted": of_walkers.AdaptedSteps()} | ({"log_z": of_walkers.LogPartition()} if method is METHOD else {})
-    call = dict(steps=24, every=2, segment=2, metrics=metrics, progress=False)
+    call: dict[str, Any] = dict(steps=24, every=2, segment=2, metrics=metrics, progress=False)
     rates = method.rates._replace(learning_rate=3.0)
     whole, records = run(jax.random.key(5), method, rates, DATA, **call)
     for end in (6, 14):

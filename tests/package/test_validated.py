@@ -1,5 +1,8 @@
 """Trainings that keep their energy of the least cross-entropy at validation rows, where all is known in closed form."""
 
+import dataclasses
+from typing import Any, NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,58 +10,87 @@ import pytest
 
 from dualebm.base_measures import Flat
 from dualebm.energies.networks import MLP
+from dualebm.geometry import Space
 from dualebm.log_z import fresh
 from dualebm.measures import Samples
-from dualebm.methods.base import Iterate
+from dualebm.methods.base import Info, Iterate, Method
 from dualebm.methods.contrastive import Contrastive
-from dualebm.methods.jarzynski import FIXED, Jarzynski
+from dualebm.methods.jarzynski import FIXED
 from dualebm.methods.validated import Validated, divided
 from dualebm.metrics import AnnealedCheck, ValidationCheck
 from dualebm.metrics.validation import RISEN, risen
+from dualebm.rates import Probability
 from dualebm.spaces import Euclidean, Sphere
 from dualebm.training.run import run
 from dualebm.training.simulate import start, step
-from tests.normal_energy import at_rest
+from tests.normal_energy import Normal
 
 LINE = Euclidean(1, Flat())
 DRAWN = np.random.default_rng(0).normal(size=(120, 1)).astype("float32")
 DATA = Samples(jnp.array(np.concatenate([3 + 0.5 * DRAWN[:100], 2 + 0.5 * DRAWN[100:]])))
 """Training rows around 3, and 20 validation rows around 2, which the mean of the energy passes on its way from 0."""
 
-PLAIN = Jarzynski(LINE, at_rest, walkers=400, optimiser="gradient", renewal=4, target=0.9)
-METHOD = Validated(PLAIN, rows=20, every=2)
-RATES = PLAIN.rates._replace(learning_rate=0.3)
+
+class Speed(NamedTuple):
+    speed: Probability = 0.1
 
 
-def cross_entropy(energy, rows):
-    """In float64, with log Z of a normal density."""
-    mean, precision = float(energy.mean), float(energy.precision)
-    return 0.5 * precision * np.mean((np.asarray(rows, float) - mean) ** 2) + 0.5 * np.log(2 * np.pi / precision)
+class Place(NamedTuple):
+    mean: Any
+    step: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Walk(Method):
+    """The mean of a normal density of precision 4 walks to that of the rows, with noise of its key. log Z is off by 0.001 an iteration."""
+
+    space: Space
+
+    @property
+    def rates(self):
+        return Speed()
+
+    def init(self, key, rates, data):
+        return Place(jnp.zeros((), data.points.dtype), jnp.int32(0))
+
+    def step(self, key, state, rates, data):
+        mean = state.mean + rates.speed * (jnp.mean(data.points) - state.mean) + 1e-3 * jax.random.normal(key)
+        return Place(mean, state.step + 1), Info()
+
+    def energy(self, state, rates, data):
+        return Normal(state.mean, jnp.full_like(state.mean, 4.0))
+
+    def log_partition(self, state):
+        return LOG_Z + 0.001 * state.step.astype(state.mean.dtype), jnp.full_like(state.mean, jnp.nan)
+
+
+LOG_Z = 0.5 * np.log(2 * np.pi / 4)
+PLAIN = Walk(LINE)
+METHOD, RATES = Validated(PLAIN, rows=20, every=2), PLAIN.rates
 
 
 def test_the_energy_of_the_least_cross_entropy_is_kept():
-    """The training is that without validation rows, and passes them. What is kept is the best of every second energy."""
+    """The training is that without validation rows, and passes them. What is kept is the best of every second energy, by NumPy."""
     train, held = divided(DATA, 20)
     state, alone = start(jax.random.key(1), METHOD, RATES, DATA), start(jax.random.key(1), PLAIN, RATES, train)
-    seen = []
-    for i in range(1, 61):
+    means, values = [], []
+    for i in range(1, 41):
         state, info = step(jax.random.key(i), METHOD, state, RATES, DATA)
         alone, _ = step(jax.random.key(i), PLAIN, alone, RATES, train)
-        energy = METHOD.energy(state, RATES, DATA)
-        seen.append((cross_entropy(energy, held.points), float(energy.mean)))
-        if i % 2 == 0:
-            assert float(state.check[0, 0]) == pytest.approx(seen[-1][0], abs=1e-4) and float(state.check[0, 1]) == 0
-        metric = ValidationCheck()(jax.random.key(0), Iterate(METHOD, state, RATES, DATA, info))
-        assert bool(jnp.isnan(metric).all()) == (i % 2 == 1)
+        means.append(float(METHOD.energy(state, RATES, DATA).mean))
+        values.append(2 * np.mean((np.asarray(held.points, float) - means[-1]) ** 2) + LOG_Z)
+        check = ValidationCheck()(jax.random.key(0), Iterate(METHOD, state, RATES, DATA, info))
+        if i % 2:
+            assert np.isnan(check).all()
+        else:
+            assert check[0].tolist() == pytest.approx([values[-1], 0], abs=1e-4)
+            assert float(check[1, 0]) == pytest.approx(0.001 * i, abs=1e-5)
     jax.tree.map(np.testing.assert_array_equal, state.inner, alone)
-    values = [value for value, _ in seen]
     best = 2 * (int(np.argmin(values[1::2])) + 1)
-    kept = METHOD.kept_energy(state, RATES, DATA)
-    assert 2 < best < 60 and int(state.kept.step) == best and values[-1] > values[best - 1] + 0.05
-    assert float(kept.mean) == seen[best - 1][1] != float(energy.mean)
-    assert float(state.kept.cross_entropy[0]) == pytest.approx(values[best - 1], abs=1e-4)
-    exact = 0.5 * np.log(2 * np.pi / float(kept.precision))
-    assert float(state.kept.log_partition[0]) == pytest.approx(exact, abs=0.2)
+    assert 6 < best < 14 and int(state.kept.step) == best and values[-1] > values[best - 1] + 0.5
+    assert float(METHOD.kept_energy(state, RATES, DATA).mean) == means[best - 1]
+    assert state.kept.cross_entropy.tolist() == pytest.approx([values[best - 1], 0], abs=1e-4)
+    assert float(state.kept.log_partition[0]) == pytest.approx(LOG_Z + 0.001 * best, abs=1e-5) and np.isneginf(state.kept.log_partition[1])
 
 
 def test_a_check_that_is_not_trusted_keeps_nothing(monkeypatch):
@@ -72,7 +104,7 @@ def test_a_check_that_is_not_trusted_keeps_nothing(monkeypatch):
 
 
 def results_of(folder, **options):
-    made = dict(steps=40, every=2, metrics={"check": ValidationCheck()}, segment=4, progress=False, schedule=None)
+    made: dict[str, Any] = dict(steps=40, every=2, metrics={"check": ValidationCheck()}, segment=4, progress=False, schedule=None)
     return run(jax.random.key(3), METHOD, RATES, DATA, folder=folder, **made, **options)
 
 
@@ -83,7 +115,7 @@ def test_an_interrupted_training_keeps_the_same_energy(tmp_path):
     for end in (4, kept + 6):
         results_of(tmp_path / "run", callback=lambda results, end=end: results.step[-1] >= end)
     state, resumed = results_of(tmp_path / "run")
-    assert 8 < kept < 34 and int(state.step) == 40
+    assert 6 < kept < 14 and int(state.step) == 40
     jax.tree.map(np.testing.assert_array_equal, state, whole)
     np.testing.assert_array_equal(resumed.check, records.check)
     assert int(np.nanargmin(records.check.values[:, 0, 0])) * 2 == kept
@@ -121,7 +153,7 @@ def test_a_rise_is_no_fault_of_a_training_that_keeps_the_energy_before_it():
     [
         (Validated(PLAIN, rows=120), "rows is 120 of 120; at least one row must be left"),
         (Validated(Contrastive(LINE, MLP(4), walkers=8, **FIXED), rows=20), "whose flat measure cannot be sampled"),
-        (Validated(Jarzynski(Sphere(3), MLP(4), walkers=8), rows=20), "data.*Sphere"),
+        (Validated(Walk(Sphere(3)), rows=20), "data.*Sphere"),
     ],
 )
 def test_errors(method, message):
