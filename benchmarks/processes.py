@@ -19,18 +19,24 @@ DEVICE_KEPT = ("JAX_PLATFORMS", "CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "
 """The variables that say which device is meant. A process that measures a device inherits them too."""
 
 
+def environment_of(on_device: bool) -> dict[str, str]:
+    """The variables of a measuring process: on the CPU, or on the device that JAX takes by itself, beside which there is the CPU."""
+    environment = {name: os.environ[name] for name in KEPT if name in os.environ}
+    if not on_device:
+        return environment | {"JAX_PLATFORMS": "cpu"}
+    environment |= {name: os.environ[name] for name in DEVICE_KEPT if name in os.environ}
+    if "cpu" not in environment.get("JAX_PLATFORMS", "cpu"):
+        environment["JAX_PLATFORMS"] += ",cpu"
+    return environment
+
+
 def isolated(job: str, *, on_device: bool = False, timeout: float | None = None, **arguments) -> dict:
     """What `benchmarks.worker` answers to a job in a new process, with the process's whole time as `process_seconds`.
 
     It runs on the CPU, or `on_device` where JAX runs by itself. Raises RuntimeError with the end of its error output where it fails, and
     TimeoutError where it takes more than `timeout` seconds; the process is then stopped.
     """
-    environment = {name: os.environ[name] for name in KEPT if name in os.environ} | {"JAX_PLATFORMS": "cpu"}
-    if on_device:
-        del environment["JAX_PLATFORMS"]
-        environment |= {name: os.environ[name] for name in DEVICE_KEPT if name in os.environ}
-        if "cpu" not in environment.get("JAX_PLATFORMS", "cpu"):
-            environment["JAX_PLATFORMS"] += ",cpu"  # with which the device is compared
+    environment = environment_of(on_device)
     if "devices" in arguments:
         environment["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={arguments['devices']}"
     command = [sys.executable, "-m", "benchmarks.worker", json.dumps({"job": job, **arguments})]

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks import correctness, device, ports, worker
+from benchmarks import correctness, device, ports, processes, worker
 from benchmarks.__main__ import Settings, check, draw_scan
 from dualebm.methods import presets
 from dualebm.spaces import Sphere
@@ -142,6 +142,18 @@ def test_the_time_of_the_script_ends(tmp_path, monkeypatch, capsys):
     results = device.main(device.Settings("small", tmp_path / "device.json"), seconds=1)
     assert {part["left_out"] for part in results["parts"].values()} <= {"no time was left", "torch is not installed"}
     assert "left out: rates: no time was left" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("before", "after"), [(None, None), ("cuda", "cuda,cpu"), ("cpu", "cpu")])
+def test_a_process_that_measures_a_device_has_that_device_and_the_cpu(before, after, monkeypatch):
+    monkeypatch.delenv("JAX_PLATFORMS", raising=False)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false")
+    if before is not None:
+        monkeypatch.setenv("JAX_PLATFORMS", before)
+    environment = processes.environment_of(on_device=True)
+    assert environment.get("JAX_PLATFORMS") == after and environment["CUDA_VISIBLE_DEVICES"] == "1" and "XLA_FLAGS" not in environment
+    assert processes.environment_of(on_device=False)["JAX_PLATFORMS"] == "cpu"
 
 
 @pytest.mark.parametrize(
