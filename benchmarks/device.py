@@ -48,11 +48,11 @@ class Scale:
 SCALES = {
     "paper": Scale(
         n=100_000, neurons=64, tests=100_000, steps=20, runs=(64, 1024), run_n=10_000, run_steps=10,
-        checked=(20_000, 32_769, 100_000), step_n=500, rates=dict(repetitions=5, size=4096, length=2**28, times=20),
+        checked=(20_000, 32_769, 100_000), step_n=500, rates=dict(repetitions=5, size=4096, length=2**27, fill=0.02),
     ),
     "small": Scale(
         n=1000, neurons=16, tests=1000, steps=4, runs=(2, 4), run_n=200, run_steps=2,
-        checked=(300,), step_n=100, rates=dict(repetitions=1, size=256, length=2**20, times=2),
+        checked=(300,), step_n=100, rates=dict(repetitions=1, size=256, length=2**20, fill=0.0),
     ),
 }  # fmt: skip
 
@@ -75,7 +75,7 @@ def parts(scale: Scale, file: str) -> list[tuple[str, float, dict]]:
     return [
         ("correctness", 90, dict(job="correct", n=scale.step_n, counts=scale.checked, on_device=True)),
         ("start", 60, dict(job="prepare", file=file, n=scale.n, neurons=scale.neurons, tests=scale.tests)),
-        ("rates", 60, dict(job="limit", n=scale.n, neurons=scale.neurons, dimension=15, on_device=True, **scale.rates)),
+        ("rates", 75, dict(job="limit", n=scale.n, neurons=scale.neurons, dimension=15, on_device=True, **scale.rates)),
         *[(STEP.format(name), 45, step | dict(implementation=name)) for name in (OURS, PLAIN, MALA)],
         (SWEEP.format(few, OURS), 60, runs | dict(implementation=OURS, runs=few)),
         (SWEEP.format(many, OURS), 75, runs | dict(implementation=OURS, runs=many)),

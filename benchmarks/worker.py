@@ -5,6 +5,7 @@ Every job is a function of this file, called with the rest of the object and ans
 
 import functools
 import json
+import math
 import os
 import sys
 import time
@@ -200,26 +201,37 @@ def normal_generators(pairs, dimension):
     return {f"blocks of {b}": functools.partial(by_blocks, b) for b in sizes} | {"whole": whole, "dualebm": own}
 
 
-def limit(n, neurons, dimension, repetitions, size=4096, length=2**26, times=1):
+MOST_TIMES, PASSES = 20, 16
+"""How often a program of `limit` does the same at most, and how often it goes through the memory in place: a new array would cost more."""
+
+
+def limit(n, neurons, dimension, repetitions, size=4096, length=2**26, fill=0.0):
     """The best float32 matrix rate, the best bandwidth of the memory, and the best time to draw the normals of a step, alone.
 
     The products of a step: at each of N = 2n particles two for the energy's gradient and two for the witness, two at
     each data point, each of 2 m d operations. What passes through the memory at least: particles and data are read, and particles are
-    written. `times` is how often a program does each: a device may take longer to start one program than to run it.
+    written. What takes less than `fill` seconds is done several times in one program: a device may take longer to start a program than
+    to run it.
     """
 
     def best(function, first, *arguments, tries=repetitions):
-        def program(first, *arguments):
-            if times == 1:
-                return function(0, first, *arguments)
-            return jax.lax.fori_loop(0, times, lambda i, before: function(i, before, *arguments), first)
+        def seconds(times):
+            def program(first, *arguments):
+                if times == 1:
+                    return function(0, first, *arguments)
+                return jax.lax.fori_loop(0, times, lambda i, before: function(i, before, *arguments), first)
 
-        program, _ = compile_and_warm(program, first, *arguments)
-        return min(seconds_of(program)[0] for _ in range(tries)) / times
+            made, _ = compile_and_warm(program, first, *arguments)
+            return min(seconds_of(made)[0] for _ in range(tries)) / times
+
+        once = seconds(1)
+        times = min(MOST_TIMES, math.ceil(fill / once))
+        return seconds(times) if times > 1 else once
 
     matrix, key = jax.random.normal(jax.random.key(0), (size, size), jnp.float32) / size**0.5, jax.random.key(1)
     rate = 2 * size**3 / best(lambda i, before, matrix: blocks.product(matrix, before), matrix, matrix)
-    bandwidth = 8 * length / best(lambda i, before: before + 1, jnp.zeros(length, jnp.float32))
+    passes = lambda i, before: jax.lax.fori_loop(0, PASSES, lambda _, x: x + 1, before)  # noqa: E731
+    bandwidth = 8 * length * PASSES / best(passes, jnp.zeros(length, jnp.float32))
     draws = {}
     for name, draw in normal_generators(n, dimension).items():
         first = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(draw, key))

@@ -98,6 +98,21 @@ def test_figure(tmp_path):
     assert (tmp_path / "scan.png").stat().st_size > 10_000
 
 
+@pytest.mark.parametrize("fill", [0.0, 1.0])
+def test_the_floor_is_the_larger_of_arithmetic_and_memory(fill, monkeypatch):
+    """Rates from programs that do each thing once, and as often as they may."""
+    loops = []
+    inner = jax.lax.fori_loop
+    monkeypatch.setattr(jax.lax, "fori_loop", lambda first, count, *rest: (loops.append(count), inner(first, count, *rest))[1])
+    monkeypatch.setattr(worker, "normal_generators", lambda pairs, d: {"whole": lambda key: jax.random.normal(key, (d, pairs))})
+    found = worker.limit(10, 4, 3, 1, size=8, length=64, fill=fill)
+    arithmetic = found["operations"] / found["operations_per_second"] + found["normals_seconds"]["whole"]
+    assert found["operations"] == 2 * 4 * 3 * (4 * 20 + 20) and found["bytes"] == 4 * 3 * (20 + 20 + 10)
+    assert found["seconds"] == pytest.approx(arithmetic)
+    assert found["floor_seconds"] == max(arithmetic, found["bytes"] / found["bytes_per_second"])
+    assert loops.count(worker.MOST_TIMES) == (3 if fill else 0)
+
+
 # ---- one device --------------------------------------------------------------------------------------------
 
 
