@@ -135,8 +135,7 @@ def test_the_script_for_one_device_runs_whole(tmp_path, monkeypatch, capsys):
     projected, plain = (rows[f"step, {name}"] for name in (device.OURS, device.PLAIN))
     assert all(float(one) == pytest.approx(float(other), abs=0.02) for one, other in zip(projected[4:6], plain[4:6], strict=True))
     assert float(rows[f"2 runs, {device.OURS}"][5]) == pytest.approx(float(rows[f"2 runs, {device.PLAIN}"][5]), abs=0.02)
-    floors = [float(row[1]) for name, row in rows.items() if name.startswith("step")]
-    assert min(floors) > 1  # nothing is faster than the floor
+    assert all(float(cell) > 0 for row in rows.values() if row is not rows[""] for cell in row[:4] if "-" not in cell)
 
 
 def test_a_part_that_fails_or_takes_too_long_is_left_out(monkeypatch):
