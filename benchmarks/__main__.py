@@ -2,19 +2,18 @@
 
     python -m benchmarks --scale small
     python -m benchmarks --only step memory --json measured.json
+    python -m benchmarks device --json device.json
 
+The last line measures one device, an accelerator or a CPU, within eight minutes (see `benchmarks.device`). The others measure CPUs.
 Every number is of a process of its own, in a clean environment; repetitions alternate between the implementations.
 """
 
 import concurrent.futures
 import dataclasses
-import importlib.metadata
 import importlib.util
 import json
 import os
-import platform
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -23,13 +22,10 @@ from pathlib import Path
 import numpy as np
 import tyro
 
+from benchmarks import device
+from benchmarks.processes import ROOT, isolated, machine, say, table
 from dualebm._internal import checks
 from dualebm._internal.files import commit_figure
-
-ROOT = Path(__file__).parent.parent
-BEGIN = time.perf_counter()
-KEPT = ("PATH", "HOME", "TMPDIR", "LANG", "LD_LIBRARY_PATH", "PYTHONPATH")
-"""The variables that a measuring process inherits: none that sets threads, flags or caches of a library."""
 
 STEPS = 20
 PLAIN = "plain jax"
@@ -102,28 +98,6 @@ class Settings:
 # ---- processes ---------------------------------------------------------------------------------------------------
 
 
-def isolated(job: str, **arguments) -> dict:
-    """What `benchmarks.worker` answers to a job in a new process, with the process's whole time as `process_seconds`.
-
-    Raises RuntimeError with the end of its error output where it fails.
-    """
-    environment = {name: os.environ[name] for name in KEPT if name in os.environ} | {"JAX_PLATFORMS": "cpu"}
-    if "devices" in arguments:
-        environment["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={arguments['devices']}"
-    command = [sys.executable, "-m", "benchmarks.worker", json.dumps({"job": job, **arguments})]
-    begin = time.perf_counter()
-    process = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
-    if process.returncode:
-        raise RuntimeError(f"{job} {arguments} failed:\n{process.stderr[-2000:]}")
-    answer = json.loads(process.stdout.splitlines()[-1])
-    return {**answer, "process_seconds": time.perf_counter() - begin}
-
-
-def say(text: str) -> None:
-    """Progress, on standard error."""
-    print(f"[{time.perf_counter() - BEGIN:6.0f} s] {text}", file=sys.stderr, flush=True)
-
-
 def alternate(jobs: dict, repetitions: int) -> dict:
     """Every job once, then every job again, and so on: name -> its answers. A drift of the machine meets all alike.
 
@@ -151,32 +125,7 @@ def implementations() -> list[str]:
     return [name for name in (*PROJECTED, OURS[1]) if torch or not name.startswith("torch")]
 
 
-def machine() -> dict:
-    """The processor, its cores, the load as the suite starts, and the versions of the libraries."""
-    model = platform.processor() or platform.machine()
-    information = Path("/proc/cpuinfo")
-    if information.exists():
-        lines = information.read_text().splitlines()
-        model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), model)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    installed = [name for name in ("jax", "jaxlib", "torch", "numpy") if importlib.util.find_spec(name)]
-    return dict(
-        processor=model, cores=cores, load=os.getloadavg()[0], python=platform.python_version(),
-        **{name: importlib.metadata.version(name) for name in installed},
-        threads=f"as many as each library takes by itself, of {cores} cores",
-    )  # fmt: skip
-
-
 # ---- tables ------------------------------------------------------------------------------------------------------
-
-
-def table(header: list[str], rows: list[list[str]]) -> None:
-    """A markdown table whose columns are aligned: the first to the left, the others to the right."""
-    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
-    for row in (header, rule, *rows):
-        cells = [row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))]
-        print("| " + " | ".join(cells) + " |")
 
 
 def median(answers: list[dict], name: str = "seconds") -> float:
@@ -558,8 +507,12 @@ def main(settings: Settings) -> dict:
 
 
 if __name__ == "__main__":
+    arguments = sys.argv[1:]
     try:
-        main(tyro.cli(Settings, description=__doc__))
+        if arguments[:1] == ["device"]:
+            device.main(tyro.cli(device.Settings, description=device.__doc__, prog="benchmarks device", args=arguments[1:]))
+        else:
+            main(tyro.cli(Settings, description=__doc__))
     except (ValueError, OSError, RuntimeError) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:

@@ -5,10 +5,10 @@ Every job is a function of this file, called with the rest of the object and ans
 
 import functools
 import json
-import resource
+import math
+import os
 import sys
 import time
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,17 @@ import numpy as np
 import optax
 
 from benchmarks import ports
+from benchmarks.correctness import correct
+from benchmarks.timing import (
+    compile_and_warm,
+    compiled,
+    device_peak,
+    float_rates,
+    memory_bytes,
+    scan_of_steps,
+    seconds_of,
+    torch_device,
+)
 from dualebm import metrics
 from dualebm._internal import blocks, random
 from dualebm.base_measures import Flat
@@ -30,34 +41,12 @@ from dualebm.methods.jarzynski import Jarzynski
 from dualebm.methods.likelihood import Likelihood
 from dualebm.methods.stein import KernelStein, NetworkStein
 from dualebm.spaces import Euclidean, Sphere
+from dualebm.sweeps import placement
+from dualebm.sweeps.placement import Placement
 from dualebm.training import sharding
 from dualebm.training.simulate import simulate
 
-TEACHER = "s14_monomodal"
-
-
-def memory_bytes():
-    """The largest resident memory of this process so far, and the present one (that alone where the system tells)."""
-    status = Path("/proc/self/status")
-    if status.exists():
-        # ru_maxrss would also hold the parent's peak: Linux carries it over the exec that starts a process.
-        lines = dict(line.split(":") for line in status.read_text().splitlines())
-        if "VmHWM" in lines:
-            return tuple(1024 * int(lines[name].split()[0]) for name in ("VmHWM", "VmRSS"))
-    largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return (largest if sys.platform == "darwin" else 1024 * largest), None
-
-
-def seconds_of(function):
-    """The seconds a call takes until its arrays are there, and what it returns."""
-    begin = time.perf_counter()
-    result = jax.block_until_ready(function())
-    return time.perf_counter() - begin, result
-
-
-def float_rates(rates):
-    """Rates as float32 arrays, arguments of the compiled program as they are in a run."""
-    return jax.tree.map(jnp.float32, rates)
+TEACHER, PLAIN = "s14_monomodal", "plain jax"
 
 
 # ---- one step, in every implementation ---------------------------------------------------------------------------
@@ -89,22 +78,6 @@ def eager_program(step, normal, start, count):
     return program
 
 
-def compiled(function, *arguments):
-    """A function compiled for its arguments; the seconds to lower and to compile it, and the temporaries XLA plans."""
-    lowering, lowered = seconds_of(lambda: jax.jit(function).lower(*arguments))
-    compiling, program = seconds_of(lowered.compile)
-    temporary = program.memory_analysis().temp_size_in_bytes
-    return program, dict(lower_seconds=lowering, compile_seconds=compiling, temporary_bytes=temporary)
-
-
-def compile_and_warm(function, *arguments):
-    """`compiled`, run once and bound to its arguments; and what it cost to make it."""
-    program, cost = compiled(function, *arguments)
-    _, resident = memory_bytes()
-    jax.block_until_ready(program(*arguments))
-    return functools.partial(program, *arguments), dict(resident_before_run_bytes=resident, **cost)
-
-
 def numpy_program(data, positions, count, dtype):
     """The port in NumPy: whole arrays, BLAS products."""
     generator = np.random.default_rng(3)
@@ -115,17 +88,34 @@ def numpy_program(data, positions, count, dtype):
 
 
 def torch_program(data, positions, count, inductor):
-    """The port in PyTorch, eager or compiled; compiling is the first call."""
+    """The port in PyTorch, eager or compiled; compiling is the first call. Runs along a first axis of the data are vmapped."""
     import torch  # an optional peer
 
+    where = torch_device()
     torch.manual_seed(3)
     torch.set_grad_enabled(False)
-    data, positions = torch.from_numpy(data), torch.from_numpy(positions)
-    start = (torch.cat([data, data]), positions, torch.ones(len(positions)), data)
+    data, positions = (torch.from_numpy(np.array(array)).to(where) for array in (data, positions))
+    start = (torch.cat([data, data], dim=-2), positions, torch.ones(positions.shape[:-1], device=where), data)
     begin = time.perf_counter()
     step = torch.compile(ports.torch_step) if inductor else ports.torch_step
-    program = eager_program(step, lambda: torch.randn(data.shape), start, count)
-    return program, dict(compile_seconds=time.perf_counter() - begin) if inductor else {}
+    program = eager_program(torch.vmap(step) if data.ndim == 3 else step, lambda: torch.randn(data.shape, device=where), start, count)
+
+    def until_there():
+        end = program()
+        if where == "cuda":
+            torch.cuda.synchronize()
+        return end
+
+    return until_there, dict(compile_seconds=time.perf_counter() - begin) if inductor else {}
+
+
+def plain_steps(key, start, data, count):
+    """`count` steps of the port in JAX, as a scan."""
+
+    def step(state, key):
+        return ports.array_step(jnp, *state, data, jax.random.normal(key, data.shape, data.dtype)), None
+
+    return jax.lax.scan(step, start, jax.random.split(key, count))[0]
 
 
 def plain_program(data, positions, count):
@@ -133,39 +123,22 @@ def plain_program(data, positions, count):
     data, positions = jnp.asarray(data), jnp.asarray(positions)
     start = (jnp.concatenate([data, data]), positions, jnp.ones(len(positions), data.dtype))
 
-    def run(key, start, data):
-        def step(state, key):
-            return ports.array_step(jnp, *state, data, jax.random.normal(key, data.shape, data.dtype)), None
-
-        return jax.lax.scan(step, start, jax.random.split(key, count))[0]
-
-    return compile_and_warm(run, jax.random.key(3), start, data)
+    run = functools.partial(plain_steps, count=count)
+    with jax.default_matmul_precision("highest"):  # as all the others; a GPU or a TPU would round
+        return compile_and_warm(run, jax.random.key(3), start, data)
 
 
 def own_program(data, positions, count, integrator):
     """`dualebm`: the program's preset and rates, a scan of `method.step`; its own start is the shared one."""
     method = presets.program(Sphere(data.shape[1]), neurons=len(positions), integrator=integrator)
     rates, data = float_rates(presets.program_rates()), Samples(jnp.asarray(data))
-    state = method.init(jax.random.key(2), rates, data)
-    program, cost = compile_and_warm(scan_of_steps(method, count), jax.random.key(3), state, rates, data)
-
-    def positions_and_weights():
-        end = program()
-        return end.particles, end.atoms.positions, jnp.exp(end.atoms.log_weights)
-
-    return positions_and_weights, cost
-
-
-def scan_of_steps(method, count):
-    """`count` steps of a method, those of a run: the key of step i is fold_in(key, i)."""
+    state, steps = method.init(jax.random.key(2), rates, data), scan_of_steps(method, count)
 
     def run(key, state, rates, data):
-        def step(state, i):
-            return method.step(jax.random.fold_in(key, i), state, rates, data)[0], None
+        end = steps(key, state, rates, data)
+        return end.particles, end.atoms.positions, jnp.exp(end.atoms.log_weights)
 
-        return jax.lax.scan(step, state, jnp.arange(count))[0]
-
-    return run
+    return compile_and_warm(run, jax.random.key(3), state, rates, data)
 
 
 PROGRAMS = {
@@ -173,7 +146,7 @@ PROGRAMS = {
     "numpy float32": functools.partial(numpy_program, dtype=np.float32),
     "torch eager": functools.partial(torch_program, inductor=False),
     "torch.compile": functools.partial(torch_program, inductor=True),
-    "plain jax": plain_program,
+    PLAIN: plain_program,
     "dualebm projected": functools.partial(own_program, integrator="projected"),
     "dualebm MALA": functools.partial(own_program, integrator="mala"),
 }
@@ -190,13 +163,16 @@ def steps(implementation, file, count):
     del data
     seconds, end = seconds_of(program)
     peak, _ = memory_bytes()  # before the answer is worked out
-    particles, positions, weights = (np.asarray(a, np.float64) for a in end)
+    on_device = None if implementation.startswith("numpy") else device_peak(implementation.startswith("torch"))
+    particles, positions, weights = (np.asarray(a.cpu() if hasattr(a, "cpu") else a, np.float64) for a in end)
     answer = dict(
         kl=ports.divergence(start["test"], start["reference"], positions, weights),
         total_variation=float(weights.mean()),
         particle_mean=float(np.linalg.norm(particles.mean(0))),
     )
-    return dict(seconds=seconds / count, peak_bytes=peak, argument_bytes=arguments, answer=answer, **cost)
+    return dict(
+        seconds=seconds / count, peak_bytes=peak, device_peak_bytes=on_device, argument_bytes=arguments, answer=answer, **cost
+    )  # fmt: skip
 
 
 # ---- the limit ---------------------------------------------------------------------------------------------------
@@ -225,23 +201,47 @@ def normal_generators(pairs, dimension):
     return {f"blocks of {b}": functools.partial(by_blocks, b) for b in sizes} | {"whole": whole, "dualebm": own}
 
 
-def limit(n, neurons, dimension, repetitions):
-    """The best float32 matrix rate (4096^3), and the best time to draw the normals of a step, alone.
+MOST_TIMES, PASSES = 20, 16
+"""How often a program of `limit` does the same at most, and how often it goes through the memory in place: a new array would cost more."""
+
+
+def limit(n, neurons, dimension, repetitions, size=4096, length=2**26, fill=0.0):
+    """The best float32 matrix rate, the best bandwidth of the memory, and the best time to draw the normals of a step, alone.
 
     The products of a step: at each of N = 2n particles two for the energy's gradient and two for the witness, two at
-    each data point, each of 2 m d operations.
+    each data point, each of 2 m d operations. What passes through the memory at least: particles and data are read, and particles are
+    written. What takes less than `fill` seconds is done several times in one program: a device may take longer to start a program than
+    to run it.
     """
-    size = 4096
-    matrix = jax.random.normal(jax.random.key(0), (size, size), jnp.float32)
-    product, _ = compile_and_warm(lambda a: a @ a, matrix)
-    rate = 2 * size**3 / min(seconds_of(product)[0] for _ in range(repetitions))
+
+    def best(function, first, *arguments, tries=repetitions):
+        def seconds(times):
+            def program(first, *arguments):
+                if times == 1:
+                    return function(0, first, *arguments)
+                return jax.lax.fori_loop(0, times, lambda i, before: function(i, before, *arguments), first)
+
+            made, _ = compile_and_warm(program, first, *arguments)
+            return min(seconds_of(made)[0] for _ in range(tries)) / times
+
+        once = seconds(1)
+        times = min(MOST_TIMES, math.ceil(fill / once))
+        return seconds(times) if times > 1 else once
+
+    matrix, key = jax.random.normal(jax.random.key(0), (size, size), jnp.float32) / size**0.5, jax.random.key(1)
+    rate = 2 * size**3 / best(lambda i, before, matrix: blocks.product(matrix, before), matrix, matrix)
+    passes = lambda i, before: jax.lax.fori_loop(0, PASSES, lambda _, x: x + 1, before)  # noqa: E731
+    bandwidth = 8 * length * PASSES / best(passes, jnp.zeros(length, jnp.float32))
     draws = {}
-    for name, generator in normal_generators(n, dimension).items():
-        draw, _ = compile_and_warm(generator, jax.random.key(1))
-        draws[name] = min(seconds_of(draw)[0] for _ in range(5 * repetitions))
-    operations = 2 * neurons * dimension * (4 * 2 * n + 2 * n)
+    for name, draw in normal_generators(n, dimension).items():
+        first = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(draw, key))
+        draws[name] = best(lambda i, _, key, draw=draw: draw(jax.random.fold_in(key, i)), first, key, tries=5 * repetitions)
+    operations, moved = 2 * neurons * dimension * (4 * 2 * n + 2 * n), 4 * dimension * (2 * 2 * n + n)
     seconds = operations / rate + min(draws.values())
-    return dict(operations=operations, operations_per_second=rate, normals_seconds=draws, seconds=seconds)
+    return dict(
+        operations=operations, operations_per_second=rate, normals_seconds=draws, seconds=seconds, bytes=moved, bytes_per_second=bandwidth,
+        floor_seconds=max(seconds, moved / bandwidth),
+    )  # fmt: skip
 
 
 # ---- growth, sweeps, time to a divergence ------------------------------------------------------------------------
@@ -263,6 +263,44 @@ def grown_steps(n, neurons, dimension, runs, count):
         run = jax.vmap(run, (0, 0, None, 0))
     program, cost = compile_and_warm(run, keys, state, rates, data)
     return dict(seconds=seconds_of(program)[0] / count, peak_bytes=memory_bytes()[0], **cost)
+
+
+def runs_of(implementation, n, neurons, runs, count):
+    """Seconds a step of all of `runs` runs of the authors' update on S^14, each on `n` data points of its own, and their mean answers.
+
+    As many are side by side as a sweep computes side by side on this device.
+    """
+    space, method = Sphere(15), presets.program(Sphere(15), neurons=neurons)
+    rates, batch = float_rates(presets.program_rates()), Placement().side_by_side() or min(runs, placement.MOST_RUNS)
+    points = space.sample_base(jax.random.key(1), n * runs, jnp.float32).reshape(runs, n, 15)
+    keys = jax.random.split(jax.random.key(0), runs)
+    begin = lambda key, points: method.init(key, rates, Samples(points))  # noqa: E731
+    if implementation.startswith("torch"):
+        positions = jax.jit(jax.vmap(lambda key, points: begin(key, points).atoms.positions))(keys, points)
+        parts = [slice(first, first + batch) for first in range(0, runs, batch)]
+        programs = [torch_program(points[part], positions[part], count, inductor=implementation == "torch.compile") for part in parts]
+        program, cost = lambda: [one() for one, _ in programs], {}
+        seconds, ends = seconds_of(program)
+        weights = np.concatenate([end[2].cpu() for end in ends])
+    else:
+        if implementation == PLAIN:
+
+            def one(key, points):
+                state = (jnp.concatenate([points, points]), begin(key, points).atoms.positions, jnp.ones(neurons))
+                return plain_steps(key, state, points, count)[2]
+        else:
+
+            def one(key, points):
+                end = scan_of_steps(method, count)(key, begin(key, points), rates, Samples(points))
+                return jnp.exp(end.atoms.log_weights)
+
+        with jax.default_matmul_precision("highest"):
+            run = lambda keys, points: jax.lax.map(lambda pair: one(*pair), (keys, points), batch_size=batch)  # noqa: E731
+            program, cost = compile_and_warm(run, keys, points)
+        seconds, weights = seconds_of(program)
+    on_device = device_peak(implementation.startswith("torch"))
+    answer = dict(total_variation=float(np.mean(np.asarray(weights, np.float64))))
+    return dict(seconds=seconds / count, device_peak_bytes=on_device, peak_bytes=memory_bytes()[0], answer=answer, batch=batch, **cost)
 
 
 def sweep(file, runs, n, first, count, every, batch):
@@ -459,10 +497,15 @@ def walker_steps(implementation, count):
     return dict(seconds=seconds / count, peak_bytes=memory_bytes()[0], **cost)
 
 
-JOBS = {job.__name__: job for job in (prepare, steps, limit, grown_steps, sweep, time_to_kl, spread_steps, network_steps, walker_steps)}
+JOBS = {
+    job.__name__: job
+    for job in (prepare, steps, limit, grown_steps, runs_of, sweep, time_to_kl, spread_steps, network_steps, walker_steps, correct)
+}
 """What a process can be asked for."""
 
 
 if __name__ == "__main__":
     task = json.loads(sys.argv[1])
+    if "cores" in task:
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: task.pop("cores")])
     print(json.dumps(JOBS[task.pop("job")](**task)))

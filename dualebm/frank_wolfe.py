@@ -98,7 +98,7 @@ def quadratic_step(
     def step(carry, _):
         x, y, t = carry
         new = projected(y - rate * (slope + product(covariance, y - a)), radius, ball)
-        t = jnp.where(jnp.dot(y - new, new - x) > 0, 1.0, t)
+        t = jnp.where(product(y - new, new - x) > 0, 1.0, t)
         after = (1 + jnp.sqrt(1 + 4 * t * t)) / 2
         return (new, new + (t - 1) / after * (new - x), after), None
 
@@ -179,11 +179,11 @@ def weighed(feature: Feature, measure: Measure, at: Point, radius: Any, ball: st
         slope, covariance = seen - centre, sum_blocks(second, tuple(model), width)
         covariance = covariance + 1e-6 * jnp.mean(jnp.diag(covariance)) * jnp.eye(len(slope), dtype=slope.dtype)
         way = quadratic_step(slope, covariance, at.coefficients, radius, ball) - at.coefficients
-        along, observed = combined(feature, theta, way, columns), jnp.dot(seen, way)
+        along, observed = combined(feature, theta, way, columns), product(seen, way)
         sizes = jnp.append(0.5 ** jnp.arange(HALVINGS, dtype=slope.dtype), 0)
         size = sizes[jnp.argmax(jax.lax.map(lambda t: fall(measure, at.change - t * along, at.observed - t * observed), sizes))]
         highest = jnp.maximum(jnp.max(jnp.stack([jnp.max(-s * slope) for s in SIGNS[ball]])), 0)
-        gap = radius * highest + jnp.dot(at.coefficients, slope)  # of the g before the step
+        gap = radius * highest + product(at.coefficients, slope)  # of the g before the step
         moved = at._replace(
             coefficients=at.coefficients + size * way, change=at.change - size * along, observed=at.observed - size * observed
         )
@@ -242,7 +242,7 @@ def polish(
 
     def point(theta, a):
         seen = feature_mean(feature, theta, data)[0]
-        return Point(theta, a, seen, f - combined(feature, theta, a, columns), own - jnp.dot(seen, a))
+        return Point(theta, a, seen, f - combined(feature, theta, a, columns), own - product(seen, a))
 
     def step(carry):
         i, at, found, best, before, _ = carry

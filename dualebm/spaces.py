@@ -112,7 +112,7 @@ class Sphere(Space):
 
     def laplacian(self, x: Float[Array, " d"], gradient: Float[Array, " d"], hessian: Float[Array, "d d"]) -> Float[Array, ""]:
         """Returns Tr hessian - <x, hessian x> - (d - 1) <x, gradient>."""
-        return jnp.trace(hessian) - jnp.dot(x, product(hessian, x)) - self.mean_curvature * jnp.dot(x, gradient)
+        return jnp.trace(hessian) - product(x, product(hessian, x)) - self.mean_curvature * product(x, gradient)
 
     def proximity(self, x: Float[Array, "N d"], y: Float[Array, "m d"]) -> Float[Array, "N m"]:
         """Returns <x, y> - 1 for all pairs."""

@@ -10,17 +10,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Shaped
 
-BLOCK_ELEMENTS = {"cpu": 3 * 2**18}
-"""The elements of the (m, columns) block that is alive at a time, by backend. 3 MB of float32 stay in the cache of a CPU."""
-
-BLOCK_ELEMENTS_ELSEWHERE = 2**26
-"""The elements of a block on accelerators, enough to fill them."""
+from dualebm._internal.platforms import choices
 
 GRAIN = 256
 """The number of columns of a block is a multiple of this number."""
-
-CHAINS = 4
-"""The number of blocks that a sum handles side by side. XLA runs several products concurrently, but not the parts of one."""
 
 
 def product(a: Float[Array, "..."], b: Float[Array, "..."]) -> Float[Array, "..."]:
@@ -38,8 +31,7 @@ def block_columns(rows: int) -> int:
     >>> block_columns(64) % 256
     0
     """
-    elements = BLOCK_ELEMENTS.get(jax.default_backend(), BLOCK_ELEMENTS_ELSEWHERE)
-    return max(elements // (GRAIN * rows), 1) * GRAIN
+    return max(choices().block_elements // (GRAIN * rows), 1) * GRAIN
 
 
 def split(count: int, columns: int) -> tuple[int, int, int]:
@@ -161,14 +153,15 @@ def sum_blocks(function: Callable, arrays: tuple, columns: int):
     if count <= columns:
         return function(*arrays)
     blocks, width, rest = split(count, columns)
+    side = choices().chains
     at = lambda start, width: function(*jax.tree.map(lambda a: take(a, start, width), arrays))  # noqa: E731
 
     def several(before, first, chains):
         return total([before, *(at((first + i) * width, width) for i in range(chains))])
 
     zero = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(lambda: at(0, width)))
-    whole = jax.lax.fori_loop(0, blocks // CHAINS, lambda i, before: several(before, i * CHAINS, CHAINS), zero)
-    whole = several(whole, blocks - blocks % CHAINS, blocks % CHAINS)
+    whole = jax.lax.fori_loop(0, blocks // side, lambda i, before: several(before, i * side, side), zero)
+    whole = several(whole, blocks - blocks % side, blocks % side)
     return total([whole, at(count - rest, rest)]) if rest else whole
 
 

@@ -88,7 +88,7 @@ def cosine(a: Any, b: Any) -> Scalar:
     >>> round(float(cosine({"w": jnp.array([3.0, 0.0])}, {"w": jnp.array([1.0, 1.0])})), 6)
     0.707107
     """
-    dot = lambda a, b: sum(jnp.vdot(p, q) for p, q in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))  # noqa: E731
+    dot = lambda a, b: sum(jnp.vdot(p, q, precision="highest") for p, q in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))  # noqa: E731
     scale = jnp.sqrt(dot(a, a)) * jnp.sqrt(dot(b, b))
     return jnp.where(scale > 0, dot(a, b) / jnp.where(scale > 0, scale, 1), 0)
 

@@ -25,7 +25,7 @@ from jax.scipy.special import erfc, ndtr
 from jaxtyping import Array, Float, Int, Key
 
 from dualebm import settings
-from dualebm._internal.blocks import block_columns, map_blocks, once, sum_blocks
+from dualebm._internal.blocks import block_columns, map_blocks, once, product, sum_blocks
 from dualebm._internal.keys import check_key
 from dualebm.energies.shallow import Shallow, Sums, from_atoms
 from dualebm.features import Feature, ReLU, Ridge, ScaledBump
@@ -208,7 +208,6 @@ def operator(feature: Feature, space: Space, theta: Float[Array, "m p"], x: Floa
     [[0.75]]
     """
     d = space.dimension
-    product = lambda a, b: jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)  # noqa: E731
     if isinstance(feature, Ridge):
         along = theta[:, :d]
         inner = product(x, along.T)
@@ -230,7 +229,7 @@ def operator(feature: Feature, space: Space, theta: Float[Array, "m p"], x: Floa
         phi = lambda x: feature(x[None], theta[None])[0, 0]  # noqa: E731
         gradient = jax.grad(phi)(x)
         laplacian = space.laplacian(x, gradient, jax.hessian(phi)(x))
-        return jnp.dot(gradient, force) - laplacian
+        return product(gradient, force) - laplacian
 
     return jax.vmap(jax.vmap(one, (None, None, 0)), (0, 0, None))(x, force, theta)
 
@@ -269,7 +268,7 @@ def derivative(feature: Feature, space: Space, atoms: Atoms, data: Samples, widt
 
     def block(x, force, weights):
         def values(theta):
-            return jnp.matmul(weights, operator(feature, space, theta, x.T, force.T, width), precision=jax.lax.Precision.HIGHEST)
+            return product(weights, operator(feature, space, theta, x.T, force.T, width))
 
         value, pull_back = jax.vjp(values, atoms.positions)
         return value, pull_back(jnp.ones_like(value))[0]

@@ -8,6 +8,7 @@ import jax
 from jax.sharding import Mesh
 
 from dualebm import settings
+from dualebm._internal import platforms
 from dualebm.settings import Count
 from dualebm.sweeps.grid import Replica
 from dualebm.sweeps.identity import owner
@@ -94,7 +95,7 @@ class Placement:
 
     def side_by_side(self) -> int | None:
         """Return the number of runs of a batch that one device computes side by side; None for all."""
-        return 1 if self.vmapped is None and jax.default_backend() == "cpu" else self.vmapped
+        return 1 if self.vmapped is None and platforms.choices().runs_in_turn else self.vmapped
 
     def batch_size_of(self, mesh: Mesh | None, count: int, bytes_of_run: Callable[[], int]) -> int:
         """Return the number of runs in each batch of a group.

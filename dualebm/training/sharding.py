@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
-from dualebm._internal import blocks, checks, collectives
+from dualebm._internal import blocks, checks, collectives, platforms
 from dualebm.measures import Samples
 from dualebm.training import simulate
 
@@ -219,21 +219,17 @@ def place_data(mesh: Mesh, data: Samples, shared: bool = False) -> Samples:
     return jax.tree.map(lambda x: jax.make_array_from_callback(x.shape, sharding, lambda index: np.asarray(x[index])), data)
 
 
-def _each_run(mesh, run, stacks):
-    """Apply `run` to each run of this device.
-
-    Accelerators compute the runs side by side. CPUs compute them in turn, because runs side by side would share the
-    caches.
-    """
+def _each_run(run, stacks):
+    """Apply `run` to each run of this device, in turn or side by side (see `platforms.Choices`)."""
     if jax.tree.leaves(stacks)[0].shape[0] == 1:
         return jax.tree.map(lambda a: a[None], run(*jax.tree.map(lambda a: a[0], stacks)))
-    if mesh.devices.flat[0].platform == "cpu":
+    if platforms.choices().runs_in_turn:
         return jax.lax.map(lambda arguments: run(*arguments), stacks)
     return jax.vmap(run)(*stacks)
 
 
 @eqx.filter_jit
-def initial(setup: simulate.Setup, mesh: Mesh, shared: bool = False):
+def initial(setup: simulate.Setup, mesh: Mesh | AbstractMesh, shared: bool = False):
     """Return the initial states of a stack of runs: stacked, split, and on their devices.
 
     They are the states of `simulate.initial`. Each device makes the whole state of a run from all of its data, and
@@ -282,8 +278,8 @@ def initial(setup: simulate.Setup, mesh: Mesh, shared: bool = False):
 
     def local(keys, rates, data):
         if shared:
-            return _each_run(mesh, lambda key, rates: run(key, rates, data), (keys, rates))
-        return _each_run(mesh, run, (keys, rates, data))
+            return _each_run(lambda key, rates: run(key, rates, data), (keys, rates))
+        return _each_run(run, (keys, rates, data))
 
     runs = PartitionSpec(RUNS)
     specs = (runs, runs, _data_spec(shared))
@@ -291,7 +287,7 @@ def initial(setup: simulate.Setup, mesh: Mesh, shared: bool = False):
     return made(keys, rates, data)
 
 
-def intervals(setup: simulate.Setup, states, active, mesh: Mesh, shared: tuple[bool, bool] = (False, False)):
+def intervals(setup: simulate.Setup, states, active, mesh: Mesh | AbstractMesh, shared: tuple[bool, bool] = (False, False)):
     """Advance a stack of runs over the devices of a mesh by a segment, which is a number of recording intervals.
 
     An interval has `setup.every` iterations and ends with a record (see `simulate.intervals`). The function is pure.
@@ -343,7 +339,7 @@ def intervals(setup: simulate.Setup, states, active, mesh: Mesh, shared: tuple[b
             state, _, records = simulate.intervals(one, join(method, state), active, whole)
             return split(method, state), records
 
-        return _each_run(mesh, run, (keys, states, rates, None if shared[0] else data, None if shared[1] else arrays))
+        return _each_run(run, (keys, states, rates, None if shared[0] else data, None if shared[1] else arrays))
 
     runs, everywhere = PartitionSpec(RUNS), PartitionSpec()
     state_specs = _state_specs(method, states)

@@ -311,7 +311,7 @@ def replicas(each: Setup, common: Setup, states, active, vmapped=None):
         common: What the runs share; None in place of the arrays of `each`. The two are an Equinox partition.
         states: The states, stacked.
         active: For each interval of the segment whether its iterations are done, (intervals,), bool, for all runs.
-        vmapped: The number of runs that are computed side by side. None computes one run after another.
+        vmapped: The number of runs that are computed side by side. None computes all of them side by side.
 
     Returns:
         The states and the records, both stacked.
@@ -322,7 +322,7 @@ def replicas(each: Setup, common: Setup, states, active, vmapped=None):
         state, _, records = intervals(eqx.combine(setup, common), state, active)
         return state, records
 
-    return jax.lax.map(one, (states, each), batch_size=vmapped)
+    return jax.vmap(one)((states, each)) if vmapped is None else jax.lax.map(one, (states, each), batch_size=vmapped)
 
 
 def initial_replicas(each: Setup, common: Setup):

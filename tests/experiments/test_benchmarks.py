@@ -1,8 +1,10 @@
 """The ports of the authors' program beside a loop of the formulas, a small run from end to end, and bad input. No timings."""
 
+import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import jax
@@ -10,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks import ports, worker
+from benchmarks import correctness, device, ports, processes, worker
 from benchmarks.__main__ import Settings, check, draw_scan
 from dualebm.methods import presets
 from dualebm.spaces import Sphere
@@ -94,6 +96,92 @@ def test_figure(tmp_path):
     result = dict(base=dict(N=2, m=2, d=2, runs=1), values=values, repetitions=times, slopes=dict.fromkeys(values, 1.0))
     draw_scan(result, tmp_path / "scan.png")
     assert (tmp_path / "scan.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize("fill", [0.0, 1.0])
+def test_the_floor_is_the_larger_of_arithmetic_and_memory(fill, monkeypatch):
+    """Rates from programs that do each thing once, and as often as they may."""
+    loops = []
+    inner = jax.lax.fori_loop
+    monkeypatch.setattr(jax.lax, "fori_loop", lambda first, count, *rest: (loops.append(count), inner(first, count, *rest))[1])
+    monkeypatch.setattr(worker, "normal_generators", lambda pairs, d: {"whole": lambda key: jax.random.normal(key, (d, pairs))})
+    found = worker.limit(10, 4, 3, 1, size=8, length=64, fill=fill)
+    arithmetic = found["operations"] / found["operations_per_second"] + found["normals_seconds"]["whole"]
+    assert found["operations"] == 2 * 4 * 3 * (4 * 20 + 20) and found["bytes"] == 4 * 3 * (20 + 20 + 10)
+    assert found["seconds"] == pytest.approx(arithmetic)
+    assert found["floor_seconds"] == max(arithmetic, found["bytes"] / found["bytes_per_second"])
+    assert loops.count(worker.MOST_TIMES) == (3 if fill else 0)
+
+
+# ---- one device --------------------------------------------------------------------------------------------
+
+
+def here(job, *, on_device=False, timeout=None, cores=None, **arguments):
+    """A job in this process, in place of one of its own."""
+    del on_device, timeout, cores
+    return json.loads(json.dumps(worker.JOBS[job](**arguments)))
+
+
+def test_the_script_for_one_device_runs_whole(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(device, "isolated", here)
+    results = device.main(device.Settings("small", tmp_path / "device.json"))
+    assert json.loads((tmp_path / "device.json").read_text()) == json.loads(json.dumps(results))
+    found = results["parts"]
+    assert all(0 <= one["error"] < one["allowed"] for one in found["correctness"]["errors"].values())
+    assert {part["left_out"] for part in found.values() if "left_out" in part} <= {"torch is not installed"}
+    table = (tmp_path / "device.md").read_text()
+    assert table in capsys.readouterr().out and "WRONG" not in table
+    rows = {line.split("|")[1].strip(): line.split("|")[2:] for line in table.splitlines() if line.startswith("|")}
+    projected, plain = (rows[f"step, {name}"] for name in (device.OURS, device.PLAIN))
+    assert all(float(one) == pytest.approx(float(other), abs=0.02) for one, other in zip(projected[4:6], plain[4:6], strict=True))
+    assert float(rows[f"2 runs, {device.OURS}"][5]) == pytest.approx(float(rows[f"2 runs, {device.PLAIN}"][5]), abs=0.02)
+    assert all(float(cell) > 0 for row in rows.values() if row is not rows[""] for cell in row[:4] if "-" not in cell)
+
+
+def test_a_part_that_fails_or_takes_too_long_is_left_out(monkeypatch):
+    end = time.monotonic() + 100
+    assert "took more than 0 s" in device.measured("start", 0.01, dict(job="prepare"), end)["left_out"]
+    assert "no time was left" in device.measured("start", 60, dict(job="prepare"), time.monotonic() + 1)["left_out"]
+
+    def failing(**job):
+        raise RuntimeError("a job failed:\n  in a file\nValueError: out of memory\n")
+
+    monkeypatch.setattr(device, "isolated", failing)
+    assert device.measured("start", 60, dict(job="prepare"), end)["left_out"] == "ValueError: out of memory"
+
+
+def test_the_time_of_the_script_ends(tmp_path, monkeypatch, capsys):
+    """Without time for any part the table is there, and says so."""
+    monkeypatch.setattr(device, "isolated", here)
+    results = device.main(device.Settings("small", tmp_path / "device.json"), seconds=1)
+    assert {part["left_out"] for part in results["parts"].values()} <= {"no time was left", "torch is not installed"}
+    assert "left out: rates: no time was left" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("before", "after"), [(None, None), ("cuda", "cuda,cpu"), ("cpu", "cpu")])
+def test_a_process_that_measures_a_device_has_that_device_and_the_cpu(before, after, monkeypatch):
+    monkeypatch.delenv("JAX_PLATFORMS", raising=False)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false")
+    if before is not None:
+        monkeypatch.setenv("JAX_PLATFORMS", before)
+    environment = processes.environment_of(on_device=True)
+    assert environment.get("JAX_PLATFORMS") == after and environment["CUDA_VISIBLE_DEVICES"] == "1" and "XLA_FLAGS" not in environment
+    assert processes.environment_of(on_device=False)["JAX_PLATFORMS"] == "cpu"
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"), [(dict(scale="big"), "scale is 'big'"), (dict(json=Path("/nowhere/at/all.json")), "json is /nowhere")]
+)
+def test_bad_input_for_one_device(settings, words):
+    with pytest.raises(ValueError, match=words):
+        device.main(device.Settings(**settings))
+
+
+def test_a_wrong_step_is_found(monkeypatch):
+    assert correctness.step_error(50, "projected") < 1e-6
+    monkeypatch.setattr(correctness.dual.Dual, "update_atoms", lambda self, atoms, witness, rates: (atoms, jnp.int32(0)))
+    assert correctness.step_error(51, "projected") > 1e-3  # another size, for which the step is traced anew
 
 
 def command(*arguments):

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dualebm._internal import blocks
+from dualebm._internal import blocks, platforms
 from dualebm.base_measures import Flat, Gaussian
 from dualebm.energies.boltzmann import Boltzmann, BoltzmannMachine
 from dualebm.energies.mixture import GaussianMixture, Mixture
@@ -286,7 +286,7 @@ def test_the_partition_function_of_a_machine_by_brute_force_and_on_a_grid(s, x64
 
 
 def test_the_hidden_states_are_enumerated_in_blocks(x64, monkeypatch):
-    monkeypatch.setitem(blocks.BLOCK_ELEMENTS, "cpu", 1)
+    monkeypatch.setitem(platforms.CHOICES, "cpu", platforms.CPU._replace(block_elements=1))
     energy = machine(9, 2)
     assert energy.width == 256
     value = float(jax.jit(lambda energy: energy.log_partition(Euclidean(2)))(energy))

@@ -38,11 +38,11 @@ DATA = Samples(jnp.eye(3, dtype="float32"))
 SMALL = dict(neurons=8, features=8, particles=20, walkers=20, chains=20, cells=64, neuron_cells=64, critics=4, start=MLP(4))
 
 
-def made(name):
-    """A method of the registry, small."""
+def made(name, **changes):
+    """A method of the registry, small, with those of the changes that it has."""
     kind = by_name()[name]
     fields = {field.name for field in dataclasses.fields(kind)}
-    return kind(Sphere(2) if name == "mean_field" else Sphere(3), **{n: v for n, v in SMALL.items() if n in fields})
+    return kind(Sphere(2) if name == "mean_field" else Sphere(3), **{n: v for n, v in (SMALL | changes).items() if n in fields})
 
 
 @pytest.mark.parametrize("name", by_name())

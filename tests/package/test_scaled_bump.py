@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from dualebm import duality_gap
-from dualebm._internal import blocks
+from dualebm._internal import platforms
 from dualebm.base_measures import Flat
 from dualebm.energies.shallow import Shallow, feature_mean
 from dualebm.features import Bump, ReLU, ScaledBump, Softplus
@@ -73,7 +73,7 @@ def test_blocks_change_only_rounding(space, monkeypatch, x64):
     feature, theta, c, data = population(space, "float64")
     whole, in_blocks = [], []
     for results, elements in ((whole, 10**9), (in_blocks, 1)):
-        monkeypatch.setitem(blocks.BLOCK_ELEMENTS, "cpu", elements)
+        monkeypatch.setitem(platforms.CHOICES, "cpu", platforms.CPU._replace(block_elements=elements))
         jax.clear_caches()
         energy = Shallow(feature, theta, c)
         results += jax.jit(lambda energy=energy: (*energy.value_and_gradient(data.points), *feature_mean(feature, theta, data)))()
