@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import xarray
 from scipy.special import logsumexp
 from scipy.stats import multivariate_normal
 
@@ -24,7 +23,18 @@ from experiments.images import rivals
 from experiments.images.__main__ import annealed, main
 from experiments.images.reading import bits, errors_of
 from experiments.images.sets import NETWORKS, Frame, data, normal_of, read, reduced
-from experiments.images.training import CD, JARZYNSKI, PCD, FramedStart, Settings, adam, checked, methods, picture
+from experiments.images.training import (
+    CD,
+    JARZYNSKI,
+    PCD,
+    FramedStart,
+    Settings,
+    adam,
+    checked,
+    measured,
+    methods,
+    picture,
+)
 
 TOY = Settings(
     seeds=1, walkers=64, walker_batch=32, walker_batches=1, moves=2, data_noise=0.3, steps=12, records=6, temperatures=5, fresh=64,
@@ -186,25 +196,23 @@ def test_simple_densities_beside_scipy():
     assert best.width == 0.4
 
 
-def test_a_small_run_at_14_x_14_from_end_to_end(tmp_path):
-    """All methods and simple densities; the normal distribution, which is the base measure, has the cross-entropy 0."""
+def test_walkers_of_cd_leave_the_data_in_each_iteration(tmp_path):
+    """Where moves are tiny, they are at training images at each record, and others each time; those of PCD are where they began."""
     folder = folder_of(tmp_path / "idx", each=60)
-    settings = dataclasses.replace(
-        TOY, preset="medium", data=folder, copies=2, walkers=32, walker_batch=None, renewal=4, moves=1, steps=4, records=2,
+    settings = checked(dataclasses.replace(
+        TOY, preset="medium", data=folder, copies=1, walkers=16, walker_batch=None, moves=1, particle_step=1e-9, steps=4, records=2,
         out=tmp_path / "out",
-    )  # fmt: skip
-    rows = {row["method"]: row for row in main(settings)}
-    assert list(rows) == [JARZYNSKI, PCD, CD, "held-out images", "normal", "mixture", "kernels"]
-    assert rows["normal"]["last_held_out"] == pytest.approx(0, abs=1e-3) and rows["mixture"]["chosen"].endswith("components")
-    for label in (JARZYNSKI, PCD, CD):
-        row = rows[label]
-        assert np.isfinite([row["last_held_out"], row["annealed_held_out"], row["lag"], row["median_share"]]).all()
-        assert row["median_moves"] == 1
-        assert sum(row[f"model_mass_{c}"] for c in (2, 3, 6)) == pytest.approx(1, abs=1e-5) and row["trusted"] in ("yes", "no")
-    assert all((tmp_path / "out" / "medium" / f"{name}.png").exists() for name in ("samples", "chains", "training"))
-    followed = tmp_path / "out" / "medium_CD_seed=0" / "run" / "results.zarr"
-    with xarray.open_zarr(followed, consolidated=False) as found:
-        assert found.followed.shape == (1, 3, 8, 196) and found.steps.shape == (1, 3, 3)
+    ))  # fmt: skip
+    found, ways = data(settings, 0), {}
+    classifier = Classifier(jnp.zeros((196, 2)), jnp.zeros(2), jnp.zeros((2, 3)), jnp.zeros(3))
+    for label in (PCD, CD):
+        method, rates = methods(settings, found)[label]
+        _, walkers, results, _ = measured(settings, label, method, rates, 0, found, classifier)
+        ways[label] = np.asarray(results.followed.values)
+        distances = np.linalg.norm(np.asarray(found.train.points)[None] - np.asarray(walkers.points)[:, None], axis=-1)
+        assert distances.min(axis=1).max() < 0.1 < np.median(distances)
+    assert ways[CD].shape == (3, 8, 196) and np.abs(ways[PCD][2] - ways[PCD][0]).max() < 0.01
+    assert (np.abs(ways[CD][2] - ways[CD][1]).max(axis=1) > 0.1).any()
 
 
 def test_bits_of_a_pixel_beside_a_normal_density():

@@ -77,3 +77,24 @@ def test_the_network_of_the_paper_on_idx_files(tmp_path):
     )
     rows = main(settings)
     assert all(np.isfinite(row["annealed_train"]) for row in rows[:3]) and (tmp_path / "out" / "paper" / "samples.png").exists()
+
+
+def test_a_small_run_at_14_x_14_from_end_to_end(tmp_path):
+    """All methods and simple densities; the normal distribution, which is the base measure, has the cross-entropy 0."""
+    folder = folder_of(tmp_path / "idx", each=60)
+    settings = dataclasses.replace(
+        TOY, preset="medium", data=folder, copies=2, walkers=32, walker_batch=None, renewal=4, moves=1, steps=4, records=2,
+        out=tmp_path / "out",
+    )  # fmt: skip
+    rows = {row["method"]: row for row in main(settings)}
+    assert list(rows) == [JARZYNSKI, PCD, CD, "held-out images", "normal", "mixture", "kernels"]
+    assert rows["normal"]["last_held_out"] == pytest.approx(0, abs=1e-3) and rows["mixture"]["chosen"].endswith("components")
+    for label in (JARZYNSKI, PCD, CD):
+        row = rows[label]
+        assert np.isfinite([row["last_held_out"], row["annealed_held_out"], row["lag"], row["median_share"]]).all()
+        assert row["median_moves"] == 1
+        assert sum(row[f"model_mass_{c}"] for c in (2, 3, 6)) == pytest.approx(1, abs=1e-5) and row["trusted"] in ("yes", "no")
+    assert all((tmp_path / "out" / "medium" / f"{name}.png").exists() for name in ("samples", "chains", "training"))
+    followed = tmp_path / "out" / "medium_CD_seed=0" / "run" / "results.zarr"
+    with xarray.open_zarr(followed, consolidated=False) as found:
+        assert found.followed.shape == (1, 3, 8, 196) and found.steps.shape == (1, 3, 3)
