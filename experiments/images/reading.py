@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import xarray
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 from dualebm.spaces import Euclidean
 from experiments import _common
@@ -89,12 +88,14 @@ def rival_row(settings: Settings, name: str, seed: int, held_out: float | None, 
 
 
 def samples_figure(shape, shown: dict[str, np.ndarray]) -> Figure:
-    """Draws a panel of images for each label."""
-    figure, (panels,) = _common.panels_of(1, len(shown), 2.6)
-    for panel, (label, rows) in zip(panels, shown.items(), strict=True):
+    """Draws a panel of images for each label, three in a row."""
+    lines = -(-len(shown) // 3)
+    figure, panels = _common.panels_of(lines, 3, 2.6 * lines)
+    for panel in panels.flat:
+        panel.axis("off")
+    for panel, (label, rows) in zip(panels.flat, shown.items(), strict=False):
         panel.imshow(picture(rows, shape), cmap="gray", vmin=-1, vmax=1, interpolation="nearest")
         panel.set_title(label)
-        panel.axis("off")
     return figure
 
 
@@ -121,10 +122,8 @@ def training_figure(settings: Settings, results: dict[str, list[xarray.Dataset]]
             for j, one in enumerate(runs):
                 form: dict[str, Any] = _common.look(i) | dict(markevery=(2 * i, 8), alpha=1 if j == 0 else 0.5)
                 panel.plot(one.step.values, one.masses.values[:, i], label=None if j else f"digit {digit}", **form)
-        handles, names = panel.get_legend_handles_labels()
-        handles, names = [*handles, Line2D([], [], color="black", linestyle=":", linewidth=0.9)], [*names, "data"]
         panel.set(title=label, ylabel="mass among the walkers", ylim=(0, 1))
-    _common.legend(figure, panels[0], 4)
+    panels[0][0].legend(ncols=len(settings.classes), loc="upper right", columnspacing=0.8, handletextpad=0.3)
     entropy, effective, resamplings = panels[1]
     for j, one in enumerate(results[JARZYNSKI]):
         alpha, error = 1 if j == 0 else 0.5, 2 * one.log_partition.values[:, 1]
@@ -150,6 +149,7 @@ def training_figure(settings: Settings, results: dict[str, list[xarray.Dataset]]
                     form = _common.look(i) | dict(markevery=(2 * i, 8), alpha=1 if j == 0 else 0.5)
                     panel.plot(one.step.values, one.steps.values[:, k], label=None if j else label, **form)
             panel.set(ylabel=text, ylim=(0, None))
+        panels[2][0].set_ylim(0, 1.1)
         panels[2][0].legend()
     for panel in panels[-1]:
         panel.set_xlabel("iteration")

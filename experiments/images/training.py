@@ -129,7 +129,7 @@ class Settings:
     """How many times a run is measured for its summary."""
     temperatures: int | None = None
     """Of the annealing that tells log Z of the last energies."""
-    fresh: int = 16_384
+    fresh: int = 4096
     """Fresh samples of each last energy, which tell its log Z and its masses."""
     seeds: int | None = None
     """Runs of each method; a seed decides data, network and noise."""
