@@ -132,13 +132,11 @@ def last_of(settings: Settings, key, energy, space, images: Images, classifier, 
 def rival_rows(settings: Settings, seed: int, images: Images, space, classifier) -> list[dict]:
     """Returns the rows of the held-out images, as the classifier sees them, and of the simplest densities."""
     held_out = np.asarray(images.pixels(images.held_out.points))
-    rows = [rival_row(settings, "held-out images", seed, None, rivals.masses_of(classifier, held_out), "", 0.0)]
+    rows = [rival_row(settings, "held-out images", seed, None, rivals.masses_of(classifier, held_out), "")]
     log_base = np.asarray(space.log_base(images.held_out.points), np.float64) - images.log_volume
-    begin = time.perf_counter()
     for name, density in rivals.densities(images, settings.data_noise or 0.0, seed).items():
         entropy, masses = rivals.scored(images, density, log_base, classifier, seed)
-        rows.append(rival_row(settings, name, seed, entropy, masses, density.chosen, time.perf_counter() - begin))
-        begin = time.perf_counter()
+        rows.append(rival_row(settings, name, seed, entropy, masses, density.chosen))
     return rows
 
 
@@ -173,7 +171,7 @@ def content_of(settings: Settings) -> dict[str, Any]:
         title="Digits in their proportions: Jarzynski's correction beside PCD and CD",
         about=f"{first.shape[0]} x {first.shape[1]} images of {', '.join(map(str, settings.classes))} with masses "
         f"{', '.join(f'{mass:.3f}' for mass in settings.masses)}: {len(first.clean)} to train, {len(first.held_out_labels)} held out; "
-        "mass: of the walkers at the end; mass_error: the largest difference to the data, and in the mean over the last quarter (late); "
+        "mass: of the walkers at the end; mass_error: the largest difference to the data, also in the mean over the last quarter (late) and at worst; "
         "model_mass: of fresh samples of the last energy, or of draws; train, held_out: cross-entropy to the base by the walkers (nat an "
         "image), error: of log Z; last: the same of the last energy by fresh samples, whose error is trusted or not, and their effective "
         "number (size); annealed: by annealing; lag: mean energy of the walkers less that of the fresh samples; bits a pixel: of held-out "

@@ -63,8 +63,8 @@ def row_of(settings: Settings, label: str, seed: int, results: xarray.Dataset, l
 
     `last` holds the columns `OF_ENERGY` and the masses of fresh samples of the last energy.
     """
-    masses = results.masses.values
-    late = errors_of(masses, settings.masses)[-max(settings.records // 4, 1) :].mean()
+    masses, errors = results.masses.values, errors_of(results.masses.values, settings.masses)
+    late = errors[-max(settings.records // 4, 1) :].mean()
     weighted = {}
     if label == JARZYNSKI:
         weighted = {name: float(results[name].values[-1]) for name in ("train", "held_out", "effective", "resamplings")}
@@ -72,18 +72,18 @@ def row_of(settings: Settings, label: str, seed: int, results: xarray.Dataset, l
     steps = results.steps.values[1:]
     share, moves = (None, settings.moves) if np.isnan(steps).all() else np.median(steps, axis=0)[:2].tolist()
     return dict(
-        method=label, seed=seed, **masses_row(settings, masses[-1], "mass"), late_mass_error=float(late),
+        method=label, seed=seed, **masses_row(settings, masses[-1], "mass"), late_mass_error=float(late), worst_mass_error=float(errors.max()),
         **{name: weighted.get(name) for name in WEIGHTED}, median_share=share, median_moves=moves, **last, chosen="", seconds=seconds,
     )  # fmt: skip
 
 
-def rival_row(settings: Settings, name: str, seed: int, held_out: float | None, masses: np.ndarray, chosen: str, seconds: float) -> dict:
+def rival_row(settings: Settings, name: str, seed: int, held_out: float | None, masses: np.ndarray, chosen: str) -> dict:
     """Returns the row of a density that is no energy, or of held-out images: its cross-entropy is exact, its masses are of draws."""
-    none: dict[str, Any] = dict.fromkeys(("late_mass_error", *WEIGHTED, "median_share", "median_moves", *OF_ENERGY))
+    none: dict[str, Any] = dict.fromkeys(("late_mass_error", "worst_mass_error", *WEIGHTED, "median_share", "median_moves", *OF_ENERGY))
     none |= dict(last_held_out=held_out, last_error=None if held_out is None else 0.0)
     own = masses_row(settings, masses, "model_mass")
     return dict(
-        method=name, seed=seed, **dict.fromkeys(masses_row(settings, masses, "mass")), **none, **own, chosen=chosen, seconds=seconds
+        method=name, seed=seed, **dict.fromkeys(masses_row(settings, masses, "mass")), **none, **own, chosen=chosen, seconds=None
     )  # fmt: skip
 
 

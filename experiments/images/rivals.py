@@ -57,7 +57,7 @@ class Kernels:
     """
 
     def __init__(self, clean: Rows, noise: float, factor: float):
-        self.clean, self.width, self.chosen = clean.astype(np.float64), noise * factor, f"width {noise * factor:.2f}"
+        self.clean, self.width, self.chosen = clean, noise * factor, f"width {noise * factor:.2f}"
 
     def log_density(self, x: Rows) -> Float[np.ndarray, " m"]:
         """Returns the log density of rows."""
@@ -105,7 +105,7 @@ def densities(images: Images, noise: float, seed: int) -> dict[str, Any]:
         noise: Standard deviation of the noise of the data.
         seed: Decides the rows of validation.
     """
-    clean, labels = np.asarray(images.clean), np.asarray(images.labels)
+    clean, labels = np.asarray(images.clean, np.float64), np.asarray(images.labels)
     return {
         "normal": Single(images),
         "mixture": best_of(Mixture, COMPONENTS, clean, labels, noise, seed),
