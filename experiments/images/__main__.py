@@ -171,11 +171,11 @@ def content_of(settings: Settings) -> dict[str, Any]:
         title="Digits in their proportions: Jarzynski's correction beside PCD and CD",
         about=f"{first.shape[0]} x {first.shape[1]} images of {', '.join(map(str, settings.classes))} with masses "
         f"{', '.join(f'{mass:.3f}' for mass in settings.masses)}: {len(first.clean)} to train, {len(first.held_out_labels)} held out; "
-        "mass: of the walkers at the end; mass_error: the largest difference to the data, also in the mean over the last quarter (late) and at worst; "
-        "model_mass: of fresh samples of the last energy, or of draws; train, held_out: cross-entropy to the base by the walkers (nat an "
-        "image), error: of log Z; last: the same of the last energy by fresh samples, whose error is trusted or not, and their effective "
-        "number (size); annealed: by annealing; lag: mean energy of the walkers less that of the fresh samples; bits a pixel: of held-out "
-        "images, by annealing; share of the learning rate and moves: medians over the records.",
+        "mass: of the walkers at the end; mass_error: the largest difference to the data, also in the mean over the last quarter (late) "
+        "and at worst; model_mass: of fresh samples of the last energy, or of draws; train, held_out: cross-entropy to the base by the "
+        "walkers (nat an image), error: of log Z; last: the same of the last energy by fresh samples, whose error is trusted or not, and "
+        "their effective number (size); annealed: by annealing; lag: mean energy of the walkers less that of the fresh samples; bits a "
+        "pixel: of held-out images, by annealing; share of the learning rate and moves: medians over the records.",
         rows=rows, seconds=time.perf_counter() - begin + earlier,
         summary=f"Largest error of a mass at the end, mean of seeds, among walkers: {said(mean)}; among fresh samples of the last energy: "
         f"{said(own)}. The classifier is right on {', '.join(f'{right:.3f}' for right in accuracies)} of the held-out images.",

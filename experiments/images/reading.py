@@ -72,7 +72,8 @@ def row_of(settings: Settings, label: str, seed: int, results: xarray.Dataset, l
     steps = results.steps.values[1:]
     share, moves = (None, settings.moves) if np.isnan(steps).all() else np.median(steps, axis=0)[:2].tolist()
     return dict(
-        method=label, seed=seed, **masses_row(settings, masses[-1], "mass"), late_mass_error=float(late), worst_mass_error=float(errors.max()),
+        method=label, seed=seed, **masses_row(settings, masses[-1], "mass"),
+        late_mass_error=float(late), worst_mass_error=float(errors.max()),
         **{name: weighted.get(name) for name in WEIGHTED}, median_share=share, median_moves=moves, **last, chosen="", seconds=seconds,
     )  # fmt: skip
 
