@@ -1,9 +1,12 @@
-"""Training against particles whose learning rate and number of moves follow from what the particles say.
+"""Training against particles whose learning rate, number of moves and particle step follow from what the particles and the gradient say.
 
-A step of the parameters by delta changes the log weight of particle i by about -s_i, the slope s_i = <delta, dU/dtheta(X_i)>.
+A step of the parameters by delta changes the log weight of particle i by about -s_i, the slope s_i = <delta, dU/dtheta(X_i)>. D is the
+gradient of the loss.
 
-    learning rate   the largest share c of the step, at most 1, for which the effective fraction of the log weights A - c s is at least
-                    `target` times that of A
+    learning rate   its factor r grows while the gradient still points along the last step delta, and falls where that step went too far:
+                    log r <- log r + gain cos(delta, -D)
+    largest step    the largest share c of the step, at most 1, for which the effective fraction of the log weights A - c s is at least
+                    `target` times that of A. The factor becomes c r
     moves           rho is the correlation of the slopes before and after the moves of an iteration. Where it stays above 1/2, the
                     increments of the weights add up in the same particles: their variance grows (1 + rho) / (1 - rho) times as
                     fast as that of particles that forget. So the number of moves goes towards log(1/2) / log(rho) of them
@@ -12,7 +15,8 @@ A step of the parameters by delta changes the log weight of particle i by about 
 Particles without weights have A = 0. The slopes are those of the energy itself, to first order in delta. So a step that would be far too
 long is cut without an evaluation of the energy that it leads to. The log weights then grow by the difference of the energies, and stay
 exact. As all choices depend on the particles, means by N of them have an additional error of order 1/N. Adapting a rate to the effective
-sample size is an idea of arXiv 2505.18427 and 2601.22003, whose rules differ.
+sample size is an idea of arXiv 2505.18427 and 2601.22003, whose rules differ. -<delta, D> is the derivative of the loss by the learning
+rate of the last step, up to a factor, by which hypergradient descent (arXiv 1703.04782) adapts it; here it is scaled to a cosine.
 """
 
 import math
@@ -33,7 +37,7 @@ ACCEPTANCE = 0.6
 """The fraction of moves that are accepted, near the best of MALA, 0.574 (Roberts, Rosenthal 1998)."""
 
 GAIN = 0.1
-"""The gain of the logarithms of the particle step and of the number of moves, in each iteration."""
+"""The gain of all logarithms that are adapted, in each iteration."""
 
 FORGETTING = 0.5
 """The correlation of slopes, before and after the moves of an iteration, at which the moves aim."""
@@ -45,36 +49,72 @@ HALVINGS = 30
 """The number of halvings in the search for the share of a step."""
 
 LONGEST = 20.0
-"""The largest factor of the particle step, and the inverse of the smallest is its square."""
+"""The largest factor of the particle step and of the learning rate. The inverse of the smallest factor is its square."""
 
 
 class Adapted(NamedTuple):
     """What a training adapts.
 
     Args:
+        log_rate: the log factor of the learning rate.
+        change: the last step of the trained parameters, with their structure.
         log_particle: the log factor of the particle step.
         log_moves: the log factor of the number of moves, at least 0.
-        share: the share c of the learning rate in the last iteration.
-        moves: the number of moves in the last iteration.
     """
 
+    log_rate: Scalar
+    change: Any
     log_particle: Scalar
     log_moves: Scalar
-    share: Scalar
-    moves: Int[Array, ""]
 
 
-def begin(dtype: Any) -> Adapted:
+def begin(trained: Any, dtype: Any) -> Adapted:
     """Return the start: the given steps, and the least number of moves.
 
     Args:
-        dtype: the floating dtype.
+        trained: the trained parameters, as `likelihood.partition` returns them.
+        dtype: the floating dtype of the particles.
 
-    >>> float(begin(jnp.float32).share)
-    1.0
+    >>> float(begin(jnp.ones(2), jnp.float32).log_rate)
+    0.0
     """
     zero = jnp.zeros((), dtype)
-    return Adapted(zero, zero, zero + 1, jnp.int32(0))
+    return Adapted(zero, jax.tree.map(jnp.zeros_like, trained), zero, zero)
+
+
+def cosine(a: Any, b: Any) -> Scalar:
+    """Return the cosine of the angle between two vectors, which are pytrees of one structure. It is 0 where one of them is 0.
+
+    >>> round(float(cosine({"w": jnp.array([3.0, 0.0])}, {"w": jnp.array([1.0, 1.0])})), 6)
+    0.707107
+    """
+    dot = lambda a, b: sum(jnp.vdot(p, q) for p, q in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))  # noqa: E731
+    scale = jnp.sqrt(dot(a, a)) * jnp.sqrt(dot(b, b))
+    return jnp.where(scale > 0, dot(a, b) / jnp.where(scale > 0, scale, 1), 0)
+
+
+def log_rate_of(adapted: Adapted, gradient: Any, largest: float) -> Scalar:
+    """Return the log factor of the learning rate of an iteration, before its step is cut: log r + gain cos(delta, -D).
+
+    Args:
+        adapted: what the training has adapted.
+        gradient: the gradient D of the loss, with the structure of the trained parameters.
+        largest: the largest factor.
+
+    >>> adapted = begin(jnp.ones(2), jnp.float32)._replace(change=jnp.array([1.0, 0.0]))
+    >>> [round(float(log_rate_of(adapted, jnp.array([slope, 0.0]), 20.0)), 6) for slope in (-2.0, 2.0)]
+    [0.1, -0.1]
+    """
+    return clipped(adapted.log_rate - GAIN * cosine(adapted.change, gradient), largest)
+
+
+def clipped(log_factor: Scalar, largest: float) -> Scalar:
+    """Return a log factor between those of the smallest and the largest factor.
+
+    >>> round(float(clipped(jnp.array(3.0), 20.0)), 3)
+    2.996
+    """
+    return jnp.clip(log_factor, -2 * math.log(LONGEST), math.log(largest))
 
 
 def slopes(before: Any, after: Any, x: Float[Array, "d N"]) -> Float[Array, " N"]:
@@ -155,7 +195,7 @@ def moves_of(adapted: Adapted, least: int, largest: int) -> Int[Array, ""]:
         least: the least number.
         largest: the largest number.
 
-    >>> int(moves_of(begin(jnp.float32), 2, 8))
+    >>> int(moves_of(begin(jnp.ones(2), jnp.float32), 2, 8))
     2
     """
     return jnp.clip(jnp.round(least * jnp.exp(adapted.log_moves)).astype(jnp.int32), least, largest)
@@ -187,30 +227,26 @@ def correlation(before: Any, after: Any, x: Float[Array, "d N"], moved: Float[Ar
     return jnp.where(scale > 0, jnp.mean(a * b) / jnp.where(scale > 0, scale, 1), 0)
 
 
-def adapt(
-    adapted: Adapted, share: Scalar, moves: Int[Array, ""], rho: Scalar, acceptance: Scalar, least: int, largest: int
-) -> Adapted:
-    """Return what is adapted after an iteration.
+def adapt(adapted: Adapted, moves: Int[Array, ""], rho: Scalar, acceptance: Scalar, least: int, largest: int) -> Adapted:
+    """Return what is adapted after the moves of an iteration.
 
     Args:
-        adapted: what was adapted before it.
-        share: the share of the learning rate in this iteration.
-        moves: its number of moves.
-        rho: the correlation of slopes before and after these moves.
-        acceptance: the fraction of the moves that were accepted.
+        adapted: what was adapted before them.
+        moves: their number.
+        rho: the correlation of slopes before and after them.
+        acceptance: the fraction of them that were accepted.
         least: the least number of moves.
         largest: the largest number of moves.
 
     Returns:
         What is adapted.
 
-    >>> after = adapt(begin(jnp.float32), jnp.array(0.5), jnp.int32(2), jnp.array(0.5), jnp.array(0.8), 2, 8)
+    >>> after = adapt(begin(jnp.ones(2), jnp.float32), jnp.int32(2), jnp.array(0.5), jnp.array(0.8), 2, 8)
     >>> round(float(after.log_particle), 6), float(after.log_moves)
     (0.02, 0.0)
     """
     aim = moves * math.log(FORGETTING) / jnp.log(jnp.clip(rho, 1e-3, 1 - 1e-3))
     towards = jnp.log(jnp.clip(aim / least, 1, largest / least))
     log_moves = adapted.log_moves + GAIN * (towards - adapted.log_moves)
-    log_particle = adapted.log_particle + GAIN * (acceptance - ACCEPTANCE)
-    bound = math.log(LONGEST)
-    return Adapted(jnp.clip(log_particle, -2 * bound, bound), log_moves, share, moves)
+    log_particle = clipped(adapted.log_particle + GAIN * (acceptance - ACCEPTANCE), LONGEST)
+    return adapted._replace(log_particle=log_particle, log_moves=log_moves)

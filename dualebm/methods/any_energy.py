@@ -1,11 +1,13 @@
 """What the methods that train any energy share: checks of their settings, noise, batches, and warnings of collapsed weights."""
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
 from dualebm._internal import collectives
 from dualebm._internal.keys import check_key, key_of_seed
+from dualebm.energies.base import Energy
 from dualebm.flows import adaptation, jarzynski, likelihood
 from dualebm.flows.adaptation import Adapted
 from dualebm.flows.jarzynski import Weights
@@ -78,17 +80,42 @@ def adapted_moves(method, adapted: Adapted, step: Scalar) -> tuple[Scalar, Int[A
     return step, adaptation.moves_of(adapted, *method.range_of_moves)
 
 
-def adapted_info(method, adapted: Adapted, before, after, x, moved, share, moves, acceptance) -> tuple[Info, Adapted]:
+def adapted_step(method, adapted: Adapted, gradient, before, after, log_weights, x) -> tuple[Energy, Adapted]:
+    """Return the energy after the step of the parameters whose length is adapted, and what is adapted.
+
+    Args:
+        method: a method with the settings `target`, `fixed` and `optimiser`. For an optimiser of the user, which has a learning rate of its
+            own, the factor is at most 1.
+        adapted: what was adapted before the iteration.
+        gradient: the gradient of the loss.
+        before: the energy before the step.
+        after: the energy after a step of the given learning rate.
+        log_weights: the log weights of the particles, (N,).
+        x: the particles as columns, (d, N).
+
+    Returns:
+        The energy, and what is adapted, with the step and the factor of the learning rate.
+    """
+    largest = adaptation.LONGEST if isinstance(method.optimiser, str) else 1.0
+    log_rate = adaptation.log_rate_of(adapted, gradient, largest)
+    after = adaptation.part_of_step(before, after, jnp.exp(log_rate))
+    share = adaptation.share_of_step(log_weights, adaptation.slopes(before, after, x), method.target)
+    after = adaptation.part_of_step(before, after, share)
+    new, old = (likelihood.partition(energy, method.fixed)[0] for energy in (after, before))
+    log_rate = adaptation.clipped(log_rate + jnp.log(share), largest)
+    return after, adapted._replace(log_rate=log_rate, change=jax.tree.map(jnp.subtract, new, old))
+
+
+def adapted_info(method, adapted: Adapted, before, after, x, moved, moves, acceptance) -> tuple[Info, Adapted]:
     """Return the diagnostics of an iteration, and what is adapted after it.
 
     Args:
         method: the method, as in `adapted_moves`.
-        adapted: what was adapted before the iteration.
-        before: the energy before the step of the parameters.
+        adapted: what is adapted after the step of the parameters.
+        before: the energy before it.
         after: the energy after it.
         x: the particles before their moves, as columns, (d, N).
         moved: the particles after them.
-        share: the share of the learning rate.
         moves: the number of moves.
         acceptance: the fraction of them that were accepted.
 
@@ -97,9 +124,9 @@ def adapted_info(method, adapted: Adapted, before, after, x, moved, share, moves
     """
     acceptance = collectives.mean_over(acceptance)
     rho = adaptation.correlation(before, after, x, moved)
-    factor = jnp.exp(adapted.log_particle)
-    shown = AdaptedSteps(share, jnp.asarray(moves, x.dtype), factor if method.integrator == "mala" else jnp.ones_like(factor))
-    return Info(acceptance, adapted=shown), adaptation.adapt(adapted, share, moves, rho, acceptance, *method.range_of_moves)
+    rate, factor = jnp.exp(adapted.log_rate), jnp.exp(adapted.log_particle)
+    shown = AdaptedSteps(rate, jnp.asarray(moves, x.dtype), factor if method.integrator == "mala" else jnp.ones_like(factor))
+    return Info(acceptance, adapted=shown), adaptation.adapt(adapted, moves, rho, acceptance, *method.range_of_moves)
 
 
 def check_training(method, data: Samples) -> None:

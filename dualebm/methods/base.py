@@ -75,12 +75,12 @@ class AdaptedSteps(NamedTuple):
     """The steps that a training has chosen in an iteration.
 
     Args:
-        share: the share of the learning rate, in (0, 1].
+        rate_factor: the factor of the learning rate.
         moves: the number of moves of each moving particle.
         particle_factor: the factor of the particle step.
     """
 
-    share: Float[Array, ""]
+    rate_factor: Float[Array, ""]
     moves: Float[Array, ""]
     particle_factor: Float[Array, ""]
 

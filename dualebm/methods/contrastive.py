@@ -36,6 +36,7 @@ from dualebm.methods.any_energy import (
     MOST,
     adapted_info,
     adapted_moves,
+    adapted_step,
     batch_of,
     check_adaptation,
     check_training,
@@ -58,7 +59,7 @@ class ContrastiveRates(NamedTuple):
 
     Args:
         particle_step: h > 0, the time step of a Langevin move.
-        learning_rate: s >= 0, the step of the parameters. It is the largest one where it is adapted.
+        learning_rate: s >= 0, the step of the parameters. It is the first one where it is adapted.
         weight_decay: the decay of the parameters, >= 0.
         energy_penalty: the factor of E U^2 over data and particles that is added to the loss, >= 0.
         restart_probability: p_R in [0, 1], for each particle in each iteration.
@@ -109,8 +110,8 @@ class Contrastive(Method):
             or "gibbs" for an energy that has such a move.
         moves: the number of moves of each particle in an iteration. It is the least number where it is adapted.
         target: the effective fraction at the least of weights by which the particles would follow the model through an iteration, in
-            (0, 1]. The learning rate, the number of moves (but not with `restart_every`) and the particle step of "mala" adapt to it. None
-            for the given ones.
+            (0, 1]. The learning rate grows and falls within this bound, and the number of moves (but not with `restart_every`) and the
+            particle step of "mala" adapt too. None for the given ones.
         largest_moves: the largest number of moves that is chosen. None for 4 times `moves`.
         renewal: the number of iterations after which the particles are replaced by fresh samples of the model. None, or `restart_every`,
             for never. For the flat measure they need an energy with a sampler, and are never replaced otherwise.
@@ -148,7 +149,7 @@ class Contrastive(Method):
     walkers: CountFrom2 | None = None
     integrator: langevin.Move = "mala"
     moves: Count = 1
-    target: settings.Fraction | None = 0.9
+    target: settings.Fraction | None = 0.99
     largest_moves: Count | None = None
     renewal: Count | None = 100
     noise: NoiseKind = "antithetic"
@@ -218,7 +219,7 @@ class Contrastive(Method):
         training = likelihood.began(energy, self.optimiser, self.clip, self.fixed)
         if weights is not None and self.renewal is not None:
             weights = renewal.begin(weights)
-        adapted = None if self.target is None else adaptation.begin(x.dtype)
+        adapted = None if self.target is None else adaptation.begin(likelihood.partition(energy, self.fixed)[0], x.dtype)
         return ContrastiveState(x, training, jnp.int32(0), weights if self.diagnosis else None, adapted)
 
     def paired(self, state: ContrastiveState) -> ContrastiveState:
@@ -249,10 +250,9 @@ class Contrastive(Method):
         )
         info, adapted = Info(collectives.mean_over(acceptance)), None
         if state.adapted is not None:
-            slopes = adaptation.slopes(before, after, x)
-            share = adaptation.share_of_step(jnp.zeros_like(slopes), slopes, self.target or 1.0)
-            after = adaptation.part_of_step(before, after, share)
-            info, adapted = adapted_info(self, state.adapted, before, after, start, x, share, moves, acceptance)
+            equal = jnp.zeros(x.shape[1], x.dtype)
+            after, adapted = adapted_step(self, state.adapted, gradient, before, after, equal, x)
+            info, adapted = adapted_info(self, adapted, before, after, start, x, moves, acceptance)
         if diagnosis is not None:
             increments = increments + jarzynski.reweigh(before, after, x)
             _, diagnosis, effective = jarzynski.advance(key, x, diagnosis, increments, 0.0, "none")

@@ -39,6 +39,7 @@ from dualebm.methods.any_energy import (
     MOST,
     adapted_info,
     adapted_moves,
+    adapted_step,
     batch_of,
     check_adaptation,
     check_training,
@@ -65,7 +66,7 @@ class JarzynskiRates(NamedTuple):
 
     Args:
         particle_step: h > 0, the time step of a Langevin move.
-        learning_rate: s >= 0, the step of the parameters. It is the largest one where it is adapted.
+        learning_rate: s >= 0, the step of the parameters. It is the first one where it is adapted.
         weight_decay: the decay of the parameters, >= 0.
         energy_penalty: the factor of E U^2 over data and model that is added to the loss, >= 0. The authors use 0.01
             for images. It is not part of the likelihood.
@@ -141,8 +142,9 @@ class Jarzynski(Method):
         integrator: the move of the particles: "mala"; "geodesic" (unadjusted Langevin, as in the papers) or "projected" (the same, not on a
             sphere); "independence" (Metropolis with proposals from the base measure); or "gibbs" for an energy that has such a move.
         moves: the number of moves of each moving particle in an iteration. It is the least number where it is adapted.
-        target: the share of the effective fraction of the particles that an iteration may leave at the least, in (0, 1]. The learning rate,
-            the number of moves and the particle step of "mala" adapt to it. None for the given ones, as in the papers.
+        target: the share of the effective fraction of the particles that an iteration may leave at the least, in (0, 1]. The learning rate
+            grows and falls within this bound, and the number of moves and the particle step of "mala" adapt too. None for the given ones,
+            as in the papers.
         largest_moves: the largest number of moves that is chosen. None for 4 times `moves`.
         renewal: the number of iterations after which the particles are replaced by fresh samples of the model, which also measures the
             error of log Z. None for never, as in the papers. Particles of an energy without a sampler for the flat measure are never
@@ -182,7 +184,7 @@ class Jarzynski(Method):
     walkers: CountFrom2 = 4096
     integrator: langevin.Move = "mala"
     moves: Count = 1
-    target: settings.Fraction | None = 0.9
+    target: settings.Fraction | None = 0.99
     largest_moves: Count | None = None
     renewal: Count | None = 100
     noise: NoiseKind = "independent"
@@ -239,7 +241,7 @@ class Jarzynski(Method):
         if self.renewal is not None:
             weights = renewal.begin(weights)
         training = likelihood.began(energy, self.optimiser, self.clip, self.fixed)
-        adapted = None if self.target is None else adaptation.begin(x.dtype)
+        adapted = None if self.target is None else adaptation.begin(likelihood.partition(energy, self.fixed)[0], x.dtype)
         return WalkerState(x, weights, training, jnp.int32(0), adapted)
 
     def paired(self, state: WalkerState) -> WalkerState:
@@ -279,12 +281,11 @@ class Jarzynski(Method):
             return x, increments, jnp.mean(jnp.stack(accepted))
 
         if state.adapted is not None:
-            share = adaptation.share_of_step(weights.log_weights, adaptation.slopes(before, after, x), self.target or 1.0)
-            after = adaptation.part_of_step(before, after, share)
+            after, adapted = adapted_step(self, state.adapted, gradient, before, after, weights.log_weights, x)
             jump = jarzynski.reweigh(before, after, x)
             x, weights, effective = jarzynski.advance(resample_key, x, weights, jump, rates.threshold, self.resampling)
             moved, _, acceptance = walk_batches(x, after)  # these moves leave the model as it is, and no increment
-            info, adapted = adapted_info(self, state.adapted, before, after, x, moved, share, moves, acceptance)
+            info, adapted = adapted_info(self, adapted, before, after, x, moved, moves, acceptance)
             x, weights = renewal.every(resample_key, self.renewal, state.step, after, self.space, moved, weights)
             training = Training(eqx.filter(after, eqx.is_array), optimiser)
             return WalkerState(x, weights, training, state.step + 1, adapted), info._replace(effective_fraction=effective)

@@ -52,12 +52,12 @@ class Resamplings(Metric):
 
 
 class AdaptedSteps(Metric):
-    """The array [share of the learning rate, number of moves, factor of the particle step], (3,), that a training has chosen.
+    """The array [factor of the learning rate, number of moves, factor of the particle step], (3,), that a training has chosen.
 
     It is the mean since the last record, and NaN where the method adapts no steps and before the first iteration.
     """
 
-    long_name: ClassVar[str | None] = "share of the learning rate, moves, and factor of the particle step"
+    long_name: ClassVar[str | None] = "factor of the learning rate, moves, and factor of the particle step"
     units: ClassVar[str | None] = "1"
 
     def __call__(self, key, iterate: Iterate):

@@ -5,6 +5,7 @@ import warnings
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import xarray
 
@@ -104,13 +105,13 @@ def test_a_share_of_a_step_leaves_the_effective_fraction_at_the_target():
 
 def test_moves_aim_at_half_of_the_correlation():
     """At rho = 0.8 after 2 moves, log(1/2) / log(0.8) times 2 moves are aimed at."""
-    adapted, one = adaptation.begin(jnp.float32), jnp.float32(1)
-    after = jax.jit(lambda adapted, rho: adaptation.adapt(adapted, one, jnp.int32(2), rho, 0.6 * one, 1, 50))
+    adapted, one = adaptation.begin(jnp.ones(2), jnp.float32), jnp.float32(1)
+    after = jax.jit(lambda adapted, rho: adaptation.adapt(adapted, jnp.int32(2), rho, 0.6 * one, 1, 50))
     for _ in range(200):
         adapted = after(adapted, jnp.float32(0.8))
     assert np.exp(float(adapted.log_moves)) == pytest.approx(2 * np.log(0.5) / np.log(0.8), rel=1e-3)
     assert int(adaptation.moves_of(adapted, 1, 50)) == 6 and int(adaptation.moves_of(adapted, 1, 4)) == 4
-    assert float(after(adaptation.begin(jnp.float32), jnp.float32(-0.3)).log_moves) == 0
+    assert float(after(adaptation.begin(jnp.ones(2), jnp.float32), jnp.float32(-0.3)).log_moves) == 0
 
 
 def test_correlation_of_slopes():
@@ -121,19 +122,53 @@ def test_correlation_of_slopes():
 
 
 def test_a_training_that_adapts_finds_the_law_of_the_data():
-    """It chooses a share below 1, its log Z is within its error, and each record has the steps that were chosen."""
-    state, shares = start(jax.random.key(1), METHOD, RATES, DATA), []
+    """It chooses a learning rate below the given one, its log Z is within its error, and each record has the steps that were chosen."""
+    state, chosen = start(jax.random.key(1), METHOD, RATES, DATA), []
     for i in range(160):
         state, info = step(jax.random.key(i), METHOD, state, RATES, DATA)
-        shares.append([float(number) for number in info.adapted])
+        chosen.append([float(number) for number in info.adapted])
         if i == 0:
             assert np.isnan(METHOD.log_partition(state)[1])  # before the first check
     energy, (value, error) = METHOD.energy(state, RATES, DATA), METHOD.log_partition(state)
     x = np.asarray(DATA.points, float)
     assert float(energy.mean) == pytest.approx(x.mean(), abs=0.05) and float(energy.precision) == pytest.approx(1 / x.var(), rel=0.15)
     assert np.isfinite(error) and abs(float(value) - float(energy.log_partition(LINE))) < 4 * float(error) + 1e-6
-    assert min(share for share, *_ in shares) < 0.9 and max(moves for _, moves, _ in shares) <= 4
+    assert min(factor for factor, *_ in chosen) < 0.9 and max(moves for _, moves, _ in chosen) <= 4
     assert float(info.acceptance) == pytest.approx(0.6, abs=0.1)
+
+
+@pytest.mark.parametrize("rate", [0.01, 10.0])
+def test_a_learning_rate_that_is_far_too_small_or_large_adapts(rate):
+    """The precision starts at 4, and goes to 1 / var x. At a fixed rate of .01 it would go a tenth of the way in 60 iterations."""
+    wide = Samples(1 + 1.5 * (DATA.points - 1))
+    rates, wanted = RATES._replace(learning_rate=rate), 1 / np.var(np.asarray(wide.points, float))
+    state = start(jax.random.key(1), METHOD, rates, wide)
+    for i in range(80):
+        state, _ = step(jax.random.key(i), METHOD, state, rates, wide)
+    assert float(METHOD.energy(state, rates, wide).precision) == pytest.approx(wanted, rel=0.2)
+
+
+def test_the_learning_rate_follows_the_cosine_of_the_last_step_and_the_gradient():
+    rng = np.random.default_rng(2)
+    change, gradient = ({"a": rng.normal(size=3), "b": rng.normal(size=(2, 2))} for _ in range(2))
+    u, v = (np.concatenate([part["a"], part["b"].ravel()]) for part in (change, gradient))
+    adapted = adaptation.begin(change, jnp.float32)._replace(change=change, log_rate=jnp.float32(0.3))
+    wanted = 0.3 - 0.1 * (u @ v) / np.linalg.norm(u) / np.linalg.norm(v)
+    assert float(adaptation.log_rate_of(adapted, gradient, 20.0)) == pytest.approx(wanted, abs=1e-6)
+    assert float(adaptation.log_rate_of(adapted, gradient, 1.0)) == 0  # an optimiser with a rate of its own
+    assert float(adaptation.log_rate_of(adapted, jax.tree.map(jnp.zeros_like, gradient), 20.0)) == pytest.approx(0.3)
+
+
+def test_an_optimiser_with_a_rate_of_its_own_is_only_cut():
+    slow = RATES._replace(learning_rate=1e-3)
+    own = Jarzynski(LINE, at_rest, walkers=2000, optimiser=lambda: optax.sgd(1.0), renewal=None)
+    factors = []
+    for method in (METHOD, own):
+        state = start(jax.random.key(1), method, slow, DATA)
+        for i in range(5):
+            state, info = step(jax.random.key(i), method, state, slow, DATA)
+        factors.append(float(info.adapted.rate_factor))
+    assert factors[0] > 1.2 and factors[1] == 1
 
 
 def test_a_step_leaves_the_effective_fraction_above_the_target():
@@ -141,7 +176,7 @@ def test_a_step_leaves_the_effective_fraction_above_the_target():
     fast = RATES._replace(learning_rate=30.0)
     first = start(jax.random.key(1), METHOD, fast, DATA)
     _, info = step(jax.random.key(0), METHOD, first, fast, DATA)
-    assert 0.9 < float(info.effective_fraction) < 0.97 and float(info.adapted.share) < 0.1
+    assert 0.9 < float(info.effective_fraction) < 0.97 and float(info.adapted.rate_factor) < 0.1
 
 
 @pytest.mark.heavy
@@ -151,7 +186,7 @@ def test_particles_without_weights_adapt_and_are_renewed():
     state = start(jax.random.key(1), method, rates, DATA)
     for i in range(2):
         state, info = step(jax.random.key(i), method, state, rates, DATA)
-    assert float(info.adapted.share) < 0.5
+    assert float(info.adapted.rate_factor) < 0.5
     energy = method.energy(state, rates, DATA)  # the particles are now exact samples of it
     x = np.asarray(state.particles, float)
     assert x.mean() == pytest.approx(float(energy.mean), abs=5 * x.std() / 2000**0.5)
