@@ -168,6 +168,7 @@ def checked(settings: Settings) -> Settings:
 class CrossEntropy(Metric):
     """The value of a `WalkerCrossEntropy` without its error, a number that the progress bar shows.
 
+    >>> import jax.numpy as jnp
     >>> CrossEntropy(WalkerCrossEntropy(Samples(jnp.eye(2)))).units
     'nat'
     """
