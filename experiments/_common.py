@@ -34,8 +34,12 @@ TIMED = 10
 # -- Settings ------------------------------------------------------------------------------------------
 
 
-def check(settings: Any) -> None:
+def check(settings: Any, presets: Iterable[str] = PRESETS) -> None:
     """Checks the preset and the whole numbers of a study's settings.
+
+    Args:
+        settings: A dataclass with a field `preset`.
+        presets: The names of the presets that the study has.
 
     Raises:
         ValueError: The preset does not exist, a whole number is below 1, or a seed is not allowed.
@@ -49,7 +53,7 @@ def check(settings: Any) -> None:
     ...
     ValueError: seeds is 0; it must be an integer of at least 1
     """
-    checks.choice("preset", settings.preset, PRESETS)
+    checks.choice("preset", settings.preset, tuple(presets))
     for field in dataclasses.fields(settings):
         value = getattr(settings, field.name)
         if isinstance(value, int) and not isinstance(value, bool):
@@ -78,7 +82,7 @@ def settled(settings: S, presets: Mapping[str, Mapping[str, Any]]) -> S:
     >>> settled(Settings(), {"quick": dict(n=100)}).n
     100
     """
-    check(settings)
+    check(settings, presets)
     known: Any = settings
     unset = {name: value for name, value in presets[known.preset].items() if getattr(known, name) is None}
     return dataclasses.replace(known, **unset)

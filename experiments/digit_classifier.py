@@ -17,7 +17,10 @@ ACCURACY = 0.97
 
 CLASSIFIER: dict[str, Any] = dict(width=64, steps=1000, batch=128, learning_rate=3e-3)
 
-CLASSIFIER_NOISE = {(8, 8): 1.0, (28, 28): 3.0}
+LARGER: dict[tuple[int, int], dict[str, Any]] = {(14, 14): dict(width=128, steps=3000)}
+"""By the shape of the images: what differs from `CLASSIFIER`."""
+
+CLASSIFIER_NOISE = {(8, 8): 1.0, (14, 14): 2.0, (28, 28): 3.0}
 """By the shape of the images: the noise on which the classifier is trained, over that of the data."""
 
 

@@ -14,7 +14,7 @@ from dualebm.energies.base import Energy
 from dualebm.geometry import Space
 from dualebm.log_z import tempering
 from dualebm.log_z.estimate import LARGEST_SPREAD, SMALLEST_SAMPLE
-from dualebm.log_z.temperatures import choose_path
+from dualebm.log_z.temperatures import FRACTION, MOVES, choose_path
 from dualebm.measures import mean
 
 Scalar = Float[Array, ""]
@@ -61,7 +61,7 @@ def _exact(energy: Any) -> bool:
     return hasattr(energy, "sample") and hasattr(energy, "log_partition")
 
 
-def draw(key: Key[Array, ""], energy: Any, space: Space, count: int) -> Fresh:
+def draw(key: Key[Array, ""], energy: Any, space: Space, count: int, *, moves: int = MOVES, fraction: float = FRACTION) -> Fresh:
     """Draw samples of a model: exact ones where the energy has a sampler, else by tempering from the base measure.
 
     The function is pure, and `count` is static. On several devices that share the particles, call it by `collectives.undivided`.
@@ -71,12 +71,14 @@ def draw(key: Key[Array, ""], energy: Any, space: Space, count: int) -> Fresh:
         energy: the energy U.
         space: the space, with its base measure.
         count: the least number of samples. By tempering it is rounded up to a multiple of `tempering.ISLANDS`.
+        moves: the number of moves at each temperature. Where islands scatter too much, give more.
+        fraction: the effective fraction of the weights from one temperature to the next.
 
     Returns:
         The samples.
 
     Raises:
-        ValueError: the base measure cannot be sampled, and the energy has no sampler.
+        ValueError: the base measure cannot be sampled and the energy has no sampler, or a number is not allowed.
 
     >>> from dualebm.data import targets
     >>> teacher = targets.teacher("s2_bimodal")
@@ -93,7 +95,8 @@ def draw(key: Key[Array, ""], energy: Any, space: Space, count: int) -> Fresh:
         return Fresh(points, jnp.zeros(count, points.dtype), log_partition, zero, jnp.mean(values), error, jnp.asarray(True))
     path_key, follow_key = jax.random.split(key)
     size = -(-count // tempering.ISLANDS) * tempering.ISLANDS
-    islands = tempering.follow(follow_key, energy, space, choose_path(path_key, energy, space), size)
+    path = choose_path(path_key, energy, space, moves=moves, fraction=fraction)
+    islands = tempering.follow(follow_key, energy, space, path, size, moves=moves)
     found = tempering.estimate(islands)
     mean_energy, energy_error = _mean_energy(energy, islands)
     enough = found.effective_sample_size >= min(SMALLEST_SAMPLE, size / 2)

@@ -12,9 +12,11 @@ import xarray
 
 from dualebm.base_measures import Flat
 from dualebm.cli import report
+from dualebm.data import targets
 from dualebm.energies.networks import MLP
 from dualebm.flows import adaptation, jarzynski, renewal
-from dualebm.log_z import fresh
+from dualebm.log_z import fresh, tempering
+from dualebm.log_z.temperatures import choose_path
 from dualebm.measures import Samples
 from dualebm.methods.base import AdaptedSteps, Info, Iterate
 from dualebm.methods.contrastive import Contrastive
@@ -60,6 +62,16 @@ def test_a_renewal_redraws_the_particles_and_says_how_far_log_z_was_off():
     assert [float(v) for v in jarzynski.value_of_training(weights)] == pytest.approx([LOG_Z, 0], abs=1e-4)
     older = weights._replace(renewed=weights.renewed._replace(age=jnp.float32(0.4), error=jnp.float32(0.03)))
     assert float(jarzynski.value_of_training(older)[1]) == pytest.approx(np.hypot(0.1, 0.03), rel=1e-4)  # drift times age, and error
+
+
+def test_fresh_samples_go_the_way_that_is_asked_for():
+    teacher, key = targets.teacher("s2_bimodal"), jax.random.key(3)
+    found = fresh.draw(key, teacher.energy, teacher.space, 64, moves=2, fraction=0.97)
+    path_key, follow_key = jax.random.split(key)
+    path = choose_path(path_key, teacher.energy, teacher.space, moves=2, fraction=0.97)
+    islands = tempering.follow(follow_key, teacher.energy, teacher.space, path, 64, moves=2)
+    np.testing.assert_allclose(found.points, islands.points, atol=1e-6)
+    assert int(path.length) > int(choose_path(path_key, teacher.energy, teacher.space, moves=2).length)
 
 
 def test_fresh_samples_that_are_not_trusted_leave_the_particles_as_they_are(monkeypatch):
