@@ -104,7 +104,7 @@ def test_an_interrupted_fit_keeps_the_same_energy(folder, table, tmp_path, capsy
         for header in (first, second):
             header["settings"].pop("out")
             assert header.pop("seconds") > 0 and header.pop("command").startswith("dualebm fit ")
-            header.pop("notes")  # a warning has the step at which a call has first seen its fault
+            header.pop("notes")  # a warning has the step at which a call has first seen its cause
         assert first == second and f"kept iteration {first['kept']['iteration']} of" in told
 
 
