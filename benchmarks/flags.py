@@ -200,6 +200,8 @@ def outcome(settings: Settings, number: int) -> dict[str, Any]:
     flags += [f"{fitted.doubt}"[:200]] if fitted.doubt else []
     note = report.note_of_particles(by_particles, fitted)
     flags += [note[:200]] if note else []
+    rise = report.note_of_rise(results.check.values) if watched is None else None
+    flags += [rise[:200]] if rise else []
     mean = float(jnp.mean(energy(points)))
     exact, size = (float(number) for number in by_law(energy, method.space, points, jnp.asarray(log_density, jnp.float32)))
     other = mean + estimate_log_partition(keys[0], energy, method.space, particles).value

@@ -254,6 +254,8 @@ def _train(
     _note(notes, report.note_of_radius(results, rates))
     wrong = report.note_of_particles(by_particles, log_partition)
     _note(notes, wrong)
+    if watched is None and checked:
+        _note(notes, report.note_of_rise(results.check.values))
     return fitted, {
         "method": describe(method), "rates": describe(rates), "duality_gap": gap,
         "trained_on": evaluate.likelihood(fitted, trained),

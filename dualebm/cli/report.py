@@ -12,7 +12,7 @@ from dualebm.base_mixtures import in_words
 from dualebm.candidates import FOLDS
 from dualebm.cli.flags import groups_of, spell
 from dualebm.log_z.estimate import METHODS, LogPartitionEstimate
-from dualebm.metrics.annealed import AGREEMENT, TOLERANCE
+from dualebm.metrics.annealed import AGREEMENT, TOLERANCE, findings
 from dualebm.model import Model, density_name, log_unit
 
 LARGEST_SCALE = 3.0
@@ -139,6 +139,22 @@ def note_of_particles(by_particles: tuple[float, float] | None, estimate: LogPar
         "NOT TO BE TRUSTED, and the log densities of the model do not use them. Lower the steps of the training, or let --renewal redraw "
         "the particles more often"
     )
+
+
+def note_of_rise(checks: Any) -> str | None:
+    """Return a note when the last check of a run says that the cross-entropy was lower before, and no warning along the run did.
+
+    Args:
+        checks: the records of an `AnnealedCheck`, (k, 3, 2), with NaN where no check was made.
+
+    >>> rows = np.array([[[value, 0.01]] * 3 for value in (-1.0, -1.2, -1.0)])
+    >>> note_of_rise(rows)[:71]
+    'the cross-entropy by fresh samples of the model has been 0.2 nat lower,'
+    """
+    made = checks[np.isfinite(checks[:, 0, 0])].astype(float)
+    if not len(made) or any("rise" in findings(made[:count]) for count in range(1, len(made) + 1)):
+        return None
+    return findings(made, ended=True).get("rise")
 
 
 def _number_or_none(error: float) -> str:

@@ -4,7 +4,6 @@ Neither the weights nor the energies of particles see what the particles have lo
 that the training never sees, do.
 """
 
-import math
 from typing import ClassVar
 
 import equinox as eqx
@@ -85,16 +84,17 @@ class AnnealedCheck(Metric):
         return findings(made) if len(made) else {}
 
 
-def findings(made: np.ndarray) -> dict[str, str]:
+def findings(made: np.ndarray, ended: bool = False) -> dict[str, str]:
     """Return what checks say against a run, by kinds, in sentences with remedies.
 
     Args:
         made: the arrays of the checks that could be made, (k, 3, 2), k at least 1, in their order.
+        ended: whether the run has ended.
 
     Returns:
-        Sentences by "log_partition" (the weights' log Z is wrong) and "particles" (the particles are not of the model), each where it is so
-        at the last two checks, as particles may catch up with a model that has moved fast; and by "rise" (the cross-entropy was lower
-        before), where it is so at the last check.
+        Sentences by "log_partition" (the weights' log Z is wrong), "particles" (the particles are not of the model) and "rise" (the
+        cross-entropy was lower before), each where it is so at the last two checks: particles may catch up with a model that has moved
+        fast, and a training may come back. At the end of a run one check is enough for a rise.
 
     >>> good, bad = [[-1.0, 0.01], [0.0, 0.01], [0.0, 0.1]], [[-1.0, 0.01], [-99.0, 0.01], [0.0, 0.1]]
     >>> findings(np.array([bad, good, bad]))
@@ -119,11 +119,13 @@ def findings(made: np.ndarray) -> dict[str, str]:
             f"the particles are no samples of the model: their mean energy is {abs(gap):.3g} {where}; the training then follows a wrong "
             "gradient. Lower the steps of the training, or give more moves"
         )
-    before, (value, error) = made[:, CROSS_ENTROPY], last[CROSS_ENTROPY]
-    best, best_error = before[np.argmin(before[:, 0])]
-    if value - best > AGREEMENT * math.hypot(error, best_error) + TOLERANCE:
+    values, errors = made[:, CROSS_ENTROPY].T
+    least = int(np.argmin(values))
+    worse = values - values[least] > AGREEMENT * np.hypot(errors, errors[least]) + TOLERANCE
+    if worse[-1] and (ended or worse[-2:].sum() == 2):
+        rise = values[-1] - values[least]
         said["rise"] = (
-            f"the cross-entropy by fresh samples of the model has been {value - best:.3g} nat lower, and the training has become worse "
+            f"the cross-entropy by fresh samples of the model has been {rise:.3g} nat lower, and the training has become worse "
             "since; lower its steps, or let them fall"
         )
     return said

@@ -258,13 +258,15 @@ def checks(*rows):
     [
         ([(-1.0, 0.0, 0.0), (-1.1, 0.05, 0.4)], []),
         ([(-1.1, 0.0, 0.0), (-1.02, 0.0, 0.0)], []),
-        ([(-1.2, 0.0, 0.0), (-1.0, 0.0, 0.0)], ["rise"]),
+        ([(-1.2, 0.0, 0.0), (-1.0, 0.0, 0.0)], []),  # it may come back
+        ([(-1.2, 0.0, 0.0), (-1.0, 0.0, 0.0), (-1.1, 0.0, 0.0)], ["rise"]),
+        ([(-1.2, 0.0, 0.0), (-1.0, 0.0, 0.0), (-1.18, 0.0, 0.0)], []),
         ([(-1.0, -0.2, 0.0)] * 2, ["log_partition"]),
         ([(-1.0, -0.2, 0.7)], []),  # once may be at a start that moves fast
         ([(-1.0, 0.0, 0.7), (-1.0, -0.2, 0.0)], []),
         ([(-1.0, np.nan, 0.6), (-1.0, np.nan, 0.6), (-1.0, np.nan, 0.0)], []),  # it has healed
         ([(-1.0, np.nan, -0.7)] * 2, ["particles"]),
-        ([(-1.3, 0.2, 0.7), (-1.0, 9.0, 2.0)], ["log_partition", "particles", "rise"]),
+        ([(-1.3, 0.2, 0.7), (-1.0, 9.0, 2.0), (-1.0, 9.0, 2.0)], ["log_partition", "particles", "rise"]),
     ],
 )
 def test_what_checks_say_against_a_run(rows, kinds):
@@ -272,6 +274,14 @@ def test_what_checks_say_against_a_run(rows, kinds):
     unknown = np.full((1, 3, 2), np.nan)
     assert list(AnnealedCheck(DATA, 4).warnings(np.concatenate([unknown, checks(*rows), unknown]))) == kinds
     assert AnnealedCheck(DATA, 4).warnings(unknown) == {}
+
+
+def test_at_the_end_one_check_is_enough_for_a_rise():
+    rising, fallen = checks((-1.2, 0.0, 0.0), (-1.0, 0.0, 0.0)), checks((-1.2, 0.0, 0.0), (-1.18, 0.0, 0.0))
+    unknown = np.full((1, 3, 2), np.nan)
+    assert "0.2 nat lower" in report.note_of_rise(np.concatenate([rising, unknown]))
+    assert report.note_of_rise(fallen) is report.note_of_rise(unknown) is None
+    assert report.note_of_rise(np.concatenate([rising, rising[1:]])) is None  # a run has warned of it
 
 
 def test_a_report_lists_the_checks_that_could_be_made():
@@ -282,7 +292,7 @@ def test_a_report_lists_the_checks_that_could_be_made():
 
 
 def test_remedies_fit_the_fault():
-    said = findings(checks((-1.3, 5.0, -2.0), (-1.0, 9.0, -2.0)))
+    said = findings(checks((-1.3, 5.0, -2.0), (-1.0, 9.0, -2.0)), ended=True)
     assert "9 nat off" in said["log_partition"] and "NOT TO BE TRUSTED" in said["log_partition"]
     assert "2 lower: they have lost parts" in said["particles"] and "0.3 nat lower" in said["rise"]
     assert "lag behind" in findings(checks(*[(-1.0, 0.0, 2.0)] * 2))["particles"]
