@@ -96,9 +96,6 @@ def checks_of(steps: int, every: int, data: Samples, held_out: Samples) -> dict[
     return {"check": metrics.AnnealedCheck(held_out if len(held_out.points) else data, min(kept))} if kept else {}
 
 
-VALIDATION = 0.2
-"""The fraction of the rows to train on that validate a training of any energy, where none is given."""
-
 VALIDATIONS = 40
 """The largest number of checks at validation rows along a fit."""
 
@@ -112,7 +109,7 @@ def validated(key: Key[Array, ""], method: Any, data: Samples, steps: int, every
         data: the rows that are not held out, (n, d).
         steps: the number of iterations, a multiple of `every`.
         every: the number of iterations between records.
-        fraction: the fraction of the rows that validate. None for `VALIDATION` where the method trains any energy, else 0.
+        fraction: the fraction of the rows that validate. None for that of the method (`Method.validation_share`).
 
     Returns:
         A `Validated` and the data in another order, or for the fraction 0 the method and the data.
@@ -126,7 +123,7 @@ def validated(key: Key[Array, ""], method: Any, data: Samples, steps: int, every
     (2, 60)
     """
     if fraction is None:
-        fraction = VALIDATION if hasattr(method, "start") else 0.0
+        fraction = method.validation_share
     if not fraction:
         return method, data
     count = len(data.points)

@@ -181,6 +181,11 @@ class Method(abc.ABC):
         return "negative" if getattr(self, "signs", "") == "all_negative" else "full"
 
     @property
+    def validation_share(self) -> float:
+        """The share of the rows that a fit sets aside as validation rows where none is given. The default is 0."""
+        return 0.0
+
+    @property
     @abc.abstractmethod
     def rates(self) -> Any:
         """The default rates: a NamedTuple of scalars. A sweep varies them and compiles nothing new.
@@ -396,6 +401,11 @@ class Wrapper(Method):
     def ball(self) -> Literal["full", "negative"]:
         """The F1 ball of the wrapped method."""
         return self.method.ball
+
+    @property
+    def validation_share(self) -> float:
+        """The share of validation rows of the wrapped method."""
+        return self.method.validation_share
 
     @property
     def rates(self) -> Any:

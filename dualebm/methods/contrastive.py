@@ -33,6 +33,7 @@ from dualebm.flows.noise import NoiseKind
 from dualebm.geometry import Space
 from dualebm.measures import Samples
 from dualebm.methods.any_energy import (
+    VALIDATION,
     adapted_info,
     adapted_moves,
     adapted_step,
@@ -189,6 +190,11 @@ class Contrastive(Method):
         """The least and the largest number of moves that is chosen, where it is adapted. With `restart_every` the number is given."""
         largest = self.moves if self.restart_every is not None else self.largest_moves or KEEPING_UP * self.moves
         return self.moves, largest
+
+    @property
+    def validation_share(self) -> float:
+        """The share of the rows that a fit sets aside as validation rows."""
+        return VALIDATION
 
     @property
     def rates(self) -> ContrastiveRates:

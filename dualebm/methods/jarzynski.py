@@ -36,6 +36,7 @@ from dualebm.flows.noise import NoiseKind, sharded
 from dualebm.geometry import Space
 from dualebm.measures import Samples
 from dualebm.methods.any_energy import (
+    VALIDATION,
     adapted_info,
     adapted_moves,
     adapted_step,
@@ -223,6 +224,11 @@ class Jarzynski(Method):
     def range_of_moves(self) -> tuple[int, int]:
         """The least and the largest number of moves that is chosen, where it is adapted."""
         return self.moves, self.largest_moves or MOST * self.moves
+
+    @property
+    def validation_share(self) -> float:
+        """The share of the rows that a fit sets aside as validation rows."""
+        return VALIDATION
 
     @property
     def rates(self) -> JarzynskiRates:

@@ -143,7 +143,7 @@ def test_when_a_training_may_end(values, error, enough):
 
 
 def test_a_rise_is_no_fault_of_a_training_that_keeps_the_energy_before_it():
-    worse = checks(-1.2, -1.0)
+    worse = checks(-1.2, -1.0, -1.0)
     assert list(AnnealedCheck(DATA, 2).warnings(worse)) == ["log_partition", "particles", "rise"]
     assert list(ValidationCheck().warnings(worse)) == ["log_partition", "particles"] and ValidationCheck().warnings(worse[:0]) == {}
 
