@@ -648,7 +648,8 @@ def test_the_command_itself(tmp_path):
 )
 def test_every_method_is_fitted_scored_and_sampled(fitted, capsys, tmp_path, method, flags):
     data, out = fitted / "data.csv", tmp_path / "out"
-    told = done(capsys, "fit", data, "--space", "sphere", "--method", method, *flags, "--validation", 0, "--steps", 20, "--every", 10, "--out", out)
+    length = ["--validation", 0, "--steps", 20, "--every", 10]
+    told = done(capsys, "fit", data, "--space", "sphere", "--method", method, *flags, *length, "--out", out)
     about = json.loads((out / "model.json").read_text())
     assert about["settings"]["method"] == method and about["trained_on"]["rows"] == 1600
     assert about["trained_on"]["log_density_base"]["mean"] > 0  # better than the uniform measure
