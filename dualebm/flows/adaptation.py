@@ -83,7 +83,14 @@ def begin(trained: Any, dtype: Any) -> Adapted:
 
 
 def cosine(a: Any, b: Any) -> Scalar:
-    """Return the cosine of the angle between two vectors, which are pytrees of one structure. It is 0 where one of them is 0.
+    """Return the cosine of the angle between two vectors. It is 0 where one of them is 0.
+
+    Args:
+        a: a vector, as a pytree of arrays.
+        b: a vector of the same structure.
+
+    Returns:
+        the cosine, in [-1, 1].
 
     >>> round(float(cosine({"w": jnp.array([3.0, 0.0])}, {"w": jnp.array([1.0, 1.0])})), 6)
     0.707107
@@ -110,6 +117,13 @@ def log_rate_of(adapted: Adapted, gradient: Any, largest: float) -> Scalar:
 
 def clipped(log_factor: Scalar, largest: float) -> Scalar:
     """Return a log factor between those of the smallest and the largest factor.
+
+    Args:
+        log_factor: the log factor, of any size.
+        largest: the largest factor.
+
+    Returns:
+        the log factor, between -2 log `LONGEST` and log `largest`.
 
     >>> round(float(clipped(jnp.array(3.0), 20.0)), 3)
     2.996
