@@ -39,7 +39,7 @@ from dualebm.methods.contrastive import Contrastive
 from dualebm.methods.dual import Dual
 from dualebm.methods.jarzynski import Jarzynski
 from dualebm.methods.likelihood import Likelihood
-from dualebm.methods.validated import Validated
+from dualebm.methods.validated import Validated, divided
 from dualebm.methods.weighted_dual import WeightedDual
 from dualebm.metrics.base import Metric
 from dualebm.metrics.validation import ValidationCheck
@@ -158,9 +158,8 @@ def configuration(settings: Settings, number: int) -> dict[str, Any]:
     rng = np.random.default_rng([settings.seed, number])
     name, dimension = str(rng.choice(settings.methods)), int(rng.choice(DIMENSIONS))
     method = MAKE[name](Euclidean(dimension))
-    limits = bounds.bounds(type(method.rates))
-    moved = [field for field in method.rates._fields if limits[field].moves_particles or field.endswith(("_step", "_rate"))]
-    factors = {field: float(10 ** rng.uniform(-DECADES / 2, DECADES / 2)) for field in moved}
+    moves, trains = bounds.steps(type(method.rates))
+    factors = {field: float(10 ** rng.uniform(-DECADES / 2, DECADES / 2)) for field in (*moves, *trains)}
     return dict(method=name, dimension=dimension, factors=factors)
 
 
@@ -174,11 +173,11 @@ def outcome(settings: Settings, number: int) -> dict[str, Any]:
     data, held_out = (Samples(jnp.asarray(part, jnp.float32)) for part in (x[:ROWS], x[ROWS:]))
     points, log_density = law(shared[1], TRUTH, chosen["dimension"])
     points = jnp.asarray(points, jnp.float32)
-    method, data = evaluate.validated(shared[2], plain, data, settings.steps, EVERY, None)
+    method, data = evaluate.validated(shared[2], plain, data, settings.steps, EVERY, None, True)
     watched = method if isinstance(method, Validated) else None
     rates = method.rates_for(data)
     rates = rates._replace(**{name: float(getattr(rates, name)) * factor for name, factor in chosen["factors"].items()})
-    watched_by = evaluate.checks_of(settings.steps, EVERY, data, held_out) if watched is None else {"check": ValidationCheck()}
+    watched_by = evaluate.checks_of(settings.steps, EVERY, data, held_out) if watched is None else {"check": ValidationCheck(watched.mends)}
     metrics = watched_by | {"law": ByLaw(Samples(points[:ALONG]), jnp.asarray(log_density[:ALONG], jnp.float32))}
     begin = time.monotonic()
     with warnings.catch_warnings(record=True) as caught:
@@ -189,13 +188,13 @@ def outcome(settings: Settings, number: int) -> dict[str, Any]:
             said = {"diverged": str(error)[:200], "flags": [str(error)[:200]], "bad": True, "seconds": time.monotonic() - begin}
             return chosen | said
     flags = [str(w.message)[:200] for w in caught]
-    energy, samples, by_particles = method.energy(state, rates, data), method.samples(state), evaluate.log_partition_of(method, state)
-    kept, end = None if watched is None else evaluate.kept_of(watched, state), settings.steps
-    if watched is not None and kept is not None:
-        energy, samples, end = watched.kept_energy(state, rates, data), None, kept.iteration
-    elif watched is not None:
+    kept = None if watched is None else evaluate.kept_of(watched, state)
+    if watched is not None and kept is None:
         flags += [f"{report.note_of_validation(kept)}"[:200]]
-    particles = evaluate.particles_of(keys[2], keys[3], energy, method.space, samples)
+    last = state if watched is None else state.inner if kept is None else state.kept.state
+    trained = data if watched is None else divided(data, watched.rows)[0]
+    energy, by_particles = plain.energy(last, rates, trained), evaluate.log_partition_of(plain, last)
+    particles = evaluate.particles_of(keys[2], keys[3], energy, method.space, plain.samples(last))
     fitted = estimate_log_partition(keys[3], energy, method.space, particles)
     flags += [f"{fitted.doubt}"[:200]] if fitted.doubt else []
     note = report.note_of_particles(by_particles, fitted)
@@ -210,7 +209,8 @@ def outcome(settings: Settings, number: int) -> dict[str, Any]:
     seen = results.law.values[1:]
     least = min([true, *(float(value) for value, count in seen if count >= ENOUGH / (TRUTH / ALONG))])
     return chosen | {
-        "says": says, "true": true, "least": least, "end": end, "by_law": exact, "by_law_size": size, "estimate": other,
+        "says": says, "true": true, "least": least, "end": int(last.step), "kept": kept,
+        "by_law": exact, "by_law_size": size, "estimate": other,
         "flags": flags, "bad": not (abs(says - true) <= FAR and true - least <= FAR), "seconds": time.monotonic() - begin,
     }  # fmt: skip
 

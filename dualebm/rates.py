@@ -56,6 +56,20 @@ def bounds(kind: type) -> dict[str, Bound]:
     return {name: setting.bound or Bound() for name, setting in settings.described(kind).items()}
 
 
+def steps(kind: type) -> tuple[list[str], list[str]]:
+    """Return the names of the rates that are steps: those of the particles, and those of the training, whose names end in _step or _rate.
+
+    Args:
+        kind: a NamedTuple class.
+
+    >>> from dualebm.methods.dual import DualRates
+    >>> steps(DualRates)
+    (['particle_step'], ['transport_step', 'reaction_step'])
+    """
+    moves = [name for name, bound in bounds(kind).items() if bound.moves_particles]
+    return moves, [name for name in bounds(kind) if name.endswith(("_step", "_rate")) and name not in moves]
+
+
 def check(rates: Any, space: Space) -> None:
     """Check the rates of a method against their bounds.
 

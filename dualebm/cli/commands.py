@@ -106,7 +106,9 @@ class Fit(Precision, Points, Table):
         every: the number of iterations between records.
         validation: the fraction of the rows that are not held out that are validation rows. The method does not train on them. The model is
             the energy of their least cross-entropy along the training, which ends when this has clearly risen. 0 trains on all of the
-            rows, and the model is the last energy.
+            rows.
+        mend: whether a training of fixed steps that has become worse or has diverged goes back to its best energy so far with half the
+            steps, and its particle step follows the acceptance. The model is then its best energy. Otherwise all steps stay as given.
         anneal: the fraction of the iterations in which the radius grows to its value. Afterwards the steps of the neurons fall. 0 keeps
             radius and steps.
         gap_chains: the number of annealed chains that estimate the duality gap at the end. On the circle and S^2 a quadrature takes
@@ -121,7 +123,8 @@ class Fit(Precision, Points, Table):
     replicates: Annotated[CountOrZero, Needs("validation")] = 20
     steps: Annotated[Count, Needs("method")] = 2000
     every: Annotated[int, Bound(least=2), Needs("method")] = 20
-    validation: Annotated[Share | None, Shown("0.2 for a method that trains any energy, else 0"), Needs("method")] = None
+    validation: Annotated[Share | None, Shown("0.2 for jarzynski, contrastive and likelihood, else 0"), Needs("method")] = None
+    mend: Annotated[bool, Needs("method")] = True
     anneal: Annotated[Share, Needs("annealing")] = 0.2
     gap_chains: Annotated[CountOrZero, Needs("radius")] = 20_000
     seed: Seed = 0

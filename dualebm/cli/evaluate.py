@@ -5,7 +5,6 @@ from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
@@ -17,7 +16,7 @@ from dualebm.geometry import Space
 from dualebm.log_z.annealing import anneal
 from dualebm.log_z.quadrature import quadrature_of
 from dualebm.measures import Samples
-from dualebm.methods.validated import Validated
+from dualebm.methods.validated import Validated, can_check
 from dualebm.metrics.walkers import EffectiveFraction, WalkerCrossEntropy
 from dualebm.training.prepare import initial_state, traced
 
@@ -100,8 +99,12 @@ VALIDATIONS = 40
 """The largest number of checks at validation rows along a fit."""
 
 
-def validated(key: Key[Array, ""], method: Any, data: Samples, steps: int, every: int, fraction: float | None) -> tuple[Any, Samples]:
-    """Return a method that sets validation rows aside, and the data with these rows at its end.
+def validated(
+    key: Key[Array, ""], method: Any, data: Samples, steps: int, every: int, fraction: float | None, mend: bool
+) -> tuple[Any, Samples]:
+    """Return a method that sets validation rows aside or mends, and the data with the validation rows at its end.
+
+    A method whose steps are fixed mends: where its training becomes worse or diverges, it goes back with smaller steps.
 
     Args:
         key: the key of the draw of validation rows.
@@ -110,28 +113,35 @@ def validated(key: Key[Array, ""], method: Any, data: Samples, steps: int, every
         steps: the number of iterations, a multiple of `every`.
         every: the number of iterations between records.
         fraction: the fraction of the rows that validate. None for that of the method (`Method.validation_share`).
+        mend: whether a method mends whose steps are fixed.
 
     Returns:
-        A `Validated` and the data in another order, or for the fraction 0 the method and the data.
+        A `Validated` and the data in another order. For the fraction 0 the data in their order, and the method itself where it adapts its
+        steps, or no fresh samples of its model can be drawn.
 
     Raises:
-        ValueError: no row is left to train on, or none validates although the fraction is not 0.
+        ValueError: no row is left to train on, or none validates although the fraction is not 0, or a method that adapts its steps is
+            told not to mend.
 
     >>> from dualebm.energies.networks import MLP; from dualebm.methods.jarzynski import Jarzynski; from dualebm.spaces import Sphere
-    >>> method, data = validated(key_of_seed(0), Jarzynski(Sphere(3), MLP()), Samples(np.ones((10, 3))), 2000, 20, None)
+    >>> method, data = validated(key_of_seed(0), Jarzynski(Sphere(3), MLP()), Samples(np.ones((10, 3))), 2000, 20, None, True)
     >>> method.rows, method.every
     (2, 60)
     """
     if fraction is None:
         fraction = method.validation_share
+    if method.adapts and not mend:
+        raise ValueError("mend is False, and this method adapts its steps: it has nothing to mend; target None fixes the steps")
+    mends = mend and not method.adapts and can_check(method, method.rates, data)
+    every *= -(-steps // (every * VALIDATIONS))
     if not fraction:
-        return method, data
+        return Validated(method, 0, every, mends=True) if mends else method, data
     count = len(data.points)
     rows = round(count * fraction)
     if not 0 < rows < count:
         raise ValueError(f"validation is {fraction} of {count} rows, which is {rows} rows; at least one must validate and one be left")
     order = np.asarray(jax.random.permutation(key, count))
-    return Validated(method, rows, every * -(-steps // (every * VALIDATIONS))), jax.tree.map(lambda leaf: leaf[order], data)
+    return Validated(method, rows, every, mends=mends), jax.tree.map(lambda leaf: leaf[order], data)
 
 
 class ByParticles(NamedTuple):
@@ -147,14 +157,15 @@ class ByParticles(NamedTuple):
 
 
 class Kept(NamedTuple):
-    """The energy of a training that is kept by its validation rows.
+    """The energy of a training that is kept by its checks.
 
     Args:
         iteration: the number of iterations of this energy.
         done: the number of iterations that were done in all.
-        rows: the number of validation rows.
-        cross_entropy: their cross-entropy, in nats, the least of all checks and so a little too low.
+        rows: the number of validation rows. 0 where the checks are at the rows that it trains on.
+        cross_entropy: the cross-entropy of the rows of the checks, in nats, the least of all checks and so a little too low.
         standard_error: the error of its log Z.
+        halvings: how often the training went back with half the steps. None for a method that adapts its steps.
     """
 
     iteration: int
@@ -162,6 +173,7 @@ class Kept(NamedTuple):
     rows: int
     cross_entropy: float
     standard_error: float
+    halvings: int | None
 
 
 def kept_of(method: Validated, state: Any) -> Kept | None:
@@ -172,7 +184,8 @@ def kept_of(method: Validated, state: Any) -> Kept | None:
         state: its last state.
     """
     value, error = (float(number) for number in state.kept.cross_entropy)
-    return Kept(int(state.kept.step), int(state.step), method.rows, value, error) if np.isfinite(value) else None
+    halvings = None if state.mending is None else int(state.mending.halvings)
+    return Kept(int(state.kept.state.step), int(state.step), method.rows, value, error, halvings) if np.isfinite(value) else None
 
 
 def log_partition_of(method: Any, state: Any) -> ByParticles | None:
@@ -180,15 +193,13 @@ def log_partition_of(method: Any, state: Any) -> ByParticles | None:
 
     Args:
         method: the training method.
-        state: its last state. Where validation rows have kept an energy (see `kept_of`), log Z is of this energy.
+        state: its state.
 
     >>> from dualebm.methods.dual import Dual
     >>> from dualebm.spaces import Sphere
     >>> log_partition_of(Dual(Sphere(3)), None)
     """
     known = method.log_partition(state)
-    if known is not None and isinstance(method, Validated) and kept_of(method, state) is not None:
-        known = jnp.where(jnp.isneginf(state.kept.log_partition), jnp.nan, state.kept.log_partition)
     return None if known is None else ByParticles(float(known[0]), float(known[1]))
 
 

@@ -216,7 +216,7 @@ def _train(
     data, held_out, prepared = points
     plain = build(given.choice, prepared.space, given.values)
     draw_key = jax.random.fold_in(partition_key, 3)
-    method, data = evaluate.validated(draw_key, plain, data, settings.steps, settings.every, settings.validation)
+    method, data = evaluate.validated(draw_key, plain, data, settings.steps, settings.every, settings.validation, settings.mend)
     watched = method if isinstance(method, Validated) else None
     trained = data if watched is None else divided(data, watched.rows)[0]
     rates = plain.rates_for(trained)
@@ -226,7 +226,9 @@ def _train(
     if not space.compact and not settings.standardise:
         _note(notes, report.note_of_scales(data.points))
     recorded = evaluate.monitors(plain, trained, held_out)
-    checked = evaluate.checks_of(settings.steps, settings.every, data, held_out) if watched is None else {"check": ValidationCheck()}
+    checked: dict[str, Any] = {"check": ValidationCheck(watched.mends)} if watched is not None else {}
+    if watched is None:
+        checked = dict(evaluate.checks_of(settings.steps, settings.every, data, held_out))
     said = now_and_then(lambda results: f"iteration {int(results.step[-1])} of {settings.steps}")
 
     def ended(results: xarray.Dataset) -> bool:
@@ -239,14 +241,14 @@ def _train(
         schedule=annealing_over(settings.steps, given.flags.get("anneal", 0.0)), folder=settings.out, progress=sys.stderr.isatty(),
         callback=ended,
     )  # fmt: skip
-    energy, samples, by_particles = method.energy(state, rates, data), method.samples(state), evaluate.log_partition_of(method, state)
     kept = None if watched is None else evaluate.kept_of(watched, state)
+    end = state if watched is None else state.inner if kept is None else state.kept.state
     if watched is not None:
         _note(notes, report.note_of_validation(kept))
-    if watched is not None and kept is not None:  # the particles are of the last energy, which is another one
-        energy, samples = watched.kept_energy(state, rates, data), None
+    if kept is not None:
         results = results.sel(step=slice(None, kept.iteration))
-    particles = evaluate.particles_of(key, partition_key, energy, space, samples)
+    energy, by_particles = plain.energy(end, rates, trained), evaluate.log_partition_of(plain, end)
+    particles = evaluate.particles_of(key, partition_key, energy, space, plain.samples(end))
     log_partition = estimate_log_partition(partition_key, energy, space, particles)
     fitted = model.Model(energy, prepared, log_partition, evaluate.particle_step_of(rates, space))
     chains = given.flags.get("gap_chains", 0)

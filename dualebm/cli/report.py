@@ -187,20 +187,24 @@ def lines(header: Mapping[str, Any], fitted: Model) -> list[str]:
 
 
 def kept(header: Mapping[str, Any]) -> list[str]:
-    """Return the line that says which energy of a training is kept by validation rows, or nothing where none is.
+    """Return the line that says which energy of a training is kept by its checks, or nothing where none is.
 
     Args:
         header: `model.json` of the folder of the fit.
 
-    >>> known = {"iteration": 1200, "done": 1800, "rows": 40, "cross_entropy": -0.5, "standard_error": 0.02}
+    >>> known = {"iteration": 1200, "done": 1800, "rows": 40, "cross_entropy": -0.5, "standard_error": 0.02, "halvings": None}
     >>> kept({"kept": known})
     ['kept iteration 1200 of 1800: least cross-entropy of 40 validation rows, -0.5 +- 0.02 nat against the base measure']
+    >>> kept({"kept": known | {"rows": 0, "halvings": 2}})[0][:109]
+    'kept iteration 1200 of 1800, after all steps were halved 2 times: least cross-entropy of the rows trained on,'
     """
     if not (known := header.get("kept")):
         return []
     value = with_error(known["cross_entropy"], known["standard_error"], 4).split(" (")[0]
-    where = f"kept iteration {known['iteration']} of {known['done']}"
-    return [f"{where}: least cross-entropy of {known['rows']} validation rows, {value} nat against the base measure"]
+    times = f", after all steps were halved {known['halvings']} times" if known["halvings"] else ""
+    where, rows = f"kept iteration {known['iteration']} of {known['done']}{times}", known["rows"]
+    of = f"{rows} validation rows" if rows else "the rows trained on"
+    return [f"{where}: least cross-entropy of {of}, {value} nat against the base measure"]
 
 
 def counted(means: Mapping[str, Any]) -> str:
@@ -403,7 +407,7 @@ def note_of_scales(points: Any) -> str | None:
 
 
 def note_of_validation(kept: Any) -> str | None:
-    """Return a note when a training with validation rows keeps none of its energies, and None otherwise.
+    """Return a note when a training that is checked keeps none of its energies, and None otherwise.
 
     Args:
         kept: what `evaluate.kept_of` returns.
@@ -411,7 +415,7 @@ def note_of_validation(kept: Any) -> str | None:
     if kept is not None:
         return None
     return (
-        "no check at validation rows could be made, as no fresh samples of the model were to be trusted: the model is the last energy. "
+        "no check of the training could be made, as no fresh samples of the model were to be trusted: the model is the last energy. "
         "Lower the steps of the training"
     )
 

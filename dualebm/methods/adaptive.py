@@ -215,6 +215,11 @@ class Adaptive(Wrapper):
             allowed = "'mala' has an acceptance to adapt; give acceptance=None"
             raise ValueError(f"method.integrator is {self.method.integrator!r}; only {allowed}")
 
+    @property
+    def adapts(self) -> bool:
+        """Whether the method chooses its steps: it does."""
+        return True
+
     def init(self, key: Key[Array, ""], rates: DualRates, data: Samples) -> AdaptiveState:
         """Return the initial state of the wrapped method under the same key, with neuron steps at half the quasi-static
         edge of full weights.

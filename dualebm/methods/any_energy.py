@@ -19,9 +19,6 @@ from dualebm.measures import Samples, draw_indices, effective_sample_size
 from dualebm.methods.base import AdaptedSteps, Info
 from dualebm.rates import Scalar
 
-VALIDATION = 0.2
-"""The share of validation rows of a fit of any energy, which would otherwise learn few rows by heart."""
-
 PRIOR = 30.0
 """The number of rows that the penalty of a network counts like, where it is chosen by the data."""
 

@@ -24,12 +24,18 @@ import enum
 from typing import Any, Literal, NamedTuple
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from dualebm import rates as bounds
 from dualebm._internal import checks, feature_check
 from dualebm.geometry import Space
 from dualebm.measures import Atoms, Samples
+
+VALIDATION = 0.2
+"""The share of validation rows of a fit by a method whose energy would otherwise learn few rows by heart."""
+
+LOWEST_ACCEPTANCE = 0.01
+"""The least acceptance over a recording interval. A run whose moves are accepted less often has diverged."""
 
 
 class Divergence(enum.IntEnum):
@@ -186,6 +192,11 @@ class Method(abc.ABC):
         return 0.0
 
     @property
+    def adapts(self) -> bool:
+        """Whether the method chooses its steps along training. The default is False."""
+        return False
+
+    @property
     @abc.abstractmethod
     def rates(self) -> Any:
         """The default rates: a NamedTuple of scalars. A sweep varies them and compiles nothing new.
@@ -275,6 +286,18 @@ class Method(abc.ABC):
         """
         del state
         return jnp.int32(Divergence.NONE)
+
+    def recovering(self, state: Any) -> Bool[Array, ""]:
+        """Tell whether the method itself will go back from a state that has diverged, so that a run goes on. The default is no.
+
+        Args:
+            state: the state of the method.
+
+        Returns:
+            Whether it will, a bool scalar, traced.
+        """
+        del state
+        return jnp.bool_(False)
 
     def samples(self, state: Any) -> Samples | None:
         """Return the particles as samples of the model, with log weights where they are weighted.
@@ -374,6 +397,23 @@ class Method(abc.ABC):
         return None
 
 
+def energies_are_finite(method: Method, state: Any, energy: Any) -> Any:
+    """Tell whether an energy is finite at all particles of a state, but those of weight 0.
+
+    Args:
+        method: the method.
+        state: its state.
+        energy: the energy.
+
+    Returns:
+        True for a method without particles, else a bool, traced.
+    """
+    samples = method.samples(state)
+    if samples is None:
+        return True
+    return jnp.all(jnp.isfinite(energy(samples.points)) | (False if samples.log_weights is None else jnp.isneginf(samples.log_weights)))
+
+
 class Wrapper(Method):
     """A method that adds something to another method. Its state has a field `inner`, the state of the wrapped method.
 
@@ -408,6 +448,11 @@ class Wrapper(Method):
         return self.method.validation_share
 
     @property
+    def adapts(self) -> bool:
+        """Whether the wrapped method chooses its steps."""
+        return self.method.adapts
+
+    @property
     def rates(self) -> Any:
         """The default rates of the wrapped method."""
         return self.method.rates
@@ -427,6 +472,10 @@ class Wrapper(Method):
     def diverged(self, state: Any) -> Int[Array, ""]:
         """Return the divergence of the wrapped method."""
         return self.method.diverged(state.inner)
+
+    def recovering(self, state: Any) -> Bool[Array, ""]:
+        """Tell whether the wrapped method goes back by itself."""
+        return self.method.recovering(state.inner)
 
     def samples(self, state: Any) -> Samples | None:
         """Return the particles of the wrapped method."""

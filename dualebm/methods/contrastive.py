@@ -33,7 +33,6 @@ from dualebm.flows.noise import NoiseKind
 from dualebm.geometry import Space
 from dualebm.measures import Samples
 from dualebm.methods.any_energy import (
-    VALIDATION,
     adapted_info,
     adapted_moves,
     adapted_step,
@@ -44,7 +43,7 @@ from dualebm.methods.any_energy import (
     noise_of,
     rates_of_data,
 )
-from dualebm.methods.base import Info, Method
+from dualebm.methods.base import VALIDATION, Info, Method
 from dualebm.rates import NonNegative, ParticleStep, Probability
 from dualebm.settings import Count, CountFrom2, Positive
 
@@ -195,6 +194,11 @@ class Contrastive(Method):
     def validation_share(self) -> float:
         """The share of the rows that a fit sets aside as validation rows."""
         return VALIDATION
+
+    @property
+    def adapts(self) -> bool:
+        """Whether the method chooses its steps."""
+        return self.target is not None
 
     @property
     def rates(self) -> ContrastiveRates:

@@ -36,7 +36,6 @@ from dualebm.flows.noise import NoiseKind, sharded
 from dualebm.geometry import Space
 from dualebm.measures import Samples
 from dualebm.methods.any_energy import (
-    VALIDATION,
     adapted_info,
     adapted_moves,
     adapted_step,
@@ -48,7 +47,7 @@ from dualebm.methods.any_energy import (
     rates_of_data,
     warnings_of_weights,
 )
-from dualebm.methods.base import Info, Method
+from dualebm.methods.base import VALIDATION, Info, Method
 from dualebm.rates import Fraction, NonNegative, ParticleStep
 from dualebm.settings import Count, CountFrom2
 
@@ -229,6 +228,11 @@ class Jarzynski(Method):
     def validation_share(self) -> float:
         """The share of the rows that a fit sets aside as validation rows."""
         return VALIDATION
+
+    @property
+    def adapts(self) -> bool:
+        """Whether the method chooses its steps."""
+        return self.target is not None
 
     @property
     def rates(self) -> JarzynskiRates:

@@ -27,7 +27,7 @@ from dualebm.flows import langevin, two_layer
 from dualebm.flows.noise import drawn
 from dualebm.geometry import Space
 from dualebm.measures import Samples, effective_sample_size
-from dualebm.methods.base import Info, Method
+from dualebm.methods.base import VALIDATION, Info, Method
 from dualebm.rates import NonNegative, ParticleStepOrNone
 from dualebm.settings import Count, CountFrom2, Positive
 
@@ -143,6 +143,11 @@ class _Sampled(Method):
     """The part that both methods share: samples of the model."""
 
     sampler: Sampler
+
+    @property
+    def validation_share(self) -> float:
+        """The share of the rows that a fit sets aside as validation rows."""
+        return VALIDATION
 
     def samples(self, state: LikelihoodState) -> Samples | None:
         """Return the last points of the chains, with equal weights, and None where the model is sampled by weighted points."""

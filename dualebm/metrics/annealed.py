@@ -17,15 +17,9 @@ from dualebm._internal.keys import check_key
 from dualebm.log_z import fresh
 from dualebm.measures import Samples
 from dualebm.methods.base import Iterate
-from dualebm.methods.validated import CROSS_ENTROPY, ENERGY, LOG_PARTITION, check_of
+from dualebm.methods.validated import AGREEMENT, CROSS_ENTROPY, ENERGY, LOG_PARTITION, TOLERANCE, check_of
 from dualebm.metrics.base import Metric
 from dualebm.settings import Count, CountFrom2
-
-AGREEMENT = 3.0
-"""Two numbers differ where their distance is above this number of their combined standard errors, and a tolerance."""
-
-TOLERANCE = 0.05
-"""The difference of two values of log Z, or of two cross-entropies, that is not noticed, in nats."""
 
 ENERGY_TOLERANCE = 0.5
 """The difference of two mean energies that is not noticed. Particles of a model that moves lag behind it by some tenths."""

@@ -2,13 +2,14 @@
 
 from typing import ClassVar
 
+import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
 from dualebm.methods.base import Iterate
-from dualebm.methods.validated import CROSS_ENTROPY
-from dualebm.metrics.annealed import AGREEMENT, TOLERANCE, findings
+from dualebm.methods.validated import AGREEMENT, CROSS_ENTROPY, TOLERANCE
+from dualebm.metrics.annealed import findings
 from dualebm.metrics.base import Metric
 
 RISEN = 10
@@ -20,7 +21,12 @@ class ValidationCheck(Metric):
 
     It is NaN between the checks, and where the fresh samples of a check are not to be trusted. A record of another method raises
     AttributeError.
+
+    Args:
+        quiet: whether no check warns. The end then has to say what is wrong: a training that mends goes back from what a check says.
     """
+
+    quiet: bool = eqx.field(static=True, default=False)
 
     long_name: ClassVar[str | None] = "cross-entropy of the validation rows, and particles less the model in log Z and in energy"
     units: ClassVar[str | None] = "nat"
@@ -34,6 +40,8 @@ class ValidationCheck(Metric):
 
     def warnings(self, values: np.ndarray) -> dict[str, str]:
         """Return what the checks say against a run, as `AnnealedCheck` does. A rise is none: the energy before it is kept."""
+        if self.quiet:
+            return {}
         made = values[np.isfinite(values[:, CROSS_ENTROPY, 0])].astype(float)
         return {kind: said for kind, said in findings(made).items() if kind != "rise"} if len(made) else {}
 

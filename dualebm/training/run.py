@@ -305,8 +305,7 @@ def _remedy(setup: simulate.Setup, state, code: Divergence) -> str:
     if code in (Divergence.NO_WEIGHT, Divergence.ONE_ATOM):
         return code.remedy
     given = {name: float(value) for name, value in setup.rates._asdict().items()}
-    moves = [name for name, bound in bounds.bounds(type(setup.rates)).items() if bound.moves_particles and given[name]]
-    trains = [name for name in given if name.endswith(("_step", "_rate")) and name not in moves and given[name]]
+    moves, trains = ([name for name in names if given[name]] for names in bounds.steps(type(setup.rates)))
 
     def healthy(names, factor, before=state):
         changed = {name: getattr(setup.rates, name) * factor for name in names}

@@ -13,11 +13,8 @@ from jaxtyping import Array, Key
 from dualebm._internal import collectives
 from dualebm._internal.keys import check_key
 from dualebm.measures import Samples
-from dualebm.methods.base import Divergence, Info, Iterate, Method
+from dualebm.methods.base import LOWEST_ACCEPTANCE, Divergence, Info, Iterate, Method, energies_are_finite
 from dualebm.settings import Count, CountFrom2, checked
-
-LOWEST_ACCEPTANCE = 0.01
-"""The least acceptance over a recording interval. A run whose moves are accepted less often has diverged."""
 
 ASIDE = 2**32 - 1
 """The number folded into the key of a run for draws outside of the iterations. No iteration has this number."""
@@ -114,35 +111,22 @@ def _step(setup: Setup, state):
     return setup.method.step(jax.random.fold_in(setup.key, state.step), state, rates, setup.data)
 
 
-def energies_are_finite(setup: Setup, state) -> Any:
-    """Tell whether the energy of a state is finite at all of its particles, but those of weight 0.
-
-    Args:
-        setup: the settings and arrays of the run.
-        state: the state.
-
-    Returns:
-        True for a method without particles, else a bool, traced.
-    """
-    samples = setup.method.samples(state)
-    if samples is None:
-        return True
-    values = setup.method.energy(state, setup.rates, setup.data)(samples.points)
-    return jnp.all(jnp.isfinite(values) | (False if samples.log_weights is None else jnp.isneginf(samples.log_weights)))
-
-
 def _divergence(setup: Setup, state, info: Info):
-    """Return the first cause that holds, a `Divergence`. A log weight of -inf belongs to a dead atom and is allowed."""
+    """Return the first cause that holds, a `Divergence`, unless the method goes back by itself.
+
+    A log weight of -inf belongs to a dead atom and is allowed.
+    """
     leaves = [x for x in jax.tree.leaves((state, info)) if jnp.issubdtype(x.dtype, jnp.floating)]
     broken = jnp.any(jnp.array([jnp.any(jnp.isnan(x) | jnp.isposinf(x)) for x in leaves]))
-    stuck = ~jnp.asarray(energies_are_finite(setup, state))
+    stuck = ~jnp.asarray(energies_are_finite(setup.method, state, setup.method.energy(state, setup.rates, setup.data)))
     if (axis := collectives.split_axis()) is not None:
         broken, stuck = (jax.lax.pmax(each.astype(jnp.int32), axis) > 0 for each in (broken, stuck))
     code = setup.method.diverged(state)
     if info.acceptance is not None:
         code = jnp.where(info.acceptance < LOWEST_ACCEPTANCE, Divergence.REJECTED, code)
     code = jnp.where(stuck, Divergence.ENERGY, code)
-    return jnp.where(broken, Divergence.NOT_FINITE, code).astype(jnp.int32)
+    code = jnp.where(broken, Divergence.NOT_FINITE, code)
+    return jnp.where(setup.method.recovering(state), Divergence.NONE, code).astype(jnp.int32)
 
 
 def interval(setup: Setup, state):
