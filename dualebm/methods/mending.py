@@ -104,7 +104,7 @@ def seen(mending: Mending, info: Info) -> Mending:
     return mending._replace(log_particle=log_particle, accepted=mending.accepted + info.acceptance)
 
 
-def faulty(method: Method, state: Any, energy: Any, mending: Mending, iterations: int) -> Bool[Array, ""]:
+def faulty(method: Method, state: Any, energy: Any, mending: Mending, iterations: int | Int[Array, ""]) -> Bool[Array, ""]:
     """Tell whether a training has diverged, for the causes that a run looks for (`Divergence`).
 
     Args:

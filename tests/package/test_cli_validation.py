@@ -115,18 +115,34 @@ def test_without_validation_rows_the_last_energy_is_the_model(table, tmp_path, c
     assert header["kept"] is None and header["trained_on"]["rows"] == COUNT and "kept iteration" not in told
 
 
+def test_a_fit_of_fixed_steps_says_that_it_went_back(table, tmp_path, capsys):
+    """Steps of neurons that are far too long are halved. With --no-mend they stay, and the model is the last energy."""
+    flags = ["--space", "euclidean", "--method", "dual", "--neurons", 16, "--steps", 60, "--every", 5, "--gap-chains", 0]
+    code, told, err = call(capsys, "fit", table, *flags, "--transport-step", 100, "--reaction-step", 50, "--out", tmp_path / "a")
+    assert code == 0, err
+    kept = model_files.read(tmp_path / "a")["kept"]
+    assert kept["halvings"] > 1 and kept["rows"] == 0 and kept["iteration"] > 0
+    assert f"ept iteration {kept['iteration']} of 60, after all steps were halved {kept['halvings']} times: least" in told
+    code, told, err = call(capsys, "fit", table, *flags, "--no-mend", "--out", tmp_path / "b")
+    assert code == 0 and "kept iteration" not in told and model_files.read(tmp_path / "b")["kept"] is None, err
+    code, told, err = call(capsys, "fit", table, *FLAGS, "--no-mend", "--out", tmp_path / "c")
+    assert code == 2 and "mend is False, and this method adapts its steps" in err and not (tmp_path / "c").exists()
+
+
 def test_which_methods_have_validation_rows_by_default():
     from dualebm.energies.networks import MLP
     from dualebm.measures import Samples
     from dualebm.methods.contrastive import Contrastive
     from dualebm.methods.dual import Dual
+    from dualebm.methods.validated import Validated
     from dualebm.spaces import Sphere
 
     data, key = Samples(jnp.tile(jnp.eye(3), (10, 1))), jax.random.key(0)
     deep, ball = Contrastive(Sphere(3), MLP()), Dual(Sphere(3))
-    assert evaluate.validated(key, deep, data, 2000, 20, None)[0].rows == 6
-    assert evaluate.validated(key, ball, data, 2000, 20, None) == (ball, data)
-    assert evaluate.validated(key, ball, data, 2000, 20, 0.1)[0].rows == 3
+    made = lambda method, fraction, mend: evaluate.validated(key, method, data, 2000, 20, fraction, mend)  # noqa: E731
+    assert made(deep, None, True)[0].rows == 6 and not made(deep, None, True)[0].mends
+    assert made(ball, None, True)[0] == Validated(ball, 0, 60, mends=True) and made(ball, None, True)[1] == data
+    assert made(ball, None, False) == (ball, data) and made(ball, 0.1, False)[0] == Validated(ball, 3, 60)
 
 
 @pytest.mark.parametrize(
