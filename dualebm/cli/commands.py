@@ -108,7 +108,8 @@ class Fit(Precision, Points, Table):
             the energy of their least cross-entropy along the training, which ends when this has clearly risen. 0 trains on all of the
             rows.
         mend: whether a training of fixed steps that has become worse or has diverged goes back to its best energy so far with half the
-            steps, and its particle step follows the acceptance. The model is then its best energy. Otherwise all steps stay as given.
+            steps, and its particle step follows the acceptance. The model is then its best energy. Otherwise, and in less than 100
+            iterations, all steps stay as given.
         anneal: the fraction of the iterations in which the radius grows to its value. Afterwards the steps of the neurons fall. 0 keeps
             radius and steps.
         gap_chains: the number of annealed chains that estimate the duality gap at the end. On the circle and S^2 a quadrature takes

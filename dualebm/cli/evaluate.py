@@ -104,7 +104,8 @@ def validated(
 ) -> tuple[Any, Samples]:
     """Return a method that sets validation rows aside or mends, and the data with the validation rows at its end.
 
-    A method whose steps are fixed mends: where its training becomes worse or diverges, it goes back with smaller steps.
+    A method whose steps are fixed mends: where its training becomes worse or diverges, it goes back with smaller steps. A training of less
+    than `LEAST_BETWEEN` iterations does not.
 
     Args:
         key: the key of the draw of validation rows.
@@ -133,6 +134,7 @@ def validated(
     if method.adapts and not mend:
         raise ValueError("mend is False, and this method adapts its steps: it has nothing to mend; target None fixes the steps")
     mends = mend and not method.adapts and can_check(method, method.rates, data)
+    mends &= steps >= LEAST_BETWEEN
     every *= -(-steps // (every * VALIDATIONS))
     if not fraction:
         return Validated(method, 0, every, mends=True) if mends else method, data
@@ -163,7 +165,8 @@ class Kept(NamedTuple):
         iteration: the number of iterations of this energy.
         done: the number of iterations that were done in all.
         rows: the number of validation rows. 0 where the checks are at the rows that it trains on.
-        cross_entropy: the cross-entropy of the rows of the checks, in nats, the least of all checks and so a little too low.
+        cross_entropy: the cross-entropy of the rows of the check, in nats. For validation rows it is the least of all checks and so a
+            little too low. For the rows that it trains on it is within one standard error of the least.
         standard_error: the error of its log Z.
         halvings: how often the training went back with half the steps. None for a method that adapts its steps.
     """

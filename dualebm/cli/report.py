@@ -195,16 +195,16 @@ def kept(header: Mapping[str, Any]) -> list[str]:
     >>> known = {"iteration": 1200, "done": 1800, "rows": 40, "cross_entropy": -0.5, "standard_error": 0.02, "halvings": None}
     >>> kept({"kept": known})
     ['kept iteration 1200 of 1800: least cross-entropy of 40 validation rows, -0.5 +- 0.02 nat against the base measure']
-    >>> kept({"kept": known | {"rows": 0, "halvings": 2}})[0][:109]
-    'kept iteration 1200 of 1800, after all steps were halved 2 times: least cross-entropy of the rows trained on,'
+    >>> kept({"kept": known | {"rows": 0, "halvings": 2}})[0][:103]
+    'kept iteration 1200 of 1800, after all steps were halved 2 times: cross-entropy of the rows trained on,'
     """
     if not (known := header.get("kept")):
         return []
     value = with_error(known["cross_entropy"], known["standard_error"], 4).split(" (")[0]
     times = f", after all steps were halved {known['halvings']} times" if known["halvings"] else ""
     where, rows = f"kept iteration {known['iteration']} of {known['done']}{times}", known["rows"]
-    of = f"{rows} validation rows" if rows else "the rows trained on"
-    return [f"{where}: least cross-entropy of {of}, {value} nat against the base measure"]
+    of = f"least cross-entropy of {rows} validation rows" if rows else "cross-entropy of the rows trained on"
+    return [f"{where}: {of}, {value} nat against the base measure"]
 
 
 def counted(means: Mapping[str, Any]) -> str:
@@ -434,7 +434,7 @@ def note_of_radius(results: xarray.Dataset, rates: Any) -> str | None:
     """
     radius = rates.radius if "radius" in rates._fields else math.inf
     held_out = float(results["held_out_gap"][-1]) if "held_out_gap" in results else 0.0
-    if held_out >= WORSE or float(results["total_variation"][-1]) <= 0.99 * radius:
+    if held_out >= WORSE or not float(results["total_variation"][-1]) > 0.99 * radius:  # no energy but a shallow one has a total variation
         return None
     return (
         f"the total variation is at the radius, {radius:g}, and held_out_gap is {held_out:.2g}: a stronger energy, "

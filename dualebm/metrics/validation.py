@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from dualebm import settings
 from dualebm.methods.base import Iterate
 from dualebm.methods.validated import AGREEMENT, CROSS_ENTROPY, TOLERANCE
 from dualebm.metrics.annealed import findings
@@ -30,6 +31,9 @@ class ValidationCheck(Metric):
 
     long_name: ClassVar[str | None] = "cross-entropy of the validation rows, and particles less the model in log Z and in energy"
     units: ClassVar[str | None] = "nat"
+
+    def __check_init__(self):
+        settings.check(self, alone=True)
 
     def __call__(self, key, iterate: Iterate) -> Float[Array, "3 2"]:
         """Return the array, (3, 2)."""

@@ -12,10 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks import correctness, device, ports, processes, worker
+from benchmarks import correctness, defaults, device, ports, processes, worker
 from benchmarks.__main__ import Settings, check, draw_scan
+from dualebm.energies.base import Energy
 from dualebm.methods import presets
-from dualebm.spaces import Sphere
+from dualebm.spaces import Euclidean, Sphere
 from tests import oracles
 
 ROOT = Path(__file__).parents[2]
@@ -190,6 +191,20 @@ def command(*arguments):
     return subprocess.run(program, cwd=ROOT, env=environment, capture_output=True, text=True)
 
 
+
+
+class Quadratic(Energy):
+    scale: jax.Array
+
+    def __call__(self, x):
+        return 0.5 * jnp.matmul(x**2, self.scale, precision="highest")
+
+
+def test_the_independent_log_z_of_a_normal_energy():
+    """U = sum_i a_i x_i^2 / 2 against the standard normal law has Z = prod (1 + a_i)^(-1/2)."""
+    scale = jnp.array([3.0, 0.0, 1.0])
+    value, error, share = defaults.independent(jax.random.key(0), Quadratic(scale), Euclidean(3), draws=2**14)
+    assert abs(value + 0.5 * np.sum(np.log1p(np.asarray(scale)))) < 5 * error < 0.05 and 0.3 < share < 1
 
 
 @pytest.mark.parametrize(

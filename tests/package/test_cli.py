@@ -16,9 +16,10 @@ import equinox as eqx
 import jax
 import numpy as np
 import pytest
+import xarray
 
 from dualebm import model, model_files, rivals
-from dualebm.cli import commands, main, output, page
+from dualebm.cli import commands, main, output, page, report
 from dualebm.cli import fit as fitting
 from dualebm.cli import rows as rows_of_file
 from dualebm.cli import score as scoring
@@ -28,7 +29,8 @@ from dualebm.features import ReLU
 from dualebm.log_z import estimate
 from dualebm.log_z.quadrature import sphere_quadrature
 from dualebm.measures import Samples
-from dualebm.methods.dual import Dual
+from dualebm.methods.contrastive import ContrastiveRates
+from dualebm.methods.dual import Dual, DualRates
 from dualebm.plotting import densities
 from dualebm.spaces import Euclidean, Sphere
 from dualebm.training import run_folder
@@ -135,7 +137,8 @@ def test_what_the_folder_of_a_fit_holds(fitted):
         assert header[name]["log_density_base"]["mean"] == pytest.approx(values.mean(), rel=1e-9)
         error = np.hypot(values.std(ddof=1) / np.sqrt(len(part)), found.log_partition.standard_error)
         assert header[name]["log_density_base"]["standard_error"] == pytest.approx(error, rel=1e-9)
-    gaps = results.held_out_gap.values[-1] - results.fit_gap.values[-1]
+    end = results.sel(step=header["kept"]["iteration"])
+    gaps = float(end.held_out_gap - end.fit_gap)
     assert gaps == pytest.approx(float(found.energy(rows[held]).mean() - found.energy(rows[kept]).mean()), abs=1e-5)
     trained = json.loads((fitted / "fit" / "manifest.json").read_text())["settings"]["data"]
     assert trained["points"]["sha256"] == hashlib.sha256(np.asarray(rows[kept]).tobytes()).hexdigest()
@@ -213,8 +216,17 @@ def test_a_radius_that_is_too_small_is_told_of(tmp_path, capsys):
     code, out, err = call(capsys, "fit", tmp_path / "a.npy", *flags)
     assert re.search(r"estimated within \S+ \+- \S+ nats of the best F1 energy of radius 1\b", out)
     told = re.fullmatch(r"note: the total variation is at the radius, 1, and held_out_gap is (\S+): .*\n", err)
-    gap = float(run_folder.open_results(tmp_path / "fit").held_out_gap[0, -1])
+    gap = float(run_folder.open_results(tmp_path / "fit").held_out_gap[0].sel(step=model_files.read(tmp_path / "fit")["kept"]["iteration"]))
     assert code == 0 and told and gap < -0.1 and float(told[1]) == pytest.approx(gap, rel=0.05)  # of two digits
+
+
+@pytest.mark.parametrize(
+    ("rates", "total", "noted"), [(DualRates(0.1, 0.1, 0.1, radius=1.0), 1.0, True), (ContrastiveRates(0.1), np.nan, False)]
+)
+def test_a_method_without_a_radius_has_no_note_of_it(rates, total, noted):
+    records = xarray.Dataset({"held_out_gap": ("step", [-0.9]), "total_variation": ("step", [total])})
+    assert (report.note_of_radius(records, rates) is not None) == noted
+
 
 
 def test_rows_are_normalised_at_fit_and_at_score_or_refused_and_all_may_be_trained_on(fitted, tmp_path, capsys):

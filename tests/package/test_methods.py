@@ -76,7 +76,7 @@ def test_every_rate_carries_its_bound(name):
 
 def test_the_registry_finds_every_file_of_a_method():
     folder = Path(inspect.getfile(Method)).parent
-    files = {path.stem for path in folder.glob("*.py")} - {"__init__", "any_energy", "base", "registry", "presets", "paths"}
+    files = {path.stem for path in folder.glob("*.py")} - {"__init__", "any_energy", "base", "mending", "registry", "presets", "paths"}
     found = {Path(inspect.getfile(kind)).stem for kind in by_name().values()}
     assert files - found == {"adaptive", "audited", "tracked", "validated"}, "wrappers alone are no methods by themselves"
 
