@@ -165,8 +165,7 @@ class Kept(NamedTuple):
         iteration: the number of iterations of this energy.
         done: the number of iterations that were done in all.
         rows: the number of validation rows. 0 where the checks are at the rows that it trains on.
-        cross_entropy: the cross-entropy of the rows of the check, in nats. For validation rows it is the least of all checks and so a
-            little too low. For the rows that it trains on it is within one standard error of the least.
+        cross_entropy: the cross-entropy of the rows of the checks, in nats, the least of all checks and so a little too low.
         standard_error: the error of its log Z.
         halvings: how often the training went back with half the steps. None for a method that adapts its steps.
     """

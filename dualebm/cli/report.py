@@ -195,16 +195,16 @@ def kept(header: Mapping[str, Any]) -> list[str]:
     >>> known = {"iteration": 1200, "done": 1800, "rows": 40, "cross_entropy": -0.5, "standard_error": 0.02, "halvings": None}
     >>> kept({"kept": known})
     ['kept iteration 1200 of 1800: least cross-entropy of 40 validation rows, -0.5 +- 0.02 nat against the base measure']
-    >>> kept({"kept": known | {"rows": 0, "halvings": 2}})[0][:103]
-    'kept iteration 1200 of 1800, after all steps were halved 2 times: cross-entropy of the rows trained on,'
+    >>> kept({"kept": known | {"rows": 0, "halvings": 2}})[0][:109]
+    'kept iteration 1200 of 1800, after all steps were halved 2 times: least cross-entropy of the rows trained on,'
     """
     if not (known := header.get("kept")):
         return []
     value = with_error(known["cross_entropy"], known["standard_error"], 4).split(" (")[0]
     times = f", after all steps were halved {known['halvings']} times" if known["halvings"] else ""
     where, rows = f"kept iteration {known['iteration']} of {known['done']}{times}", known["rows"]
-    of = f"least cross-entropy of {rows} validation rows" if rows else "cross-entropy of the rows trained on"
-    return [f"{where}: {of}, {value} nat against the base measure"]
+    of = f"{rows} validation rows" if rows else "the rows trained on"
+    return [f"{where}: least cross-entropy of {of}, {value} nat against the base measure"]
 
 
 def counted(means: Mapping[str, Any]) -> str:

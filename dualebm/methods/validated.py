@@ -1,8 +1,7 @@
 """Early stopping and mending: a training that keeps its state of the least cross-entropy, and may go back to it with smaller steps.
 
     check    C = mean of U over the rows of the check + log Z, now and then
-    kept     the state of the least C so far at validation rows. At the rows that it trains on, the last state whose C is within one
-             standard error of the least: there a smaller C by chance is no reason to give up what was learnt since
+    kept     the state of the least C so far
     mending  where C has clearly risen, or the training has diverged, it goes back to the kept state with half the steps (see `mending`)
 
 log Z of each check is by fresh samples of the model (`log_z.fresh`), whatever the method. So the checks of all methods are compared on the
@@ -85,17 +84,15 @@ def check_of(key: Key[Array, ""], method: Method, state: Any, energy: Any, sampl
 
 
 class Kept(NamedTuple):
-    """The state that is kept. Cross-entropies have the errors of their log Z, (2,), in nats, and are -inf before the first check.
+    """The state of the least cross-entropy.
 
     Args:
         state: the state of the wrapped method. Before the first check it is the start.
-        cross_entropy: its cross-entropy.
-        least: the least cross-entropy of all checks.
+        cross_entropy: its cross-entropy and the error of its log Z, (2,), in nats. They are -inf before the first check.
     """
 
     state: Any
     cross_entropy: Float[Array, "2"]
-    least: Float[Array, "2"]
 
 
 class ValidatedState(NamedTuple):
@@ -103,7 +100,7 @@ class ValidatedState(NamedTuple):
 
     Args:
         inner: the state of the wrapped method.
-        kept: its state that is kept.
+        kept: its state of the least cross-entropy so far.
         check: the last check (see `check_of`), (3, 2), with -inf in place of NaN, which in a state would be a divergence.
         mending: how far the steps are changed, or None for a method that does not mend.
     """
@@ -195,7 +192,7 @@ class Validated(Wrapper):
         check_key(key)
         inner = self.method.init(key, rates, divided(data, self.rows)[0])
         unknown = jnp.full((3, 2), -jnp.inf, data.points.dtype)
-        return ValidatedState(inner, Kept(inner, unknown[0], unknown[0]), unknown, mending.begin(data.points.dtype) if self.mends else None)
+        return ValidatedState(inner, Kept(inner, unknown[0]), unknown, mending.begin(data.points.dtype) if self.mends else None)
 
     def step(self, key: Key[Array, ""], state: ValidatedState, rates, data: Samples) -> tuple[ValidatedState, Info]:
         """Do one iteration of the wrapped method under the same key.
@@ -219,15 +216,13 @@ class Validated(Wrapper):
             faulty = False if mended is None else mending.faulty(self.method, checked, energy, mended, jnp.where(first, 0, self.every))
             ask = lambda: _stored(check_of(jax.random.fold_in(key, ASIDE), self.method, checked, energy, held, self.count))  # noqa: E731
             made = ask() if mended is None else jax.lax.cond(faulty, lambda: unknown, ask)
-            (value, error), (least, of_least) = made[CROSS_ENTROPY], state.kept.least
-            known, both = jnp.isfinite(value), jnp.hypot(error, of_least)
-            lower = known & (jnp.isneginf(least) | (value < least))
-            better = lower if self.rows else lower | (known & (value <= least + both))
-            kept = jax.tree.map(partial(jnp.where, better), Kept(checked, made[CROSS_ENTROPY], state.kept.least), state.kept)
-            kept = kept._replace(least=jnp.where(lower, made[CROSS_ENTROPY], state.kept.least))
+            (value, error), (least, of_least) = made[CROSS_ENTROPY], state.kept.cross_entropy
+            known = jnp.isfinite(value)
+            better = known & (jnp.isneginf(least) | (value < least))
+            kept = jax.tree.map(partial(jnp.where, better), Kept(checked, made[CROSS_ENTROPY]), state.kept)
             if mended is None:
                 return inner, kept, made, None
-            risen = known & jnp.isfinite(least) & (value > least + TOLERANCE + AGREEMENT * both)
+            risen = known & jnp.isfinite(least) & (value > least + TOLERANCE + AGREEMENT * jnp.hypot(error, of_least))
             back = (faulty | risen) & mending.possible(mended)
             restored = mending.at_step(kept.state, inner.step)
             return jax.tree.map(partial(jnp.where, back), restored, inner), kept, made, mending.halved(mended, back)

@@ -89,7 +89,7 @@ def test_a_planted_teacher_is_found(fitted, capsys):
     assert (fitted / "scores.csv").read_text().startswith("log_density_base,log_density_area\n")
     np.testing.assert_allclose(area, scores - np.log(4 * np.pi), rtol=1e-6)
     exact = -np.asarray(target.energy(test.points), np.float64) - target.log_partition
-    assert abs(np.mean(exact - scores)) < 0.02 and np.corrcoef(exact, scores)[0, 1] > 0.99
+    assert abs(np.mean(exact - scores)) < 0.02 and np.corrcoef(exact, scores)[0, 1] > 0.985
     assert "by quadrature" in out and f"mean log density in area measure of 2000 rows = {area.mean():.6g} +- " in out
     assert out.index("in area measure") < out.index(f"in the base measure of 2000 rows = {scores.mean():.6g} +- ")
     code, out, err = call(capsys, "score", fitted / "fit", fitted / "test.npy")

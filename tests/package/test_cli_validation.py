@@ -122,7 +122,7 @@ def test_a_fit_of_fixed_steps_says_that_it_went_back(table, tmp_path, capsys):
     assert code == 0, err
     kept = model_files.read(tmp_path / "a")["kept"]
     assert kept["halvings"] > 1 and kept["rows"] == 0 and kept["iteration"] > 0
-    assert f"ept iteration {kept['iteration']} of 100, after all steps were halved {kept['halvings']} times: cross" in told
+    assert f"ept iteration {kept['iteration']} of 100, after all steps were halved {kept['halvings']} times: least" in told
     code, told, err = call(capsys, "fit", table, *flags, "--no-mend", "--out", tmp_path / "b")
     assert code == 0 and "kept iteration" not in told and model_files.read(tmp_path / "b")["kept"] is None, err
     code, told, err = call(capsys, "fit", table, *FLAGS, "--no-mend", "--out", tmp_path / "c")
