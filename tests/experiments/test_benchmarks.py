@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks import correctness, device, ports, processes, worker
-from benchmarks.__main__ import Settings, check, draw_scan
+from benchmarks import correctness, device, first, ports, processes, worker
+from benchmarks.__main__ import SCALES, Settings, check, draw_scan
 from dualebm.methods import presets
 from dualebm.spaces import Sphere
 from tests import oracles
@@ -210,3 +210,25 @@ def test_bad_input_is_refused_before_anything_runs(settings, words):
 def test_bad_input_at_the_command_line():
     done = command("--only", "compile", "--json", "/nowhere/at/all.json")
     assert done.returncode == 1 and done.stderr.startswith("error: json is /nowhere/at/all.json") and not done.stdout
+
+
+def test_first_answers(tmp_path, monkeypatch, capsys):
+    """A small run of both jobs in this process: the parts and the answers are there, and a job that has no earlier programs is new."""
+    asked = []
+
+    def here(job, module, cache=None, **arguments):
+        assert module == "benchmarks.first"
+        asked.append(cache)
+        return first.timed(first.JOBS[job], **arguments)
+
+    monkeypatch.setattr(processes, "isolated", here)
+    start = str(tmp_path / "start.npz")
+    worker.prepare(start, 50, 4, 50)
+    monkeypatch.setattr("benchmarks.__main__.prepare", lambda *sizes: start)
+    monkeypatch.setattr(first, "WHERE", {"without programs": True})
+    answers = first.measure(SCALES["small"], tmp_path)["repetitions"]
+    assert [len(runs) for runs in answers.values()] == [1, 1] and asked[0] is None and len(set(asked)) == 3
+    for (run,) in answers.values():
+        assert run["programs"] > 0 and np.isfinite(run["answer"]) and 0 < run["tracing"] < run["seconds"]
+        assert run["importing"] + run["tracing"] + run["compiling"] + run["rest"] == pytest.approx(run["seconds"])
+    assert "first answer" in capsys.readouterr().out
