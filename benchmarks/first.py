@@ -115,7 +115,8 @@ def measure(scale, folder: Path) -> dict:
     small = scale.n < 10_000
     table_file, start = str(folder / "rows.csv"), prepare(folder, scale.n, scale.neurons, scale.tests)
     isolated("rows", module="benchmarks.first", file=table_file, count=100 if small else 1000)
-    quickly = "--base normal --feature scaled_bump --stages 1 --iterations 2 --neurons 8 --draws 1024 --paths 1 --replicates 0".split()
+    few = dict(base="normal", feature="scaled_bump", stages=1, iterations=2, neurons=8, draws=1024, paths=1, replicates=0)
+    quickly = [word for name, value in few.items() for word in (f"--{name}", str(value))]
     jobs = {
         f"KL <= {GOAL}": dict(job="to_kl", file=start, goal=GOAL, longest=20 if small else 1000),
         "fit": dict(job="fit", file=table_file, flags=quickly if small else []),
