@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 BEGIN = time.perf_counter()
 
@@ -90,12 +91,12 @@ def timed(job, **arguments):
     parts = dict.fromkeys(PARTS, 0.0)
     programs = 0
 
-    def add(event, duration, **about):
+    def add(event: str, duration_secs: float, **kwargs: str | int) -> None:
         nonlocal programs
-        del about
+        del kwargs
         programs += event in PARTS["compiling"]
         for part, events in PARTS.items():
-            parts[part] += duration * (event in events)
+            parts[part] += duration_secs * (event in events)
 
     jax.monitoring.register_event_duration_secs_listener(add)
     answer = job(**arguments)
@@ -117,7 +118,7 @@ def measure(scale, folder: Path) -> dict:
     isolated("rows", module="benchmarks.first", file=table_file, count=100 if small else 1000)
     few = dict(base="normal", feature="scaled_bump", stages=1, iterations=2, neurons=8, draws=1024, paths=1, replicates=0)
     quickly = [word for name, value in few.items() for word in (f"--{name}", str(value))]
-    jobs = {
+    jobs: dict[str, dict[str, Any]] = {
         f"KL <= {GOAL}": dict(job="to_kl", file=start, goal=GOAL, longest=20 if small else 1000),
         "fit": dict(job="fit", file=table_file, flags=quickly if small else []),
     }
@@ -127,7 +128,7 @@ def measure(scale, folder: Path) -> dict:
             for where, new in WHERE.items():
                 say(f"{repetition + 1} {name}, {where}")
                 cache = tempfile.mkdtemp(dir=folder) if new else cache
-                out = dict(out=tempfile.mkdtemp(dir=folder)) if job["job"] == "fit" else {}
+                out: dict[str, Any] = dict(out=tempfile.mkdtemp(dir=folder)) if job["job"] == "fit" else {}
                 answers[f"{name}, {where}"].append(isolated(**job, **out, module="benchmarks.first", cache=cache))
     columns = ("importing", "tracing", "compiling", "rest", "seconds", "processor")
     lines = []
