@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 import tyro
 
-from benchmarks import device
+from benchmarks import device, first
 from benchmarks.processes import ROOT, isolated, machine, say, table
 from dualebm._internal import checks
 from dualebm._internal.files import commit_figure
@@ -84,7 +84,7 @@ class Settings:
     """Settings of the suite."""
 
     only: tuple[str, ...] = ()
-    """Any of step, scan, sweep, time-to-kl, memory, compile, devices, networks, walkers; all of them when absent."""
+    """Any of step, scan, sweep, time-to-kl, memory, compile, devices, networks, walkers, first-answer; all of them when absent."""
     scale: str = "paper"
     """paper (S^14, n = 1e5, N = 2e5, m = 64) or small (n = 2000, for a look)."""
     repetitions: int | None = None
@@ -457,6 +457,7 @@ BENCHMARKS = {
     "devices": devices,
     "networks": networks,
     "walkers": walkers,
+    "first-answer": first.measure,
 }
 
 

@@ -30,8 +30,13 @@ def environment_of(on_device: bool) -> dict[str, str]:
     return environment
 
 
-def isolated(job: str, *, on_device: bool = False, timeout: float | None = None, **arguments) -> dict:
-    """What `benchmarks.worker` answers to a job in a new process, with the process's whole time as `process_seconds`.
+def isolated(
+    job: str, *, module: str = "benchmarks.worker", on_device: bool = False, timeout: float | None = None, cache: str | None = None,
+    **arguments,
+) -> dict:  # fmt: skip
+    """What a module, such as `benchmarks.worker`, answers to a job in a new process, with the process's whole time as `process_seconds`.
+
+    JAX keeps compiled programs in the folder `cache`, if one is given, and takes those that it finds there.
 
     It runs on the CPU, or `on_device` where JAX runs by itself. Raises RuntimeError with the end of its error output where it fails, and
     TimeoutError where it takes more than `timeout` seconds; the process is then stopped.
@@ -39,7 +44,9 @@ def isolated(job: str, *, on_device: bool = False, timeout: float | None = None,
     environment = environment_of(on_device)
     if "devices" in arguments:
         environment["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={arguments['devices']}"
-    command = [sys.executable, "-m", "benchmarks.worker", json.dumps({"job": job, **arguments})]
+    if cache is not None:
+        environment |= {"JAX_COMPILATION_CACHE_DIR": cache, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.02"}
+    command = [sys.executable, "-m", module, json.dumps({"job": job, **arguments})]
     begin = time.perf_counter()
     try:
         process = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=timeout)

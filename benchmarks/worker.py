@@ -45,6 +45,7 @@ from dualebm.sweeps import placement
 from dualebm.sweeps.placement import Placement
 from dualebm.training import sharding
 from dualebm.training.simulate import simulate
+from dualebm.training.simulate import start as start_of
 
 TEACHER, PLAIN = "s14_monomodal", "plain jax"
 
@@ -348,7 +349,7 @@ def time_to_kl(file, seed, goal, every, longest):
     method = dual.Dual(target.space, neurons=len(start["positions"]), signs="all_negative")
     init_key, key = jax.random.split(jax.random.key(seed))
     rates = float_rates(method.rates)
-    state = method.init(init_key, rates, data)
+    state = start_of(init_key, method, rates, data)
     monitor = metrics.KLDivergence(target.energy, test)
 
     def advance(state, data):
@@ -360,7 +361,6 @@ def time_to_kl(file, seed, goal, every, longest):
 
     advance, _ = compiled(advance, state, data)
     measure, _ = compiled(measure, state, data, monitor)
-    jax.block_until_ready((advance(state, data), measure(state, data, monitor)))
     stepping, kl, iterations = 0.0, [], 0
     while iterations < longest and not (kl and kl[-1] <= goal):
         seconds, state = seconds_of(functools.partial(advance, state, data))

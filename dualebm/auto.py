@@ -28,6 +28,7 @@ from dualebm._internal.keys import check_key
 from dualebm.base_measures import Gaussian, Uniform
 from dualebm.candidates import FOLDS, Auto, Candidate, candidates_of
 from dualebm.data.kernel_bases import deal
+from dualebm.energies.base import evaluated
 from dualebm.energies.shallow import Shallow
 from dualebm.features import ReLU
 from dualebm.geometry import Space
@@ -228,7 +229,7 @@ def fit(
     fitted = dataclasses.replace(space, base=candidate.base)
     draw_key, choice_key, partition_key = jax.random.split(last_key, 3)
     draws = fitted.sample_base(draw_key, PARTICLES, points.dtype)
-    particles = jnp.asarray(np.asarray(draws)[np.asarray(resample(choice_key, -final.energy(draws), len(draws)))])
+    particles = jnp.asarray(np.asarray(draws)[np.asarray(resample(choice_key, -evaluated(final.energy, draws), len(draws)))])
     log_partition = estimate_log_partition(partition_key, final.energy, fitted, particles)
     values, chosen = rows[best][stage], stages[best][stage]
     judge = _first(judges, values)

@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from dualebm._internal.keys import check_key
+from dualebm._internal.programs import brief
 from dualebm.base_measures import BaseMeasure, FinePlaces, Geometry, Points, Scalars, numbers
 
 Vector = Sequence[float] | Float[np.ndarray, " d"]
@@ -57,10 +58,19 @@ def _along(values: Sequence[float] | np.ndarray, x, axis: int):
     return jnp.asarray(np.asarray(values).astype(x.dtype)).reshape(shape)
 
 
-@functools.partial(jax.jit, static_argnums=1)
+@functools.partial(brief, static_argnums=1)
 def _draw(key, count, mean, factor):
     """Returns `count` draws of mean + L z with normal z, (count, d)."""
     return (mean[:, None] + _apply(factor, jax.random.normal(key, (len(mean), count), mean.dtype), 0)).T
+
+
+@functools.partial(brief, static_argnums=4)
+def _log_normal(x, mean, whitening, normaliser, axis):
+    """Returns -|W (x - mean)|^2 / 2 less the normaliser, for the whitening matrix W."""
+    shape = [1] * x.ndim
+    shape[axis] = len(mean)
+    white = _apply(whitening, x - mean.reshape(shape), axis)
+    return -0.5 * jnp.sum(white * white, axis=axis) - normaliser
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -122,9 +132,8 @@ class Normal(BaseMeasure):
 
     def log_density(self, space: Geometry, x: Points, axis: int = -1) -> Scalars:
         """Returns -|L^{-1} (x - mean)|^2 / 2 - log det L - d log(2 pi) / 2."""
-        white = _apply(self._whitening, x - _along(self.mean, x, axis), axis)
         normaliser = float(np.sum(np.log(np.diag(self.factor)))) + 0.5 * space.dimension * math.log(2 * math.pi)
-        return -0.5 * jnp.sum(white * white, axis=axis) - normaliser
+        return _log_normal(x, *(np.asarray(values).astype(x.dtype) for values in (self.mean, self._whitening, normaliser)), axis)
 
     def score(self, space: Geometry, x: Points, axis: int = -1) -> Points:
         """Returns -covariance^{-1} (x - mean)."""

@@ -19,6 +19,7 @@ from jaxtyping import Array, Float, Key
 from dualebm import row_weights
 from dualebm._internal.blocks import block_columns, map_blocks, product
 from dualebm._internal.keys import check_key
+from dualebm._internal.programs import brief
 from dualebm.base_families import Vector, at_lag, draw_lags, log_excess, proposal_of, vector
 from dualebm.base_measures import BaseMeasure, FinePlaces, Gaussian, Geometry, Points, Scalars, Uniform, numbers
 
@@ -77,14 +78,14 @@ def _lag(space, x, centres):
     return jax.lax.fori_loop(0, space.dimension, add, jnp.zeros((centres.shape[1], x.shape[1]), x.dtype))
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@functools.partial(brief, static_argnums=0)
 def _log_density(space, x, centres, concentrations, offsets):
     """Returns log sum_i exp(offset_i + k_i g(x, c_i)) at columns x."""
     values = lambda x: logsumexp(offsets[:, None] - concentrations[:, None] * _lag(space, x, centres), axis=0)  # noqa: E731
     return map_blocks(values, x, block_columns(centres.shape[1]))
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@functools.partial(brief, static_argnums=0)
 def _log_densities(space, x, centres, concentrations, offsets, weights):
     """Returns log sum_i w_bi exp(offset_i + k_i g(x, c_i)) at columns x for each row of the weights, (B, n), as (B, N)."""
 
@@ -96,7 +97,7 @@ def _log_densities(space, x, centres, concentrations, offsets, weights):
     return map_blocks(values, x, block_columns(centres.shape[1]))
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@functools.partial(brief, static_argnums=0)
 def _score(space, x, centres, concentrations, offsets):
     """Returns the gradients of `_log_density` along the space, (d, N): sums over the kernels of their shares, k_i, and grad g."""
 
@@ -115,7 +116,7 @@ def _score(space, x, centres, concentrations, offsets):
     return map_blocks(values, x, block_columns(centres.shape[1]))
 
 
-@functools.partial(jax.jit, static_argnums=(0, 2))
+@functools.partial(brief, static_argnums=(0, 2))
 def _sample(space, key, count, centres, concentrations, constants, edges):
     """Draws columns (d, count): the centre of each uniformly, or by the sums of its and earlier weights (edges), then its kernel."""
     index_key, key, noise_key = jax.random.split(key, 3)

@@ -13,25 +13,26 @@ from jax.scipy.special import logsumexp, ndtr, ndtri
 from jaxtyping import Array, Float, Key
 
 from dualebm._internal.keys import check_key
+from dualebm._internal.programs import brief
 from dualebm.base_families import Vector, vector
 from dualebm.base_measures import BaseMeasure, FinePlaces, Geometry, Points, Scalars
 
 # Each of these is one program, where its operations outside a compiled function would be a program each.
 
 
-@jax.jit
+@brief
 def _log_joint(log_weights, log_densities):
     """Returns log weight + log density of each component, (K, *batch)."""
     return jnp.stack([weight + density for weight, density in zip(log_weights, log_densities, strict=True)])
 
 
-@jax.jit
+@brief
 def _log_sum(log_weights, log_densities):
     """Returns the log density of the mixture, (*batch)."""
     return logsumexp(_log_joint(log_weights, log_densities), axis=0)
 
 
-@functools.partial(jax.jit, static_argnames="dtype")
+@functools.partial(brief, static_argnames="dtype")
 def _choose(key, edges, points, dtype):
     """Returns for each row that of the component whose interval of the cumulative weights holds a uniform number, (count, d)."""
     uniform, chosen = jax.random.uniform(key, (len(points[0]), 1), dtype), points[0]

@@ -23,6 +23,7 @@ from jaxtyping import Array, Float, Key
 from dualebm import base_kernels
 from dualebm._internal import files
 from dualebm._internal.keys import check_key
+from dualebm._internal.programs import brief
 from dualebm.base_kernels import KernelBase
 from dualebm.base_measures import BaseMeasure, Gaussian, Uniform
 from dualebm.base_mixtures import MixtureBase
@@ -112,7 +113,7 @@ def replicate(
         energies = _train(train_key, method, energy, pools, points, jnp.log(jnp.asarray(drawn, dtype)))
     else:
         energies = jax.tree.map(lambda a: jnp.broadcast_to(a, (count, *a.shape)), energy)
-    values = np.asarray(jax.lax.map(lambda energy: energy(checked), energies), np.float64)
+    values = np.asarray(_values(energies, checked), np.float64)
     log_partition = _log_sum(check_ratios - values, 1) - _log_sum(check_ratios, 1)
     return Replicates(energies, bases, np.asarray(log_partition, np.float64))
 
@@ -122,7 +123,13 @@ def _log_sum(values: Float[np.ndarray, "..."], axis: int) -> Float[np.ndarray, "
     return np.asarray(_log_sum_exp(values, axis=axis))
 
 
-_log_sum_exp = jax.jit(logsumexp, static_argnames="axis")
+@brief
+def _values(energies, x):
+    """Return the energies of all replicates at points, (B, N)."""
+    return jax.lax.map(lambda energy: energy(x), energies)
+
+
+_log_sum_exp = brief(logsumexp, static_argnames="axis")
 
 
 @functools.partial(jax.jit, static_argnames="method")
@@ -172,7 +179,7 @@ def log_densities(replicates: Replicates, space: Space, x: Float[Array, "N d"]) 
         space: the space.
         x: the points, (N, d).
     """
-    values = np.asarray(jax.lax.map(lambda energy: energy(x), replicates.energies), np.float64)
+    values = np.asarray(_values(replicates.energies, x), np.float64)
     return log_bases(replicates.bases, space, x) - values - replicates.log_partition[:, None]
 
 

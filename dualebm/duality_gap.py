@@ -27,6 +27,7 @@ The samples must be samples of the model. The particles of a training are not: t
 to them. `relaxation` detects the lag but not the fit.
 """
 
+import functools
 import math
 import warnings
 from typing import Any, NamedTuple
@@ -40,6 +41,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from dualebm import measures
 from dualebm._internal import checks
 from dualebm._internal.keys import check_key
+from dualebm._internal.programs import brief
 from dualebm.control_variates import crossed, errors
 from dualebm.energies.shallow import Shallow
 from dualebm.frank_wolfe import fall, polish
@@ -218,7 +220,7 @@ def _by_drawn_samples(key, problem, energy, chains, temperatures):
     return made._replace(total_variation=jnp.mean(jnp.abs(energy.coefficients)))
 
 
-@eqx.filter_jit
+@functools.partial(brief, jit=eqx.filter_jit)
 def _bounded(key, energy, space, data, radius, quadrature, model, ball, polish, chains, temperatures, starts, steps):
     """Return the certificate. One program serves all radii, numbers of rounds and energies of one size."""
     parameter_key, model_key = jax.random.split(key)

@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from dualebm._internal.collectives import split_axis
 from dualebm._internal.keys import check_key
+from dualebm._internal.programs import brief
 
 
 class Samples(NamedTuple):
@@ -192,7 +193,7 @@ def log_mean_exp(centred: Float[Array, " n"], weights: Float[Array, " n"]) -> Fl
     return jnp.where(jnp.max(centred) < 50, small, logsumexp(centred, b=weights))
 
 
-@jax.jit
+@brief
 def effective_sample_size(log_weights: Float[Array, " n"]) -> Float[Array, ""]:
     """Returns Kish's effective sample size (sum w)^2 / sum w^2.
 
@@ -254,7 +255,7 @@ def resample(key: Key[Array, ""], log_weights: Float[Array, " n"], count: int, k
     return _resample(key, log_weights, count, kind)
 
 
-@functools.partial(jax.jit, static_argnums=(2, 3))
+@functools.partial(brief, static_argnums=(2, 3))
 def _resample(key, log_weights, count, kind):
     """Draws the ancestors of `resample`."""
     if kind == "residual":

@@ -17,9 +17,11 @@ from jaxtyping import Array, Key
 
 from dualebm import duality_gap
 from dualebm._internal.keys import check_key
+from dualebm._internal.programs import brief
 from dualebm.auto import Fit
 from dualebm.base_measures import Uniform
 from dualebm.duality_gap import Certificate, certify
+from dualebm.energies.base import evaluated
 from dualebm.energies.shallow import Shallow
 from dualebm.geometry import Space
 from dualebm.log_z.estimate import SMALLEST_SAMPLE
@@ -103,14 +105,14 @@ def gap_of_fit(key: Key[Array, ""], fit: Fit, data: Samples) -> Gap:
         if _resolve(nodes, Shallow(energy.feature, places, jnp.ones(len(places))), space):
             return _gap(certificate, radius)
     draws = space.sample_base(draw_key, DRAWS, data.points.dtype)
-    log_weights = -energy(draws)
+    log_weights = -evaluated(energy, draws)
     size = float(effective_sample_size(log_weights))
     if not size >= 2 * SMALLEST_SAMPLE:
         return Gap(None, None, radius, f"only {size:.0f} of {DRAWS} draws of the base measure count")
     return _gap(_certified(search_key, energy, space, data, scale, model=Samples(draws, log_weights)), radius)
 
 
-_certified = eqx.filter_jit(certify)  # within jit it does not ask whether the samples are relaxed: weighted draws of the base are
+_certified = brief(certify, eqx.filter_jit)  # within jit it does not ask whether the samples are relaxed: weighted draws of the base are
 
 
 def _gap(certificate: Certificate, radius: float) -> Gap:

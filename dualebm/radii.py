@@ -19,6 +19,7 @@ from jaxtyping import Array, Float, Key
 
 from dualebm import row_weights
 from dualebm._internal.keys import check_key
+from dualebm._internal.programs import brief
 from dualebm.base_measures import BaseMeasure
 from dualebm.data.bases import Rows
 from dualebm.energies.shallow import Shallow
@@ -178,7 +179,7 @@ class Followed(NamedTuple):
 Report = Callable[[dict[str, Any]], Any]
 """A function of a small dictionary of plain numbers."""
 
-_begin = jax.jit(PenalisedLikelihood.begin, static_argnums=0)
+_begin = brief(PenalisedLikelihood.begin, static_argnums=0)
 
 
 def follow(

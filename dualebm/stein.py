@@ -10,6 +10,7 @@ Over d functions of F1 whose squared norms sum to 1 it is SD^2 = sum_i D_i^2, D_
 quadratic in s, so that training needs only their gradient in s at the points. `pull_back` brings that gradient to the energy.
 """
 
+import functools
 from typing import Any, Literal, NamedTuple, get_args
 
 import equinox as eqx
@@ -20,6 +21,7 @@ from jaxtyping import Array, Float, Key
 from dualebm._internal import checks
 from dualebm._internal.blocks import block_columns, map_blocks, once, product, sum_blocks
 from dualebm._internal.keys import check_key
+from dualebm._internal.programs import brief
 from dualebm.energies.base import Energy
 from dualebm.geometry import Space
 from dualebm.kernels import SOURCES
@@ -296,7 +298,7 @@ def goodness_of_fit(
     return _goodness_of_fit(key, kernel, space, energy, points, bootstraps)
 
 
-@eqx.filter_jit
+@functools.partial(brief, jit=eqx.filter_jit)
 def _goodness_of_fit(key, kernel, space, energy, points, bootstraps):
     count, scores = points.shape[0], score(energy, space, points)
     signs = jax.random.rademacher(key, (bootstraps, count), points.dtype)

@@ -20,6 +20,7 @@ from jaxtyping import Array, Key
 from dualebm import auto, bootstrap, candidates, model, model_files, rivals
 from dualebm._internal import files, folders
 from dualebm._internal.keys import key_of_seed
+from dualebm._internal.programs import aside
 from dualebm.candidates import Auto
 from dualebm.cli import evaluate, output, page, report, rows
 from dualebm.cli.commands import PASSING, Fit
@@ -190,13 +191,14 @@ def _choose(
     fitted = auto.fit(key, data.points, prepared.space, chosen, callback=now_and_then(_place), **options)
     for note in fitted.notes:
         _note(notes, note)
+    gap = aside(gap_of_fit, jax.random.fold_in(partition_key, 0), fitted, data)  # beside the replicates
     step = model.resolving_step(fitted.energy, fitted.space)
     replicates = None
     if settings.replicates:
         weights, replicate_key = evaluate.shares_of(data), jax.random.fold_in(partition_key, 2)
         replicates = bootstrap.replicate(replicate_key, fitted.energy, fitted.space, data.points, weights, settings.replicates)
     result = model.Model(fitted.energy, prepared._replace(space=fitted.space), fitted.log_partition, step, replicates)
-    gap = gap_of_fit(jax.random.fold_in(partition_key, 0), fitted, data)
+    gap = gap.result()
     mean, error = fitted.log_density
     validation = {"rows": fitted.validated, "log_density": model.density_name(prepared.space)}
     return result, {

@@ -213,6 +213,7 @@ def fit_mixture(points, max_components: Count = 8, seed: Seed = 0, weights=None)
     """
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.mixture import GaussianMixture
+    from threadpoolctl import threadpool_limits
 
     rows, shares = weighted_rows(finite_rows(points), weights)
     check_counts(max_components, seed, len(rows))
@@ -226,7 +227,8 @@ def fit_mixture(points, max_components: Count = 8, seed: Seed = 0, weights=None)
     def candidate(count, kind, basis):
         white = np.linalg.solve(basis, standard.T).T
         model: Any = GaussianMixture(count, covariance_type=kind, reg_covar=FLOOR, n_init=STARTS, max_iter=ROUNDS, random_state=seed)
-        with warnings.catch_warnings():  # a fit that has not converged is still a density, and BIC judges it
+        # Threads cost more than they gain where rows are few, and on a core that others use they wait for each other for minutes.
+        with threadpool_limits(1), warnings.catch_warnings():  # a fit that has not converged is still a density, and BIC judges it
             warnings.simplefilter("ignore", ConvergenceWarning)
             model.fit(white[repeated])
         covariances = model.covariances_ if kind == "full" else model.covariances_[:, None, :] * np.eye(d)

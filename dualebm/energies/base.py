@@ -5,6 +5,7 @@ The temperature is 1. Public functions take and return points as rows, (N, d). I
 """
 
 import abc
+from functools import partial
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -15,6 +16,7 @@ from jaxtyping import Array, Float
 
 from dualebm._internal import checks
 from dualebm._internal.blocks import block_columns, map_blocks, once
+from dualebm._internal.programs import brief
 from dualebm.base_measures import FinePlaces
 from dualebm.settings import checked
 
@@ -196,6 +198,24 @@ def precision_of(energy: Energy) -> np.dtype:
     """
     leaves = [leaf for leaf in jax.tree.leaves(energy) if hasattr(leaf, "shape") or isinstance(leaf, float)]
     return jnp.result_type(*([leaf for leaf in leaves if jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)] or [float]))
+
+
+@partial(brief, jit=eqx.filter_jit)
+def evaluated(energy: Energy, x: Float[Array, "N d"]) -> Float[Array, " N"]:
+    """Returns U(x) by one compiled program. Outside of a compiled function each operation of `energy(x)` would be a program of its own.
+
+    Args:
+        energy: the energy U.
+        x: the points as rows, (N, d).
+
+    Returns:
+        The values, (N,), in units of temperature.
+
+    >>> from dualebm.features import ReLU; from dualebm.energies.shallow import Shallow
+    >>> evaluated(Shallow(ReLU(), jnp.eye(2), jnp.ones(2)), jnp.array([[1.0, 0.0]])).tolist()
+    [0.5]
+    """
+    return energy(x)
 
 
 @checked

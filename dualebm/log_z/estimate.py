@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from dualebm._internal.keys import check_key
-from dualebm.energies.base import Energy, precision_of
+from dualebm.energies.base import Energy, evaluated, precision_of
 from dualebm.geometry import Space
 from dualebm.log_z import adaptive, tempering
 from dualebm.log_z.annealing import sampled_moments
@@ -140,7 +140,7 @@ def estimate_log_partition(key: Key[Array, ""], energy: Energy, space: Space, pa
     'log Z = 0 +- 0 nat by quadrature'
     """
     check_key(key)
-    energies = np.asarray(energy(particles), np.float64)
+    energies = np.asarray(evaluated(energy, particles), np.float64)
     observed = _Observed(float(np.mean(energies)), float(np.std(energies)) / math.sqrt(len(energies)))
     if not adaptive.suits(energy, space):
         return _by_draws_or_annealing(key, energy, space, observed)

@@ -19,7 +19,7 @@ from jaxtyping import Array, Float
 
 from dualebm import duality_gap, measures, settings
 from dualebm._internal.keys import check_key
-from dualebm.energies.base import Energy
+from dualebm.energies.base import Energy, evaluated
 from dualebm.energies.shallow import Shallow
 from dualebm.geometry import Space
 from dualebm.log_z.annealing import log_partition_by_annealing, log_partition_by_sampling
@@ -81,7 +81,7 @@ class KLDivergence(Metric):
     @checked
     def __init__(self, teacher: Energy, samples: Samples):
         self.samples = samples
-        self.reference = teacher(samples.points)
+        self.reference = evaluated(teacher, samples.points)
 
     def __call__(self, key, iterate: Iterate):
         """Return the divergence, a scalar."""

@@ -1,5 +1,6 @@
 """Preparation of a run: its checks, the state in which it starts, and the variables that it records."""
 
+from functools import partial
 from typing import Any
 
 import equinox as eqx
@@ -10,6 +11,7 @@ from jaxtyping import Array, Key
 
 from dualebm._internal import memory
 from dualebm._internal.keys import check_key
+from dualebm._internal.programs import brief
 from dualebm.measures import Samples
 from dualebm.methods.base import Divergence, Iterate, Method
 from dualebm.metrics import Metric
@@ -19,7 +21,7 @@ RESERVED = ("step", "run", "diverged")
 """Names that a metric may not have."""
 
 
-@eqx.filter_jit
+@partial(brief, jit=eqx.filter_jit)
 def initial_state(key: Key[Array, ""], method: Method, rates: Any, data: Samples) -> Any:
     """Return the state in which a run with this key starts.
 
@@ -127,9 +129,9 @@ def check_names(metrics: Any) -> None:
             raise ValueError(f"metrics[{name!r}] is {metric!r:.200}; it must be a function metric(key, iterate), such as Acceptance()")
 
 
-@eqx.filter_jit
-def _scheduled(schedule, steps, rates):
-    return jax.vmap(schedule, (0, None))(steps, rates)
+@partial(brief, jit=eqx.filter_jit)
+def _scheduled(schedule, first, steps, rates):
+    return jax.vmap(schedule, (0, None))(first + jnp.arange(steps), rates)
 
 
 def check_rates(method: Method, rates: Any, data: Samples, schedule: Any, steps: int, first: int = 0) -> None:
@@ -162,7 +164,7 @@ def check_rates(method: Method, rates: Any, data: Samples, schedule: Any, steps:
     if not callable(schedule):
         raise ValueError(f"schedule is {schedule!r:.200}; it must be a function (step, rates) -> rates, or None")
     try:
-        made = _scheduled(schedule, first + jnp.arange(steps), traced(rates, data))
+        made = _scheduled(schedule, np.int32(first), steps, traced(rates, data))
     except Exception as error:  # a user's function may raise anything
         said = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         raise ValueError(f"schedule fails at a step and the rates, which it must take as (step, rates) ({said})") from error

@@ -12,6 +12,7 @@ from jaxtyping import Array, Key
 
 from dualebm._internal import collectives
 from dualebm._internal.keys import check_key
+from dualebm._internal.programs import brief
 from dualebm.measures import Samples
 from dualebm.methods.base import LOWEST_ACCEPTANCE, Divergence, Info, Iterate, Method, energies_are_finite
 from dualebm.settings import Count, CountFrom2, checked
@@ -44,7 +45,7 @@ class Setup(eqx.Module):
     schedule: Callable[[Any, Any], Any] | None = eqx.field(static=True, default=None)
 
 
-@partial(jax.jit, static_argnames="method")
+@partial(brief, static_argnames="method")
 def start(key: Key[Array, ""], method: Method, rates: Any, data: Samples) -> Any:
     """Return the state in which a method starts: `method.init`, compiled once for all methods of equal settings.
 

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks import correctness, defaults, device, ports, processes, worker
-from benchmarks.__main__ import Settings, check, draw_scan
+from benchmarks import correctness, defaults, device, first, ports, processes, worker
+from benchmarks.__main__ import SCALES, Settings, check, draw_scan
 from dualebm.energies.base import Energy
 from dualebm.methods import presets
 from dualebm.spaces import Euclidean, Sphere
@@ -225,3 +225,34 @@ def test_bad_input_is_refused_before_anything_runs(settings, words):
 def test_bad_input_at_the_command_line():
     done = command("--only", "compile", "--json", "/nowhere/at/all.json")
     assert done.returncode == 1 and done.stderr.startswith("error: json is /nowhere/at/all.json") and not done.stdout
+
+
+def test_first_answers(tmp_path, monkeypatch, capsys):
+    """A small run in this process: the parts and the answers are there, and a job that has no earlier programs has a new folder for them.
+
+    A fit takes a minute where programs are not optimised. In its place is one that only looks at what it is given.
+    """
+
+    def fit(file, out, flags):
+        assert len(np.loadtxt(file, delimiter=",", skiprows=1)) == 100 and not list(Path(out).iterdir())
+        return dict(importing=0.0, answer=float(jax.jit(lambda x: x + len(flags))(1.0)))
+
+    asked = []
+
+    def here(job, module, cache=None, **arguments):
+        assert module == "benchmarks.first"
+        asked.append(cache)
+        return first.timed(first.JOBS[job], **arguments)
+
+    monkeypatch.setattr(processes, "isolated", here)
+    monkeypatch.setitem(first.JOBS, "fit", fit)
+    start = str(tmp_path / "start.npz")
+    worker.prepare(start, 50, 4, 50)
+    monkeypatch.setattr("benchmarks.__main__.prepare", lambda *sizes: start)
+    monkeypatch.setattr(first, "WHERE", {"without programs": True})
+    answers = first.measure(SCALES["small"], tmp_path)["repetitions"]
+    assert [len(runs) for runs in answers.values()] == [1, 1] and asked[0] is None and len(set(asked)) == 3
+    for (run,) in answers.values():
+        assert run["programs"] > 0 and np.isfinite(run["answer"]) and 0 < run["tracing"] < run["seconds"]
+        assert run["importing"] + run["tracing"] + run["compiling"] + run["rest"] == pytest.approx(run["seconds"])
+    assert "first answer" in capsys.readouterr().out
