@@ -56,29 +56,6 @@ def split(count: int, columns: int) -> tuple[int, int, int]:
     return count // width, width, count % width
 
 
-def parts(count: int, columns: int, side: int = 1) -> tuple[int, int, int]:
-    """Divides columns as `split`, but into blocks of one width without a rest where their number allows it.
-
-    A rest has another width. So it would compile all that is done with a block a second time.
-
-    Args:
-        count: the number of columns to divide.
-        columns: the largest width of a block.
-        side: the number of blocks that are handled side by side. The number of blocks is a multiple of it where one divides the columns.
-
-    Returns:
-        (the number of blocks, their width, the width of the rest). The width is at least half of that of `split`.
-
-    >>> parts(100_000, 12_288), parts(100_000, 12_288, side=4), parts(100_003, 12_288)
-    ((10, 10000, 0), (16, 6250, 0), (8, 11264, 9891))
-    """
-    least = -(-count // columns)
-    even = [number for number in range(least, 2 * least + 1) if count % number == 0]
-    for number in [number for number in even if number % side == 0] or even:
-        return number, count // number, 0
-    return split(count, columns)
-
-
 def take(x: Shaped[Array, "*rows N"], start: Int[Array, ""] | int, width: int) -> Shaped[Array, "*rows width"]:
     """Returns the columns start .. start + width - 1 of an array.
 
@@ -144,7 +121,7 @@ def map_blocks(function: Callable, x: Shaped[Array, "*rows N"], columns: int):
     count = x.shape[-1]
     if count <= columns:
         return function(x)
-    blocks, width, rest = parts(count, columns)
+    blocks, width, rest = split(count, columns)
     kinds = jax.eval_shape(lambda: function(take(x, 0, width)))
     result = jax.tree.map(lambda a: jnp.zeros((*a.shape[:-1], count), a.dtype), kinds)
 
@@ -175,8 +152,8 @@ def sum_blocks(function: Callable, arrays: tuple, columns: int):
     count = jax.tree.leaves(arrays)[0].shape[-1]
     if count <= columns:
         return function(*arrays)
+    blocks, width, rest = split(count, columns)
     side = choices().chains
-    blocks, width, rest = parts(count, columns, side)
     at = lambda start, width: function(*jax.tree.map(lambda a: take(a, start, width), arrays))  # noqa: E731
 
     def several(before, first, chains):
@@ -184,7 +161,7 @@ def sum_blocks(function: Callable, arrays: tuple, columns: int):
 
     zero = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(lambda: at(0, width)))
     whole = jax.lax.fori_loop(0, blocks // side, lambda i, before: several(before, i * side, side), zero)
-    whole = several(whole, blocks - blocks % side, blocks % side) if blocks % side else whole
+    whole = several(whole, blocks - blocks % side, blocks % side)
     return total([whole, at(count - rest, rest)]) if rest else whole
 
 

@@ -18,7 +18,7 @@ from dualebm._internal import blocks, checks, memory
 from dualebm._internal.keys import check_key
 from dualebm.energies.base import Energy, Located, precision_of
 from dualebm.energies.base import check as check_energy
-from dualebm.flows.noise import Draw, Noise, covering, drawn, sharded
+from dualebm.flows.noise import Draw, Noise, drawn, sharded
 from dualebm.geometry import Space
 
 Step = Float[Array, ""] | float
@@ -289,8 +289,8 @@ def move(
     """
     count = x.shape[1]
     pairs, lone = -(-count // 2), count % 2
-    number, width, rest = blocks.parts(pairs, energy.width) if width is None else blocks.split(pairs, width)
-    draw = covering(sharded(draw, pairs), width) if number > 1 else sharded(draw, pairs)
+    draw = sharded(draw, pairs)
+    number, width, rest = blocks.split(pairs, energy.width if width is None else width)
     if not rest and (number == 1 or lone):  # a single block is handled apart, or the last one if it has a lone particle
         number, rest = number - 1, width
 

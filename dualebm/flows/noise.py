@@ -107,34 +107,12 @@ def sharded(draw: Callable, pairs: int) -> Callable:
     if pairs % NOISE_PAIRS == 0:
         return lambda k, start, count: draw(k, first + start, count)
 
-    cover = covering(draw, pairs)
-    return lambda k, start, count: cover(k, first + start, count)
-
-
-def covering(draw: Callable, step: int) -> Callable:
-    """Let a `Draw` begin at any pair, in place of multiples of `NOISE_PAIRS`: it draws whole blocks and takes a part of them.
-
-    Args:
-        draw: a `Draw`, or another function of (k, start, pairs) that draws for pairs along the last axis of its arrays.
-        step: a number of which each start is a multiple. Where it is a multiple of `NOISE_PAIRS`, the function returns `draw` itself.
-
-    Returns:
-        A function of (k, start, pairs).
-
-    >>> draw = drawn(jax.random.key(0), 2, jnp.float32)
-    >>> part, whole = covering(draw, 100)(None, 300, 9)[0], draw(None, 0, 400)[0]
-    >>> bool((part.normal == whole.normal[:, 300:309]).all())
-    True
-    """
-    if step % NOISE_PAIRS == 0:
-        return draw
-
-    def cover(k, start, count):
-        ahead = start % NOISE_PAIRS
-        noise = draw(k, start - ahead, count + NOISE_PAIRS)
+    def covering(k, start, count):
+        ahead = (first + start) % NOISE_PAIRS
+        noise = draw(k, first + start - ahead, count + NOISE_PAIRS)
         return jax.tree.map(lambda a: blocks.take(a, ahead, count), noise)
 
-    return cover
+    return covering
 
 
 def given(normal: Float[Array, "N d"], uniform: Float[Array, " N"] | None = None) -> Draw:

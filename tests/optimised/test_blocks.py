@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from dualebm._internal import blocks, random
-from dualebm._internal.blocks import block_columns, map_blocks, once, parts, split, sum_blocks
-from dualebm._internal.platforms import choices
+from dualebm._internal.blocks import block_columns, map_blocks, once, split, sum_blocks
 from dualebm._internal.random import threefry
 
 
@@ -44,9 +43,7 @@ def test_blocks_are_added_in_their_order():
     x = np.zeros(256 * 7, np.float32)
     x[: 256 * 2], x[256 * 2], x[256 * 3 :] = 1, 1e8, 0.01
     expected = np.float32(0)
-    number, width, rest = parts(x.size, 256, choices().chains)
-    assert not rest
-    for block in x.reshape(number, width):
+    for block in x.reshape(7, 256):
         expected = np.float32(expected + block.sum(dtype=np.float64).astype(np.float32))
     assert sum_blocks(jnp.sum, (jnp.array(x),), 256) == expected
     assert expected != np.float32(x.sum(dtype=np.float64))
@@ -61,10 +58,6 @@ def test_sizes_of_blocks():
             blocks, width, rest = split(count, most)
             assert blocks * width + rest == count and 0 <= rest < width <= max(most, rest)
             assert blocks == 1 or width % 256 == 0
-            for side in (1, 4):
-                number, even, left = parts(count, most, side)
-                assert number * even + left == count and even <= most and (2 * even >= width - 256 or left)
-                assert (number, even, left) == (blocks, width, rest) or not left
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
