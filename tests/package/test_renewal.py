@@ -154,10 +154,10 @@ def test_the_learning_rate_follows_the_cosine_of_the_last_step_and_the_gradient(
     change, gradient = ({"a": rng.normal(size=3), "b": rng.normal(size=(2, 2))} for _ in range(2))
     u, v = (np.concatenate([part["a"], part["b"].ravel()]) for part in (change, gradient))
     adapted = adaptation.begin(change, jnp.float32)._replace(change=change, log_rate=jnp.float32(0.3))
-    wanted = 0.3 - 0.1 * (u @ v) / np.linalg.norm(u) / np.linalg.norm(v)
+    wanted = 0.3 + 0.1 * (0.3 - (u @ v) / np.linalg.norm(u) / np.linalg.norm(v))
     assert float(adaptation.log_rate_of(adapted, gradient, 20.0)) == pytest.approx(wanted, abs=1e-6)
     assert float(adaptation.log_rate_of(adapted, gradient, 1.0)) == 0  # an optimiser with a rate of its own
-    assert float(adaptation.log_rate_of(adapted, jax.tree.map(jnp.zeros_like, gradient), 20.0)) == pytest.approx(0.3)
+    assert float(adaptation.log_rate_of(adapted, jax.tree.map(jnp.zeros_like, gradient), 20.0)) == pytest.approx(0.33)
 
 
 def test_an_optimiser_with_a_rate_of_its_own_is_only_cut():
