@@ -15,7 +15,7 @@ from dualebm.training import run_folder
 from dualebm.training.run import run
 
 FLAGS = ["--space", "euclidean", "--method", "jarzynski", "--width", "16", "--walkers", "200", "--renewal", "none", "--every", "5"]
-LEARNT = ["--steps", "300", "--validation", "0.15", "--learning-rate", "0.02", "--energy-penalty", "0"]
+LEARNT = ["--steps", "300", "--validation", "0.15", "--learning-rate", "0.005", "--energy-penalty", "0"]
 COUNT, VALIDATED = 40, 6  # of 50 rows 10 are held out, and 15% of the others validate
 
 
