@@ -133,19 +133,22 @@ def main(settings: Settings) -> None:
         checks.count("seeds", seed, 0)
     if settings.steps is not None:
         checks.count("steps", settings.steps, 20)
-    kept: dict[str, Any] = {}
+    about = {"steps": settings.steps}
+    kept: dict[str, Any] = {"about": about, "fits": {}}
     if settings.json is not None and settings.json.exists():
         kept = json.loads(settings.json.read_text())
+        if kept.get("about") != about:
+            raise ValueError(f"json is {str(settings.json)!r}, which holds fits of {kept.get('about')}; give a new file for {about}")
     for seed in settings.seeds:
         for table in settings.tables:
             for method in METHODS:
                 name = f"{table} {method} {seed}"
-                if name not in kept:
-                    kept[name] = found = outcome(settings, table, method, seed)
+                if name not in kept["fits"]:
+                    kept["fits"][name] = found = outcome(settings, table, method, seed)
                     print(summary([found]).splitlines()[-1], flush=True)
                     if settings.json is not None:
                         settings.json.write_text(json.dumps(kept, indent=1))
-    print(summary(list(kept.values())))
+    print(summary(list(kept["fits"].values())))
 
 
 if __name__ == "__main__":

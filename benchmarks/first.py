@@ -142,7 +142,7 @@ def measure(scale, folder: Path) -> dict:
 
 
 JOBS = {job.__name__: job for job in (rows, fit, to_kl)}
-"""What a process can be asked for."""
+"""The jobs of a process, by name."""
 
 
 if __name__ == "__main__":

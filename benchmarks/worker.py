@@ -501,7 +501,7 @@ JOBS = {
     job.__name__: job
     for job in (prepare, steps, limit, grown_steps, runs_of, sweep, time_to_kl, spread_steps, network_steps, walker_steps, correct)
 }
-"""What a process can be asked for."""
+"""The jobs of a process, by name."""
 
 
 if __name__ == "__main__":

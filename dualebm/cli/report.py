@@ -201,7 +201,8 @@ def kept(header: Mapping[str, Any]) -> list[str]:
     if not (known := header.get("kept")):
         return []
     value = with_error(known["cross_entropy"], known["standard_error"], 4).split(" (")[0]
-    times = f", after all steps were halved {known['halvings']} times" if known["halvings"] else ""
+    count = known["halvings"]
+    times = f", after all steps were halved {'once' if count == 1 else f'{count} times'}" if count else ""
     where, rows = f"kept iteration {known['iteration']} of {known['done']}{times}", known["rows"]
     of = f"{rows} validation rows" if rows else "the rows trained on"
     return [f"{where}: least cross-entropy of {of}, {value} nat against the base measure"]

@@ -42,7 +42,8 @@ GAIN = 0.1
 
 SLACK = 0.3
 """The opposition of step and gradient, minus their cosine, at which the learning rate stays as it is. At 0 the rate falls in each narrow
-valley, whose walls throw a fast training from side to side while it still gets on: four rings in the plane then took ten times as long."""
+valley, whose walls throw a fast training from side to side while it still gets on. It was chosen on four rings in the plane. There 2000
+iterations of `Jarzynski` reached a cross-entropy of -0.19 nat at 0, -0.60 at 0.1, -0.84 at 0.2 and -0.99 at 0.4."""
 
 FORGETTING = 0.5
 """The correlation of slopes, before and after the moves of an iteration, at which the moves aim."""

@@ -197,6 +197,11 @@ class Method(abc.ABC):
         return False
 
     @property
+    def adjusted(self) -> bool:
+        """Whether the particles make Metropolis-adjusted Langevin moves, so that their step can follow their acceptance. The default is False."""
+        return False
+
+    @property
     @abc.abstractmethod
     def rates(self) -> Any:
         """The default rates: a NamedTuple of scalars. A sweep varies them and compiles nothing new.
@@ -451,6 +456,11 @@ class Wrapper(Method):
     def adapts(self) -> bool:
         """Whether the wrapped method chooses its steps."""
         return self.method.adapts
+
+    @property
+    def adjusted(self) -> bool:
+        """Whether the particles of the wrapped method make Metropolis-adjusted Langevin moves."""
+        return self.method.adjusted
 
     @property
     def rates(self) -> Any:

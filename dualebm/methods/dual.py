@@ -165,6 +165,11 @@ class Dual(Method):
             raise ValueError(f"block is {self.block}; it must be a multiple of {NOISE_PAIRS}, or None")
 
     @property
+    def adjusted(self) -> bool:
+        """Whether the particles make Metropolis-adjusted Langevin moves."""
+        return self.integrator == "mala"
+
+    @property
     def rates(self) -> DualRates:
         """The default rates, to be used with the schedule `annealing`. The neuron steps are near the edge of their stability.
 

@@ -235,6 +235,11 @@ class Jarzynski(Method):
         return self.target is not None
 
     @property
+    def adjusted(self) -> bool:
+        """Whether the particles make Metropolis-adjusted Langevin moves."""
+        return self.integrator == "mala"
+
+    @property
     def rates(self) -> JarzynskiRates:
         """The default rates: the space's default particle step, and learning_rate 3e-3, or 1 for an optax optimiser."""
         return JarzynskiRates(self.space.default_particle_step, 3e-3 if isinstance(self.optimiser, str) else 1.0)

@@ -105,6 +105,11 @@ class KernelFlow(Method):
             raise ValueError("jitter is 0 and time is 'changed'; particles on the data would stay: give a positive one, such as 0.1")
 
     @property
+    def adjusted(self) -> bool:
+        """Whether the particles make Metropolis-adjusted Langevin moves."""
+        return self.integrator == "mala"
+
+    @property
     def rates(self) -> LazyRates:
         """The default rates, with the space's default particle step."""
         return LazyRates(self.space.default_particle_step)

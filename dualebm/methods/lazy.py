@@ -130,6 +130,11 @@ class Lazy(Method):
             raise ValueError("charges is 'ascent' and penalty is 'squared'; the ascent is on the ball")
 
     @property
+    def adjusted(self) -> bool:
+        """Whether the particles make Metropolis-adjusted Langevin moves."""
+        return self.integrator == "mala"
+
+    @property
     def rates(self) -> LazyRates:
         """The default rates: the space's default particle step, and ascent_step 10 where the charges ascend."""
         return LazyRates(self.space.default_particle_step, ascent_step=10.0 if self.charges == "ascent" else 0.0)

@@ -145,6 +145,11 @@ class _Sampled(Method):
     sampler: Sampler
 
     @property
+    def adjusted(self) -> bool:
+        """Whether the particles make Metropolis-adjusted Langevin moves."""
+        return self.sampler == "mala"
+
+    @property
     def validation_share(self) -> float:
         """The share of the rows that a fit sets aside as validation rows."""
         return VALIDATION

@@ -48,19 +48,6 @@ def begin(dtype: Any) -> Mending:
     return Mending(jnp.int32(0), jnp.zeros((), dtype), jnp.zeros((), dtype))
 
 
-def adjusted(method: Method) -> bool:
-    """Tell whether the moves of a method are Metropolis-adjusted Langevin moves, so that their acceptance says how long they should be.
-
-    Args:
-        method: the method.
-
-    >>> from dualebm.methods.dual import Dual; from dualebm.spaces import Sphere
-    >>> adjusted(Dual(Sphere(3))), adjusted(Dual(Sphere(3), integrator="geodesic"))
-    (True, False)
-    """
-    return getattr(method, "integrator", getattr(method, "sampler", "mala")) == "mala"
-
-
 def slowed(method: Method, rates: Any, mending: Mending) -> Any:
     """Return the rates of an iteration: the given ones, with all steps halved, and the step of adjusted moves by their acceptance.
 
@@ -79,7 +66,7 @@ def slowed(method: Method, rates: Any, mending: Mending) -> Any:
     half = jnp.exp2(-mending.halvings.astype(mending.log_particle.dtype))
     changed = {name: getattr(rates, name) * half for name in trains}
     for name in moves:
-        if adjusted(method):
+        if method.adjusted:
             longest = (1 - 1e-6) * method.space.largest_particle_step  # rounding stays within it
             changed[name] = jnp.minimum(getattr(rates, name) * jnp.exp(mending.log_particle), longest)
         else:

@@ -136,6 +136,11 @@ class WeightedDual(Method):
         )  # fmt: skip
 
     @property
+    def adjusted(self) -> bool:
+        """Whether the particles make Metropolis-adjusted Langevin moves."""
+        return True
+
+    @property
     def rates(self) -> WeightedDualRates:
         """The default rates of `Dual`, and a threshold of 0.5."""
         dual = self.dual.rates

@@ -237,11 +237,11 @@ def test_first_answers(tmp_path, monkeypatch, capsys):
         assert len(np.loadtxt(file, delimiter=",", skiprows=1)) == 100 and not list(Path(out).iterdir())
         return dict(importing=0.0, answer=float(jax.jit(lambda x: x + len(flags))(1.0)))
 
-    asked = []
+    folders = []
 
     def here(job, module, cache=None, **arguments):
         assert module == "benchmarks.first"
-        asked.append(cache)
+        folders.append(cache)
         return first.timed(first.JOBS[job], **arguments)
 
     monkeypatch.setattr(processes, "isolated", here)
@@ -251,7 +251,7 @@ def test_first_answers(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("benchmarks.__main__.prepare", lambda *sizes: start)
     monkeypatch.setattr(first, "WHERE", {"without programs": True})
     answers = first.measure(SCALES["small"], tmp_path)["repetitions"]
-    assert [len(runs) for runs in answers.values()] == [1, 1] and asked[0] is None and len(set(asked)) == 3
+    assert [len(runs) for runs in answers.values()] == [1, 1] and folders[0] is None and len(set(folders)) == 3
     for (run,) in answers.values():
         assert run["programs"] > 0 and np.isfinite(run["answer"]) and 0 < run["tracing"] < run["seconds"]
         assert run["importing"] + run["tracing"] + run["compiling"] + run["rest"] == pytest.approx(run["seconds"])

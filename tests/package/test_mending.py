@@ -12,6 +12,7 @@ from dualebm.base_measures import Flat
 from dualebm.geometry import Space
 from dualebm.measures import Samples
 from dualebm.methods import mending, validated
+from dualebm.methods.audited import Audited
 from dualebm.methods.base import Info, Method
 from dualebm.methods.dual import Dual
 from dualebm.methods.likelihood import Likelihood
@@ -40,11 +41,15 @@ class Place(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Descent(Method):
-    """The mean of a normal density descends to that of the rows. From a rate of 2 on it swings out. Its moves are accepted where asked."""
+    """The mean of a normal density descends to that of the rows. From a rate of 2 on it swings out."""
 
     space: Space
     rejected_above: float = float("inf")
     """The learning rate from which on all moves are rejected."""
+
+    @property
+    def adjusted(self):
+        return True
 
     @property
     def rates(self):
@@ -149,6 +154,14 @@ def test_the_particle_step_follows_the_acceptance():
     assert float(mending.slowed(method, rates, found).particle_step) == pytest.approx(0.25 * 20, rel=1e-5)
     sphere = Dual(Sphere(3))
     assert float(mending.slowed(sphere, sphere.rates, found).particle_step) <= sphere.space.largest_particle_step
+
+
+def test_which_methods_make_adjusted_moves():
+    """A wrapper makes those of the method that it wraps."""
+    plane = Euclidean(2)
+    adjusted = [Dual(plane), Audited(Dual(plane)), WeightedDual(plane), Likelihood(plane)]
+    others = [Likelihood(plane, sampler="importance"), Audited(Dual(plane, integrator="geodesic"))]
+    assert all(method.adjusted for method in adjusted) and not any(method.adjusted for method in others)
 
 
 def test_moves_without_an_acceptance_are_halved_with_the_others():
