@@ -198,7 +198,7 @@ class Method(abc.ABC):
 
     @property
     def adjusted(self) -> bool:
-        """Whether the particles make Metropolis-adjusted Langevin moves, so that their step can follow their acceptance. The default is False."""
+        """Whether the particles make Metropolis-adjusted Langevin moves. Their step can follow the acceptance. The default is False."""
         return False
 
     @property
