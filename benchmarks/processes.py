@@ -10,6 +10,8 @@ import sys
 import time
 from pathlib import Path
 
+from dualebm._internal import platforms
+
 ROOT = Path(__file__).parent.parent
 BEGIN = time.perf_counter()
 KEPT = ("PATH", "HOME", "TMPDIR", "LANG", "LD_LIBRARY_PATH", "PYTHONPATH")
@@ -70,7 +72,7 @@ def machine() -> dict:
     if information.exists():
         lines = information.read_text().splitlines()
         model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), model)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    cores = platforms.cores()
     installed = [name for name in ("jax", "jaxlib", "torch", "numpy") if importlib.util.find_spec(name)]
     return dict(
         processor=model, cores=cores, load=os.getloadavg()[0], python=platform.python_version(),

@@ -28,7 +28,7 @@ from benchmarks.timing import (
     torch_device,
 )
 from dualebm import metrics
-from dualebm._internal import blocks, random
+from dualebm._internal import blocks, collectives, random
 from dualebm.base_measures import Flat
 from dualebm.data import targets
 from dualebm.energies.mixture import GaussianMixture, Mixture
@@ -304,11 +304,11 @@ def runs_of(implementation, n, neurons, runs, count):
     return dict(seconds=seconds / count, device_peak_bytes=on_device, peak_bytes=memory_bytes()[0], answer=answer, batch=batch, **cost)
 
 
-def sweep(file, runs, n, first, count, every, batch):
+def sweep(file, runs, n, first, count, every, batch, devices=1):
     """`runs` runs of the default method with their KL every `every` steps, on data and test points of their own.
 
-    All in one program: `batch` of them vmapped at a time, one batch after the other; 1 is a loop without vmap. Run k,
-    from `first` on, takes rows k n to (k + 1) n of the file's data and test points.
+    All in one program: `batch` of them vmapped at a time, one batch after the other; 1 is a loop without vmap. So many devices divide
+    the runs. Run k, from `first` on, takes rows k n to (k + 1) n of the file's data and test points.
     """
     start = np.load(file)
     target = targets.teacher(TEACHER)
@@ -325,11 +325,15 @@ def sweep(file, runs, n, first, count, every, batch):
         state, records = simulate(run_key, method, state, rates, data, **counts, metrics={"kl": kl}, schedule=schedule)
         return records["kl"][-1], total_variation(state.atoms)
 
-    def all_of_them(keys, points, tests):
+    def part(each, common):
+        del common
         if batch == runs > 1:
-            return jax.vmap(one)(keys, points, tests)
+            return jax.vmap(one)(*each)
         size = None if batch == 1 else batch
-        return jax.lax.map(lambda run: one(*run), (keys, points, tests), batch_size=size)
+        return jax.lax.map(lambda run: one(*run), each, batch_size=size)
+
+    def all_of_them(*each):
+        return collectives.divided(part, devices, each, ())
 
     rows = slice(first * n, (first + runs) * n)
     points, tests = (jnp.asarray(start[name][rows].reshape(runs, n, -1)) for name in ("data", "test"))

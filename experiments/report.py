@@ -9,7 +9,6 @@ import dataclasses
 import datetime
 import json
 import math
-import os
 import platform
 import shlex
 import sys
@@ -22,6 +21,7 @@ import matplotlib
 import tyro
 from matplotlib.figure import Figure
 
+from dualebm._internal import platforms
 from dualebm._internal.files import commit_figure
 from dualebm.plotting import charts
 from dualebm.training import fingerprint
@@ -196,9 +196,8 @@ def origin() -> dict[str, Any]:
     >>> sorted(origin())
     ['backend', 'date', 'device_count', 'git_revision', 'machine', 'versions']
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     date = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    return {**fingerprint.provenance(), "date": date, "machine": f"{cores} cores ({processor()})"}
+    return {**fingerprint.provenance(), "date": date, "machine": f"{platforms.cores()} cores ({processor()})"}
 
 
 def processor() -> str:

@@ -1,14 +1,17 @@
-"""Particles that several devices share: gathers, means and choices that give all devices the same bits.
+"""Particles that several devices share: gathers, means and choices that give all devices the same bits. Runs that CPU devices divide.
 
 Where no devices share the particles, a gather, a mean or a part of all returns its argument as it is.
 """
 
 from collections.abc import Callable
+from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
+from jax.sharding import AxisType, Mesh, PartitionSpec
 from jaxtyping import Array, Int, Shaped
 
 from dualebm._internal.blocks import take, total
@@ -126,3 +129,31 @@ def pick(
     rows = x[jnp.where(held, row, 0)]
     # The sum is exact, because all terms but one are zero.
     return jax.lax.psum(jnp.where(held.reshape(-1, *[1] * (x.ndim - 1)), rows, 0), axis)
+
+
+def divided(function: Callable, devices: int, each: Any, common: Any) -> Any:
+    """Returns `function(each, common)`, where each device computes it for its part of the runs.
+
+    A run is whole on its device. So it has the numbers of one device, bit for bit.
+
+    Args:
+        function: a function of stacks, which returns arrays with the same leading axis of runs.
+        devices: the number of devices, the first of this process. It divides the number of runs.
+        each: what the runs have of their own, a pytree whose arrays have a leading axis of runs.
+        common: what they share, a pytree.
+
+    Returns:
+        The stacks.
+
+    >>> divided(lambda each, common: each + common, 1, jnp.arange(3), 2).tolist()
+    [2, 3, 4]
+    """
+    if devices == 1:
+        return function(each, common)
+    mesh = Mesh(np.asarray(jax.local_devices()[:devices]), ("runs",), axis_types=(AxisType.Auto,))
+    arrays, others = eqx.partition((each, common), eqx.is_array)
+    runs = PartitionSpec("runs")
+    part = jax.shard_map(
+        lambda *arrays: function(*eqx.combine(arrays, others)), mesh=mesh, in_specs=(runs, PartitionSpec()), out_specs=runs, check_vma=False
+    )
+    return part(*arrays)

@@ -215,13 +215,14 @@ class Devices(Precision):
 
     Args:
         batch_size: the number of runs in memory at a time.
-        devices: the number of devices that share the runs.
+        devices: the number of devices that share the runs. Without it each core of a CPU computes runs of its own, and elsewhere the
+            first device computes all.
         devices_per_run: the number of devices that share the particles of each run.
     """
 
     group: ClassVar = "machine"
     batch_size: Annotated[Count | None, Shown("as many as fit")] = None
-    devices: Annotated[Count | None, Shown("1")] = None
+    devices: Annotated[Count | None, Shown("each core of a CPU")] = None
     devices_per_run: Count = 1
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 
 from dualebm import metrics, settings
-from dualebm._internal import checks
+from dualebm._internal import checks, platforms
 from dualebm.cli import output, study
 from dualebm.cli.commands import PASSING, Sweep, SweepRows
 from dualebm.cli.methods import Given, build
@@ -55,6 +55,8 @@ def run(settings: Sweep | SweepRows, given: Given) -> None:
             raise ValueError(f"coordinator is {settings.coordinator!r} and process is {settings.process!r}; {allowed}")
         multihost.join(settings.coordinator, *process)
         process = 0, 1
+    elif settings.devices is None and settings.devices_per_run == 1:
+        platforms.device_of_each_core()
     with jax.enable_x64(settings.precision == 64):
         with multihost.telling():
             planned = arguments(settings, given, process)

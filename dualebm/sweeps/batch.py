@@ -133,12 +133,13 @@ def programs(plan: Plan, each: simulate.Setup, common: simulate.Setup) -> tuple[
     """
     mesh = plan.mesh
     if mesh is None:
+        devices = plan.placement.dividing(len(each.key))
 
         def start():
-            return segments.strongly_typed(simulate.start_replicas(each, common))
+            return segments.strongly_typed(simulate.start_replicas(each, common, devices))
 
         def advance(states, active):
-            return simulate.run_replicas(each, common, states, active, plan.placement.side_by_side())
+            return simulate.run_replicas(each, common, states, active, plan.placement.side_by_side(), devices)
 
         return start, advance
     setup = eqx.combine(each, common)

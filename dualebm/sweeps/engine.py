@@ -31,7 +31,7 @@ from dualebm.sweeps.grid import Grid, Replica
 from dualebm.sweeps.identity import in_words
 from dualebm.sweeps.placement import Placement
 from dualebm.sweeps.plan import Plan, batch_size_of, bytes_of_run, like_of, plan_of, stack
-from dualebm.training import multihost, run_folder, segments, sharding
+from dualebm.training import multihost, run_folder, segments
 from dualebm.training.descriptions import describe
 from dualebm.training.fingerprint import check_settings, warn_of_versions
 from dualebm.training.hosts import hosts
@@ -155,7 +155,7 @@ def forecast(plan: Plan) -> list[Forecast]:
     forecasts = []
     for members in plan.study.groups(plan.placement.share(plan.replicas)):
         like = like_of(plan, members[0])
-        side = 1 if plan.mesh is None else plan.mesh.shape[sharding.RUNS]
+        side = plan.placement.at_once(plan.mesh, len(members))
         start, advance = programs(plan, *stack(plan, members[:1] * side, [(like.data, like.metrics)] * side, like))
         states = start()
         timed = []

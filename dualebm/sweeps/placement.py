@@ -34,7 +34,8 @@ class Placement:
         batch_size: The number of runs in memory at a time; None for as many as fit.
         vmapped: The number of runs of a batch that one device computes side by side. None for one on CPUs, whose cache
             holds one, and for all elsewhere.
-        devices: The number of devices that share the runs of a batch; None for the first device alone.
+        devices: The number of devices that share the runs of a batch. None for all CPU devices of this process, which divide the runs
+            where they compute them one after another, without a change of any number; elsewhere None is the first device alone.
         devices_per_run: The number of these devices that share the particles and data of each run (see
             `dualebm.training.sharding`).
         process: The index of this process and the number of processes that share the runs. The settings of a run say which process has
@@ -97,6 +98,36 @@ class Placement:
         """Return the number of runs of a batch that one device computes side by side; None for all."""
         return 1 if self.vmapped is None and platforms.choices().runs_in_turn else self.vmapped
 
+    def dividing(self, runs: int) -> int:
+        """Return the number of devices that divide the runs of a batch where `devices` is None.
+
+        A CPU with several devices, such as one of each core (`jax.config.update("jax_num_cpu_devices", ...)` before JAX computes
+        anything), has its runs computed on all of them at once.
+
+        Args:
+            runs: The number of runs of the batch.
+
+        Returns:
+            The largest number of CPU devices that divides the number of runs, and 1 where runs are vmapped or the devices are no CPU.
+
+        >>> Placement(vmapped=2).dividing(4)
+        1
+        """
+        available = jax.local_device_count() if platforms.kind() == "cpu" and self.side_by_side() == 1 else 1
+        return max(count for count in range(1, min(available, runs) + 1) if runs % count == 0)
+
+    def at_once(self, mesh: Mesh | None, count: int) -> int:
+        """Return the number of runs of a group that the devices compute at once.
+
+        Args:
+            mesh: The mesh of the devices, or None where `devices` is None.
+            count: The number of runs of the group.
+
+        Returns:
+            The number of runs, one on each device or part of the mesh.
+        """
+        return self.dividing(min(count, jax.local_device_count())) if mesh is None else mesh.shape[sharding.RUNS]
+
     def batch_size_of(self, mesh: Mesh | None, count: int, bytes_of_run: Callable[[], int]) -> int:
         """Return the number of runs in each batch of a group.
 
@@ -110,12 +141,12 @@ class Placement:
         Returns:
             The number of runs.
         """
-        side, per_run = (1, 1) if mesh is None else mesh.devices.shape
+        side, memories = self.at_once(mesh, count), 1 if mesh is None else mesh.size
         round_up = lambda runs: math.ceil(runs / side) * side  # noqa: E731
         if self.batch_size is not None:
             return min(self.batch_size, round_up(count))
         limit = MOST_IN_TURN if self.side_by_side() == 1 else MOST_RUNS
-        most = max(1, min(limit, side * per_run * memory() // bytes_of_run()))
+        most = max(1, min(limit, memories * memory() // bytes_of_run()))
         return round_up(math.ceil(count / math.ceil(count / most)))
 
 

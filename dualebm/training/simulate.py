@@ -288,7 +288,7 @@ interval_shapes = partial(eqx.filter_eval_shape, run_intervals)
 """Return the shapes of what `run_intervals` returns. The first call of `run_intervals` then need not trace it again."""
 
 
-def replicas(each: Setup, common: Setup, states, active, vmapped=None):
+def replicas(each: Setup, common: Setup, states, active, vmapped: int | None = None, devices: int = 1):
     """Advance many runs of one static structure by a segment (see `intervals`).
 
     Args:
@@ -297,30 +297,41 @@ def replicas(each: Setup, common: Setup, states, active, vmapped=None):
         states: The states, stacked.
         active: For each interval of the segment whether its iterations are done, (intervals,), bool, for all runs.
         vmapped: The number of runs that are computed side by side. None computes all of them side by side.
+        devices: The number of devices that divide the runs (see `collectives.divided`).
 
     Returns:
         The states and the records, both stacked.
     """
 
-    def one(replica):
-        state, setup = replica
-        state, _, records = intervals(eqx.combine(setup, common), state, active)
-        return state, records
+    def part(stacks, shared):
+        common, active = shared
 
-    return jax.vmap(one)((states, each)) if vmapped is None else jax.lax.map(one, (states, each), batch_size=vmapped)
+        def one(replica):
+            state, setup = replica
+            state, _, records = intervals(eqx.combine(setup, common), state, active)
+            return state, records
+
+        return jax.vmap(one)(stacks) if vmapped is None else jax.lax.map(one, stacks, batch_size=vmapped)
+
+    return collectives.divided(part, devices, (states, each), (common, active))
 
 
-def initial_replicas(each: Setup, common: Setup):
+def initial_replicas(each: Setup, common: Setup, devices: int = 1):
     """Return the states in which many runs start, stacked.
 
     Args:
         each: what differs between the runs, stacked, as for `replicas`.
         common: what all runs share, as for `replicas`.
+        devices: the number of devices that divide the runs.
 
     Returns:
         The states, stacked.
     """
-    return jax.lax.map(lambda setup: initial(eqx.combine(setup, common)), each)
+
+    def part(each, common):
+        return jax.lax.map(lambda setup: initial(eqx.combine(setup, common)), each)
+
+    return collectives.divided(part, devices, each, common)
 
 
 run_replicas, start_replicas = eqx.filter_jit(replicas), eqx.filter_jit(initial_replicas)

@@ -1,5 +1,6 @@
 """Sweeps: runs alone, in batches and after kills; groups, manifests, locks, errors."""
 
+import contextlib
 import dataclasses
 import errno
 import json
@@ -216,6 +217,33 @@ def test_a_process_may_have_none_of_the_runs_and_parts_must_agree(tmp_path):
         open_sweep(tmp_path)
     with pytest.raises(ValueError, match=r"process-\d-of-3 is of another run: data.n is 61 on disk and 60 in this call"):
         go(tmp_path, grid=few, process=(int(first.parent.name[8]), 3))
+
+
+def on_cores(folder):
+    """With four CPU devices: the sizes of batches, and whether a sweep that they divide and one of them goes on with is that of one."""
+    made = go(batch_size=None).sizes["run"], [Placement().dividing(runs) for runs in (1, 2, 6, 8)]
+    inner, calls = simulate.run_replicas, []
+
+    def crashing(each, common, states, *others):
+        calls.append((len(each.key), others[-1], len(states.columns.sharding.device_set)))
+        if len(calls) == 3:
+            raise Crash
+        return inner(each, common, states, *others)
+
+    simulate.run_replicas = crashing
+    with contextlib.suppress(Crash):
+        go(folder, batch_size=None, segment=2)
+    simulate.run_replicas = inner
+    divided = go(batch_size=None)
+    Placement.dividing = lambda self, runs: 1
+    return made, calls, divided.equals(go(batch_size=None)), go(folder, batch_size=None, segment=2).equals(divided)
+
+
+def test_cpu_devices_divide_runs_and_change_no_number(tmp_path):
+    """Eight runs of one group, in a process of four devices and then of one."""
+    made, calls, equal, resumed = Child(on_cores, tmp_path, devices=4).answer()
+    assert made == (8, [1, 2, 3, 4]) and calls == [(8, 4, 4)] * 3
+    assert equal and resumed
 
 
 DEVICES = dict(steps=100, every=20, segment=3, batch_size=8)
