@@ -105,8 +105,8 @@ class Fit(Precision, Points, Table):
         steps: the number of iterations, a multiple of --every.
         every: the number of iterations between records.
         validation: the fraction of the rows that are not held out that are validation rows. The method does not train on them. The model is
-            the energy of their least cross-entropy along the training, which ends when this has clearly risen. 0 trains on all of the
-            rows.
+            the energy of their least cross-entropy along the training, which ends when this has clearly risen, and for jarzynski and
+            contrastive also when it has not fallen for two thirds of the training. 0 trains on all of the rows.
         mend: whether a training of fixed steps that has become worse or has diverged goes back to its best energy so far with half the
             steps, and its particle step follows the acceptance. The model is then its best energy. Otherwise, and in less than 100
             iterations, all steps stay as given.
@@ -122,7 +122,7 @@ class Fit(Precision, Points, Table):
     out: Path
     config: Annotated[Path | None, Shown("no file")] = None
     replicates: Annotated[CountOrZero, Needs("validation")] = 20
-    steps: Annotated[Count, Needs("method")] = 2000
+    steps: Annotated[Count | None, Shown("6000 for jarzynski and contrastive with a target, else 2000"), Needs("method")] = None
     every: Annotated[int, Bound(least=2), Needs("method")] = 20
     validation: Annotated[Share | None, Shown("0.2 for jarzynski, contrastive and likelihood, else 0"), Needs("method")] = None
     mend: Annotated[bool, Needs("method")] = True

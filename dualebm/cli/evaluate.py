@@ -95,6 +95,9 @@ def checks_of(steps: int, every: int, data: Samples, held_out: Samples) -> dict[
     return {"check": metrics.AnnealedCheck(held_out if len(held_out.points) else data, min(kept))} if kept else {}
 
 
+STEPS, MOST_STEPS = 2000, 6000
+"""The number of iterations of a training where none is given, and that of a method that adapts its steps, the most that it may take."""
+
 VALIDATIONS = 40
 """The largest number of checks at validation rows along a fit."""
 

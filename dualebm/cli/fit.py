@@ -32,7 +32,7 @@ from dualebm.log_z.estimate import estimate_log_partition
 from dualebm.measures import Samples
 from dualebm.methods.dual import annealing_over
 from dualebm.methods.validated import Validated, divided
-from dualebm.metrics.validation import ValidationCheck, risen
+from dualebm.metrics.validation import ValidationCheck, risen, settled
 from dualebm.optimality import gap_of_fit
 from dualebm.sweeps.folder import SWEEP
 from dualebm.training import run_folder
@@ -213,12 +213,13 @@ def _train(
     key: Key[Array, ""], partition_key: Key[Array, ""], points: Rows, settings: Fit, given: Given, notes: list[str]
 ) -> Made:
     """Train an energy by the method that is given."""
-    if settings.steps % settings.every:
-        raise ValueError(f"steps is {settings.steps}; it must be a multiple of every, which is {settings.every}")
     data, held_out, prepared = points
     plain = build(given.choice, prepared.space, given.values)
+    steps = settings.steps or (evaluate.MOST_STEPS if plain.adapts else evaluate.STEPS)
+    if steps % settings.every:
+        raise ValueError(f"steps is {steps}; it must be a multiple of every, which is {settings.every}")
     draw_key = jax.random.fold_in(partition_key, 3)
-    method, data = evaluate.validated(draw_key, plain, data, settings.steps, settings.every, settings.validation, settings.mend)
+    method, data = evaluate.validated(draw_key, plain, data, steps, settings.every, settings.validation, settings.mend)
     watched = method if isinstance(method, Validated) else None
     trained = data if watched is None else divided(data, watched.rows)[0]
     rates = plain.rates_for(trained)
@@ -230,17 +231,20 @@ def _train(
     recorded = evaluate.monitors(plain, trained, held_out)
     checked: dict[str, Any] = {"check": ValidationCheck(watched.mends)} if watched is not None else {}
     if watched is None:
-        checked = dict(evaluate.checks_of(settings.steps, settings.every, data, held_out))
-    said = now_and_then(lambda results: f"iteration {int(results.step[-1])} of {settings.steps}")
+        checked = dict(evaluate.checks_of(steps, settings.every, data, held_out))
+    said = now_and_then(lambda results: f"iteration {int(results.step[-1])} of {steps}")
 
     def ended(results: xarray.Dataset) -> bool:
         if said is not None:
             said(results)
-        return watched is not None and risen(results.check.values[results.step.values % watched.every == 0][1:])
+        if watched is None:
+            return False
+        made = results.check.values[results.step.values % watched.every == 0][1:]
+        return risen(made) or (plain.adapts and settled(made))
 
     state, results = train(
-        key, method, rates, data, steps=settings.steps, every=settings.every, metrics=recorded | checked,
-        schedule=annealing_over(settings.steps, given.flags.get("anneal", 0.0)), folder=settings.out, progress=sys.stderr.isatty(),
+        key, method, rates, data, steps=steps, every=settings.every, metrics=recorded | checked,
+        schedule=annealing_over(steps, given.flags.get("anneal", 0.0)), folder=settings.out, progress=sys.stderr.isatty(),
         callback=ended,
     )  # fmt: skip
     kept = None if watched is None else evaluate.kept_of(watched, state)

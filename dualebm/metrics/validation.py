@@ -16,6 +16,9 @@ from dualebm.metrics.base import Metric
 RISEN = 10
 """The number of checks in a row that are clearly above the least one, after which a training is stopped."""
 
+GAIN = 0.01
+"""The fall of the cross-entropy that counts as progress, in nats."""
+
 
 class ValidationCheck(Metric):
     """The check of a method `Validated`: the array of `AnnealedCheck`, (3, 2), with the cross-entropy of its validation rows.
@@ -48,6 +51,27 @@ class ValidationCheck(Metric):
             return {}
         made = values[np.isfinite(values[:, CROSS_ENTROPY, 0])].astype(float)
         return {kind: said for kind, said in findings(made).items() if kind != "rise"} if len(made) else {}
+
+
+def settled(checks: Float[np.ndarray, "k 3 2"]) -> bool:
+    """Tell whether the cross-entropy of validation rows has not fallen for so long that a training may end.
+
+    It has not where the first check within 0.01 nat of the least one lies in the first third of the training, and at least `RISEN` checks
+    before its end. A training whose steps fall along a schedule may still fall then.
+
+    Args:
+        checks: the checks of a training in their order, with NaN where one could not be made.
+
+    >>> of = lambda values: np.stack([np.stack([values, 0 * values], axis=1)] * 3, axis=1)
+    >>> falls, stays = np.linspace(0, -1, 8), np.full(16, -1.0)
+    >>> [settled(of(values)) for values in (falls, np.append(falls, stays[1:]), np.append(falls, stays), np.linspace(0, -1, 40))]
+    [False, False, True, False]
+    """
+    values = np.nan_to_num(checks[:, CROSS_ENTROPY, 0].astype(float), nan=np.inf)
+    if not np.isfinite(values).any():
+        return False
+    reached = int(np.argmax(values <= values.min() + GAIN)) + 1
+    return len(values) >= max(3 * reached, reached + RISEN)
 
 
 def risen(checks: Float[np.ndarray, "k 3 2"]) -> bool:

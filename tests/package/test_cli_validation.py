@@ -85,6 +85,15 @@ def test_a_training_that_has_clearly_risen_ends(folder):
     assert manifest["status"] == "stopped" and model_files.read(folder)["kept"]["done"] < 300
 
 
+def test_a_training_that_adapts_ends_when_it_gets_no_better(table, tmp_path, capsys, monkeypatch):
+    """Rows of the base measure leave a network nothing to learn. The default number of iterations is the most that it may take."""
+    monkeypatch.setattr(evaluate, "MOST_STEPS", 400)
+    monkeypatch.setattr(fitting, "risen", lambda checks: False)
+    code, told, err = call(capsys, "fit", table, *FLAGS, "--out", tmp_path / "fit")
+    done = model_files.read(tmp_path / "fit")["kept"]["done"]
+    assert code == 0 and 110 <= done < 300 and f" of {done}: least" in told, err
+
+
 def test_an_interrupted_fit_keeps_the_same_energy(folder, table, tmp_path, capsys, monkeypatch):
     def interrupted(*arguments, **options):
         def stop(records):
@@ -106,6 +115,12 @@ def test_an_interrupted_fit_keeps_the_same_energy(folder, table, tmp_path, capsy
             assert header.pop("seconds") > 0 and header.pop("command").startswith("dualebm fit ")
             header.pop("notes")  # a warning has the step at which a call has first seen its cause
         assert first == second and f"kept iteration {first['kept']['iteration']} of" in told
+
+
+def test_the_default_number_of_iterations_is_a_multiple_of_every(table, tmp_path, capsys):
+    for method, steps in (("jarzynski", 6000), ("dual", 2000)):
+        code, _, err = call(capsys, "fit", table, "--space", "euclidean", "--method", method, "--every", 7, "--out", tmp_path / "fit")
+        assert code == 2 and f"steps is {steps}; it must be a multiple of every, which is 7" in err
 
 
 def test_without_validation_rows_the_last_energy_is_the_model(table, tmp_path, capsys):

@@ -18,7 +18,7 @@ from dualebm.methods.contrastive import Contrastive
 from dualebm.methods.jarzynski import FIXED
 from dualebm.methods.validated import Validated, divided
 from dualebm.metrics import AnnealedCheck, ValidationCheck
-from dualebm.metrics.validation import RISEN, risen
+from dualebm.metrics.validation import RISEN, risen, settled
 from dualebm.rates import Probability
 from dualebm.spaces import Euclidean, Sphere
 from dualebm.training.run import run
@@ -140,6 +140,24 @@ def checks(*values, error=0.01):
 )
 def test_when_a_training_may_end(values, error, enough):
     assert risen(checks(*values, error=error).reshape(-1, 3, 2)) == enough
+
+
+@pytest.mark.parametrize(
+    ("values", "enough"),
+    [
+        ([0.0, -1.0] + (RISEN - 1) * [-1.0], False),
+        ([0.0, -1.0] + RISEN * [-1.0], True),
+        ([0.0, -1.0] + RISEN * [-1.009], True),  # no progress that counts
+        ([0.0, -1.0] + RISEN * [-1.011], False),
+        ([0.0, -1.0] + RISEN * [np.nan], True),
+        (9 * [0.0] + [-1.0] + 19 * [-0.99], False),
+        (9 * [0.0] + [-1.0] + 20 * [-0.99], True),
+        (30 * [np.nan], False),
+        ([], False),
+    ],
+)
+def test_when_a_training_has_settled(values, enough):
+    assert settled(checks(*values).reshape(-1, 3, 2)) == enough
 
 
 def test_a_rise_is_no_fault_of_a_training_that_keeps_the_energy_before_it():
