@@ -42,7 +42,7 @@ def samples_of(space, energy, count):
     return Samples(x[np.flatnonzero(np.asarray(accepted))[:count]])
 
 
-@pytest.mark.parametrize("space", CENTRES, ids=str)
+@pytest.mark.parametrize("space", [pytest.param(Euclidean(2), marks=pytest.mark.heavy), Sphere(3)], ids=str)
 def test_dual_finds_three_bumps_of_different_concentrations(space):
     """The KL divergence falls to less than 0.02 nats; the base measure has 0.47. The heaviest of the neurons near each centre has the
     teacher's concentration within a factor of 2."""

@@ -26,7 +26,7 @@ from dualebm.cli import score as scoring
 from dualebm.cli.flags import capitalised, groups_of
 from dualebm.data import tables, targets
 from dualebm.features import ReLU
-from dualebm.log_z import estimate
+from dualebm.log_z import estimate, quadrature
 from dualebm.log_z.quadrature import sphere_quadrature
 from dualebm.measures import Samples
 from dualebm.methods.contrastive import ContrastiveRates
@@ -56,11 +56,12 @@ def done(capsys, *arguments):
 
 @pytest.fixture(scope="module", autouse=True)
 def fewer_draws():
-    """For log Z, which are otherwise up to 4 million, and fewer annealed particles."""
+    """For log Z, which are otherwise up to 4 million, fewer annealed particles, and fewer nodes on S^2."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(estimate, "BLOCK", 2**15)
         patch.setattr(estimate, "LARGEST_DRAWS", 2**16)
         patch.setattr(estimate, "CHAINS", 2**10)
+        patch.setitem(quadrature.NODES, Sphere(3), 30)
         for name, value in {"ON_LINE": 50, "ON_PLANE": 12, "ON_MAP": 20, "SAMPLES": 100}.items():
             patch.setattr(densities, name, value)
         patch.setattr(page, "RESOLUTION", 40)
@@ -74,7 +75,7 @@ def fitted(tmp_path_factory):
     folder = tmp_path_factory.mktemp("fitted")
     points, _ = targets.sample(jax.random.key(0), targets.teacher("s2_bimodal"), 2000)
     np.savetxt(folder / "data.csv", points.points, "%.9g", ",", header="x,y,z", comments="")
-    settings = ["--space", "sphere", "--method", "dual", "--neurons", "32", "--steps", "600", "--every", "100"]
+    settings = ["--space", "sphere", "--method", "dual", "--neurons", "32", "--steps", "300", "--every", "50"]
     assert main.main(["fit", str(folder / "data.csv"), *settings, "--out", str(folder / "fit")]) == 0
     return folder
 
@@ -102,9 +103,9 @@ def test_samples_are_of_the_model(fitted, capsys):
     out = done(capsys, *command, "--out", fitted / "samples.csv")
     samples = np.loadtxt(fitted / "samples.csv", delimiter=",", skiprows=1)
     energy = eqx.filter_jit(model_files.load(fitted / "fit").energy)
-    quadrature = jax.tree.map(np.asarray, sphere_quadrature(Sphere(3), 60))
-    p = np.exp(quadrature.log_weights - np.asarray(energy(quadrature.points), np.float64))
-    mean = p @ quadrature.points / np.sum(p)
+    nodes = jax.tree.map(np.asarray, sphere_quadrature(Sphere(3), 60))
+    p = np.exp(nodes.log_weights - np.asarray(energy(nodes.points), np.float64))
+    mean = p @ nodes.points / np.sum(p)
     error = np.std(samples, axis=0) / np.sqrt(3000)
     assert (np.abs(samples.mean(axis=0) - mean) < 5 * error).all() and (np.abs(mean) > 10 * error).any()
     assert 0.3 < float(out.split()[1]) < 1 and out.startswith("acceptance ")
@@ -125,7 +126,7 @@ def test_what_the_folder_of_a_fit_holds(fitted):
     assert header["settings"]["neurons"] == 32 and header["rates"]["radius"] == 10.0
     results = run_folder.open_results(fitted / "fit").isel(run=0)
     assert {"fit_gap", "held_out_gap", "total_variation", "acceptance"} <= set(results)
-    assert results.step.values.tolist() == [0, 100, 200, 300, 400, 500, 600]
+    assert results.step.values.tolist() == [0, 50, 100, 150, 200, 250, 300]
     # The rows that are held out are those that the likelihood is of, and none that was trained on.
     rows = jax.numpy.asarray(tables.read(fitted / "data.csv").rows, "float32")
     kept, held = fitting.split_rows(jax.random.split(jax.random.key(0), 3)[0], 2000, 0.2)
@@ -145,8 +146,10 @@ def test_what_the_folder_of_a_fit_holds(fitted):
 
 
 def test_an_interrupted_fit_goes_on_and_ends_the_same(fitted, tmp_path, capsys, monkeypatch):
-    flags = [fitted / "data.csv", "--space", "sphere", "--method", "dual", "--neurons", 32, "--steps", 600, "--every", 100]
-    folders = fitted / "fit", tmp_path / "parts"
+    np.save(tmp_path / "few.npy", np.loadtxt(fitted / "data.csv", delimiter=",", skiprows=1, max_rows=150))
+    flags = [tmp_path / "few.npy", "--space", "sphere", "--normalise", *QUICK[:2], *QUICK[6:], "--steps", 120, "--every", 20, "--gap-chains", 0]
+    folders = tmp_path / "whole", tmp_path / "parts"
+    done(capsys, "fit", *flags, "--out", tmp_path / "whole")
 
     def interrupted(*arguments, **options):
         def stop(records):
@@ -163,9 +166,9 @@ def test_an_interrupted_fit_goes_on_and_ends_the_same(fitted, tmp_path, capsys, 
             code, _, err = call(capsys, "fit", *flags, "--out", tmp_path / "parts")
     finally:
         signal.signal(signal.SIGINT, before)
-    assert code == 130 and err.startswith("SIGINT at step 500 of 600; the run so far is saved") and err.count("\n") == 1
+    assert code == 130 and err.startswith("SIGINT at step 100 of 120; the run so far is saved") and err.count("\n") == 1
     assert not (tmp_path / "parts" / "model.json").exists()
-    code, _, err = call(capsys, "score", tmp_path / "parts", fitted / "data.csv")
+    code, _, err = call(capsys, "score", tmp_path / "parts", tmp_path / "few.npy")
     assert code == 2 and "holds no fitted model" in err
     done(capsys, "fit", *flags, "--out", tmp_path / "parts")
     whole, parts = map(model_files.load, folders)
@@ -194,7 +197,7 @@ def test_an_interrupted_fit_goes_on_and_ends_the_same(fitted, tmp_path, capsys, 
     ],
 )
 def test_a_finished_fit_is_not_replaced_by_another(fitted, capsys, flags, message):
-    settings = ["--space", "sphere", "--method", "dual", "--neurons", "32", "--steps", "600", "--every", "100"]
+    settings = ["--space", "sphere", "--method", "dual", "--neurons", "32", "--steps", "300", "--every", "50"]
     settings = settings if flags[0] == "--seed" else ["--space", "sphere"]
     before = {path: path.read_bytes() for path in (fitted / "fit").rglob("*") if path.is_file()}
     code, out, err = call(capsys, "fit", fitted / "data.csv", *settings, *flags, "--out", fitted / "fit")
@@ -211,8 +214,8 @@ def test_a_fit_replaces_no_file_that_it_has_not_written(fitted, tmp_path, capsys
 
 
 def test_a_radius_that_is_too_small_is_told_of(tmp_path, capsys):
-    np.save(tmp_path / "a.npy", np.random.default_rng(0).normal(2.0, 0.5, (100, 2)).astype("float32"))
-    flags = ["--space", "euclidean", "--radius", 1, "--gap-chains", 100, *QUICK[:3], 200, *QUICK[4:], "--out", tmp_path / "fit"]
+    np.save(tmp_path / "a.npy", np.random.default_rng(0).normal(2.0, 0.5, (50, 2)).astype("float32"))
+    flags = ["--space", "euclidean", "--radius", 1, "--gap-chains", 100, *QUICK[:3], 100, "--every", 5, *QUICK[6:], "--out", tmp_path / "fit"]
     code, out, err = call(capsys, "fit", tmp_path / "a.npy", *flags)
     assert re.search(r"estimated within \S+ \+- \S+ nats of the best F1 energy of radius 1\b", out)
     told = re.fullmatch(r"note: the total variation is at the radius, 1, and held_out_gap is (\S+): .*\n", err)
