@@ -147,7 +147,8 @@ def test_what_the_folder_of_a_fit_holds(fitted):
 
 def test_an_interrupted_fit_goes_on_and_ends_the_same(fitted, tmp_path, capsys, monkeypatch):
     np.save(tmp_path / "few.npy", np.loadtxt(fitted / "data.csv", delimiter=",", skiprows=1, max_rows=150))
-    flags = [tmp_path / "few.npy", "--space", "sphere", "--normalise", *QUICK[:2], *QUICK[6:], "--steps", 120, "--every", 20, "--gap-chains", 0]
+    flags = [tmp_path / "few.npy", "--space", "sphere", "--normalise", "--neurons", 16, "--method", "dual"]
+    flags += ["--steps", 120, "--every", 20, "--gap-chains", 0]
     folders = tmp_path / "whole", tmp_path / "parts"
     done(capsys, "fit", *flags, "--out", tmp_path / "whole")
 
@@ -215,7 +216,8 @@ def test_a_fit_replaces_no_file_that_it_has_not_written(fitted, tmp_path, capsys
 
 def test_a_radius_that_is_too_small_is_told_of(tmp_path, capsys):
     np.save(tmp_path / "a.npy", np.random.default_rng(0).normal(2.0, 0.5, (50, 2)).astype("float32"))
-    flags = ["--space", "euclidean", "--radius", 1, "--gap-chains", 100, *QUICK[:3], 100, "--every", 5, *QUICK[6:], "--out", tmp_path / "fit"]
+    flags = ["--space", "euclidean", "--radius", 1, "--gap-chains", 100, "--neurons", 16, "--method", "dual"]
+    flags += ["--steps", 100, "--every", 5, "--out", tmp_path / "fit"]
     code, out, err = call(capsys, "fit", tmp_path / "a.npy", *flags)
     assert re.search(r"estimated within \S+ \+- \S+ nats of the best F1 energy of radius 1\b", out)
     told = re.fullmatch(r"note: the total variation is at the radius, 1, and held_out_gap is (\S+): .*\n", err)
