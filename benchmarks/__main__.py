@@ -24,7 +24,7 @@ import tyro
 
 from benchmarks import device, first
 from benchmarks.processes import ROOT, isolated, machine, say, table
-from dualebm._internal import checks, platforms
+from dualebm._internal import checks, cores
 from dualebm._internal.files import commit_figure
 
 STEPS = 20
@@ -257,8 +257,9 @@ def sweep(scale: Scale, folder: Path) -> dict:
     whole = {"one run of all points": {**job, "n": points, "runs": 1, "count": scale.sweep_steps, "batch": 1}}
     for b in sorted({best, runs}):
         whole[f"{runs} runs, {b} at a time"] = {**job, "runs": runs, "count": scale.sweep_steps, "batch": b}
-    cores = max(count for count in range(1, platforms.cores() + 1) if runs % count == 0)
-    whole[f"{runs} runs, {cores} devices of a core each"] = {**job, "runs": runs, "count": scale.sweep_steps, "batch": 1, "devices": cores}
+    devices = max(count for count in range(1, cores.count() + 1) if runs % count == 0)
+    divided = dict(runs=runs, count=scale.sweep_steps, batch=1, devices=devices)
+    whole[f"{runs} runs, {devices} devices of a core each"] = {**job, **divided}
     answers = alternate(whole, min(scale.repetitions, 3))
     one = median(answers["one run of all points"])
     result = dict(tried=tried, best_batch=best, repetitions=answers)

@@ -10,7 +10,7 @@ import sys
 import time
 from pathlib import Path
 
-from dualebm._internal import platforms
+from dualebm._internal import cores
 
 ROOT = Path(__file__).parent.parent
 BEGIN = time.perf_counter()
@@ -72,12 +72,12 @@ def machine() -> dict:
     if information.exists():
         lines = information.read_text().splitlines()
         model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), model)
-    cores = platforms.cores()
+    available = cores.count()
     installed = [name for name in ("jax", "jaxlib", "torch", "numpy") if importlib.util.find_spec(name)]
     return dict(
-        processor=model, cores=cores, load=os.getloadavg()[0], python=platform.python_version(),
+        processor=model, cores=available, load=os.getloadavg()[0], python=platform.python_version(),
         **{name: importlib.metadata.version(name) for name in installed},
-        threads=f"as many as each library takes by itself, of {cores} cores",
+        threads=f"as many as each library takes by itself, of {available} cores",
     )  # fmt: skip
 
 

@@ -21,7 +21,7 @@ import matplotlib
 import tyro
 from matplotlib.figure import Figure
 
-from dualebm._internal import platforms
+from dualebm._internal import cores
 from dualebm._internal.files import commit_figure
 from dualebm.plotting import charts
 from dualebm.training import fingerprint
@@ -197,7 +197,7 @@ def origin() -> dict[str, Any]:
     ['backend', 'date', 'device_count', 'git_revision', 'machine', 'versions']
     """
     date = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    return {**fingerprint.provenance(), "date": date, "machine": f"{platforms.cores()} cores ({processor()})"}
+    return {**fingerprint.provenance(), "date": date, "machine": f"{cores.count()} cores ({processor()})"}
 
 
 def processor() -> str:

@@ -5,8 +5,6 @@ Only the numbers of the CPU are measured. Those of accelerators follow from thei
 them, and no time on a GPU or a TPU stands behind them.
 """
 
-import contextlib
-import os
 from typing import NamedTuple
 
 import jax
@@ -58,20 +56,3 @@ def choices() -> Choices:
     True
     """
     return CHOICES.get(kind(), ACCELERATOR)
-
-
-def cores() -> int:
-    """Returns the number of cores that this process may use.
-
-    >>> cores() > 0
-    True
-    """
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def device_of_each_core() -> None:
-    """Makes each core of a CPU a device, where JAX has no devices yet and neither `XLA_FLAGS` nor a setting of JAX says their number."""
-    given = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "") or jax.config.jax_num_cpu_devices != -1
-    if not given:
-        with contextlib.suppress(RuntimeError):  # JAX has its devices
-            jax.config.update("jax_num_cpu_devices", cores())

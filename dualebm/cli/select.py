@@ -11,7 +11,7 @@ import numpy as np
 import xarray
 
 from dualebm import model, rivals
-from dualebm._internal import platforms
+from dualebm._internal import cores
 from dualebm.cli import evaluate, output, study
 from dualebm.cli.commands import Points, Precision, Select, Table
 from dualebm.cli.flags import spell
@@ -34,7 +34,7 @@ def run(settings: Select, given: Given) -> None:
         example = rates_class(given.choice.kind)._fields[-1].replace("_", "-")
         raise ValueError(f"no setting of the method has several values to choose from; give one a list, such as --{example} 1,3,10")
     if settings.devices is None and settings.devices_per_run == 1:
-        platforms.device_of_each_core()
+        cores.make_devices()
     with jax.enable_x64(settings.precision == 64):
         rows = study.read(settings, split=settings.split, validation=settings.validation)
         for folder in selection.sweeps_of(settings.out):

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 
 from dualebm import metrics, settings
-from dualebm._internal import checks, platforms
+from dualebm._internal import checks, cores
 from dualebm.cli import output, study
 from dualebm.cli.commands import PASSING, Sweep, SweepRows
 from dualebm.cli.methods import Given, build
@@ -56,7 +56,7 @@ def run(settings: Sweep | SweepRows, given: Given) -> None:
         multihost.join(settings.coordinator, *process)
         process = 0, 1
     elif settings.devices is None and settings.devices_per_run == 1:
-        platforms.device_of_each_core()
+        cores.make_devices()
     with jax.enable_x64(settings.precision == 64):
         with multihost.telling():
             planned = arguments(settings, given, process)
