@@ -106,7 +106,7 @@ class Fit(Precision, Points, Table):
         every: the number of iterations between records.
         validation: the fraction of the rows that are not held out that are validation rows. The method does not train on them. The model is
             the energy of their least cross-entropy along the training, which ends when this has clearly risen, and for jarzynski and
-            contrastive also when it has not fallen for two thirds of the training. 0 trains on all of the rows.
+            contrastive also when it has not fallen for two thirds of the iterations so far. 0 trains on all of the rows.
         mend: whether a training of fixed steps that has become worse or has diverged goes back to its best energy so far with half the
             steps, and its particle step follows the acceptance. The model is then its best energy. Otherwise, and in less than 100
             iterations, all steps stay as given.

@@ -215,7 +215,8 @@ def _train(
     """Train an energy by the method that is given."""
     data, held_out, prepared = points
     plain = build(given.choice, prepared.space, given.values)
-    steps = settings.steps or (evaluate.MOST_STEPS if plain.adapts else evaluate.STEPS)
+    default = evaluate.MOST_STEPS if plain.adapts else evaluate.STEPS
+    steps = default if settings.steps is None else settings.steps
     if steps % settings.every:
         raise ValueError(f"steps is {steps}; it must be a multiple of every, which is {settings.every}")
     draw_key = jax.random.fold_in(partition_key, 3)

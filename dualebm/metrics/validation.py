@@ -56,8 +56,8 @@ class ValidationCheck(Metric):
 def settled(checks: Float[np.ndarray, "k 3 2"]) -> bool:
     """Tell whether the cross-entropy of validation rows has not fallen for so long that a training may end.
 
-    It has not where the first check within 0.01 nat of the least one lies in the first third of the training, and at least `RISEN` checks
-    before its end. A training whose steps fall along a schedule may still fall then.
+    It has not where the first check within `GAIN` of the least one lies in the first third of the training, and at least `RISEN` checks
+    before its end. This says little of a training whose steps fall along a schedule: its cross-entropy may fall with them at the end.
 
     Args:
         checks: the checks of a training in their order, with NaN where one could not be made.

@@ -133,7 +133,7 @@ def programs(plan: Plan, each: simulate.Setup, common: simulate.Setup) -> tuple[
     """
     mesh = plan.mesh
     if mesh is None:
-        devices = plan.placement.dividing(len(each.key))
+        devices = plan.placement.at_once(mesh, len(each.key))
 
         def start():
             return segments.strongly_typed(simulate.start_replicas(each, common, devices))

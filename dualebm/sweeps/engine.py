@@ -155,7 +155,8 @@ def forecast(plan: Plan) -> list[Forecast]:
     forecasts = []
     for members in plan.study.groups(plan.placement.share(plan.replicas)):
         like = like_of(plan, members[0])
-        side = plan.placement.at_once(plan.mesh, len(members))
+        size = batch_size_of(plan, members, like)
+        side = plan.placement.at_once(plan.mesh, size)
         start, advance = programs(plan, *stack(plan, members[:1] * side, [(like.data, like.metrics)] * side, like))
         states = start()
         timed = []
@@ -164,7 +165,6 @@ def forecast(plan: Plan) -> list[Forecast]:
             segments.wait(advance(states, jnp.ones(plan.each.segment, bool)))
             timed.append(time.perf_counter() - begun)
         seconds = min(timed[1:]) / plan.each.segment * len(plan.each.step) * math.ceil(len(members) / side)
-        size = batch_size_of(plan, members, like)
         forecasts.append(Forecast(members[0], len(members), size, size * bytes_of_run(plan, members[0], like), seconds))
     return forecasts
 

@@ -116,17 +116,17 @@ class Placement:
         available = jax.local_device_count() if platforms.kind() == "cpu" and self.side_by_side() == 1 else 1
         return max(count for count in range(1, min(available, runs) + 1) if runs % count == 0)
 
-    def at_once(self, mesh: Mesh | None, count: int) -> int:
-        """Return the number of runs of a group that the devices compute at once.
+    def at_once(self, mesh: Mesh | None, runs: int) -> int:
+        """Return the number of runs of a batch that are computed at once: one on each device, or on each part of the mesh.
 
         Args:
             mesh: The mesh of the devices, or None where `devices` is None.
-            count: The number of runs of the group.
+            runs: The number of runs of the batch.
 
         Returns:
-            The number of runs, one on each device or part of the mesh.
+            The number of runs.
         """
-        return self.dividing(min(count, jax.local_device_count())) if mesh is None else mesh.shape[sharding.RUNS]
+        return self.dividing(runs) if mesh is None else mesh.shape[sharding.RUNS]
 
     def batch_size_of(self, mesh: Mesh | None, count: int, bytes_of_run: Callable[[], int]) -> int:
         """Return the number of runs in each batch of a group.
@@ -141,7 +141,8 @@ class Placement:
         Returns:
             The number of runs.
         """
-        side, memories = self.at_once(mesh, count), 1 if mesh is None else mesh.size
+        side = self.at_once(mesh, min(count, jax.local_device_count()))  # no more devices than runs
+        memories = 1 if mesh is None else mesh.size
         round_up = lambda runs: math.ceil(runs / side) * side  # noqa: E731
         if self.batch_size is not None:
             return min(self.batch_size, round_up(count))

@@ -117,7 +117,7 @@ def test_an_interrupted_fit_keeps_the_same_energy(folder, table, tmp_path, capsy
         assert first == second and f"kept iteration {first['kept']['iteration']} of" in told
 
 
-def test_the_default_number_of_iterations_is_a_multiple_of_every(table, tmp_path, capsys):
+def test_an_error_names_the_default_number_of_iterations(table, tmp_path, capsys):
     for method, steps in (("jarzynski", 6000), ("dual", 2000)):
         code, _, err = call(capsys, "fit", table, "--space", "euclidean", "--method", method, "--every", 7, "--out", tmp_path / "fit")
         assert code == 2 and f"steps is {steps}; it must be a multiple of every, which is 7" in err

@@ -235,14 +235,19 @@ def on_cores(folder):
         go(folder, batch_size=None, segment=2)
     simulate.run_replicas = inner
     divided = go(batch_size=None)
+    timed = []
+    sweep_module.stack = lambda made, runs, *others: (timed.append(len(runs)), plan.stack(made, runs, *others))[1]
+    for size in (1, 4, 6):
+        sweep_module.forecast(plan_of(GRID, METHOD, None, data, metrics=METRICS, **COUNTS, placement=Placement(batch_size=size)))
     Placement.dividing = lambda self, runs: 1
-    return made, calls, divided.equals(go(batch_size=None)), go(folder, batch_size=None, segment=2).equals(divided)
+    return made, calls, timed, divided.equals(go(batch_size=None)), go(folder, batch_size=None, segment=2).equals(divided)
 
 
 def test_cpu_devices_divide_runs_and_change_no_number(tmp_path):
     """Eight runs of one group, in a process of four devices and then of one."""
-    made, calls, equal, resumed = Child(on_cores, tmp_path, devices=4).answer()
+    made, calls, timed, equal, resumed = Child(on_cores, tmp_path, devices=4).answer()
     assert made == (8, [1, 2, 3, 4]) and calls == [(8, 4, 4)] * 3
+    assert timed == [1, 4, 3]  # a forecast times as many runs as are computed at once in a batch of 1, of 4 and of 6
     assert equal and resumed
 
 
